@@ -1,0 +1,261 @@
+//! The one error type of the crate.
+//!
+//! A variant carries the values that went wrong, and its message says what was wanted, so that the
+//! binding can choose an exception class without looking at text.
+
+use std::sync::Arc;
+
+/// `Result` with the crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong between a position and a batch.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A position or row offset outside the rows there are.
+    #[error("row {offset} is out of range for {num_rows} rows")]
+    OutOfRange {
+        /// The first offending position or offset.
+        offset: u64,
+        /// The number of rows there are.
+        num_rows: u64,
+    },
+
+    /// An argument outside its domain.
+    #[error("Invalid input, {0}")]
+    Invalid(String),
+
+    /// The projection names a column the table does not have.
+    #[error("column `{name}` does not exist; {}", nearest(name, known))]
+    NoColumn {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+
+    /// There is no table at this address.
+    #[error("no Lance table at {uri}: {reason}")]
+    NotFound {
+        /// The address.
+        uri: String,
+        /// What storage said.
+        reason: String,
+    },
+
+    /// The version an open table was pinned to is gone, or its files are.
+    #[error(
+        "version {version} of {uri} is no longer there ({reason}, not found): it was pinned when the \
+         table was opened and has been cleaned away since; tag a version to keep it"
+    )]
+    TableChanged {
+        /// The table.
+        uri: String,
+        /// The pinned version.
+        version: u64,
+        /// The file that is missing.
+        reason: String,
+    },
+
+    /// A file does not hold what its metadata says.
+    #[error("{path} is damaged: {reason}")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What did not fit.
+        reason: String,
+    },
+
+    /// Storage failed.
+    #[error("could not read {path}: {reason}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What storage said.
+        reason: String,
+    },
+
+    /// Something a Lance table may contain that this reader does not read.
+    #[error("not supported by the native reader: {0}")]
+    Unsupported(String),
+
+    /// A signal arrived while waiting.
+    #[error("interrupted")]
+    Interrupted,
+
+    /// An invariant broke.
+    #[error("internal error, please report it: {0}")]
+    Bug(String),
+}
+
+impl Error {
+    /// An argument outside its domain: `what` was got, `wanted` would have been right.
+    pub fn invalid(what: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Self {
+        Self::Invalid(format!("{what}: wanted {wanted}"))
+    }
+
+    /// What Lance reported while reading `path`.
+    ///
+    /// Lance adds the source location of its own code to messages; it is cut off, as it tells a
+    /// user nothing.
+    pub fn lance(path: impl std::fmt::Display, error: &lance_core::Error) -> Self {
+        use lance_core::Error as Lance;
+        let path = path.to_string();
+        let reason = without_location(&error.to_string());
+        match error {
+            Lance::NotFound { .. } | Lance::DatasetNotFound { .. } => {
+                Self::NotFound { uri: path, reason }
+            }
+            Lance::NotSupported { .. } | Lance::VersionConflict { .. } => {
+                Self::Unsupported(format!("{path}: {reason}"))
+            }
+            Lance::IO { source, .. } if is_missing(source.as_ref()) => {
+                Self::NotFound { uri: path, reason }
+            }
+            Lance::IO { .. } | Lance::Timeout { .. } => Self::Io { path, reason },
+            _ => Self::Corrupt { path, reason },
+        }
+    }
+
+    /// What Arrow reported while decoding `path`.
+    pub fn arrow(path: impl std::fmt::Display, error: &arrow_schema::ArrowError) -> Self {
+        Self::Corrupt {
+            path: path.to_string(),
+            reason: without_location(&error.to_string()),
+        }
+    }
+
+    /// What the operating system reported for `path`.
+    pub fn io(path: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let path = path.to_string();
+        let reason = error.to_string();
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Self::NotFound { uri: path, reason }
+        } else {
+            Self::Io { path, reason }
+        }
+    }
+}
+
+/// Whether an error from storage says that the object is not there.
+fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(object_store::Error::NotFound { .. }) = error.downcast_ref() {
+            return true;
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            if io.kind() == std::io::ErrorKind::NotFound {
+                return true;
+            }
+            if let Some(inner) = io.get_ref()
+                && is_missing(inner)
+            {
+                return true;
+            }
+        }
+        if let Some(shared) = error.downcast_ref::<Arc<object_store::Error>>()
+            && matches!(shared.as_ref(), object_store::Error::NotFound { .. })
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Cuts the `, /path/to/source.rs:12:5` that Lance appends.
+fn without_location(message: &str) -> String {
+    match message.rfind(", ") {
+        Some(at) if message[at..].contains(".rs:") => message[..at].to_string(),
+        _ => message.to_string(),
+    }
+}
+
+/// "the nearest are `a`, `b`" or, for short tables, all the names.
+fn nearest(name: &str, known: &[String]) -> String {
+    const SHOWN: usize = 5;
+    if known.is_empty() {
+        return "the table has no columns".to_string();
+    }
+    let quote = |names: &[&String]| {
+        names
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut names: Vec<&String> = known.iter().collect();
+    if names.len() <= SHOWN {
+        return format!("the columns are {}", quote(&names));
+    }
+    names.sort_by_key(|candidate| distance(name, candidate));
+    format!(
+        "the nearest of {} columns are {}",
+        known.len(),
+        quote(&names[..SHOWN])
+    )
+}
+
+/// Levenshtein distance between the lower-cased names.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.to_lowercase().chars().collect();
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_name_lists_the_nearest_columns() {
+        let known: Vec<String> = [
+            "dep_delay",
+            "arr_delay",
+            "carrier",
+            "hour",
+            "minute",
+            "dest",
+        ]
+        .map(String::from)
+        .to_vec();
+        let message = Error::NoColumn {
+            name: "dep_dealy".into(),
+            known,
+        }
+        .to_string();
+        assert!(
+            message.starts_with(
+                "column `dep_dealy` does not exist; the nearest of 6 columns are `dep_delay`"
+            ),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn source_locations_of_lance_are_cut_off() {
+        assert_eq!(
+            without_location("Not found: x, /registry/src/lance-io/a.rs:12:5"),
+            "Not found: x"
+        );
+        assert_eq!(without_location("a, b"), "a, b");
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "ab"), 2);
+        assert_eq!(distance("Same", "same"), 0);
+    }
+}

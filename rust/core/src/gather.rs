@@ -1,0 +1,334 @@
+//! Stage 4, GATHER: blocks and the places of rows in them → one batch in the caller's order.
+//!
+//! Arrow only. Fixed-width values, booleans, strings, binary, lists, fixed-size lists and structs of
+//! these are copied row by row into fresh buffers; anything else goes through Arrow's own kernel.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, GenericByteArray, GenericListArray,
+    OffsetSizeTrait, RecordBatch, StructArray, make_array,
+};
+use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_data::ArrayData;
+use arrow_schema::{ArrowError, DataType, SchemaRef};
+
+use crate::error::{Error, Result};
+use crate::plan::Rows;
+use crate::projection::batch;
+
+/// `(block, row)`: where a row of the answer stands.
+type Place = (usize, usize);
+
+/// A batch, and whether it alone holds its buffers.
+#[derive(Debug, Clone)]
+pub struct Gathered {
+    /// The rows.
+    pub batch: RecordBatch,
+    /// `false` if a buffer may be shared with a block, a mapped file or an input of the caller, so
+    /// that nobody may write to it.
+    pub is_owned: bool,
+}
+
+/// Puts rows of `blocks` together.
+///
+/// `blocks` all have the columns of `schema`. With [`Rows::AsRead`] the answer is all rows of all
+/// blocks, without a copy if there is one block.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if a column outgrows the offsets of its type, at 2 GiB for strings.
+pub fn gather(schema: &SchemaRef, blocks: &[RecordBatch], rows: &Rows) -> Result<Gathered> {
+    let (columns, num_rows, is_owned) = match (rows, blocks) {
+        (Rows::AsRead, [block]) => (block.columns().to_vec(), block.num_rows(), false),
+        (Rows::AsRead, blocks) => {
+            let concat = |at: usize| {
+                let parts: Vec<&dyn Array> = blocks.iter().map(|b| b.column(at).as_ref()).collect();
+                match parts.as_slice() {
+                    [] => Ok(arrow_array::new_empty_array(schema.field(at).data_type())),
+                    parts => arrow_select::concat::concat(parts).map_err(|error| too_large(&error)),
+                }
+            };
+            let columns = (0..schema.fields().len())
+                .map(concat)
+                .collect::<Result<Vec<_>>>()?;
+            (
+                columns,
+                blocks.iter().map(RecordBatch::num_rows).sum(),
+                true,
+            )
+        }
+        (Rows::Picked(places), blocks) => {
+            let column = |at: usize| {
+                let parts: Vec<&ArrayRef> = blocks.iter().map(|block| block.column(at)).collect();
+                match parts.as_slice() {
+                    [] => Ok(arrow_array::new_empty_array(schema.field(at).data_type())),
+                    parts => gather_column(parts, places),
+                }
+            };
+            let columns = (0..schema.fields().len())
+                .map(column)
+                .collect::<Result<Vec<_>>>()?;
+            (columns, places.len(), true)
+        }
+    };
+    Ok(Gathered {
+        batch: batch(Arc::clone(schema), columns, num_rows)?,
+        is_owned,
+    })
+}
+
+/// One column: `parts` has the same type in every block, and at least one block.
+fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
+    let data_type = parts[0].data_type();
+    match data_type {
+        DataType::Boolean => Ok(booleans(parts, places)),
+        DataType::Utf8 => byte_strings::<Utf8Type>(parts, places),
+        DataType::LargeUtf8 => byte_strings::<LargeUtf8Type>(parts, places),
+        DataType::Binary => byte_strings::<BinaryType>(parts, places),
+        DataType::LargeBinary => byte_strings::<LargeBinaryType>(parts, places),
+        DataType::List(_) => lists::<i32>(parts, places),
+        DataType::LargeList(_) => lists::<i64>(parts, places),
+        DataType::FixedSizeList(_, size) => fixed_size_lists(parts, places, *size),
+        DataType::Struct(_) => structs(parts, places),
+        data_type => match data_type.primitive_width() {
+            Some(width) => fixed_width(parts, places, data_type, width),
+            None => interleave(parts, places),
+        },
+    }
+}
+
+/// Arrow's kernel, for the types not worth one of ours.
+fn interleave(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
+    let arrays: Vec<&dyn Array> = parts.iter().map(|part| part.as_ref()).collect();
+    arrow_select::interleave::interleave(&arrays, places).map_err(|error| too_large(&error))
+}
+
+fn fixed_width(
+    parts: &[&ArrayRef],
+    places: &[Place],
+    data_type: &DataType,
+    width: usize,
+) -> Result<ArrayRef> {
+    let data: Vec<ArrayData> = parts.iter().map(|part| part.to_data()).collect();
+    let values: Vec<&[u8]> = data
+        .iter()
+        .map(|data| &data.buffers()[0][data.offset() * width..(data.offset() + data.len()) * width])
+        .collect();
+    let values = match width {
+        1 => copy::<1>(&values, places),
+        2 => copy::<2>(&values, places),
+        4 => copy::<4>(&values, places),
+        8 => copy::<8>(&values, places),
+        16 => copy::<16>(&values, places),
+        32 => copy::<32>(&values, places),
+        _ => return interleave(parts, places),
+    };
+    let built = ArrayData::builder(data_type.clone())
+        .len(places.len())
+        .add_buffer(values)
+        .nulls(nulls(parts, places))
+        .build();
+    Ok(make_array(built.map_err(bug)?))
+}
+
+fn copy<const WIDTH: usize>(blocks: &[&[u8]], places: &[Place]) -> Buffer {
+    let blocks: Vec<&[[u8; WIDTH]]> = blocks.iter().map(|block| block.as_chunks().0).collect();
+    let mut out = MutableBuffer::from_len_zeroed(places.len() * WIDTH);
+    let slots = out.as_slice_mut().as_chunks_mut::<WIDTH>().0;
+    if let [block] = blocks.as_slice() {
+        for (slot, &(_, row)) in slots.iter_mut().zip(places) {
+            *slot = block[row];
+        }
+    } else {
+        for (slot, &(block, row)) in slots.iter_mut().zip(places) {
+            *slot = blocks[block][row];
+        }
+    }
+    out.into()
+}
+
+/// The validity of the answer, or `None` if all its rows are valid.
+fn nulls(parts: &[&ArrayRef], places: &[Place]) -> Option<NullBuffer> {
+    let parts: Vec<Option<&NullBuffer>> = parts.iter().map(|part| part.nulls()).collect();
+    if parts
+        .iter()
+        .all(|nulls| nulls.is_none_or(|nulls| nulls.null_count() == 0))
+    {
+        return None;
+    }
+    let is_valid = |&(block, row): &Place| parts[block].is_none_or(|nulls| nulls.is_valid(row));
+    let valid = BooleanBuffer::collect_bool(places.len(), |at| is_valid(&places[at]));
+    Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0)
+}
+
+fn booleans(parts: &[&ArrayRef], places: &[Place]) -> ArrayRef {
+    let values: Vec<&BooleanBuffer> = parts
+        .iter()
+        .map(|part| part.as_boolean().values())
+        .collect();
+    let bit = |at: usize| {
+        let (block, row) = places[at];
+        values[block].value(row)
+    };
+    let values = BooleanBuffer::collect_bool(places.len(), bit);
+    Arc::new(BooleanArray::new(values, nulls(parts, places)))
+}
+
+fn byte_strings<T: ByteArrayType>(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
+    let arrays: Vec<&GenericByteArray<T>> = parts.iter().map(|part| part.as_bytes::<T>()).collect();
+    let offsets: Vec<&[T::Offset]> = arrays.iter().map(|array| array.value_offsets()).collect();
+    let (ranges, new_offsets) = ranges(&offsets, places)?;
+    let mut values = MutableBuffer::with_capacity(ranges.num_values);
+    let data: Vec<&[u8]> = arrays.iter().map(|array| array.value_data()).collect();
+    for (&(block, _), range) in places.iter().zip(ranges.each) {
+        values.extend_from_slice(&data[block][range]);
+    }
+    let nulls = nulls(parts, places);
+    let array = GenericByteArray::<T>::try_new(new_offsets, values.into(), nulls);
+    Ok(Arc::new(array.map_err(|error| {
+        Error::arrow("a string column", &error)
+    })?))
+}
+
+/// Where the values of each row lie in its block.
+struct Ranges {
+    each: Vec<std::ops::Range<usize>>,
+    num_values: usize,
+}
+
+/// The value ranges of all rows, and the offsets of the answer.
+fn ranges<O: OffsetSizeTrait>(
+    offsets: &[&[O]],
+    places: &[Place],
+) -> Result<(Ranges, OffsetBuffer<O>)> {
+    let mut each = Vec::with_capacity(places.len());
+    let mut new_offsets = Vec::with_capacity(places.len() + 1);
+    new_offsets.push(O::usize_as(0));
+    let mut num_values = 0;
+    for &(block, row) in places {
+        let range = offsets[block][row].as_usize()..offsets[block][row + 1].as_usize();
+        num_values += range.len();
+        let end = O::from_usize(num_values).ok_or_else(|| {
+            Error::invalid(
+                format!(
+                    "{} rows with more than {num_values} values in one column",
+                    places.len()
+                ),
+                "fewer rows per batch, as its offsets have 32 bits",
+            )
+        })?;
+        new_offsets.push(end);
+        each.push(range);
+    }
+    let new_offsets = OffsetBuffer::new(ScalarBuffer::from(new_offsets));
+    Ok((Ranges { each, num_values }, new_offsets))
+}
+
+fn lists<O: OffsetSizeTrait>(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
+    let arrays: Vec<&GenericListArray<O>> = parts.iter().map(|part| part.as_list::<O>()).collect();
+    let offsets: Vec<&[O]> = arrays.iter().map(|array| array.value_offsets()).collect();
+    let (ranges, new_offsets) = ranges(&offsets, places)?;
+    let values = gather_runs(
+        &arrays
+            .iter()
+            .map(|array| array.values())
+            .collect::<Vec<_>>(),
+        places,
+        &ranges,
+    )?;
+    let (DataType::List(field) | DataType::LargeList(field)) = parts[0].data_type() else {
+        return Err(Error::Bug("a list column of another type".into()));
+    };
+    let nulls = nulls(parts, places);
+    let array = GenericListArray::<O>::try_new(Arc::clone(field), new_offsets, values, nulls);
+    Ok(Arc::new(array.map_err(bug)?))
+}
+
+/// The values of lists: each row gives a run of its block's values.
+fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Result<ArrayRef> {
+    let data_type = values[0].data_type();
+    let has_nulls = values.iter().any(|part| part.null_count() > 0);
+    if let Some(width) = data_type.primitive_width().filter(|_| !has_nulls) {
+        let data: Vec<ArrayData> = values.iter().map(|part| part.to_data()).collect();
+        let mut out = MutableBuffer::with_capacity(ranges.num_values * width);
+        for (&(block, _), range) in places.iter().zip(&ranges.each) {
+            let data = &data[block];
+            let start = (data.offset() + range.start) * width;
+            out.extend_from_slice(&data.buffers()[0][start..start + range.len() * width]);
+        }
+        let built = ArrayData::builder(data_type.clone())
+            .len(ranges.num_values)
+            .add_buffer(out.into());
+        return Ok(make_array(built.build().map_err(bug)?));
+    }
+    let each = places.iter().zip(&ranges.each);
+    let inner: Vec<Place> = each
+        .flat_map(|(&(block, _), range)| range.clone().map(move |row| (block, row)))
+        .collect();
+    gather_column(values, &inner)
+}
+
+fn fixed_size_lists(parts: &[&ArrayRef], places: &[Place], size: i32) -> Result<ArrayRef> {
+    let len = usize::try_from(size).map_err(|_| Error::Bug(format!("lists of {size}")))?;
+    let values: Vec<&ArrayRef> = parts
+        .iter()
+        .map(|p| p.as_fixed_size_list().values())
+        .collect();
+    let each = places
+        .iter()
+        .map(|&(_, row)| row * len..(row + 1) * len)
+        .collect();
+    let ranges = Ranges {
+        each,
+        num_values: places.len() * len,
+    };
+    let values = gather_runs(&values, places, &ranges)?;
+    let DataType::FixedSizeList(field, _) = parts[0].data_type() else {
+        return Err(Error::Bug(
+            "a fixed-size list column of another type".into(),
+        ));
+    };
+    let nulls = nulls(parts, places);
+    let array = FixedSizeListArray::try_new_with_length(
+        Arc::clone(field),
+        size,
+        values,
+        nulls,
+        places.len(),
+    );
+    Ok(Arc::new(array.map_err(bug)?))
+}
+
+fn structs(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
+    let arrays: Vec<&StructArray> = parts.iter().map(|part| part.as_struct()).collect();
+    let child = |at: usize| {
+        gather_column(
+            &arrays
+                .iter()
+                .map(|array| array.column(at))
+                .collect::<Vec<_>>(),
+            places,
+        )
+    };
+    let children = (0..arrays[0].num_columns())
+        .map(child)
+        .collect::<Result<Vec<_>>>()?;
+    let fields = arrays[0].fields().clone();
+    let nulls = nulls(parts, places);
+    let array = StructArray::try_new_with_length(fields, children, nulls, places.len());
+    Ok(Arc::new(array.map_err(bug)?))
+}
+
+fn too_large(error: &ArrowError) -> Error {
+    Error::invalid(
+        format!("these rows in one batch ({error})"),
+        "fewer rows per batch",
+    )
+}
+
+fn bug(error: ArrowError) -> Error {
+    Error::Bug(format!("gathered columns do not fit: {error}"))
+}

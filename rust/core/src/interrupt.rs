@@ -1,0 +1,44 @@
+//! A look at whether the caller was interrupted, for loops that may run for long.
+//!
+//! The core knows no signals. Whoever drives it installs a hook once, and every loop over rows and
+//! every wait calls [`check`] at least each 50 milliseconds of work.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How long a wait may go on between two looks.
+pub(crate) const PERIOD: Duration = Duration::from_millis(50);
+
+static HOOK: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// Installs the hook that says whether this thread was interrupted. The first one stays.
+pub fn install(hook: fn() -> bool) {
+    HOOK.get_or_init(|| hook);
+}
+
+thread_local! {
+    static LAST_LOOK: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Asks the hook, unless this thread asked it within the last 50 milliseconds.
+///
+/// # Errors
+///
+/// [`Error::Interrupted`] if the hook says so.
+pub fn check() -> Result<()> {
+    let Some(interrupted) = HOOK.get() else {
+        return Ok(());
+    };
+    let now = Instant::now();
+    let due = |last: Option<Instant>| last.is_none_or(|last| now - last >= PERIOD);
+    if due(LAST_LOOK.get()) {
+        LAST_LOOK.set(Some(now));
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
+}

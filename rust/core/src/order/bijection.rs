@@ -1,0 +1,544 @@
+//! A keyed permutation of `0..n` that is computed, never stored.
+//!
+//! Above [`TABLE_ROWS`] rows it is a generalised Feistel network over a mixed radix (J. Black and
+//! P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002): a value is a pair
+//! `(l, r)` in `0..a × 0..b` with `a = ⌈√n⌉` and `b = ⌈n / a⌉`, and a round adds a keyed hash of
+//! one half to the other, modulo its radix. As `a·b − n < a`, fewer than one value in `√n` falls
+//! outside `0..n` and walks the cycle once more; a network over a power of two would walk for up to
+//! half of them. Up to [`TABLE_ROWS`] rows, where a network has too few distinct round functions to
+//! be uniform, it is a Fisher–Yates shuffle kept in half a kilobyte.
+//!
+//! The sequences are part of the contract: they are pinned by the tests below and published in
+//! `docs/determinism.md`.
+
+use crate::error::{Error, Result};
+
+/// The largest domain, so that both radices fit in 32 bits with room to add.
+pub const MAX_ROWS: u64 = 1 << 62;
+
+/// Domains up to this size are shuffled by a table.
+const TABLE_ROWS: u64 = 256;
+
+/// Rounds of the network. Six leave a measurable bias between neighbours below 50 rows; eight pass
+/// every test of this file from 257 rows on.
+const ROUNDS: usize = 8;
+
+/// Values evaluated side by side: enough to fill vector registers, few enough to stay in L1.
+const LANES: usize = 256;
+
+/// A permutation of `0..n`, chosen by a 64-bit key.
+#[derive(Debug, Clone)]
+pub struct Bijection {
+    n: u64,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Table(Box<Table>),
+    Network(Network),
+}
+
+#[derive(Debug, Clone)]
+struct Table {
+    forward: Vec<u8>,
+    inverse: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+struct Network {
+    a: u32,
+    b: u32,
+    keys: [u32; ROUNDS],
+}
+
+impl Bijection {
+    /// The permutation of `0..n` that belongs to `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if `n` is above [`MAX_ROWS`].
+    pub fn new(n: u64, key: u64) -> Result<Self> {
+        if n > MAX_ROWS {
+            return Err(Error::invalid(
+                format!("{n} rows"),
+                format!("at most {MAX_ROWS} to shuffle"),
+            ));
+        }
+        let mut stream = SplitMix64(key);
+        let kind = if n <= TABLE_ROWS {
+            Kind::Table(Box::new(Table::new(n, &mut stream)))
+        } else {
+            Kind::Network(Network::new(n, &mut stream))
+        };
+        Ok(Self { n, kind })
+    }
+
+    /// The size of the domain.
+    pub fn len(&self) -> u64 {
+        self.n
+    }
+
+    /// Whether the domain is empty.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// Replaces each value, all in `0..n`, by its image.
+    pub fn apply(&self, values: &mut [u64]) {
+        match &self.kind {
+            Kind::Table(table) => table.look_up(values),
+            Kind::Network(network) => network.apply(self.n, values),
+        }
+    }
+
+    /// Writes the images of `start, start + 1, …`, all in `0..n`, to `out`.
+    ///
+    /// The same as [`apply`](Self::apply) on consecutive values, without a division each.
+    pub fn fill(&self, start: u64, out: &mut [u64]) {
+        match &self.kind {
+            Kind::Table(table) => {
+                for (value, position) in out.iter_mut().zip(start..) {
+                    *value = position;
+                }
+                table.look_up(out);
+            }
+            Kind::Network(network) => network.fill(self.n, start, out),
+        }
+    }
+
+    /// The value in `0..n` whose image is `image`, itself in `0..n`.
+    pub fn inverse(&self, image: u64) -> u64 {
+        match &self.kind {
+            Kind::Table(table) => u64::from(table.inverse[index(image)]),
+            Kind::Network(network) => {
+                let mut value = network.inverse(image);
+                while value >= self.n {
+                    value = network.inverse(value);
+                }
+                value
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Fisher–Yates from the back: `j` uniform in `0..=i`, for `i` from `n − 1` down to 1.
+    fn new(n: u64, stream: &mut SplitMix64) -> Self {
+        let mut forward: Vec<u8> = (0..=u8::MAX).take(index(n)).collect();
+        for i in (1..forward.len()).rev() {
+            let j = stream.below(i as u64 + 1);
+            forward.swap(i, index(j));
+        }
+        let mut inverse = vec![0; forward.len()];
+        for (value, &image) in (0..=u8::MAX).zip(&forward) {
+            inverse[usize::from(image)] = value;
+        }
+        Self { forward, inverse }
+    }
+
+    fn look_up(&self, values: &mut [u64]) {
+        for value in values {
+            *value = u64::from(self.forward[index(*value)]);
+        }
+    }
+}
+
+impl Network {
+    fn new(n: u64, stream: &mut SplitMix64) -> Self {
+        let a = n.isqrt() + u64::from(n.isqrt().pow(2) < n);
+        let b = n.div_ceil(a);
+        let mut keys = [0; ROUNDS];
+        for key in &mut keys {
+            *key = low(stream.next());
+        }
+        Self {
+            a: low(a),
+            b: low(b),
+            keys,
+        }
+    }
+
+    fn split(&self, value: u64) -> (u32, u32) {
+        let b = u64::from(self.b);
+        (low(value / b), low(value % b))
+    }
+
+    fn join(&self, l: u32, r: u32) -> u64 {
+        u64::from(l)
+            .wrapping_mul(u64::from(self.b))
+            .wrapping_add(u64::from(r))
+    }
+
+    fn apply(&self, n: u64, values: &mut [u64]) {
+        let (mut l, mut r) = ([0; LANES], [0; LANES]);
+        for chunk in values.chunks_mut(LANES) {
+            for ((l, r), value) in l.iter_mut().zip(&mut r).zip(chunk.iter()) {
+                (*l, *r) = self.split(*value);
+            }
+            self.rounds(&mut l, &mut r);
+            self.finish(n, &l, &r, chunk);
+        }
+    }
+
+    fn fill(&self, n: u64, start: u64, out: &mut [u64]) {
+        let (mut l, mut r) = ([0; LANES], [0; LANES]);
+        let (mut next_l, mut next_r) = self.split(start);
+        for chunk in out.chunks_mut(LANES) {
+            for (l, r) in l.iter_mut().zip(&mut r) {
+                (*l, *r) = (next_l, next_r);
+                next_r = next_r.wrapping_add(1);
+                if next_r == self.b {
+                    next_r = 0;
+                    next_l = next_l.wrapping_add(1);
+                }
+            }
+            self.rounds(&mut l, &mut r);
+            self.finish(n, &l, &r, chunk);
+        }
+    }
+
+    /// All rounds over all lanes. Each loop runs over whole arrays, so that it becomes vector code.
+    fn rounds(&self, l: &mut [u32; LANES], r: &mut [u32; LANES]) {
+        for keys in self.keys.chunks_exact(2) {
+            for (l, r) in l.iter_mut().zip(r.iter()) {
+                *l = add(*l, hash(*r, keys[0], self.a), self.a);
+            }
+            for (r, l) in r.iter_mut().zip(l.iter()) {
+                *r = add(*r, hash(*l, keys[1], self.b), self.b);
+            }
+        }
+    }
+
+    /// Joins the halves and walks on for the few values outside the domain.
+    fn finish(&self, n: u64, l: &[u32; LANES], r: &[u32; LANES], out: &mut [u64]) {
+        let mut outside = false;
+        for ((value, l), r) in out.iter_mut().zip(l).zip(r) {
+            *value = self.join(*l, *r);
+            outside |= *value >= n;
+        }
+        if outside {
+            for value in out {
+                while *value >= n {
+                    *value = self.forward(*value);
+                }
+            }
+        }
+    }
+
+    fn forward(&self, value: u64) -> u64 {
+        let (mut l, mut r) = self.split(value);
+        for keys in self.keys.chunks_exact(2) {
+            l = add(l, hash(r, keys[0], self.a), self.a);
+            r = add(r, hash(l, keys[1], self.b), self.b);
+        }
+        self.join(l, r)
+    }
+
+    fn inverse(&self, value: u64) -> u64 {
+        let (mut l, mut r) = self.split(value);
+        for keys in self.keys.chunks_exact(2).rev() {
+            r = subtract(r, hash(l, keys[1], self.b), self.b);
+            l = subtract(l, hash(r, keys[0], self.a), self.a);
+        }
+        self.join(l, r)
+    }
+}
+
+/// A keyed hash of `half`, scaled to `0..radix`.
+#[inline(always)]
+fn hash(half: u32, key: u32, radix: u32) -> u32 {
+    let mut h = half.wrapping_mul(0x9E37_79B1) ^ key;
+    h ^= h >> 15;
+    h = h.wrapping_mul(0x85EB_CA77);
+    high(u64::from(h) * u64::from(radix))
+}
+
+/// `x + y mod radix` for `x, y < radix ≤ 2³¹`: of the sum and the sum less the radix, the smaller
+/// one is the answer, as a negative difference wraps to a large number.
+#[inline(always)]
+fn add(x: u32, y: u32, radix: u32) -> u32 {
+    let sum = x.wrapping_add(y);
+    sum.min(sum.wrapping_sub(radix))
+}
+
+/// `x − y mod radix` for `x, y < radix ≤ 2³¹`.
+#[inline(always)]
+fn subtract(x: u32, y: u32, radix: u32) -> u32 {
+    let difference = x.wrapping_sub(y);
+    difference.min(difference.wrapping_add(radix))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low half is what is wanted"
+)]
+#[inline(always)]
+const fn low(x: u64) -> u32 {
+    x as u32
+}
+
+#[inline(always)]
+const fn high(x: u64) -> u32 {
+    low(x >> 32)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "only called below TABLE_ROWS"
+)]
+fn index(x: u64) -> usize {
+    x as usize
+}
+
+/// The key of one shuffle: `purpose` keeps shuffles, splits and samples with equal seeds apart.
+///
+/// Every step is a bijection of its last argument, so for one seed no two epochs share a key, and
+/// `(seed 1, epoch 0)` has nothing to do with `(seed 0, epoch 1)`.
+pub fn key(purpose: Purpose, seed: u64, epoch: u64) -> u64 {
+    mix64(mix64(mix64(purpose as u64) ^ seed) ^ epoch)
+}
+
+/// What a key is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    /// The order of an epoch.
+    Shuffle = 0x7368_7566_666c_6521,
+    /// Which rows belong to which split.
+    Split = 0x7370_6c69_7421_2121,
+    /// Which rows a sample draws.
+    Sample = 0x7361_6d70_6c65_2121,
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit words.
+pub(crate) const fn mix64(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// SplitMix64: the words that round keys and small tables are made from.
+#[derive(Debug)]
+pub(crate) struct SplitMix64(pub(crate) u64);
+
+impl SplitMix64 {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix64(self.0)
+    }
+
+    /// Uniform in `0..bound`, without bias (D. Lemire 2019).
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        loop {
+            let product = u128::from(self.next()) * u128::from(bound);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the low word decides on a retry"
+            )]
+            let low = product as u64;
+            if low >= bound.wrapping_neg() % bound {
+                #[expect(clippy::cast_possible_truncation, reason = "the high word fits")]
+                return (product >> 64) as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(n: u64, key: u64) -> Vec<u64> {
+        let mut out = vec![0; usize::try_from(n).unwrap()];
+        Bijection::new(n, key).unwrap().fill(0, &mut out);
+        out
+    }
+
+    #[test]
+    fn every_small_domain_and_every_neighbour_of_a_power_of_two_is_permuted() {
+        let near_powers = (12..=20).flat_map(|k| [(1 << k) - 1, 1 << k, (1 << k) + 1]);
+        for n in (0..=4096).chain(near_powers) {
+            let bijection = Bijection::new(n, n ^ 9).unwrap();
+            let forward = images(n, n ^ 9);
+            let mut seen = vec![false; forward.len()];
+            for (value, &image) in (0..).zip(&forward) {
+                assert!(image < n, "{value} leaves 0..{n}");
+                assert!(
+                    !std::mem::replace(&mut seen[index(image)], true),
+                    "{image} twice in 0..{n}"
+                );
+                assert_eq!(bijection.inverse(image), value, "n = {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn large_domains_invert_and_agree_in_bulk() {
+        let domains = [
+            1 << 32,
+            (1 << 32) + 1,
+            1 << 40,
+            (1 << 40) + 1,
+            1_000_000_000_000,
+            MAX_ROWS,
+        ];
+        for n in domains {
+            let bijection = Bijection::new(n, 7).unwrap();
+            for start in [0, 1, n / 2 - 77, n - 1000] {
+                let mut filled = vec![0; 1000];
+                bijection.fill(start, &mut filled);
+                let mut applied: Vec<u64> = (start..start + 1000).collect();
+                bijection.apply(&mut applied);
+                assert_eq!(filled, applied);
+                for (value, image) in (start..).zip(filled) {
+                    assert!(image < n);
+                    assert_eq!(bijection.inverse(image), value);
+                }
+            }
+        }
+        assert!(Bijection::new(MAX_ROWS + 1, 7).is_err());
+    }
+
+    #[test]
+    fn keys_of_different_seed_epoch_and_purpose_differ() {
+        let mut keys = std::collections::HashSet::new();
+        for seed in 0..64 {
+            for epoch in 0..64 {
+                for purpose in [Purpose::Shuffle, Purpose::Split, Purpose::Sample] {
+                    assert!(
+                        keys.insert(key(purpose, seed, epoch)),
+                        "{seed} {epoch} {purpose:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `χ² / degrees of freedom` of `counts` against a uniform expectation: 1 for chance.
+    fn chi_square(counts: &[u32]) -> f64 {
+        let expected = counts.iter().map(|&c| f64::from(c)).sum::<f64>() / counts.len() as f64;
+        let squares = counts.iter().map(|&c| (f64::from(c) - expected).powi(2));
+        squares.sum::<f64>() / expected / (counts.len() - 1) as f64
+    }
+
+    #[test]
+    fn every_permutation_of_few_rows_is_equally_likely() {
+        let mut counts = std::collections::HashMap::new();
+        for seed in 0..240_000 {
+            *counts
+                .entry(images(5, key(Purpose::Shuffle, seed, 0)))
+                .or_insert(0) += 1;
+        }
+        let counts: Vec<u32> = counts.into_values().collect();
+        assert_eq!(counts.len(), 120);
+        assert!(chi_square(&counts) < 1.6);
+    }
+
+    #[test]
+    fn neighbouring_positions_get_independent_rows() {
+        // The network's smallest domains are its hardest.
+        for n in [257_u64, 300, 1000] {
+            const CELLS: u64 = 16;
+            let mut counts = vec![0; index(CELLS * CELLS)];
+            for seed in 0..4000 {
+                let out = images(n, key(Purpose::Shuffle, seed, 0));
+                for pair in out[..64].chunks_exact(2) {
+                    let cell = pair[0] * CELLS / n * CELLS + pair[1] * CELLS / n;
+                    counts[index(cell)] += 1;
+                }
+            }
+            // Unequal cell sizes add at most (16 / n)² · pairs to χ², which n = 257 keeps below 2.
+            assert!(
+                chi_square(&counts) < 2.5,
+                "n = {n}: {}",
+                chi_square(&counts)
+            );
+        }
+    }
+
+    #[test]
+    fn position_and_offset_are_uncorrelated_and_neighbours_far_apart() {
+        let n = 100_003_u64;
+        for seed in 0..4 {
+            let out = images(n, key(Purpose::Shuffle, seed, seed));
+            let mean = (n - 1) as f64 / 2.0;
+            let (mut covariance, mut variance, mut jump) = (0.0, 0.0, 0.0);
+            for (position, &offset) in out.iter().enumerate() {
+                let d = position as f64 - mean;
+                covariance += d * (offset as f64 - mean);
+                variance += d * d;
+            }
+            for pair in out.windows(2) {
+                jump += pair[0].abs_diff(pair[1]) as f64 / n as f64;
+            }
+            // Chance gives a correlation of about 1/√n = 0.003 and a mean jump of a third.
+            assert!(
+                (covariance / variance).abs() < 0.015,
+                "{}",
+                covariance / variance
+            );
+            assert!((jump / (n - 1) as f64 - 1.0 / 3.0).abs() < 0.005);
+        }
+    }
+
+    #[test]
+    fn sequences_are_pinned() {
+        // Changing any of these changes what every user's seed means: see docs/determinism.md.
+        assert_eq!(key(Purpose::Shuffle, 0, 0), GOLDEN_KEY);
+        for (n, seed, epoch, wanted) in GOLDEN {
+            let mut out = vec![0; wanted.len()];
+            let key = key(Purpose::Shuffle, seed, epoch);
+            Bijection::new(n, key).unwrap().fill(0, &mut out);
+            assert_eq!(out, wanted, "n = {n}, seed = {seed}, epoch = {epoch}");
+        }
+    }
+
+    const GOLDEN_KEY: u64 = 16_114_588_281_468_274_625;
+    const GOLDEN: [(u64, u64, u64, [u64; 8]); 9] = [
+        (10, 0, 0, [3, 1, 7, 9, 2, 6, 4, 0]),
+        (10, 0, 1, [8, 7, 3, 6, 0, 5, 4, 1]),
+        (10, 1, 0, [0, 4, 7, 5, 8, 9, 6, 2]),
+        (256, 42, 0, [243, 216, 96, 203, 46, 198, 253, 88]),
+        (257, 42, 0, [9, 104, 3, 207, 47, 107, 79, 49]),
+        (1_000, 7, 3, [392, 339, 861, 295, 374, 463, 22, 232]),
+        (
+            1_000_000,
+            7,
+            0,
+            [
+                893_288, 382_883, 671_945, 455_270, 260_276, 689_685, 366_010, 397_184,
+            ],
+        ),
+        (
+            4_294_967_297,
+            0,
+            0,
+            [
+                2_612_528_205,
+                1_614_157_611,
+                1_964_789_892,
+                4_170_685_419,
+                2_044_535_827,
+                2_000_653_706,
+                2_299_928_001,
+                677_425_530,
+            ],
+        ),
+        (
+            1_000_000_000_000,
+            123_456_789,
+            5,
+            [
+                978_831_328_631,
+                590_423_244_722,
+                690_589_392_093,
+                929_892_751_569,
+                516_719_057_986,
+                690_480_507_814,
+                615_267_419_039,
+                852_549_224_704,
+            ],
+        ),
+    ];
+}

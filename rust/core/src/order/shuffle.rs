@@ -1,0 +1,168 @@
+//! A keyed shuffle of positions, by single rows or by clumps of neighbours.
+
+use super::bijection::{Bijection, Purpose, key};
+use crate::error::{Error, Result};
+
+/// A shuffle of `0..len` chosen by `(seed, epoch)`.
+///
+/// With a `clump` of more than one, runs of that many positions stay together and in order; only
+/// the last run of `0..len` may be shorter. A few hundred bytes at any length.
+#[derive(Debug, Clone)]
+pub struct Shuffle {
+    len: u64,
+    seed: u64,
+    epoch: u64,
+    clump: u64,
+    purpose: Purpose,
+    clumps: Bijection,
+    /// Where the short last clump begins once shuffled, and how long it is.
+    short_start: u64,
+    short_len: u64,
+}
+
+impl Shuffle {
+    /// The shuffle of `0..len` that belongs to `purpose`, `seed` and `epoch`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if `clump` is 0 or `len` beyond [`MAX_ROWS`](super::MAX_ROWS).
+    pub fn new(len: u64, purpose: Purpose, seed: u64, epoch: u64, clump: u64) -> Result<Self> {
+        if clump == 0 {
+            return Err(Error::invalid("clump_size 0", "at least 1 row"));
+        }
+        let count = len.div_ceil(clump);
+        let clumps = Bijection::new(count, key(purpose, seed, epoch))?;
+        let short_len = len % clump;
+        let short_start = if short_len == 0 {
+            len
+        } else {
+            clumps.inverse(count - 1) * clump
+        };
+        Ok(Self {
+            len,
+            seed,
+            epoch,
+            clump,
+            purpose,
+            clumps,
+            short_start,
+            short_len,
+        })
+    }
+
+    /// The number of positions.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no positions.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The seed it was made from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The epoch it was made for.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Rows that stay together.
+    pub fn clump(&self) -> u64 {
+        self.clump
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Replaces each shuffled position by the position it came from.
+    pub fn apply(&self, positions: &mut [u64]) {
+        if self.clump == 1 {
+            return self.clumps.apply(positions);
+        }
+        let mut within = Vec::with_capacity(positions.len());
+        for position in positions.iter_mut() {
+            let (slot, place) = self.slot(*position);
+            within.push(place);
+            *position = slot;
+        }
+        self.clumps.apply(positions);
+        for (position, place) in positions.iter_mut().zip(within) {
+            *position = *position * self.clump + place;
+        }
+    }
+
+    /// Like [`apply`](Self::apply) for `start, start + 1, …`.
+    pub fn fill(&self, start: u64, out: &mut [u64]) {
+        if self.clump == 1 {
+            return self.clumps.fill(start, out);
+        }
+        for (value, position) in out.iter_mut().zip(start..) {
+            *value = position;
+        }
+        self.apply(out);
+    }
+
+    /// The shuffled position that `value` went to.
+    pub fn inverse(&self, value: u64) -> u64 {
+        let slot = self.clumps.inverse(value / self.clump);
+        let start = slot * self.clump;
+        let shift = if start > self.short_start {
+            self.clump - self.short_len
+        } else {
+            0
+        };
+        start - shift + value % self.clump
+    }
+
+    /// The clump a shuffled position lies in, counted in shuffled order, and its place there.
+    fn slot(&self, position: u64) -> (u64, u64) {
+        let gap = if position >= self.short_start + self.short_len && self.short_len > 0 {
+            self.clump - self.short_len
+        } else {
+            0
+        };
+        let position = position + gap;
+        (position / self.clump, position % self.clump)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clumps_stay_whole_and_every_position_is_served_once() {
+        for len in 0..200 {
+            for clump in [1, 2, 3, 7, 64, 199, 500] {
+                let shuffle = Shuffle::new(len, Purpose::Shuffle, 3, len, clump).unwrap();
+                let mut out = vec![0; usize::try_from(len).unwrap()];
+                shuffle.fill(0, &mut out);
+                for (position, &value) in (0..).zip(&out) {
+                    assert_eq!(shuffle.inverse(value), position, "len {len} clump {clump}");
+                }
+                for pair in out.windows(2) {
+                    let boundary = pair[1] % clump == 0;
+                    assert!(
+                        boundary || pair[1] == pair[0] + 1,
+                        "len {len} clump {clump}"
+                    );
+                }
+                let mut sorted = out.clone();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..len));
+            }
+        }
+    }
+
+    #[test]
+    fn a_clump_of_no_rows_is_refused() {
+        let error = Shuffle::new(10, Purpose::Shuffle, 0, 0, 0).unwrap_err();
+        assert!(error.to_string().contains("clump_size 0"), "{error}");
+    }
+}

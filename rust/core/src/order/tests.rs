@@ -1,0 +1,220 @@
+//! Orders against the vectors they stand for.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A verb, with numbers that are bent to fit the order it is applied to.
+#[derive(Debug, Clone)]
+enum Verb {
+    Slice(u64, u64),
+    Step(u64, i64),
+    Shuffle(u64, u64, u64),
+    Repeat(u64),
+    Filter(u64),
+    Pick(Vec<u64>),
+    Shard(u64, u64),
+    Twice,
+}
+
+fn verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        (0_u64..100, 0_u64..100).prop_map(|(start, len)| Verb::Slice(start, len)),
+        (0_u64..100, -5_i64..6).prop_map(|(start, step)| Verb::Step(start, step)),
+        (any::<u64>(), 0_u64..3, 1_u64..5).prop_map(|(s, e, c)| Verb::Shuffle(s, e, c)),
+        (0_u64..4).prop_map(Verb::Repeat),
+        (1_u64..5).prop_map(Verb::Filter),
+        prop::collection::vec(any::<u64>(), 0..20).prop_map(Verb::Pick),
+        (0_u64..4, 1_u64..5).prop_map(|(rank, world)| Verb::Shard(rank % world, world)),
+        Just(Verb::Twice),
+    ]
+}
+
+/// Applies a verb to an order and, the obvious way, to the rows it stands for.
+fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
+    let len = rows.len() as u64;
+    let at = |k: u64| rows[usize::try_from(k).unwrap()];
+    match verb {
+        Verb::Slice(start, count) => {
+            let start = start % (len + 1);
+            let count = count % (len - start + 1);
+            let wanted = (start..start + count).map(at).collect();
+            (order.slice(start, count).unwrap(), wanted)
+        }
+        Verb::Step(start, step) if len > 0 && *step != 0 => {
+            let start = i64::try_from(start % len).unwrap();
+            let inside = |k: &i64| u64::try_from(*k).is_ok_and(|k| k < len);
+            let positions = (0..).map(|k| start + k * step).take_while(inside);
+            let wanted: Vec<u64> = positions.map(|k| at(k.cast_unsigned())).collect();
+            let count = wanted.len() as u64;
+            (
+                order.stepped(start.cast_unsigned(), *step, count).unwrap(),
+                wanted,
+            )
+        }
+        Verb::Shuffle(seed, epoch, clump) => {
+            let order = order.shuffled(*seed, *epoch, *clump).unwrap();
+            let shuffle = Shuffle::new(len, Purpose::Shuffle, *seed, *epoch, *clump).unwrap();
+            let mut positions: Vec<u64> = (0..len).collect();
+            shuffle.apply(&mut positions);
+            (order, positions.into_iter().map(at).collect())
+        }
+        Verb::Repeat(times) => {
+            let times = if len > 500 { 1 } else { *times };
+            (
+                order.repeat(times).unwrap(),
+                rows.repeat(usize::try_from(times).unwrap()),
+            )
+        }
+        Verb::Filter(modulus) => {
+            let keep = |row: &u64| row % modulus == 0;
+            let members: Vec<u64> = (0..200).filter(keep).collect();
+            let order = order.filtered(&Bitmap::from_offsets(members)).unwrap();
+            (order, rows.iter().copied().filter(keep).collect())
+        }
+        Verb::Pick(seeds) if len > 0 => {
+            let positions: Vec<u64> = seeds.iter().map(|seed| seed % len).collect();
+            let wanted = positions.iter().map(|&k| at(k)).collect();
+            (order.pick(&Order::listed(positions)).unwrap(), wanted)
+        }
+        Verb::Shard(rank, world_size) => {
+            let order = shard(order, *rank, *world_size, Tail::Uneven).unwrap();
+            let mine = (*rank..len).step_by(usize::try_from(*world_size).unwrap());
+            (order, mine.map(at).collect())
+        }
+        Verb::Twice => {
+            let order = Order::concat(vec![order.clone(), Order::all(0), order.clone()]);
+            (order, rows.repeat(if len > 500 { 1 } else { 2 }))
+        }
+        Verb::Step(..) | Verb::Pick(_) => (order.clone(), rows.to_vec()),
+    }
+}
+
+fn check(order: &Order, rows: &[u64]) {
+    assert_eq!(order.len(), rows.len() as u64);
+    assert_eq!(order.to_vec(), rows, "{order}");
+    let mut positions: Vec<u64> = (0..order.len()).rev().collect();
+    order.resolve(&mut positions).unwrap();
+    positions.reverse();
+    assert_eq!(positions, rows, "{order}");
+    let middle = rows.len() / 2;
+    assert_eq!(
+        order.offsets(middle as u64..order.len()).unwrap(),
+        rows[middle..]
+    );
+    assert!(rows.iter().all(|&row| row < order.bound()));
+    for &row in rows.iter().take(20) {
+        let first = rows.iter().position(|&other| other == row).unwrap() as u64;
+        assert_eq!(order.position_of(row).unwrap(), Some(first), "{order}");
+    }
+    let absent = (0..).find(|row| !rows.contains(row)).unwrap();
+    assert_eq!(order.position_of(absent).unwrap(), None, "{order}");
+    assert!(order.resolve(&mut [order.len()]).is_err());
+    let again = Order::from_maps(order.len(), order.maps().to_vec()).unwrap();
+    assert_eq!(again.to_vec(), rows);
+}
+
+proptest! {
+    #[test]
+    fn any_chain_of_verbs_gives_the_rows_it_says(
+        num_rows in 0_u64..200,
+        verbs in prop::collection::vec(verb(), 0..6),
+    ) {
+        let mut order = Order::all(num_rows);
+        let mut rows: Vec<u64> = (0..num_rows).collect();
+        for verb in &verbs {
+            // Doubling again and again would outgrow the oracle.
+            if rows.len() < 2000 {
+                (order, rows) = match verb {
+                    Verb::Twice if rows.len() > 500 => (order, rows),
+                    verb => apply(&order, &rows, verb),
+                };
+            }
+        }
+        check(&order, &rows);
+    }
+}
+
+#[test]
+fn ranges_join_into_one_map() {
+    let order = Order::all(100)
+        .slice(10, 80)
+        .unwrap()
+        .strided(1, 2, 40)
+        .unwrap();
+    let order = order.stepped(39, -1, 40).unwrap();
+    assert_eq!(order.maps().len(), 1);
+    assert_eq!(
+        order.to_vec(),
+        (0..40).rev().map(|k| 11 + 2 * k).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_trillion_rows_cost_less_than_a_kilobyte_and_no_time() {
+    let order = Order::all(1_000_000_000_000).shuffled(7, 3, 1).unwrap();
+    let shard = shard(&order, 5, 8, Tail::Drop).unwrap();
+    assert!(shard.num_bytes() < 1024, "{}", shard.num_bytes());
+    let positions = 77_777_777_777..77_777_777_779;
+    for (position, offset) in positions.clone().zip(shard.offsets(positions).unwrap()) {
+        assert_eq!(shard.position_of(offset).unwrap(), Some(position));
+    }
+}
+
+#[test]
+fn reaching_beyond_the_end_is_an_error_that_names_the_position() {
+    let order = Order::all(10);
+    let text = |result: Result<Order>| result.unwrap_err().to_string();
+    assert_eq!(
+        text(order.slice(5, 6)),
+        "row 10 is out of range for 10 rows"
+    );
+    assert_eq!(
+        text(order.slice(u64::MAX, 2)),
+        format!("row {} is out of range for 10 rows", u64::MAX)
+    );
+    assert_eq!(
+        text(order.strided(3, 4, 3)),
+        "row 11 is out of range for 10 rows"
+    );
+    assert_eq!(
+        text(order.stepped(3, -2, 3)),
+        "row 0 is out of range for 10 rows"
+    );
+    assert_eq!(
+        text(order.pick(&Order::listed(vec![3, 12]))),
+        "row 12 is out of range for 10 rows"
+    );
+    assert!(text(order.stepped(3, 0, 1)).contains("a step of 0"));
+    assert!(text(order.repeat(u64::MAX)).contains("repeats"));
+    assert!(order.offsets(5..11).is_err());
+}
+
+#[test]
+fn maps_that_do_not_fit_are_refused() {
+    let short = Map::Listed(Arc::new(Listed::Narrow(vec![0, 1])));
+    assert!(Order::from_maps(3, vec![short.clone()]).is_err());
+    let negative = Map::Range { start: 1, step: -1 };
+    assert!(Order::from_maps(3, vec![negative]).is_err());
+    let shuffle = Shuffle::new(2, Purpose::Shuffle, 0, 0, 1).unwrap();
+    let chain = vec![
+        Map::Range { start: 1, step: 1 },
+        Map::Shuffle(Arc::new(shuffle)),
+    ];
+    assert!(Order::from_maps(2, chain).is_err());
+    assert!(Order::from_maps(1, vec![Map::Repeat { len: 0 }]).is_err());
+}
+
+#[test]
+fn lists_are_stored_as_narrow_as_they_allow() {
+    let narrow = Listed::new(vec![5, 4_000_000_000]);
+    let wide = Listed::new(vec![5, 5_000_000_000]);
+    assert_eq!(narrow.to_bytes().0, 4);
+    assert_eq!(wide.to_bytes().0, 8);
+    for list in [narrow, wide] {
+        let (width, bytes) = list.to_bytes();
+        assert_eq!(Listed::from_bytes(width, &bytes).unwrap(), list);
+        assert!(Listed::from_bytes(width, &bytes[1..]).is_err());
+        assert!(Listed::from_bytes(3, &bytes).is_err());
+    }
+}

@@ -1,0 +1,340 @@
+//! Column names → what is read, and the schema of the batch that comes out.
+//!
+//! A name is a column of the table, a dotted path through its structs (`meta.width`), or one of the
+//! three columns every table has: `_rowid`, `_rowaddr` and `_rowoffset`. They come out in the order
+//! asked for, under the names asked for.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
+use arrow_buffer::NullBuffer;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
+
+use crate::error::{Error, Result};
+
+/// Lance's name for a row's id.
+pub const ROW_ID: &str = "_rowid";
+/// Lance's name for a row's address.
+pub const ROW_ADDRESS: &str = "_rowaddr";
+/// LanceDB's name for a row's offset.
+pub const ROW_OFFSET: &str = "_rowoffset";
+
+/// The columns to read, in the order they come out.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    outputs: Vec<Source>,
+    schema: SchemaRef,
+}
+
+/// Where one output column comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A column, or a field of a struct column: names from the top.
+    Column(Vec<String>),
+    /// The row's id.
+    RowId,
+    /// The row's address.
+    RowAddress,
+    /// The row's offset.
+    RowOffset,
+}
+
+impl Projection {
+    /// The projection that gives `columns`, pairs of output name and source name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoColumn`] for a source name that `table` does not have.
+    pub fn new<'a>(
+        table: &Schema,
+        columns: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
+        let mut outputs = Vec::new();
+        let mut fields = Vec::new();
+        for (name, source) in columns {
+            let (source, field) = resolve(table, source)?;
+            outputs.push(source);
+            fields.push(field.with_name(name));
+        }
+        let schema = Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()));
+        Ok(Self { outputs, schema })
+    }
+
+    /// The projection that gives every column of the table as it is.
+    pub fn all(table: &Schema) -> Self {
+        let column = |field: &FieldRef| Source::Column(vec![field.name().clone()]);
+        Self {
+            outputs: table.fields().iter().map(column).collect(),
+            schema: Arc::new(table.clone()),
+        }
+    }
+
+    /// The schema of the batches that come out.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Where each output column comes from.
+    pub fn outputs(&self) -> &[Source] {
+        &self.outputs
+    }
+
+    /// Whether a column of this kind comes out.
+    pub fn wants(&self, source: &Source) -> bool {
+        self.outputs.contains(source)
+    }
+
+    /// The paths of table columns that must be read, each once, none inside another.
+    pub fn paths(&self) -> Vec<&[String]> {
+        let mut paths: Vec<&[String]> = self
+            .outputs
+            .iter()
+            .filter_map(|source| match source {
+                Source::Column(path) => Some(path.as_slice()),
+                Source::RowId | Source::RowAddress | Source::RowOffset => None,
+            })
+            .collect();
+        paths.sort_unstable();
+        // A path sorts directly before the paths inside it.
+        paths.dedup_by(|inner, outer| inner.starts_with(outer));
+        paths
+    }
+
+    /// The batch that comes out, given the columns read and the ids of their rows.
+    ///
+    /// `read` holds at least the columns of [`paths`](Self::paths), under the names of the table.
+    /// `rows` gives a system column on demand.
+    ///
+    /// # Errors
+    ///
+    /// Those of `rows`; [`Error::Bug`] if a column is missing from `read`.
+    pub fn assemble(
+        &self,
+        read: &RecordBatch,
+        mut rows: impl FnMut(&Source) -> Result<ArrayRef>,
+    ) -> Result<RecordBatch> {
+        let column = |source: &Source| match source {
+            Source::Column(path) => extract(read, path),
+            system => rows(system),
+        };
+        let columns = self
+            .outputs
+            .iter()
+            .map(column)
+            .collect::<Result<Vec<_>>>()?;
+        batch(Arc::clone(&self.schema), columns, read.num_rows())
+    }
+}
+
+/// A batch of `columns` that has `num_rows` rows even without columns.
+pub(crate) fn batch(
+    schema: SchemaRef,
+    columns: Vec<ArrayRef>,
+    num_rows: usize,
+) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(num_rows));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+        .map_err(|error: ArrowError| Error::Bug(format!("a batch does not fit: {error}")))
+}
+
+fn resolve(table: &Schema, name: &str) -> Result<(Source, Field)> {
+    if let Ok(field) = table.field_with_name(name) {
+        return Ok((Source::Column(vec![name.to_string()]), field.clone()));
+    }
+    let system = |source| Ok((source, Field::new(name, DataType::UInt64, true)));
+    match name {
+        ROW_ID => return system(Source::RowId),
+        ROW_ADDRESS => return system(Source::RowAddress),
+        ROW_OFFSET => return system(Source::RowOffset),
+        _ => {}
+    }
+    nested(table, name).ok_or_else(|| Error::NoColumn {
+        name: name.to_string(),
+        known: table
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect(),
+    })
+}
+
+/// Follows a dotted name through structs. A null struct makes its fields null.
+fn nested(table: &Schema, name: &str) -> Option<(Source, Field)> {
+    let (top, mut rest) = name.match_indices('.').find_map(|(at, _)| {
+        let top = table.field_with_name(&name[..at]).ok()?;
+        matches!(top.data_type(), DataType::Struct(_)).then_some((top, &name[at + 1..]))
+    })?;
+    let mut path = vec![top.name().clone()];
+    let mut field = top;
+    let mut nullable = top.is_nullable();
+    loop {
+        let DataType::Struct(children) = field.data_type() else {
+            return None;
+        };
+        // A name may itself hold dots, so the longest child that fits is taken.
+        let child = children
+            .iter()
+            .filter(|child| {
+                let after = rest.strip_prefix(child.name().as_str());
+                after.is_some_and(|after| after.is_empty() || after.starts_with('.'))
+            })
+            .max_by_key(|child| child.name().len())?;
+        path.push(child.name().clone());
+        nullable |= child.is_nullable();
+        field = child;
+        match rest[child.name().len()..].strip_prefix('.') {
+            Some(after) => rest = after,
+            None => return Some((Source::Column(path), field.clone().with_nullable(nullable))),
+        }
+    }
+}
+
+fn extract(read: &RecordBatch, path: &[String]) -> Result<ArrayRef> {
+    let missing = || Error::Bug(format!("column {} was not read", path.join(".")));
+    let mut column = Arc::clone(read.column_by_name(&path[0]).ok_or_else(missing)?);
+    for name in &path[1..] {
+        let parent = column.as_struct_opt().ok_or_else(missing)?;
+        let child = parent.column_by_name(name).ok_or_else(missing)?;
+        column = match parent.nulls().filter(|nulls| nulls.null_count() > 0) {
+            Some(outer) => with_nulls(child, outer)?,
+            None => Arc::clone(child),
+        };
+    }
+    Ok(column)
+}
+
+/// `array` with the rows that are null in `outer` made null.
+fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
+    if array.data_type() == &DataType::Null {
+        return Ok(Arc::clone(array));
+    }
+    let nulls = NullBuffer::union(array.nulls(), Some(outer));
+    let data = array.to_data().into_builder().nulls(nulls).build();
+    Ok(make_array(
+        data.map_err(|error| Error::Bug(error.to_string()))?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{Int32Array, StructArray, UInt64Array};
+
+    fn table() -> Schema {
+        let inner = Field::new(
+            "inner",
+            DataType::Struct(vec![Field::new("x", DataType::Int32, false)].into()),
+            false,
+        );
+        let dotted = Field::new("a.b", DataType::Int32, true);
+        let meta = DataType::Struct(
+            vec![Field::new("width", DataType::Int32, false), inner, dotted].into(),
+        );
+        let metadata = [("owner".to_string(), "us".to_string())].into();
+        Schema::new_with_metadata(
+            vec![
+                Field::new("id", DataType::Int32, false),
+                Field::new("meta", meta, true),
+                Field::new("top.dotted", DataType::Int32, true),
+            ],
+            metadata,
+        )
+    }
+
+    fn project(columns: &[&str]) -> Result<Projection> {
+        Projection::new(&table(), columns.iter().map(|&name| (name, name)))
+    }
+
+    fn path(source: &str) -> Vec<String> {
+        match &project(&[source]).unwrap().outputs[0] {
+            Source::Column(path) => path.clone(),
+            system => panic!("{system:?}"),
+        }
+    }
+
+    #[test]
+    fn names_reach_through_structs() {
+        assert_eq!(path("meta.width"), ["meta", "width"]);
+        assert_eq!(path("meta.inner.x"), ["meta", "inner", "x"]);
+        assert_eq!(path("meta.a.b"), ["meta", "a.b"]);
+        assert_eq!(path("top.dotted"), ["top.dotted"]);
+        for wrong in [
+            "meta.",
+            "meta.inner.y",
+            "meta.width.x",
+            "id.x",
+            "Meta.width",
+            "",
+            ".",
+        ] {
+            let error = project(&[wrong]).unwrap_err();
+            assert!(
+                matches!(&error, Error::NoColumn { name, .. } if name == wrong),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn columns_come_out_as_asked_with_names_types_and_metadata() {
+        let columns = [
+            ("offset", ROW_OFFSET),
+            ("w", "meta.width"),
+            ("id", "id"),
+            (ROW_ID, ROW_ID),
+        ];
+        let projection = Projection::new(&table(), columns).unwrap();
+        let schema = projection.schema();
+        let names: Vec<_> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        assert_eq!(names, ["offset", "w", "id", "_rowid"]);
+        assert!(schema.field(1).is_nullable(), "the struct around it is");
+        assert!(!schema.field(2).is_nullable());
+        assert_eq!(schema.metadata()["owner"], "us");
+        assert!(projection.wants(&Source::RowId) && !projection.wants(&Source::RowAddress));
+    }
+
+    #[test]
+    fn nothing_is_read_twice() {
+        let projection =
+            project(&["meta.inner.x", "id", "meta.inner", "meta.width", "id"]).unwrap();
+        let paths = projection.paths();
+        let joined: Vec<String> = paths.iter().map(|path| path.join("/")).collect();
+        assert_eq!(joined, ["id", "meta/inner", "meta/width"]);
+        assert_eq!(project(&["meta.width", "meta"]).unwrap().paths().len(), 1);
+    }
+
+    #[test]
+    fn a_null_struct_makes_its_fields_null() {
+        let x: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
+        let width = Field::new("width", DataType::Int32, false);
+        let nulls = Some(NullBuffer::from(vec![true, false, true]));
+        let meta = StructArray::new(vec![width].into(), vec![x], nulls);
+        let field = Field::new("meta", meta.data_type().clone(), true);
+        let table = Schema::new(vec![field]);
+        let read = RecordBatch::try_new(Arc::new(table.clone()), vec![Arc::new(meta)]).unwrap();
+        let projection =
+            Projection::new(&table, [("w", "meta.width"), ("at", ROW_OFFSET)]).unwrap();
+        let rows = |_: &Source| Ok(Arc::new(UInt64Array::from(vec![7, 8, 9])) as ArrayRef);
+        let batch = projection.assemble(&read, rows).unwrap();
+        assert_eq!(
+            batch
+                .column(0)
+                .as_primitive::<arrow_array::types::Int32Type>(),
+            &Int32Array::from(vec![Some(1), None, Some(3)])
+        );
+        assert_eq!(batch.num_rows(), 3);
+    }
+
+    #[test]
+    fn a_batch_without_columns_still_counts_its_rows() {
+        let projection = project(&[]).unwrap();
+        let read = batch(Arc::new(Schema::empty()), vec![], 5).unwrap();
+        let out = projection.assemble(&read, |_| unreachable!()).unwrap();
+        assert_eq!((out.num_rows(), out.num_columns()), (5, 0));
+    }
+}

@@ -1,0 +1,125 @@
+//! Reads the data files of a Lance table, a window of offsets at a time.
+//!
+//! Nothing is kept between windows but open files and their page indexes. Local files are decoded on
+//! the caller's thread, straight from their mapping; for remote files all requests of a window are
+//! under way before the first one is decoded, and the caller's thread only waits, so that it can be
+//! interrupted.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::{Blocks, cut};
+use crate::error::{Error, Result};
+use crate::gather::Gathered;
+use crate::plan::{Plan, Read, plan};
+use crate::projection::{Projection, Source, batch};
+use crate::runtime::{self, PerProcess};
+use crate::table::{Columns, FragmentReader, Pending, Table};
+
+/// Reads a projection of a Lance table.
+#[derive(Debug)]
+pub(super) struct Direct {
+    table: Arc<Table>,
+    projection: Projection,
+    columns: Columns,
+    fragments: PerProcess<Fragments>,
+}
+
+/// The fragment readers that one process has opened, by index.
+type Fragments = Mutex<Vec<Option<Arc<FragmentReader>>>>;
+
+impl Direct {
+    pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
+        let columns = table.columns(&projection)?;
+        Ok(Self {
+            table,
+            projection,
+            columns,
+            fragments: PerProcess::new(),
+        })
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        self.projection.schema()
+    }
+
+    pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
+        let Plan { reads, rows } = plan(self.table.layout(), offsets)?;
+        let schema = self.columns.schema();
+        let blocks = if schema.fields().is_empty() {
+            let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
+            reads.iter().map(counted).collect::<Result<Vec<_>>>()?
+        } else {
+            self.read(reads)?
+        };
+        let blocks = Blocks {
+            schema,
+            blocks: &blocks,
+        };
+        cut(
+            &blocks,
+            rows,
+            offsets,
+            batch_size,
+            &self.projection,
+            |source, offsets| match source {
+                Source::RowId => self.table.row_ids(offsets),
+                Source::RowAddress => {
+                    let addresses = self.table.layout().addresses(offsets)?;
+                    Ok(addresses.into_iter().map(|address| address.0).collect())
+                }
+                other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
+            },
+        )
+    }
+
+    fn read(&self, reads: Vec<Read>) -> Result<Vec<RecordBatch>> {
+        let open = |read: &Read| self.fragment(read.fragment);
+        let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let is_remote = readers.iter().any(|reader| reader.is_remote());
+        let work = move || {
+            if is_remote {
+                // Every request is sent before the first answer is waited for.
+                let pending = readers
+                    .iter()
+                    .zip(&reads)
+                    .map(request)
+                    .collect::<Result<Vec<_>>>()?;
+                pending.into_iter().map(Pending::decode).collect()
+            } else {
+                readers
+                    .iter()
+                    .zip(&reads)
+                    .map(|pair| request(pair)?.decode())
+                    .collect()
+            }
+        };
+        if is_remote {
+            runtime::blocking(work)
+        } else {
+            work()
+        }
+    }
+
+    fn fragment(&self, index: usize) -> Result<Arc<FragmentReader>> {
+        let fragments = self.fragments.get_or_make(|| {
+            Ok(Mutex::new(vec![
+                None;
+                self.table.layout().fragments().len()
+            ]))
+        })?;
+        let lock = || fragments.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = &lock()[index] {
+            return Ok(Arc::clone(reader));
+        }
+        let reader = Arc::new(self.table.fragment(index, &self.columns)?);
+        Ok(Arc::clone(lock()[index].get_or_insert(reader)))
+    }
+}
+
+fn request<'a>((reader, read): (&'a Arc<FragmentReader>, &Read)) -> Result<Pending<'a>> {
+    crate::interrupt::check()?;
+    reader.request(&read.places, read.num_rows)
+}

@@ -1,0 +1,214 @@
+//! What a fork breaks, and the only tokio runtime.
+//!
+//! A forked child has one thread. Threads, runtimes, connections and the locks that other threads
+//! held are dead in it, and dropping them waits for threads that no longer exist. So they live in a
+//! [`PerProcess`]: each process makes its own on first use, and a child leaks what it inherited.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Error, Result};
+use crate::interrupt;
+
+/// Threads that drive requests to object storage; decoding happens on the caller's thread.
+const IO_THREADS: usize = 2;
+
+static RUNTIME: PerProcess<Runtime> = PerProcess::new();
+
+/// A value that every process makes for itself.
+///
+/// Reading it takes no lock, so it cannot be locked by a thread that a fork left behind.
+#[derive(Debug)]
+pub struct PerProcess<T>(ArcSwapOption<Made<T>>);
+
+#[derive(Debug)]
+struct Made<T> {
+    pid: u32,
+    value: Arc<T>,
+}
+
+impl<T> PerProcess<T> {
+    /// Nothing made yet.
+    pub const fn new() -> Self {
+        Self(ArcSwapOption::const_empty())
+    }
+
+    /// This process's value, made by `make` if there is none yet.
+    ///
+    /// Two threads that come first together may both make one; both then use the same.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`.
+    pub fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let pid = std::process::id();
+        let mine = |made: &Option<Arc<Made<T>>>| {
+            made.as_ref()
+                .filter(|made| made.pid == pid)
+                .map(|made| Arc::clone(&made.value))
+        };
+        let found = self.0.load_full();
+        if let Some(value) = mine(&found) {
+            return Ok(value);
+        }
+        let value = Arc::new(make()?);
+        let made = Made {
+            pid,
+            value: Arc::clone(&value),
+        };
+        let before = self.0.compare_and_swap(&found, Some(Arc::new(made)));
+        let value = mine(&before).unwrap_or(value);
+        if let Some(inherited) = found {
+            // Never dropped in a child: see above.
+            std::mem::forget(inherited);
+        }
+        Ok(value)
+    }
+
+    /// This process's value, if it was made.
+    pub fn get(&self) -> Option<Arc<T>> {
+        let made = self.0.load_full()?;
+        if made.pid == std::process::id() {
+            return Some(Arc::clone(&made.value));
+        }
+        std::mem::forget(made);
+        None
+    }
+}
+
+impl<T> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        if let Some(made) = self.0.swap(None)
+            && made.pid != std::process::id()
+        {
+            std::mem::forget(made);
+        }
+    }
+}
+
+/// This process's runtime.
+///
+/// # Errors
+///
+/// [`Error::Io`] if its threads cannot be started.
+pub(crate) fn runtime() -> Result<Arc<Runtime>> {
+    RUNTIME.get_or_make(|| {
+        #[expect(clippy::disallowed_methods, reason = "this is the only runtime")]
+        let mut builder = Builder::new_multi_thread();
+        builder
+            .worker_threads(IO_THREADS)
+            .thread_name("lanceloader-io")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("the runtime's threads", &error))
+    })
+}
+
+/// Runs a future to its end on this thread, looking for interrupts while it waits.
+///
+/// # Errors
+///
+/// Those of the future, and [`Error::Interrupted`].
+pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime()?.block_on(async {
+        let mut future = std::pin::pin!(future);
+        loop {
+            match tokio::time::timeout(interrupt::PERIOD, &mut future).await {
+                Ok(result) => return result,
+                Err(_) => interrupt::check()?,
+            }
+        }
+    })
+}
+
+/// Runs blocking work on another thread while this one looks for interrupts.
+///
+/// For work that waits for remote storage inside Lance, where nothing can be polled. After an
+/// interrupt the work is left to finish on its own.
+///
+/// # Errors
+///
+/// Those of the work, [`Error::Interrupted`], and [`Error::Bug`] if it panicked.
+pub(crate) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let handle = runtime()?.spawn_blocking(work);
+    wait(async {
+        handle
+            .await
+            .unwrap_or_else(|error| Err(Error::Bug(format!("a reader stopped: {error}"))))
+    })
+}
+
+/// Starts a thread that lives until `work` ends.
+///
+/// Whoever keeps something that waits for it must know which process it was started in.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the system has no thread to give.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_string());
+    thread
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| Error::io("a thread", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_made_once_per_process() {
+        let cell = PerProcess::new();
+        assert!(cell.get().is_none());
+        let first = cell.get_or_make(|| Ok(1)).unwrap();
+        let second = cell.get_or_make(|| Ok(2)).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&first, &cell.get().unwrap()));
+    }
+
+    #[test]
+    fn a_value_of_another_process_is_left_alone() {
+        struct Loud;
+        impl Drop for Loud {
+            fn drop(&mut self) {
+                panic!("a parent's value was dropped in a child");
+            }
+        }
+        let inherited = Made {
+            pid: std::process::id() + 1,
+            value: Arc::new(Loud),
+        };
+        let cell = PerProcess(ArcSwapOption::from_pointee(inherited));
+        assert!(cell.get().is_none());
+        let mine = cell.get_or_make(|| Ok(Loud)).unwrap();
+        std::mem::forget(mine);
+        std::mem::forget(cell.get());
+        std::mem::forget(cell);
+    }
+
+    #[test]
+    fn a_failure_to_make_leaves_nothing_behind() {
+        let cell: PerProcess<u8> = PerProcess::new();
+        assert!(cell.get_or_make(|| Err(Error::Bug("no".into()))).is_err());
+        assert!(cell.get().is_none());
+    }
+
+    #[test]
+    fn work_on_another_thread_answers_or_says_that_it_stopped() {
+        assert_eq!(blocking(|| Ok(7)).unwrap(), 7);
+        let stopped = blocking(|| -> Result<()> { panic!("on purpose") });
+        assert!(matches!(stopped, Err(Error::Bug(_))));
+    }
+}

@@ -1,0 +1,291 @@
+//! The data files of one fragment as one reader.
+//!
+//! A fragment's columns may lie in several files, as adding a column writes a new one; a column that
+//! is in none of them is null; the fields of one struct may be spread over files. The rules are those
+//! of Lance's own `FragmentReader`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchReader, new_null_array};
+use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
+use lance_arrow::RecordBatchExt;
+use lance_core::datatypes::{Field, Schema};
+use lance_encoding::decoder::FilterExpression;
+use lance_file::reader::ReaderProjection;
+use lance_file::versions::reader_projection_from_field_ids;
+use lance_io::ReadBatchParams;
+use lance_table::format::Fragment;
+
+use super::storage::{DataFile, Storage};
+use crate::error::{Error, Result};
+use crate::projection::batch;
+
+/// Reads chosen columns of one fragment.
+#[derive(Debug)]
+pub(crate) struct FragmentReader {
+    files: Vec<FileColumns>,
+    /// Columns that lie in no file, as nullable fields.
+    absent: Option<SchemaRef>,
+    schema: SchemaRef,
+}
+
+/// The columns to read from one file.
+#[derive(Debug)]
+struct FileColumns {
+    file: Arc<DataFile>,
+    projection: ReaderProjection,
+}
+
+/// Rows of one fragment on their way from its files: requested, but not decoded yet.
+pub(crate) struct Pending<'a> {
+    reader: &'a FragmentReader,
+    streams: Vec<Box<dyn RecordBatchReader + Send>>,
+    num_rows: usize,
+}
+
+impl FragmentReader {
+    /// A reader for the columns of `schema`, a part of the table's schema.
+    ///
+    /// Opens the files that hold some of them; their footers are read on first use.
+    pub(super) fn open(
+        storage: &Storage,
+        fragment: &Fragment,
+        table: &Schema,
+        schema: &Schema,
+    ) -> Result<Self> {
+        let wanted = wanted_ids(table, schema);
+        let mut files = Vec::new();
+        let mut found = HashSet::new();
+        for data_file in &fragment.files {
+            if !data_file.fields.iter().any(|id| wanted.contains(id)) {
+                continue;
+            }
+            let lance = |error: &lance_core::Error| Error::lance(&data_file.path, error);
+            let in_file =
+                columns_in_file(schema, &data_file.schema(table)).map_err(|e| lance(&e))?;
+            if in_file.fields.is_empty() {
+                continue;
+            }
+            found.extend(in_file.field_ids());
+            let column_of: BTreeMap<u32, u32> = data_file
+                .fields
+                .iter()
+                .zip(data_file.column_indices.iter())
+                .filter_map(|(&id, &column)| {
+                    Some((u32::try_from(id).ok()?, u32::try_from(column).ok()?))
+                })
+                .collect();
+            let version = data_file.file_version().map_err(|e| lance(&e))?;
+            let projection = reader_projection_from_field_ids(version, &in_file, &column_of)
+                .map_err(|e| lance(&e))?;
+            let file = storage.file(
+                data_file.base_id,
+                &data_file.path,
+                &data_file.file_size_bytes,
+            )?;
+            files.push(FileColumns { file, projection });
+        }
+        let missing: Vec<i32> = schema
+            .field_ids()
+            .into_iter()
+            .filter(|id| !found.contains(id))
+            .collect();
+        let absent = (!missing.is_empty()).then(|| {
+            let fields = ArrowSchema::from(&schema.project_by_ids(&missing, true));
+            let nullable = fields
+                .fields()
+                .iter()
+                .map(|f| f.as_ref().clone().with_nullable(true));
+            Arc::new(ArrowSchema::new(nullable.collect::<Vec<_>>()))
+        });
+        let schema = Arc::new(ArrowSchema::from(schema));
+        Ok(Self {
+            files,
+            absent,
+            schema,
+        })
+    }
+
+    /// Whether reads wait for another machine.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.files.iter().any(|columns| columns.file.is_remote())
+    }
+
+    /// Asks for the rows at `places`, ascending and disjoint, `num_rows` in all.
+    ///
+    /// For remote files all requests are under way when this returns.
+    pub(crate) fn request(&self, places: &[Range<u32>], num_rows: usize) -> Result<Pending<'_>> {
+        let ranges: Arc<[Range<u64>]> = places
+            .iter()
+            .map(|range| range.start.into()..range.end.into())
+            .collect();
+        let batch_size = u32::try_from(num_rows).map_err(|_| {
+            Error::invalid(
+                format!("{num_rows} rows of one fragment at once"),
+                "fewer than 2^32",
+            )
+        })?;
+        let open = |columns: &FileColumns| {
+            columns.file.check()?;
+            let params = ReadBatchParams::Ranges(Arc::clone(&ranges));
+            let projection = Some(columns.projection.clone());
+            let filter = FilterExpression::no_filter();
+            let reader = &columns.file.reader;
+            guard(&columns.file.path, || {
+                reader
+                    .read_stream_projected_blocking(params, batch_size, projection, filter)
+                    .map_err(|error| Error::lance(&columns.file.path, &error))
+            })
+        };
+        let streams = self.files.iter().map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Pending {
+            reader: self,
+            streams,
+            num_rows,
+        })
+    }
+}
+
+impl Pending<'_> {
+    /// Decodes the rows, in the order of their places.
+    ///
+    /// Columns are those of the schema the reader was opened with; their buffers may belong to a
+    /// mapped file.
+    pub(crate) fn decode(self) -> Result<RecordBatch> {
+        let Self {
+            reader,
+            streams,
+            num_rows,
+        } = self;
+        let mut merged: Option<RecordBatch> = None;
+        let mut merge = |part: RecordBatch| -> Result<()> {
+            merged = Some(match merged.take() {
+                None => part,
+                Some(whole) => whole
+                    .merge(&part)
+                    .map_err(|e| Error::arrow("a data file", &e))?,
+            });
+            Ok(())
+        };
+        for (stream, columns) in streams.into_iter().zip(&reader.files) {
+            let path = &columns.file.path;
+            let part = guard(path, || collect(stream, path))?;
+            if part.num_rows() != num_rows {
+                return Err(Error::Corrupt {
+                    path: path.clone(),
+                    reason: format!("it gave {} rows of {num_rows}", part.num_rows()),
+                });
+            }
+            merge(part)?;
+        }
+        if let Some(absent) = &reader.absent {
+            let nulls = absent
+                .fields()
+                .iter()
+                .map(|f| new_null_array(f.data_type(), num_rows));
+            merge(batch(Arc::clone(absent), nulls.collect(), num_rows)?)?;
+        }
+        match merged {
+            None => batch(Arc::clone(&reader.schema), Vec::new(), num_rows),
+            Some(merged) => merged
+                .project_by_schema(&reader.schema)
+                .map_err(|error| Error::arrow("a data file", &error)),
+        }
+    }
+}
+
+/// Mostly one batch; Lance splits what would overflow 32-bit offsets.
+fn collect(stream: Box<dyn RecordBatchReader + Send>, path: &str) -> Result<RecordBatch> {
+    let schema = stream.schema();
+    let mut batches = Vec::with_capacity(1);
+    for part in stream {
+        crate::interrupt::check()?;
+        batches.push(part.map_err(|error| Error::arrow(path, &error))?);
+    }
+    match batches.len() {
+        1 => Ok(batches.remove(0)),
+        _ => arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| {
+            Error::invalid(
+                format!("this many rows at once ({error})"),
+                "fewer rows per batch",
+            )
+        }),
+    }
+}
+
+/// Runs Lance's decoder, which may panic on the bytes of a damaged file.
+fn guard<T>(path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // OK to go on after a panic: the reader is not changed by reading.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::Corrupt {
+            path: path.to_string(),
+            reason: format!("its decoder failed: {}", text.unwrap_or("no message")),
+        })
+    })
+}
+
+/// The ids of a file's columns that matter to `schema`.
+///
+/// A struct or list takes its validity from whichever of its leaves a file holds, so every leaf
+/// under a projected parent counts, even one that is not projected itself.
+fn wanted_ids(table: &Schema, schema: &Schema) -> HashSet<i32> {
+    fn collect(field: &Field, ids: &mut HashSet<i32>) {
+        ids.insert(field.id);
+        field.children.iter().for_each(|child| collect(child, ids));
+    }
+    let mut ids: HashSet<i32> = schema.field_ids().into_iter().collect();
+    for parent in schema
+        .fields_pre_order()
+        .filter(|field| !field.children.is_empty())
+    {
+        if let Some(whole) = table.field_by_id(parent.id) {
+            collect(whole, &mut ids);
+        }
+    }
+    ids
+}
+
+/// The part of `schema` that a file with `file_schema` can give.
+///
+/// Where the file has a parent but none of its projected children, one of the children it does have
+/// is kept, for the parent's validity.
+fn columns_in_file(schema: &Schema, file_schema: &Schema) -> lance_core::Result<Schema> {
+    let mut found = schema.intersection_ignore_types(file_schema)?;
+    for field in &mut found.fields {
+        keep_a_leaf(field, file_schema)?;
+    }
+    Ok(found)
+}
+
+fn keep_a_leaf(field: &mut Field, file_schema: &Schema) -> lance_core::Result<()> {
+    if field.is_packed_struct() {
+        return Ok(());
+    }
+    if !field.children.is_empty() {
+        return field
+            .children
+            .iter_mut()
+            .try_for_each(|child| keep_a_leaf(child, file_schema));
+    }
+    let Some(in_file) = file_schema.field_by_id(field.id) else {
+        return Ok(());
+    };
+    if in_file.children.is_empty() {
+        return Ok(());
+    }
+    let mut path = Vec::new();
+    let mut node = in_file;
+    while !(node.is_packed_struct() || matches!(node.data_type(), DataType::Map(..)))
+        && let Some(child) = node.children.first()
+    {
+        path.push(child.name.as_str());
+        node = child;
+    }
+    *field = in_file.project(&path)?;
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! A data file of a local disk, mapped into memory, as Lance's decoder wants its input.
+//!
+//! Every request is answered at once by a slice of the mapping: no thread, no system call, no copy.
+//! Decoding then runs on the thread that asks for a batch.
+//!
+//! # The mapping and `unsafe`
+//!
+//! A mapping is only as good as the file under it. Rust's rule for `&[u8]`, that nobody changes the
+//! bytes while they are borrowed, rests on this: Lance never writes to a data file once it is
+//! committed, and removing one leaves the mapping intact. A file that something else truncates would
+//! kill the process with SIGBUS where it is touched beyond its new end, so [`MappedFile::check`]
+//! looks at the size before each read, and file systems of other machines, where this can happen
+//! behind our back, are not mapped at all.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lance_encoding::EncodingsIo;
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// A mapped data file.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+impl MappedFile {
+    /// Maps the file at `path`, whose size the manifest says is `expected_bytes`.
+    ///
+    /// `Ok(None)` if its file system should not be mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Io`], and [`Error::Corrupt`] if the size is another one.
+    pub(crate) fn open(path: &Path, expected_bytes: Option<u64>) -> Result<Option<Self>> {
+        let failed = |error: std::io::Error| Error::io(path.display(), &error);
+        let file = File::open(path).map_err(failed)?;
+        if is_remote(&file) {
+            return Ok(None);
+        }
+        let found = file.metadata().map_err(failed)?.len();
+        if let Some(wanted) = expected_bytes.filter(|&wanted| wanted != found) {
+            return Err(wrong_size(path, found, wanted));
+        }
+        let mapping = map(&file).map_err(failed)?;
+        Ok(Some(Self {
+            path: path.to_path_buf(),
+            bytes: Bytes::from_owner(mapping),
+        }))
+    }
+
+    /// Whether the file still has the size that was mapped.
+    ///
+    /// A file that was removed is fine: the mapping keeps its contents.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if it was cut.
+    pub(crate) fn check(&self) -> Result<()> {
+        match std::fs::metadata(&self.path) {
+            Ok(now) if now.len() < self.bytes.len() as u64 => {
+                Err(wrong_size(&self.path, now.len(), self.bytes.len() as u64))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl EncodingsIo for MappedFile {
+    fn submit_request(
+        &self,
+        ranges: Vec<Range<u64>>,
+        _priority: u64,
+    ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
+        let slice = |range: Range<u64>| {
+            let inside = |at: u64| {
+                usize::try_from(at)
+                    .ok()
+                    .filter(|&at| at <= self.bytes.len())
+            };
+            match (inside(range.start), inside(range.end)) {
+                (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
+                _ => Err(lance_core::Error::invalid_input(format!(
+                    "bytes {range:?} of a file of {} bytes",
+                    self.bytes.len()
+                ))),
+            }
+        };
+        let slices = ranges.into_iter().map(slice).collect();
+        std::future::ready(slices).boxed()
+    }
+}
+
+fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {
+    Error::Corrupt {
+        path: path.display().to_string(),
+        reason: format!("it has {found} bytes where {wanted} were written"),
+    }
+}
+
+/// Whether the file lies on another machine, by the file system's magic number.
+fn is_remote(file: &File) -> bool {
+    const REMOTE: [u32; 9] = [
+        0x0000_6969, // NFS
+        0x0000_517B, // SMB
+        0xFF53_4D42, // CIFS
+        0xFE53_4D42, // SMB2
+        0x6573_5546, // FUSE
+        0x0102_1997, // 9P
+        0x0BD0_0BD0, // Lustre
+        0x00C3_6400, // Ceph
+        0x4750_4653, // GPFS
+    ];
+    // The width and sign of the field differ between machines; the number is 32 bits.
+    rustix::fs::fstatfs(file).is_ok_and(|fs| {
+        let magic = fs.f_type as i128 & i128::from(u32::MAX);
+        REMOTE.iter().any(|&remote| i128::from(remote) == magic)
+    })
+}
+
+#[expect(
+    unsafe_code,
+    reason = "mapping a file; the contract is in the module's documentation"
+)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: a committed Lance data file does not change; see the module's documentation.
+    unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(contents: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(contents).unwrap();
+        file
+    }
+
+    fn ask(mapped: &MappedFile, ranges: Vec<Range<u64>>) -> lance_core::Result<Vec<Bytes>> {
+        mapped
+            .submit_request(ranges, 0)
+            .now_or_never()
+            .expect("a mapping answers at once")
+    }
+
+    #[test]
+    fn requests_are_slices_of_the_mapping() {
+        let file = file(b"0123456789");
+        let mapped = MappedFile::open(file.path(), Some(10)).unwrap().unwrap();
+        let slices = ask(&mapped, vec![2..5, 9..10, 4..4]).unwrap();
+        assert_eq!(slices, ["234".as_bytes(), b"9", b""]);
+        assert_eq!(slices[0].as_ptr(), mapped.bytes[2..].as_ptr());
+        for outside in [9..11, 11..12, 5..2] {
+            assert!(ask(&mapped, vec![outside]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_damaged() {
+        let file = file(b"0123456789");
+        let error = MappedFile::open(file.path(), Some(12))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("it has 10 bytes where 12 were written"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_cut_after_mapping_is_noticed_and_a_removed_one_is_not_missed() {
+        let file = file(&[7; 10_000]);
+        let mapped = MappedFile::open(file.path(), None).unwrap().unwrap();
+        mapped.check().unwrap();
+        file.as_file().set_len(5_000).unwrap();
+        assert!(matches!(mapped.check(), Err(Error::Corrupt { .. })));
+        file.as_file().set_len(10_000).unwrap();
+        drop(file);
+        mapped.check().unwrap();
+        assert_eq!(ask(&mapped, vec![0..1]).unwrap()[0].len(), 1);
+    }
+
+    #[test]
+    fn a_missing_file_is_not_found() {
+        let missing = Path::new("/nowhere/at/all");
+        assert!(matches!(
+            MappedFile::open(missing, None),
+            Err(Error::NotFound { .. })
+        ));
+    }
+}

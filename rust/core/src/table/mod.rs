@@ -1,0 +1,358 @@
+//! A Lance table at one version: its schema, where its rows lie, and readers for its fragments.
+//!
+//! Opening reads the manifest and the deletion files, once; no data file is touched. What is read is
+//! checked: a table that uses a feature this reader does not know is refused, so that the table's own
+//! library can take over.
+
+mod fragment;
+mod mapped;
+mod rows;
+mod storage;
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
+use lance_core::datatypes::{Field, Schema};
+use lance_file::version::ConcreteFileVersion;
+use lance_table::feature_flags::ensure_can_read_manifest;
+use lance_table::format::Manifest;
+use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
+use lance_table::io::manifest::read_manifest;
+
+pub(crate) use fragment::{FragmentReader, Pending};
+pub use storage::StorageOptions;
+
+use crate::error::{Error, Result};
+use crate::plan::Layout;
+use crate::projection::{Projection, Source};
+use crate::runtime::{self, PerProcess};
+use rows::RowIds;
+use storage::{Place, Storage};
+
+/// Which version of a table to open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Version {
+    /// The newest one of a branch, or of the main line.
+    #[default]
+    Latest,
+    /// The one with this number.
+    Number(u64),
+    /// The one a tag points at; tags name their branch themselves.
+    Tag(String),
+}
+
+/// Where a table is and which version of it is meant.
+#[derive(Debug, Clone, Default)]
+pub struct Address {
+    /// A path or URI.
+    pub uri: String,
+    /// The branch, or `None` for the main line.
+    pub branch: Option<String>,
+    /// The version.
+    pub version: Version,
+    /// Options of the object store, credentials among them.
+    pub options: StorageOptions,
+}
+
+/// A Lance table, pinned to the version it was opened at.
+#[derive(Debug)]
+pub struct Table {
+    address: Address,
+    root: Place,
+    manifest: Manifest,
+    schema: SchemaRef,
+    layout: Layout,
+    row_ids: PerProcess<RowIds>,
+    storage: PerProcess<Storage>,
+}
+
+impl Table {
+    /// Opens a table.
+    ///
+    /// One listing and one read of the manifest, plus one read per fragment with deletions.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no table, [`Error::TableChanged`] if there is one but not
+    /// this version, [`Error::Unsupported`] if it uses a feature this reader does not know.
+    pub fn open(address: Address) -> Result<Self> {
+        runtime::wait(Self::open_async(address))
+    }
+
+    async fn open_async(mut address: Address) -> Result<Self> {
+        let uri = address.uri.clone();
+        let main = Place::connect(&uri, &address.options).await?;
+        if let Version::Tag(name) = &address.version {
+            let tag = read_tag(&main, &uri, name).await?;
+            (address.branch, address.version) = (tag.branch, Version::Number(tag.version));
+        }
+        let root = match &address.branch {
+            None => main,
+            Some(branch) => main.join("tree").join(branch),
+        };
+        let manifest = read_version(&root, &address).await?;
+        check(&uri, &manifest)?;
+        address.version = Version::Number(manifest.version);
+        let layout = rows::read_layout(&root, &manifest, &address.options)
+            .await
+            .map_err(|error| changed(&address, manifest.version, error))?;
+        let schema = Arc::new(ArrowSchema::from(&manifest.schema));
+        Ok(Self {
+            address,
+            root,
+            manifest,
+            schema,
+            layout,
+            row_ids: PerProcess::new(),
+            storage: PerProcess::new(),
+        })
+    }
+
+    /// Where the table is; the version is always a number.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The version it is pinned to.
+    pub fn version(&self) -> u64 {
+        self.manifest.version
+    }
+
+    /// The columns, with the metadata of fields and table.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Where the rows lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The id of each row offset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::Unsupported`] for ids this reader cannot read.
+    pub fn row_ids(&self, offsets: &[u64]) -> Result<Vec<u64>> {
+        self.ids()?.ids(&self.layout, offsets)
+    }
+
+    /// The row offset of each id, or `None` where no live row has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for ids this reader cannot read.
+    pub fn offsets(&self, ids: &[u64]) -> Result<Vec<Option<u64>>> {
+        self.ids()?.offsets(&self.layout, ids)
+    }
+
+    /// Bytes of the data files, all columns, or `None` if an old writer did not say.
+    pub fn data_bytes(&self) -> Option<u64> {
+        let files = self
+            .manifest
+            .fragments
+            .iter()
+            .flat_map(|fragment| &fragment.files);
+        files
+            .map(|file| file.file_size_bytes.get().map(u64::from))
+            .sum()
+    }
+
+    /// What must be read for `projection`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if a column is stored in a way this reader does not read.
+    pub(crate) fn columns(&self, projection: &Projection) -> Result<Columns> {
+        let mut ids = Vec::new();
+        for path in projection.paths() {
+            let field = field_at(&self.manifest.schema, path)?;
+            readable(field)?;
+            ids.push(field.id);
+        }
+        if projection.wants(&Source::RowId) {
+            self.ids()?;
+        }
+        let fields = self.manifest.schema.project_by_ids(&ids, true);
+        let schema = Arc::new(ArrowSchema::from(&fields));
+        Ok(Columns { fields, schema })
+    }
+
+    /// A reader for `columns` of the fragment with this index.
+    pub(crate) fn fragment(&self, index: usize, columns: &Columns) -> Result<FragmentReader> {
+        let storage = self.storage.get_or_make(|| {
+            let (root, bases) = (&self.root, &self.manifest.base_paths);
+            runtime::wait(Storage::open(root, bases, &self.address.options))
+        })?;
+        let fragment = &self.manifest.fragments[index];
+        FragmentReader::open(&storage, fragment, &self.manifest.schema, &columns.fields)
+            .map_err(|error| changed(&self.address, self.version(), error))
+    }
+
+    fn ids(&self) -> Result<Arc<RowIds>> {
+        self.row_ids
+            .get_or_make(|| RowIds::new(&self.manifest, &self.layout))
+    }
+}
+
+/// Columns of a table, as its data files name them.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    fields: Schema,
+    schema: SchemaRef,
+}
+
+impl Columns {
+    /// The schema of the blocks read.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+/// A tag's file.
+#[derive(serde::Deserialize)]
+struct Tag {
+    branch: Option<String>,
+    version: u64,
+}
+
+async fn read_tag(main: &Place, uri: &str, name: &str) -> Result<Tag> {
+    let path = main
+        .join("_refs")
+        .join("tags")
+        .path
+        .join(format!("{name}.json"));
+    let no_tag = |reason: String| Error::NotFound {
+        uri: format!("{uri} (tag {name})"),
+        reason,
+    };
+    let bytes = main.store.read_one_all(&path).await;
+    let bytes = bytes.map_err(|_| no_tag("the table has no tag of this name".to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
+        path: path.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
+    let uri = &address.uri;
+    let lance = |error: &lance_core::Error| Error::lance(uri, error);
+    let params = Some(storage::params(&address.options));
+    let handler = commit_handler_from_url(uri, &params)
+        .await
+        .map_err(|e| lance(&e))?;
+    let location = match address.version {
+        Version::Number(version) => {
+            handler
+                .resolve_version_location(&root.path, version, root.store.inner.as_ref())
+                .await
+        }
+        _ => {
+            handler
+                .resolve_latest_location(&root.path, &root.store)
+                .await
+        }
+    };
+    let location = location.map_err(|e| no_table(uri, lance(&e)))?;
+    let manifest = read_manifest(&root.store, &location.path, location.size).await;
+    match (manifest, &address.version) {
+        (Ok(manifest), _) => Ok(manifest),
+        (Err(error), Version::Number(version)) => match lance(&error) {
+            Error::NotFound { .. } if exists(root, handler.as_ref()).await => {
+                Err(Error::TableChanged {
+                    uri: uri.clone(),
+                    version: *version,
+                    reason: "its manifest".to_string(),
+                })
+            }
+            error => Err(no_table(uri, error)),
+        },
+        (Err(error), _) => Err(no_table(uri, lance(&error))),
+    }
+}
+
+async fn exists(root: &Place, handler: &dyn CommitHandler) -> bool {
+    handler
+        .resolve_latest_location(&root.path, &root.store)
+        .await
+        .is_ok()
+}
+
+/// "Not found" of a file inside a table means, for a user, that the table is not there.
+fn no_table(uri: &str, error: Error) -> Error {
+    match error {
+        Error::NotFound { .. } => Error::NotFound {
+            uri: uri.to_string(),
+            reason: "it has no manifest".to_string(),
+        },
+        other => other,
+    }
+}
+
+/// "Not found" of a file that the manifest names means that the version was cleaned away.
+fn changed(address: &Address, version: u64, error: Error) -> Error {
+    match error {
+        Error::NotFound { uri: path, .. } => Error::TableChanged {
+            uri: address.uri.clone(),
+            version,
+            reason: path,
+        },
+        other => other,
+    }
+}
+
+/// Refuses what this reader does not know.
+fn check(uri: &str, manifest: &Manifest) -> Result<()> {
+    let unsupported = |what: &str| Err(Error::Unsupported(format!("{uri}: {what}")));
+    ensure_can_read_manifest(manifest).map_err(|error| Error::lance(uri, &error))?;
+    for fragment in manifest.fragments.iter() {
+        if !fragment.overlays.is_empty() {
+            return unsupported("data overlay files");
+        }
+        for file in &fragment.files {
+            match file.file_version() {
+                Ok(ConcreteFileVersion::V1) => {
+                    return unsupported("data files of the legacy format 0.1");
+                }
+                Ok(_) => {}
+                Err(error) => return Err(Error::lance(&file.path, &error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn field_at<'a>(schema: &'a Schema, path: &[String]) -> Result<&'a Field> {
+    let missing = || Error::Bug(format!("{} is not in the schema", path.join(".")));
+    let mut fields = &schema.fields;
+    let mut found = None;
+    for name in path {
+        let field = fields
+            .iter()
+            .find(|field| field.name == *name)
+            .ok_or_else(missing)?;
+        fields = &field.children;
+        found = Some(field);
+    }
+    found.ok_or_else(missing)
+}
+
+/// Refuses columns that a decoder alone cannot give.
+fn readable(field: &Field) -> Result<()> {
+    let unsupported = |what: &str| {
+        Err(Error::Unsupported(format!(
+            "column `{}`: {what}",
+            field.name
+        )))
+    };
+    if field.is_blob() {
+        return unsupported("blobs stored outside their rows");
+    }
+    if field.extension_name() == Some("lance.json") {
+        return unsupported("JSON");
+    }
+    if matches!(field.data_type(), DataType::Dictionary(..)) && field.dictionary.is_some() {
+        return unsupported("a dictionary kept in the manifest");
+    }
+    field.children.iter().try_for_each(readable)
+}
