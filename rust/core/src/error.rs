@@ -45,8 +45,8 @@ pub enum Error {
 
     /// The version an open table was pinned to is gone, or its files are.
     #[error(
-        "version {version} of {uri} is no longer there ({reason}, not found): it was pinned when the \
-         table was opened and has been cleaned away since; tag a version to keep it"
+        "version {version} of {uri} is not there ({reason} was not found): if it was pinned before, it \
+         has been cleaned away since; tag a version to keep it"
     )]
     TableChanged {
         /// The table.
@@ -119,10 +119,7 @@ impl Error {
 
     /// What Arrow reported while decoding `path`.
     pub fn arrow(path: impl std::fmt::Display, error: &arrow_schema::ArrowError) -> Self {
-        Self::Corrupt {
-            path: path.to_string(),
-            reason: without_location(&error.to_string()),
-        }
+        Self::Corrupt { path: path.to_string(), reason: without_location(&error.to_string()) }
     }
 
     /// What the operating system reported for `path`.
@@ -179,22 +176,14 @@ fn nearest(name: &str, known: &[String]) -> String {
         return "the table has no columns".to_string();
     }
     let quote = |names: &[&String]| {
-        names
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     };
     let mut names: Vec<&String> = known.iter().collect();
     if names.len() <= SHOWN {
         return format!("the columns are {}", quote(&names));
     }
     names.sort_by_key(|candidate| distance(name, candidate));
-    format!(
-        "the nearest of {} columns are {}",
-        known.len(),
-        quote(&names[..SHOWN])
-    )
+    format!("the nearest of {} columns are {}", known.len(), quote(&names[..SHOWN]))
 }
 
 /// Levenshtein distance between the lower-cased names.
@@ -220,21 +209,10 @@ mod tests {
 
     #[test]
     fn a_wrong_name_lists_the_nearest_columns() {
-        let known: Vec<String> = [
-            "dep_delay",
-            "arr_delay",
-            "carrier",
-            "hour",
-            "minute",
-            "dest",
-        ]
-        .map(String::from)
-        .to_vec();
-        let message = Error::NoColumn {
-            name: "dep_dealy".into(),
-            known,
-        }
-        .to_string();
+        let known: Vec<String> = ["dep_delay", "arr_delay", "carrier", "hour", "minute", "dest"]
+            .map(String::from)
+            .to_vec();
+        let message = Error::NoColumn { name: "dep_dealy".into(), known }.to_string();
         assert!(
             message.starts_with(
                 "column `dep_dealy` does not exist; the nearest of 6 columns are `dep_delay`"

@@ -32,6 +32,22 @@ pub struct Gathered {
     pub is_owned: bool,
 }
 
+impl Gathered {
+    /// The same rows in buffers that nothing else holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`gather`].
+    pub fn to_owned(&self) -> Result<Self> {
+        if self.is_owned {
+            return Ok(self.clone());
+        }
+        let places = (0..self.batch.num_rows()).map(|row| (0, row)).collect();
+        let blocks = std::slice::from_ref(&self.batch);
+        gather(self.batch.schema_ref(), blocks, &Rows::Picked(places))
+    }
+}
+
 /// Puts rows of `blocks` together.
 ///
 /// `blocks` all have the columns of `schema`. With [`Rows::AsRead`] the answer is all rows of all
@@ -51,14 +67,8 @@ pub fn gather(schema: &SchemaRef, blocks: &[RecordBatch], rows: &Rows) -> Result
                     parts => arrow_select::concat::concat(parts).map_err(|error| too_large(&error)),
                 }
             };
-            let columns = (0..schema.fields().len())
-                .map(concat)
-                .collect::<Result<Vec<_>>>()?;
-            (
-                columns,
-                blocks.iter().map(RecordBatch::num_rows).sum(),
-                true,
-            )
+            let columns = (0..schema.fields().len()).map(concat).collect::<Result<Vec<_>>>()?;
+            (columns, blocks.iter().map(RecordBatch::num_rows).sum(), true)
         }
         (Rows::Picked(places), blocks) => {
             let column = |at: usize| {
@@ -68,16 +78,11 @@ pub fn gather(schema: &SchemaRef, blocks: &[RecordBatch], rows: &Rows) -> Result
                     parts => gather_column(parts, places),
                 }
             };
-            let columns = (0..schema.fields().len())
-                .map(column)
-                .collect::<Result<Vec<_>>>()?;
+            let columns = (0..schema.fields().len()).map(column).collect::<Result<Vec<_>>>()?;
             (columns, places.len(), true)
         }
     };
-    Ok(Gathered {
-        batch: batch(Arc::clone(schema), columns, num_rows)?,
-        is_owned,
-    })
+    Ok(Gathered { batch: batch(Arc::clone(schema), columns, num_rows)?, is_owned })
 }
 
 /// One column: `parts` has the same type in every block, and at least one block.
@@ -153,10 +158,7 @@ fn copy<const WIDTH: usize>(blocks: &[&[u8]], places: &[Place]) -> Buffer {
 /// The validity of the answer, or `None` if all its rows are valid.
 fn nulls(parts: &[&ArrayRef], places: &[Place]) -> Option<NullBuffer> {
     let parts: Vec<Option<&NullBuffer>> = parts.iter().map(|part| part.nulls()).collect();
-    if parts
-        .iter()
-        .all(|nulls| nulls.is_none_or(|nulls| nulls.null_count() == 0))
-    {
+    if parts.iter().all(|nulls| nulls.is_none_or(|nulls| nulls.null_count() == 0)) {
         return None;
     }
     let is_valid = |&(block, row): &Place| parts[block].is_none_or(|nulls| nulls.is_valid(row));
@@ -165,10 +167,7 @@ fn nulls(parts: &[&ArrayRef], places: &[Place]) -> Option<NullBuffer> {
 }
 
 fn booleans(parts: &[&ArrayRef], places: &[Place]) -> ArrayRef {
-    let values: Vec<&BooleanBuffer> = parts
-        .iter()
-        .map(|part| part.as_boolean().values())
-        .collect();
+    let values: Vec<&BooleanBuffer> = parts.iter().map(|part| part.as_boolean().values()).collect();
     let bit = |at: usize| {
         let (block, row) = places[at];
         values[block].value(row)
@@ -188,9 +187,7 @@ fn byte_strings<T: ByteArrayType>(parts: &[&ArrayRef], places: &[Place]) -> Resu
     }
     let nulls = nulls(parts, places);
     let array = GenericByteArray::<T>::try_new(new_offsets, values.into(), nulls);
-    Ok(Arc::new(array.map_err(|error| {
-        Error::arrow("a string column", &error)
-    })?))
+    Ok(Arc::new(array.map_err(|error| Error::arrow("a string column", &error))?))
 }
 
 /// Where the values of each row lie in its block.
@@ -213,10 +210,7 @@ fn ranges<O: OffsetSizeTrait>(
         num_values += range.len();
         let end = O::from_usize(num_values).ok_or_else(|| {
             Error::invalid(
-                format!(
-                    "{} rows with more than {num_values} values in one column",
-                    places.len()
-                ),
+                format!("{} rows with more than {num_values} values in one column", places.len()),
                 "fewer rows per batch, as its offsets have 32 bits",
             )
         })?;
@@ -232,10 +226,7 @@ fn lists<O: OffsetSizeTrait>(parts: &[&ArrayRef], places: &[Place]) -> Result<Ar
     let offsets: Vec<&[O]> = arrays.iter().map(|array| array.value_offsets()).collect();
     let (ranges, new_offsets) = ranges(&offsets, places)?;
     let values = gather_runs(
-        &arrays
-            .iter()
-            .map(|array| array.values())
-            .collect::<Vec<_>>(),
+        &arrays.iter().map(|array| array.values()).collect::<Vec<_>>(),
         places,
         &ranges,
     )?;
@@ -259,37 +250,24 @@ fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Resul
             let start = (data.offset() + range.start) * width;
             out.extend_from_slice(&data.buffers()[0][start..start + range.len() * width]);
         }
-        let built = ArrayData::builder(data_type.clone())
-            .len(ranges.num_values)
-            .add_buffer(out.into());
+        let built =
+            ArrayData::builder(data_type.clone()).len(ranges.num_values).add_buffer(out.into());
         return Ok(make_array(built.build().map_err(bug)?));
     }
     let each = places.iter().zip(&ranges.each);
-    let inner: Vec<Place> = each
-        .flat_map(|(&(block, _), range)| range.clone().map(move |row| (block, row)))
-        .collect();
+    let inner: Vec<Place> =
+        each.flat_map(|(&(block, _), range)| range.clone().map(move |row| (block, row))).collect();
     gather_column(values, &inner)
 }
 
 fn fixed_size_lists(parts: &[&ArrayRef], places: &[Place], size: i32) -> Result<ArrayRef> {
     let len = usize::try_from(size).map_err(|_| Error::Bug(format!("lists of {size}")))?;
-    let values: Vec<&ArrayRef> = parts
-        .iter()
-        .map(|p| p.as_fixed_size_list().values())
-        .collect();
-    let each = places
-        .iter()
-        .map(|&(_, row)| row * len..(row + 1) * len)
-        .collect();
-    let ranges = Ranges {
-        each,
-        num_values: places.len() * len,
-    };
+    let values: Vec<&ArrayRef> = parts.iter().map(|p| p.as_fixed_size_list().values()).collect();
+    let each = places.iter().map(|&(_, row)| row * len..(row + 1) * len).collect();
+    let ranges = Ranges { each, num_values: places.len() * len };
     let values = gather_runs(&values, places, &ranges)?;
     let DataType::FixedSizeList(field, _) = parts[0].data_type() else {
-        return Err(Error::Bug(
-            "a fixed-size list column of another type".into(),
-        ));
+        return Err(Error::Bug("a fixed-size list column of another type".into()));
     };
     let nulls = nulls(parts, places);
     let array = FixedSizeListArray::try_new_with_length(
@@ -305,17 +283,9 @@ fn fixed_size_lists(parts: &[&ArrayRef], places: &[Place], size: i32) -> Result<
 fn structs(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
     let arrays: Vec<&StructArray> = parts.iter().map(|part| part.as_struct()).collect();
     let child = |at: usize| {
-        gather_column(
-            &arrays
-                .iter()
-                .map(|array| array.column(at))
-                .collect::<Vec<_>>(),
-            places,
-        )
+        gather_column(&arrays.iter().map(|array| array.column(at)).collect::<Vec<_>>(), places)
     };
-    let children = (0..arrays[0].num_columns())
-        .map(child)
-        .collect::<Result<Vec<_>>>()?;
+    let children = (0..arrays[0].num_columns()).map(child).collect::<Result<Vec<_>>>()?;
     let fields = arrays[0].fields().clone();
     let nulls = nulls(parts, places);
     let array = StructArray::try_new_with_length(fields, children, nulls, places.len());
@@ -323,12 +293,154 @@ fn structs(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
 }
 
 fn too_large(error: &ArrowError) -> Error {
-    Error::invalid(
-        format!("these rows in one batch ({error})"),
-        "fewer rows per batch",
-    )
+    Error::invalid(format!("these rows in one batch ({error})"), "fewer rows per batch")
 }
 
 fn bug(error: ArrowError) -> Error {
     Error::Bug(format!("gathered columns do not fit: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::types::{Int32Type, Int64Type};
+    use arrow_array::{
+        BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array,
+        Int8Array, Int32Array, LargeBinaryArray, LargeStringArray, ListArray, NullArray,
+        StringArray, StringViewArray, TimestampMicrosecondArray, UInt64Array,
+    };
+    use arrow_schema::{Field, Schema};
+    use proptest::prelude::*;
+
+    /// Some null, some repeated, in the range of every type used here.
+    fn values() -> impl Strategy<Value = Vec<Option<i8>>> {
+        prop::collection::vec(prop::option::weighted(0.8, 0_i8..100), 1..12)
+    }
+
+    fn text(value: i8) -> String {
+        "xyz".repeat(usize::try_from(value).unwrap() % 5)
+    }
+
+    /// The same values as a column of every type we gather.
+    fn columns(values: &[Option<i8>]) -> Vec<ArrayRef> {
+        let texts = || values.iter().map(|v| v.map(text));
+        let bytes = || values.iter().map(|v| v.map(|v| text(v).into_bytes()));
+        let lists = || {
+            let list = |v: i8| (0..v % 4).map(|k| (k > 0).then_some(i32::from(k + v))).collect();
+            values.iter().map(move |v| v.map(list)).collect::<Vec<Option<Vec<Option<i32>>>>>()
+        };
+        let dense = |v: &Option<i8>| {
+            Some((0..v.unwrap_or(0) % 3).map(|k| Some(i64::from(k))).collect::<Vec<_>>())
+        };
+        let vectors = values.iter().map(|v| v.map(|v| vec![Some(i32::from(v)), None, Some(7)]));
+        let coded: DictionaryArray<Int32Type> =
+            texts().collect::<Vec<_>>().iter().map(Option::as_deref).collect();
+        let inner: ArrayRef =
+            Arc::new(Int32Array::from_iter(values.iter().map(|v| v.map(i32::from))));
+        let inner_field = Field::new("inner", DataType::Int32, true);
+        let valid = NullBuffer::from_iter(values.iter().map(|v| v.is_some_and(|v| v % 2 == 0)));
+        let floats = Float32Array::from_iter_values(
+            values.iter().flat_map(|v| [f32::from(v.unwrap_or(1)); 3]),
+        );
+        let item = Arc::new(Field::new("item", DataType::Float32, false));
+        vec![
+            Arc::new(Int8Array::from(values.to_vec())),
+            Arc::new(UInt64Array::from_iter(
+                values.iter().map(|v| v.map(|v| u64::try_from(v).unwrap())),
+            )),
+            Arc::new(Float32Array::from_iter(values.iter().map(|v| v.map(f32::from)))),
+            Arc::new(Decimal128Array::from_iter(values.iter().map(|v| v.map(i128::from)))),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter(values.iter().map(|v| v.map(i64::from)))
+                    .with_timezone("UTC"),
+            ),
+            Arc::new(BooleanArray::from_iter(values.iter().map(|v| v.map(|v| v % 2 == 0)))),
+            Arc::new(StringArray::from_iter(texts())),
+            Arc::new(LargeStringArray::from_iter(texts())),
+            Arc::new(StringViewArray::from_iter(texts())),
+            Arc::new(BinaryArray::from_iter(bytes())),
+            Arc::new(LargeBinaryArray::from_iter(bytes())),
+            Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(
+                    values.iter().map(|v| v.map(|v| [v.unsigned_abs(); 3])),
+                    3,
+                )
+                .unwrap(),
+            ),
+            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists())),
+            Arc::new(GenericListArray::<i64>::from_iter_primitive::<Int64Type, _, _>(
+                values.iter().map(dense),
+            )),
+            Arc::new(FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(vectors, 3)),
+            Arc::new(FixedSizeListArray::new(item, 3, Arc::new(floats), None)),
+            Arc::new(StructArray::new(vec![inner_field].into(), vec![inner], Some(valid))),
+            Arc::new(coded),
+            Arc::new(NullArray::new(values.len())),
+        ]
+    }
+
+    fn block(values: &[Option<i8>]) -> RecordBatch {
+        let columns = columns(values);
+        let field = |(at, column): (usize, &ArrayRef)| {
+            Field::new(at.to_string(), column.data_type().clone(), true)
+        };
+        let schema = Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>());
+        RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_type_is_gathered_as_by_arrow(
+            blocks in prop::collection::vec((values(), 0_usize..3), 1..4),
+            picks in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 0..20),
+        ) {
+            // Sliced, so that offsets of arrays count.
+            let slice = |(values, cut): &(Vec<Option<i8>>, usize)| {
+                let block = block(values);
+                let cut = *cut % block.num_rows();
+                block.slice(cut, block.num_rows() - cut)
+            };
+            let blocks: Vec<RecordBatch> = blocks.iter().map(slice).collect();
+            let place = |(block, row): &(prop::sample::Index, prop::sample::Index)| {
+                let block = block.index(blocks.len());
+                (block, row.index(blocks[block].num_rows()))
+            };
+            let places: Vec<Place> = picks.iter().map(place).collect();
+            let schema = blocks[0].schema();
+            let answer = gather(&schema, &blocks, &Rows::Picked(places.clone())).unwrap();
+            prop_assert!(answer.is_owned);
+            prop_assert_eq!(answer.batch.num_rows(), places.len());
+            for (at, column) in answer.batch.columns().iter().enumerate() {
+                let parts: Vec<&dyn Array> = blocks.iter().map(|b| b.column(at).as_ref()).collect();
+                let wanted = arrow_select::interleave::interleave(&parts, &places).unwrap();
+                prop_assert_eq!(column, &wanted, "{}", wanted.data_type());
+                prop_assert!(column.to_data().validate_full().is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn one_block_as_read_is_shared_and_several_are_copied() {
+        let one = block(&[Some(1), None]);
+        let schema = one.schema();
+        let shared = gather(&schema, std::slice::from_ref(&one), &Rows::AsRead).unwrap();
+        assert!(!shared.is_owned);
+        assert_eq!(shared.batch, one);
+        let two = gather(&schema, &[one.clone(), block(&[Some(3)])], &Rows::AsRead).unwrap();
+        assert!(two.is_owned);
+        assert_eq!(two.batch.num_rows(), 3);
+        let none = gather(&schema, &[], &Rows::AsRead).unwrap();
+        assert_eq!((none.batch.num_rows(), none.batch.num_columns()), (0, one.num_columns()));
+        let none = gather(&schema, &[], &Rows::Picked(vec![])).unwrap();
+        assert_eq!(none.batch.schema(), schema);
+    }
+
+    #[test]
+    fn strings_beyond_two_gigabytes_are_refused() {
+        let text = StringArray::from(vec!["x".repeat(1 << 20)]);
+        let block = RecordBatch::try_from_iter([("text", Arc::new(text) as ArrayRef)]).unwrap();
+        let places = vec![(0, 0); 2048];
+        let error = gather(&block.schema(), &[block], &Rows::Picked(places)).unwrap_err();
+        assert!(error.to_string().contains("fewer rows per batch"), "{error}");
+    }
 }

@@ -38,10 +38,7 @@ pub fn lancedb_splits(
     }
     let add = |sum: u64, &weight| sum.checked_add(weight);
     let Some(total) = weights.iter().chain([&discard_weight]).try_fold(0, add) else {
-        return Err(Error::invalid(
-            format!("{weights:?}"),
-            "weights that sum to less than 2^64",
-        ));
+        return Err(Error::invalid(format!("{weights:?}"), "weights that sum to less than 2^64"));
     };
     let ends: Vec<u64> = weights
         .iter()
@@ -104,27 +101,19 @@ fn append(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
         DataType::Float64 => floats::<Float64Type>(column, rows),
         DataType::Boolean => {
             let values = column.as_boolean();
-            write(column, rows, |at, row| {
-                integer(values.value(at).into(), row)
-            });
+            write(column, rows, |at, row| integer(values.value(at).into(), row));
         }
         DataType::Utf8 => {
             let values = column.as_string::<i32>();
-            write(column, rows, |at, row| {
-                string(values.value(at).as_bytes(), row)
-            });
+            write(column, rows, |at, row| string(values.value(at).as_bytes(), row));
         }
         DataType::LargeUtf8 => {
             let values = column.as_string::<i64>();
-            write(column, rows, |at, row| {
-                string(values.value(at).as_bytes(), row)
-            });
+            write(column, rows, |at, row| string(values.value(at).as_bytes(), row));
         }
         DataType::Utf8View => {
             let values = column.as_string_view();
-            write(column, rows, |at, row| {
-                string(values.value(at).as_bytes(), row)
-            });
+            write(column, rows, |at, row| string(values.value(at).as_bytes(), row));
         }
         DataType::Binary => {
             let values = column.as_binary::<i32>();
@@ -141,15 +130,10 @@ fn append(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
         DataType::Dictionary(..) => {
             let dictionary = column.as_any_dictionary();
             let values = take(dictionary.values(), dictionary.keys(), None);
-            append(
-                &values.map_err(|error| Error::arrow("a dictionary", &error))?,
-                rows,
-            )?;
+            append(&values.map_err(|error| Error::arrow("a dictionary", &error))?, rows)?;
         }
         other => {
-            return Err(Error::Unsupported(format!(
-                "hashing a column of type {other}"
-            )));
+            return Err(Error::Unsupported(format!("hashing a column of type {other}")));
         }
     }
     Ok(())
@@ -168,9 +152,7 @@ fn write(column: &ArrayRef, rows: &mut [Vec<u8>], value: impl Fn(usize, &mut Vec
 
 fn integers<T: ArrowPrimitiveType<Native: Into<i128>>>(column: &ArrayRef, rows: &mut [Vec<u8>]) {
     let values = column.as_primitive::<T>();
-    write(column, rows, |at, row| {
-        integer(values.value(at).into(), row)
-    });
+    write(column, rows, |at, row| integer(values.value(at).into(), row));
 }
 
 fn floats<T: ArrowPrimitiveType<Native: Into<f64>>>(column: &ArrayRef, rows: &mut [Vec<u8>]) {
@@ -178,11 +160,7 @@ fn floats<T: ArrowPrimitiveType<Native: Into<f64>>>(column: &ArrayRef, rows: &mu
     write(column, rows, |at, row| {
         let value: f64 = values.value(at).into();
         // Adding 0 turns -0 into 0.
-        let value = if value.is_nan() {
-            f64::NAN
-        } else {
-            value + 0.0
-        };
+        let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
         row.extend(value.to_bits().to_le_bytes());
     });
 }
@@ -199,9 +177,7 @@ fn string(value: &[u8], row: &mut Vec<u8>) {
 /// The same values under another type of the same width.
 fn reinterpret(column: &ArrayRef, data_type: DataType) -> Result<ArrayRef> {
     let data = column.to_data().into_builder().data_type(data_type).build();
-    Ok(make_array(
-        data.map_err(|error| Error::Bug(error.to_string()))?,
-    ))
+    Ok(make_array(data.map_err(|error| Error::Bug(error.to_string()))?))
 }
 
 #[cfg(test)]
@@ -221,18 +197,8 @@ mod tests {
     fn splits_of_lancedb_0_40_are_reproduced() {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
         let splits = lancedb_splits(&[ids], &[1, 2], 1).unwrap();
-        let wanted = [
-            None,
-            Some(1),
-            Some(0),
-            Some(1),
-            Some(0),
-            Some(0),
-            Some(1),
-            Some(0),
-            Some(1),
-            None,
-        ];
+        let wanted =
+            [None, Some(1), Some(0), Some(1), Some(0), Some(0), Some(1), Some(0), Some(1), None];
         assert_eq!(splits, wanted);
     }
 
@@ -253,11 +219,8 @@ mod tests {
         let narrow: ArrayRef = Arc::new(Int32Array::from(vec![Some(5), None, Some(-1)]));
         let wide: ArrayRef = Arc::new(Int64Array::from(vec![Some(5), None, Some(-1)]));
         assert_eq!(hashes(vec![narrow]), hashes(vec![Arc::clone(&wide)]));
-        let time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![
-            Some(5),
-            None,
-            Some(-1),
-        ]));
+        let time: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(5), None, Some(-1)]));
         assert_eq!(hashes(vec![wide]), hashes(vec![time]));
         let strings = ["a", "b", "a"];
         let plain: ArrayRef = Arc::new(StringArray::from_iter_values(strings));
@@ -276,19 +239,11 @@ mod tests {
         let names: ArrayRef = Arc::new(StringArray::from(vec![Some("ab"), Some(""), Some("c")]));
         assert_eq!(
             hashes(vec![Arc::clone(&ids)]),
-            [
-                8_605_392_194_411_325_833,
-                10_248_326_681_473_913_029,
-                3_190_143_244_639_781_093
-            ]
+            [8_605_392_194_411_325_833, 10_248_326_681_473_913_029, 3_190_143_244_639_781_093]
         );
         assert_eq!(
             hashes(vec![ids, names]),
-            [
-                17_426_832_103_293_634_151,
-                4_339_612_841_436_732_519,
-                12_351_966_351_264_021_347
-            ]
+            [17_426_832_103_293_634_151, 4_339_612_841_436_732_519, 12_351_966_351_264_021_347]
         );
     }
 

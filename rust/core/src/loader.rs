@@ -66,11 +66,7 @@ impl Loader {
         if batch_size == 0 {
             return Err(Error::invalid("batch_size 0", "at least 1 row"));
         }
-        let left_over = if drop_last {
-            order.len() % batch_size as u64
-        } else {
-            0
-        };
+        let left_over = if drop_last { order.len() % batch_size as u64 } else { 0 };
         Ok(Self {
             num_rows: order.len() - left_over,
             source: Source { reader, order },
@@ -107,9 +103,7 @@ impl Loader {
             }
         }
         let batch = self.ready.pop_front();
-        self.position += batch
-            .as_ref()
-            .map_or(0, |batch| batch.batch.num_rows() as u64);
+        self.position += batch.as_ref().map_or(0, |batch| batch.batch.num_rows() as u64);
         Ok(batch)
     }
 
@@ -233,14 +227,7 @@ mod tests {
     fn batches(mut loader: Loader) -> Vec<Vec<u64>> {
         let mut batches = Vec::new();
         while let Some(batch) = loader.next_batch().unwrap() {
-            batches.push(
-                batch
-                    .batch
-                    .column(0)
-                    .as_primitive::<UInt64Type>()
-                    .values()
-                    .to_vec(),
-            );
+            batches.push(batch.batch.column(0).as_primitive::<UInt64Type>().values().to_vec());
         }
         assert!(loader.next_batch().unwrap().is_none());
         batches

@@ -118,11 +118,7 @@ impl Projection {
             Source::Column(path) => extract(read, path),
             system => rows(system),
         };
-        let columns = self
-            .outputs
-            .iter()
-            .map(column)
-            .collect::<Result<Vec<_>>>()?;
+        let columns = self.outputs.iter().map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&self.schema), columns, read.num_rows())
     }
 }
@@ -151,11 +147,7 @@ fn resolve(table: &Schema, name: &str) -> Result<(Source, Field)> {
     }
     nested(table, name).ok_or_else(|| Error::NoColumn {
         name: name.to_string(),
-        known: table
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect(),
+        known: table.fields().iter().map(|field| field.name().clone()).collect(),
     })
 }
 
@@ -211,9 +203,7 @@ fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
     }
     let nulls = NullBuffer::union(array.nulls(), Some(outer));
     let data = array.to_data().into_builder().nulls(nulls).build();
-    Ok(make_array(
-        data.map_err(|error| Error::Bug(error.to_string()))?,
-    ))
+    Ok(make_array(data.map_err(|error| Error::Bug(error.to_string()))?))
 }
 
 #[cfg(test)]
@@ -259,38 +249,18 @@ mod tests {
         assert_eq!(path("meta.inner.x"), ["meta", "inner", "x"]);
         assert_eq!(path("meta.a.b"), ["meta", "a.b"]);
         assert_eq!(path("top.dotted"), ["top.dotted"]);
-        for wrong in [
-            "meta.",
-            "meta.inner.y",
-            "meta.width.x",
-            "id.x",
-            "Meta.width",
-            "",
-            ".",
-        ] {
+        for wrong in ["meta.", "meta.inner.y", "meta.width.x", "id.x", "Meta.width", "", "."] {
             let error = project(&[wrong]).unwrap_err();
-            assert!(
-                matches!(&error, Error::NoColumn { name, .. } if name == wrong),
-                "{error}"
-            );
+            assert!(matches!(&error, Error::NoColumn { name, .. } if name == wrong), "{error}");
         }
     }
 
     #[test]
     fn columns_come_out_as_asked_with_names_types_and_metadata() {
-        let columns = [
-            ("offset", ROW_OFFSET),
-            ("w", "meta.width"),
-            ("id", "id"),
-            (ROW_ID, ROW_ID),
-        ];
+        let columns = [("offset", ROW_OFFSET), ("w", "meta.width"), ("id", "id"), (ROW_ID, ROW_ID)];
         let projection = Projection::new(&table(), columns).unwrap();
         let schema = projection.schema();
-        let names: Vec<_> = schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect();
+        let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names, ["offset", "w", "id", "_rowid"]);
         assert!(schema.field(1).is_nullable(), "the struct around it is");
         assert!(!schema.field(2).is_nullable());
@@ -322,9 +292,7 @@ mod tests {
         let rows = |_: &Source| Ok(Arc::new(UInt64Array::from(vec![7, 8, 9])) as ArrayRef);
         let batch = projection.assemble(&read, rows).unwrap();
         assert_eq!(
-            batch
-                .column(0)
-                .as_primitive::<arrow_array::types::Int32Type>(),
+            batch.column(0).as_primitive::<arrow_array::types::Int32Type>(),
             &Int32Array::from(vec![Some(1), None, Some(3)])
         );
         assert_eq!(batch.num_rows(), 3);

@@ -46,19 +46,14 @@ impl<T> PerProcess<T> {
     pub fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         let pid = std::process::id();
         let mine = |made: &Option<Arc<Made<T>>>| {
-            made.as_ref()
-                .filter(|made| made.pid == pid)
-                .map(|made| Arc::clone(&made.value))
+            made.as_ref().filter(|made| made.pid == pid).map(|made| Arc::clone(&made.value))
         };
         let found = self.0.load_full();
         if let Some(value) = mine(&found) {
             return Ok(value);
         }
         let value = Arc::new(make()?);
-        let made = Made {
-            pid,
-            value: Arc::clone(&value),
-        };
+        let made = Made { pid, value: Arc::clone(&value) };
         let before = self.0.compare_and_swap(&found, Some(Arc::new(made)));
         let value = mine(&before).unwrap_or(value);
         if let Some(inherited) = found {
@@ -143,9 +138,7 @@ pub(crate) fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let handle = runtime()?.spawn_blocking(work);
     wait(async {
-        handle
-            .await
-            .unwrap_or_else(|error| Err(Error::Bug(format!("a reader stopped: {error}"))))
+        handle.await.unwrap_or_else(|error| Err(Error::Bug(format!("a reader stopped: {error}"))))
     })
 }
 
@@ -158,10 +151,7 @@ pub(crate) fn blocking<T: Send + 'static>(
 /// [`Error::Io`] if the system has no thread to give.
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let thread = std::thread::Builder::new().name(name.to_string());
-    thread
-        .spawn(work)
-        .map(drop)
-        .map_err(|error| Error::io("a thread", &error))
+    thread.spawn(work).map(drop).map_err(|error| Error::io("a thread", &error))
 }
 
 #[cfg(test)]
@@ -186,10 +176,7 @@ mod tests {
                 panic!("a parent's value was dropped in a child");
             }
         }
-        let inherited = Made {
-            pid: std::process::id() + 1,
-            value: Arc::new(Loud),
-        };
+        let inherited = Made { pid: std::process::id() + 1, value: Arc::new(Loud) };
         let cell = PerProcess(ArcSwapOption::from_pointee(inherited));
         assert!(cell.get().is_none());
         let mine = cell.get_or_make(|| Ok(Loud)).unwrap();

@@ -1,1 +1,33 @@
-//! native
+//! What Python sees of `lanceloader-core`.
+//!
+//! Glue only: arguments are checked and turned into core types, work runs without the interpreter,
+//! and batches leave by capsule. There is no loop over rows here.
+
+mod arguments;
+mod enter;
+mod errors;
+mod handoff;
+mod loader;
+mod order;
+mod table;
+
+use pyo3::pymodule;
+
+/// The compiled part of lanceloader. Use the classes of `lanceloader` instead.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::handoff::Batch;
+    #[pymodule_export]
+    use crate::loader::Loader;
+    #[pymodule_export]
+    use crate::order::{Order, fold, grouped, lancedb_shuffle, split_counts, stratified};
+    #[pymodule_export]
+    use crate::table::{Reader, Table, lancedb_hash_splits, stable_hashes};
+
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::enter::install();
+        Ok(())
+    }
+}

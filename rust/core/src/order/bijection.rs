@@ -152,11 +152,7 @@ impl Network {
         for key in &mut keys {
             *key = low(stream.next());
         }
-        Self {
-            a: low(a),
-            b: low(b),
-            keys,
-        }
+        Self { a: low(a), b: low(b), keys }
     }
 
     fn split(&self, value: u64) -> (u32, u32) {
@@ -165,9 +161,7 @@ impl Network {
     }
 
     fn join(&self, l: u32, r: u32) -> u64 {
-        u64::from(l)
-            .wrapping_mul(u64::from(self.b))
-            .wrapping_add(u64::from(r))
+        u64::from(l).wrapping_mul(u64::from(self.b)).wrapping_add(u64::from(r))
     }
 
     fn apply(&self, n: u64, values: &mut [u64]) {
@@ -269,10 +263,7 @@ fn subtract(x: u32, y: u32, radix: u32) -> u32 {
     difference.min(difference.wrapping_add(radix))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the low half is what is wanted"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
 #[inline(always)]
 const fn low(x: u64) -> u32 {
     x as u32
@@ -283,10 +274,7 @@ const fn high(x: u64) -> u32 {
     low(x >> 32)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "only called below TABLE_ROWS"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "only called below TABLE_ROWS")]
 fn index(x: u64) -> usize {
     x as usize
 }
@@ -332,10 +320,7 @@ impl SplitMix64 {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         loop {
             let product = u128::from(self.next()) * u128::from(bound);
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "the low word decides on a retry"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "the low word decides on a retry")]
             let low = product as u64;
             if low >= bound.wrapping_neg() % bound {
                 #[expect(clippy::cast_possible_truncation, reason = "the high word fits")]
@@ -375,14 +360,7 @@ mod tests {
 
     #[test]
     fn large_domains_invert_and_agree_in_bulk() {
-        let domains = [
-            1 << 32,
-            (1 << 32) + 1,
-            1 << 40,
-            (1 << 40) + 1,
-            1_000_000_000_000,
-            MAX_ROWS,
-        ];
+        let domains = [1 << 32, (1 << 32) + 1, 1 << 40, (1 << 40) + 1, 1_000_000_000_000, MAX_ROWS];
         for n in domains {
             let bijection = Bijection::new(n, 7).unwrap();
             for start in [0, 1, n / 2 - 77, n - 1000] {
@@ -406,10 +384,7 @@ mod tests {
         for seed in 0..64 {
             for epoch in 0..64 {
                 for purpose in [Purpose::Shuffle, Purpose::Split, Purpose::Sample] {
-                    assert!(
-                        keys.insert(key(purpose, seed, epoch)),
-                        "{seed} {epoch} {purpose:?}"
-                    );
+                    assert!(keys.insert(key(purpose, seed, epoch)), "{seed} {epoch} {purpose:?}");
                 }
             }
         }
@@ -426,9 +401,7 @@ mod tests {
     fn every_permutation_of_few_rows_is_equally_likely() {
         let mut counts = std::collections::HashMap::new();
         for seed in 0..240_000 {
-            *counts
-                .entry(images(5, key(Purpose::Shuffle, seed, 0)))
-                .or_insert(0) += 1;
+            *counts.entry(images(5, key(Purpose::Shuffle, seed, 0))).or_insert(0) += 1;
         }
         let counts: Vec<u32> = counts.into_values().collect();
         assert_eq!(counts.len(), 120);
@@ -449,11 +422,7 @@ mod tests {
                 }
             }
             // Unequal cell sizes add at most (16 / n)² · pairs to χ², which n = 257 keeps below 2.
-            assert!(
-                chi_square(&counts) < 2.5,
-                "n = {n}: {}",
-                chi_square(&counts)
-            );
+            assert!(chi_square(&counts) < 2.5, "n = {n}: {}", chi_square(&counts));
         }
     }
 
@@ -473,11 +442,7 @@ mod tests {
                 jump += pair[0].abs_diff(pair[1]) as f64 / n as f64;
             }
             // Chance gives a correlation of about 1/√n = 0.003 and a mean jump of a third.
-            assert!(
-                (covariance / variance).abs() < 0.015,
-                "{}",
-                covariance / variance
-            );
+            assert!((covariance / variance).abs() < 0.015, "{}", covariance / variance);
             assert!((jump / (n - 1) as f64 - 1.0 / 3.0).abs() < 0.005);
         }
     }
@@ -502,14 +467,7 @@ mod tests {
         (256, 42, 0, [243, 216, 96, 203, 46, 198, 253, 88]),
         (257, 42, 0, [9, 104, 3, 207, 47, 107, 79, 49]),
         (1_000, 7, 3, [392, 339, 861, 295, 374, 463, 22, 232]),
-        (
-            1_000_000,
-            7,
-            0,
-            [
-                893_288, 382_883, 671_945, 455_270, 260_276, 689_685, 366_010, 397_184,
-            ],
-        ),
+        (1_000_000, 7, 0, [893_288, 382_883, 671_945, 455_270, 260_276, 689_685, 366_010, 397_184]),
         (
             4_294_967_297,
             0,

@@ -136,10 +136,7 @@ impl Bitmap {
     ///
     /// [`Error::Invalid`] if the bytes are something else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut bitmap = Self {
-            ranks: vec![0],
-            ..Self::default()
-        };
+        let mut bitmap = Self { ranks: vec![0], ..Self::default() };
         let mut cursor = Cursor { bytes };
         for _ in 0..cursor.u64()? {
             let key = cursor.u64()?;
@@ -239,10 +236,7 @@ impl BitmapBuilder {
 
 impl Chunk {
     fn smallest(runs: &[(u16, u16)]) -> Self {
-        let len: usize = runs
-            .iter()
-            .map(|&(first, last)| usize::from(last - first) + 1)
-            .sum();
+        let len: usize = runs.iter().map(|&(first, last)| usize::from(last - first) + 1).sum();
         let list = if len <= LIST_MAX { len * 2 } else { usize::MAX };
         if runs.len() * size_of::<Run>() <= list.min(size_of::<Bits>()) {
             let mut rank = 0_u16;
@@ -362,9 +356,7 @@ impl Chunk {
             }
             [1] => {
                 let count = usize::from(cursor.u16()?) + 1;
-                let list = (0..count)
-                    .map(|_| cursor.u16())
-                    .collect::<Result<Box<[u16]>>>()?;
+                let list = (0..count).map(|_| cursor.u16()).collect::<Result<Box<[u16]>>>()?;
                 if list.is_sorted_by(|a, b| a < b) {
                     Ok(Self::List(list))
                 } else {
@@ -425,10 +417,7 @@ impl Bits {
 
     fn last_rank(&self) -> u16 {
         let last = BLOCKS - 1;
-        let tail: u32 = self.words[last * BLOCK_WORDS..]
-            .iter()
-            .map(|w| w.count_ones())
-            .sum();
+        let tail: u32 = self.words[last * BLOCK_WORDS..].iter().map(|w| w.count_ones()).sum();
         low16(u64::from(u32::from(self.ranks[last]) + tail - 1))
     }
 }
@@ -542,13 +531,7 @@ mod tests {
     fn ranges_are_the_offsets_in_them() {
         let mut builder = BitmapBuilder::default();
         let mut wanted = Vec::new();
-        for (start, end) in [
-            (3, 3),
-            (5, 9),
-            (9, 12),
-            (65_530, 200_000),
-            (200_001, 200_002),
-        ] {
+        for (start, end) in [(3, 3), (5, 9), (9, 12), (65_530, 200_000), (200_001, 200_002)] {
             builder.push_range(start, end);
             wanted.extend(start..end);
         }

@@ -62,10 +62,7 @@ fn expand(clump_starts: &[u64], clump_size: u64, num_rows: u64) -> Vec<u64> {
     if clump_size == 1 {
         return clump_starts.to_vec();
     }
-    clump_starts
-        .iter()
-        .flat_map(|&start| start..num_rows.min(start + clump_size))
-        .collect()
+    clump_starts.iter().flat_map(|&start| start..num_rows.min(start + clump_size)).collect()
 }
 
 #[cfg(test)]
@@ -79,20 +76,11 @@ mod tests {
             (10, 0, 1, &[3, 0, 5, 8, 6, 1, 2, 7, 9, 4]),
             (10, 42, 1, &[2, 1, 4, 6, 9, 5, 3, 8, 7, 0]),
             (10, 100_003, 1, &[5, 2, 6, 4, 3, 8, 9, 0, 7, 1]),
-            (
-                17,
-                1,
-                1,
-                &[13, 9, 8, 1, 6, 0, 12, 7, 16, 11, 15, 2, 3, 4, 5, 14, 10],
-            ),
+            (17, 1, 1, &[13, 9, 8, 1, 6, 0, 12, 7, 16, 11, 15, 2, 3, 4, 5, 14, 10]),
             (10, 0, 4, &[8, 9, 0, 1, 2, 3, 4, 5, 6, 7]),
         ];
         for (n, seed, clump, wanted) in small {
-            assert_eq!(
-                shuffled(n, seed, clump).unwrap(),
-                wanted,
-                "n = {n}, seed = {seed}"
-            );
+            assert_eq!(shuffled(n, seed, clump).unwrap(), wanted, "n = {n}, seed = {seed}");
         }
         let large = [
             (1_000, 1, 2_035_184_396),
@@ -126,11 +114,7 @@ mod tests {
         for byte in words.iter().flat_map(|word| word.to_le_bytes()) {
             crc ^= u32::from(byte);
             for _ in 0..8 {
-                crc = if crc & 1 == 1 {
-                    crc >> 1 ^ 0xEDB8_8320
-                } else {
-                    crc >> 1
-                };
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
             }
         }
         !crc

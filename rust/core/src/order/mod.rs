@@ -79,26 +79,17 @@ pub enum Listed {
 impl Order {
     /// The offsets `0..num_rows`.
     pub fn all(num_rows: u64) -> Self {
-        Self {
-            len: num_rows,
-            maps: Vec::new(),
-        }
+        Self { len: num_rows, maps: Vec::new() }
     }
 
     /// The members of `rows`, ascending.
     pub fn bitmap(rows: Bitmap) -> Self {
-        Self {
-            len: rows.len(),
-            maps: vec![Map::Bitmap(Arc::new(rows))],
-        }
+        Self { len: rows.len(), maps: vec![Map::Bitmap(Arc::new(rows))] }
     }
 
     /// `offsets` as they stand, repeats included.
     pub fn listed(offsets: Vec<u64>) -> Self {
-        Self {
-            len: offsets.len() as u64,
-            maps: vec![Map::Listed(Arc::new(Listed::new(offsets)))],
-        }
+        Self { len: offsets.len() as u64, maps: vec![Map::Listed(Arc::new(Listed::new(offsets)))] }
     }
 
     /// An order from its maps, position first: the inverse of [`maps`](Self::maps).
@@ -172,9 +163,8 @@ impl Order {
         }
         let count = positions.end.saturating_sub(positions.start);
         let mut out = vec![0; usize::try_from(count).map_err(|_| too_long(count))?];
-        for (chunk, start) in out
-            .chunks_mut(INTERRUPT_ROWS)
-            .zip((positions.start..).step_by(INTERRUPT_ROWS))
+        for (chunk, start) in
+            out.chunks_mut(INTERRUPT_ROWS).zip((positions.start..).step_by(INTERRUPT_ROWS))
         {
             crate::interrupt::check()?;
             self.fill(start, chunk);
@@ -206,10 +196,7 @@ impl Order {
                 return self.search(offset);
             };
             let images = |n, map: &Map| map.images(n);
-            let domain = self.maps[..at]
-                .iter()
-                .try_fold(self.len, images)
-                .unwrap_or(0);
+            let domain = self.maps[..at].iter().try_fold(self.len, images).unwrap_or(0);
             match inverse {
                 Some(position) if position < domain => value = position,
                 _ => return Ok(None),
@@ -238,10 +225,7 @@ impl Order {
     pub fn slice(&self, start: u64, len: u64) -> Result<Self> {
         match start.checked_add(len) {
             Some(end) if end <= self.len => self.picked(Map::Range { start, step: 1 }, len),
-            _ => Err(Error::OutOfRange {
-                offset: start.max(self.len),
-                num_rows: self.len,
-            }),
+            _ => Err(Error::OutOfRange { offset: start.max(self.len), num_rows: self.len }),
         }
     }
 
@@ -331,20 +315,14 @@ impl Order {
         let len = self.len.checked_mul(times);
         let len = len.ok_or_else(|| Error::invalid(format!("{times} repeats"), "fewer rows"))?;
         if self.is_empty() || times == 1 {
-            return Ok(Self {
-                len,
-                ..self.clone()
-            });
+            return Ok(Self { len, ..self.clone() });
         }
         self.picked(Map::Repeat { len: self.len }, len)
     }
 
     /// `orders` laid end to end.
     pub fn concat(orders: Vec<Self>) -> Self {
-        Self {
-            len: orders.iter().map(Self::len).sum(),
-            maps: vec![Map::Concat(orders.into())],
-        }
+        Self { len: orders.iter().map(Self::len).sum(), maps: vec![Map::Concat(orders.into())] }
     }
 
     /// The positions whose offset is a member of `rows`, in the order they stand.
@@ -369,11 +347,7 @@ impl Order {
             position = end;
         }
         let kept = Self::bitmap(kept.finish());
-        if ascending {
-            Ok(kept)
-        } else {
-            self.pick(&kept)
-        }
+        if ascending { Ok(kept) } else { self.pick(&kept) }
     }
 
     /// Bytes of memory it takes, without counting shared parts twice.
@@ -391,13 +365,7 @@ impl Order {
             (Map::Range { start: 0, step: 1 }, _) if len == self.len => {
                 maps.extend_from_slice(&self.maps);
             }
-            (
-                Map::Range { start, step },
-                Some(&Map::Range {
-                    start: base,
-                    step: stride,
-                }),
-            ) => {
+            (Map::Range { start, step }, Some(&Map::Range { start: base, step: stride })) => {
                 let joined = i128::from(base) + i128::from(start) * i128::from(stride);
                 let start = u64::try_from(joined).map_err(|_| too_long(start))?;
                 let step = step.checked_mul(stride).ok_or_else(|| too_long(start))?;
@@ -557,13 +525,7 @@ impl std::fmt::Display for Map {
                 write!(f, "shuffled by seed {} epoch {}", s.seed(), s.epoch())
             }
             Self::Shuffle(s) => {
-                write!(
-                    f,
-                    "shuffled by seed {} epoch {} clump {}",
-                    s.seed(),
-                    s.epoch(),
-                    s.clump()
-                )
+                write!(f, "shuffled by seed {} epoch {} clump {}", s.seed(), s.epoch(), s.clump())
             }
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
@@ -603,9 +565,7 @@ impl Listed {
     fn apply(&self, positions: &mut [u64]) {
         match self {
             Self::Narrow(list) => {
-                positions
-                    .iter_mut()
-                    .for_each(|p| *p = u64::from(list[index(*p)]));
+                positions.iter_mut().for_each(|p| *p = u64::from(list[index(*p)]));
             }
             Self::Wide(list) => positions.iter_mut().for_each(|p| *p = list[index(*p)]),
         }
@@ -646,19 +606,11 @@ impl Listed {
     pub fn from_bytes(width: u8, bytes: &[u8]) -> Result<Self> {
         match width {
             4 if bytes.len().is_multiple_of(4) => {
-                let words = bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|word| u32::from_le_bytes(*word));
+                let words = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
                 Ok(Self::Narrow(words.collect()))
             }
             8 if bytes.len().is_multiple_of(8) => {
-                let words = bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|word| u64::from_le_bytes(*word));
+                let words = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
                 Ok(Self::Wide(words.collect()))
             }
             _ => Err(Error::invalid(
@@ -680,10 +632,7 @@ fn ends(parts: &[Order]) -> Vec<u64> {
 }
 
 /// OK as an index: a list holds every entry in memory.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "positions of a list in memory"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "positions of a list in memory")]
 fn index(position: u64) -> usize {
     position as usize
 }

@@ -33,21 +33,8 @@ impl Shuffle {
         let count = len.div_ceil(clump);
         let clumps = Bijection::new(count, key(purpose, seed, epoch))?;
         let short_len = len % clump;
-        let short_start = if short_len == 0 {
-            len
-        } else {
-            clumps.inverse(count - 1) * clump
-        };
-        Ok(Self {
-            len,
-            seed,
-            epoch,
-            clump,
-            purpose,
-            clumps,
-            short_start,
-            short_len,
-        })
+        let short_start = if short_len == 0 { len } else { clumps.inverse(count - 1) * clump };
+        Ok(Self { len, seed, epoch, clump, purpose, clumps, short_start, short_len })
     }
 
     /// The number of positions.
@@ -112,11 +99,7 @@ impl Shuffle {
     pub fn inverse(&self, value: u64) -> u64 {
         let slot = self.clumps.inverse(value / self.clump);
         let start = slot * self.clump;
-        let shift = if start > self.short_start {
-            self.clump - self.short_len
-        } else {
-            0
-        };
+        let shift = if start > self.short_start { self.clump - self.short_len } else { 0 };
         start - shift + value % self.clump
     }
 
@@ -148,10 +131,7 @@ mod tests {
                 }
                 for pair in out.windows(2) {
                     let boundary = pair[1] % clump == 0;
-                    assert!(
-                        boundary || pair[1] == pair[0] + 1,
-                        "len {len} clump {clump}"
-                    );
+                    assert!(boundary || pair[1] == pair[0] + 1, "len {len} clump {clump}");
                 }
                 let mut sorted = out.clone();
                 sorted.sort_unstable();

@@ -33,9 +33,7 @@ impl Sizes {
         match self {
             Self::Ratios(ratios) => counts_of_ratios(ratios, num_rows),
             Self::Counts(counts) => {
-                let sum = counts
-                    .iter()
-                    .try_fold(0_u64, |sum, &count| sum.checked_add(count));
+                let sum = counts.iter().try_fold(0_u64, |sum, &count| sum.checked_add(count));
                 match sum {
                     _ if counts.is_empty() => Err(empty("counts")),
                     _ if counts.contains(&0) => {
@@ -91,10 +89,7 @@ fn counts_of_ratios(ratios: &[f64], num_rows: u64) -> Result<Vec<u64>> {
             "Split percentages must sum to 1.0 or less, got {sum}"
         )));
     }
-    let mut counts: Vec<u64> = ratios
-        .iter()
-        .map(|ratio| (ratio * rows).round() as u64)
-        .collect();
+    let mut counts: Vec<u64> = ratios.iter().map(|ratio| (ratio * rows).round() as u64).collect();
     let splits = counts.len();
     let total: u64 = counts.iter().sum();
     let mut at = 0;
@@ -130,10 +125,7 @@ pub fn fold(num_rows: u64, folds: u64, fold: u64) -> Result<std::ops::Range<u64>
         ));
     }
     if fold >= folds {
-        return Err(Error::invalid(
-            format!("fold {fold} of {folds}"),
-            "a smaller one",
-        ));
+        return Err(Error::invalid(format!("fold {fold} of {folds}"), "a smaller one"));
     }
     let (whole, extra) = (num_rows / folds, num_rows % folds);
     let start = fold * whole + fold.min(extra);
@@ -158,14 +150,8 @@ pub fn fold(num_rows: u64, folds: u64, fold: u64) -> Result<std::ops::Range<u64>
 pub fn stratified(labels: &[u32], counts: &[u64], seed: u64) -> Result<Vec<Bitmap>> {
     let num_rows = labels.len() as u64;
     let left_over = num_rows - check_sum(num_rows, counts)?;
-    let mut tasks: Vec<Task> = counts
-        .iter()
-        .chain([&left_over])
-        .map(|&count| Task {
-            count,
-            dealt: Vec::new(),
-        })
-        .collect();
+    let mut tasks: Vec<Task> =
+        counts.iter().chain([&left_over]).map(|&count| Task { count, dealt: Vec::new() }).collect();
     let mut row = 0;
     for (label, positions) in (0..).zip(positions_by_code(labels)) {
         let size = positions.len() as u64;
@@ -180,16 +166,12 @@ pub fn stratified(labels: &[u32], counts: &[u64], seed: u64) -> Result<Vec<Bitma
                 .filter(|task| task.is_due(row, num_rows))
                 .min_by_key(|task| task.deadline(num_rows));
             let next = next.expect("one of the shares is always due");
-            next.dealt
-                .push(positions[usize::try_from(place).expect("below a length")]);
+            next.dealt.push(positions[usize::try_from(place).expect("below a length")]);
             row += 1;
         }
     }
     tasks.truncate(counts.len());
-    Ok(tasks
-        .into_iter()
-        .map(|task| Bitmap::from_offsets(task.dealt))
-        .collect())
+    Ok(tasks.into_iter().map(|task| Bitmap::from_offsets(task.dealt)).collect())
 }
 
 /// A split that is dealt rows.
@@ -249,14 +231,9 @@ pub fn grouped(groups: &[u32], counts: &[u64], seed: u64) -> Result<Vec<Bitmap>>
 }
 
 fn check_sum(num_rows: u64, counts: &[u64]) -> Result<u64> {
-    let sum = counts
-        .iter()
-        .try_fold(0_u64, |sum, &count| sum.checked_add(count));
+    let sum = counts.iter().try_fold(0_u64, |sum, &count| sum.checked_add(count));
     sum.filter(|&sum| sum <= num_rows).ok_or_else(|| {
-        Error::invalid(
-            format!("splits of {counts:?} rows"),
-            format!("at most {num_rows} in all"),
-        )
+        Error::invalid(format!("splits of {counts:?} rows"), format!("at most {num_rows} in all"))
     })
 }
 

@@ -47,10 +47,7 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             let positions = (0..).map(|k| start + k * step).take_while(inside);
             let wanted: Vec<u64> = positions.map(|k| at(k.cast_unsigned())).collect();
             let count = wanted.len() as u64;
-            (
-                order.stepped(start.cast_unsigned(), *step, count).unwrap(),
-                wanted,
-            )
+            (order.stepped(start.cast_unsigned(), *step, count).unwrap(), wanted)
         }
         Verb::Shuffle(seed, epoch, clump) => {
             let order = order.shuffled(*seed, *epoch, *clump).unwrap();
@@ -61,10 +58,7 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
         }
         Verb::Repeat(times) => {
             let times = if len > 500 { 1 } else { *times };
-            (
-                order.repeat(times).unwrap(),
-                rows.repeat(usize::try_from(times).unwrap()),
-            )
+            (order.repeat(times).unwrap(), rows.repeat(usize::try_from(times).unwrap()))
         }
         Verb::Filter(modulus) => {
             let keep = |row: &u64| row % modulus == 0;
@@ -98,10 +92,7 @@ fn check(order: &Order, rows: &[u64]) {
     positions.reverse();
     assert_eq!(positions, rows, "{order}");
     let middle = rows.len() / 2;
-    assert_eq!(
-        order.offsets(middle as u64..order.len()).unwrap(),
-        rows[middle..]
-    );
+    assert_eq!(order.offsets(middle as u64..order.len()).unwrap(), rows[middle..]);
     assert!(rows.iter().all(|&row| row < order.bound()));
     for &row in rows.iter().take(20) {
         let first = rows.iter().position(|&other| other == row).unwrap() as u64;
@@ -137,17 +128,10 @@ proptest! {
 
 #[test]
 fn ranges_join_into_one_map() {
-    let order = Order::all(100)
-        .slice(10, 80)
-        .unwrap()
-        .strided(1, 2, 40)
-        .unwrap();
+    let order = Order::all(100).slice(10, 80).unwrap().strided(1, 2, 40).unwrap();
     let order = order.stepped(39, -1, 40).unwrap();
     assert_eq!(order.maps().len(), 1);
-    assert_eq!(
-        order.to_vec(),
-        (0..40).rev().map(|k| 11 + 2 * k).collect::<Vec<_>>()
-    );
+    assert_eq!(order.to_vec(), (0..40).rev().map(|k| 11 + 2 * k).collect::<Vec<_>>());
 }
 
 #[test]
@@ -165,26 +149,14 @@ fn a_trillion_rows_cost_less_than_a_kilobyte_and_no_time() {
 fn reaching_beyond_the_end_is_an_error_that_names_the_position() {
     let order = Order::all(10);
     let text = |result: Result<Order>| result.unwrap_err().to_string();
-    assert_eq!(
-        text(order.slice(5, 6)),
-        "row 10 is out of range for 10 rows"
-    );
+    assert_eq!(text(order.slice(5, 6)), "row 10 is out of range for 10 rows");
     assert_eq!(
         text(order.slice(u64::MAX, 2)),
         format!("row {} is out of range for 10 rows", u64::MAX)
     );
-    assert_eq!(
-        text(order.strided(3, 4, 3)),
-        "row 11 is out of range for 10 rows"
-    );
-    assert_eq!(
-        text(order.stepped(3, -2, 3)),
-        "row 0 is out of range for 10 rows"
-    );
-    assert_eq!(
-        text(order.pick(&Order::listed(vec![3, 12]))),
-        "row 12 is out of range for 10 rows"
-    );
+    assert_eq!(text(order.strided(3, 4, 3)), "row 11 is out of range for 10 rows");
+    assert_eq!(text(order.stepped(3, -2, 3)), "row 0 is out of range for 10 rows");
+    assert_eq!(text(order.pick(&Order::listed(vec![3, 12]))), "row 12 is out of range for 10 rows");
     assert!(text(order.stepped(3, 0, 1)).contains("a step of 0"));
     assert!(text(order.repeat(u64::MAX)).contains("repeats"));
     assert!(order.offsets(5..11).is_err());
@@ -197,10 +169,7 @@ fn maps_that_do_not_fit_are_refused() {
     let negative = Map::Range { start: 1, step: -1 };
     assert!(Order::from_maps(3, vec![negative]).is_err());
     let shuffle = Shuffle::new(2, Purpose::Shuffle, 0, 0, 1).unwrap();
-    let chain = vec![
-        Map::Range { start: 1, step: 1 },
-        Map::Shuffle(Arc::new(shuffle)),
-    ];
+    let chain = vec![Map::Range { start: 1, step: 1 }, Map::Shuffle(Arc::new(shuffle))];
     assert!(Order::from_maps(2, chain).is_err());
     assert!(Order::from_maps(1, vec![Map::Repeat { len: 0 }]).is_err());
 }

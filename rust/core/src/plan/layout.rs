@@ -22,10 +22,7 @@ impl RowAddress {
     }
 
     /// The place in the fragment.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the low half is what is wanted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
     pub fn place(self) -> u32 {
         self.0 as u32
     }
@@ -45,9 +42,7 @@ pub struct FragmentRows {
 impl FragmentRows {
     /// Rows not deleted.
     pub fn num_rows(&self) -> u64 {
-        self.live
-            .as_ref()
-            .map_or(u64::from(self.num_places), Bitmap::len)
+        self.live.as_ref().map_or(u64::from(self.num_places), Bitmap::len)
     }
 
     /// The place of the live row with this rank; there is one.
@@ -128,9 +123,7 @@ impl Layout {
             return Err(Error::OutOfRange { offset, num_rows });
         }
         let holds = |at: usize| {
-            self.starts
-                .get(at + 1)
-                .is_some_and(|&end| self.starts[at] <= offset && offset < end)
+            self.starts.get(at + 1).is_some_and(|&end| self.starts[at] <= offset && offset < end)
         };
         let at = if holds(hint) {
             hint
@@ -158,10 +151,7 @@ impl Layout {
     /// The row offset at an address, or `None` if no live row is there.
     pub fn offset_of(&self, address: RowAddress) -> Option<u64> {
         let id = address.fragment_id();
-        let at = self
-            .fragments
-            .binary_search_by_key(&id, |fragment| fragment.id)
-            .ok()?;
+        let at = self.fragments.binary_search_by_key(&id, |fragment| fragment.id).ok()?;
         let rank = self.fragments[at].rank_of(address.place())?;
         Some(self.starts[at] + rank)
     }
@@ -175,11 +165,7 @@ mod tests {
         let fragment = |id, num_places, deleted: &[u64]| {
             let live = (0..u64::from(num_places)).filter(|place| !deleted.contains(place));
             let live = (!deleted.is_empty()).then(|| Bitmap::from_offsets(live.collect()));
-            FragmentRows {
-                id,
-                num_places,
-                live,
-            }
+            FragmentRows { id, num_places, live }
         };
         let fragments = vec![
             fragment(0, 4, &[]),
@@ -195,21 +181,8 @@ mod tests {
         let layout = layout();
         assert_eq!(layout.num_rows(), 9);
         let addresses = layout.addresses(&(0..9).collect::<Vec<_>>()).unwrap();
-        let wanted = [
-            (0, 0),
-            (0, 1),
-            (0, 2),
-            (0, 3),
-            (2, 1),
-            (2, 2),
-            (2, 4),
-            (7, 0),
-            (7, 1),
-        ];
-        assert_eq!(
-            addresses,
-            wanted.map(|(id, place)| RowAddress::new(id, place))
-        );
+        let wanted = [(0, 0), (0, 1), (0, 2), (0, 3), (2, 1), (2, 2), (2, 4), (7, 0), (7, 1)];
+        assert_eq!(addresses, wanted.map(|(id, place)| RowAddress::new(id, place)));
         for (offset, address) in (0..).zip(addresses) {
             assert_eq!(layout.offset_of(address), Some(offset));
         }
@@ -219,21 +192,8 @@ mod tests {
     #[test]
     fn addresses_of_deleted_or_missing_rows_have_no_offset() {
         let layout = layout();
-        for (id, place) in [
-            (2, 0),
-            (2, 3),
-            (3, 0),
-            (7, 2),
-            (7, 3),
-            (1, 0),
-            (9, 0),
-            (0, 4),
-        ] {
-            assert_eq!(
-                layout.offset_of(RowAddress::new(id, place)),
-                None,
-                "{id} {place}"
-            );
+        for (id, place) in [(2, 0), (2, 3), (3, 0), (7, 2), (7, 3), (1, 0), (9, 0), (0, 4)] {
+            assert_eq!(layout.offset_of(RowAddress::new(id, place)), None, "{id} {place}");
         }
     }
 

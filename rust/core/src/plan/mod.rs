@@ -51,27 +51,16 @@ pub enum Rows {
 pub fn plan(layout: &Layout, offsets: &[u64]) -> Result<Plan> {
     let mut reads = Vec::new();
     if offsets.is_sorted_by(|a, b| a < b) {
-        let mut walk = Walk {
-            layout,
-            reads: &mut reads,
-            hint: 0,
-        };
+        let mut walk = Walk { layout, reads: &mut reads, hint: 0 };
         for &offset in offsets {
             walk.add(offset)?;
         }
-        return Ok(Plan {
-            reads,
-            rows: Rows::AsRead,
-        });
+        return Ok(Plan { reads, rows: Rows::AsRead });
     }
     let mut sorted: Vec<(u64, usize)> = offsets.iter().copied().zip(0..).collect();
     sorted.sort_unstable();
     let mut rows = vec![(0, 0); offsets.len()];
-    let mut walk = Walk {
-        layout,
-        reads: &mut reads,
-        hint: 0,
-    };
+    let mut walk = Walk { layout, reads: &mut reads, hint: 0 };
     let mut last = None;
     for (offset, row) in sorted {
         if last != Some(offset) {
@@ -80,10 +69,7 @@ pub fn plan(layout: &Layout, offsets: &[u64]) -> Result<Plan> {
         }
         rows[row] = walk.last();
     }
-    Ok(Plan {
-        reads,
-        rows: Rows::Picked(rows),
-    })
+    Ok(Plan { reads, rows: Rows::Picked(rows) })
 }
 
 /// Collects ascending, distinct offsets into reads.
@@ -97,17 +83,9 @@ impl Walk<'_> {
     fn add(&mut self, offset: u64) -> Result<()> {
         let (fragment, place) = self.layout.locate(offset, self.hint)?;
         self.hint = fragment;
-        if self
-            .reads
-            .last()
-            .is_none_or(|read| read.fragment != fragment)
-        {
+        if self.reads.last().is_none_or(|read| read.fragment != fragment) {
             let places = Vec::new();
-            self.reads.push(Read {
-                fragment,
-                places,
-                num_rows: 0,
-            });
+            self.reads.push(Read { fragment, places, num_rows: 0 });
         }
         let read = self.reads.last_mut().expect("one was just pushed");
         read.num_rows += 1;

@@ -33,12 +33,7 @@ type Fragments = Mutex<Vec<Option<Arc<FragmentReader>>>>;
 impl Direct {
     pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
         let columns = table.columns(&projection)?;
-        Ok(Self {
-            table,
-            projection,
-            columns,
-            fragments: PerProcess::new(),
-        })
+        Ok(Self { table, projection, columns, fragments: PerProcess::new() })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -54,25 +49,15 @@ impl Direct {
         } else {
             self.read(reads)?
         };
-        let blocks = Blocks {
-            schema,
-            blocks: &blocks,
-        };
-        cut(
-            &blocks,
-            rows,
-            offsets,
-            batch_size,
-            &self.projection,
-            |source, offsets| match source {
-                Source::RowId => self.table.row_ids(offsets),
-                Source::RowAddress => {
-                    let addresses = self.table.layout().addresses(offsets)?;
-                    Ok(addresses.into_iter().map(|address| address.0).collect())
-                }
-                other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
-            },
-        )
+        let blocks = Blocks { schema, blocks: &blocks };
+        cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| match source {
+            Source::RowId => self.table.row_ids(offsets),
+            Source::RowAddress => {
+                let addresses = self.table.layout().addresses(offsets)?;
+                Ok(addresses.into_iter().map(|address| address.0).collect())
+            }
+            other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
+        })
     }
 
     fn read(&self, reads: Vec<Read>) -> Result<Vec<RecordBatch>> {
@@ -82,34 +67,20 @@ impl Direct {
         let work = move || {
             if is_remote {
                 // Every request is sent before the first answer is waited for.
-                let pending = readers
-                    .iter()
-                    .zip(&reads)
-                    .map(request)
-                    .collect::<Result<Vec<_>>>()?;
+                let pending =
+                    readers.iter().zip(&reads).map(request).collect::<Result<Vec<_>>>()?;
                 pending.into_iter().map(Pending::decode).collect()
             } else {
-                readers
-                    .iter()
-                    .zip(&reads)
-                    .map(|pair| request(pair)?.decode())
-                    .collect()
+                readers.iter().zip(&reads).map(|pair| request(pair)?.decode()).collect()
             }
         };
-        if is_remote {
-            runtime::blocking(work)
-        } else {
-            work()
-        }
+        if is_remote { runtime::blocking(work) } else { work() }
     }
 
     fn fragment(&self, index: usize) -> Result<Arc<FragmentReader>> {
-        let fragments = self.fragments.get_or_make(|| {
-            Ok(Mutex::new(vec![
-                None;
-                self.table.layout().fragments().len()
-            ]))
-        })?;
+        let fragments = self
+            .fragments
+            .get_or_make(|| Ok(Mutex::new(vec![None; self.table.layout().fragments().len()])))?;
         let lock = || fragments.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reader) = &lock()[index] {
             return Ok(Arc::clone(reader));

@@ -45,12 +45,7 @@ impl MemoryTable {
                 "one each",
             ));
         }
-        Ok(Self {
-            schema,
-            batches,
-            starts,
-            row_ids,
-        })
+        Ok(Self { schema, batches, starts, row_ids })
     }
 
     /// The number of rows.
@@ -83,19 +78,13 @@ impl MemoryTable {
         let Some(ids) = &self.row_ids else {
             return Ok(offsets.to_vec());
         };
-        Ok(offsets
-            .iter()
-            .map(|&offset| ids[usize::try_from(offset).unwrap_or(0)])
-            .collect())
+        Ok(offsets.iter().map(|&offset| ids[usize::try_from(offset).unwrap_or(0)]).collect())
     }
 
     /// The row offset of each id, or `None` where no row has it.
     pub fn offsets(&self, ids: &[u64]) -> Vec<Option<u64>> {
         let Some(known) = &self.row_ids else {
-            return ids
-                .iter()
-                .map(|&id| (id < self.num_rows()).then_some(id))
-                .collect();
+            return ids.iter().map(|&id| (id < self.num_rows()).then_some(id)).collect();
         };
         let mut by_id: Vec<(u64, u64)> = known.iter().copied().zip(0..).collect();
         by_id.sort_unstable();
@@ -123,10 +112,7 @@ impl MemoryTable {
             if !holds {
                 hint = self.starts.partition_point(|&start| start <= offset) - 1;
             }
-            (
-                hint,
-                usize::try_from(offset - self.starts[hint]).unwrap_or(0),
-            )
+            (hint, usize::try_from(offset - self.starts[hint]).unwrap_or(0))
         };
         Ok(offsets.iter().map(place).collect())
     }
@@ -155,19 +141,11 @@ impl Memory {
         let project = |error| Error::Bug(format!("columns of a batch: {error}"));
         let schema = Arc::new(table.schema.project(&columns).map_err(project)?);
         let keep = |whole: &RecordBatch| {
-            let kept = columns
-                .iter()
-                .map(|&at| Arc::clone(whole.column(at)))
-                .collect();
+            let kept = columns.iter().map(|&at| Arc::clone(whole.column(at))).collect();
             batch(Arc::clone(&schema), kept, whole.num_rows())
         };
         let blocks = table.batches.iter().map(keep).collect::<Result<_>>()?;
-        Ok(Self {
-            table: Arc::clone(table),
-            projection,
-            schema,
-            blocks,
-        })
+        Ok(Self { table: Arc::clone(table), projection, schema, blocks })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -180,24 +158,11 @@ impl Memory {
             other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
         };
         if let Some(slices) = self.consecutive(offsets)? {
-            let blocks = Blocks {
-                schema: &self.schema,
-                blocks: &slices,
-            };
-            return cut(
-                &blocks,
-                Rows::AsRead,
-                offsets,
-                batch_size,
-                &self.projection,
-                system,
-            );
+            let blocks = Blocks { schema: &self.schema, blocks: &slices };
+            return cut(&blocks, Rows::AsRead, offsets, batch_size, &self.projection, system);
         }
         let rows = Rows::Picked(self.table.locate(offsets)?);
-        let blocks = Blocks {
-            schema: &self.schema,
-            blocks: &self.blocks,
-        };
+        let blocks = Blocks { schema: &self.schema, blocks: &self.blocks };
         cut(&blocks, rows, offsets, batch_size, &self.projection, system)
     }
 
@@ -216,12 +181,6 @@ impl Memory {
             let len = usize::try_from(end - start).unwrap_or(0);
             (len > 0).then(|| block.slice(usize::try_from(start - range[0]).unwrap_or(0), len))
         };
-        Ok(Some(
-            self.blocks
-                .iter()
-                .zip(self.table.starts.windows(2))
-                .filter_map(slice)
-                .collect(),
-        ))
+        Ok(Some(self.blocks.iter().zip(self.table.starts.windows(2)).filter_map(slice).collect()))
     }
 }

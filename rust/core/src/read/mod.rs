@@ -38,9 +38,7 @@ impl Reader {
     /// [`Error::Unsupported`](crate::Error::Unsupported) if a projected column is stored in a way
     /// this reader does not read.
     pub fn of_table(table: Arc<Table>, projection: Projection) -> Result<Self> {
-        Ok(Self(Inner::Direct(Arc::new(direct::Direct::new(
-            table, projection,
-        )?))))
+        Ok(Self(Inner::Direct(Arc::new(direct::Direct::new(table, projection)?))))
     }
 
     /// A reader of Arrow data in memory.
@@ -49,9 +47,7 @@ impl Reader {
     ///
     /// [`Error::Bug`](crate::Error::Bug) if the projection is of another table.
     pub fn of_memory(table: &Arc<MemoryTable>, projection: Projection) -> Result<Self> {
-        Ok(Self(Inner::Memory(Arc::new(memory::Memory::new(
-            table, projection,
-        )?))))
+        Ok(Self(Inner::Memory(Arc::new(memory::Memory::new(table, projection)?))))
     }
 
     /// The schema of the batches it gives.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchReader, new_null_array};
 use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
 use lance_arrow::RecordBatchExt;
+use lance_arrow::json::{convert_lance_json_to_arrow, has_json_fields};
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::FilterExpression;
 use lance_file::reader::ReaderProjection;
@@ -18,9 +19,11 @@ use lance_file::versions::reader_projection_from_field_ids;
 use lance_io::ReadBatchParams;
 use lance_table::format::Fragment;
 
+use super::Columns;
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
+use crate::runtime;
 
 /// Reads chosen columns of one fragment.
 #[derive(Debug)]
@@ -28,7 +31,9 @@ pub(crate) struct FragmentReader {
     files: Vec<FileColumns>,
     /// Columns that lie in no file, as nullable fields.
     absent: Option<SchemaRef>,
+    /// Of the columns as they are stored.
     schema: SchemaRef,
+    has_json: bool,
 }
 
 /// The columns to read from one file.
@@ -46,15 +51,16 @@ pub(crate) struct Pending<'a> {
 }
 
 impl FragmentReader {
-    /// A reader for the columns of `schema`, a part of the table's schema.
+    /// A reader for `columns` of a table with this schema.
     ///
     /// Opens the files that hold some of them; their footers are read on first use.
     pub(super) fn open(
         storage: &Storage,
         fragment: &Fragment,
         table: &Schema,
-        schema: &Schema,
+        columns: &Columns,
     ) -> Result<Self> {
+        let schema = &columns.fields;
         let wanted = wanted_ids(table, schema);
         let mut files = Vec::new();
         let mut found = HashSet::new();
@@ -80,32 +86,20 @@ impl FragmentReader {
             let version = data_file.file_version().map_err(|e| lance(&e))?;
             let projection = reader_projection_from_field_ids(version, &in_file, &column_of)
                 .map_err(|e| lance(&e))?;
-            let file = storage.file(
-                data_file.base_id,
-                &data_file.path,
-                &data_file.file_size_bytes,
-            )?;
+            let file =
+                storage.file(data_file.base_id, &data_file.path, &data_file.file_size_bytes)?;
             files.push(FileColumns { file, projection });
         }
-        let missing: Vec<i32> = schema
-            .field_ids()
-            .into_iter()
-            .filter(|id| !found.contains(id))
-            .collect();
+        let missing: Vec<i32> =
+            schema.field_ids().into_iter().filter(|id| !found.contains(id)).collect();
         let absent = (!missing.is_empty()).then(|| {
             let fields = ArrowSchema::from(&schema.project_by_ids(&missing, true));
-            let nullable = fields
-                .fields()
-                .iter()
-                .map(|f| f.as_ref().clone().with_nullable(true));
+            let nullable = fields.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
             Arc::new(ArrowSchema::new(nullable.collect::<Vec<_>>()))
         });
         let schema = Arc::new(ArrowSchema::from(schema));
-        Ok(Self {
-            files,
-            absent,
-            schema,
-        })
+        let has_json = schema.fields().iter().any(|field| has_json_fields(field));
+        Ok(Self { files, absent, schema, has_json })
     }
 
     /// Whether reads wait for another machine.
@@ -117,16 +111,14 @@ impl FragmentReader {
     ///
     /// For remote files all requests are under way when this returns.
     pub(crate) fn request(&self, places: &[Range<u32>], num_rows: usize) -> Result<Pending<'_>> {
-        let ranges: Arc<[Range<u64>]> = places
-            .iter()
-            .map(|range| range.start.into()..range.end.into())
-            .collect();
+        let ranges: Arc<[Range<u64>]> =
+            places.iter().map(|range| range.start.into()..range.end.into()).collect();
         let batch_size = u32::try_from(num_rows).map_err(|_| {
-            Error::invalid(
-                format!("{num_rows} rows of one fragment at once"),
-                "fewer than 2^32",
-            )
+            Error::invalid(format!("{num_rows} rows of one fragment at once"), "fewer than 2^32")
         })?;
+        // Some decoders of file version 2.0 start tasks.
+        let runtime = runtime::runtime()?;
+        let _entered = runtime.enter();
         let open = |columns: &FileColumns| {
             columns.file.check()?;
             let params = ReadBatchParams::Ranges(Arc::clone(&ranges));
@@ -140,11 +132,7 @@ impl FragmentReader {
             })
         };
         let streams = self.files.iter().map(open).collect::<Result<Vec<_>>>()?;
-        Ok(Pending {
-            reader: self,
-            streams,
-            num_rows,
-        })
+        Ok(Pending { reader: self, streams, num_rows })
     }
 }
 
@@ -154,18 +142,14 @@ impl Pending<'_> {
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
-        let Self {
-            reader,
-            streams,
-            num_rows,
-        } = self;
+        let Self { reader, streams, num_rows } = self;
+        let runtime = runtime::runtime()?;
+        let _entered = runtime.enter();
         let mut merged: Option<RecordBatch> = None;
         let mut merge = |part: RecordBatch| -> Result<()> {
             merged = Some(match merged.take() {
                 None => part,
-                Some(whole) => whole
-                    .merge(&part)
-                    .map_err(|e| Error::arrow("a data file", &e))?,
+                Some(whole) => whole.merge(&part).map_err(|e| Error::arrow("a data file", &e))?,
             });
             Ok(())
         };
@@ -181,17 +165,19 @@ impl Pending<'_> {
             merge(part)?;
         }
         if let Some(absent) = &reader.absent {
-            let nulls = absent
-                .fields()
-                .iter()
-                .map(|f| new_null_array(f.data_type(), num_rows));
+            let nulls = absent.fields().iter().map(|f| new_null_array(f.data_type(), num_rows));
             merge(batch(Arc::clone(absent), nulls.collect(), num_rows)?)?;
         }
         match merged {
             None => batch(Arc::clone(&reader.schema), Vec::new(), num_rows),
-            Some(merged) => merged
-                .project_by_schema(&reader.schema)
-                .map_err(|error| Error::arrow("a data file", &error)),
+            Some(merged) => {
+                let fail = |error| Error::arrow("a data file", &error);
+                let merged = merged.project_by_schema(&reader.schema).map_err(fail)?;
+                match reader.has_json {
+                    true => convert_lance_json_to_arrow(&merged).map_err(fail),
+                    false => Ok(merged),
+                }
+            }
         }
     }
 }
@@ -207,10 +193,7 @@ fn collect(stream: Box<dyn RecordBatchReader + Send>, path: &str) -> Result<Reco
     match batches.len() {
         1 => Ok(batches.remove(0)),
         _ => arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| {
-            Error::invalid(
-                format!("this many rows at once ({error})"),
-                "fewer rows per batch",
-            )
+            Error::invalid(format!("this many rows at once ({error})"), "fewer rows per batch")
         }),
     }
 }
@@ -239,10 +222,7 @@ fn wanted_ids(table: &Schema, schema: &Schema) -> HashSet<i32> {
         field.children.iter().for_each(|child| collect(child, ids));
     }
     let mut ids: HashSet<i32> = schema.field_ids().into_iter().collect();
-    for parent in schema
-        .fields_pre_order()
-        .filter(|field| !field.children.is_empty())
-    {
+    for parent in schema.fields_pre_order().filter(|field| !field.children.is_empty()) {
         if let Some(whole) = table.field_by_id(parent.id) {
             collect(whole, &mut ids);
         }
@@ -267,10 +247,7 @@ fn keep_a_leaf(field: &mut Field, file_schema: &Schema) -> lance_core::Result<()
         return Ok(());
     }
     if !field.children.is_empty() {
-        return field
-            .children
-            .iter_mut()
-            .try_for_each(|child| keep_a_leaf(child, file_schema));
+        return field.children.iter_mut().try_for_each(|child| keep_a_leaf(child, file_schema));
     }
     let Some(in_file) = file_schema.field_by_id(field.id) else {
         return Ok(());

@@ -50,10 +50,7 @@ impl MappedFile {
             return Err(wrong_size(path, found, wanted));
         }
         let mapping = map(&file).map_err(failed)?;
-        Ok(Some(Self {
-            path: path.to_path_buf(),
-            bytes: Bytes::from_owner(mapping),
-        }))
+        Ok(Some(Self { path: path.to_path_buf(), bytes: Bytes::from_owner(mapping) }))
     }
 
     /// Whether the file still has the size that was mapped.
@@ -80,11 +77,7 @@ impl EncodingsIo for MappedFile {
         _priority: u64,
     ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
         let slice = |range: Range<u64>| {
-            let inside = |at: u64| {
-                usize::try_from(at)
-                    .ok()
-                    .filter(|&at| at <= self.bytes.len())
-            };
+            let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
             match (inside(range.start), inside(range.end)) {
                 (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
                 _ => Err(lance_core::Error::invalid_input(format!(
@@ -125,10 +118,7 @@ fn is_remote(file: &File) -> bool {
     })
 }
 
-#[expect(
-    unsafe_code,
-    reason = "mapping a file; the contract is in the module's documentation"
-)]
+#[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: a committed Lance data file does not change; see the module's documentation.
     unsafe { Mmap::map(file) }
@@ -146,10 +136,7 @@ mod tests {
     }
 
     fn ask(mapped: &MappedFile, ranges: Vec<Range<u64>>) -> lance_core::Result<Vec<Bytes>> {
-        mapped
-            .submit_request(ranges, 0)
-            .now_or_never()
-            .expect("a mapping answers at once")
+        mapped.submit_request(ranges, 0).now_or_never().expect("a mapping answers at once")
     }
 
     #[test]
@@ -167,13 +154,8 @@ mod tests {
     #[test]
     fn a_file_of_another_size_is_damaged() {
         let file = file(b"0123456789");
-        let error = MappedFile::open(file.path(), Some(12))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("it has 10 bytes where 12 were written"),
-            "{error}"
-        );
+        let error = MappedFile::open(file.path(), Some(12)).unwrap_err().to_string();
+        assert!(error.contains("it has 10 bytes where 12 were written"), "{error}");
     }
 
     #[test]
@@ -192,9 +174,6 @@ mod tests {
     #[test]
     fn a_missing_file_is_not_found() {
         let missing = Path::new("/nowhere/at/all");
-        assert!(matches!(
-            MappedFile::open(missing, None),
-            Err(Error::NotFound { .. })
-        ));
+        assert!(matches!(MappedFile::open(missing, None), Err(Error::NotFound { .. })));
     }
 }

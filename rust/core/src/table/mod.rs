@@ -12,6 +12,7 @@ mod storage;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
+use lance_arrow::json::lance_json_to_arrow_json;
 use lance_core::datatypes::{Field, Schema};
 use lance_file::version::ConcreteFileVersion;
 use lance_table::feature_flags::ensure_can_read_manifest;
@@ -96,7 +97,7 @@ impl Table {
         let layout = rows::read_layout(&root, &manifest, &address.options)
             .await
             .map_err(|error| changed(&address, manifest.version, error))?;
-        let schema = Arc::new(ArrowSchema::from(&manifest.schema));
+        let schema = arrow_schema_of(&manifest.schema);
         Ok(Self {
             address,
             root,
@@ -148,14 +149,8 @@ impl Table {
 
     /// Bytes of the data files, all columns, or `None` if an old writer did not say.
     pub fn data_bytes(&self) -> Option<u64> {
-        let files = self
-            .manifest
-            .fragments
-            .iter()
-            .flat_map(|fragment| &fragment.files);
-        files
-            .map(|file| file.file_size_bytes.get().map(u64::from))
-            .sum()
+        let files = self.manifest.fragments.iter().flat_map(|fragment| &fragment.files);
+        files.map(|file| file.file_size_bytes.get().map(u64::from)).sum()
     }
 
     /// What must be read for `projection`.
@@ -174,7 +169,7 @@ impl Table {
             self.ids()?;
         }
         let fields = self.manifest.schema.project_by_ids(&ids, true);
-        let schema = Arc::new(ArrowSchema::from(&fields));
+        let schema = arrow_schema_of(&fields);
         Ok(Columns { fields, schema })
     }
 
@@ -185,13 +180,12 @@ impl Table {
             runtime::wait(Storage::open(root, bases, &self.address.options))
         })?;
         let fragment = &self.manifest.fragments[index];
-        FragmentReader::open(&storage, fragment, &self.manifest.schema, &columns.fields)
+        FragmentReader::open(&storage, fragment, &self.manifest.schema, columns)
             .map_err(|error| changed(&self.address, self.version(), error))
     }
 
     fn ids(&self) -> Result<Arc<RowIds>> {
-        self.row_ids
-            .get_or_make(|| RowIds::new(&self.manifest, &self.layout))
+        self.row_ids.get_or_make(|| RowIds::new(&self.manifest, &self.layout))
     }
 }
 
@@ -199,6 +193,7 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct Columns {
     fields: Schema,
+    /// Of the blocks that come out.
     schema: SchemaRef,
 }
 
@@ -209,6 +204,13 @@ impl Columns {
     }
 }
 
+/// The Arrow schema of what is read: JSON comes out as text, not in the form it is stored in.
+fn arrow_schema_of(schema: &Schema) -> SchemaRef {
+    let schema = ArrowSchema::from(schema);
+    let fields: Vec<_> = schema.fields().iter().map(|f| lance_json_to_arrow_json(f)).collect();
+    Arc::new(ArrowSchema::new_with_metadata(fields, schema.metadata))
+}
+
 /// A tag's file.
 #[derive(serde::Deserialize)]
 struct Tag {
@@ -217,41 +219,24 @@ struct Tag {
 }
 
 async fn read_tag(main: &Place, uri: &str, name: &str) -> Result<Tag> {
-    let path = main
-        .join("_refs")
-        .join("tags")
-        .path
-        .join(format!("{name}.json"));
-    let no_tag = |reason: String| Error::NotFound {
-        uri: format!("{uri} (tag {name})"),
-        reason,
-    };
+    let path = main.join("_refs").join("tags").path.join(format!("{name}.json"));
+    let no_tag = |reason: String| Error::NotFound { uri: format!("{uri} (tag {name})"), reason };
     let bytes = main.store.read_one_all(&path).await;
     let bytes = bytes.map_err(|_| no_tag("the table has no tag of this name".to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
-        path: path.to_string(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Corrupt { path: path.to_string(), reason: error.to_string() })
 }
 
 async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
     let uri = &address.uri;
     let lance = |error: &lance_core::Error| Error::lance(uri, error);
     let params = Some(storage::params(&address.options));
-    let handler = commit_handler_from_url(uri, &params)
-        .await
-        .map_err(|e| lance(&e))?;
+    let handler = commit_handler_from_url(uri, &params).await.map_err(|e| lance(&e))?;
     let location = match address.version {
         Version::Number(version) => {
-            handler
-                .resolve_version_location(&root.path, version, root.store.inner.as_ref())
-                .await
+            handler.resolve_version_location(&root.path, version, root.store.inner.as_ref()).await
         }
-        _ => {
-            handler
-                .resolve_latest_location(&root.path, &root.store)
-                .await
-        }
+        _ => handler.resolve_latest_location(&root.path, &root.store).await,
     };
     let location = location.map_err(|e| no_table(uri, lance(&e)))?;
     let manifest = read_manifest(&root.store, &location.path, location.size).await;
@@ -272,19 +257,15 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
 }
 
 async fn exists(root: &Place, handler: &dyn CommitHandler) -> bool {
-    handler
-        .resolve_latest_location(&root.path, &root.store)
-        .await
-        .is_ok()
+    handler.resolve_latest_location(&root.path, &root.store).await.is_ok()
 }
 
 /// "Not found" of a file inside a table means, for a user, that the table is not there.
 fn no_table(uri: &str, error: Error) -> Error {
     match error {
-        Error::NotFound { .. } => Error::NotFound {
-            uri: uri.to_string(),
-            reason: "it has no manifest".to_string(),
-        },
+        Error::NotFound { .. } => {
+            Error::NotFound { uri: uri.to_string(), reason: "it has no manifest".to_string() }
+        }
         other => other,
     }
 }
@@ -292,11 +273,9 @@ fn no_table(uri: &str, error: Error) -> Error {
 /// "Not found" of a file that the manifest names means that the version was cleaned away.
 fn changed(address: &Address, version: u64, error: Error) -> Error {
     match error {
-        Error::NotFound { uri: path, .. } => Error::TableChanged {
-            uri: address.uri.clone(),
-            version,
-            reason: path,
-        },
+        Error::NotFound { uri: path, .. } => {
+            Error::TableChanged { uri: address.uri.clone(), version, reason: path }
+        }
         other => other,
     }
 }
@@ -327,10 +306,7 @@ fn field_at<'a>(schema: &'a Schema, path: &[String]) -> Result<&'a Field> {
     let mut fields = &schema.fields;
     let mut found = None;
     for name in path {
-        let field = fields
-            .iter()
-            .find(|field| field.name == *name)
-            .ok_or_else(missing)?;
+        let field = fields.iter().find(|field| field.name == *name).ok_or_else(missing)?;
         fields = &field.children;
         found = Some(field);
     }
@@ -339,17 +315,10 @@ fn field_at<'a>(schema: &'a Schema, path: &[String]) -> Result<&'a Field> {
 
 /// Refuses columns that a decoder alone cannot give.
 fn readable(field: &Field) -> Result<()> {
-    let unsupported = |what: &str| {
-        Err(Error::Unsupported(format!(
-            "column `{}`: {what}",
-            field.name
-        )))
-    };
-    if field.is_blob() {
-        return unsupported("blobs stored outside their rows");
-    }
-    if field.extension_name() == Some("lance.json") {
-        return unsupported("JSON");
+    let unsupported =
+        |what: &str| Err(Error::Unsupported(format!("column `{}`: {what}", field.name)));
+    if field.is_blob_v2() {
+        return unsupported("blobs of version 2");
     }
     if matches!(field.data_type(), DataType::Dictionary(..)) && field.dictionary.is_some() {
         return unsupported("a dictionary kept in the manifest");

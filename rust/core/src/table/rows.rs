@@ -21,10 +21,8 @@ pub(super) async fn read_layout(
 ) -> Result<Layout> {
     let read = |fragment| fragment_rows(root, manifest, fragment, options);
     let reads = manifest.fragments.iter().map(read);
-    let fragments = futures::stream::iter(reads)
-        .buffered(root.store.io_parallelism())
-        .try_collect()
-        .await?;
+    let fragments =
+        futures::stream::iter(reads).buffered(root.store.io_parallelism()).try_collect().await?;
     Layout::new(fragments)
 }
 
@@ -43,33 +41,22 @@ async fn fragment_rows(
         )));
     };
     let Some(file) = &fragment.deletion_file else {
-        return Ok(FragmentRows {
-            id,
-            num_places,
-            live: None,
-        });
+        return Ok(FragmentRows { id, num_places, live: None });
     };
     let root = match file.base_id {
         None => root.clone(),
         Some(base) => {
-            let base = manifest
-                .base_paths
-                .get(&base)
-                .ok_or_else(|| Error::Corrupt {
-                    path: format!("deletions of fragment {id}"),
-                    reason: format!("they lie at base {base}, which the manifest does not name"),
-                })?;
+            let base = manifest.base_paths.get(&base).ok_or_else(|| Error::Corrupt {
+                path: format!("deletions of fragment {id}"),
+                reason: format!("they lie at base {base}, which the manifest does not name"),
+            })?;
             Place::connect(&base.path, options).await?
         }
     };
     let deleted = read_deletion_file(fragment.id, file, &root.path, &root.store)
         .await
         .map_err(|error| Error::lance(format!("deletions of fragment {id}"), &error))?;
-    Ok(FragmentRows {
-        id,
-        num_places,
-        live: Some(live(num_places, &deleted)),
-    })
+    Ok(FragmentRows { id, num_places, live: Some(live(num_places, &deleted)) })
 }
 
 /// The places that are not deleted.
@@ -89,10 +76,7 @@ pub(super) enum RowIds {
     /// A row's id is its address.
     Addresses,
     /// Ids stay with their rows when these move.
-    Stable {
-        sequences: Vec<Arc<RowIdSequence>>,
-        index: RowIdIndex,
-    },
+    Stable { sequences: Vec<Arc<RowIdSequence>>, index: RowIdIndex },
 }
 
 impl RowIds {
@@ -105,19 +89,15 @@ impl RowIds {
             Some(RowIdMeta::Inline(bytes)) => {
                 Ok(Arc::new(read_row_ids(bytes).map_err(|e| failed(&e))?))
             }
-            Some(RowIdMeta::Column) => Err(Error::Unsupported(
-                "stable row ids that are stored in data files".to_string(),
-            )),
+            Some(RowIdMeta::Column) => {
+                Err(Error::Unsupported("stable row ids that are stored in data files".to_string()))
+            }
             None => Err(Error::Corrupt {
                 path: "the manifest".to_string(),
                 reason: format!("fragment {} has no row ids", fragment.id),
             }),
         };
-        let sequences = manifest
-            .fragments
-            .iter()
-            .map(sequence)
-            .collect::<Result<Vec<_>>>()?;
+        let sequences = manifest.fragments.iter().map(sequence).collect::<Result<Vec<_>>>()?;
         let fragments: Vec<FragmentRowIdIndex> = layout
             .fragments()
             .iter()
@@ -136,25 +116,21 @@ impl RowIds {
     /// The id of each row offset.
     pub(super) fn ids(&self, layout: &Layout, offsets: &[u64]) -> Result<Vec<u64>> {
         match self {
-            Self::Addresses => Ok(layout
-                .addresses(offsets)?
-                .into_iter()
-                .map(|address| address.0)
-                .collect()),
+            Self::Addresses => {
+                Ok(layout.addresses(offsets)?.into_iter().map(|address| address.0).collect())
+            }
             Self::Stable { sequences, .. } => {
                 let mut hint = 0;
                 let id = |&offset| {
                     let (at, place) = layout.locate(offset, hint)?;
                     hint = at;
-                    sequences[at]
-                        .get(place as usize)
-                        .ok_or_else(|| Error::Corrupt {
-                            path: "row ids".to_string(),
-                            reason: format!(
-                                "fragment {} has none for row {place}",
-                                layout.fragments()[at].id
-                            ),
-                        })
+                    sequences[at].get(place as usize).ok_or_else(|| Error::Corrupt {
+                        path: "row ids".to_string(),
+                        reason: format!(
+                            "fragment {} has none for row {place}",
+                            layout.fragments()[at].id
+                        ),
+                    })
                 };
                 offsets.iter().map(id).collect()
             }
@@ -164,21 +140,14 @@ impl RowIds {
     /// The row offset of each id, or `None` where no live row has it.
     pub(super) fn offsets(&self, layout: &Layout, ids: &[u64]) -> Result<Vec<Option<u64>>> {
         match self {
-            Self::Addresses => Ok(ids
-                .iter()
-                .map(|&id| layout.offset_of(RowAddress(id)))
-                .collect()),
+            Self::Addresses => Ok(ids.iter().map(|&id| layout.offset_of(RowAddress(id))).collect()),
             Self::Stable { index, .. } => {
-                let addresses = index
-                    .get_many(ids)
-                    .map_err(|error| Error::lance("row ids", &error))?;
+                let addresses =
+                    index.get_many(ids).map_err(|error| Error::lance("row ids", &error))?;
                 let offset = |address: lance_core::utils::address::RowAddress| {
                     layout.offset_of(RowAddress(address.into()))
                 };
-                Ok(addresses
-                    .into_iter()
-                    .map(|address| address.and_then(offset))
-                    .collect())
+                Ok(addresses.into_iter().map(|address| address.and_then(offset)).collect())
             }
         }
     }

@@ -51,10 +51,7 @@ impl Place {
         for part in name.split('/').filter(|part| !part.is_empty()) {
             path = path.join(part);
         }
-        Self {
-            store: Arc::clone(&self.store),
-            path,
-        }
+        Self { store: Arc::clone(&self.store), path }
     }
 }
 
@@ -124,11 +121,7 @@ impl Storage {
         let mut folders = HashMap::with_capacity(bases.len());
         for (&id, base) in bases {
             let place = Place::connect(&base.path, options).await?;
-            let place = if base.is_dataset_root {
-                place.join("data")
-            } else {
-                place
-            };
+            let place = if base.is_dataset_root { place.join("data") } else { place };
             folders.insert(id, Folder::new(place));
         }
         Ok(Self {
@@ -186,10 +179,6 @@ impl Storage {
             Some(mapped) => reader.with_scheduler(Arc::clone(mapped) as _),
             None => reader,
         };
-        Ok(DataFile {
-            reader,
-            path: name,
-            mapped,
-        })
+        Ok(DataFile { reader, path: name, mapped })
     }
 }

@@ -1,0 +1,61 @@
+"""Types that several modules name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+__all__ = [
+    "ArrowArrayExportable",
+    "ArrowStreamExportable",
+    "Format",
+    "Nulls",
+    "StorageOptions",
+    "Tail",
+    "Transform",
+]
+
+Format: TypeAlias = Literal[
+    "arrow",
+    "numpy",
+    "numpy_dict",
+    "pandas",
+    "polars",
+    "python",
+    "python_col",
+    "torch",
+    "torch_col",
+    "torch_dict",
+    "torch_row",
+]
+"""The names that ``with_format`` takes."""
+
+Tail: TypeAlias = Literal["uneven", "drop", "pad"]
+"""What becomes of the rows that do not divide among the ranks."""
+
+Nulls: TypeAlias = Literal["error", "fill", "mask"]
+"""What a dict format does with nulls."""
+
+StorageOptions: TypeAlias = dict[str, str]
+"""Options of an object store, as Lance names them."""
+
+Transform: TypeAlias = Callable[[Any], Any]
+"""Called with each ``pyarrow.RecordBatch``."""
+
+
+@runtime_checkable
+class ArrowArrayExportable(Protocol):
+    """An object that hands over an Arrow array or batch."""
+
+    def __arrow_c_array__(
+        self, requested_schema: object | None = None
+    ) -> tuple[object, object]:
+        """Give the schema and the array as capsules."""
+
+
+@runtime_checkable
+class ArrowStreamExportable(Protocol):
+    """An object that hands over a stream of Arrow batches."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Give the stream as a capsule."""

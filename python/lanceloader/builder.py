@@ -1,0 +1,389 @@
+"""``permutation_builder``: LanceDB's way to say which rows, in which splits and which order.
+
+The result is LanceDB's: a table of row ids and split ids in memory. With a seed, the order of
+rows is LanceDB's too, bit for bit, except inside the splits of ``split_*`` followed by
+``shuffle``, where LanceDB sorts with a sort that keeps no order.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lanceloader import _native
+from lanceloader.numbers import count
+from lanceloader.sources import open_source
+from lanceloader.sources.base import answering
+from lanceloader.sources.opening import is_a, sync_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pyarrow as pa
+
+    from lanceloader._native import Order
+    from lanceloader.sources import Source
+
+__all__ = ["PermutationBuilder", "permutation_builder"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The columns of a permutation table."""
+
+    row_ids: np.ndarray[Any, Any]
+    split_ids: pa.Array
+    is_calculated: bool = False
+    """Split ids come first, and are of the type of their expression."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The base table while a permutation table is built from it."""
+
+    source: Source
+    order: Order
+    """The rows that the filter leaves."""
+    filter: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for."""
+
+    split: Callable[[Table], Rows]
+    split_names: Sequence[str] | None = None
+    shuffle: tuple[int, int] | None = None
+    """Seed and clump size."""
+    filter: str | None = None
+
+
+class PermutationBuilder:
+    """Builds a permutation table; see ``permutation_builder``.
+
+    Methods change the builder and return it. The last split and the last filter count.
+    ``execute`` ends it.
+    """
+
+    def __init__(self, table: Any) -> None:
+        """Build over ``table``.
+
+        Raises:
+            RuntimeError: If it is no table.
+        """
+        try:
+            if table is None:
+                raise TypeError("None")
+            self._table = sync_table(table) if is_a(table, "lancedb", "AsyncTable") else table
+            if not is_a(self._table, "lancedb", "LanceTable"):
+                open_source(self._table)
+        except TypeError as error:
+            message = (
+                "Provided table does not appear to be a Table or RemoteTable instance: "
+                f"{error}"
+            )
+            raise RuntimeError(message) from None
+        self._plan: Plan | None = Plan(split=one_split)
+
+    def split_random(
+        self,
+        *,
+        ratios: list[float] | None = None,
+        counts: list[int] | None = None,
+        fixed: int | None = None,
+        seed: int | None = None,
+        clump_size: int | None = None,
+        split_names: list[str] | None = None,
+    ) -> PermutationBuilder:
+        """Shuffle all rows and cut them into splits.
+
+        Exactly one of ``ratios``, ``counts`` and ``fixed`` must be given.
+
+        Args:
+            ratios: The share of each split, together at most 1.
+            counts: The rows of each split.
+            fixed: The number of equal splits.
+            seed: Chooses the order, in ``range(2**64)``; by default at random.
+            clump_size: This many neighbours stay together.
+            split_names: Names for the splits.
+
+        Raises:
+            ValueError: If not exactly one size is given, or ``clump_size`` is 0. Sizes that
+                do not fit the table are found by ``execute``.
+        """
+        sizes = checked_sizes(ratios, counts, fixed)
+        seed, clump = checked_shuffle(seed, clump_size)
+
+        def split(table: Table) -> Rows:
+            positions = _native.lancedb_shuffle(len(table.order), seed, clump)
+            return cut(table.source, table.order.pick(positions), sizes)
+
+        return self._with(split=split, split_names=split_names)
+
+    def split_sequential(
+        self,
+        *,
+        ratios: list[float] | None = None,
+        counts: list[int] | None = None,
+        fixed: int | None = None,
+        split_names: list[str] | None = None,
+    ) -> PermutationBuilder:
+        """Cut the rows into splits as they are stored.
+
+        Args and errors as for ``split_random``.
+        """
+        sizes = checked_sizes(ratios, counts, fixed)
+
+        def split(table: Table) -> Rows:
+            return cut(table.source, table.order, sizes)
+
+        return self._with(split=split, split_names=split_names)
+
+    def split_hash(
+        self,
+        columns: list[str],
+        split_weights: list[int],
+        *,
+        discard_weight: int | None = None,
+        split_names: list[str] | None = None,
+    ) -> PermutationBuilder:
+        """Put rows into splits by a hash of ``columns``.
+
+        Args:
+            columns: The columns; rows with equal values share a split.
+            split_weights: About how much of the rows each split gets.
+            discard_weight: About how much of the rows no split gets, by default nothing.
+            split_names: Names for the splits.
+
+        Raises:
+            ValueError: By ``execute``, if there are no columns or weights, or a weight is 0.
+        """
+        names = [str(name) for name in columns]
+        weights = [count(weight) for weight in split_weights]
+        discard = count(discard_weight or 0)
+
+        def split(table: Table) -> Rows:
+            return hashed(table, names, weights, discard)
+
+        return self._with(split=split, split_names=split_names)
+
+    def split_calculated(
+        self, calculation: str, split_names: list[str] | None = None
+    ) -> PermutationBuilder:
+        """Put each row into the split that an SQL expression gives, from 0 on.
+
+        Rows for which it is null or negative are kept, but no split has them.
+        """
+        calculation = str(calculation)
+
+        def split(table: Table) -> Rows:
+            return calculated(table, calculation)
+
+        return self._with(split=split, split_names=split_names)
+
+    def shuffle(
+        self, *, seed: int | None = None, clump_size: int | None = None
+    ) -> PermutationBuilder:
+        """Shuffle the rows; each split keeps the rows it has.
+
+        Args:
+            seed: Chooses the order, in ``range(2**64)``; by default at random.
+            clump_size: This many neighbours stay together.
+
+        Raises:
+            ValueError: If ``clump_size`` is 0.
+        """
+        return self._with(shuffle=checked_shuffle(seed, clump_size))
+
+    def filter(self, filter: str) -> PermutationBuilder:  # noqa: A002
+        """Keep the rows for which an SQL expression is true."""
+        return self._with(filter=filter)
+
+    def execute(self) -> Any:
+        """Build the permutation table.
+
+        Returns:
+            A ``lancedb`` table called "permutation" in a database in memory, with columns
+            ``row_id`` and ``split_id`` and the version of the base table in its schema's
+            metadata.
+
+        Raises:
+            ValueError: If sizes, columns or expressions do not fit the table.
+            NotImplementedError: If the table has an LSM write spec.
+            RuntimeError: If the builder was executed before.
+        """
+        import lancedb
+        import pyarrow as pa
+
+        plan = self._current()
+        self._plan = None
+        refuse_lsm(self._table)
+        source = open_source(self._table)
+        order = source.all_rows()
+        if plan.filter is not None:
+            source, order = source.matching(plan.filter, order)
+        rows = plan.split(Table(source, order, plan.filter))
+        if plan.shuffle is not None:
+            rows = shuffled(rows, *plan.shuffle)
+        metadata = {}
+        if source.version is not None:
+            metadata["base_version"] = str(source.version)
+        if source.branch is not None:
+            metadata["base_branch"] = source.branch
+        if plan.split_names is not None:
+            metadata["split_names"] = json.dumps(list(plan.split_names))
+        kind = rows.split_ids.type
+        columns = [
+            (pa.field("row_id", pa.uint64()), pa.array(rows.row_ids, pa.uint64())),
+            (pa.field("split_id", kind, nullable=rows.is_calculated), rows.split_ids),
+        ]
+        if rows.is_calculated:
+            columns.reverse()
+        schema = pa.schema([field for field, _ in columns], metadata=metadata)
+        data = pa.table([values for _, values in columns], schema=schema)
+        return lancedb.connect("memory://").create_table("permutation", data)
+
+    def _current(self) -> Plan:
+        if self._plan is None:
+            raise RuntimeError("Builder already consumed")
+        return self._plan
+
+    def _with(self, **changes: Any) -> PermutationBuilder:
+        self._plan = replace(self._current(), **changes)
+        return self
+
+
+def permutation_builder(table: Any) -> PermutationBuilder:
+    """Say which rows of a table to serve, in which splits and which order.
+
+    Args:
+        table: A LanceDB table, or anything else that ``Permutation.identity`` takes.
+
+    Returns:
+        A builder. Without any call all rows are in split 0, in storage order.
+
+    Raises:
+        RuntimeError: If ``table`` is no table.
+
+    Example:
+        >>> from lanceloader.permutation import permutation_builder
+        >>> plan = permutation_builder(table).shuffle(seed=42).execute()
+        >>> plan.to_arrow()["row_id"].to_pylist()
+        [2, 1, 4, 6, 9, 5, 3, 8, 7, 0]
+    """
+    return PermutationBuilder(table)
+
+
+def one_split(table: Table) -> Rows:
+    """Put all rows into split 0."""
+    return cut(table.source, table.order, None)
+
+
+def cut(source: Source, order: Order, sizes: dict[str, Any] | None) -> Rows:
+    """Put consecutive rows of ``order`` into splits of these sizes, or all into one."""
+    import numpy as np
+    import pyarrow as pa
+
+    counts = [len(order)] if sizes is None else _native.split_counts(len(order), **sizes)
+    row_ids = source.row_ids(order.slice(0, sum(counts))).to_numpy()
+    split_ids = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
+    return Rows(row_ids, pa.array(split_ids))
+
+
+def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -> Rows:
+    """Put rows into splits by LanceDB's hash of their values."""
+    import pyarrow as pa
+
+    # Weights are wrong also where there are no rows to hash.
+    nothing = pa.table({name: pa.array([], pa.int64()) for name in columns})
+    _native.lancedb_hash_splits(nothing, weights, discard)
+    ids, splits = [], []
+    for row_ids, batch in table.source.scan(columns, table.order, table.filter):
+        found = _native.lancedb_hash_splits(pa.table(batch), weights, discard)
+        split_ids = pa.record_batch(found).column(0)
+        kept = split_ids.is_valid()
+        ids.append(row_ids.filter(kept))
+        splits.append(split_ids.filter(kept))
+    row_ids = pa.chunked_array(ids, pa.uint64()).to_numpy()
+    return Rows(row_ids, pa.chunked_array(splits, pa.uint64()).combine_chunks())
+
+
+def calculated(table: Table, calculation: str) -> Rows:
+    """Put each row into the split that an SQL expression gives."""
+    expressions = {"split_id": calculation, "_rowid": "_rowid"}
+    with answering(calculation):
+        found = table.source.engine().scan(expressions, table.filter).read_all()
+    split_ids = found["split_id"].combine_chunks()
+    return Rows(found["_rowid"].to_numpy(), split_ids, is_calculated=True)
+
+
+def shuffled(rows: Rows, seed: int, clump_size: int) -> Rows:
+    """Shuffle rows inside their splits."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    order = _native.lancedb_shuffle(len(rows.row_ids), seed, clump_size)
+    positions = pa.record_batch(order.offsets(0, len(order))).column(0)
+    split_ids = rows.split_ids.take(positions)
+    # A stable sort, unlike LanceDB's: inside a split the shuffled order stays.
+    by_split = pc.sort_indices(split_ids)
+    row_ids = rows.row_ids[positions.to_numpy()][by_split.to_numpy()]
+    return replace(rows, row_ids=row_ids, split_ids=split_ids.take(by_split))
+
+
+def checked_sizes(
+    ratios: list[float] | None, counts: list[int] | None, fixed: int | None
+) -> dict[str, Any]:
+    """Check that exactly one way to give sizes is used.
+
+    Raises:
+        ValueError: If none is, or several.
+    """
+    sizes = {
+        "ratios": None if ratios is None else [float(ratio) for ratio in ratios],
+        "counts": None if counts is None else [count(rows) for rows in counts],
+        "fixed": None if fixed is None else count(fixed),
+    }
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if len(given) != 1:
+        message = "Exactly one of 'ratios', 'counts', or 'fixed' must be provided"
+        raise ValueError(message)
+    return given
+
+
+def checked_shuffle(seed: int | None, clump_size: int | None) -> tuple[int, int]:
+    """Check the seed and clump size of a shuffle, drawing a seed if there is none.
+
+    Raises:
+        ValueError: If the clump size is 0.
+    """
+    clump = 1 if clump_size is None else count(clump_size)
+    if clump == 0:
+        message = "Invalid input, clump_size 0: wanted at least 1 row"
+        raise ValueError(message)
+    return (secrets.randbits(64) if seed is None else count(seed)), clump
+
+
+def refuse_lsm(table: Any) -> None:
+    """Refuse a table whose unflushed rows have no row id.
+
+    Raises:
+        NotImplementedError: If it has an LSM write spec.
+    """
+    if not hasattr(table, "get_lsm_write_spec"):
+        return
+    try:
+        spec = table.get_lsm_write_spec()
+    except NotImplementedError:
+        return
+    if spec is not None:
+        message = (
+            "the data loader does not support tables with an LSM write spec: rows that have "
+            "not been flushed to the base table have no row id, so a permutation cannot "
+            "reference them"
+        )
+        raise NotImplementedError(message)

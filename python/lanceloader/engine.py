@@ -1,0 +1,334 @@
+"""The table's own library (lancedb or pylance), asked for what the native reader leaves to it.
+
+That is: SQL filters with their scalar indexes, SQL expressions, remote tables, and columns or
+files that the native reader refuses. Answers come as Arrow streams. Nothing here is on the
+path of a batch of an ordinary table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from lanceloader import _native
+    from lanceloader._typing import StorageOptions
+
+__all__ = [
+    "Engine",
+    "EngineReader",
+    "LancedbEngine",
+    "PylanceEngine",
+    "engine_of_data",
+    "engine_of_handle",
+    "engine_of_uri",
+]
+
+ROW_ID = "_rowid"
+ROW_OFFSET = "_rowoffset"
+# LanceDB asks servers for the row offset under this name.
+ROW_OFFSET_ALIAS = "__lancedb_take_row_offset"
+
+# A take names its rows one by one; servers and parsers take this many at once.
+KEYS_PER_TAKE = 8192
+
+
+class Engine(ABC):
+    """A table at one version, as its own library sees it."""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Give the schema of the table."""
+
+    @abstractmethod
+    def count_rows(self) -> int:
+        """Count the live rows."""
+
+    @abstractmethod
+    def scan(
+        self, columns: dict[str, str], predicate: str | None = None
+    ) -> pa.RecordBatchReader:
+        """Stream SQL expressions, by output name, over the rows where ``predicate`` is true."""
+
+    @abstractmethod
+    def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
+        """Fetch rows by ``_rowid`` or ``_rowoffset``, in any order, with that column."""
+
+    def row_ids(self, predicate: str | None = None) -> pa.RecordBatchReader:
+        """Stream the ids of the rows where ``predicate`` is true."""
+        return self.scan({ROW_ID: ROW_ID}, predicate)
+
+
+class LancedbEngine(Engine):
+    """A LanceDB table, local or remote, through its public query interface."""
+
+    def __init__(self, table: Any) -> None:
+        """Keep ``table``, a handle that nobody else moves to another version."""
+        self.table = table
+
+    def schema(self) -> pa.Schema:
+        return self.table.schema
+
+    def count_rows(self) -> int:
+        return int(self.table.count_rows())
+
+    def scan(
+        self, columns: dict[str, str], predicate: str | None = None
+    ) -> pa.RecordBatchReader:
+        query = self.table.search()
+        plain = all(name == expression for name, expression in columns.items())
+        query = query.select(list(columns) if plain else columns)
+        if predicate is not None:
+            query = query.where(predicate)
+        return query.to_batches()
+
+    def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
+        import pyarrow as pa
+
+        columns = [name for name in columns if name not in (ROW_ID, ROW_OFFSET)]
+        blobs = [name for name in self.blob_columns() if name in columns]
+        select = {name: quoted(name) for name in columns if name not in blobs}
+        if key == ROW_OFFSET:
+            select[ROW_OFFSET_ALIAS] = ROW_OFFSET
+        parts = []
+        for start in range(0, len(keys), KEYS_PER_TAKE):
+            part = ", ".join(map(str, keys[start : start + KEYS_PER_TAKE]))
+            query = self.table.search().where(f"{key} IN ({part})")
+            query = query.select(select) if select else query.select([ROW_ID])
+            parts.append(query.with_row_id(True).to_arrow())
+        rows = pa.concat_tables(parts)
+        for name in blobs:
+            found = self.table.fetch_blobs(name, rows[ROW_ID].to_pylist())
+            rows = rows.append_column(pa.field(name, found.type), found)
+        names = [ROW_OFFSET if n == ROW_OFFSET_ALIAS else n for n in rows.column_names]
+        return rows.rename_columns(names)
+
+    def blob_columns(self) -> list[str]:
+        """Name the columns whose values are stored beside the rows."""
+        try:
+            return list(self.table.blob_columns())
+        except NotImplementedError:
+            return []
+
+
+class PylanceEngine(Engine):
+    """A dataset of pylance."""
+
+    def __init__(self, dataset: Any) -> None:
+        """Keep ``dataset``, which is immutable."""
+        self.dataset = dataset
+
+    def schema(self) -> pa.Schema:
+        return self.dataset.schema
+
+    def count_rows(self) -> int:
+        return int(self.dataset.count_rows())
+
+    def scan(
+        self, columns: dict[str, str], predicate: str | None = None
+    ) -> pa.RecordBatchReader:
+        if list(columns) == [ROW_ID]:
+            scanner = self.dataset.scanner(
+                columns=[], filter=predicate, with_row_id=True
+            )
+        else:
+            scanner = self.dataset.scanner(columns=columns, filter=predicate)
+        return scanner.to_reader()
+
+    def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
+        import pyarrow as pa
+
+        columns = [name for name in columns if name not in (ROW_ID, ROW_OFFSET)]
+        blobs = [field.name for field in self.schema() if is_blob(field)]
+        plain = [name for name in columns if name not in blobs]
+        if key == ROW_OFFSET:
+            rows = self.dataset.take(list(keys), columns=plain)
+        else:
+            rows = self.dataset._take_rows(list(keys), columns=plain)
+        if not plain:
+            rows = pa.table({})
+        for name in (name for name in columns if name in blobs):
+            by = "indices" if key == ROW_OFFSET else "ids"
+            files = self.dataset.take_blobs(name, **{by: list(keys)})
+            values = [None if file is None else file.readall() for file in files]
+            rows = rows.append_column(name, pa.array(values, pa.large_binary()))
+        return rows.append_column(key, pa.array(keys, pa.uint64()))
+
+
+class EngineReader:
+    """Reads columns through an engine: the interface of the native reader, without its speed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        columns: Sequence[tuple[str, str]],
+        key: str,
+        keys: _native.Table | None = None,
+    ) -> None:
+        """Read ``columns``, pairs of output name and source name.
+
+        Args:
+            engine: What to ask.
+            columns: What to read.
+            key: What orders hold: ``_rowid`` or ``_rowoffset``.
+            keys: The table whose row ids the offsets of an order stand for, if orders hold
+                offsets and the engine is asked by row id.
+        """
+        self._engine = engine
+        self._columns = list(columns)
+        self._key = key
+        self._keys = keys
+        self._schema = self._output_schema()
+
+    def __arrow_c_schema__(self) -> Any:
+        """Give the schema of the batches."""
+        return self._schema.__arrow_c_schema__()
+
+    def take(
+        self, order: _native.Order, positions: Sequence[int]
+    ) -> pa.RecordBatch:
+        """Give the rows at ``positions``, in that order."""
+        from lanceloader._native import Order
+
+        picked = order.pick(Order.listed(positions))
+        return self.read(picked, 0, len(picked))
+
+    def read(self, order: _native.Order, start: int, stop: int) -> pa.RecordBatch:
+        """Give the rows at positions ``start`` to ``stop``."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        offsets = pa.record_batch(order.offsets(start, stop)).column(0)
+        keys = offsets
+        if self._keys is not None:
+            keys = pa.record_batch(self._keys.row_ids(order, start, stop)).column(0)
+        if len(keys) == 0:
+            return empty(self._schema)
+        wanted = pc.unique(keys)
+        sources = [source for _, source in self._columns]
+        rows = self._engine.take(wanted.to_pylist(), self._key, sources)
+        found = rows[self._key].combine_chunks()
+        places = pc.index_in(keys, value_set=found)
+        if places.null_count:
+            missing = keys.filter(places.is_null())[0]
+            message = f"row {missing} is not in the table any more"
+            raise IndexError(message)
+        rows = rows.take(places).combine_chunks()
+        values = {ROW_OFFSET: offsets, self._key: keys}
+        columns = []
+        for field, (_, source) in zip(self._schema, self._columns, strict=True):
+            column = values[source] if source in values else rows[source]
+            if isinstance(column, pa.ChunkedArray):
+                column = column.combine_chunks()
+            columns.append(column.cast(field.type) if column.type != field.type else column)
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+    def load(
+        self, order: _native.Order, batch_size: int, drop_last: bool  # noqa: FBT001
+    ) -> Iterator[pa.RecordBatch]:
+        """Give all rows in batches of ``batch_size``."""
+        for start in range(0, len(order), batch_size):
+            stop = min(start + batch_size, len(order))
+            if stop - start == batch_size or not drop_last:
+                yield self.read(order, start, stop)
+
+    def _output_schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        table = self._engine.schema()
+        fields = []
+        for name, source in self._columns:
+            if source in (ROW_ID, ROW_OFFSET) and source not in table.names:
+                fields.append(pa.field(name, pa.uint64()))
+                continue
+            field = table.field(source)
+            if is_blob(field):
+                field = pa.field(name, pa.large_binary(), metadata=field.metadata)
+            fields.append(field.with_name(name))
+        return pa.schema(fields, metadata=table.metadata)
+
+
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """Give a batch without rows."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays(
+        [pa.array([], field.type) for field in schema], schema=schema
+    )
+
+
+def is_blob(field: pa.Field) -> bool:
+    """Whether a column's values are stored beside its rows."""
+    metadata = field.metadata or {}
+    extension = getattr(field.type, "extension_name", None)
+    return (
+        extension == "lance.blob.v2"
+        or metadata.get(b"ARROW:extension:name") == b"lance.blob.v2"
+        or b"lance-encoding:blob" in metadata
+    )
+
+
+def quoted(name: str) -> str:
+    """Quote a column name for SQL, if it must be."""
+    return name if name.isidentifier() and name.islower() else f"`{name}`"
+
+
+def engine_of_handle(handle: Any, version: int | None, branch: str | None) -> Engine:
+    """Give the engine of a LanceDB table or ``lance`` dataset, pinned to a version."""
+    if type(handle).__module__.partition(".")[0] == "lance":
+        return PylanceEngine(handle)
+    # A handle of its own: the user's may be moved to another version.
+    return LancedbEngine(handle.branches.checkout(branch or "main", version))
+
+
+def engine_of_data(data: pa.Table) -> Engine:
+    """Put Arrow data into an in-memory LanceDB table, where row ids are row offsets.
+
+    Raises:
+        UnsupportedError: If lancedb is not installed.
+    """
+    try:
+        import lancedb
+    except ImportError:
+        message = "SQL over Arrow data: pip install lanceloader[lancedb]"
+        raise UnsupportedError(message) from None
+    return LancedbEngine(lancedb.connect("memory://").create_table("data", data))
+
+
+def engine_of_uri(
+    uri: str,
+    version: int | None,
+    branch: str | None,
+    storage_options: StorageOptions | None,
+) -> Engine:
+    """Open a table by address with pylance, or with lancedb if that is what is installed.
+
+    Raises:
+        UnsupportedError: If neither is installed.
+    """
+    if importlib.util.find_spec("lance") is not None:
+        lance = importlib.import_module("lance")
+        dataset = lance.dataset(uri, storage_options=storage_options)
+        if version is not None:
+            dataset = dataset.checkout_version((branch, version) if branch else version)
+        return PylanceEngine(dataset)
+    path = PurePosixPath(uri)
+    if importlib.util.find_spec("lancedb") is not None and path.suffix == ".lance":
+        lancedb = importlib.import_module("lancedb")
+        parent = uri[: -len(path.name)].rstrip("/") or "/"
+        table = lancedb.connect(parent, storage_options=storage_options).open_table(path.stem)
+        return engine_of_handle(table, version, branch)
+    message = (
+        f"{uri}: this needs the table's own library; "
+        "pip install lanceloader[lance] or lanceloader[lancedb]"
+    )
+    raise UnsupportedError(message)

@@ -1,0 +1,76 @@
+"""Stage 6, FORMAT: an Arrow batch as what the user asked for.
+
+One module per library, imported on first use. A transform is a function of a
+``pyarrow.RecordBatch``; every one here is a module-level function or a partial of one, so
+that permutations pickle.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, get_args
+
+from lanceloader._typing import Format
+from lanceloader.formats._columns import check_nulls
+
+if TYPE_CHECKING:
+    from lanceloader._typing import Transform
+
+__all__ = ["FORMATS", "check_nulls", "needs_own_buffers", "transform_of"]
+
+FORMATS: dict[str, tuple[str, str]] = {
+    "arrow": ("arrow", "batch"),
+    "numpy": ("numpy", "matrix"),
+    "numpy_dict": ("numpy", "columns"),
+    "pandas": ("pandas", "frame"),
+    "polars": ("polars", "frame"),
+    "python": ("python", "rows"),
+    "python_col": ("python", "columns"),
+    "torch": ("torch", "rows"),
+    "torch_col": ("torch", "matrix"),
+    "torch_dict": ("torch", "columns"),
+    "torch_row": ("torch", "row_tensors"),
+}
+"""The module and the function of each format."""
+
+if set(FORMATS) != set(get_args(Format)):
+    raise AssertionError(set(FORMATS) ^ set(get_args(Format)))
+
+# These cannot be written through: Python objects are copies, and the others are read-only.
+_READ_ONLY = ("arrow", "numpy", "pandas", "polars", "python")
+
+
+def transform_of(name: str, **options: Any) -> Transform:
+    """Give the transform of a format.
+
+    Args:
+        name: One of ``FORMATS``.
+        options: For the dict formats, what ``with_format`` takes beside the name.
+
+    Raises:
+        ValueError: If there is no such format.
+    """
+    if name not in FORMATS:
+        known = ", ".join(sorted(FORMATS))
+        message = f"Invalid format: {name}; wanted one of {known}"
+        raise ValueError(message)
+    module, function = FORMATS[name]
+    transform = getattr(importlib.import_module(f"lanceloader.formats.{module}"), function)
+    if options:
+        if not name.endswith("_dict"):
+            message = f"format {name} takes no options, got {', '.join(options)}"
+            raise ValueError(message)
+        transform = functools.partial(transform, **options)
+    return transform
+
+
+def needs_own_buffers(transform: Transform) -> bool:
+    """Whether what a transform makes may be written to, so that nothing else may share it.
+
+    True of everything but our own read-only formats: tensors alias Arrow's buffers, and
+    nobody knows what a transform of the user's does.
+    """
+    module = getattr(transform, "__module__", None) or ""
+    package, _, last = module.rpartition(".")
+    return package != __name__ or last not in _READ_ONLY

@@ -1,0 +1,234 @@
+"""What the dict formats of numpy and torch share: types, nulls and lists.
+
+A column becomes one of: an array of numbers (1-D, or more for fixed-size lists), ``Ragged``
+values with offsets, a list of Python objects, or a dict for a struct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lanceloader.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from lanceloader._typing import Nulls
+
+__all__ = ["Columns", "Ragged", "check_nulls", "convert"]
+
+
+class Ragged(NamedTuple):
+    """Lists of different lengths: list ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: Any
+    """The values of all lists, end to end."""
+
+    offsets: Any
+    """Where each list starts, and the end of the last: one more than there are lists."""
+
+
+class Columns(dict[str, Any]):
+    """A dict of columns that torch's default collate hands over as it is.
+
+    Collating starts by looking at ``batch[0]``, which no dict of columns has.
+    """
+
+    def __missing__(self, key: Any) -> Any:
+        if key == 0 and type(key) is int:
+            return Collated()
+        raise KeyError(key)
+
+    def __reduce__(self) -> tuple[type[Columns], tuple[dict[str, Any]]]:
+        return Columns, (dict(self),)
+
+
+class Collated:
+    """The type of ``Columns()[0]``: tells torch that there is nothing left to collate."""
+
+
+def check_nulls(nulls: str, fill_value: Any) -> None:
+    """Check the options of a dict format.
+
+    Raises:
+        ValueError: If ``nulls`` is no policy, or a fill value is missing or not used.
+    """
+    if nulls not in ("error", "fill", "mask"):
+        message = f'nulls={nulls!r}: wanted "error", "fill" or "mask"'
+        raise ValueError(message)
+    if (nulls == "fill") != (fill_value is not None):
+        wanted = "a fill_value" if nulls == "fill" else 'a fill_value only with nulls="fill"'
+        message = f"nulls={nulls!r}, fill_value={fill_value!r}: wanted {wanted}"
+        raise ValueError(message)
+
+
+def convert(
+    batch: pa.RecordBatch,
+    array: Callable[[pa.Array], Any],
+    *,
+    nulls: Nulls,
+    fill_value: Any,
+    format: str,  # noqa: A002
+) -> Columns:
+    """Convert every column of ``batch``.
+
+    Args:
+        batch: The rows.
+        array: Makes an array of a numeric or boolean Arrow array without nulls.
+        nulls: What to do with nulls.
+        fill_value: What to put in their place: one value, or one per column name.
+        format: What to call the format in messages.
+    """
+    out = Columns()
+    converter = _Converter(array, nulls, fill_value, format)
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        converter.add(out, name, name, column)
+    return out
+
+
+class _Converter:
+    def __init__(
+        self, array: Callable[[pa.Array], Any], nulls: Nulls, fill_value: Any, format: str  # noqa: A002
+    ) -> None:
+        self.array = array
+        self.nulls = nulls
+        self.fill_value = fill_value
+        self.format = format
+
+    def add(self, out: dict[str, Any], key: str, path: str, column: pa.Array) -> None:
+        """Convert ``column``, called ``path`` in messages, into ``out[key]``."""
+        import pyarrow as pa
+
+        if isinstance(column, pa.ExtensionArray):
+            shape = getattr(column.type, "shape", None)
+            self.add(out, key, path, column.storage)
+            if shape is not None and not isinstance(out[key], list):
+                out[key] = out[key].reshape(len(column), *shape)
+            return
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if self.nulls == "mask":
+            out[f"{key}_mask"] = self.array(column.is_valid())
+        if column.null_count and not pa.types.is_struct(column.type):
+            column = self.without_nulls(path, column)
+        out[key] = self.value(path, column)
+
+    def without_nulls(self, path: str, column: pa.Array) -> pa.Array:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self.nulls == "error":
+            message = (
+                f"column `{path}` has {column.null_count} nulls in {len(column)} rows, which "
+                f"{self.format} cannot hold: pass nulls=\"mask\" for a second column "
+                f'"{path}_mask" that says which rows have a value, nulls="fill" with a '
+                f"fill_value, or filter them out with {path} IS NOT NULL"
+            )
+            raise FormatError(message)
+        value = self.fill_value if self.nulls == "fill" else None
+        if isinstance(value, Mapping):
+            if path not in value:
+                message = f"column `{path}` has nulls: wanted a fill value for it in {value!r}"
+                raise FormatError(message)
+            value = value[path]
+        if value is None:
+            value = zero_of(column.type)
+        try:
+            filler = pa.scalar(value, column.type)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            message = f"column `{path}` of type {column.type}: {value!r} is no value of it"
+            raise FormatError(message) from error
+        return pc.if_else(column.is_valid(), column, filler)
+
+    def value(self, path: str, column: pa.Array) -> Any:
+        """Convert a column without nulls of its own."""
+        import pyarrow as pa
+
+        types, kind = pa.types, column.type
+        if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+            return self.array(column)
+        if types.is_temporal(kind):
+            width = pa.int32() if kind.bit_width == 32 else pa.int64()
+            return self.array(column.view(width))
+        if types.is_decimal(kind):
+            return self.array(column.cast(pa.float64()))
+        if is_text(kind):
+            return column.to_pylist()
+        if types.is_struct(kind):
+            out = Columns()
+            for field, child in zip(kind, column.flatten(), strict=True):
+                self.add(out, field.name, f"{path}.{field.name}", child)
+            return out
+        if types.is_fixed_size_list(kind):
+            size = kind.list_size
+            start = column.offset * size
+            values = self.items(path, column.values.slice(start, len(column) * size))
+            if not isinstance(values, list | dict | Ragged):
+                return values.reshape(len(column), size, *values.shape[1:])
+        elif types.is_list(kind) or types.is_large_list(kind):
+            offsets = column.offsets
+            start, stop = offsets[0].as_py(), offsets[-1].as_py()
+            values = self.items(path, column.values.slice(start, stop - start))
+            if not isinstance(values, list | dict | Ragged):
+                shifted = offsets.cast(pa.int64()).to_numpy(zero_copy_only=False) - start
+                return Ragged(values, self.array(pa.array(shifted)))
+        message = (
+            f"column `{path}` of type {kind}: {self.format} holds numbers, booleans, times, "
+            "text and bytes, lists of numbers, and structs of these; use another format for "
+            "it, leave it out, or convert it with with_transform"
+        )
+        raise FormatError(message)
+
+    def items(self, path: str, values: pa.Array) -> Any:
+        """Convert the items of lists, whose nulls have no mask."""
+        if values.null_count:
+            if self.nulls == "mask":
+                message = (
+                    f"column `{path}` has nulls inside its lists, which a mask of its rows "
+                    'cannot show: pass nulls="fill" with a fill_value'
+                )
+                raise FormatError(message)
+            values = self.without_nulls(path, values)
+        return self.value(path, values)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of a type come out as Python objects."""
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_string_view(kind)
+        or types.is_binary_view(kind)
+    )
+
+
+def zero_of(kind: pa.DataType) -> Any:
+    """Give the value that stands where a mask says there is none."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_fixed_size_binary(kind):
+        return bytes(kind.byte_width)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return ""
+    if is_text(kind):
+        return b""
+    if types.is_boolean(kind):
+        return False
+    if types.is_fixed_size_list(kind):
+        return [zero_of(kind.value_type)] * kind.list_size
+    if types.is_list(kind) or types.is_large_list(kind):
+        return []
+    if types.is_temporal(kind):
+        width = pa.int32() if kind.bit_width == 32 else pa.int64()
+        return pa.scalar(0, width).cast(kind)
+    return 0

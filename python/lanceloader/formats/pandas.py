@@ -1,0 +1,16 @@
+"""Batches as pandas frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["frame"]
+
+
+def frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    """Give a frame of shape (rows, columns). A copy for most types."""
+    return batch.to_pandas()

@@ -1,0 +1,18 @@
+"""Batches as polars frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+__all__ = ["frame"]
+
+
+def frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    """Give a frame of shape (rows, columns). No copy for most types."""
+    import polars as pl
+
+    return cast("pl.DataFrame", pl.from_arrow(batch))

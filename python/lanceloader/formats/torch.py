@@ -1,0 +1,192 @@
+"""Batches as torch tensors, and how torch collates what the other formats give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from lanceloader.errors import FormatError
+from lanceloader.formats._columns import Collated, Ragged, check_nulls, convert, is_text
+from lanceloader.formats.python import LazyRows, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lanceloader._typing import Nulls
+
+__all__ = ["columns", "matrix", "register", "row_tensors", "rows"]
+
+
+def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Give a dict per row of 0-D tensors, views into their columns.
+
+    Vectors are 1-D tensors; text and bytes stay Python objects.
+    """
+    sequences = {
+        name: row_values(name, column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    return [
+        {name: values[at] for name, values in sequences.items()}
+        for at in range(batch.num_rows)
+    ]
+
+
+def row_tensors(batch: pa.RecordBatch) -> list[torch.Tensor]:
+    """Give a 1-D tensor per row, its columns promoted to one dtype. A copy."""
+    arrays = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
+    for name, values in zip(batch.schema.names, arrays, strict=True):
+        if values.dtype.kind not in "iufb":
+            message = (
+                f"column `{name}` of type {batch.schema.field(name).type}: torch_row holds "
+                "numbers; leave it out, or use torch_dict"
+            )
+            raise FormatError(message)
+    return list(torch.tensor(np.column_stack(arrays)).unbind(dim=0))
+
+
+def matrix(batch: pa.RecordBatch) -> torch.Tensor:
+    """Give one tensor of shape (columns, rows), its columns promoted to one dtype. A copy."""
+    return torch.stack(
+        [
+            tensor_of(name, column, "torch_col")
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+    )
+
+
+def columns(
+    batch: pa.RecordBatch, *, nulls: Nulls = "error", fill_value: Any = None
+) -> dict[str, Any]:
+    """Give a tensor per column; see ``Permutation.with_format`` for types and nulls."""
+    check_nulls(nulls, fill_value)
+    return convert(batch, array, nulls=nulls, fill_value=fill_value, format="torch_dict")
+
+
+def array(column: pa.Array) -> torch.Tensor:
+    """Give an Arrow array without nulls as a tensor, without a copy but for booleans."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(column.type):
+        return torch.from_numpy(column.to_numpy(zero_copy_only=False))
+    return torch.from_dlpack(column)
+
+
+def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa: A002
+    """Give a column of numbers or booleans as a 1-D tensor.
+
+    Raises:
+        FormatError: If it holds anything else, or nulls.
+    """
+    import pyarrow as pa
+
+    kind = column.type
+    if column.null_count:
+        message = (
+            f"Can only use DLPack on arrays with no nulls: column `{name}` has "
+            f"{column.null_count} in {len(column)} rows; use torch_dict with nulls=\"mask\" or "
+            f'nulls="fill", or filter them out with {name} IS NOT NULL'
+        )
+        raise FormatError(message)
+    if not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    ):
+        message = (
+            f"column `{name}` of type {kind}: {format} holds numbers and booleans; leave it "
+            "out, or use torch_dict"
+        )
+        raise FormatError(message)
+    return array(column)
+
+
+def row_values(name: str, column: pa.Array) -> Any:
+    """Give a sequence of what each row has in a column."""
+    import pyarrow as pa
+
+    kind = column.type
+    if is_text(kind):
+        return column.to_pylist()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        ragged = convert_column(name, column)
+        if isinstance(ragged, Ragged):
+            ends = ragged.offsets.tolist()
+            return [
+                ragged.values[start:stop]
+                for start, stop in zip(ends, ends[1:], strict=False)
+            ]
+    if pa.types.is_fixed_size_list(kind):
+        return convert_column(name, column)
+    return tensor_of(name, column, "torch")
+
+
+def convert_column(name: str, column: pa.Array) -> Any:
+    """Convert one column as ``torch_dict`` does."""
+    import pyarrow as pa
+
+    batch = pa.RecordBatch.from_arrays([column], names=[name])
+    return convert(batch, array, nulls="error", fill_value=None, format="torch")[name]
+
+
+def register() -> None:
+    """Teach torch's default collate the batches that carry their columns."""
+    default_collate_fn_map[Row] = collate_rows
+    default_collate_fn_map[Collated] = collate_columns
+
+
+def collate_rows(rows: Any, *, collate_fn_map: Any = None) -> Any:
+    """Collate a batch column by column, with the result of collating its rows."""
+    del collate_fn_map
+    if not isinstance(rows, LazyRows):
+        # A row that somebody took out of its batch and put into another list.
+        return default_collate([dict(row) for row in rows])
+    batch = rows.batch
+    collate = collate_tensors if rows.make is globals()["rows"] else collate_objects
+    return {
+        name: collate(name, column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+
+
+def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
+    """Hand over a batch that is a dict of columns already."""
+    del collate_fn_map
+    return dict(batch)
+
+
+def collate_tensors(name: str, column: pa.Array) -> Any:
+    """Give what collating the rows of the ``torch`` format gives for a column."""
+    values = row_values(name, column)
+    return values if isinstance(values, torch.Tensor) else default_collate(values)
+
+
+def collate_objects(name: str, column: pa.Array) -> Any:
+    """Give what collating Python objects gives for a column: 64-bit numbers and lists."""
+    import pyarrow as pa
+
+    kind = column.type
+    if column.null_count == 0 and len(column) > 0:
+        if pa.types.is_boolean(kind):
+            return array(column)
+        if pa.types.is_signed_integer(kind) or (
+            pa.types.is_unsigned_integer(kind) and kind != pa.uint64()
+        ):
+            return torch.from_numpy(column.to_numpy().astype(np.int64))
+        if pa.types.is_floating(kind):
+            return torch.from_numpy(column.to_numpy().astype(np.float64))
+        if is_text(kind):
+            return column.to_pylist()
+        if pa.types.is_struct(kind):
+            children = zip(kind, column.flatten(), strict=True)
+            return {field.name: collate_objects(name, child) for field, child in children}
+        if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
+            size = kind.list_size
+            values = column.values.slice(column.offset * size, len(column) * size)
+            if values.null_count == 0:
+                # One tensor per place of the vector: what collating lists of floats gives.
+                places = values.to_numpy().reshape(len(column), size).T
+                return list(torch.from_numpy(places.astype(np.float64, order="C")))
+    return default_collate(column.to_pylist())

@@ -1,0 +1,221 @@
+"""What a permutation is when it travels: a description, in LanceDB's layout where it has one.
+
+Our own state is light: the address of the table and its version, the order as an expression,
+columns and transform. It opens without lancedb and pylance. States that LanceDB wrote, of
+this and of older layouts, load as well.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.sources import LanceSource, MemorySource, Source, pinned_source
+from lanceloader.sources.native import without_secrets
+from lanceloader.sources.opening import is_a, lancedb_options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lanceloader.permutation import Permutation
+
+__all__ = ["LeftBehind", "from_state", "to_state"]
+
+
+class LeftBehind(ABC):
+    """Something of a permutation that did not travel, and is made again when asked for."""
+
+    @abstractmethod
+    def make(self, perm: Permutation) -> Any:
+        """Make it, for this permutation."""
+
+
+class BaseTable(LeftBehind):
+    """The table with the data: the object that the permutation was made from."""
+
+    def __init__(self, state: dict[str, Any] | None) -> None:
+        """Keep what opens it again, if it is a LanceDB table."""
+        self.state = state
+
+    def make(self, perm: Permutation) -> Any:
+        if self.state is not None:
+            return _table_from_pickle_state(self.state)
+        source = perm._source
+        if isinstance(source, MemorySource):
+            return source.to_arrow()
+        return source.uri if isinstance(source, LanceSource) else source
+
+
+class PermutationTable(LeftBehind):
+    """A permutation table, with the rows of one split."""
+
+    def make(self, perm: Permutation) -> Any:
+        import lancedb
+        import pyarrow as pa
+
+        row_ids = perm._source.row_ids(perm._rows)
+        split_ids = pa.repeat(pa.scalar(perm.split, pa.uint64()), len(row_ids))
+        schema = pa.schema(
+            [pa.field("row_id", pa.uint64()), pa.field("split_id", pa.uint64(), nullable=False)],
+            metadata=None if perm.version is None else {"base_version": str(perm.version)},
+        )
+        data = pa.table([row_ids, split_ids], schema=schema)
+        return lancedb.connect("memory://").create_table("permutation", data)
+
+
+def to_state(perm: Permutation) -> dict[str, Any]:
+    """Describe a permutation."""
+    source = perm._source
+    state = {
+        "base_table_name": source.name,
+        "split": perm.split,
+        "selection": perm.selection,
+        "batch_size": perm.batch_size,
+        "transform_fn": perm.transform_fn,
+        "offset": perm.offset,
+        "limit": perm.limit,
+        "connection_factory": perm.connection_factory,
+        "version": source.version,
+        "branch": source.branch,
+        "rows": perm._rows,
+        "has_permutation_table": perm._permutation_table is not None,
+    }
+    if perm.connection_factory is None:
+        base = perm._base_table
+        known = base.state if isinstance(base, BaseTable) else None
+        if is_a(base, "lancedb", "LanceTable") and isinstance(source, LanceSource):
+            known = _table_to_pickle_state(base)
+        state.update(source=source, base_table_state=known)
+    return state
+
+
+def from_state(perm: Permutation, state: dict[str, Any]) -> None:
+    """Fill a permutation from its description, or from one that LanceDB wrote."""
+    factory = state["connection_factory"]
+    if "rows" not in state:
+        from_lancedb_state(perm, state)
+    elif factory is None:
+        perm._assign(state["source"], state["rows"], state["split"])
+        perm._base_table = BaseTable(state["base_table_state"])
+    else:
+        table = factory(state["base_table_name"])
+        source = source_of_factory(table, state)
+        perm._assign(source, state["rows"], state["split"])
+        perm._base_table = table
+    if "rows" in state:
+        has_table = state["has_permutation_table"]
+        perm._permutation_table = PermutationTable() if has_table else None
+    perm.selection = state["selection"]
+    perm.batch_size = state["batch_size"]
+    perm.transform_fn = state["transform_fn"]
+    perm.offset = state["offset"]
+    perm.limit = state["limit"]
+    perm.connection_factory = factory
+    perm._order = perm._sliced(perm.offset, perm.limit)
+
+
+def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
+    """Pin the table that a factory opened to the version that was pinned.
+
+    A table in memory was made anew by the factory and has versions of its own.
+    """
+    if is_a(table, "lancedb", "LanceTable") and table.uri.startswith("memory:"):
+        return pinned_source(table, None, None)
+    return pinned_source(table, state["version"], state["branch"])
+
+
+def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
+    """Fill a permutation from what ``lancedb.permutation`` pickled, now or in older releases."""
+    import lancedb
+
+    from lanceloader.permutation import rows_of_split
+
+    factory = state["connection_factory"]
+    is_rebuilt = False
+    if factory is not None:
+        base_table = factory(state["base_table_name"])
+    elif "base_table_state" in state:
+        is_rebuilt = state["base_table_state"]["kind"] == "memory"
+        base_table = _table_from_pickle_state(state["base_table_state"])
+    elif "base_table_data" in state:
+        is_rebuilt = True
+        memory = lancedb.connect("memory://")
+        base_table = memory.create_table(state["base_table_name"], state["base_table_data"])
+    else:
+        database = lancedb.connect(
+            state["base_table_uri"], storage_options=state["base_table_storage_options"]
+        )
+        base_table = database.open_table(
+            state["base_table_name"], namespace_path=state["base_table_namespace"] or None
+        )
+    permutation_table = None
+    data = state["permutation_data"]
+    if data is not None:
+        if is_rebuilt:
+            # A table made from Arrow has one version, and not the one that was recorded.
+            data = _drop_base_version(data)
+        permutation_table = lancedb.connect("memory://").create_table("permutation", data)
+    split = state["split"]
+    perm._assign(*rows_of_split(base_table, permutation_table, split), split)
+    perm._base_table = base_table
+    perm._permutation_table = permutation_table
+
+
+def _table_to_pickle_state(table: Any) -> dict[str, Any]:
+    """Describe a LanceDB table: LanceDB's function of this name, with its version and branch.
+
+    Raises:
+        ValueError: If it is no LanceDB table.
+    """
+    if is_a(table, "lancedb", "RemoteTable"):
+        return {"kind": "remote", "table": table}
+    if not is_a(table, "lancedb", "LanceTable"):
+        message = f"Cannot pickle table of type {type(table)!r}"
+        raise ValueError(message)
+    uri = table._conn.uri
+    if uri.startswith("memory://"):
+        return {"kind": "memory", "name": table.name, "data": table.to_arrow()}
+    return {
+        "kind": "local",
+        "name": table.name,
+        "uri": uri,
+        "namespace": table._namespace_path,
+        "storage_options": without_secrets(lancedb_options(table)) or None,
+        "version": table.version,
+        "branch": table.current_branch(),
+    }
+
+
+def _table_from_pickle_state(state: dict[str, Any]) -> Any:
+    """Open what ``_table_to_pickle_state`` described, pinned if it says so.
+
+    Raises:
+        ValueError: If the kind is not known.
+    """
+    import lancedb
+
+    kind = state["kind"]
+    if kind == "remote":
+        return state["table"]
+    if kind == "memory":
+        return lancedb.connect("memory://").create_table(state["name"], state["data"])
+    if kind == "local":
+        database = lancedb.connect(state["uri"], storage_options=state["storage_options"])
+        table = database.open_table(state["name"], namespace_path=state["namespace"] or None)
+        version, branch = state.get("version"), state.get("branch")
+        if branch is not None:
+            return table.branches.checkout(branch, version)
+        if version is not None and version != table.version:
+            table.checkout(version)
+        return table
+    message = f"Unknown table pickle state kind: {kind}"
+    raise ValueError(message)
+
+
+def _drop_base_version(permutation_data: pa.Table) -> pa.Table:
+    """Strip the recorded version and branch, so that a base table is read as it is."""
+    metadata = dict(permutation_data.schema.metadata or {})
+    if metadata.pop(b"base_version", None) is None:
+        return permutation_data
+    metadata.pop(b"base_branch", None)
+    return permutation_data.replace_schema_metadata(metadata or None)

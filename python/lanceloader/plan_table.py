@@ -1,0 +1,136 @@
+"""LanceDB's permutation tables: the small tables of row ids that its builder makes.
+
+They have the columns ``row_id`` and ``split_id``, one row per row served, and name the
+version of the base table and the splits in their schema's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+__all__ = ["PlanTable"]
+
+ROW_ID = "row_id"
+SPLIT_ID = "split_id"
+
+
+class PlanTable:
+    """What a permutation table says."""
+
+    def __init__(self, data: pa.Table) -> None:
+        """Take the contents of a permutation table.
+
+        Raises:
+            ValueError: If a column is missing or does not hold whole numbers, or the
+                metadata cannot be read.
+        """
+        for column in (ROW_ID, SPLIT_ID):
+            if column not in data.column_names:
+                message = f"Invalid input, Permutation table must contain a column named {column}"
+                raise ValueError(message)
+        metadata = data.schema.metadata or {}
+        self._row_ids = whole_numbers(data, ROW_ID)
+        self._split_ids = data[SPLIT_ID]
+        self.split_names = split_names_of(metadata)
+        self.base_version = base_version_of(metadata)
+        branch = metadata.get(b"base_branch")
+        self.base_branch = None if branch is None else branch.decode()
+
+    @classmethod
+    def of(cls, table: Any) -> PlanTable:
+        """Read a permutation table, once per table and version."""
+        version = getattr(table, "version", None)
+        try:
+            known = _plans.get(table)
+        except TypeError:
+            return cls(arrow_of(table))
+        if known is None or known[0] != version:
+            known = _plans[table] = (version, cls(arrow_of(table)))
+        return known[1]
+
+    @property
+    def num_splits(self) -> int:
+        """One more than the highest split that has rows."""
+        import pyarrow.compute as pc
+
+        highest = pc.max(self._split_ids).as_py()
+        return 0 if highest is None else int(highest) + 1
+
+    def row_ids(self, split: int) -> np.ndarray[Any, Any]:
+        """Give the row ids of a split, in its order.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        ids = self._split_ids
+        if not pa.types.is_integer(ids.type):
+            message = (
+                f"Invalid input, split_id of type {ids.type} in the permutation table: "
+                "could not convert to literal of type uint64"
+            )
+            raise ValueError(message)
+        mask = pc.fill_null(pc.equal(ids, split), fill_value=False)
+        rows = self._row_ids.filter(mask).to_numpy()
+        if len(rows) == 0:
+            message = f"Invalid input, No rows found for split {split} in the permutation table"
+            raise ValueError(message)
+        return rows
+
+
+_plans: weakref.WeakKeyDictionary[Any, tuple[Any, PlanTable]] = weakref.WeakKeyDictionary()
+
+
+def arrow_of(table: Any) -> pa.Table:
+    """Give the contents of a LanceDB table or of Arrow data."""
+    import pyarrow as pa
+
+    return table.to_arrow() if hasattr(table, "to_arrow") else pa.table(table)
+
+
+def split_names_of(metadata: dict[bytes, bytes]) -> list[str] | None:
+    """Read the names of the splits, or ``None`` if there are none."""
+    names = metadata.get(b"split_names")
+    return None if names is None else list(json.loads(names))
+
+
+def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
+    """Read the version of the base table, or ``None`` if none was recorded."""
+    version = metadata.get(b"base_version")
+    if version is None:
+        return None
+    try:
+        return int(version)
+    except ValueError:
+        message = f"Invalid input, unreadable base_version {version!r} in the permutation table"
+        raise ValueError(message) from None
+
+
+def whole_numbers(data: pa.Table, column: str) -> pa.ChunkedArray:
+    """Give a column as ``uint64``.
+
+    Raises:
+        ValueError: If it holds anything else, or nulls.
+    """
+    import pyarrow as pa
+
+    values = data[column]
+    if not pa.types.is_integer(values.type) or values.null_count:
+        message = (
+            f"Invalid input, column {column} of the permutation table has type {values.type} and "
+            f"{values.null_count} nulls: wanted uint64 without nulls"
+        )
+        raise ValueError(message)
+    try:
+        return values.cast(pa.uint64())
+    except pa.ArrowInvalid:
+        message = f"Invalid input, column {column} of the permutation table has negative values"
+        raise ValueError(message) from None

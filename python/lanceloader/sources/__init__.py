@@ -1,0 +1,22 @@
+"""What a permutation reads from: a table at one version, in a form that pickles small.
+
+``open_source`` turns what users hold (a LanceDB table, a ``lance`` dataset, a path or URI,
+Arrow data) into a ``Source``. A source is pinned to the version it was opened at, opens
+lazily in every process, and never carries handles or data in its pickle, except for data
+that exists only in memory.
+"""
+
+from lanceloader.sources.base import Reader, Source
+from lanceloader.sources.native import LanceSource, MemorySource
+from lanceloader.sources.opening import open_source, pinned_source
+from lanceloader.sources.remote import RemoteSource
+
+__all__ = [
+    "LanceSource",
+    "MemorySource",
+    "Reader",
+    "RemoteSource",
+    "Source",
+    "open_source",
+    "pinned_source",
+]

@@ -1,0 +1,235 @@
+"""Tables that the native reader reads: Lance tables in files, and Arrow data in memory."""
+
+from __future__ import annotations
+
+import multiprocessing.context
+import os
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from lanceloader._native import Order, Table
+from lanceloader.engine import ROW_ID, EngineReader, engine_of_data, engine_of_uri
+from lanceloader.errors import UnsupportedError
+from lanceloader.sources.base import Reader, Source, answering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from lanceloader._typing import StorageOptions
+    from lanceloader.engine import Engine
+
+__all__ = ["LanceSource", "MemorySource"]
+
+# Rows of a batch where its size is ours to choose.
+SCAN_ROWS = 65_536
+
+
+class NativeSource(Source):
+    """A source that the native reader reads."""
+
+    @property
+    @abstractmethod
+    def native(self) -> Table:
+        """The open table."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        return pa.schema(self.native)
+
+    @property
+    def num_rows(self) -> int:
+        return self.native.num_rows
+
+    def reader(self, columns: Sequence[tuple[str, str]]) -> Reader:
+        try:
+            return self.native.reader(columns)
+        except UnsupportedError:
+            # A column that only the table's own library reads; it finds rows by id.
+            return EngineReader(self.engine(), columns, ROW_ID, self.native)
+
+    def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:
+        return self, self.native.order_of_row_ids(row_ids)
+
+    def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
+        with answering(predicate):
+            rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
+        return self, order.filtered(rows)
+
+    def row_ids(self, order: Order) -> pa.Array:
+        import pyarrow as pa
+
+        return pa.record_batch(self.native.row_ids(order, 0, len(order))).column(0)
+
+    def scan(
+        self, columns: Sequence[str], order: Order, predicate: str | None
+    ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
+        import pyarrow as pa
+
+        del predicate  # the order has answered it
+        names = [(ROW_ID, ROW_ID), *((name, name) for name in columns)]
+        for found in self.reader(names).load(order, SCAN_ROWS, False):  # noqa: FBT003
+            batch = pa.record_batch(found)
+            yield batch.column(0), batch.select(list(range(1, len(names))))
+
+
+class LanceSource(NativeSource):
+    """A Lance table in files, on a disk or in object storage."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        version: int | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        storage_options: StorageOptions | None = None,
+        name: str | None = None,
+        make_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        """Open the table; see ``open_source``.
+
+        Args:
+            uri: Path or URI.
+            version: Version number, or ``None`` for the latest.
+            branch: Branch, or ``None`` for the main line.
+            tag: Tag, instead of a version.
+            storage_options: Options of the object store.
+            name: What the table is called; by default the last part of the URI.
+            make_engine: Gives the engine of the object it was made from, pinned. Not
+                pickled: elsewhere, the table is opened by its address.
+        """
+        self.uri = uri
+        self.storage_options = dict(storage_options or {})
+        self._make_engine = make_engine
+        self._pid = os.getpid()
+        self._native: Table | None = Table.open(
+            uri,
+            version=version,
+            branch=branch,
+            tag=tag,
+            storage_options=self.storage_options,
+        )
+        self.version = self._native.version
+        self.branch = self._native.branch
+        last = uri.rstrip("/").rpartition("/")[2]
+        self.name = name or last.removesuffix(".lance")
+
+    @property
+    def native(self) -> Table:
+        if self._native is None:
+            self._native = Table.open(
+                self.uri,
+                version=self.version,
+                branch=self.branch,
+                storage_options=self.storage_options,
+            )
+        return self._native
+
+    def describe(self) -> str:
+        branch = f" of branch {self.branch}" if self.branch else ""
+        return f"{self.uri} at version {self.version}{branch}"
+
+    def engine(self) -> Engine:
+        # The handles of another process are dead in this one.
+        if self._make_engine is not None and self._pid == os.getpid():
+            return self._make_engine()
+        options = self.storage_options or None
+        return engine_of_uri(self.uri, self.version, self.branch, options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.update(_native=None, _make_engine=None, _pid=None)
+        state["storage_options"] = without_secrets(self.storage_options)
+        return state
+
+
+class MemorySource(NativeSource):
+    """Arrow data in memory."""
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        name: str = "memory",
+        row_ids: str | None = None,
+        version: int | None = None,
+        branch: str | None = None,
+        make_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        """Take ``data``, an object with ``__arrow_c_stream__``, over.
+
+        Args:
+            data: The rows. They are not copied.
+            name: What to call them.
+            row_ids: The column that is not data, but the ids of the rows.
+            version: The version of the table they were read from.
+            branch: The branch of that version.
+            make_engine: Gives the engine of that table.
+        """
+        self.name = name
+        self.version = version
+        self.branch = branch
+        self._native = Table.from_arrow(data, row_ids=row_ids)
+        self._make_engine = make_engine
+
+    @property
+    def native(self) -> Table:
+        return self._native
+
+    def describe(self) -> str:
+        version = "" if self.version is None else f" at version {self.version}"
+        return f"{self.name}{version}, in memory"
+
+    def engine(self) -> Engine:
+        if self._make_engine is not None:
+            return self._make_engine()
+        # Rows of a table of our own making have their offsets as ids.
+        return engine_of_data(self.to_arrow())
+
+    def to_arrow(self) -> pa.Table:
+        """Give the data, without a copy."""
+        import pyarrow as pa
+
+        return pa.table(self.native)
+
+    def __getstate__(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        data = self.to_arrow()
+        known = self.native.known_row_ids
+        row_ids = None
+        if known is not None:
+            row_ids = ROW_ID
+            data = data.append_column(row_ids, pa.record_batch(known).column(0))
+        return {
+            "data": data,
+            "name": self.name,
+            "row_ids": row_ids,
+            "version": self.version,
+            "branch": self.branch,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        MemorySource.__init__(self, **state)
+
+
+SECRETS = ("key", "secret", "token", "password", "credential", "sas", "signature", "header")
+
+
+def without_secrets(options: StorageOptions) -> StorageOptions:
+    """Leave credentials out, unless this pickle goes straight to a process we start.
+
+    As with ``multiprocessing``'s own authentication keys: a child that this process spawns
+    may know them, a pickle that is stored or sent elsewhere may not.
+    """
+    if multiprocessing.context.get_spawning_popen() is not None:
+        return options
+    return {
+        name: value
+        for name, value in options.items()
+        if not any(secret in name.lower() for secret in SECRETS)
+    }

@@ -1,0 +1,117 @@
+"""Tables that only their own library reads: on a server, or in a format of old."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any
+
+from lanceloader._native import Order
+from lanceloader.engine import ROW_ID, ROW_OFFSET, EngineReader, engine_of_handle
+from lanceloader.errors import UnsupportedError
+from lanceloader.sources.base import Reader, Source, answering
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from lanceloader.engine import Engine
+
+__all__ = ["RemoteSource"]
+
+
+class RemoteSource(Source):
+    """A table that is read through an engine.
+
+    Its orders hold row offsets, until a filter or a permutation table names rows by id.
+    """
+
+    def __init__(
+        self,
+        handle: Any,
+        *,
+        name: str,
+        version: int | None,
+        branch: str | None = None,
+        key: str = ROW_OFFSET,
+    ) -> None:
+        """Read ``handle``, which pickles, at a version."""
+        self.name = name
+        self.version = version
+        self.branch = branch
+        self._handle = handle
+        self._key = key
+        self._engine: Engine | None = None
+        self._pid: int | None = None
+        self._num_rows: int | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.engine().schema()
+
+    @property
+    def num_rows(self) -> int:
+        if self._num_rows is None:
+            self._num_rows = self.engine().count_rows()
+        return self._num_rows
+
+    def describe(self) -> str:
+        return f"{self.name} at version {self.version}, read by its own library"
+
+    def reader(self, columns: Sequence[tuple[str, str]]) -> Reader:
+        return EngineReader(self.engine(), columns, self._key)
+
+    def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:
+        return self._by_row_id(), Order.listed(row_ids)
+
+    def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
+        if self._key == ROW_OFFSET and order.num_bytes > Order.all(0).num_bytes:
+            message = (
+                f"{self.name}: rows of a table read by its own library can be filtered "
+                "before they are shuffled, split or sliced, but not after"
+            )
+            raise UnsupportedError(message)
+        with answering(predicate):
+            rows = Order.set(_column(self.engine().row_ids(predicate)))
+        if self._key == ROW_OFFSET:
+            return self._by_row_id(), rows
+        return self, order.filtered(rows)
+
+    def row_ids(self, order: Order) -> pa.Array:
+        import pyarrow as pa
+
+        if self._key == ROW_ID:
+            return pa.record_batch(order.offsets(0, len(order))).column(0)
+        # A server promises no order of its rows, so ids are put in one.
+        ids = Order.set(_column(self.engine().row_ids()))
+        return pa.record_batch(ids.offsets(0, len(ids))).column(0)
+
+    def scan(
+        self, columns: Sequence[str], order: Order, predicate: str | None
+    ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
+        del order  # the predicate gives the same rows, in one request
+        names = [*columns, ROW_ID]
+        found = self.engine().scan({name: name for name in names}, predicate).read_all()
+        for batch in found.sort_by(ROW_ID).to_batches():
+            yield batch.column(len(columns)), batch.select(list(columns))
+
+    def engine(self) -> Engine:
+        # The handles of another process are dead in this one.
+        if self._engine is None or self._pid != os.getpid():
+            self._engine = engine_of_handle(self._handle, self.version, self.branch)
+            self._pid = os.getpid()
+        return self._engine
+
+    def _by_row_id(self) -> RemoteSource:
+        new = copy.copy(self)
+        new._key = ROW_ID
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engine": None, "_pid": None}
+
+
+def _column(stream: Any) -> Any:
+    """Give the only column of a stream as a numpy array."""
+    return stream.read_all().column(0).to_numpy()

@@ -1,0 +1,39 @@
+"""``Transforms``: LanceDB's names for the formats that need no tensor library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lanceloader.formats import arrow, pandas, polars, python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    import numpy as np
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+__all__ = ["Transforms"]
+
+
+class Transforms:
+    """Functions from a batch to a format, for ``with_transform``."""
+
+    arrow2python = staticmethod(python.rows)
+    arrow2pythoncol = staticmethod(python.columns)
+    arrow2arrow = staticmethod(arrow.batch)
+    arrow2pandas = staticmethod(pandas.frame)
+
+    @staticmethod
+    def arrow2numpy(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
+        """Give one array of shape (rows, columns)."""
+        from lanceloader.formats.numpy import matrix
+
+        return matrix(batch)
+
+    @staticmethod
+    def arrow2polars() -> Callable[[pa.RecordBatch], pl.DataFrame]:
+        """Give the function that gives a polars frame: in LanceDB, this one takes nothing."""
+        return polars.frame

@@ -1,0 +1,172 @@
+"""What every permutation holds, and what it says of itself."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from lanceloader import _native
+from lanceloader.transforms import Transforms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from lanceloader._native import Order
+    from lanceloader._typing import Transform
+    from lanceloader.sources import Reader, Source
+
+__all__ = ["DEFAULT_BATCH_SIZE", "View"]
+
+DEFAULT_BATCH_SIZE = 100
+"""Rows of a batch where none are asked for: LanceDB's number."""
+
+
+class View:
+    """The state of a permutation: a source, an order, columns and a transform."""
+
+    split: int
+    selection: dict[str, str]
+    batch_size: int
+    transform_fn: Transform
+    offset: int | None
+    limit: int | None
+    connection_factory: Callable[[str], Any] | None
+    reader: Reader | None
+
+    _source: Source
+    _rows: Order
+    """The rows before skip and take."""
+    _order: Order
+    """The rows served."""
+    _pid: int | None
+
+    def _assign(self, source: Source, rows: Order, split: int) -> None:
+        """Set everything, with all columns and LanceDB's defaults."""
+        self._source = source
+        self._rows = rows
+        self._order = rows
+        self.split = split
+        self.selection = {name: name for name in source.schema.names}
+        self.batch_size = DEFAULT_BATCH_SIZE
+        self.transform_fn = Transforms.arrow2python
+        self.offset = None
+        self.limit = None
+        self.connection_factory = None
+        self.reader = None
+        self._pid = None
+
+    def _replace(self, **changes: Any) -> Self:
+        """Copy, with changes. The reader is shared unless the columns change."""
+        new = copy.copy(self)
+        new.__dict__.update(changes)
+        if "selection" in changes or "_source" in changes:
+            new.reader = None
+        return new
+
+    def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
+        """Serve other rows, in the order they stand; skip and take start afresh."""
+        changes: dict[str, Any] = {"_rows": rows, "_order": rows}
+        if source is not None and source is not self._source:
+            changes["_source"] = source
+        return self._replace(**changes, offset=None, limit=None)
+
+    def _with_selection(self, selection: dict[str, str]) -> Self:
+        return self._replace(selection=selection)
+
+    def _ensure_open(self) -> Reader:
+        """Give the reader of the selected columns, made anew in another process."""
+        pid = os.getpid()
+        if self.reader is None or self._pid != pid:
+            self.reader = self._source.reader(list(self.selection.items()))
+            self._pid = pid
+        return self.reader
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the batches, with the metadata of fields and table."""
+        import pyarrow as pa
+
+        return pa.schema(self._ensure_open())
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows, fixed when it was made."""
+        return len(self._order)
+
+    @property
+    def num_columns(self) -> int:
+        """The number of columns."""
+        return len(self.selection)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, in the order they come out."""
+        return list(self.selection)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(num_rows, num_columns)``."""
+        return self.num_rows, self.num_columns
+
+    @property
+    def version(self) -> int | None:
+        """The version of the table it is pinned to, or ``None`` for data without versions."""
+        return self._source.version
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __repr__(self) -> str:
+        columns = "column" if self.num_columns == 1 else "columns"
+        return (
+            f"<Permutation of {self.num_rows:,} rows and {self.num_columns} {columns} of "
+            f"{self._source.describe()}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(field.name)}</td><td>{escape(str(field.type))}</td></tr>"
+            for field in self.schema
+        )
+        return (
+            f"<p>{escape(repr(self).strip('<>'))}</p>"
+            f"<table><thead><tr><th>column</th><th>type</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+    def explain(self) -> str:
+        """Say where the rows come from, in which order, and how they are read.
+
+        Nothing is read.
+        """
+        native = getattr(self._source, "native", None)
+        reader = self._ensure_open()
+        lines = [
+            f"rows      {self.num_rows:,} of {self._source.num_rows:,}",
+            f"source    {self._source.describe()}",
+        ]
+        if native is not None:
+            size = native.data_bytes
+            stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
+            lines.append(f"stored as {native.num_fragments} fragments, {stored}")
+        order = repr(self._order).removeprefix("<Order of ").removesuffix(">")
+        lines += [
+            f"order     {order} ({self._order.num_bytes:,} bytes)",
+            f"columns   {', '.join(self.column_names)}",
+        ]
+        if not isinstance(reader, _native.Reader):
+            how = "by the table's own library, as the native reader does not know it"
+        elif native is not None and native.uri is None:
+            how = "from memory"
+        elif self._order.is_ascending:
+            how = "direct: runs of rows, a window of 16 MiB ahead"
+        else:
+            how = "direct: single rows, sorted and read once per window of 16 MiB"
+        lines.append(f"read      {how}")
+        return "\n".join(lines)
+

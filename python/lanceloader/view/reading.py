@@ -1,0 +1,282 @@
+"""Formats, and reading batches in them."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from lanceloader import _native
+from lanceloader._progress import progress_over
+from lanceloader.errors import FormatError
+from lanceloader.formats import check_nulls, needs_own_buffers, transform_of
+from lanceloader.formats.python import LazyRows
+from lanceloader.numbers import count
+from lanceloader.transforms import Transforms
+from lanceloader.view.columns import ColumnVerbs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from lanceloader._typing import Format, Nulls, Transform
+
+__all__ = ["Reading"]
+
+# What LanceDB's engine takes a batch size of 0 to mean.
+ENGINE_BATCH_SIZE = 8192
+# Rows read at once where the size of batches is ours to choose.
+BULK_ROWS = 65_536
+
+
+class Reading(ColumnVerbs):
+    """Formats, iteration, random access, and reading everything."""
+
+    def with_format(
+        self, format: Format, *, nulls: Nulls | None = None, fill_value: Any = None  # noqa: A002
+    ) -> Self:
+        """Choose what a batch is handed out as.
+
+        Args:
+            format: One of
+
+                * ``"python"``, the default: a list of dicts, one per row;
+                * ``"python_col"``: a dict of lists;
+                * ``"numpy"``: an array of shape (rows, columns);
+                * ``"pandas"``, ``"polars"``: a frame;
+                * ``"arrow"``: a ``pyarrow.RecordBatch``;
+                * ``"torch"``: a list of dicts of tensors, one per row;
+                * ``"torch_row"``: a list of tensors, one per row;
+                * ``"torch_col"``: a tensor of shape (columns, rows);
+                * ``"torch_dict"``, ``"numpy_dict"``: a dict with a tensor or array per
+                  column, each of its own dtype: of shape (rows,), or (rows, dim) for
+                  fixed-size lists. Lists become ``Ragged(values, offsets)``, structs dicts,
+                  times whole numbers (in numpy, ``datetime64``), decimals 64-bit floats,
+                  text and bytes lists of Python objects.
+            nulls: For the dict formats: ``"error"``, the default; ``"fill"`` to put
+                ``fill_value`` in their place; or ``"mask"`` to add a boolean
+                ``"<column>_mask"`` per column that is true where there is a value.
+            fill_value: One value, or a dict with one per column.
+
+        Raises:
+            ValueError: If there is no such format, or it takes no such option.
+            ImportError: If its library is not installed.
+        """
+        if format is None:
+            raise AssertionError("format is required")
+        options = {"nulls": nulls, "fill_value": fill_value}
+        given = {name: value for name, value in options.items() if value is not None}
+        transform = transform_of(format, **given)
+        if given:
+            check_nulls(nulls or "error", fill_value)
+        return self.with_transform(transform)
+
+    def with_transform(self, transform: Transform) -> Self:
+        """Hand out ``transform(batch)`` for each ``pyarrow.RecordBatch``.
+
+        It runs once per batch, in the thread that asks for it.
+        """
+        if transform is None:
+            raise AssertionError("transform is required")
+        return self._replace(transform_fn=transform)
+
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Set the rows of a batch of ``for batch in perm``."""
+        return self._replace(batch_size=batch_size)
+
+    def with_connection_factory(self, connection_factory: Callable[[str], Any]) -> Self:
+        """Reopen the table with ``connection_factory(name)`` where this is unpickled.
+
+        The factory must pickle: a module-level function, a partial of one, or an instance
+        of a module-level class. The pickle then holds no address and no options.
+        """
+        if connection_factory is None:
+            raise AssertionError("connection_factory is required")
+        return self._replace(connection_factory=connection_factory)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give batches of ``batch_size`` rows. As in LanceDB, a short last one is left out."""
+        return self.iter(self.batch_size, skip_last_batch=True)
+
+    def iter(
+        self,
+        batch_size: int,
+        skip_last_batch: bool = False,  # noqa: FBT001, FBT002
+        *,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """Give the rows in batches, in order, read ahead on a thread.
+
+        Args:
+            batch_size: Rows of a batch; only the last may have fewer. 0 means 8192.
+            skip_last_batch: Whether to leave a short last batch out.
+            progress: Whether to show a bar.
+        """
+        reader = self._ensure_open()
+        size = count(batch_size) or ENGINE_BATCH_SIZE
+        batches = reader.load(self._order, size, skip_last_batch)
+        rows = self.num_rows - self.num_rows % size if skip_last_batch else self.num_rows
+        for batch in progress_over(
+            map(self._record_batch, batches),
+            rows,
+            "reading",
+            enabled=progress,
+            rows_of=lambda batch: batch.num_rows,
+        ):
+            yield self.transform_fn(batch)
+
+    def take_offsets(self, offsets: Sequence[int]) -> Any:
+        """Give the rows at these positions, in this order, repeats included.
+
+        Args:
+            offsets: Positions in ``range(len(self))``: a sequence, or a 1-d array or tensor.
+
+        Returns:
+            What the format makes of them.
+
+        Raises:
+            IndexError: If a position is too large.
+            OverflowError: If one is negative.
+            TypeError: If they are no whole numbers.
+        """
+        return self.transform_fn(self._take(offsets))
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Give the rows at these positions: what ``DataLoader`` calls for a batch.
+
+        Like ``take_offsets``, except that lists of dicts carry their columns, so that
+        torch's default collate need not look at rows.
+        """
+        batch = self._take(indices)
+        register_collate()
+        if self.transform_fn is Transforms.arrow2python or is_torch_rows(self.transform_fn):
+            return LazyRows(batch, self.transform_fn)
+        return self.transform_fn(batch)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> Any: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """Give a batch: of one row, as in LanceDB, of a slice, or of any positions.
+
+        Single positions may be negative. For a row as a dict see ``row``.
+        """
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.num_rows)
+            length = len(range(start, stop, step))
+            picked = self._order.slice(start if length else 0, length, step)
+            reader = self._ensure_open()
+            return self.transform_fn(self._record_batch(reader.read(picked, 0, length)))
+        if isinstance(index, str):
+            message = f"perm[{index!r}]: wanted positions; for a column use select_columns"
+            raise TypeError(message)
+        try:
+            position = operator.index(index)
+        except TypeError:
+            return self.take_offsets(index)
+        if position < 0:
+            position += self.num_rows
+        if not 0 <= position < self.num_rows:
+            message = f"row {index} is out of range for {self.num_rows} rows"
+            raise IndexError(message)
+        return self.take_offsets([position])
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Give the row at a position as a dict of Python objects, whatever the format.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[index]
+        return rows[0]
+
+    def head(self, n: int = 5) -> Any:
+        """Give the first ``n`` rows as one batch, or fewer if there are fewer."""
+        return self[: count(n)]
+
+    def to_arrow(self, *, progress: bool = False) -> pa.Table:
+        """Read everything into a ``pyarrow.Table``."""
+        import pyarrow as pa
+
+        batches = self.with_format("arrow").iter(BULK_ROWS, progress=progress)
+        return pa.Table.from_batches(batches, schema=self.schema)
+
+    def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
+        """Read everything into a polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow(progress=progress))
+        if not isinstance(frame, pl.DataFrame):
+            raise TypeError(type(frame))
+        return frame
+
+    def to_pandas(self, *, progress: bool = False) -> pd.DataFrame:
+        """Read everything into a pandas frame."""
+        return self.to_arrow(progress=progress).to_pandas()
+
+    def unique(self, column: str, *, progress: bool = False) -> list[Any]:
+        """Give the distinct values of a column, in order of first appearance.
+
+        Raises:
+            ColumnNotFoundError: If the column does not exist.
+            FormatError: If it holds lists or structs, which have no distinct values.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        narrow = self._with_selection({column: self._resolve(column)}).with_format("arrow")
+        parts = []
+        try:
+            for batch in narrow.iter(BULK_ROWS, progress=progress):
+                values = batch.column(0)
+                if isinstance(values, pa.DictionaryArray):
+                    values = values.dictionary_decode()
+                parts.append(pc.unique(values))
+            kind = parts[0].type if parts else pa.null()
+            values: list[Any] = pc.unique(pa.chunked_array(parts, kind)).to_pylist()
+        except pa.ArrowNotImplementedError as error:
+            message = f"column `{column}` of type {narrow.schema.field(0).type}: {error}"
+            raise FormatError(message) from error
+        return values
+
+    def _take(self, positions: Any) -> pa.RecordBatch:
+        reader = self._ensure_open()
+        if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
+            # A torch tensor is no buffer; a numpy array is, and is read as one.
+            positions = positions if hasattr(positions, "__array_interface__") else positions.tolist()
+        return self._record_batch(reader.take(self._order, positions))
+
+    def _record_batch(self, batch: Any) -> pa.RecordBatch:
+        """Import a batch; give it buffers of its own if what is made of it may be written to."""
+        import pyarrow as pa
+
+        if isinstance(batch, _native.Batch):
+            if not batch.is_owned and needs_own_buffers(self.transform_fn):
+                batch = batch.to_owned()
+            return pa.record_batch(batch)
+        return batch
+
+
+def is_torch_rows(transform: Transform) -> bool:
+    """Whether a transform is that of the ``torch`` format."""
+    module = getattr(transform, "__module__", None)
+    return module == "lanceloader.formats.torch" and transform.__name__ == "rows"
+
+
+_is_registered = False
+
+
+def register_collate() -> None:
+    """Teach torch our batches, if torch is there; it is when a ``DataLoader`` asks."""
+    global _is_registered  # noqa: PLW0603
+    if not _is_registered and "torch.utils.data" in sys.modules:
+        from lanceloader.formats.torch import register
+
+        register()
+        _is_registered = True

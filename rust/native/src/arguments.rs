@@ -1,0 +1,79 @@
+//! Python values as core values.
+
+use lanceloader_core::order::Tail;
+use pyo3::buffer::{Element, PyBuffer};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::types::{PyAnyMethods, PyTypeMethods};
+use pyo3::{Borrowed, Bound, FromPyObject, PyAny, PyErr, PyResult};
+
+/// Whole numbers, none negative: a buffer of integers of any width, or any sequence of them.
+pub(crate) struct Numbers(pub(crate) Vec<u64>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Numbers {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let object = &*object;
+        let found = signed::<i64>(object)
+            .or_else(|| unsigned::<u64>(object))
+            .or_else(|| signed::<i32>(object))
+            .or_else(|| unsigned::<u32>(object))
+            .or_else(|| signed::<i16>(object))
+            .or_else(|| unsigned::<u16>(object))
+            .or_else(|| signed::<i8>(object));
+        match found {
+            Some(numbers) => numbers.map(Self),
+            // A string is a sequence too, of strings.
+            None => match object.extract::<Vec<u64>>() {
+                Ok(numbers) => Ok(Self(numbers)),
+                Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => Err(error),
+                Err(_) => Err(PyTypeError::new_err(format!(
+                    "wanted a sequence or 1-d array of whole numbers, got {}",
+                    object.get_type().name()?
+                ))),
+            },
+        }
+    }
+}
+
+fn signed<T: Element + Copy + Into<i64>>(object: &Bound<'_, PyAny>) -> Option<PyResult<Vec<u64>>> {
+    buffer::<T>(object, |number| {
+        let number: i64 = number.into();
+        u64::try_from(number).map_err(|_| {
+            PyOverflowError::new_err(format!("can't convert negative int to unsigned: {number}"))
+        })
+    })
+}
+
+fn unsigned<T: Element + Copy + Into<u64>>(
+    object: &Bound<'_, PyAny>,
+) -> Option<PyResult<Vec<u64>>> {
+    buffer::<T>(object, |number| Ok(number.into()))
+}
+
+fn buffer<T: Element + Copy>(
+    object: &Bound<'_, PyAny>,
+    number: impl Fn(T) -> PyResult<u64>,
+) -> Option<PyResult<Vec<u64>>> {
+    let buffer = PyBuffer::<T>::get(object).ok()?;
+    if buffer.dimensions() != 1 {
+        let dimensions = buffer.dimensions();
+        return Some(Err(PyTypeError::new_err(format!(
+            "wanted a 1-d array of whole numbers, got {dimensions} dimensions"
+        ))));
+    }
+    let numbers = buffer.to_vec(object.py());
+    Some(numbers.and_then(|numbers| numbers.into_iter().map(number).collect()))
+}
+
+/// `"uneven"`, `"drop"` or `"pad"`.
+pub(crate) fn tail(name: &str) -> PyResult<Tail> {
+    match name {
+        "uneven" => Ok(Tail::Uneven),
+        "drop" => Ok(Tail::Drop),
+        "pad" => Ok(Tail::Pad),
+        other => Err(PyValueError::new_err(format!(
+            "tail {other:?}: wanted \"uneven\", \"drop\" or \"pad\""
+        ))),
+    }
+}

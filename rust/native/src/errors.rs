@@ -1,0 +1,38 @@
+//! The core's error as a Python exception.
+//!
+//! The classes are defined in `lanceloader.errors`, in Python, because several of them inherit from a
+//! built-in class beside our own.
+
+use lanceloader_core::Error;
+use pyo3::exceptions::{
+    PyFileNotFoundError, PyIndexError, PyKeyboardInterrupt, PyOSError, PyValueError,
+};
+use pyo3::types::{PyAnyMethods, PyType};
+use pyo3::{Bound, PyErr, PyResult, Python};
+
+/// The exception for an error of the core.
+pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
+    let message = error.to_string();
+    match error {
+        Error::OutOfRange { .. } => PyIndexError::new_err(message),
+        Error::Invalid(_) => PyValueError::new_err(message),
+        Error::NotFound { .. } => PyFileNotFoundError::new_err(message),
+        Error::Io { .. } => PyOSError::new_err(message),
+        Error::Interrupted => PyKeyboardInterrupt::new_err(()),
+        Error::NoColumn { .. } => ours(py, "ColumnNotFoundError", message),
+        Error::TableChanged { .. } => ours(py, "TableChangedError", message),
+        Error::Corrupt { .. } => ours(py, "CorruptFileError", message),
+        Error::Unsupported(_) => ours(py, "UnsupportedError", message),
+        _ => ours(py, "InternalError", message),
+    }
+}
+
+fn ours(py: Python<'_>, class: &str, message: String) -> PyErr {
+    let found = || -> PyResult<Bound<'_, PyType>> {
+        Ok(py.import("lanceloader.errors")?.getattr(class)?.cast_into::<PyType>()?)
+    };
+    match found() {
+        Ok(class) => PyErr::from_type(class, message),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,146 @@
+//! Stage 5, HAND-OFF: Arrow data crosses the border by capsule, without a copy.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, to_ffi};
+use arrow_array::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
+use arrow_array::{
+    Array, ArrayRef, RecordBatch, RecordBatchIterator, RecordBatchReader, StructArray, UInt64Array,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use lanceloader_core::gather::Gathered;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::types::{PyAnyMethods, PyCapsule, PyCapsuleMethods, PyTuple, PyTypeMethods};
+use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
+
+use crate::enter::enter;
+
+const SCHEMA: &CStr = c"arrow_schema";
+const ARRAY: &CStr = c"arrow_array";
+const STREAM: &CStr = c"arrow_array_stream";
+
+/// Rows that were read, as an Arrow struct array for `pyarrow.record_batch` and its kin.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Batch(Gathered);
+
+impl Batch {
+    pub(crate) fn new(gathered: Gathered) -> Self {
+        Self(gathered)
+    }
+
+    /// One column of whole numbers.
+    pub(crate) fn of_numbers(name: &str, numbers: impl Into<UInt64Array>) -> PyResult<Self> {
+        let numbers: UInt64Array = numbers.into();
+        let field = Field::new(name, DataType::UInt64, numbers.null_count() > 0);
+        let schema = Arc::new(Schema::new(vec![field]));
+        let batch = RecordBatch::try_new(schema, vec![Arc::new(numbers)]).map_err(arrow)?;
+        Ok(Self(Gathered { batch, is_owned: true }))
+    }
+}
+
+#[pymethods]
+impl Batch {
+    /// The number of rows.
+    #[getter]
+    fn num_rows(&self) -> usize {
+        self.0.batch.num_rows()
+    }
+
+    /// Whether nothing else holds its buffers, so that they may be written to.
+    #[getter]
+    fn is_owned(&self) -> bool {
+        self.0.is_owned
+    }
+
+    /// The same rows in buffers that nothing else holds.
+    fn to_owned(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(Self(enter(py, || self.0.to_owned())?))
+    }
+
+    /// The schema, by the Arrow PyCapsule interface.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        schema_capsule(py, self.0.batch.schema_ref())
+    }
+
+    /// The rows, by the Arrow PyCapsule interface. A requested schema is ignored, as it may be.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let _ = requested_schema;
+        let batch = &self.0.batch;
+        let schema = schema_capsule(py, batch.schema_ref())?;
+        let rows = StructArray::try_new_with_length(
+            batch.schema_ref().fields().clone(),
+            batch.columns().to_vec(),
+            None,
+            batch.num_rows(),
+        );
+        let (array, _) = to_ffi(&rows.map_err(arrow)?.to_data()).map_err(arrow)?;
+        let array: FFI_ArrowArray = array;
+        PyTuple::new(
+            py,
+            [schema.into_any(), PyCapsule::new_with_value(py, array, ARRAY)?.into_any()],
+        )
+    }
+}
+
+/// A schema as a capsule, with its metadata.
+pub(crate) fn schema_capsule<'py>(
+    py: Python<'py>,
+    schema: &SchemaRef,
+) -> PyResult<Bound<'py, PyCapsule>> {
+    let schema = FFI_ArrowSchema::try_from(schema.as_ref()).map_err(arrow)?;
+    PyCapsule::new_with_value(py, schema, SCHEMA)
+}
+
+/// Batches as a stream capsule.
+pub(crate) fn stream_capsule<'py>(
+    py: Python<'py>,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+) -> PyResult<Bound<'py, PyCapsule>> {
+    let batches: Vec<_> = batches.iter().cloned().map(Ok).collect();
+    let reader = RecordBatchIterator::new(batches, Arc::clone(schema));
+    let stream = FFI_ArrowArrayStream::new(Box::new(reader));
+    PyCapsule::new_with_value(py, stream, STREAM)
+}
+
+/// The batches of any object with `__arrow_c_stream__`, as they are produced.
+pub(crate) fn stream_of(object: &Bound<'_, PyAny>) -> PyResult<ArrowArrayStreamReader> {
+    if !object.hasattr("__arrow_c_stream__")? {
+        return Err(PyTypeError::new_err(format!(
+            "wanted Arrow data (an object with __arrow_c_stream__), got {}",
+            object.get_type().name()?
+        )));
+    }
+    let capsule = object.call_method0("__arrow_c_stream__")?.cast_into::<PyCapsule>()?;
+    let pointer = capsule.pointer_checked(Some(STREAM))?;
+    let stream = pointer.cast::<FFI_ArrowArrayStream>().as_ptr();
+    import(stream)
+}
+
+#[expect(unsafe_code, reason = "the consumer's side of the Arrow C stream interface")]
+fn import(stream: *mut FFI_ArrowArrayStream) -> PyResult<ArrowArrayStreamReader> {
+    // SAFETY: the pointer comes from a capsule whose name was checked to be that of an Arrow C
+    // stream, and whoever made a capsule of that name promises that it holds one. The stream is moved
+    // out, which leaves a released one behind for the capsule to drop.
+    unsafe { ArrowArrayStreamReader::from_raw(stream) }.map_err(arrow)
+}
+
+/// All columns of all batches, chunks put together.
+pub(crate) fn columns_of(object: &Bound<'_, PyAny>) -> PyResult<(Vec<ArrayRef>, usize)> {
+    let stream = stream_of(object)?;
+    let schema = stream.schema();
+    let batches = stream.collect::<Result<Vec<_>, _>>().map_err(arrow)?;
+    let num_rows = batches.iter().map(RecordBatch::num_rows).sum();
+    let whole = arrow_select::concat::concat_batches(&schema, &batches).map_err(arrow)?;
+    Ok((whole.columns().to_vec(), num_rows))
+}
+
+pub(crate) fn arrow(error: arrow_schema::ArrowError) -> pyo3::PyErr {
+    PyValueError::new_err(error.to_string())
+}

@@ -1,0 +1,305 @@
+//! `lanceloader_core::order` as an immutable class.
+
+use std::sync::Arc;
+
+use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, split};
+use pyo3::exceptions::PyValueError;
+use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
+use pyo3::{
+    Borrowed, Bound, FromPyObject, IntoPyObject, IntoPyObjectExt, Py, PyAny, PyErr, PyRef,
+    PyResult, Python, pyclass, pyfunction, pymethods,
+};
+
+use crate::arguments::{Numbers, tail};
+use crate::enter::enter;
+use crate::handoff::Batch;
+
+/// Which row offset stands at which position: an expression, cheap to make, to copy and to pickle.
+#[pyclass(frozen, module = "lanceloader._native")]
+#[derive(Clone)]
+pub(crate) struct Order(pub(crate) order::Order);
+
+#[pymethods]
+impl Order {
+    /// The offsets `0..num_rows`.
+    #[staticmethod]
+    fn all(num_rows: u64) -> Self {
+        Self(order::Order::all(num_rows))
+    }
+
+    /// Explicit offsets, repeats included.
+    #[staticmethod]
+    fn listed(py: Python<'_>, offsets: Numbers) -> PyResult<Self> {
+        enter(py, || Ok(Self(order::Order::listed(offsets.0))))
+    }
+
+    /// The offsets in ascending order, each once.
+    #[staticmethod]
+    fn set(py: Python<'_>, offsets: Numbers) -> PyResult<Self> {
+        enter(py, || Ok(Self(order::Order::bitmap(Bitmap::from_offsets(offsets.0)))))
+    }
+
+    /// Orders laid end to end.
+    #[staticmethod]
+    fn concat(orders: Vec<PyRef<'_, Self>>) -> Self {
+        Self(order::Order::concat(orders.iter().map(|order| order.0.clone()).collect()))
+    }
+
+    /// The inverse of `__reduce__`.
+    #[staticmethod]
+    fn from_parts(py: Python<'_>, length: u64, parts: Vec<Part>) -> PyResult<Self> {
+        let maps = parts.into_iter().map(|part| part.0).collect();
+        enter(py, || Ok(Self(order::Order::from_maps(length, maps)?)))
+    }
+
+    fn __reduce__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, (u64, Vec<Bound<'py, PyTuple>>))> {
+        let make = py.get_type::<Self>().getattr("from_parts")?;
+        let parts = self.0.maps().iter().map(|map| part(py, map)).collect::<PyResult<_>>()?;
+        Ok((make, (self.0.len(), parts)))
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        usize::try_from(self.0.len()).map_err(|_| PyValueError::new_err("too long for len()"))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Order of {}>", self.0)
+    }
+
+    /// Bytes of memory it takes.
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
+    }
+
+    /// Whether offsets ascend with position.
+    #[getter]
+    fn is_ascending(&self) -> bool {
+        self.0.is_ascending()
+    }
+
+    /// `length` positions from `start` on, `step` apart; `step` may be negative.
+    #[pyo3(signature = (start, length, step=1))]
+    fn slice(&self, py: Python<'_>, start: u64, length: u64, step: i64) -> PyResult<Self> {
+        enter(py, || {
+            Ok(Self(match step {
+                1 => self.0.slice(start, length)?,
+                step => self.0.stepped(start, step, length)?,
+            }))
+        })
+    }
+
+    /// The same rows, shuffled; `clump` neighbours stay together.
+    #[pyo3(signature = (seed, epoch=0, clump=1))]
+    fn shuffled(&self, py: Python<'_>, seed: u64, epoch: u64, clump: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.shuffled(seed, epoch, clump)?)))
+    }
+
+    /// The same rows, shuffled for splits: independent of `shuffled` with the same seed.
+    #[pyo3(signature = (seed, clump=1))]
+    fn shuffled_for_split(&self, py: Python<'_>, seed: u64, clump: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Split, seed, 0, clump)?)))
+    }
+
+    /// The same rows, shuffled for samples: independent of the others with the same seed.
+    fn shuffled_for_sample(&self, py: Python<'_>, seed: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Sample, seed, 0, 1)?)))
+    }
+
+    /// The order `times` times over.
+    fn repeat(&self, py: Python<'_>, times: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.repeat(times)?)))
+    }
+
+    /// What reader `rank` of `world_size` gets.
+    fn shard(&self, py: Python<'_>, rank: u64, world_size: u64, tail_: &str) -> PyResult<Self> {
+        let tail = tail(tail_)?;
+        enter(py, || Ok(Self(order::shard(&self.0, rank, world_size, tail)?)))
+    }
+
+    /// The positions that `positions` holds, in that order.
+    fn pick(&self, py: Python<'_>, positions: &Self) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.pick(&positions.0)?)))
+    }
+
+    /// The positions whose offset is in `rows`, which must ascend.
+    fn filtered(&self, py: Python<'_>, rows: &Self) -> PyResult<Self> {
+        enter(py, || {
+            let rows = match rows.0.maps() {
+                [Map::Bitmap(rows)] => Arc::clone(rows),
+                _ => Arc::new(Bitmap::from_offsets(rows.0.offsets(0..rows.0.len())?)),
+            };
+            Ok(Self(self.0.filtered(&rows)?))
+        })
+    }
+
+    /// The offset at a position.
+    fn at(&self, py: Python<'_>, position: u64) -> PyResult<u64> {
+        let mut positions = [position];
+        enter(py, || self.0.resolve(&mut positions))?;
+        Ok(positions[0])
+    }
+
+    /// The offsets at positions `start..stop`.
+    fn offsets(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Batch> {
+        let offsets = enter(py, || self.0.offsets(start..stop))?;
+        Batch::of_numbers("offset", offsets)
+    }
+
+    /// The first position that holds an offset.
+    fn position_of(&self, py: Python<'_>, offset: u64) -> PyResult<Option<u64>> {
+        enter(py, || self.0.position_of(offset))
+    }
+}
+
+/// A map of an order as a tuple of its parameters.
+pub(crate) struct Part(Map);
+
+fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
+    match map {
+        Map::Range { start, step } => ("range", *start, *step).into_pyobject(py),
+        Map::Bitmap(rows) => ("bitmap", PyBytes::new(py, &rows.to_bytes())).into_pyobject(py),
+        Map::Listed(list) => {
+            let (width, bytes) = list.to_bytes();
+            ("listed", width, PyBytes::new(py, &bytes)).into_pyobject(py)
+        }
+        Map::Shuffle(shuffle) => {
+            let purpose = match shuffle.purpose() {
+                Purpose::Shuffle => "shuffle",
+                Purpose::Split => "split",
+                Purpose::Sample => "sample",
+            };
+            let Shuffle { .. } = shuffle.as_ref();
+            (purpose, shuffle.len(), shuffle.seed(), shuffle.epoch(), shuffle.clump())
+                .into_pyobject(py)
+        }
+        Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
+        Map::Concat(orders) => {
+            let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
+            let orders = orders.iter().map(order).collect::<PyResult<Vec<Py<PyAny>>>>()?;
+            ("concat", orders).into_pyobject(py)
+        }
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Part {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let get = |at: usize| object.get_item(at);
+        let py = object.py();
+        let kind: String = get(0)?.extract()?;
+        let purpose = match kind.as_str() {
+            "shuffle" => Some(Purpose::Shuffle),
+            "split" => Some(Purpose::Split),
+            "sample" => Some(Purpose::Sample),
+            _ => None,
+        };
+        if let Some(purpose) = purpose {
+            let (len, seed) = (get(1)?.extract()?, get(2)?.extract()?);
+            let (epoch, clump) = (get(3)?.extract()?, get(4)?.extract()?);
+            let shuffle = enter(py, || Shuffle::new(len, purpose, seed, epoch, clump))?;
+            return Ok(Self(Map::Shuffle(Arc::new(shuffle))));
+        }
+        Ok(Self(match kind.as_str() {
+            "range" => Map::Range { start: get(1)?.extract()?, step: get(2)?.extract()? },
+            "repeat" => Map::Repeat { len: get(1)?.extract()? },
+            "bitmap" => {
+                let bytes = get(1)?.cast_into::<PyBytes>()?;
+                let bytes = bytes.as_bytes();
+                Map::Bitmap(Arc::new(enter(py, || Bitmap::from_bytes(bytes))?))
+            }
+            "listed" => {
+                let width: u8 = get(1)?.extract()?;
+                let bytes = get(2)?.cast_into::<PyBytes>()?;
+                let bytes = bytes.as_bytes();
+                Map::Listed(Arc::new(enter(py, || Listed::from_bytes(width, bytes))?))
+            }
+            "concat" => {
+                let orders: Vec<PyRef<'py, Order>> = get(1)?.extract()?;
+                Map::Concat(orders.iter().map(|order| order.0.clone()).collect())
+            }
+            other => {
+                return Err(PyValueError::new_err(format!("{other:?} is no part of an order")));
+            }
+        }))
+    }
+}
+
+/// The rows of each split, by LanceDB's rules. Exactly one of the sizes must be given.
+#[pyfunction]
+#[pyo3(signature = (num_rows, *, ratios=None, counts=None, fixed=None))]
+pub(crate) fn split_counts(
+    py: Python<'_>,
+    num_rows: u64,
+    ratios: Option<Vec<f64>>,
+    counts: Option<Vec<u64>>,
+    fixed: Option<u64>,
+) -> PyResult<Vec<u64>> {
+    let sizes = match (ratios, counts, fixed) {
+        (Some(ratios), None, None) => split::Sizes::Ratios(ratios),
+        (None, Some(counts), None) => split::Sizes::Counts(counts),
+        (None, None, Some(fixed)) => split::Sizes::Fixed(fixed),
+        _ => {
+            return Err(PyValueError::new_err(
+                "Exactly one of 'ratios', 'counts', or 'fixed' must be provided",
+            ));
+        }
+    };
+    enter(py, || sizes.counts(num_rows))
+}
+
+/// Where a fold of a cross-validation lies: its first position and its length.
+#[pyfunction]
+pub(crate) fn fold(py: Python<'_>, num_rows: u64, folds: u64, fold: u64) -> PyResult<(u64, u64)> {
+    let range = enter(py, || split::fold(num_rows, folds, fold))?;
+    Ok((range.start, range.end - range.start))
+}
+
+/// The positions of each split, every label with its share. `labels` are small codes.
+#[pyfunction]
+pub(crate) fn stratified(
+    py: Python<'_>,
+    labels: Numbers,
+    counts: Vec<u64>,
+    seed: u64,
+) -> PyResult<Vec<Order>> {
+    let labels = codes(labels)?;
+    let parts = enter(py, || split::stratified(&labels, &counts, seed))?;
+    Ok(parts.into_iter().map(|part| Order(order::Order::bitmap(part))).collect())
+}
+
+/// The positions of each split, every group whole. `groups` are small codes.
+#[pyfunction]
+pub(crate) fn grouped(
+    py: Python<'_>,
+    groups: Numbers,
+    counts: Vec<u64>,
+    seed: u64,
+) -> PyResult<Vec<Order>> {
+    let groups = codes(groups)?;
+    let parts = enter(py, || split::grouped(&groups, &counts, seed))?;
+    Ok(parts.into_iter().map(|part| Order(order::Order::bitmap(part))).collect())
+}
+
+fn codes(numbers: Numbers) -> PyResult<Vec<u32>> {
+    let codes: Result<Vec<u32>, _> = numbers.0.into_iter().map(u32::try_from).collect();
+    codes.map_err(|_| PyValueError::new_err("wanted codes below 2^32"))
+}
+
+/// The positions `0..num_rows` as LanceDB's shuffle orders them.
+#[pyfunction]
+pub(crate) fn lancedb_shuffle(
+    py: Python<'_>,
+    num_rows: u64,
+    seed: u64,
+    clump_size: u64,
+) -> PyResult<Order> {
+    enter(py, || {
+        let positions = order::lancedb::shuffled(num_rows, seed, clump_size)?;
+        Ok(Order(order::Order::listed(positions)))
+    })
+}

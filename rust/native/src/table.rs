@@ -1,0 +1,325 @@
+//! `lanceloader_core::table` and `read` as immutable classes.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatchReader;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_schema::DataType;
+use lanceloader_core::order::{self, Bitmap};
+use lanceloader_core::projection::Projection;
+use lanceloader_core::read::{self, MemoryTable};
+use lanceloader_core::table::{self, Address, StorageOptions, Version};
+use lanceloader_core::{Error, hash, loader};
+use pyo3::exceptions::PyValueError;
+use pyo3::types::PyCapsule;
+use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
+
+use crate::arguments::Numbers;
+use crate::enter::enter;
+use crate::handoff::{Batch, columns_of, schema_capsule, stream_capsule, stream_of};
+use crate::loader::Loader;
+use crate::order::Order;
+
+/// A table at one version: a Lance table, or Arrow data in memory.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Table(Kind);
+
+enum Kind {
+    Lance(Arc<table::Table>),
+    Memory(Arc<MemoryTable>),
+}
+
+#[pymethods]
+impl Table {
+    /// Opens a Lance table: its latest version, or the one that `version` or `tag` names.
+    #[staticmethod]
+    #[pyo3(signature = (uri, *, version=None, branch=None, tag=None, storage_options=None))]
+    fn open(
+        py: Python<'_>,
+        uri: String,
+        version: Option<u64>,
+        branch: Option<String>,
+        tag: Option<String>,
+        storage_options: Option<StorageOptions>,
+    ) -> PyResult<Self> {
+        let version = match (version, tag) {
+            (None, None) => Version::Latest,
+            (Some(version), None) => Version::Number(version),
+            (None, Some(tag)) => Version::Tag(tag),
+            (Some(_), Some(_)) => {
+                return Err(PyValueError::new_err("version and tag: wanted at most one of them"));
+            }
+        };
+        let options = storage_options.unwrap_or_default();
+        let address = Address { uri, branch, version, options };
+        let table = enter(py, || table::Table::open(address))?;
+        Ok(Self(Kind::Lance(Arc::new(table))))
+    }
+
+    /// Takes Arrow data over, without a copy: any object with `__arrow_c_stream__`.
+    ///
+    /// With `row_ids`, the column of that name is not part of the table but the ids of its rows.
+    #[staticmethod]
+    #[pyo3(signature = (data, *, row_ids=None))]
+    fn from_arrow(py: Python<'_>, data: Bound<'_, PyAny>, row_ids: Option<&str>) -> PyResult<Self> {
+        let stream = stream_of(&data)?;
+        let table = enter(py, || memory_table(stream, row_ids))?;
+        Ok(Self(Kind::Memory(Arc::new(table))))
+    }
+
+    /// The path or URI it was opened at, or `None` for data in memory.
+    #[getter]
+    fn uri(&self) -> Option<&str> {
+        self.lance().map(|table| table.address().uri.as_str())
+    }
+
+    /// The version it is pinned to, or `None` for data in memory.
+    #[getter]
+    fn version(&self) -> Option<u64> {
+        self.lance().map(table::Table::version)
+    }
+
+    /// The branch, or `None` on the main line.
+    #[getter]
+    fn branch(&self) -> Option<&str> {
+        self.lance().and_then(|table| table.address().branch.as_deref())
+    }
+
+    /// The number of live rows.
+    #[getter]
+    fn num_rows(&self) -> u64 {
+        match &self.0 {
+            Kind::Lance(table) => table.layout().num_rows(),
+            Kind::Memory(table) => table.num_rows(),
+        }
+    }
+
+    /// The number of fragments, or of batches in memory.
+    #[getter]
+    fn num_fragments(&self) -> usize {
+        match &self.0 {
+            Kind::Lance(table) => table.layout().fragments().len(),
+            Kind::Memory(table) => table.batches().len(),
+        }
+    }
+
+    /// Bytes of the data files, or `None` if they are not known.
+    #[getter]
+    fn data_bytes(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Lance(table) => table.data_bytes(),
+            Kind::Memory(table) => {
+                let bytes =
+                    table.batches().iter().map(|batch| batch.get_array_memory_size() as u64);
+                Some(bytes.sum())
+            }
+        }
+    }
+
+    /// The schema, by the Arrow PyCapsule interface.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        schema_capsule(py, self.schema())
+    }
+
+    /// Data in memory, by the Arrow PyCapsule interface. A requested schema is ignored.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let _ = requested_schema;
+        match &self.0 {
+            Kind::Memory(table) => stream_capsule(py, table.schema(), table.batches()),
+            Kind::Lance(_) => {
+                Err(PyValueError::new_err("wanted data in memory, got a Lance table"))
+            }
+        }
+    }
+
+    /// The row ids that came with data in memory.
+    #[getter]
+    fn known_row_ids(&self) -> PyResult<Option<Batch>> {
+        let Kind::Memory(table) = &self.0 else {
+            return Ok(None);
+        };
+        table.known_row_ids().map(|ids| Batch::of_numbers("row_id", ids.to_vec())).transpose()
+    }
+
+    /// A reader of `columns`, pairs of output name and source name.
+    fn reader(&self, py: Python<'_>, columns: Vec<(String, String)>) -> PyResult<Reader> {
+        enter(py, || {
+            let names = columns.iter().map(|(name, source)| (name.as_str(), source.as_str()));
+            let projection = Projection::new(self.schema(), names)?;
+            Ok(Reader(match &self.0 {
+                Kind::Lance(table) => read::Reader::of_table(Arc::clone(table), projection)?,
+                Kind::Memory(table) => read::Reader::of_memory(table, projection)?,
+            }))
+        })
+    }
+
+    /// The row ids at positions `start..stop` of an order.
+    fn row_ids(&self, py: Python<'_>, order: &Order, start: u64, stop: u64) -> PyResult<Batch> {
+        let ids = enter(py, || {
+            let offsets = order.0.offsets(start..stop)?;
+            match &self.0 {
+                Kind::Lance(table) => table.row_ids(&offsets),
+                Kind::Memory(table) => table.row_ids(&offsets),
+            }
+        })?;
+        Batch::of_numbers("row_id", ids)
+    }
+
+    /// The rows with these ids, in this order; an id that no row has is an error.
+    fn order_of_row_ids(&self, py: Python<'_>, row_ids: Numbers) -> PyResult<Order> {
+        enter(py, || {
+            let offsets = self.offsets(&row_ids.0)?;
+            let missing = offsets.iter().position(Option::is_none);
+            if let Some(at) = missing {
+                let id = row_ids.0[at];
+                return Err(Error::invalid(format!("row id {id}"), "the id of a row of the table"));
+            }
+            Ok(Order(order::Order::listed(offsets.into_iter().flatten().collect())))
+        })
+    }
+
+    /// The rows whose ids a stream of one `uint64` column holds, ascending by offset.
+    ///
+    /// Ids that no row has are left out: a filter may have been answered by an index that is behind.
+    fn set_of_row_ids(&self, py: Python<'_>, row_ids: Bound<'_, PyAny>) -> PyResult<Order> {
+        let stream = stream_of(&row_ids)?;
+        let data_type = stream.schema().fields().first().map(|field| field.data_type().clone());
+        if data_type != Some(DataType::UInt64) {
+            return Err(PyValueError::new_err(format!(
+                "row ids of type {data_type:?}: wanted one column of uint64"
+            )));
+        }
+        enter(py, || {
+            let mut offsets = Vec::new();
+            for batch in stream {
+                lanceloader_core::interrupt::check()?;
+                let batch = batch.map_err(|error| Error::arrow("row ids", &error))?;
+                let ids = batch.column(0).as_primitive::<UInt64Type>();
+                offsets.extend(self.offsets(ids.values())?.into_iter().flatten());
+            }
+            Ok(Order(order::Order::bitmap(Bitmap::from_offsets(offsets))))
+        })
+    }
+}
+
+impl Table {
+    fn lance(&self) -> Option<&table::Table> {
+        match &self.0 {
+            Kind::Lance(table) => Some(table),
+            Kind::Memory(_) => None,
+        }
+    }
+
+    fn schema(&self) -> &arrow_schema::SchemaRef {
+        match &self.0 {
+            Kind::Lance(table) => table.schema(),
+            Kind::Memory(table) => table.schema(),
+        }
+    }
+
+    fn offsets(&self, ids: &[u64]) -> Result<Vec<Option<u64>>, Error> {
+        match &self.0 {
+            Kind::Lance(table) => table.offsets(ids),
+            Kind::Memory(table) => Ok(table.offsets(ids)),
+        }
+    }
+}
+
+fn memory_table(
+    stream: impl RecordBatchReader,
+    row_ids: Option<&str>,
+) -> Result<MemoryTable, Error> {
+    let fail = |error: &arrow_schema::ArrowError| Error::arrow("Arrow data", error);
+    let mut schema = stream.schema();
+    let mut batches = stream.collect::<Result<Vec<_>, _>>().map_err(|error| fail(&error))?;
+    let mut ids = None;
+    if let Some(name) = row_ids {
+        let at = schema.index_of(name).map_err(|error| fail(&error))?;
+        let mut found = Vec::new();
+        for batch in &mut batches {
+            let column = batch.remove_column(at);
+            let column = column.as_primitive_opt::<UInt64Type>().ok_or_else(|| {
+                Error::invalid(format!("row ids of type {}", column.data_type()), "uint64")
+            })?;
+            found.extend_from_slice(column.values());
+        }
+        let mut fields = arrow_schema::SchemaBuilder::from(schema.as_ref());
+        fields.remove(at);
+        schema = Arc::new(fields.finish());
+        ids = Some(found);
+    }
+    MemoryTable::new(schema, batches, ids)
+}
+
+/// Reads chosen columns of a table, rows by position in an order.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Reader(read::Reader);
+
+#[pymethods]
+impl Reader {
+    /// The schema of the batches, by the Arrow PyCapsule interface.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        schema_capsule(py, self.0.schema())
+    }
+
+    /// The rows at `positions` of `order`, in that order, repeats included.
+    fn take(&self, py: Python<'_>, order: &Order, positions: Numbers) -> PyResult<Batch> {
+        let mut positions = positions.0;
+        let rows = enter(py, || {
+            order.0.resolve(&mut positions)?;
+            self.0.take(&positions)
+        })?;
+        Ok(Batch::new(rows))
+    }
+
+    /// The rows at positions `start..stop` of `order`.
+    fn read(&self, py: Python<'_>, order: &Order, start: u64, stop: u64) -> PyResult<Batch> {
+        let rows = enter(py, || self.0.take(&order.0.offsets(start..stop)?))?;
+        Ok(Batch::new(rows))
+    }
+
+    /// All rows of `order` in batches, read ahead on a thread.
+    fn load(
+        &self,
+        py: Python<'_>,
+        order: &Order,
+        batch_size: usize,
+        drop_last: bool,
+    ) -> PyResult<Loader> {
+        let loader = enter(py, || {
+            loader::Loader::new(self.0.clone(), order.0.clone(), batch_size, drop_last)
+        })?;
+        Ok(Loader::new(loader))
+    }
+}
+
+/// The split that LanceDB's `split_hash` puts each row of `columns` in; null if it discards the row.
+#[pyfunction]
+pub(crate) fn lancedb_hash_splits(
+    py: Python<'_>,
+    columns: Bound<'_, PyAny>,
+    weights: Vec<u64>,
+    discard_weight: u64,
+) -> PyResult<Batch> {
+    let (columns, _) = columns_of(&columns)?;
+    let splits = enter(py, || hash::lancedb_splits(&columns, &weights, discard_weight))?;
+    Batch::of_numbers("split_id", splits)
+}
+
+/// A hash of each row of `columns` that never changes.
+#[pyfunction]
+pub(crate) fn stable_hashes(
+    py: Python<'_>,
+    columns: Bound<'_, PyAny>,
+    seed: u64,
+) -> PyResult<Batch> {
+    let (columns, num_rows) = columns_of(&columns)?;
+    let hashes = enter(py, || hash::stable_hashes(&columns, num_rows, seed))?;
+    Batch::of_numbers("hash", hashes)
+}
