@@ -22,13 +22,13 @@ use crate::projection::batch;
 /// `(block, row)`: where a row of the answer stands.
 type Place = (usize, usize);
 
-/// A batch, and whether it alone holds its buffers.
+/// A batch, and whether its rows may be written to.
 #[derive(Debug, Clone)]
 pub struct Gathered {
     /// The rows.
     pub batch: RecordBatch,
-    /// `false` if a buffer may be shared with a block, a mapped file or an input of the caller, so
-    /// that nobody may write to it.
+    /// Whether nothing but this batch shows these rows: `false` if a buffer may be a part of a mapped
+    /// file or of data that the caller holds.
     pub is_owned: bool,
 }
 
@@ -44,21 +44,26 @@ impl Gathered {
         }
         let places = (0..self.batch.num_rows()).map(|row| (0, row)).collect();
         let blocks = std::slice::from_ref(&self.batch);
-        gather(self.batch.schema_ref(), blocks, &Rows::Picked(places))
+        gather(self.batch.schema_ref(), blocks, false, &Rows::Picked(places))
     }
 }
 
 /// Puts rows of `blocks` together.
 ///
 /// `blocks` all have the columns of `schema`. With [`Rows::AsRead`] the answer is all rows of all
-/// blocks, without a copy if there is one block.
+/// blocks, without a copy if there is one block; it is then owned if `blocks_are_owned`.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] if a column outgrows the offsets of its type, at 2 GiB for strings.
-pub fn gather(schema: &SchemaRef, blocks: &[RecordBatch], rows: &Rows) -> Result<Gathered> {
+pub fn gather(
+    schema: &SchemaRef,
+    blocks: &[RecordBatch],
+    blocks_are_owned: bool,
+    rows: &Rows,
+) -> Result<Gathered> {
     let (columns, num_rows, is_owned) = match (rows, blocks) {
-        (Rows::AsRead, [block]) => (block.columns().to_vec(), block.num_rows(), false),
+        (Rows::AsRead, [block]) => (block.columns().to_vec(), block.num_rows(), blocks_are_owned),
         (Rows::AsRead, blocks) => {
             let concat = |at: usize| {
                 let parts: Vec<&dyn Array> = blocks.iter().map(|b| b.column(at).as_ref()).collect();
@@ -407,7 +412,7 @@ mod tests {
             };
             let places: Vec<Place> = picks.iter().map(place).collect();
             let schema = blocks[0].schema();
-            let answer = gather(&schema, &blocks, &Rows::Picked(places.clone())).unwrap();
+            let answer = gather(&schema, &blocks, false, &Rows::Picked(places.clone())).unwrap();
             prop_assert!(answer.is_owned);
             prop_assert_eq!(answer.batch.num_rows(), places.len());
             for (at, column) in answer.batch.columns().iter().enumerate() {
@@ -423,15 +428,17 @@ mod tests {
     fn one_block_as_read_is_shared_and_several_are_copied() {
         let one = block(&[Some(1), None]);
         let schema = one.schema();
-        let shared = gather(&schema, std::slice::from_ref(&one), &Rows::AsRead).unwrap();
+        let shared = gather(&schema, std::slice::from_ref(&one), false, &Rows::AsRead).unwrap();
         assert!(!shared.is_owned);
+        assert!(shared.to_owned().unwrap().is_owned);
+        assert_eq!(shared.to_owned().unwrap().batch, one);
         assert_eq!(shared.batch, one);
-        let two = gather(&schema, &[one.clone(), block(&[Some(3)])], &Rows::AsRead).unwrap();
+        let two = gather(&schema, &[one.clone(), block(&[Some(3)])], false, &Rows::AsRead).unwrap();
         assert!(two.is_owned);
         assert_eq!(two.batch.num_rows(), 3);
-        let none = gather(&schema, &[], &Rows::AsRead).unwrap();
+        let none = gather(&schema, &[], true, &Rows::AsRead).unwrap();
         assert_eq!((none.batch.num_rows(), none.batch.num_columns()), (0, one.num_columns()));
-        let none = gather(&schema, &[], &Rows::Picked(vec![])).unwrap();
+        let none = gather(&schema, &[], true, &Rows::Picked(vec![])).unwrap();
         assert_eq!(none.batch.schema(), schema);
     }
 
@@ -440,7 +447,7 @@ mod tests {
         let text = StringArray::from(vec!["x".repeat(1 << 20)]);
         let block = RecordBatch::try_from_iter([("text", Arc::new(text) as ArrayRef)]).unwrap();
         let places = vec![(0, 0); 2048];
-        let error = gather(&block.schema(), &[block], &Rows::Picked(places)).unwrap_err();
+        let error = gather(&block.schema(), &[block], true, &Rows::Picked(places)).unwrap_err();
         assert!(error.to_string().contains("fewer rows per batch"), "{error}");
     }
 }

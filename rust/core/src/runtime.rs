@@ -22,7 +22,7 @@ static RUNTIME: PerProcess<Runtime> = PerProcess::new();
 ///
 /// Reading it takes no lock, so it cannot be locked by a thread that a fork left behind.
 #[derive(Debug)]
-pub struct PerProcess<T>(ArcSwapOption<Made<T>>);
+pub(crate) struct PerProcess<T>(ArcSwapOption<Made<T>>);
 
 #[derive(Debug)]
 struct Made<T> {
@@ -32,7 +32,7 @@ struct Made<T> {
 
 impl<T> PerProcess<T> {
     /// Nothing made yet.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(ArcSwapOption::const_empty())
     }
 
@@ -43,7 +43,7 @@ impl<T> PerProcess<T> {
     /// # Errors
     ///
     /// Those of `make`.
-    pub fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         let pid = std::process::id();
         let mine = |made: &Option<Arc<Made<T>>>| {
             made.as_ref().filter(|made| made.pid == pid).map(|made| Arc::clone(&made.value))
@@ -61,16 +61,6 @@ impl<T> PerProcess<T> {
             std::mem::forget(inherited);
         }
         Ok(value)
-    }
-
-    /// This process's value, if it was made.
-    pub fn get(&self) -> Option<Arc<T>> {
-        let made = self.0.load_full()?;
-        if made.pid == std::process::id() {
-            return Some(Arc::clone(&made.value));
-        }
-        std::mem::forget(made);
-        None
     }
 }
 
@@ -161,11 +151,9 @@ mod tests {
     #[test]
     fn a_value_is_made_once_per_process() {
         let cell = PerProcess::new();
-        assert!(cell.get().is_none());
         let first = cell.get_or_make(|| Ok(1)).unwrap();
         let second = cell.get_or_make(|| Ok(2)).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
-        assert!(Arc::ptr_eq(&first, &cell.get().unwrap()));
     }
 
     #[test]
@@ -178,18 +166,16 @@ mod tests {
         }
         let inherited = Made { pid: std::process::id() + 1, value: Arc::new(Loud) };
         let cell = PerProcess(ArcSwapOption::from_pointee(inherited));
-        assert!(cell.get().is_none());
         let mine = cell.get_or_make(|| Ok(Loud)).unwrap();
-        std::mem::forget(mine);
-        std::mem::forget(cell.get());
-        std::mem::forget(cell);
+        assert_eq!(Arc::strong_count(&mine), 2);
+        std::mem::forget((mine, cell));
     }
 
     #[test]
     fn a_failure_to_make_leaves_nothing_behind() {
         let cell: PerProcess<u8> = PerProcess::new();
         assert!(cell.get_or_make(|| Err(Error::Bug("no".into()))).is_err());
-        assert!(cell.get().is_none());
+        assert_eq!(*cell.get_or_make(|| Ok(3)).unwrap(), 3);
     }
 
     #[test]

@@ -28,7 +28,7 @@ const LANES: usize = 256;
 
 /// A permutation of `0..n`, chosen by a 64-bit key.
 #[derive(Debug, Clone)]
-pub struct Bijection {
+pub(super) struct Bijection {
     n: u64,
     kind: Kind,
 }
@@ -58,7 +58,7 @@ impl Bijection {
     /// # Errors
     ///
     /// [`Error::Invalid`] if `n` is above [`MAX_ROWS`].
-    pub fn new(n: u64, key: u64) -> Result<Self> {
+    pub(super) fn new(n: u64, key: u64) -> Result<Self> {
         if n > MAX_ROWS {
             return Err(Error::invalid(
                 format!("{n} rows"),
@@ -74,18 +74,8 @@ impl Bijection {
         Ok(Self { n, kind })
     }
 
-    /// The size of the domain.
-    pub fn len(&self) -> u64 {
-        self.n
-    }
-
-    /// Whether the domain is empty.
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
-    }
-
     /// Replaces each value, all in `0..n`, by its image.
-    pub fn apply(&self, values: &mut [u64]) {
+    pub(super) fn apply(&self, values: &mut [u64]) {
         match &self.kind {
             Kind::Table(table) => table.look_up(values),
             Kind::Network(network) => network.apply(self.n, values),
@@ -95,7 +85,7 @@ impl Bijection {
     /// Writes the images of `start, start + 1, …`, all in `0..n`, to `out`.
     ///
     /// The same as [`apply`](Self::apply) on consecutive values, without a division each.
-    pub fn fill(&self, start: u64, out: &mut [u64]) {
+    pub(super) fn fill(&self, start: u64, out: &mut [u64]) {
         match &self.kind {
             Kind::Table(table) => {
                 for (value, position) in out.iter_mut().zip(start..) {
@@ -108,7 +98,7 @@ impl Bijection {
     }
 
     /// The value in `0..n` whose image is `image`, itself in `0..n`.
-    pub fn inverse(&self, image: u64) -> u64 {
+    pub(super) fn inverse(&self, image: u64) -> u64 {
         match &self.kind {
             Kind::Table(table) => u64::from(table.inverse[index(image)]),
             Kind::Network(network) => {
@@ -240,7 +230,7 @@ impl Network {
 }
 
 /// A keyed hash of `half`, scaled to `0..radix`.
-#[inline(always)]
+#[inline]
 fn hash(half: u32, key: u32, radix: u32) -> u32 {
     let mut h = half.wrapping_mul(0x9E37_79B1) ^ key;
     h ^= h >> 15;
@@ -250,26 +240,26 @@ fn hash(half: u32, key: u32, radix: u32) -> u32 {
 
 /// `x + y mod radix` for `x, y < radix ≤ 2³¹`: of the sum and the sum less the radix, the smaller
 /// one is the answer, as a negative difference wraps to a large number.
-#[inline(always)]
+#[inline]
 fn add(x: u32, y: u32, radix: u32) -> u32 {
     let sum = x.wrapping_add(y);
     sum.min(sum.wrapping_sub(radix))
 }
 
 /// `x − y mod radix` for `x, y < radix ≤ 2³¹`.
-#[inline(always)]
+#[inline]
 fn subtract(x: u32, y: u32, radix: u32) -> u32 {
     let difference = x.wrapping_sub(y);
     difference.min(difference.wrapping_add(radix))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-#[inline(always)]
+#[inline]
 const fn low(x: u64) -> u32 {
     x as u32
 }
 
-#[inline(always)]
+#[inline]
 const fn high(x: u64) -> u32 {
     low(x >> 32)
 }
@@ -283,7 +273,7 @@ fn index(x: u64) -> usize {
 ///
 /// Every step is a bijection of its last argument, so for one seed no two epochs share a key, and
 /// `(seed 1, epoch 0)` has nothing to do with `(seed 0, epoch 1)`.
-pub fn key(purpose: Purpose, seed: u64, epoch: u64) -> u64 {
+pub(super) fn key(purpose: Purpose, seed: u64, epoch: u64) -> u64 {
     mix64(mix64(mix64(purpose as u64) ^ seed) ^ epoch)
 }
 

@@ -43,13 +43,13 @@ impl Direct {
     pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
         let Plan { reads, rows } = plan(self.table.layout(), offsets)?;
         let schema = self.columns.schema();
-        let blocks = if schema.fields().is_empty() {
+        let (blocks, are_owned) = if schema.fields().is_empty() {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
-            reads.iter().map(counted).collect::<Result<Vec<_>>>()?
+            (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
         } else {
             self.read(reads)?
         };
-        let blocks = Blocks { schema, blocks: &blocks };
+        let blocks = Blocks { schema, blocks: &blocks, are_owned };
         cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| match source {
             Source::RowId => self.table.row_ids(offsets),
             Source::RowAddress => {
@@ -60,19 +60,22 @@ impl Direct {
         })
     }
 
-    fn read(&self, reads: Vec<Read>) -> Result<Vec<RecordBatch>> {
+    /// The blocks, and whether they own their buffers.
+    fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
         let open = |read: &Read| self.fragment(read.fragment);
         let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
         let is_remote = readers.iter().any(|reader| reader.is_remote());
         let work = move || {
-            if is_remote {
+            let pairs = || readers.iter().zip(&reads);
+            let blocks: Vec<RecordBatch> = if is_remote {
                 // Every request is sent before the first answer is waited for.
-                let pending =
-                    readers.iter().zip(&reads).map(request).collect::<Result<Vec<_>>>()?;
-                pending.into_iter().map(Pending::decode).collect()
+                let pending = pairs().map(request).collect::<Result<Vec<_>>>()?;
+                pending.into_iter().map(Pending::decode).collect::<Result<_>>()?
             } else {
-                readers.iter().zip(&reads).map(|pair| request(pair)?.decode()).collect()
-            }
+                pairs().map(|pair| request(pair)?.decode()).collect::<Result<_>>()?
+            };
+            let are_owned = readers.iter().zip(&blocks).all(|(reader, block)| reader.owns(block));
+            Ok((blocks, are_owned))
         };
         if is_remote { runtime::blocking(work) } else { work() }
     }

@@ -89,6 +89,8 @@ impl Reader {
 struct Blocks<'a> {
     schema: &'a SchemaRef,
     blocks: &'a [RecordBatch],
+    /// Whether nothing else shows their rows.
+    are_owned: bool,
 }
 
 /// Cuts a window of rows into batches and gives each its system columns.
@@ -119,9 +121,9 @@ fn cut(
     };
     match rows {
         Rows::AsRead => {
-            let whole = gather(blocks.schema, blocks.blocks, &Rows::AsRead)?;
-            // Slices of one block share its buffers.
-            let is_owned = whole.is_owned && offsets.len() <= batch_size;
+            let whole = gather(blocks.schema, blocks.blocks, blocks.are_owned, &Rows::AsRead)?;
+            // Slices share buffers, but no row.
+            let is_owned = whole.is_owned;
             let slice = |range: Range<usize>| {
                 let batch = whole.batch.slice(range.start, range.len());
                 finish(Gathered { batch, is_owned }, range)
@@ -132,7 +134,7 @@ fn cut(
             let pick = |range: Range<usize>| {
                 crate::interrupt::check()?;
                 let places = Rows::Picked(places[range.clone()].to_vec());
-                finish(gather(blocks.schema, blocks.blocks, &places)?, range)
+                finish(gather(blocks.schema, blocks.blocks, blocks.are_owned, &places)?, range)
             };
             ranges().map(pick).collect()
         }

@@ -102,6 +102,14 @@ impl FragmentReader {
         Ok(Self { files, absent, schema, has_json })
     }
 
+    /// Whether a block has buffers of its own, none of them a part of a mapped file.
+    pub(crate) fn owns(&self, block: &RecordBatch) -> bool {
+        block.columns().iter().all(|column| {
+            let data = column.to_data();
+            self.files.iter().all(|columns| !columns.file.holds_some_of(&data))
+        })
+    }
+
     /// Whether reads wait for another machine.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())

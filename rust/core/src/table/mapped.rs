@@ -16,6 +16,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use arrow_buffer::Buffer;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -51,6 +52,11 @@ impl MappedFile {
         }
         let mapping = map(&file).map_err(failed)?;
         Ok(Some(Self { path: path.to_path_buf(), bytes: Bytes::from_owner(mapping) }))
+    }
+
+    /// Whether a buffer is a part of the mapping.
+    pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
+        self.bytes.as_ptr_range().contains(&buffer.as_ptr())
     }
 
     /// Whether the file still has the size that was mapped.
@@ -146,6 +152,8 @@ mod tests {
         let slices = ask(&mapped, vec![2..5, 9..10, 4..4]).unwrap();
         assert_eq!(slices, ["234".as_bytes(), b"9", b""]);
         assert_eq!(slices[0].as_ptr(), mapped.bytes[2..].as_ptr());
+        assert!(mapped.holds(&Buffer::from(slices[1].clone())));
+        assert!(!mapped.holds(&Buffer::from(vec![1_u8])));
         for outside in [9..11, 11..12, 5..2] {
             assert!(ask(&mapped, vec![outside]).is_err());
         }

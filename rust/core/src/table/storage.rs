@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow_data::ArrayData;
 use lance_core::cache::LanceCache;
 use lance_encoding::decoder::DecoderPlugins;
 use lance_file::reader::{FileReader, FileReaderOptions};
@@ -75,6 +76,16 @@ impl DataFile {
     /// Whether reads wait for another machine, so that they should not run on the caller's thread.
     pub(super) fn is_remote(&self) -> bool {
         self.mapped.is_none()
+    }
+
+    /// Whether any buffer of `data` is a part of the mapped file.
+    pub(super) fn holds_some_of(&self, data: &ArrayData) -> bool {
+        let Some(mapped) = &self.mapped else {
+            return false;
+        };
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        data.buffers().iter().chain(nulls).any(|buffer| mapped.holds(buffer))
+            || data.child_data().iter().any(|child| self.holds_some_of(child))
     }
 
     /// # Errors
