@@ -235,7 +235,9 @@ class PermutationBuilder:
         if source.branch is not None:
             metadata["base_branch"] = source.branch
         if plan.split_names is not None:
-            metadata["split_names"] = json.dumps(list(plan.split_names))
+            metadata["split_names"] = json.dumps(
+                list(plan.split_names), separators=(",", ":"), ensure_ascii=False
+            )
         kind = rows.split_ids.type
         columns = [
             (pa.field("row_id", pa.uint64()), pa.array(rows.row_ids, pa.uint64())),
@@ -315,7 +317,7 @@ def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -
 def calculated(table: Table, calculation: str) -> Rows:
     """Put each row into the split that an SQL expression gives."""
     expressions = {"split_id": calculation, "_rowid": "_rowid"}
-    with answering(calculation):
+    with answering("expression", calculation):
         found = table.source.engine().scan(expressions, table.filter).read_all()
     split_ids = found["split_id"].combine_chunks()
     return Rows(found["_rowid"].to_numpy(), split_ids, is_calculated=True)

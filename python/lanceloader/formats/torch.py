@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -14,11 +15,28 @@ from lanceloader.formats._columns import Collated, Ragged, check_nulls, convert,
 from lanceloader.formats.python import LazyRows, Row
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from lanceloader._typing import Nulls
 
 __all__ = ["columns", "matrix", "register", "row_tensors", "rows"]
+
+
+def is_versioned() -> bool:
+    """Whether pyarrow gives, and torch takes, a DLPack capsule of version 1.
+
+    Newer releases of pyarrow deprecate the older kind, which older ones of torch want.
+    """
+    try:
+        torch.from_dlpack(pa.array([0]).__dlpack__(max_version=(1, 0)))
+    except (TypeError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+IS_VERSIONED = is_versioned()
+
+
+class TensorError(FormatError, pa.ArrowTypeError):
+    """A column that tensors cannot hold, where LanceDB lets pyarrow's error through."""
 
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -69,10 +87,10 @@ def columns(
 
 def array(column: pa.Array) -> torch.Tensor:
     """Give an Arrow array without nulls as a tensor, without a copy but for booleans."""
-    import pyarrow as pa
-
     if pa.types.is_boolean(column.type):
         return torch.from_numpy(column.to_numpy(zero_copy_only=False))
+    if IS_VERSIONED:
+        return torch.from_dlpack(column.__dlpack__(max_version=(1, 0)))
     return torch.from_dlpack(column)
 
 
@@ -80,10 +98,8 @@ def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa
     """Give a column of numbers or booleans as a 1-D tensor.
 
     Raises:
-        FormatError: If it holds anything else, or nulls.
+        TensorError: If it holds anything else, or nulls.
     """
-    import pyarrow as pa
-
     kind = column.type
     if column.null_count:
         message = (
@@ -91,7 +107,7 @@ def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa
             f"{column.null_count} in {len(column)} rows; use torch_dict with nulls=\"mask\" or "
             f'nulls="fill", or filter them out with {name} IS NOT NULL'
         )
-        raise FormatError(message)
+        raise TensorError(message)
     if not (
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     ):
@@ -99,14 +115,12 @@ def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa
             f"column `{name}` of type {kind}: {format} holds numbers and booleans; leave it "
             "out, or use torch_dict"
         )
-        raise FormatError(message)
+        raise TensorError(message)
     return array(column)
 
 
 def row_values(name: str, column: pa.Array) -> Any:
     """Give a sequence of what each row has in a column."""
-    import pyarrow as pa
-
     kind = column.type
     if is_text(kind):
         return column.to_pylist()
@@ -125,8 +139,6 @@ def row_values(name: str, column: pa.Array) -> Any:
 
 def convert_column(name: str, column: pa.Array) -> Any:
     """Convert one column as ``torch_dict`` does."""
-    import pyarrow as pa
-
     batch = pa.RecordBatch.from_arrays([column], names=[name])
     return convert(batch, array, nulls="error", fill_value=None, format="torch")[name]
 
@@ -160,13 +172,13 @@ def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
 def collate_tensors(name: str, column: pa.Array) -> Any:
     """Give what collating the rows of the ``torch`` format gives for a column."""
     values = row_values(name, column)
-    return values if isinstance(values, torch.Tensor) else default_collate(values)
+    if isinstance(values, torch.Tensor) or is_text(column.type):
+        return values
+    return default_collate(values)
 
 
 def collate_objects(name: str, column: pa.Array) -> Any:
     """Give what collating Python objects gives for a column: 64-bit numbers and lists."""
-    import pyarrow as pa
-
     kind = column.type
     if column.null_count == 0 and len(column) > 0:
         if pa.types.is_boolean(kind):

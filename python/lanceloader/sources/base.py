@@ -96,13 +96,13 @@ class Source(ABC):
 
 
 @contextmanager
-def answering(predicate: str) -> Iterator[None]:
-    """Make a ``ValueError`` that names the predicate of what a library says of it."""
+def answering(what: str, text: str) -> Iterator[None]:
+    """Make a ``ValueError`` that names an SQL text of what a library says of it."""
     try:
         yield
     except UnsupportedError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        text = str(error).removeprefix("Invalid input, ")
-        message = f"Invalid input, filter {predicate!r}: {text}"
+        reason = str(error).removeprefix("Invalid input, ")
+        message = f"Invalid input, {what} {text!r}: {reason}"
         raise ValueError(message) from error

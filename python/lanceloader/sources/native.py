@@ -55,7 +55,7 @@ class NativeSource(Source):
         return self, self.native.order_of_row_ids(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        with answering(predicate):
+        with answering("filter", predicate):
             rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
         return self, order.filtered(rows)
 

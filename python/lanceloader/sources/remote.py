@@ -72,7 +72,7 @@ class RemoteSource(Source):
                 "before they are shuffled, split or sliced, but not after"
             )
             raise UnsupportedError(message)
-        with answering(predicate):
+        with answering("filter", predicate):
             rows = Order.set(_column(self.engine().row_ids(predicate)))
         if self._key == ROW_OFFSET:
             return self._by_row_id(), rows

@@ -1,0 +1,55 @@
+"""Fixtures: seeded tables in LanceDB databases, on disk and in memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import lancedb
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tables
+
+hypothesis.settings.register_profile(
+    "fast", max_examples=20, deadline=None, print_blob=True
+)
+hypothesis.settings.register_profile("slow", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture
+def db(tmp_path):
+    """An empty database on disk."""
+    return lancedb.connect(tmp_path / "db")
+
+
+@pytest.fixture(params=["disk", "memory"])
+def any_db(request, tmp_path):
+    """An empty database, on disk and in memory."""
+    uri = "memory://" if request.param == "memory" else tmp_path / "db"
+    return lancedb.connect(uri)
+
+
+@pytest.fixture
+def table(db):
+    """100 rows in three fragments, some deleted: rows 10-19 and 65."""
+    return fragmented(db)
+
+
+@pytest.fixture
+def any_table(any_db):
+    """``table``, on disk and in memory."""
+    return fragmented(any_db)
+
+
+def fragmented(database):
+    data = tables.narrow(111)
+    table = database.create_table("t", data.slice(0, 50))
+    table.add(data.slice(50, 40))
+    table.add(data.slice(90))
+    table.delete("(id >= 10 and id < 20) or id = 65")
+    return table

@@ -1,0 +1,332 @@
+"""The same rows, order, types and errors as ``lancedb.permutation``, run side by side."""
+
+from __future__ import annotations
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+import tables
+import torch
+from lancedb import permutation as theirs
+from same import same
+from torch.utils.data import DataLoader
+
+from lanceloader import permutation as ours
+
+pytestmark = [
+    pytest.mark.slow,
+    # LanceDB's own tensors come with warnings that ours must not have.
+    pytest.mark.filterwarnings("ignore:Exporting an unversioned DLPack"),
+]
+
+FORMATS = (
+    "python python_col numpy pandas arrow polars torch torch_row torch_col".split()
+)
+# What LanceDB's tensor formats refuse and ours give.
+GAINS = {
+    "torch": {"bool", "string", "large_string", "binary", "large_binary"}
+    | {"fixed_binary", "list", "large_list", "point"},
+    "torch_col": {"bool"},
+}
+
+BUILDS = {
+    "nothing": lambda b: b,
+    "shuffle": lambda b: b.shuffle(seed=42),
+    "shuffle by clumps": lambda b: b.shuffle(seed=1, clump_size=7),
+    "ratios": lambda b: b.split_random(
+        ratios=[0.5, 0.3], seed=3, split_names=["a", "b"]
+    ),
+    "ratios that sum to one": lambda b: b.split_random(ratios=[1 / 3] * 3, seed=0),
+    "counts": lambda b: b.split_random(counts=[5, 6], seed=3),
+    "fixed by clumps": lambda b: b.split_random(fixed=7, seed=3, clump_size=4),
+    "sequential ratios": lambda b: b.split_sequential(ratios=[0.2, 0.3]),
+    "sequential counts": lambda b: b.split_sequential(counts=[20, 3]),
+    "sequential fixed": lambda b: b.split_sequential(fixed=3, split_names=["x"]),
+    "hash": lambda b: b.split_hash(["label", "name"], [1, 2], discard_weight=1),
+    "hash with all kept": lambda b: b.split_hash(["name"], [3, 1], discard_weight=0),
+    "calculated": lambda b: b.split_calculated("label % 2", split_names=["e", "o"]),
+    "filter": lambda b: b.filter("id > 50"),
+    "filter and shuffle": lambda b: b.filter("id > 50").shuffle(seed=5),
+    "filter and split": lambda b: b.filter("label = 1").split_random(fixed=2, seed=9),
+    "filter and hash": lambda b: b.filter("id > 50").split_hash(
+        ["label"], [1, 2], discard_weight=0
+    ),
+    "filter and calculated": lambda b: b.filter("id > 50").split_calculated("label"),
+    "filter that matches nothing": lambda b: b.filter("id > 5000"),
+    "last split counts": lambda b: b.split_random(fixed=2).split_sequential(fixed=3),
+    "last filter counts": lambda b: b.filter("id > 50").filter("id < 30"),
+}
+
+BAD_BUILDS = {
+    "no size": lambda b: b.split_random(),
+    "two sizes": lambda b: b.split_sequential(ratios=[0.5], fixed=3),
+    "ratio above one": lambda b: b.split_random(ratios=[1.5]),
+    "ratios above one": lambda b: b.split_random(ratios=[0.6, 0.6]),
+    "ratio of nothing": lambda b: b.split_random(ratios=[0.0, 0.5]),
+    "counts too large": lambda b: b.split_random(counts=[1000]),
+    "count of zero": lambda b: b.split_random(counts=[0, 1]),
+    "more splits than rows": lambda b: b.split_random(fixed=1000),
+    "negative seed": lambda b: b.shuffle(seed=-1),
+    "seed beyond 64 bits": lambda b: b.shuffle(seed=2**64),
+    "negative clump": lambda b: b.shuffle(seed=1, clump_size=-1),
+    "hash of no columns": lambda b: b.split_hash([], [1], discard_weight=0),
+    "hash without weights": lambda b: b.split_hash(["id"], [], discard_weight=0),
+    "hash weight of zero": lambda b: b.split_hash(["id"], [0], discard_weight=0),
+    "hash of a missing column": lambda b: b.split_hash(["zz"], [1], discard_weight=0),
+    "filter that does not parse": lambda b: b.filter("id >"),
+    "filter of a missing column": lambda b: b.filter("zz > 1"),
+    "calculation of a missing column": lambda b: b.split_calculated("zz + 1"),
+    "split of nothing": lambda b: b.filter("id > 5000").split_random(fixed=2),
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_builder(any_table, build):
+    make = BUILDS[build]
+    wanted = make(theirs.permutation_builder(any_table)).execute()
+    got = make(ours.permutation_builder(any_table)).execute()
+    assert got.to_arrow().to_pydict() == wanted.to_arrow().to_pydict()
+    assert same(got.schema, wanted.schema)
+    assert got.name == wanted.name == "permutation"
+    assert got._conn.read_consistency_interval is None
+
+
+@pytest.mark.parametrize("build", BAD_BUILDS)
+def test_builder_errors(table, build):
+    make = BAD_BUILDS[build]
+    with pytest.raises(Exception) as wanted:  # noqa: PT011
+        make(theirs.permutation_builder(table)).execute()
+    with pytest.raises(wanted.type):
+        make(ours.permutation_builder(table)).execute()
+
+
+def test_shuffled_splits_have_the_same_rows(table):
+    """LanceDB's sort keeps no order inside a split; ours keeps the shuffled one."""
+
+    def rows(module):
+        builder = module.permutation_builder(table).split_sequential(fixed=3)
+        found = builder.shuffle(seed=8).execute().to_arrow().to_pydict()
+        return sorted(zip(found["split_id"], found["row_id"], strict=True))
+
+    assert rows(ours) == rows(theirs)
+
+
+def test_a_builder_is_consumed(table):
+    for module in (theirs, ours):
+        builder = module.permutation_builder(table)
+        builder.execute()
+        for again in (builder.execute, builder.shuffle):
+            with pytest.raises(RuntimeError, match="Builder already consumed"):
+                again()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["full", "nulls"])
+def types(request, tmp_path_factory):
+    """A table of every type, and a permutation table over it."""
+    database = lancedb.connect(tmp_path_factory.mktemp("types"))
+    data = tables.every_type(60, nulls=request.param)
+    table = database.create_table("types", data)
+    return table, theirs.permutation_builder(table).shuffle(seed=1).execute()
+
+
+TYPES = tables.every_type(1, nulls=False).column_names
+
+
+@pytest.mark.parametrize("column", TYPES)
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_formats(types, kind, column):
+    table, plan = types
+    for make in (
+        lambda m: m.Permutation.identity(table),
+        lambda m: m.Permutation.from_tables(table, plan),
+    ):
+
+        def view(module, make=make):
+            return make(module).select_columns([column]).with_format(kind)
+
+        assert same(view(ours).schema, view(theirs).schema)
+        compare(kind, column, view, lambda perm: perm.take_offsets([5, 3, 8]))
+        compare(kind, column, view, lambda perm: list(perm.iter(25)))
+        if kind in ("python", "numpy", "torch", "torch_row"):
+            compare(kind, column, view, lambda perm: list(DataLoader(perm, 25)))
+
+
+def compare(kind, column, view, read):
+    try:
+        wanted = read(view(theirs))
+    except Exception as error:  # noqa: BLE001
+        if column not in GAINS.get(kind, ()):
+            with pytest.raises(Exception) as got:  # noqa: PT011
+                read(view(ours))
+            built_in = TypeError if isinstance(error, TypeError) else type(error)
+            assert issubclass(got.type, built_in), (error, got.value)
+    else:
+        assert same(read(view(ours)), wanted)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mixed_numbers_row_ids_and_empty_takes(types, kind):
+    table, plan = types
+
+    def view(module, *columns):
+        perm = module.Permutation.from_tables(table, plan)
+        return perm.select_columns(list(columns)).with_format(kind)
+
+    reads = (lambda perm: perm.take_offsets([4, 1]), lambda perm: perm.take_offsets([]))
+    for read in reads:
+        for columns in (
+            ["int32", "float64", "float16"],
+            ["int8", "_rowid"],
+            ["_rowid"],
+        ):
+            compare(kind, columns[0], lambda m, c=columns: view(m, *c), read)
+
+
+def test_columns(table):
+    def names(module, *verbs):
+        perm = module.Permutation.identity(table)
+        for verb, *arguments in verbs:
+            perm = getattr(perm, verb)(*arguments)
+        return perm.column_names, perm.shape, perm.num_columns, perm.selection
+
+    for verbs in (
+        [("select_columns", ["y", "id"])],
+        [("select_columns", ["y", "y"])],
+        [("select_columns", ["y", "id"]), ("select_columns", ["id", "_rowid"])],
+        [("remove_columns", ["y", "missing"])],
+        [("rename_column", "x", "z")],
+        [("rename_columns", {"x": "z", "y": "x"})],
+        [("rename_column", "x", "z"), ("select_columns", ["z"])],
+    ):
+        assert names(ours, *verbs) == names(theirs, *verbs)
+    for verbs in (
+        [("select_columns", ["zz"])],
+        [("select_columns", [])],
+        [("select_columns", None)],
+        [("remove_columns", ["x"]), ("select_columns", ["x"])],
+        [("rename_column", "x", "z"), ("select_columns", ["x"])],
+        [("remove_columns", ["id", "x", "y", "label", "name"])],
+        [("remove_columns", None)],
+        [("rename_column", "zz", "z")],
+        [("rename_column", "x", "y")],
+        [("rename_column", "x", "x")],
+        [("rename_column", None, "x")],
+        [("rename_columns", {"x": "y", "y": "x"})],
+        [("with_format", None)],
+        [("with_format", "zz")],
+        [("with_transform", None)],
+        [("with_connection_factory", None)],
+        [("with_skip", 1000)],
+        [("with_take", 1000)],
+        [("with_take", -1)],
+        [("with_skip", 60), ("with_take", 60)],
+    ):
+        with pytest.raises((ValueError, AssertionError, OverflowError)) as wanted:
+            names(theirs, *verbs)
+        with pytest.raises(wanted.type) as got:
+            names(ours, *verbs)
+        # What tests and users match of LanceDB's messages.
+        for fragment in ("does not exist", "at least one column", "Cannot remove all"):
+            assert (fragment in str(got.value)) == (fragment in str(wanted.value))
+
+
+def flat(batches):
+    return [row for batch in batches for row in batch]
+
+
+def test_skip_and_take_count_from_the_split(table):
+    plan = ours.permutation_builder(table).shuffle(seed=4).execute()
+    for verbs in (
+        [("with_skip", 10)],
+        [("with_take", 7)],
+        [("with_skip", 10), ("with_take", 7)],
+        [("with_take", 7), ("with_skip", 10)],
+        [("with_skip", 80), ("with_skip", 50)],
+    ):
+
+        def rows(module, verbs=verbs):
+            perm = module.Permutation.from_tables(table, plan).select_columns(["id"])
+            for verb, rows in verbs:
+                perm = getattr(perm, verb)(rows)
+            # LanceDB's batches are cut where its engine cuts them; the rows are the same.
+            return perm.offset, perm.limit, len(perm), flat(perm.iter(9)), perm[3]
+
+        assert rows(ours) == rows(theirs)
+
+
+def test_permutations(table):
+    plan = ours.permutation_builder(table)
+    plan = plan.split_random(ratios=[0.5, 0.3], seed=3, split_names=["a", "b"]).execute()
+
+    def facts(module):
+        all_splits = module.Permutations(table, plan)
+        by_name = [flat(all_splits[name].iter(30)) for name in all_splits.split_names]
+        by_number = [flat(all_splits[number].iter(30)) for number in range(2)]
+        return all_splits.split_names, all_splits.split_dict, by_name, by_number
+
+    assert facts(ours) == facts(theirs)
+    for wrong in ("zz", 7, None, 1.5, -1):
+        with pytest.raises(Exception) as wanted:  # noqa: PT011
+            theirs.Permutations(table, plan)[wrong]
+        with pytest.raises(wanted.type):
+            ours.Permutations(table, plan)[wrong]
+
+
+def test_from_tables_errors(table):
+    plan = ours.permutation_builder(table).execute()
+    named = ours.permutation_builder(table).split_sequential(
+        fixed=2, split_names=["a", "b"]
+    )
+    named = named.execute()
+    for arguments in (
+        (table, None, "a"),
+        (table, None, 0),
+        (table, plan, "a"),
+        (table, named, "zz"),
+        (table, plan, 1.5),
+        (table, plan, 9),
+        (table, plan, -1),
+        (None, None, None),
+    ):
+        with pytest.raises(Exception) as wanted:  # noqa: PT011
+            theirs.Permutation.from_tables(*arguments)
+        with pytest.raises(wanted.type):
+            ours.Permutation.from_tables(*arguments)
+
+
+def test_permutation_tables_of_lancedb_are_read(any_table):
+    """Also such as were persisted, have other integer types, or record no version."""
+    plan = theirs.permutation_builder(any_table)
+    plan = plan.split_random(ratios=[0.4, 0.6], seed=3, split_names=["a", "b"]).execute()
+    wanted = flat(theirs.Permutation.from_tables(any_table, plan, "b").iter(13))
+    database = any_table._conn
+    data = plan.to_arrow()
+    narrow = data.set_column(
+        1, pa.field("split_id", pa.uint32()), data["split_id"].cast(pa.uint32())
+    )
+    extra = data.replace_schema_metadata({**data.schema.metadata, b"more": b"1"})
+    unpinned = data.replace_schema_metadata({"split_names": '["a", "b"]'})
+    for number, table in enumerate((data, narrow, extra, unpinned)):
+        persisted = database.create_table(f"plan{number}", table)
+        for readable in (persisted, table):
+            got = ours.Permutation.from_tables(any_table, readable, "b")
+            assert flat(got.iter(13)) == wanted
+
+
+def test_positions_of_other_types(table):
+    plan = ours.permutation_builder(table).shuffle(seed=4).execute()
+    mine = ours.Permutation.from_tables(table, plan)
+    wanted = theirs.Permutation.from_tables(table, plan).take_offsets([4, 0, 9])
+    for positions in (
+        [4, 0, 9],
+        (4, 0, 9),
+        np.array([4, 0, 9]),
+        np.array([4, 0, 9], dtype=np.uint8),
+        [np.int64(4), np.int64(0), np.int64(9)],
+        torch.tensor([4, 0, 9]),
+    ):
+        assert mine.take_offsets(positions) == wanted
+        assert mine.__getitems__(positions) == wanted
+    assert mine.take_offsets(range(3)) == mine[0:3] == mine[[0, 1, 2]]
