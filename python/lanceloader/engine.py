@@ -34,7 +34,9 @@ __all__ = [
 ]
 
 ROW_ID = "_rowid"
+ROW_ADDRESS = "_rowaddr"
 ROW_OFFSET = "_rowoffset"
+SYSTEM = (ROW_ID, ROW_ADDRESS, ROW_OFFSET)
 # LanceDB asks servers for the row offset under this name.
 ROW_OFFSET_ALIAS = "__lancedb_take_row_offset"
 
@@ -94,7 +96,7 @@ class LancedbEngine(Engine):
     def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
         import pyarrow as pa
 
-        columns = [name for name in columns if name not in (ROW_ID, ROW_OFFSET)]
+        columns = [name for name in columns if name not in SYSTEM]
         blobs = [name for name in self.blob_columns() if name in columns]
         select = {name: quoted(name) for name in columns if name not in blobs}
         if key == ROW_OFFSET:
@@ -147,7 +149,7 @@ class PylanceEngine(Engine):
     def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
         import pyarrow as pa
 
-        columns = [name for name in columns if name not in (ROW_ID, ROW_OFFSET)]
+        columns = [name for name in columns if name not in SYSTEM]
         blobs = [field.name for field in self.schema() if is_blob(field)]
         plain = [name for name in columns if name not in blobs]
         if key == ROW_OFFSET:
@@ -223,14 +225,24 @@ class EngineReader:
             message = f"row {missing} is not in the table any more"
             raise IndexError(message)
         rows = rows.take(places).combine_chunks()
-        values = {ROW_OFFSET: offsets, self._key: keys}
+        system = self._system_columns(order, start, stop)
+        system.setdefault(ROW_OFFSET, offsets)
+        system.setdefault(self._key, keys)
         columns = []
         for field, (_, source) in zip(self._schema, self._columns, strict=True):
-            column = values[source] if source in values else rows[source]
-            if isinstance(column, pa.ChunkedArray):
-                column = column.combine_chunks()
-            columns.append(column.cast(field.type) if column.type != field.type else column)
+            column = system[source] if source in system else rows[source].combine_chunks()
+            columns.append(column.cast(field.type))
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+    def _system_columns(self, order: _native.Order, start: int, stop: int) -> dict[str, Any]:
+        """Give ids and addresses, if there is a native table that knows them."""
+        import pyarrow as pa
+
+        if self._keys is None:
+            return {}
+        reader = self._keys.reader([(name, name) for name in SYSTEM])
+        batch = pa.record_batch(reader.read(order, start, stop))
+        return dict(zip(SYSTEM, batch.columns, strict=True))
 
     def load(
         self, order: _native.Order, batch_size: int, drop_last: bool  # noqa: FBT001
@@ -247,7 +259,7 @@ class EngineReader:
         table = self._engine.schema()
         fields = []
         for name, source in self._columns:
-            if source in (ROW_ID, ROW_OFFSET) and source not in table.names:
+            if source in SYSTEM and source not in table.names:
                 fields.append(pa.field(name, pa.uint64()))
                 continue
             field = table.field(source)

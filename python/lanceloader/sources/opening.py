@@ -6,6 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._native import branch_of_manifest
 from lanceloader._typing import ArrowStreamExportable
 from lanceloader.engine import ROW_ID, PylanceEngine, engine_of_handle
 from lanceloader.errors import UnsupportedError
@@ -166,7 +167,10 @@ def load_lancedb(table: Any, version: int, branch: str | None) -> MemorySource:
 
 def pylance_source(dataset: Any, version: int | None, branch: str | None) -> Source:
     """Open a dataset of pylance, at a version or the one it is at."""
-    if version is not None and (version, branch) != (dataset.version, None):
+    if version is None:
+        # It does not say its branch, but its manifest does.
+        branch = branch_of_manifest(dataset._ds.serialized_manifest())
+    else:
         dataset = dataset.checkout_version((branch, version) if branch else version)
     uri = dataset.uri
     if uri.startswith("memory:"):

@@ -23,7 +23,7 @@ mod _native {
     #[pymodule_export]
     use crate::order::{Order, fold, grouped, lancedb_shuffle, split_counts, stratified};
     #[pymodule_export]
-    use crate::table::{Reader, Table, lancedb_hash_splits, stable_hashes};
+    use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 
     #[pymodule_init]
     fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {

@@ -299,6 +299,12 @@ impl Reader {
     }
 }
 
+/// The branch that a serialized manifest belongs to, or `None` for the main line.
+#[pyfunction]
+pub(crate) fn branch_of_manifest(py: Python<'_>, manifest: &[u8]) -> PyResult<Option<String>> {
+    enter(py, || table::branch_of_manifest(manifest))
+}
+
 /// The split that LanceDB's `split_hash` puts each row of `columns` in; null if it discards the row.
 #[pyfunction]
 pub(crate) fn lancedb_hash_splits(

@@ -15,11 +15,13 @@ use lance_arrow::json::{convert_lance_json_to_arrow, has_json_fields};
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::FilterExpression;
 use lance_file::reader::ReaderProjection;
+use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::reader_projection_from_field_ids;
 use lance_io::ReadBatchParams;
 use lance_table::format::Fragment;
 
 use super::Columns;
+use super::blobs::{BlobHome, load, with_binary, with_descriptors};
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
@@ -28,6 +30,7 @@ use crate::runtime;
 /// Reads chosen columns of one fragment.
 #[derive(Debug)]
 pub(crate) struct FragmentReader {
+    storage: Arc<Storage>,
     files: Vec<FileColumns>,
     /// Columns that lie in no file, as nullable fields.
     absent: Option<SchemaRef>,
@@ -41,6 +44,9 @@ pub(crate) struct FragmentReader {
 struct FileColumns {
     file: Arc<DataFile>,
     projection: ReaderProjection,
+    /// The columns as the table knows them.
+    fields: Schema,
+    home: BlobHome,
 }
 
 /// Rows of one fragment on their way from its files: requested, but not decoded yet.
@@ -55,7 +61,7 @@ impl FragmentReader {
     ///
     /// Opens the files that hold some of them; their footers are read on first use.
     pub(super) fn open(
-        storage: &Storage,
+        storage: &Arc<Storage>,
         fragment: &Fragment,
         table: &Schema,
         columns: &Columns,
@@ -84,22 +90,31 @@ impl FragmentReader {
                 })
                 .collect();
             let version = data_file.file_version().map_err(|e| lance(&e))?;
-            let projection = reader_projection_from_field_ids(version, &in_file, &column_of)
+            let is_old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
+            if is_old && in_file.fields.iter().any(Field::is_blob_v2) {
+                return Err(Error::Unsupported(format!(
+                    "{}: blobs of version 2 in a file of version {version}",
+                    data_file.path
+                )));
+            }
+            let stored = with_descriptors(&in_file);
+            let projection = reader_projection_from_field_ids(version, &stored, &column_of)
                 .map_err(|e| lance(&e))?;
             let file =
                 storage.file(data_file.base_id, &data_file.path, &data_file.file_size_bytes)?;
-            files.push(FileColumns { file, projection });
+            let home = BlobHome { base: data_file.base_id, name: data_file.path.clone() };
+            files.push(FileColumns { file, projection, fields: in_file, home });
         }
         let missing: Vec<i32> =
             schema.field_ids().into_iter().filter(|id| !found.contains(id)).collect();
         let absent = (!missing.is_empty()).then(|| {
-            let fields = ArrowSchema::from(&schema.project_by_ids(&missing, true));
+            let fields = with_binary(&schema.project_by_ids(&missing, true));
             let nullable = fields.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
             Arc::new(ArrowSchema::new(nullable.collect::<Vec<_>>()))
         });
-        let schema = Arc::new(ArrowSchema::from(schema));
+        let schema = Arc::new(with_binary(schema));
         let has_json = schema.fields().iter().any(|field| has_json_fields(field));
-        Ok(Self { files, absent, schema, has_json })
+        Ok(Self { storage: Arc::clone(storage), files, absent, schema, has_json })
     }
 
     /// Whether a block has buffers of its own, none of them a part of a mapped file.
@@ -170,7 +185,7 @@ impl Pending<'_> {
                     reason: format!("it gave {} rows of {num_rows}", part.num_rows()),
                 });
             }
-            merge(part)?;
+            merge(load(&reader.storage, &columns.home, &columns.fields, &part)?)?;
         }
         if let Some(absent) = &reader.absent {
             let nulls = absent.fields().iter().map(|f| new_null_array(f.data_type(), num_rows));
@@ -251,7 +266,7 @@ fn columns_in_file(schema: &Schema, file_schema: &Schema) -> lance_core::Result<
 }
 
 fn keep_a_leaf(field: &mut Field, file_schema: &Schema) -> lance_core::Result<()> {
-    if field.is_packed_struct() {
+    if field.is_blob() || field.is_packed_struct() {
         return Ok(());
     }
     if !field.children.is_empty() {

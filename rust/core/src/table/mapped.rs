@@ -54,6 +54,25 @@ impl MappedFile {
         Ok(Some(Self { path: path.to_path_buf(), bytes: Bytes::from_owner(mapping) }))
     }
 
+    /// Some of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the file has fewer.
+    pub(crate) fn slice(&self, range: Range<u64>) -> Result<Bytes> {
+        let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
+        match (inside(range.start), inside(range.end)) {
+            (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
+            _ => Err(Error::Corrupt {
+                path: self.path.display().to_string(),
+                reason: format!(
+                    "it has {} bytes, and bytes {range:?} are wanted",
+                    self.bytes.len()
+                ),
+            }),
+        }
+    }
+
     /// Whether a buffer is a part of the mapping.
     pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
         self.bytes.as_ptr_range().contains(&buffer.as_ptr())
@@ -82,15 +101,8 @@ impl EncodingsIo for MappedFile {
         ranges: Vec<Range<u64>>,
         _priority: u64,
     ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
-        let slice = |range: Range<u64>| {
-            let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
-            match (inside(range.start), inside(range.end)) {
-                (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
-                _ => Err(lance_core::Error::invalid_input(format!(
-                    "bytes {range:?} of a file of {} bytes",
-                    self.bytes.len()
-                ))),
-            }
+        let slice = |range| {
+            self.slice(range).map_err(|error| lance_core::Error::invalid_input(error.to_string()))
         };
         let slices = ranges.into_iter().map(slice).collect();
         std::future::ready(slices).boxed()

@@ -4,6 +4,7 @@
 //! checked: a table that uses a feature this reader does not know is refused, so that the table's own
 //! library can take over.
 
+mod blobs;
 mod fragment;
 mod mapped;
 mod rows;
@@ -11,14 +12,15 @@ mod storage;
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
+use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 use lance_arrow::json::lance_json_to_arrow_json;
 use lance_core::datatypes::{Field, Schema};
 use lance_file::version::ConcreteFileVersion;
 use lance_table::feature_flags::ensure_can_read_manifest;
-use lance_table::format::Manifest;
+use lance_table::format::{Manifest, pb};
 use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use lance_table::io::manifest::read_manifest;
+use prost::Message;
 
 pub(crate) use fragment::{FragmentReader, Pending};
 pub use storage::StorageOptions;
@@ -40,6 +42,20 @@ pub enum Version {
     Number(u64),
     /// The one a tag points at; tags name their branch themselves.
     Tag(String),
+}
+
+/// The branch of a version, or `None` for the main line, given its manifest as Lance serializes it.
+///
+/// For objects of other libraries, which say where their table is and which version they are at, but
+/// not on which branch.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if the bytes are no manifest.
+pub fn branch_of_manifest(bytes: &[u8]) -> Result<Option<String>> {
+    pb::Manifest::decode(bytes)
+        .map(|manifest| manifest.branch)
+        .map_err(|error| Error::invalid(format!("these bytes ({error})"), "a Lance manifest"))
 }
 
 /// Where a table is and which version of it is meant.
@@ -162,7 +178,9 @@ impl Table {
         let mut ids = Vec::new();
         for path in projection.paths() {
             let field = field_at(&self.manifest.schema, path)?;
-            readable(field)?;
+            if !field.is_blob_v2() {
+                readable(field)?;
+            }
             ids.push(field.id);
         }
         if projection.wants(&Source::RowId) {
@@ -204,9 +222,10 @@ impl Columns {
     }
 }
 
-/// The Arrow schema of what is read: JSON comes out as text, not in the form it is stored in.
+/// The Arrow schema of what is read: blobs come out as binary and JSON as text, whatever they are
+/// stored as.
 fn arrow_schema_of(schema: &Schema) -> SchemaRef {
-    let schema = ArrowSchema::from(schema);
+    let schema = blobs::with_binary(schema);
     let fields: Vec<_> = schema.fields().iter().map(|f| lance_json_to_arrow_json(f)).collect();
     Arc::new(ArrowSchema::new_with_metadata(fields, schema.metadata))
 }
@@ -318,10 +337,7 @@ fn readable(field: &Field) -> Result<()> {
     let unsupported =
         |what: &str| Err(Error::Unsupported(format!("column `{}`: {what}", field.name)));
     if field.is_blob_v2() {
-        return unsupported("blobs of version 2");
-    }
-    if matches!(field.data_type(), DataType::Dictionary(..)) && field.dictionary.is_some() {
-        return unsupported("a dictionary kept in the manifest");
+        return unsupported("a blob of version 2 inside a struct or list");
     }
     field.children.iter().try_for_each(readable)
 }

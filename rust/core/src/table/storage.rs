@@ -4,9 +4,11 @@
 //! opens files on first use.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_data::ArrayData;
+use bytes::Bytes;
 use lance_core::cache::LanceCache;
 use lance_encoding::decoder::DecoderPlugins;
 use lance_file::reader::{FileReader, FileReaderOptions};
@@ -103,6 +105,7 @@ pub(super) struct Storage {
     bases: HashMap<u32, Folder>,
     cache: LanceCache,
     files: Mutex<HashMap<String, Arc<DataFile>>>,
+    blobs: Mutex<HashMap<Path, Arc<MappedFile>>>,
 }
 
 /// A folder of data files and the scheduler of its store.
@@ -140,6 +143,7 @@ impl Storage {
             bases: folders,
             cache: LanceCache::with_capacity(PAGE_CACHE_BYTES),
             files: Mutex::default(),
+            blobs: Mutex::default(),
         })
     }
 
@@ -150,13 +154,7 @@ impl Storage {
         name: &str,
         size: &CachedFileSize,
     ) -> Result<Arc<DataFile>> {
-        let folder = match base {
-            None => &self.data,
-            Some(id) => self.bases.get(&id).ok_or_else(|| Error::Corrupt {
-                path: name.to_string(),
-                reason: format!("it lies at base {id}, which the manifest does not name"),
-            })?,
-        };
+        let folder = self.folder(base, name)?;
         let path = folder.place.join(name).path;
         let key = format!("{base:?} {path}");
         // Held only to look and to store: a lock held over I/O would serialize the first batch.
@@ -166,6 +164,57 @@ impl Storage {
         }
         let file = Arc::new(self.open_file(folder, &path, size)?);
         Ok(Arc::clone(lock().entry(key).or_insert(file)))
+    }
+
+    /// Bytes of a file that is no data file, kept open if it is mapped.
+    ///
+    /// `path` makes its path from that of the folder of `base`.
+    pub(super) fn read_ranges(
+        &self,
+        base: Option<u32>,
+        path: impl Fn(&Path) -> Path,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>> {
+        let folder = self.folder(base, "a blob")?;
+        let path = path(&folder.place.path);
+        let store = &folder.place.store;
+        if store.has_direct_local_paths()
+            && let Some(mapped) = self.mapped_file(&path)?
+        {
+            mapped.check()?;
+            return ranges.iter().map(|range| mapped.slice(range.clone())).collect();
+        }
+        let read = store.inner.get_ranges(&path, ranges);
+        runtime::wait(async {
+            read.await.map_err(|error| match error {
+                object_store::Error::NotFound { .. } => {
+                    Error::NotFound { uri: path.to_string(), reason: error.to_string() }
+                }
+                error => Error::Io { path: path.to_string(), reason: error.to_string() },
+            })
+        })
+    }
+
+    fn mapped_file(&self, path: &Path) -> Result<Option<Arc<MappedFile>>> {
+        let lock = || self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mapped) = lock().get(path) {
+            return Ok(Some(Arc::clone(mapped)));
+        }
+        let local = to_local_path(path);
+        let Some(mapped) = MappedFile::open(std::path::Path::new(&local), None)? else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::clone(lock().entry(path.clone()).or_insert(Arc::new(mapped)))))
+    }
+
+    fn folder(&self, base: Option<u32>, name: &str) -> Result<&Folder> {
+        match base {
+            None => Ok(&self.data),
+            Some(id) => self.bases.get(&id).ok_or_else(|| Error::Corrupt {
+                path: name.to_string(),
+                reason: format!("it lies at base {id}, which the manifest does not name"),
+            }),
+        }
     }
 
     fn open_file(&self, folder: &Folder, path: &Path, size: &CachedFileSize) -> Result<DataFile> {
