@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import lance
 import lancedb
@@ -126,7 +126,9 @@ def reordered_after_drop_and_add(path):
 
 def nested(num_rows):
     inner = pa.struct({"x": pa.int32(), "s": pa.string()})
-    outer = pa.struct({"inner": inner, "n": pa.float64(), "tags": pa.list_(pa.string())})
+    outer = pa.struct(
+        {"inner": inner, "n": pa.float64(), "tags": pa.list_(pa.string())}
+    )
 
     def value(i):
         if i % 6 == 5:
@@ -160,9 +162,13 @@ def struct_fields_in_several_files(path):
 
     def more(batch):
         values = [{"c": k} for k in range(batch.num_rows)]
-        return pa.RecordBatch.from_arrays([pa.array(values, new.field(0).type)], schema=new)
+        return pa.RecordBatch.from_arrays(
+            [pa.array(values, new.field(0).type)], schema=new
+        )
 
-    dataset.add_columns(lance.udf.BatchUDF(more, output_schema=new), read_columns=["id"])
+    dataset.add_columns(
+        lance.udf.BatchUDF(more, output_schema=new), read_columns=["id"]
+    )
     return dataset
 
 
@@ -207,7 +213,9 @@ def wide_values(path):
             "vector": pa.FixedSizeListArray.from_arrays(
                 pa.array(rng.random(40 * 200, dtype=np.float32)), 200
             ),
-            "blob": pa.array([rng.bytes(i * 3000) for i in range(40)], pa.large_binary()),
+            "blob": pa.array(
+                [rng.bytes(i * 3000) for i in range(40)], pa.large_binary()
+            ),
             "text": pa.array(["word " * (i * 50) for i in range(40)]),
         }
     )
@@ -232,7 +240,9 @@ def branch(path):
 
 @feature
 def shallow_clone(path):
-    origin = lance.write_dataset(tables.narrow(50), f"{path}.origin", max_rows_per_file=20)
+    origin = lance.write_dataset(
+        tables.narrow(50), f"{path}.origin", max_rows_per_file=20
+    )
     origin.shallow_clone(path, origin.version)
     return lance.write_dataset(tables.narrow(15), path, mode="append")
 
@@ -258,13 +268,17 @@ for _version in ("2.0", "2.1", "2.2"):
 
 @feature
 def blobs_of_version_1(path):
-    field = pa.field("image", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    field = pa.field(
+        "image", pa.large_binary(), metadata={"lance-encoding:blob": "true"}
+    )
     values = [None if i % 5 == 4 else bytes([i]) * (i * 700) for i in range(30)]
     data = pa.table(
         {"id": np.arange(30), "image": pa.array(values, pa.large_binary())},
         schema=pa.schema([pa.field("id", pa.int64()), field]),
     )
-    return lance.write_dataset(data, path, data_storage_version="2.1", max_rows_per_file=12)
+    return lance.write_dataset(
+        data, path, data_storage_version="2.1", max_rows_per_file=12
+    )
 
 
 @feature
@@ -272,8 +286,12 @@ def blobs_of_version_2(path):
     sizes = [0, 10, 5_000, 70_000, 200_000, 5_000_000]
     values = [None if i % 7 == 6 else bytes([i]) * sizes[i % 6] for i in range(20)]
     schema = pa.schema([pa.field("id", pa.int64()), lance.blob_field("image")])
-    data = pa.table({"id": np.arange(20), "image": lance.blob_array(values)}, schema=schema)
-    return lance.write_dataset(data, path, data_storage_version="2.2", max_rows_per_file=8)
+    data = pa.table(
+        {"id": np.arange(20), "image": lance.blob_array(values)}, schema=schema
+    )
+    return lance.write_dataset(
+        data, path, data_storage_version="2.2", max_rows_per_file=8
+    )
 
 
 @feature
@@ -281,7 +299,10 @@ def written_by_lancedb(path):
     folder, _, name = str(path).rpartition("/")
     table = lancedb.connect(folder).create_table(
         name.removesuffix(".lance"),
-        [{"id": i, "when": datetime.datetime(2020, 1, 1), "v": [i, 0.5]} for i in range(30)],
+        [
+            {"id": i, "when": dt.datetime(2020, 1, 1), "v": [i, 0.5]}
+            for i in range(30)
+        ],
     )
     table.add([{"id": 99, "when": None, "v": [1.0, 2.0]}])
     table.delete("id = 5")

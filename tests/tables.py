@@ -50,9 +50,7 @@ def every_type(num_rows: int, *, nulls: bool, seed: int = 0) -> pa.Table:
         "time64": column(pa.time64("us"), lambda i: dt.time(i % 24, i % 60)),
         "decimal": column(pa.decimal128(9, 2), lambda i: decimal.Decimal(i) / 4),
         "list": column(pa.list_(pa.int32()), lambda i: list(range(i % 5))),
-        "large_list": column(
-            pa.large_list(pa.float32()), lambda i: [i / 2] * (i % 3)
-        ),
+        "large_list": column(pa.large_list(pa.float32()), lambda i: [i / 2] * (i % 3)),
         "point": column(pa.list_(pa.float32(), 4), lambda i: [i, i / 2, -i, 0.5]),
         "struct": column(
             pa.struct({"x": pa.int32(), "s": pa.string()}),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import lance
+import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
 from features import FEATURES
-
-import lanceloader as ll
 from lanceloader import _native
 
 
@@ -115,7 +114,9 @@ def test_fields_of_structs_by_dotted_name(tmp_path):
         at(row, "meta", "inner", "s") for row in rows
     ]
     renamed = perm.rename_column("meta", "m").select_columns(["m.n"])
-    assert renamed.to_arrow()["m.n"].to_pylist() == [at(row, "meta", "n") for row in rows]
+    assert renamed.to_arrow()["m.n"].to_pylist() == [
+        at(row, "meta", "n") for row in rows
+    ]
 
 
 def test_only_selected_columns_are_read(tmp_path):
@@ -172,7 +173,9 @@ def test_a_view_stays_at_its_version(table):
 @pytest.mark.parametrize("scale", [1, 200])
 def test_large_takes_cross_pages_and_fragments(tmp_path, scale):
     rows = 1000 * scale
-    data = pa.table({"id": np.arange(rows), "text": [f"{i:06}" * 4 for i in range(rows)]})
+    data = pa.table(
+        {"id": np.arange(rows), "text": [f"{i:06}" * 4 for i in range(rows)]}
+    )
     dataset = lance.write_dataset(data, tmp_path / "t", max_rows_per_file=rows // 3)
     perm = ll.open(dataset).with_format("arrow")
     positions = np.random.default_rng(0).permutation(rows)

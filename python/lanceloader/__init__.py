@@ -13,6 +13,20 @@ from lanceloader.permutation import (
 )
 from lanceloader.splits import Fold, Splits
 
+
+def install() -> None:
+    """Make LanceDB's own tables work, and fast, as datasets of torch's ``DataLoader``.
+
+    The same as ``import lanceloader.torch``; see ``lanceloader.torch.install``.
+
+    Raises:
+        ImportError: If torch is not installed.
+    """
+    from lanceloader import torch
+
+    torch.install()
+
+
 __all__ = [
     "Fold",
     "Permutation",
@@ -21,6 +35,7 @@ __all__ = [
     "Splits",
     "Transforms",
     "errors",
+    "install",
     "open",
     "permutation_builder",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from lanceloader.sources.base import answering
 from lanceloader.sources.opening import is_a, sync_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import pyarrow as pa
@@ -78,7 +77,9 @@ class PermutationBuilder:
         try:
             if table is None:
                 raise TypeError("None")
-            self._table = sync_table(table) if is_a(table, "lancedb", "AsyncTable") else table
+            self._table = (
+                sync_table(table) if is_a(table, "lancedb", "AsyncTable") else table
+            )
             if not is_a(self._table, "lancedb", "LanceTable"):
                 open_source(self._table)
         except TypeError as error:
@@ -290,7 +291,9 @@ def cut(source: Source, order: Order, sizes: dict[str, Any] | None) -> Rows:
     import numpy as np
     import pyarrow as pa
 
-    counts = [len(order)] if sizes is None else _native.split_counts(len(order), **sizes)
+    counts = (
+        [len(order)] if sizes is None else _native.split_counts(len(order), **sizes)
+    )
     row_ids = source.row_ids(order.slice(0, sum(counts))).to_numpy()
     split_ids = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
     return Rows(row_ids, pa.array(split_ids))

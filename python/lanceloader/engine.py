@@ -106,7 +106,7 @@ class LancedbEngine(Engine):
             part = ", ".join(map(str, keys[start : start + KEYS_PER_TAKE]))
             query = self.table.search().where(f"{key} IN ({part})")
             query = query.select(select) if select else query.select([ROW_ID])
-            parts.append(query.with_row_id(True).to_arrow())
+            parts.append(query.with_row_id(True).to_arrow())  # noqa: FBT003
         rows = pa.concat_tables(parts)
         for name in blobs:
             found = self.table.fetch_blobs(name, rows[ROW_ID].to_pylist())
@@ -195,9 +195,7 @@ class EngineReader:
         """Give the schema of the batches."""
         return self._schema.__arrow_c_schema__()
 
-    def take(
-        self, order: _native.Order, positions: Sequence[int]
-    ) -> pa.RecordBatch:
+    def take(self, order: _native.Order, positions: Sequence[int]) -> pa.RecordBatch:
         """Give the rows at ``positions``, in that order."""
         from lanceloader._native import Order
 
@@ -230,11 +228,15 @@ class EngineReader:
         system.setdefault(self._key, keys)
         columns = []
         for field, (_, source) in zip(self._schema, self._columns, strict=True):
-            column = system[source] if source in system else rows[source].combine_chunks()
+            column = (
+                system[source] if source in system else rows[source].combine_chunks()
+            )
             columns.append(column.cast(field.type))
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
-    def _system_columns(self, order: _native.Order, start: int, stop: int) -> dict[str, Any]:
+    def _system_columns(
+        self, order: _native.Order, start: int, stop: int
+    ) -> dict[str, Any]:
         """Give ids and addresses, if there is a native table that knows them."""
         import pyarrow as pa
 
@@ -245,7 +247,10 @@ class EngineReader:
         return dict(zip(SYSTEM, batch.columns, strict=True))
 
     def load(
-        self, order: _native.Order, batch_size: int, drop_last: bool  # noqa: FBT001
+        self,
+        order: _native.Order,
+        batch_size: int,
+        drop_last: bool,  # noqa: FBT001
     ) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of ``batch_size``."""
         for start in range(0, len(order), batch_size):
@@ -337,7 +342,9 @@ def engine_of_uri(
     if importlib.util.find_spec("lancedb") is not None and path.suffix == ".lance":
         lancedb = importlib.import_module("lancedb")
         parent = uri[: -len(path.name)].rstrip("/") or "/"
-        table = lancedb.connect(parent, storage_options=storage_options).open_table(path.stem)
+        table = lancedb.connect(parent, storage_options=storage_options).open_table(
+            path.stem
+        )
         return engine_of_handle(table, version, branch)
     message = (
         f"{uri}: this needs the table's own library; "

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = ["count"]
 
+
 def count(value: Any) -> int:
     """Check a number that the core takes as unsigned.
 
@@ -22,5 +23,3 @@ def count(value: Any) -> int:
         message = f"int too big to convert: {number}"
         raise OverflowError(message)
     return number
-
-

@@ -22,7 +22,7 @@ from lanceloader.plan_table import PlanTable
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.transforms import Transforms
 from lanceloader.view.base import DEFAULT_BATCH_SIZE
-from lanceloader.view.rows import RowVerbs
+from lanceloader.view.splitting import SplitVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class Permutation(RowVerbs):
+class Permutation(SplitVerbs):
     """The rows of a table, in an order, with chosen columns and a format.
 
     Immutable: every verb returns a new permutation and reads nothing. Pinned: writes,
@@ -55,7 +55,6 @@ class Permutation(RowVerbs):
     Make one with ``identity``, ``from_tables`` or ``lanceloader.open``.
 
     Attributes:
-        split: The split of the permutation table, 0 without one.
         selection: The columns: output name to name in the table.
         batch_size: Rows of a batch of ``for batch in perm``.
         transform_fn: Turns a ``pyarrow.RecordBatch`` into what is handed out.
@@ -316,7 +315,9 @@ def split_number(permutation_table: Any | None, split: str | int | None) -> int:
     if isinstance(split, str):
         names = split_names(permutation_table)
         if names is None:
-            message = f"{cannot} because no split names are defined in the permutation table"
+            message = (
+                f"{cannot} because no split names are defined in the permutation table"
+            )
             raise ValueError(message)
         if split not in names:
             message = (

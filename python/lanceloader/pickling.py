@@ -10,9 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.sources import LanceSource, MemorySource, Source, pinned_source
-from lanceloader.sources.native import without_secrets
+from lanceloader.sources import (
+    LanceSource,
+    MemorySource,
+    RemoteSource,
+    Source,
+    pinned_source,
+)
 from lanceloader.sources.opening import is_a, lancedb_options
+from lanceloader.sources.secrets import without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +49,8 @@ class BaseTable(LeftBehind):
         source = perm._source
         if isinstance(source, MemorySource):
             return source.to_arrow()
+        if isinstance(source, RemoteSource):
+            return source.handle
         return source.uri if isinstance(source, LanceSource) else source
 
 
@@ -54,10 +62,15 @@ class PermutationTable(LeftBehind):
         import pyarrow as pa
 
         row_ids = perm._source.row_ids(perm._rows)
-        split_ids = pa.repeat(pa.scalar(perm.split, pa.uint64()), len(row_ids))
+        split_ids = pa.repeat(pa.scalar(perm._split, pa.uint64()), len(row_ids))
         schema = pa.schema(
-            [pa.field("row_id", pa.uint64()), pa.field("split_id", pa.uint64(), nullable=False)],
-            metadata=None if perm.version is None else {"base_version": str(perm.version)},
+            [
+                pa.field("row_id", pa.uint64()),
+                pa.field("split_id", pa.uint64(), nullable=False),
+            ],
+            metadata=None
+            if perm.version is None
+            else {"base_version": str(perm.version)},
         )
         data = pa.table([row_ids, split_ids], schema=schema)
         return lancedb.connect("memory://").create_table("permutation", data)
@@ -68,7 +81,7 @@ def to_state(perm: Permutation) -> dict[str, Any]:
     source = perm._source
     state = {
         "base_table_name": source.name,
-        "split": perm.split,
+        "split": perm._split,
         "selection": perm.selection,
         "batch_size": perm.batch_size,
         "transform_fn": perm.transform_fn,
@@ -140,13 +153,16 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
     elif "base_table_data" in state:
         is_rebuilt = True
         memory = lancedb.connect("memory://")
-        base_table = memory.create_table(state["base_table_name"], state["base_table_data"])
+        base_table = memory.create_table(
+            state["base_table_name"], state["base_table_data"]
+        )
     else:
         database = lancedb.connect(
             state["base_table_uri"], storage_options=state["base_table_storage_options"]
         )
         base_table = database.open_table(
-            state["base_table_name"], namespace_path=state["base_table_namespace"] or None
+            state["base_table_name"],
+            namespace_path=state["base_table_namespace"] or None,
         )
     permutation_table = None
     data = state["permutation_data"]
@@ -154,7 +170,9 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
         if is_rebuilt:
             # A table made from Arrow has one version, and not the one that was recorded.
             data = _drop_base_version(data)
-        permutation_table = lancedb.connect("memory://").create_table("permutation", data)
+        permutation_table = lancedb.connect("memory://").create_table(
+            "permutation", data
+        )
     split = state["split"]
     perm._assign(*rows_of_split(base_table, permutation_table, split), split)
     perm._base_table = base_table
@@ -200,8 +218,12 @@ def _table_from_pickle_state(state: dict[str, Any]) -> Any:
     if kind == "memory":
         return lancedb.connect("memory://").create_table(state["name"], state["data"])
     if kind == "local":
-        database = lancedb.connect(state["uri"], storage_options=state["storage_options"])
-        table = database.open_table(state["name"], namespace_path=state["namespace"] or None)
+        database = lancedb.connect(
+            state["uri"], storage_options=state["storage_options"]
+        )
+        table = database.open_table(
+            state["name"], namespace_path=state["namespace"] or None
+        )
         version, branch = state.get("version"), state.get("branch")
         if branch is not None:
             return table.branches.checkout(branch, version)

@@ -79,14 +79,16 @@ class PlanTable:
             )
             raise ValueError(message)
         mask = pc.fill_null(pc.equal(ids, split), fill_value=False)
-        rows = self._row_ids.filter(mask).to_numpy()
+        rows: np.ndarray[Any, Any] = self._row_ids.filter(mask).to_numpy()
         if len(rows) == 0:
             message = f"Invalid input, No rows found for split {split} in the permutation table"
             raise ValueError(message)
         return rows
 
 
-_plans: weakref.WeakKeyDictionary[Any, tuple[Any, PlanTable]] = weakref.WeakKeyDictionary()
+_plans: weakref.WeakKeyDictionary[Any, tuple[Any, PlanTable]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def arrow_of(table: Any) -> pa.Table:

@@ -25,7 +25,9 @@ class Splits(Sequence["Permutation"]):
     Unpacks like a tuple: ``train, val = perm.split({"train": 0.9, "val": 0.1}, seed=7)``.
     """
 
-    def __init__(self, parts: Iterable[Permutation], names: Sequence[str] | None) -> None:
+    def __init__(
+        self, parts: Iterable[Permutation], names: Sequence[str] | None
+    ) -> None:
         """Hold ``parts``; ``names`` has one for each, or is ``None``."""
         self._parts = tuple(parts)
         self.names = list(names) if names is not None else []
@@ -47,7 +49,10 @@ class Splits(Sequence["Permutation"]):
 
     def __repr__(self) -> str:
         names = self.names or [str(place) for place in range(len(self))]
-        parts = (f"{name}: {len(part):,} rows" for name, part in zip(names, self, strict=True))
+        parts = (
+            f"{name}: {len(part):,} rows"
+            for name, part in zip(names, self, strict=True)
+        )
         return f"<Splits {', '.join(parts)}>"
 
 
@@ -104,7 +109,9 @@ class Sizes:
             ValueError: If the sizes are row counts, or the shares are impossible.
         """
         if "counts" in self._given:
-            message = "row counts with hash_by: wanted shares, as a hash cannot count rows"
+            message = (
+                "row counts with hash_by: wanted shares, as a hash cannot count rows"
+            )
             raise ValueError(message)
         if "fixed" in self._given:
             parts = self._given["fixed"]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     import numpy as np
-    import pandas as pd
     import polars as pl
     import pyarrow as pa
 

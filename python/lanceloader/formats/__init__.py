@@ -56,7 +56,8 @@ def transform_of(name: str, **options: Any) -> Transform:
         message = f"Invalid format: {name}; wanted one of {known}"
         raise ValueError(message)
     module, function = FORMATS[name]
-    transform = getattr(importlib.import_module(f"lanceloader.formats.{module}"), function)
+    library = importlib.import_module(f"lanceloader.formats.{module}")
+    transform: Transform = getattr(library, function)
     if options:
         if not name.endswith("_dict"):
             message = f"format {name} takes no options, got {', '.join(options)}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import Nulls
 
-__all__ = ["Columns", "Ragged", "check_nulls", "convert"]
+__all__ = ["Columns", "Ragged", "as_integers", "check_nulls", "convert"]
 
 
 class Ragged(NamedTuple):
@@ -60,7 +60,9 @@ def check_nulls(nulls: str, fill_value: Any) -> None:
         message = f'nulls={nulls!r}: wanted "error", "fill" or "mask"'
         raise ValueError(message)
     if (nulls == "fill") != (fill_value is not None):
-        wanted = "a fill_value" if nulls == "fill" else 'a fill_value only with nulls="fill"'
+        wanted = (
+            "a fill_value" if nulls == "fill" else 'a fill_value only with nulls="fill"'
+        )
         message = f"nulls={nulls!r}, fill_value={fill_value!r}: wanted {wanted}"
         raise ValueError(message)
 
@@ -77,7 +79,8 @@ def convert(
 
     Args:
         batch: The rows.
-        array: Makes an array of a numeric or boolean Arrow array without nulls.
+        array: Makes an array of an Arrow array of numbers, booleans or times, without
+            nulls.
         nulls: What to do with nulls.
         fill_value: What to put in their place: one value, or one per column name.
         format: What to call the format in messages.
@@ -91,7 +94,11 @@ def convert(
 
 class _Converter:
     def __init__(
-        self, array: Callable[[pa.Array], Any], nulls: Nulls, fill_value: Any, format: str  # noqa: A002
+        self,
+        array: Callable[[pa.Array], Any],
+        nulls: Nulls,
+        fill_value: Any,
+        format: str,  # noqa: A002
     ) -> None:
         self.array = array
         self.nulls = nulls
@@ -123,7 +130,7 @@ class _Converter:
         if self.nulls == "error":
             message = (
                 f"column `{path}` has {column.null_count} nulls in {len(column)} rows, which "
-                f"{self.format} cannot hold: pass nulls=\"mask\" for a second column "
+                f'{self.format} cannot hold: pass nulls="mask" for a second column '
                 f'"{path}_mask" that says which rows have a value, nulls="fill" with a '
                 f"fill_value, or filter them out with {path} IS NOT NULL"
             )
@@ -139,7 +146,9 @@ class _Converter:
         try:
             filler = pa.scalar(value, column.type)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            message = f"column `{path}` of type {column.type}: {value!r} is no value of it"
+            message = (
+                f"column `{path}` of type {column.type}: {value!r} is no value of it"
+            )
             raise FormatError(message) from error
         return pc.if_else(column.is_valid(), column, filler)
 
@@ -150,9 +159,8 @@ class _Converter:
         types, kind = pa.types, column.type
         if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
             return self.array(column)
-        if types.is_temporal(kind):
-            width = pa.int32() if kind.bit_width == 32 else pa.int64()
-            return self.array(column.view(width))
+        if types.is_temporal(kind) and not types.is_interval(kind):
+            return self.array(column)
         if types.is_decimal(kind):
             return self.array(column.cast(pa.float64()))
         if is_text(kind):
@@ -173,7 +181,9 @@ class _Converter:
             start, stop = offsets[0].as_py(), offsets[-1].as_py()
             values = self.items(path, column.values.slice(start, stop - start))
             if not isinstance(values, list | dict | Ragged):
-                shifted = offsets.cast(pa.int64()).to_numpy(zero_copy_only=False) - start
+                shifted = (
+                    offsets.cast(pa.int64()).to_numpy(zero_copy_only=False) - start
+                )
                 return Ragged(values, self.array(pa.array(shifted)))
         message = (
             f"column `{path}` of type {kind}: {self.format} holds numbers, booleans, times, "
@@ -193,6 +203,13 @@ class _Converter:
                 raise FormatError(message)
             values = self.without_nulls(path, values)
         return self.value(path, values)
+
+
+def as_integers(times: pa.Array) -> pa.Array:
+    """Give the whole numbers that times are stored as, in their own unit. No copy."""
+    import pyarrow as pa
+
+    return times.view(pa.int32() if times.type.bit_width == 32 else pa.int64())
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -218,7 +235,11 @@ def zero_of(kind: pa.DataType) -> Any:
     types = pa.types
     if types.is_fixed_size_binary(kind):
         return bytes(kind.byte_width)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+    ):
         return ""
     if is_text(kind):
         return b""

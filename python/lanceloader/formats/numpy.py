@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lanceloader.formats._columns import check_nulls, convert
+from lanceloader.formats._columns import as_integers, check_nulls, convert
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,8 @@ def matrix(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             arrays = [column.to_numpy(zero_copy_only=True) for column in batch.columns]
             return np.stack(arrays).T
-    return batch.to_pandas().to_numpy()
+    values: np.ndarray[Any, Any] = batch.to_pandas().to_numpy()
+    return values
 
 
 def columns(
@@ -38,31 +39,20 @@ def columns(
 ) -> dict[str, Any]:
     """Give an array per column; see ``Permutation.with_format`` for types and nulls."""
     check_nulls(nulls, fill_value)
-    out = convert(batch, array, nulls=nulls, fill_value=fill_value, format="numpy_dict")
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if _is_time(column.type):
-            out[name] = out[name].view(_time_dtype(column.type))
-    return out
-
-
-def array(column: pa.Array) -> np.ndarray[Any, Any]:
-    """Give an Arrow array without nulls as a numpy array, without a copy but for booleans."""
-    return column.to_numpy(zero_copy_only=False)
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(
-        pa.types.is_timestamp(kind)
-        or pa.types.is_duration(kind)
-        or pa.types.is_date64(kind)
+    return convert(
+        batch, array, nulls=nulls, fill_value=fill_value, format="numpy_dict"
     )
 
 
-def _time_dtype(kind: pa.DataType) -> np.dtype[Any]:
+def array(column: pa.Array) -> np.ndarray[Any, Any]:
+    """Give an Arrow array without nulls as a numpy array.
+
+    Without a copy but for booleans and 32-bit dates. Times of the day are whole numbers, of
+    their own unit.
+    """
     import pyarrow as pa
 
-    letter = "m" if pa.types.is_duration(kind) else "M"
-    unit = "ms" if pa.types.is_date64(kind) else kind.unit
-    return np.dtype(f"{letter}8[{unit}]")
+    if pa.types.is_time(column.type):
+        column = as_integers(column)
+    values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+    return values

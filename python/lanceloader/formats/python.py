@@ -14,12 +14,14 @@ __all__ = ["LazyRows", "Row", "columns", "rows"]
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Give a dict per row. A copy of every value."""
-    return batch.to_pylist()
+    values: list[dict[str, Any]] = batch.to_pylist()
+    return values
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
     """Give a list per column. A copy of every value."""
-    return batch.to_pydict()
+    values: dict[str, list[Any]] = batch.to_pydict()
+    return values
 
 
 class Row(dict[str, Any]):
@@ -79,9 +81,34 @@ class LazyRows(list[Any]):
         return self.batch.__arrow_c_array__(requested_schema)
 
 
-for _name in (
-    "__add__ __contains__ __delitem__ __eq__ __ge__ __gt__ __iadd__ __imul__ __le__ "
-    "__len__ __lt__ __mul__ __ne__ __repr__ __reversed__ __rmul__ __setitem__ append "
-    "clear copy count extend index insert pop remove reverse sort"
-).split():
+for _name in [
+    "__add__",
+    "__contains__",
+    "__delitem__",
+    "__eq__",
+    "__ge__",
+    "__gt__",
+    "__iadd__",
+    "__imul__",
+    "__le__",
+    "__len__",
+    "__lt__",
+    "__mul__",
+    "__ne__",
+    "__repr__",
+    "__reversed__",
+    "__rmul__",
+    "__setitem__",
+    "append",
+    "clear",
+    "copy",
+    "count",
+    "extend",
+    "index",
+    "insert",
+    "pop",
+    "remove",
+    "reverse",
+    "sort",
+]:
     setattr(LazyRows, _name, _filled(_name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,17 @@ import pyarrow as pa
 import torch
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.dlpack import from_dlpack
 
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import Collated, Ragged, check_nulls, convert, is_text
+from lanceloader.formats._columns import (
+    Collated,
+    Ragged,
+    as_integers,
+    check_nulls,
+    convert,
+    is_text,
+)
 from lanceloader.formats.python import LazyRows, Row
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ def is_versioned() -> bool:
     Newer releases of pyarrow deprecate the older kind, which older ones of torch want.
     """
     try:
-        torch.from_dlpack(pa.array([0]).__dlpack__(max_version=(1, 0)))
+        from_dlpack(pa.array([0]).__dlpack__(max_version=(1, 0)))
     except (TypeError, RuntimeError, ValueError):
         return False
     return True
@@ -35,7 +44,7 @@ def is_versioned() -> bool:
 IS_VERSIONED = is_versioned()
 
 
-class TensorError(FormatError, pa.ArrowTypeError):
+class TensorError(FormatError, pa.ArrowTypeError):  # type: ignore[misc]
     """A column that tensors cannot hold, where LanceDB lets pyarrow's error through."""
 
 
@@ -82,16 +91,20 @@ def columns(
 ) -> dict[str, Any]:
     """Give a tensor per column; see ``Permutation.with_format`` for types and nulls."""
     check_nulls(nulls, fill_value)
-    return convert(batch, array, nulls=nulls, fill_value=fill_value, format="torch_dict")
+    return convert(
+        batch, array, nulls=nulls, fill_value=fill_value, format="torch_dict"
+    )
 
 
 def array(column: pa.Array) -> torch.Tensor:
     """Give an Arrow array without nulls as a tensor, without a copy but for booleans."""
     if pa.types.is_boolean(column.type):
         return torch.from_numpy(column.to_numpy(zero_copy_only=False))
+    if pa.types.is_temporal(column.type):
+        column = as_integers(column)
     if IS_VERSIONED:
-        return torch.from_dlpack(column.__dlpack__(max_version=(1, 0)))
-    return torch.from_dlpack(column)
+        return from_dlpack(column.__dlpack__(max_version=(1, 0)))
+    return from_dlpack(column)
 
 
 def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa: A002
@@ -104,12 +117,14 @@ def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa
     if column.null_count:
         message = (
             f"Can only use DLPack on arrays with no nulls: column `{name}` has "
-            f"{column.null_count} in {len(column)} rows; use torch_dict with nulls=\"mask\" or "
+            f'{column.null_count} in {len(column)} rows; use torch_dict with nulls="mask" or '
             f'nulls="fill", or filter them out with {name} IS NOT NULL'
         )
         raise TensorError(message)
     if not (
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
     ):
         message = (
             f"column `{name}` of type {kind}: {format} holds numbers and booleans; leave it "
@@ -129,8 +144,7 @@ def row_values(name: str, column: pa.Array) -> Any:
         if isinstance(ragged, Ragged):
             ends = ragged.offsets.tolist()
             return [
-                ragged.values[start:stop]
-                for start, stop in zip(ends, ends[1:], strict=False)
+                ragged.values[start:stop] for start, stop in itertools.pairwise(ends)
             ]
     if pa.types.is_fixed_size_list(kind):
         return convert_column(name, column)
@@ -193,7 +207,9 @@ def collate_objects(name: str, column: pa.Array) -> Any:
             return column.to_pylist()
         if pa.types.is_struct(kind):
             children = zip(kind, column.flatten(), strict=True)
-            return {field.name: collate_objects(name, child) for field, child in children}
+            return {
+                field.name: collate_objects(name, child) for field, child in children
+            }
         if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
             size = kind.list_size
             values = column.values.slice(column.offset * size, len(column) * size)

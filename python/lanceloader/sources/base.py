@@ -33,7 +33,10 @@ class Reader(Protocol):
         """Give the rows at positions ``start`` to ``stop``."""
 
     def load(
-        self, order: Order, batch_size: int, drop_last: bool  # noqa: FBT001
+        self,
+        order: Order,
+        batch_size: int,
+        drop_last: bool,  # noqa: FBT001
     ) -> Iterator[ArrowArrayExportable]:
         """Give all rows in batches of ``batch_size``."""
 

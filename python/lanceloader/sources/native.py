@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.context
 import os
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from lanceloader._native import Order, Table
 from lanceloader.engine import ROW_ID, EngineReader, engine_of_data, engine_of_uri
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Reader, Source, answering
+from lanceloader.sources.secrets import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +154,7 @@ class MemorySource(NativeSource):
         self,
         data: Any,
         *,
-        name: str = "memory",
+        name: str = "data",
         row_ids: str | None = None,
         version: int | None = None,
         branch: str | None = None,
@@ -215,21 +215,3 @@ class MemorySource(NativeSource):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         MemorySource.__init__(self, **state)
-
-
-SECRETS = ("key", "secret", "token", "password", "credential", "sas", "signature", "header")
-
-
-def without_secrets(options: StorageOptions) -> StorageOptions:
-    """Leave credentials out, unless this pickle goes straight to a process we start.
-
-    As with ``multiprocessing``'s own authentication keys: a child that this process spawns
-    may know them, a pickle that is stored or sent elsewhere may not.
-    """
-    if multiprocessing.context.get_spawning_popen() is not None:
-        return options
-    return {
-        name: value
-        for name, value in options.items()
-        if not any(secret in name.lower() for secret in SECRETS)
-    }

@@ -111,13 +111,13 @@ def sync_table(table: Any) -> Any:
     from lancedb.background_loop import LOOP
     from lancedb.table import LanceTable
 
-    return LOOP.run(LanceTable.from_inner(table._inner))
+    return LOOP.run(LanceTable.from_inner(table._inner))  # type: ignore[no-untyped-call]
 
 
-# A table in memory is read whole, once for all permutations over it.
-_loaded: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], MemorySource]] = (
-    weakref.WeakKeyDictionary()
-)
+# A table in memory is read whole, once for all permutations over a version of it.
+_loaded: weakref.WeakKeyDictionary[
+    Any, weakref.WeakValueDictionary[tuple[int, str | None], MemorySource]
+] = weakref.WeakKeyDictionary()
 
 
 def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
@@ -127,10 +127,11 @@ def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
         return remote
     uri = table.uri
     if uri.startswith("memory:"):
-        loaded = _loaded.setdefault(table, {})
-        if (version, branch) not in loaded:
-            loaded[version, branch] = load_lancedb(table, version, branch)
-        return loaded[version, branch]
+        loaded = _loaded.setdefault(table, weakref.WeakValueDictionary())
+        source = loaded.get((version, branch))
+        if source is None:
+            source = loaded[version, branch] = load_lancedb(table, version, branch)
+        return source
     try:
         return LanceSource(
             uri,
@@ -146,7 +147,10 @@ def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
 
 def lancedb_options(table: Any) -> StorageOptions:
     """Give the storage options of a LanceDB table: its connection's, then its own."""
-    options = {**(table._conn.storage_options or {}), **(table.latest_storage_options() or {})}
+    options = {
+        **(table._conn.storage_options or {}),
+        **(table.latest_storage_options() or {}),
+    }
     return {name: str(value) for name, value in options.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from lanceloader._native import Order
 from lanceloader.engine import ROW_ID, ROW_OFFSET, EngineReader, engine_of_handle
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Reader, Source, answering
+from lanceloader.sources.secrets import may_travel, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +42,7 @@ class RemoteSource(Source):
         self.name = name
         self.version = version
         self.branch = branch
-        self._handle = handle
+        self.handle = handle
         self._key = key
         self._engine: Engine | None = None
         self._pid: int | None = None
@@ -99,7 +101,7 @@ class RemoteSource(Source):
     def engine(self) -> Engine:
         # The handles of another process are dead in this one.
         if self._engine is None or self._pid != os.getpid():
-            self._engine = engine_of_handle(self._handle, self.version, self.branch)
+            self._engine = engine_of_handle(self.handle, self.version, self.branch)
             self._pid = os.getpid()
         return self._engine
 
@@ -109,7 +111,22 @@ class RemoteSource(Source):
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_engine": None, "_pid": None}
+        handle = self.handle
+        if hasattr(handle, "_serialized_connection_state") and not may_travel():
+            handle = copy.copy(handle)
+            connection = json.loads(handle._serialized_connection_state())
+            handle._connection_state = json.dumps(
+                {"api_key": None, **without_secrets(connection)}
+            )
+        return {**self.__dict__, "handle": handle, "_engine": None, "_pid": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if hasattr(self.handle, "_serialized_connection_state"):
+            connection = json.loads(self.handle._serialized_connection_state())
+            if connection.get("api_key") is None:
+                connection["api_key"] = os.environ.get("LANCEDB_API_KEY")
+            self.handle._connection_state = json.dumps(connection)
 
 
 def _column(stream: Any) -> Any:

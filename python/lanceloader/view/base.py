@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
-
     from lanceloader._native import Order
     from lanceloader._typing import Transform
     from lanceloader.sources import Reader, Source
@@ -27,7 +26,7 @@ DEFAULT_BATCH_SIZE = 100
 class View:
     """The state of a permutation: a source, an order, columns and a transform."""
 
-    split: int
+    _split: int
     selection: dict[str, str]
     batch_size: int
     transform_fn: Transform
@@ -48,7 +47,7 @@ class View:
         self._source = source
         self._rows = rows
         self._order = rows
-        self.split = split
+        self._split = split
         self.selection = {name: name for name in source.schema.names}
         self.batch_size = DEFAULT_BATCH_SIZE
         self.transform_fn = Transforms.arrow2python
@@ -169,4 +168,3 @@ class View:
             how = "direct: single rows, sorted and read once per window of 16 MiB"
         lines.append(f"read      {how}")
         return "\n".join(lines)
-

@@ -36,7 +36,9 @@ class ColumnVerbs(View):
         if columns is None:
             raise AssertionError("columns is required")
         if isinstance(columns, str):
-            message = f"columns {columns!r}: wanted a list of names, as in [{columns!r}]"
+            message = (
+                f"columns {columns!r}: wanted a list of names, as in [{columns!r}]"
+            )
             raise TypeError(message)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
@@ -69,7 +71,11 @@ class ColumnVerbs(View):
         """
         if columns is None:
             raise AssertionError("columns is required")
-        kept = {name: source for name, source in self.selection.items() if name not in columns}
+        kept = {
+            name: source
+            for name, source in self.selection.items()
+            if name not in columns
+        }
         if not kept:
             raise ValueError("Cannot remove all columns")
         return self._with_selection(kept)
@@ -133,7 +139,11 @@ class ColumnVerbs(View):
 
 def missing_column(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
     """Make the error for a column that is not there, in LanceDB's words."""
-    near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4) or list(known)[:10]
+    near = (
+        difflib.get_close_matches(str(name), known, n=5, cutoff=0.4) or list(known)[:10]
+    )
     listed = ", ".join(f"`{column}`" for column in near)
-    message = f"Cannot {verb} column `{name}` because it does not exist; there are {listed}"
+    message = (
+        f"Cannot {verb} column `{name}` because it does not exist; there are {listed}"
+    )
     return ColumnNotFoundError(message)

@@ -16,12 +16,11 @@ from lanceloader.transforms import Transforms
 from lanceloader.view.columns import ColumnVerbs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     import polars as pl
     import pyarrow as pa
-
     from lanceloader._typing import Format, Nulls, Transform
 
 __all__ = ["Reading"]
@@ -36,7 +35,11 @@ class Reading(ColumnVerbs):
     """Formats, iteration, random access, and reading everything."""
 
     def with_format(
-        self, format: Format, *, nulls: Nulls | None = None, fill_value: Any = None  # noqa: A002
+        self,
+        format: Format,  # noqa: A002
+        *,
+        nulls: Nulls | None = None,
+        fill_value: Any = None,
     ) -> Self:
         """Choose what a batch is handed out as.
 
@@ -118,7 +121,9 @@ class Reading(ColumnVerbs):
         reader = self._ensure_open()
         size = count(batch_size) or ENGINE_BATCH_SIZE
         batches = reader.load(self._order, size, skip_last_batch)
-        rows = self.num_rows - self.num_rows % size if skip_last_batch else self.num_rows
+        rows = (
+            self.num_rows - self.num_rows % size if skip_last_batch else self.num_rows
+        )
         for batch in progress_over(
             map(self._record_batch, batches),
             rows,
@@ -152,7 +157,9 @@ class Reading(ColumnVerbs):
         """
         batch = self._take(indices)
         register_collate()
-        if self.transform_fn is Transforms.arrow2python or is_torch_rows(self.transform_fn):
+        if self.transform_fn is Transforms.arrow2python or is_torch_rows(
+            self.transform_fn
+        ):
             return LazyRows(batch, self.transform_fn)
         return self.transform_fn(batch)
 
@@ -174,7 +181,9 @@ class Reading(ColumnVerbs):
             reader = self._ensure_open()
             return self.transform_fn(self._record_batch(reader.read(picked, 0, length)))
         if isinstance(index, str):
-            message = f"perm[{index!r}]: wanted positions; for a column use select_columns"
+            message = (
+                f"perm[{index!r}]: wanted positions; for a column use select_columns"
+            )
             raise TypeError(message)
         try:
             position = operator.index(index)
@@ -230,7 +239,9 @@ class Reading(ColumnVerbs):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self._with_selection({column: self._resolve(column)}).with_format("arrow")
+        narrow = self._with_selection({column: self._resolve(column)}).with_format(
+            "arrow"
+        )
         parts = []
         try:
             for batch in narrow.iter(BULK_ROWS, progress=progress):
@@ -239,17 +250,23 @@ class Reading(ColumnVerbs):
                     values = values.dictionary_decode()
                 parts.append(pc.unique(values))
             kind = parts[0].type if parts else pa.null()
-            values: list[Any] = pc.unique(pa.chunked_array(parts, kind)).to_pylist()
+            distinct: list[Any] = pc.unique(pa.chunked_array(parts, kind)).to_pylist()
         except pa.ArrowNotImplementedError as error:
-            message = f"column `{column}` of type {narrow.schema.field(0).type}: {error}"
+            message = (
+                f"column `{column}` of type {narrow.schema.field(0).type}: {error}"
+            )
             raise FormatError(message) from error
-        return values
+        return distinct
 
     def _take(self, positions: Any) -> pa.RecordBatch:
         reader = self._ensure_open()
         if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
             # A torch tensor is no buffer; a numpy array is, and is read as one.
-            positions = positions if hasattr(positions, "__array_interface__") else positions.tolist()
+            positions = (
+                positions
+                if hasattr(positions, "__array_interface__")
+                else positions.tolist()
+            )
         return self._record_batch(reader.take(self._order, positions))
 
     def _record_batch(self, batch: Any) -> pa.RecordBatch:
@@ -274,7 +291,7 @@ _is_registered = False
 
 def register_collate() -> None:
     """Teach torch our batches, if torch is there; it is when a ``DataLoader`` asks."""
-    global _is_registered  # noqa: PLW0603
+    global _is_registered
     if not _is_registered and "torch.utils.data" in sys.modules:
         from lanceloader.formats.torch import register
 

@@ -112,7 +112,7 @@ fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
 
 /// Arrow's kernel, for the types not worth one of ours.
 fn interleave(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
-    let arrays: Vec<&dyn Array> = parts.iter().map(|part| part.as_ref()).collect();
+    let arrays: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
     arrow_select::interleave::interleave(&arrays, places).map_err(|error| too_large(&error))
 }
 
@@ -122,7 +122,7 @@ fn fixed_width(
     data_type: &DataType,
     width: usize,
 ) -> Result<ArrayRef> {
-    let data: Vec<ArrayData> = parts.iter().map(|part| part.to_data()).collect();
+    let data: Vec<ArrayData> = parts.iter().map(Array::to_data).collect();
     let values: Vec<&[u8]> = data
         .iter()
         .map(|data| &data.buffers()[0][data.offset() * width..(data.offset() + data.len()) * width])
@@ -248,7 +248,7 @@ fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Resul
     let data_type = values[0].data_type();
     let has_nulls = values.iter().any(|part| part.null_count() > 0);
     if let Some(width) = data_type.primitive_width().filter(|_| !has_nulls) {
-        let data: Vec<ArrayData> = values.iter().map(|part| part.to_data()).collect();
+        let data: Vec<ArrayData> = values.iter().map(Array::to_data).collect();
         let mut out = MutableBuffer::with_capacity(ranges.num_values * width);
         for (&(block, _), range) in places.iter().zip(&ranges.each) {
             let data = &data[block];

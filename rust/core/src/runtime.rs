@@ -53,8 +53,8 @@ impl<T> PerProcess<T> {
             return Ok(value);
         }
         let value = Arc::new(make()?);
-        let made = Made { pid, value: Arc::clone(&value) };
-        let before = self.0.compare_and_swap(&found, Some(Arc::new(made)));
+        let fresh = Made { pid, value: Arc::clone(&value) };
+        let before = self.0.compare_and_swap(&found, Some(Arc::new(fresh)));
         let value = mine(&before).unwrap_or(value);
         if let Some(inherited) = found {
             // Never dropped in a child: see above.

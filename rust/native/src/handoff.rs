@@ -58,12 +58,12 @@ impl Batch {
         Ok(Self(enter(py, || self.0.to_owned())?))
     }
 
-    /// The schema, by the Arrow PyCapsule interface.
+    /// The schema, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, self.0.batch.schema_ref())
     }
 
-    /// The rows, by the Arrow PyCapsule interface. A requested schema is ignored, as it may be.
+    /// The rows, by the Arrow `PyCapsule` interface. A requested schema is ignored, as it may be.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_array__<'py>(
         &self,

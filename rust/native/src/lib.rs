@@ -26,6 +26,7 @@ mod _native {
     use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 
     #[pymodule_init]
+    #[expect(clippy::unnecessary_wraps, reason = "the signature that pyo3 wants")]
     fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::enter::install();
         Ok(())

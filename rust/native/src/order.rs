@@ -41,8 +41,9 @@ impl Order {
 
     /// Orders laid end to end.
     #[staticmethod]
-    fn concat(orders: Vec<PyRef<'_, Self>>) -> Self {
-        Self(order::Order::concat(orders.iter().map(|order| order.0.clone()).collect()))
+    fn concat(py: Python<'_>, orders: Vec<PyRef<'_, Self>>) -> PyResult<Self> {
+        let orders = orders.iter().map(|order| order.0.clone()).collect();
+        enter(py, || Ok(Self(order::Order::concat(orders)?)))
     }
 
     /// The inverse of `__reduce__`.
@@ -52,13 +53,11 @@ impl Order {
         enter(py, || Ok(Self(order::Order::from_maps(length, maps)?)))
     }
 
-    fn __reduce__<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyAny>, (u64, Vec<Bound<'py, PyTuple>>))> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let make = py.get_type::<Self>().getattr("from_parts")?;
-        let parts = self.0.maps().iter().map(|map| part(py, map)).collect::<PyResult<_>>()?;
-        Ok((make, (self.0.len(), parts)))
+        let parts = self.0.maps().iter().map(|map| part(py, map));
+        let parts = parts.collect::<PyResult<Vec<_>>>()?;
+        (make, (self.0.len(), parts)).into_pyobject(py)
     }
 
     fn __len__(&self) -> PyResult<usize> {

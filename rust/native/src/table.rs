@@ -117,12 +117,12 @@ impl Table {
         }
     }
 
-    /// The schema, by the Arrow PyCapsule interface.
+    /// The schema, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, self.schema())
     }
 
-    /// Data in memory, by the Arrow PyCapsule interface. A requested schema is ignored.
+    /// Data in memory, by the Arrow `PyCapsule` interface. A requested schema is ignored.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_stream__<'py>(
         &self,
@@ -263,7 +263,7 @@ pub(crate) struct Reader(read::Reader);
 
 #[pymethods]
 impl Reader {
-    /// The schema of the batches, by the Arrow PyCapsule interface.
+    /// The schema of the batches, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, self.0.schema())
     }

@@ -313,7 +313,6 @@ impl SplitMix64 {
             #[expect(clippy::cast_possible_truncation, reason = "the low word decides on a retry")]
             let low = product as u64;
             if low >= bound.wrapping_neg() % bound {
-                #[expect(clippy::cast_possible_truncation, reason = "the high word fits")]
                 return (product >> 64) as u64;
             }
         }
@@ -322,6 +321,8 @@ impl SplitMix64 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::cast_precision_loss, reason = "small numbers")]
+
     use super::*;
 
     fn images(n: u64, key: u64) -> Vec<u64> {

@@ -16,7 +16,7 @@ const WORDS: usize = CHUNK_ROWS / 64;
 const BLOCK_WORDS: usize = 8;
 const BLOCKS: usize = WORDS / BLOCK_WORDS;
 /// A list of more values than this is larger than a bitset with its ranks.
-const LIST_MAX: usize = (CHUNK_ROWS / 8 + 2 * BLOCKS) / 2;
+const LIST_MAX: usize = usize::midpoint(CHUNK_ROWS / 8, 2 * BLOCKS);
 
 /// A set of row offsets, in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -256,7 +256,7 @@ impl Chunk {
         for member in members() {
             words[usize::from(member) / 64] |= 1 << (member % 64);
         }
-        Self::Bits(Box::new(Bits::new(words)))
+        Self::Bits(Box::new(Bits::new(&words)))
     }
 
     fn select(&self, rank: u16) -> u16 {
@@ -371,7 +371,7 @@ impl Chunk {
                 if words == [0; WORDS] {
                     return Err(not_a_bitmap());
                 }
-                Ok(Self::Bits(Box::new(Bits::new(words))))
+                Ok(Self::Bits(Box::new(Bits::new(&words))))
             }
             _ => Err(not_a_bitmap()),
         }
@@ -379,7 +379,7 @@ impl Chunk {
 }
 
 impl Bits {
-    fn new(words: [u64; WORDS]) -> Self {
+    fn new(words: &[u64; WORDS]) -> Self {
         let mut ranks = [0; BLOCKS];
         let mut before = 0_u32;
         for (rank, block) in ranks.iter_mut().zip(words.chunks_exact(BLOCK_WORDS)) {
@@ -387,7 +387,7 @@ impl Bits {
             *rank = low16(u64::from(before));
             before += block.iter().map(|word| word.count_ones()).sum::<u32>();
         }
-        Self { words, ranks }
+        Self { words: *words, ranks }
     }
 
     fn select(&self, rank: u16) -> u16 {

@@ -2,7 +2,7 @@
 //!
 //! LanceDB 0.40 shuffles with `rand` 0.9: `SmallRng` on 64-bit machines is xoshiro256++ seeded
 //! through SplitMix64, and `SliceRandom::shuffle` is a forward Fisher–Yates that draws several
-//! indices from one 32-bit number. From [`ROWS_IN_MEMORY`] rows on it first deals the clumps to
+//! indices from one 32-bit number. From `ROWS_IN_MEMORY` rows on it first deals the clumps to
 //! files at random and then shuffles file after file with the same generator. The same sequence is
 //! made here without files, and without its condition that batches hold whole clumps.
 

@@ -18,6 +18,8 @@
 mod bijection;
 mod bitmap;
 pub mod lancedb;
+mod listed;
+mod map;
 mod shard;
 mod shuffle;
 pub mod split;
@@ -27,9 +29,12 @@ use std::sync::Arc;
 
 pub use bijection::{MAX_ROWS, Purpose};
 pub use bitmap::{Bitmap, BitmapBuilder};
+pub use listed::Listed;
+pub use map::Map;
 pub use shard::{Tail, shard};
 pub use shuffle::Shuffle;
 
+use self::map::Inverse;
 use crate::error::{Error, Result};
 
 /// Offsets evaluated between two looks at whether the caller was interrupted.
@@ -40,40 +45,6 @@ const INTERRUPT_ROWS: usize = 1 << 20;
 pub struct Order {
     len: u64,
     maps: Vec<Map>,
-}
-
-/// One step from a position towards a row offset.
-#[derive(Debug, Clone)]
-pub enum Map {
-    /// Position `k` is `start + k · step`, at least 0; `step` may be negative.
-    Range {
-        /// The value of position 0.
-        start: u64,
-        /// The distance between neighbours.
-        step: i64,
-    },
-    /// Position `k` is the `k`-th member of a set, in ascending order.
-    Bitmap(Arc<Bitmap>),
-    /// Position `k` is the `k`-th entry of a list.
-    Listed(Arc<Listed>),
-    /// Position `k` is where a shuffle took it from.
-    Shuffle(Arc<Shuffle>),
-    /// Position `k` is `k` modulo a length.
-    Repeat {
-        /// The length.
-        len: u64,
-    },
-    /// Position `k` belongs to one of several orders laid end to end.
-    Concat(Arc<[Order]>),
-}
-
-/// Explicit values, as narrow as they allow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listed {
-    /// Every value is below 2³².
-    Narrow(Vec<u32>),
-    /// Some are not.
-    Wide(Vec<u64>),
 }
 
 impl Order {
@@ -192,14 +163,12 @@ impl Order {
     pub fn position_of(&self, offset: u64) -> Result<Option<u64>> {
         let mut value = offset;
         for (at, map) in self.maps.iter().enumerate().rev() {
-            let Some(inverse) = map.inverse(value) else {
-                return self.search(offset);
-            };
             let images = |n, map: &Map| map.images(n);
             let domain = self.maps[..at].iter().try_fold(self.len, images).unwrap_or(0);
-            match inverse {
-                Some(position) if position < domain => value = position,
-                _ => return Ok(None),
+            match map.inverse(value) {
+                Inverse::At(position) if position < domain => value = position,
+                Inverse::At(_) | Inverse::Nowhere => return Ok(None),
+                Inverse::Unknown => return self.search(offset),
             }
         }
         Ok((value < self.len).then_some(value))
@@ -321,8 +290,16 @@ impl Order {
     }
 
     /// `orders` laid end to end.
-    pub fn concat(orders: Vec<Self>) -> Self {
-        Self { len: orders.iter().map(Self::len).sum(), maps: vec![Map::Concat(orders.into())] }
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if that is more than 2⁶⁴ positions.
+    pub fn concat(orders: Vec<Self>) -> Result<Self> {
+        let len = orders.iter().try_fold(0_u64, |sum, order| sum.checked_add(order.len));
+        let len = len.ok_or_else(|| {
+            Error::invalid(format!("{} orders end to end", orders.len()), "fewer rows")
+        })?;
+        Ok(Self { len, maps: vec![Map::Concat(orders.into())] })
     }
 
     /// The positions whose offset is a member of `rows`, in the order they stand.
@@ -400,241 +377,11 @@ impl Order {
     }
 }
 
-impl Map {
-    /// The number its images are below if it is given `0..n`, or `None` if it does not take them.
-    fn images(&self, n: u64) -> Option<u64> {
-        let fits = |len: u64, bound: u64| (n <= len).then_some(if n == 0 { 0 } else { bound });
-        match self {
-            Self::Range { start, step } => {
-                let Some(last) = n.checked_sub(1) else {
-                    return Some(0);
-                };
-                let end = i128::from(*start) + i128::from(last) * i128::from(*step);
-                let lowest = end.min(i128::from(*start));
-                let highest = end.max(i128::from(*start));
-                (lowest >= 0).then_some(u64::try_from(highest + 1).ok()?)
-            }
-            Self::Bitmap(rows) => fits(rows.len(), rows.last().map_or(0, |last| last + 1)),
-            Self::Listed(list) => fits(list.len(), list.bound()),
-            Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
-            Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
-            Self::Concat(parts) => fits(
-                parts.iter().map(Order::len).sum(),
-                parts.iter().map(Order::bound).max().unwrap_or(0),
-            ),
-        }
-    }
-
-    fn apply(&self, values: &mut [u64]) {
-        match self {
-            Self::Range { start, step } => {
-                let step = step.cast_unsigned();
-                for value in values {
-                    // Negative steps wrap to the right sum; the bounds were checked when made.
-                    *value = start.wrapping_add(value.wrapping_mul(step));
-                }
-            }
-            Self::Bitmap(rows) => rows.apply(values),
-            Self::Listed(list) => list.apply(values),
-            Self::Shuffle(shuffle) => shuffle.apply(values),
-            Self::Repeat { len } => {
-                for value in values {
-                    *value %= len;
-                }
-            }
-            Self::Concat(parts) => {
-                let ends = ends(parts);
-                for value in values {
-                    let at = ends.partition_point(|end| end <= value);
-                    let start = at.checked_sub(1).map_or(0, |before| ends[before]);
-                    let mut position = [*value - start];
-                    parts[at].apply(&mut position);
-                    [*value] = position;
-                }
-            }
-        }
-    }
-
-    fn fill(&self, start: u64, out: &mut [u64]) {
-        match self {
-            Self::Shuffle(shuffle) => shuffle.fill(start, out),
-            Self::Listed(list) => list.fill(start, out),
-            Self::Concat(parts) => {
-                let (mut start, mut out) = (start, out);
-                for part in parts.iter() {
-                    if start >= part.len {
-                        start -= part.len;
-                        continue;
-                    }
-                    let count = usize::try_from(part.len - start).unwrap_or(usize::MAX);
-                    let (head, rest) = out.split_at_mut(count.min(out.len()));
-                    part.fill(start, head);
-                    (start, out) = (0, rest);
-                }
-            }
-            Self::Range { .. } | Self::Bitmap(_) | Self::Repeat { .. } => {
-                for (value, position) in out.iter_mut().zip(start..) {
-                    *value = position;
-                }
-                self.apply(out);
-            }
-        }
-    }
-
-    /// The only position with this image, if any; `None` for a map that may repeat images.
-    fn inverse(&self, image: u64) -> Option<Option<u64>> {
-        match self {
-            Self::Range { start, step } => {
-                let distance = i128::from(image) - i128::from(*start);
-                let (position, rest) = (distance / i128::from(*step), distance % i128::from(*step));
-                Some(u64::try_from(position).ok().filter(|_| rest == 0))
-            }
-            Self::Bitmap(rows) => Some(rows.contains(image).then(|| rows.rank(image))),
-            Self::Shuffle(shuffle) => Some((image < shuffle.len()).then(|| shuffle.inverse(image))),
-            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => None,
-        }
-    }
-
-    fn num_bytes(&self) -> usize {
-        size_of::<Self>()
-            + match self {
-                Self::Range { .. } | Self::Repeat { .. } => 0,
-                Self::Bitmap(rows) => rows.num_bytes(),
-                Self::Listed(list) => list.num_bytes(),
-                Self::Shuffle(_) => size_of::<Shuffle>() + 512,
-                Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
-            }
-    }
-}
-
 impl std::fmt::Display for Order {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} rows", self.len)?;
         self.maps.iter().try_for_each(|map| write!(f, ", {map}"))
     }
-}
-
-impl std::fmt::Display for Map {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Range { start, step: 1 } => write!(f, "from {start} on"),
-            Self::Range { start, step } => write!(f, "from {start} by {step}"),
-            Self::Bitmap(rows) => write!(f, "of a bitmap of {} bytes", rows.num_bytes()),
-            Self::Listed(list) => write!(f, "of a list of {} entries", list.len()),
-            Self::Shuffle(s) if s.clump() == 1 => {
-                write!(f, "shuffled by seed {} epoch {}", s.seed(), s.epoch())
-            }
-            Self::Shuffle(s) => {
-                write!(f, "shuffled by seed {} epoch {} clump {}", s.seed(), s.epoch(), s.clump())
-            }
-            Self::Repeat { len } => write!(f, "repeating {len}"),
-            Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
-        }
-    }
-}
-
-impl Listed {
-    fn new(values: Vec<u64>) -> Self {
-        let narrow = values.iter().map(|&value| u32::try_from(value)).collect();
-        match narrow {
-            Ok(narrow) => Self::Narrow(narrow),
-            Err(_) => Self::Wide(values),
-        }
-    }
-
-    /// The number of entries.
-    pub fn len(&self) -> u64 {
-        match self {
-            Self::Narrow(list) => list.len() as u64,
-            Self::Wide(list) => list.len() as u64,
-        }
-    }
-
-    /// Whether there are no entries.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn bound(&self) -> u64 {
-        match self {
-            Self::Narrow(list) => list.iter().max().map_or(0, |&max| u64::from(max) + 1),
-            Self::Wide(list) => list.iter().max().map_or(0, |max| max.saturating_add(1)),
-        }
-    }
-
-    fn apply(&self, positions: &mut [u64]) {
-        match self {
-            Self::Narrow(list) => {
-                positions.iter_mut().for_each(|p| *p = u64::from(list[index(*p)]));
-            }
-            Self::Wide(list) => positions.iter_mut().for_each(|p| *p = list[index(*p)]),
-        }
-    }
-
-    fn fill(&self, start: u64, out: &mut [u64]) {
-        let range = index(start)..index(start) + out.len();
-        match self {
-            Self::Narrow(list) => {
-                for (value, &entry) in out.iter_mut().zip(&list[range]) {
-                    *value = u64::from(entry);
-                }
-            }
-            Self::Wide(list) => out.copy_from_slice(&list[range]),
-        }
-    }
-
-    fn num_bytes(&self) -> usize {
-        match self {
-            Self::Narrow(list) => size_of_val(&**list),
-            Self::Wide(list) => size_of_val(&**list),
-        }
-    }
-
-    /// Little-endian entries, 4 bytes each if they are narrow, else 8.
-    pub fn to_bytes(&self) -> (u8, Vec<u8>) {
-        match self {
-            Self::Narrow(list) => (4, list.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Self::Wide(list) => (8, list.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        }
-    }
-
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] if the bytes are not whole entries of 4 or 8 bytes.
-    pub fn from_bytes(width: u8, bytes: &[u8]) -> Result<Self> {
-        match width {
-            4 if bytes.len().is_multiple_of(4) => {
-                let words = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
-                Ok(Self::Narrow(words.collect()))
-            }
-            8 if bytes.len().is_multiple_of(8) => {
-                let words = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-                Ok(Self::Wide(words.collect()))
-            }
-            _ => Err(Error::invalid(
-                format!("{} bytes in entries of {width}", bytes.len()),
-                "whole entries of 4 or 8 bytes",
-            )),
-        }
-    }
-}
-
-/// Where each part ends.
-fn ends(parts: &[Order]) -> Vec<u64> {
-    let mut end = 0;
-    let add = |part: &Order| {
-        end += part.len;
-        end
-    };
-    parts.iter().map(add).collect()
-}
-
-/// OK as an index: a list holds every entry in memory.
-#[expect(clippy::cast_possible_truncation, reason = "positions of a list in memory")]
-fn index(position: u64) -> usize {
-    position as usize
 }
 
 fn too_long(len: u64) -> Error {

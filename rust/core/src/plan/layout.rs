@@ -16,7 +16,6 @@ impl RowAddress {
     }
 
     /// The id of the fragment.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half")]
     pub fn fragment_id(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -49,7 +49,7 @@ impl Direct {
         } else {
             self.read(reads)?
         };
-        let blocks = Blocks { schema, blocks: &blocks, are_owned };
+        let blocks = Blocks { schema, rows: &blocks, are_owned };
         cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| match source {
             Source::RowId => self.table.row_ids(offsets),
             Source::RowAddress => {

@@ -158,11 +158,11 @@ impl Memory {
             other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
         };
         if let Some(slices) = self.consecutive(offsets)? {
-            let blocks = Blocks { schema: &self.schema, blocks: &slices, are_owned: false };
+            let blocks = Blocks { schema: &self.schema, rows: &slices, are_owned: false };
             return cut(&blocks, Rows::AsRead, offsets, batch_size, &self.projection, system);
         }
         let rows = Rows::Picked(self.table.locate(offsets)?);
-        let blocks = Blocks { schema: &self.schema, blocks: &self.blocks, are_owned: false };
+        let blocks = Blocks { schema: &self.schema, rows: &self.blocks, are_owned: false };
         cut(&blocks, rows, offsets, batch_size, &self.projection, system)
     }
 

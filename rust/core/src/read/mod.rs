@@ -1,7 +1,7 @@
 //! Stage 3, READ: row offsets → batches of the projected columns.
 //!
-//! Two readers stand behind [`Reader`]: [`direct`] reads the data files of a Lance table for each
-//! window of offsets, and [`memory`] holds Arrow data that came in whole.
+//! Two readers stand behind [`Reader`]: `direct` reads the data files of a Lance table for each
+//! window of offsets, and `memory` holds Arrow data that came in whole.
 
 mod direct;
 mod memory;
@@ -88,7 +88,7 @@ impl Reader {
 /// Blocks of rows and the columns they hold.
 struct Blocks<'a> {
     schema: &'a SchemaRef,
-    blocks: &'a [RecordBatch],
+    rows: &'a [RecordBatch],
     /// Whether nothing else shows their rows.
     are_owned: bool,
 }
@@ -121,7 +121,7 @@ fn cut(
     };
     match rows {
         Rows::AsRead => {
-            let whole = gather(blocks.schema, blocks.blocks, blocks.are_owned, &Rows::AsRead)?;
+            let whole = gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead)?;
             // Slices share buffers, but no row.
             let is_owned = whole.is_owned;
             let slice = |range: Range<usize>| {
@@ -134,7 +134,7 @@ fn cut(
             let pick = |range: Range<usize>| {
                 crate::interrupt::check()?;
                 let places = Rows::Picked(places[range.clone()].to_vec());
-                finish(gather(blocks.schema, blocks.blocks, blocks.are_owned, &places)?, range)
+                finish(gather(blocks.schema, blocks.rows, blocks.are_owned, &places)?, range)
             };
             ranges().map(pick).collect()
         }

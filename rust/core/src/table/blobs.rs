@@ -74,11 +74,11 @@ pub(super) fn load(
     if !fields.fields.iter().any(lance_core::datatypes::Field::is_blob_v2) {
         return Ok(batch.clone());
     }
-    let column = |(field, column): (&lance_core::datatypes::Field, &ArrayRef)| match field
-        .is_blob_v2()
-    {
-        true => read(storage, home, column.as_struct()).map(|blobs| Arc::new(blobs) as ArrayRef),
-        false => Ok(Arc::clone(column)),
+    let column = |(field, column): (&lance_core::datatypes::Field, &ArrayRef)| {
+        if !field.is_blob_v2() {
+            return Ok(Arc::clone(column));
+        }
+        read(storage, home, column.as_struct()).map(|blobs| Arc::new(blobs) as ArrayRef)
     };
     let columns = fields.fields.iter().zip(batch.columns()).map(column);
     let schema = Arc::new(with_binary(fields));
@@ -110,7 +110,9 @@ fn read(storage: &Storage, home: &BlobHome, descriptors: &StructArray) -> Result
         }
     }
     let mut values = MutableBuffer::with_capacity(slices.iter().map(Bytes::len).sum());
-    slices.iter().for_each(|slice| values.extend_from_slice(slice));
+    for slice in &slices {
+        values.extend_from_slice(slice);
+    }
     let offsets = OffsetBuffer::from_lengths(slices.iter().map(Bytes::len));
     let valid = BooleanBuffer::collect_bool(blobs.len(), |row| blobs[row].is_some());
     let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);

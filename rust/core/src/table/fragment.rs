@@ -196,9 +196,10 @@ impl Pending<'_> {
             Some(merged) => {
                 let fail = |error| Error::arrow("a data file", &error);
                 let merged = merged.project_by_schema(&reader.schema).map_err(fail)?;
-                match reader.has_json {
-                    true => convert_lance_json_to_arrow(&merged).map_err(fail),
-                    false => Ok(merged),
+                if reader.has_json {
+                    convert_lance_json_to_arrow(&merged).map_err(fail)
+                } else {
+                    Ok(merged)
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow_buffer::NullBuffer;
 use arrow_data::ArrayData;
 use bytes::Bytes;
 use lance_core::cache::LanceCache;
@@ -85,7 +86,7 @@ impl DataFile {
         let Some(mapped) = &self.mapped else {
             return false;
         };
-        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        let nulls = data.nulls().map(NullBuffer::buffer);
         data.buffers().iter().chain(nulls).any(|buffer| mapped.holds(buffer))
             || data.child_data().iter().any(|child| self.holds_some_of(child))
     }

@@ -1,0 +1,184 @@
+//! The maps that an order is a chain of.
+
+use std::sync::Arc;
+
+use super::{Bitmap, Listed, Order, Shuffle};
+
+/// One step from a position towards a row offset.
+#[derive(Debug, Clone)]
+pub enum Map {
+    /// Position `k` is `start + k · step`, at least 0; `step` may be negative.
+    Range {
+        /// The value of position 0.
+        start: u64,
+        /// The distance between neighbours.
+        step: i64,
+    },
+    /// Position `k` is the `k`-th member of a set, in ascending order.
+    Bitmap(Arc<Bitmap>),
+    /// Position `k` is the `k`-th entry of a list.
+    Listed(Arc<Listed>),
+    /// Position `k` is where a shuffle took it from.
+    Shuffle(Arc<Shuffle>),
+    /// Position `k` is `k` modulo a length.
+    Repeat {
+        /// The length.
+        len: u64,
+    },
+    /// Position `k` belongs to one of several orders laid end to end.
+    Concat(Arc<[Order]>),
+}
+
+/// What a map knows of the position of an image.
+pub(super) enum Inverse {
+    /// The only one.
+    At(u64),
+    /// There is none.
+    Nowhere,
+    /// There may be several: they must be searched for.
+    Unknown,
+}
+
+impl From<Option<u64>> for Inverse {
+    fn from(position: Option<u64>) -> Self {
+        position.map_or(Self::Nowhere, Self::At)
+    }
+}
+
+impl Map {
+    /// The number its images are below if it is given `0..n`, or `None` if it does not take them.
+    pub(super) fn images(&self, n: u64) -> Option<u64> {
+        let fits = |len: u64, bound: u64| (n <= len).then_some(if n == 0 { 0 } else { bound });
+        match self {
+            Self::Range { start, step } => {
+                let Some(last) = n.checked_sub(1) else {
+                    return Some(0);
+                };
+                let end = i128::from(*start) + i128::from(last) * i128::from(*step);
+                let lowest = end.min(i128::from(*start));
+                let highest = end.max(i128::from(*start));
+                (lowest >= 0).then_some(u64::try_from(highest + 1).ok()?)
+            }
+            Self::Bitmap(rows) => fits(rows.len(), rows.last().map_or(0, |last| last + 1)),
+            Self::Listed(list) => fits(list.len(), list.bound()),
+            Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
+            Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
+            Self::Concat(parts) => fits(
+                parts.iter().map(Order::len).sum(),
+                parts.iter().map(Order::bound).max().unwrap_or(0),
+            ),
+        }
+    }
+
+    pub(super) fn apply(&self, values: &mut [u64]) {
+        match self {
+            Self::Range { start, step } => {
+                let step = step.cast_unsigned();
+                for value in values {
+                    // Negative steps wrap to the right sum; the bounds were checked when made.
+                    *value = start.wrapping_add(value.wrapping_mul(step));
+                }
+            }
+            Self::Bitmap(rows) => rows.apply(values),
+            Self::Listed(list) => list.apply(values),
+            Self::Shuffle(shuffle) => shuffle.apply(values),
+            Self::Repeat { len } => {
+                for value in values {
+                    *value %= len;
+                }
+            }
+            Self::Concat(parts) => {
+                let ends = ends(parts);
+                for value in values {
+                    let at = ends.partition_point(|end| end <= value);
+                    let start = at.checked_sub(1).map_or(0, |before| ends[before]);
+                    let mut position = [*value - start];
+                    parts[at].apply(&mut position);
+                    [*value] = position;
+                }
+            }
+        }
+    }
+
+    pub(super) fn fill(&self, start: u64, out: &mut [u64]) {
+        match self {
+            Self::Shuffle(shuffle) => shuffle.fill(start, out),
+            Self::Listed(list) => list.fill(start, out),
+            Self::Concat(parts) => {
+                let (mut start, mut out) = (start, out);
+                for part in parts.iter() {
+                    if start >= part.len {
+                        start -= part.len;
+                        continue;
+                    }
+                    let count = usize::try_from(part.len - start).unwrap_or(usize::MAX);
+                    let (head, rest) = out.split_at_mut(count.min(out.len()));
+                    part.fill(start, head);
+                    (start, out) = (0, rest);
+                }
+            }
+            Self::Range { .. } | Self::Bitmap(_) | Self::Repeat { .. } => {
+                for (value, position) in out.iter_mut().zip(start..) {
+                    *value = position;
+                }
+                self.apply(out);
+            }
+        }
+    }
+
+    /// Where this image comes from.
+    pub(super) fn inverse(&self, image: u64) -> Inverse {
+        match self {
+            Self::Range { start, step } => {
+                let distance = i128::from(image) - i128::from(*start);
+                let (position, rest) = (distance / i128::from(*step), distance % i128::from(*step));
+                u64::try_from(position).ok().filter(|_| rest == 0).into()
+            }
+            Self::Bitmap(rows) => rows.contains(image).then(|| rows.rank(image)).into(),
+            Self::Shuffle(shuffle) => {
+                (image < shuffle.len()).then(|| shuffle.inverse(image)).into()
+            }
+            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => Inverse::Unknown,
+        }
+    }
+
+    pub(super) fn num_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Range { .. } | Self::Repeat { .. } => 0,
+                Self::Bitmap(rows) => rows.num_bytes(),
+                Self::Listed(list) => list.num_bytes(),
+                Self::Shuffle(_) => size_of::<Shuffle>() + 512,
+                Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
+            }
+    }
+}
+
+impl std::fmt::Display for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Range { start, step: 1 } => write!(f, "from {start} on"),
+            Self::Range { start, step } => write!(f, "from {start} by {step}"),
+            Self::Bitmap(rows) => write!(f, "of a bitmap of {} bytes", rows.num_bytes()),
+            Self::Listed(list) => write!(f, "of a list of {} entries", list.len()),
+            Self::Shuffle(s) if s.clump() == 1 => {
+                write!(f, "shuffled by seed {} epoch {}", s.seed(), s.epoch())
+            }
+            Self::Shuffle(s) => {
+                write!(f, "shuffled by seed {} epoch {} clump {}", s.seed(), s.epoch(), s.clump())
+            }
+            Self::Repeat { len } => write!(f, "repeating {len}"),
+            Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
+        }
+    }
+}
+
+/// Where each part ends.
+fn ends(parts: &[Order]) -> Vec<u64> {
+    let mut end = 0;
+    let add = |part: &Order| {
+        end += part.len;
+        end
+    };
+    parts.iter().map(add).collect()
+}

@@ -1,0 +1,1 @@
+"""What the types of the public names promise: checked by mypy, never run."""
