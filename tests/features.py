@@ -299,10 +299,7 @@ def written_by_lancedb(path):
     folder, _, name = str(path).rpartition("/")
     table = lancedb.connect(folder).create_table(
         name.removesuffix(".lance"),
-        [
-            {"id": i, "when": dt.datetime(2020, 1, 1), "v": [i, 0.5]}
-            for i in range(30)
-        ],
+        [{"id": i, "when": dt.datetime(2020, 1, 1), "v": [i, 0.5]} for i in range(30)],
     )
     table.add([{"id": 99, "when": None, "v": [1.0, 2.0]}])
     table.delete("id = 5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,7 +94,7 @@ class Sizes:
         if kinds == {int}:
             self._given = {"counts": list(sizes)}
         elif kinds <= {int, float}:
-            self._given = {"ratios": [float(size) for size in sizes]}
+            self._given = {"ratios": without_excess([float(size) for size in sizes])}
         else:
             message = f"sizes {sizes!r}: wanted whole numbers or shares between 0 and 1"
             raise TypeError(message)
@@ -120,10 +121,21 @@ class Sizes:
                 raise ValueError(message)
             return [1 / parts] * parts
         shares: list[float] = self._given["ratios"]
-        if not all(0 < share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+        if not all(0 < share <= 1 for share in shares) or sum(shares) > 1:
             message = f"shares {shares}: wanted each above 0 and at most 1 together"
             raise ValueError(message)
         return shares
+
+
+def without_excess(shares: list[float]) -> list[float]:
+    """Make shares that sum to one but for rounding sum to no more than one."""
+    excess = sum(shares) - 1
+    if 0 < excess < 1e-9:
+        largest = shares.index(max(shares))
+        shares[largest] -= excess
+        while sum(shares) > 1:
+            shares[largest] = math.nextafter(shares[largest], 0)
+    return shares
 
 
 def sequential(order: Order, counts: Sequence[int]) -> list[Order]:
@@ -138,10 +150,14 @@ def sequential(order: Order, counts: Sequence[int]) -> list[Order]:
 def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
     """Give each row a small whole number that says which distinct row it equals."""
     import numpy as np
+    import pyarrow as pa
 
     codes = np.zeros(columns.num_rows, dtype=np.int64)
     for column in columns.columns:
-        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+        values = column.combine_chunks()
+        if isinstance(values, pa.DictionaryArray):
+            values = values.dictionary_decode()
+        encoded = values.dictionary_encode(null_encoding="encode")
         indices = encoded.indices.to_numpy().astype(np.int64)
         codes = codes * len(encoded.dictionary) + indices
         # By first appearance, so that codes say nothing of the values and stay small.

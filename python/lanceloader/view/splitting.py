@@ -173,9 +173,10 @@ class SplitVerbs(RowVerbs):
         Returns:
             ``(train, val)`` for each round; every row is in ``val`` once.
         """
+        _native.fold(self.num_rows, folds, 0)  # refuses folds that cannot be
         sizes = [_native.fold(self.num_rows, folds, fold)[1] for fold in range(folds)]
         parts = self.split(
-            sizes or [0],
+            sizes,
             seed=seed,
             stratify_by=stratify_by,
             group_by=group_by,

@@ -1,0 +1,94 @@
+"""Pinned sequences: what a release may never change. See ``docs/determinism.md``."""
+
+from __future__ import annotations
+
+import ast
+import zlib
+
+import lanceloader as ll
+import pyarrow as pa
+import pytest
+import reference
+from lanceloader import _native
+from lanceloader.permutation import permutation_builder
+
+SHUFFLES, HASHES, LANCEDB = reference.tables()
+
+TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
+VAL = [12, 14, 10, 2]
+SHARD = [6, 5, 8, 17, 4]
+SAMPLE = [13, 1, 14, 4, 8]
+GROUPED = [[0, 2, 4, 6, 7, 9, 11, 13, 14, 16, 18], [1, 3, 5, 8, 10, 12, 15, 17, 19]]
+STRATIFIED = [2, 4, 7, 9, 10, 13, 14, 15, 18, 19]
+HASHED = [0, 2, 3, 6, 7, 9, 11, 12, 13, 14, 16, 17, 18]
+FOLD = [7, 3, 9, 5, 4, 11, 13]
+
+
+def rows(order: _native.Order, stop: int | None = None) -> list[int]:
+    stop = len(order) if stop is None else stop
+    return pa.record_batch(order.offsets(0, stop)).column(0).to_pylist()
+
+
+@pytest.mark.parametrize("vector", SHUFFLES, ids=str)
+def test_shuffles(vector):
+    num_rows, seed, epoch, clump = (int(cell.replace(",", "")) for cell in vector[:4])
+    wanted = [int(row) for row in vector[4].split()]
+    order = _native.Order.all(num_rows).shuffled(seed, epoch, clump)
+    assert rows(order, len(wanted)) == wanted
+    assert [order.position_of(row) for row in wanted] == list(range(len(wanted)))
+
+
+@pytest.mark.parametrize("vector", HASHES, ids=str)
+def test_hashes(vector):
+    row, seed = ast.literal_eval(vector[0]), int(vector[1])
+    columns = {str(at): pa.array([value]) for at, value in enumerate(row)}
+    # A column of nulls has no type of its own.
+    columns = {
+        name: values.cast(pa.int32()) if pa.types.is_null(values.type) else values
+        for name, values in columns.items()
+    }
+    hashes = pa.record_batch(_native.stable_hashes(pa.table(columns), seed))
+    assert hashes.column(0).to_pylist() == [int(vector[2])]
+
+
+@pytest.mark.parametrize("vector", LANCEDB, ids=str)
+def test_lancedb(vector):
+    num_rows, seed, clump = map(int, vector[:3])
+    wanted = [int(row) for row in vector[3].split()]
+    data = pa.table({"x": range(num_rows)})
+    builder = permutation_builder(data).shuffle(seed=seed, clump_size=clump)
+    assert builder.execute().to_arrow()["row_id"].to_pylist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "clump", "crc"),
+    [
+        (1_000, 1, 2035184396),
+        (100_000, 1, 3710770884),
+        (1_000_000, 1, 3366489952),
+        (1_000_000, 16, 3654079704),
+    ],
+)
+def test_lancedb_at_size(num_rows, clump, crc):
+    order = _native.lancedb_shuffle(num_rows, 42, clump)
+    values = pa.record_batch(order.offsets(0, num_rows)).column(0).to_numpy()
+    assert zlib.crc32(values.astype("<u8").tobytes()) == crc
+
+
+def test_verbs():
+    """One sequence through every verb that draws: no release may move any of these rows."""
+    perm = ll.open(pa.table({"x": range(20), "g": [k % 7 for k in range(20)]}))
+
+    def served(view):
+        return view.select_columns(["x"]).to_arrow()["x"].to_pylist()
+
+    train, val = perm.split({"train": 0.8, "val": 0.2}, seed=7)
+    assert served(train)[:8] == TRAIN
+    assert served(val) == VAL
+    assert served(train.shuffle(seed=7, epoch=2).shard(1, 3)) == SHARD
+    assert served(perm.sample(5, seed=7)) == SAMPLE
+    assert [served(part) for part in perm.split(2, seed=7, group_by="g")] == GROUPED
+    first = perm.split([0.5, 0.5], seed=7, stratify_by="g")[0]
+    assert served(first) == STRATIFIED
+    assert served(perm.split([0.5, 0.5], seed=7, hash_by="x")[0]) == HASHED
+    assert served(perm.kfold(3, seed=7)[1].val) == FOLD

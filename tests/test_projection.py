@@ -1,0 +1,170 @@
+"""Columns: which are read, how they are named, and in which order they come out."""
+
+from __future__ import annotations
+
+import lanceloader as ll
+import numpy as np
+import pyarrow as pa
+import pytest
+
+
+@pytest.fixture
+def perm():
+    meta = [
+        {"w": k, "box": {"x": k / 2, "y": None if k == 3 else k}} for k in range(10)
+    ]
+    data = pa.table(
+        {"id": range(10), "x": np.arange(10) / 4, "meta": meta, "A b": range(10)}
+    )
+    return ll.open(data).with_format("arrow")
+
+
+def columns(perm) -> dict[str, list]:
+    return perm.to_arrow().to_pydict()
+
+
+def test_select_gives_the_asked_order_and_refines(perm):
+    view = perm.select_columns(["x", "id"])
+    assert view.column_names == ["x", "id"]
+    assert view.num_columns == 2
+    assert view.shape == (10, 2)
+    assert list(columns(view)) == ["x", "id"]
+    assert view.select_columns(["id"]).column_names == ["id"]
+    with pytest.raises(ll.errors.ColumnNotFoundError, match="`meta`"):
+        view.select_columns(["meta"])
+    assert perm.column_names == ["id", "x", "meta", "A b"]
+
+
+def test_names_that_repeat_collapse(perm):
+    assert perm.select_columns(["id", "x", "id"]).column_names == ["id", "x"]
+
+
+def test_fields_with_dots(perm):
+    view = perm.select_columns(["meta.box.y", "A b", "meta.w"])
+    assert columns(view) == {
+        "meta.box.y": [0, 1, 2, None, 4, 5, 6, 7, 8, 9],
+        "A b": list(range(10)),
+        "meta.w": list(range(10)),
+    }
+    with pytest.raises(ll.errors.ColumnNotFoundError, match="z"):
+        perm.select_columns(["meta.box.z"])
+    with pytest.raises(ll.errors.ColumnNotFoundError):
+        perm.select_columns(["id.x"])
+    with pytest.raises(ll.errors.ColumnNotFoundError):
+        perm.select_columns(["meta."])
+    with pytest.raises(ll.errors.ColumnNotFoundError):
+        perm.select_columns([".meta"])
+
+
+def test_a_column_with_a_dot_in_its_name_is_itself():
+    data = pa.table({"a.b": [1, 2], "a": [{"b": 3}, {"b": 4}]})
+    perm = ll.open(data)
+    assert perm.select_columns(["a.b"]).to_arrow().to_pydict() == {"a.b": [1, 2]}
+
+
+def test_flatten(perm):
+    flat = perm.flatten()
+    names = ["id", "x", "meta.w", "meta.box.x", "meta.box.y", "A b"]
+    assert flat.column_names == names
+    assert columns(flat)["meta.box.x"] == [k / 2 for k in range(10)]
+    assert flat.flatten().column_names == names
+
+
+def test_a_null_struct_has_null_fields():
+    kind = pa.struct({"x": pa.int32()})
+    data = pa.table({"s": pa.array([{"x": 1}, None, {"x": None}], kind)})
+    assert ll.open(data).flatten().to_arrow().to_pydict() == {"s.x": [1, None, None]}
+
+
+def test_rename_moves_to_the_end_and_works_in_sequence(perm):
+    view = perm.rename_column("id", "key")
+    assert view.column_names == ["x", "meta", "A b", "key"]
+    assert columns(view)["key"] == list(range(10))
+    view = perm.rename_columns({"id": "key", "x": "id", "key": "x"})
+    assert columns(view)["x"] == list(range(10))
+    assert columns(view)["id"] == [k / 4 for k in range(10)]
+    assert view.schema.names == view.column_names == ["meta", "A b", "id", "x"]
+
+
+def test_remove(perm):
+    assert perm.remove_columns(["x", "nothing"]).column_names == ["id", "meta", "A b"]
+    assert perm.remove_columns([]).column_names == perm.column_names
+
+
+def test_removed_and_renamed_columns_are_gone(perm):
+    with pytest.raises(ll.errors.ColumnNotFoundError):
+        perm.remove_columns(["x"]).select_columns(["x"])
+    with pytest.raises(ll.errors.ColumnNotFoundError):
+        perm.rename_column("x", "y").select_columns(["x"])
+
+
+def test_system_columns_stand_where_they_are_asked(perm):
+    view = perm.select_columns(["_rowoffset", "id", "_rowid"])
+    batch = view.take_offsets([7, 2])
+    assert batch.schema == view.schema
+    assert batch.to_pydict() == {"_rowoffset": [7, 2], "id": [7, 2], "_rowid": [7, 2]}
+    assert view.schema.field("_rowid").type == pa.uint64()
+    assert columns(perm.select_columns(["_rowid"]))["_rowid"] == list(range(10))
+    assert view.rename_column("_rowoffset", "at").column_names == ["id", "_rowid", "at"]
+    assert view.remove_columns(["_rowid"]).column_names == ["_rowoffset", "id"]
+    assert "_rowid" not in perm.column_names
+
+
+def test_columns_called_as_those_of_a_permutation_table_do_not_clash(db):
+    data = pa.table({"row_id": [5, 6, 7], "split_id": ["a", "b", "c"]})
+    table = db.create_table("t", data)
+    plan = ll.permutation_builder(table).shuffle(seed=0).execute()
+    perm = ll.Permutation.from_tables(table, plan)
+    assert sorted(perm.to_arrow()["row_id"].to_pylist()) == [5, 6, 7]
+
+
+BAD = [
+    (lambda p: p.select_columns([]), ValueError, "at least one column"),
+    (lambda p: p.select_columns(None), AssertionError, "columns"),
+    (lambda p: p.select_columns("id"), TypeError, "list of names"),
+    (lambda p: p.select_columns(["idd"]), ValueError, "does not exist; there are `id`"),
+    (lambda p: p.select_columns(["idd"]), KeyError, "does not exist"),
+    (lambda p: p.select_columns([5]), KeyError, "`5`"),
+    (lambda p: p.select_columns([None]), KeyError, "`None`"),
+    (
+        lambda p: p.remove_columns(p.column_names),
+        ValueError,
+        "Cannot remove all columns",
+    ),
+    (lambda p: p.remove_columns(None), AssertionError, "columns"),
+    (lambda p: p.remove_columns("id"), TypeError, "list of names"),
+    (lambda p: p.rename_column("nope", "y"), ValueError, "does not exist"),
+    (lambda p: p.rename_column("id", "x"), ValueError, "already exists"),
+    (lambda p: p.rename_column("id", "id"), ValueError, "already exists"),
+    (lambda p: p.rename_column(None, "x"), AssertionError, "old_name"),
+    (lambda p: p.rename_column("id", None), AssertionError, "new_name"),
+    (lambda p: p.rename_columns(None), AssertionError, "column_map"),
+    (lambda p: p.rename_columns({"id": "x", "x": "id"}), ValueError, "already exists"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "text"), BAD)
+def test_bad_arguments(perm, call, error, text):
+    with pytest.raises(error, match=text):
+        call(perm)
+
+
+def test_a_table_without_columns_is_rows_without_columns():
+    batch = pa.RecordBatch.from_struct_array(pa.array([{}] * 5, pa.struct([])))
+    perm = ll.open(pa.Table.from_batches([batch]))
+    assert len(perm) == 5
+    assert perm.column_names == []
+    assert perm.take_offsets([4, 0]) == [{}, {}]
+    assert perm.with_format("arrow").take_offsets([4, 0]).num_rows == 2
+
+
+def test_metadata_of_fields_and_table_is_kept():
+    schema = pa.schema(
+        [pa.field("x", pa.int32(), nullable=False, metadata={"unit": "m"})],
+        {"by": "hand"},
+    )
+    perm = ll.open(pa.table({"x": pa.array([1], pa.int32())}, schema=schema))
+    assert perm.schema.equals(schema, check_metadata=True)
+    renamed = perm.rename_column("x", "y").with_format("arrow")
+    assert renamed.head().schema.field("y").metadata == {b"unit": b"m"}
+    assert renamed.head().schema.metadata == {b"by": b"hand"}
