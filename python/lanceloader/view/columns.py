@@ -33,13 +33,7 @@ class ColumnVerbs(View):
             ColumnNotFoundError: If one does not exist. It is a ``ValueError`` and a
                 ``KeyError``.
         """
-        if columns is None:
-            raise AssertionError("columns is required")
-        if isinstance(columns, str):
-            message = (
-                f"columns {columns!r}: wanted a list of names, as in [{columns!r}]"
-            )
-            raise TypeError(message)
+        check_names(columns)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
         return self._with_selection({name: self._resolve(name) for name in columns})
@@ -50,7 +44,7 @@ class ColumnVerbs(View):
             return self.selection[name]
         if name in SYSTEM_COLUMNS:
             return name
-        top, _, rest = name.partition(".")
+        top, _, rest = str(name).partition(".")
         while rest:
             if top in self.selection:
                 nested = f"{self.selection[top]}.{rest}"
@@ -69,8 +63,7 @@ class ColumnVerbs(View):
         Raises:
             ValueError: If none would be left.
         """
-        if columns is None:
-            raise AssertionError("columns is required")
+        check_names(columns)
         kept = {
             name: source
             for name, source in self.selection.items()
@@ -135,6 +128,20 @@ class ColumnVerbs(View):
         for field in self.schema:
             add(field.name, self.selection[field.name], field.type)
         return self._with_selection(selection)
+
+
+def check_names(columns: Sequence[str]) -> None:
+    """Refuse what is no list of names.
+
+    Raises:
+        AssertionError: If it is ``None``, as in LanceDB.
+        TypeError: If it is a single name.
+    """
+    if columns is None:
+        raise AssertionError("columns is required")
+    if isinstance(columns, str):
+        message = f"columns {columns!r}: wanted a list of names, as in [{columns!r}]"
+        raise TypeError(message)
 
 
 def missing_column(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
