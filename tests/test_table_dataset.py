@@ -1,0 +1,202 @@
+"""LanceDB's own ``Table`` in a ``DataLoader``, after ``import lanceloader.torch``."""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import subprocess
+import sys
+
+import lanceloader as ll
+import lanceloader.torch as ll_torch
+import pyarrow as pa
+import pytest
+import tables
+import torch
+from lancedb.util import tbl_to_tensor
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
+
+CONTEXTS = [None, "fork", "forkserver", "spawn"]
+
+
+@pytest.fixture
+def installed():
+    ll.install()
+    yield
+    ll_torch.uninstall()
+
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+def ids(batches) -> list[int]:
+    return [row for batch in batches for row in batch["id"].to_pylist()]
+
+
+def test_the_first_sample_of_the_documentation(any_db):
+    table = any_db.create_table("t", tables.narrow(1000))
+    (batch,) = DataLoader(table, batch_size=1024, shuffle=True)
+    assert isinstance(batch, pa.Table)
+    assert batch.num_rows == 1000
+    assert sorted(batch["id"].to_pylist()) == list(range(1000))
+    assert batch.schema == table.schema
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:lancedb fork support")
+@pytest.mark.parametrize("context", CONTEXTS[1:])
+def test_in_workers(any_table, context):
+    wanted = any_table.to_arrow()["id"].to_pylist()
+    options = {"num_workers": 2, "multiprocessing_context": context, "timeout": 50}
+    assert ids(DataLoader(any_table, batch_size=30, **options)) == wanted
+    loader = DataLoader(Subset(any_table, [3, 4, 50]), batch_size=2, **options)
+    assert ids(loader) == [wanted[k] for k in (3, 4, 50)]
+
+
+def test_batches_are_what_lancedb_gives(any_table):
+    positions = [5, 3, 99, 3]
+    ours = any_table.__getitems__(positions)
+    ll_torch.uninstall()
+    theirs = any_table.__getitems__(positions)
+    assert ours.equals(theirs)
+    assert [column.num_chunks for column in ours.columns] == [1] * 5
+
+
+def test_no_rows_are_an_empty_batch(any_table):
+    """BUG-1."""
+    empty = any_table.__getitems__([])
+    assert empty.num_rows == 0
+    assert empty.schema == any_table.schema
+
+
+@pytest.mark.parametrize(
+    ("positions", "error"),
+    [([100], IndexError), ([-1], OverflowError), (["a"], TypeError)],
+)
+def test_positions_that_are_none(any_table, positions, error):
+    with pytest.raises(error):
+        any_table.__getitems__(positions)
+
+
+def test_it_follows_the_table(any_table):
+    first = any_table.__getitems__([0])
+    any_table.delete("id = 0")
+    assert any_table.__getitems__([0])["id"].to_pylist() == [1]
+    any_table.add(tables.narrow(3))
+    assert len(any_table) == 102
+    assert any_table.__getitems__([101])["id"].to_pylist() == [2]
+    any_table.checkout(1)
+    assert any_table.__getitems__([0]).equals(first)
+
+
+def test_batches_are_one_s_own_to_write_to(any_table):
+    collated = tbl_to_tensor(any_table.__getitems__([0, 1]).select(["id", "label"]))
+    collated.fill_(-1)
+    assert any_table.__getitems__([0])["id"].to_pylist() == [0]
+
+
+def test_lancedb_s_own_collate_works(any_db):
+    table = any_db.create_table("t", pa.table({"a": range(10), "b": range(10)}))
+    (batch,) = DataLoader(table, batch_size=10, collate_fn=tbl_to_tensor)
+    assert batch.shape == (2, 10)
+
+
+def test_collate_as_every_format(any_table):
+    for kind in ("python", "python_col", "pandas", "polars", "arrow"):
+        collate = pickle.loads(pickle.dumps(ll_torch.collate_as(kind)))
+        (batch,) = DataLoader(any_table, batch_size=100, collate_fn=collate)
+        assert len(batch) in (100, 5)
+    collate = ll_torch.collate_as("torch_dict")
+    (batch,) = DataLoader(any_table, batch_size=100, collate_fn=collate)
+    assert batch["x"].dtype == torch.float32
+    assert collate(any_table.to_arrow().to_batches()[0])["id"][0] == 0
+    assert collate(any_table.__getitems__([]))["id"].shape == (0,)
+    filled = ll_torch.collate_as("torch_dict", nulls="fill", fill_value=7)
+    assert filled(pa.table({"x": [1, None]}))["x"].tolist() == [1, 7]
+    with pytest.raises(ValueError, match="Invalid format"):
+        ll_torch.collate_as("tensor")
+
+
+def test_a_pickled_table_is_a_light_dataset(db):
+    table = db.create_table("t", tables.narrow(50))
+    pickled = pickle.dumps(table)
+    table.delete("id < 10")
+    dataset = pickle.loads(pickled)
+    assert isinstance(dataset, ll_torch.TableDataset)
+    assert len(dataset) == 50
+    assert dataset.__getitems__([3, 49])["id"].to_pylist() == [3, 49]
+    assert dataset.name == "t"
+    assert dataset.count_rows() == 50
+    assert len(pickle.loads(pickle.dumps(dataset))) == 50
+    assert "version 1" in repr(dataset)
+    with pytest.raises(AttributeError):
+        dataset.no_such_attribute  # noqa: B018
+
+
+def test_a_pickled_table_in_memory_carries_its_rows():
+    import lancedb
+
+    table = lancedb.connect("memory://").create_table("t", tables.narrow(50))
+    table.delete("id < 10")
+    dataset = pickle.loads(pickle.dumps(table))
+    assert dataset.__getitems__([0])["id"].to_pylist() == [10]
+    assert dataset.table.count_rows() == 40
+
+
+def test_a_pickled_branch_stays_on_it(db):
+    table = db.create_table("t", tables.narrow(50))
+    branch = table.branches.create("exp")
+    branch.add(tables.narrow(5))
+    dataset = pickle.loads(pickle.dumps(branch))
+    assert len(dataset) == 55
+    assert dataset.table.current_branch() == "exp"
+    assert dataset.count_rows() == 55
+
+
+def test_concatenated_tables_are_found(db):
+    a = db.create_table("a", tables.narrow(5))
+    b = db.create_table("b", tables.narrow(5))
+    found = list(ll_torch.tables_in(ConcatDataset([Subset(a, [0, 1]), b])))
+    assert found == [a, b]
+
+
+def test_uninstall_leaves_everything_as_it_was(table):
+    import lancedb.table
+
+    ll.install()
+    ll_torch.uninstall()
+    assert lancedb.table.LanceTable not in copyreg.dispatch_table
+    with pytest.raises(TypeError, match="ChunkedArray"):
+        next(iter(DataLoader(table, batch_size=4)))
+    assert not hasattr(DataLoader.__iter__, "_original")
+    assert not hasattr(lancedb.table.Table.__getitems__, "_original")
+    ll.install()
+    assert next(iter(DataLoader(table, batch_size=4))).num_rows == 4
+
+
+def test_lists_of_columns_are_still_refused():
+    with pytest.raises(TypeError, match="wanted a pyarrow Table"):
+        default_collate([pa.array([1]), pa.array([2])])
+    (row,) = default_collate([{"x": 1}])["x"]
+    assert row == 1
+
+
+def test_the_import_alone_is_enough_whichever_comes_first(tmp_path):
+    program = """
+import sys
+first, second = sys.argv[2:]
+__import__(first); __import__(second)
+import lancedb, pyarrow as pa
+from torch.utils.data import DataLoader
+table = lancedb.connect(sys.argv[1]).create_table("t", pa.table({"x": range(10)}), mode="overwrite")
+print([batch.num_rows for batch in DataLoader(table, batch_size=7)])
+"""
+    for order in (("lancedb", "lanceloader.torch"), ("lanceloader.torch", "lancedb")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "db"), *order],
+            capture_output=True,
+            text=True,
+            timeout=55,
+            check=True,
+        )
+        assert done.stdout.strip() == "[7, 3]"
