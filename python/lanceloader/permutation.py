@@ -7,7 +7,6 @@ and so on) are new. They are in ``lanceloader.view``, by topic.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader import pickling
@@ -18,7 +17,7 @@ from lanceloader.pickling import (
     _table_from_pickle_state,
     _table_to_pickle_state,
 )
-from lanceloader.plan_table import PlanTable
+from lanceloader.plan_table import PlanTable, split_names
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.transforms import Transforms
 from lanceloader.view.base import DEFAULT_BATCH_SIZE
@@ -291,12 +290,6 @@ def rows_of_split(
     plan = PlanTable.of(permutation_table)
     source = pinned_source(base_table, plan.base_version, plan.base_branch)
     return source.rows_of_ids(plan.row_ids(split))
-
-
-def split_names(permutation_table: Any) -> list[str] | None:
-    """Read the names of the splits from a permutation table's schema."""
-    names = (permutation_table.schema.metadata or {}).get(b"split_names")
-    return None if names is None else list(json.loads(names))
 
 
 def split_number(permutation_table: Any | None, split: str | int | None) -> int:

@@ -10,11 +10,13 @@ import json
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._typing import ArrowStreamExportable
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["PlanTable"]
+__all__ = ["PlanTable", "split_names"]
 
 ROW_ID = "row_id"
 SPLIT_ID = "split_id"
@@ -95,7 +97,33 @@ def arrow_of(table: Any) -> pa.Table:
     """Give the contents of a LanceDB table or of Arrow data."""
     import pyarrow as pa
 
-    return table.to_arrow() if hasattr(table, "to_arrow") else pa.table(table)
+    if hasattr(table, "to_arrow"):
+        return table.to_arrow()
+    if not isinstance(table, ArrowStreamExportable):
+        raise not_a_plan(table)
+    return pa.table(table)
+
+
+def split_names(table: Any) -> list[str] | None:
+    """Read the names of the splits from the schema of a permutation table.
+
+    Raises:
+        TypeError: If it is no table.
+    """
+    try:
+        metadata = table.schema.metadata
+    except AttributeError:
+        raise not_a_plan(table) from None
+    return split_names_of(metadata or {})
+
+
+def not_a_plan(table: Any) -> TypeError:
+    """Make the error for what is no table."""
+    message = (
+        f"Invalid input, a permutation table of type {type(table).__name__}: wanted what "
+        "PermutationBuilder.execute() gave, or its rows as Arrow data"
+    )
+    return TypeError(message)
 
 
 def split_names_of(metadata: dict[bytes, bytes]) -> list[str] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.errors import ColumnNotFoundError
 from lanceloader.view.base import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pyarrow as pa
 
@@ -100,9 +101,16 @@ class ColumnVerbs(View):
 
         Raises:
             ValueError: As for ``rename_column``.
+            TypeError: If ``column_map`` is no mapping.
         """
         if column_map is None:
             raise AssertionError("column_map is required")
+        if not isinstance(column_map, Mapping):
+            message = (
+                f"Invalid input, column_map of type {type(column_map).__name__}: wanted a dict "
+                "of old name to new name"
+            )
+            raise TypeError(message)
         new = self
         for old_name, new_name in column_map.items():
             new = new.rename_column(old_name, new_name)

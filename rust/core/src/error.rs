@@ -3,6 +3,7 @@
 //! A variant carries the values that went wrong, and its message says what was wanted, so that the
 //! binding can choose an exception class without looking at text.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// `Result` with the crate's [`Error`].
@@ -126,7 +127,7 @@ impl Error {
     pub fn io(path: impl std::fmt::Display, error: &std::io::Error) -> Self {
         let path = path.to_string();
         let reason = error.to_string();
-        if error.kind() == std::io::ErrorKind::NotFound {
+        if error.kind() == ErrorKind::NotFound {
             Self::NotFound { uri: path, reason }
         } else {
             Self::Io { path, reason }
@@ -142,7 +143,7 @@ fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
             return true;
         }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if io.kind() == std::io::ErrorKind::NotFound {
+            if matches!(io.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
                 return true;
             }
             if let Some(inner) = io.get_ref()

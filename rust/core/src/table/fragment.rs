@@ -22,6 +22,7 @@ use lance_table::format::Fragment;
 
 use super::Columns;
 use super::blobs::{BlobHome, load, with_binary, with_descriptors};
+use super::guard::guard;
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
@@ -220,20 +221,6 @@ fn collect(stream: Box<dyn RecordBatchReader + Send>, path: &str) -> Result<Reco
             Error::invalid(format!("this many rows at once ({error})"), "fewer rows per batch")
         }),
     }
-}
-
-/// Runs Lance's decoder, which may panic on the bytes of a damaged file.
-fn guard<T>(path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    // OK to go on after a panic: the reader is not changed by reading.
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    result.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(Error::Corrupt {
-            path: path.to_string(),
-            reason: format!("its decoder failed: {}", text.unwrap_or("no message")),
-        })
-    })
 }
 
 /// The ids of a file's columns that matter to `schema`.

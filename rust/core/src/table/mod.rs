@@ -6,6 +6,7 @@
 
 mod blobs;
 mod fragment;
+mod guard;
 mod mapped;
 mod rows;
 mod storage;
@@ -257,7 +258,7 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
         }
         _ => handler.resolve_latest_location(&root.path, &root.store).await,
     };
-    let location = location.map_err(|e| no_table(uri, lance(&e)))?;
+    let location = location.map_err(|e| no_table(address, lance(&e)))?;
     let manifest = read_manifest(&root.store, &location.path, location.size).await;
     match (manifest, &address.version) {
         (Ok(manifest), _) => Ok(manifest),
@@ -269,9 +270,9 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
                     reason: "its manifest".to_string(),
                 })
             }
-            error => Err(no_table(uri, error)),
+            error => Err(no_table(address, error)),
         },
-        (Err(error), _) => Err(no_table(uri, lance(&error))),
+        (Err(error), _) => Err(no_table(address, lance(&error))),
     }
 }
 
@@ -280,10 +281,14 @@ async fn exists(root: &Place, handler: &dyn CommitHandler) -> bool {
 }
 
 /// "Not found" of a file inside a table means, for a user, that the table is not there.
-fn no_table(uri: &str, error: Error) -> Error {
+fn no_table(address: &Address, error: Error) -> Error {
     match error {
         Error::NotFound { .. } => {
-            Error::NotFound { uri: uri.to_string(), reason: "it has no manifest".to_string() }
+            let reason = match &address.branch {
+                None => "it has no manifest".to_string(),
+                Some(branch) => format!("it has no branch {branch}"),
+            };
+            Error::NotFound { uri: address.uri.clone(), reason }
         }
         other => other,
     }

@@ -22,6 +22,7 @@ use lance_io::utils::CachedFileSize;
 use lance_table::format::BasePath;
 use object_store::path::Path;
 
+use super::guard::guard;
 use super::mapped::MappedFile;
 use crate::error::{Error, Result};
 use crate::runtime;
@@ -45,7 +46,13 @@ impl Place {
         let params = params(options);
         let registry = Arc::new(ObjectStoreRegistry::default());
         let opened = ObjectStore::from_uri_and_params(registry, uri, &params).await;
-        let (store, path) = opened.map_err(|error| Error::lance(uri, &error))?;
+        let (store, path) = opened.map_err(|error| match error {
+            lance_core::Error::InvalidInput { .. } => Error::invalid(
+                format!("{uri} as the address of a table"),
+                format!("a path or a URI of a known scheme ({error})"),
+            ),
+            error => Error::lance(uri, &error),
+        })?;
         Ok(Self { store, path })
     }
 
@@ -227,7 +234,7 @@ impl Storage {
         } else {
             None
         };
-        let reader = runtime::wait(async {
+        let open = async {
             let file = folder.scheduler.open_file(path, size).await;
             let file = file.map_err(|error| Error::lance(&name, &error))?;
             let plugins = Arc::<DecoderPlugins>::default();
@@ -235,7 +242,8 @@ impl Storage {
             FileReader::try_open(file, None, plugins, &self.cache, options)
                 .await
                 .map_err(|error| Error::lance(&name, &error))
-        })?;
+        };
+        let reader = guard(&name, || runtime::wait(open))?;
         let reader = match &mapped {
             Some(mapped) => reader.with_scheduler(Arc::clone(mapped) as _),
             None => reader,

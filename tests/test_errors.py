@@ -1,0 +1,364 @@
+"""Bad input: what is raised names the value, and nothing panics, hangs or gives wrong rows."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import pickle
+import shutil
+from pathlib import Path
+
+import lance
+import lanceloader as ll
+import numpy as np
+import pyarrow as pa
+import pytest
+import tables
+from lanceloader import _native, errors
+
+DOCUMENTED = (
+    AssertionError,
+    ImportError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    errors.LanceloaderError,
+)
+
+HOSTILE = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    2**64,
+    -(2**70),
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "nothing",
+    "\0",
+    "💥" * 50,
+    b"bytes",
+    [],
+    [None],
+    [-1],
+    [2**64],
+    ["x"],
+    (),
+    {},
+    {"x": "y"},
+    {1, 2},
+    object(),
+    len,
+    np.zeros((2, 2)),
+    np.array([-1]),
+    pa.array([1]),
+    slice(0, 5),
+]
+
+
+def public_methods(cls) -> list[str]:
+    return [
+        name
+        for name, member in inspect.getmembers(cls)
+        if callable(member)
+        and (not name.startswith("_") or name in ("__getitem__", "__getitems__"))
+    ]
+
+
+def survives(call):
+    """Whatever happens is a result or a documented error, and never InternalError."""
+    try:
+        result = call()
+        if inspect.isgenerator(result):
+            next(result, None)
+    except errors.InternalError as error:
+        raise AssertionError(f"an internal error: {error}") from error
+    except DOCUMENTED as error:
+        if not str(error).strip():
+            raise AssertionError(f"{type(error)} without a word") from error
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", public_methods(ll.Permutation))
+def test_permutations_survive_hostile_arguments(name):
+    perm = ll.open(tables.narrow(20))
+    for value in HOSTILE:
+        survives(lambda value=value: getattr(perm, name)(value))
+        survives(lambda value=value: getattr(perm, name)(value, value))
+        parameters = list(inspect.signature(getattr(perm, name)).parameters.values())
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                required = [5] * sum(
+                    p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+                    for p in parameters
+                )
+                survives(
+                    lambda value=value, required=required, parameter=parameter: getattr(
+                        perm, name
+                    )(*required, **{parameter.name: value})
+                )
+
+
+@pytest.mark.parametrize("name", public_methods(ll.PermutationBuilder))
+def test_builders_survive_hostile_arguments(name, table):
+    signature = inspect.signature(getattr(ll.PermutationBuilder, name))
+    for value in HOSTILE:
+        for parameter in list(signature.parameters)[1:]:
+            builder = ll.permutation_builder(table)
+            survives(
+                lambda value=value, builder=builder, parameter=parameter: getattr(
+                    builder, name
+                )(**{parameter: value}).execute()
+            )
+        survives(
+            lambda value=value: getattr(ll.permutation_builder(table), name)(value)
+        )
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])
+def test_ways_to_make_one_survive_hostile_arguments(value, table):
+    if isinstance(value, dict | np.ndarray | pa.Array):
+        return
+    survives(lambda: ll.open(value))
+    survives(lambda: ll.Permutation.identity(value))
+    survives(lambda: ll.Permutation.from_tables(table, value))
+    survives(lambda: ll.Permutation.from_tables(table, None, value))
+    survives(lambda: ll.Permutations(table, value))
+    plan = ll.permutation_builder(table).execute()
+    survives(lambda: ll.Permutation.from_tables(table, plan, value))
+    survives(lambda: ll.Permutations(table, plan)[value])
+    uri = table.uri
+    survives(lambda: ll.open(uri, version=value))
+    survives(lambda: ll.open(uri, branch=value))
+    survives(lambda: ll.open(uri, tag=value))
+    survives(lambda: ll.open(uri, storage_options=value))
+    survives(lambda: ll.open(uri, columns=value))
+    survives(lambda: ll.open(uri, filter=value))
+    survives(lambda: ll.open(uri, format=value))
+
+
+@pytest.mark.parametrize("name", public_methods(_native.Order))
+def test_the_core_survives_hostile_arguments(name):
+    order = _native.Order.all(20)
+    method = getattr(order, name)
+    for value in HOSTILE:
+        for arguments in ((value,), (value, value), (value, value, value), (0, value)):
+            survives(lambda arguments=arguments: method(*arguments))
+
+
+def test_a_missing_table_is_not_found(tmp_path):
+    for path in (
+        tmp_path / "none.lance",
+        str(tmp_path / "none.lance"),
+        "/no/such/place",
+    ):
+        with pytest.raises(FileNotFoundError, match=Path(path).name):
+            ll.open(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        ll.open(tmp_path / "empty")
+    (tmp_path / "file").write_text("no table")
+    with pytest.raises(FileNotFoundError, match="file"):
+        ll.open(tmp_path / "file")
+
+
+def test_a_missing_version_tag_or_branch_is_named(table):
+    with pytest.raises(errors.TableChangedError, match="version 99"):
+        ll.open(table.uri, version=99)
+    with pytest.raises((FileNotFoundError, ValueError), match="v1"):
+        ll.open(table.uri, tag="v1")
+    with pytest.raises((FileNotFoundError, ValueError), match="exp"):
+        ll.open(table.uri, branch="exp")
+
+
+def test_options_that_only_a_path_takes(table):
+    with pytest.raises(TypeError, match="version with a LanceTable"):
+        ll.open(table, version=1)
+    with pytest.raises(TypeError, match="storage_options with a Table"):
+        ll.open(pa.table({"x": [1]}), storage_options={})
+
+
+def test_schemes_that_are_not_known(tmp_path):
+    with pytest.raises((ValueError, OSError, NotImplementedError), match="ftp"):
+        ll.open("ftp://host/table.lance")
+
+
+def data_files(uri: str) -> list[Path]:
+    return sorted((Path(uri) / "data").glob("*.lance"))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 50, 0.5, 0.9, -1])
+def test_a_truncated_file_is_named(table, keep):
+    file = data_files(table.uri)[0]
+    content = file.read_bytes()
+    length = keep if isinstance(keep, int) else int(len(content) * keep)
+    file.write_bytes(content[:length])
+    perm = ll.open(table.uri)
+    with pytest.raises(errors.CorruptFileError, match=file.name):
+        perm.to_arrow()
+    with pytest.raises(errors.CorruptFileError, match=file.name):
+        perm.take_offsets(list(range(len(perm))))
+
+
+def test_a_file_truncated_while_it_is_open_is_named(db):
+    table = db.create_table("t", tables.narrow(200_000))
+    perm = ll.Permutation.identity(table).with_format("arrow")
+    perm.take_offsets([0, 199_999])
+    (file,) = data_files(table.uri)
+    with file.open("r+b") as handle:
+        handle.truncate(file.stat().st_size // 2)
+    with pytest.raises(errors.CorruptFileError, match=file.name):
+        perm.take_offsets([5, 100_000])
+
+
+def test_a_missing_file_is_a_changed_table(table):
+    perm = ll.Permutation.identity(table)
+    file = data_files(table.uri)[1]
+    file.unlink()
+    with pytest.raises(errors.TableChangedError, match=file.name):
+        perm.to_arrow()
+
+
+@pytest.mark.parametrize("where", ["head", "middle", "tail"])
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_files_never_panic(tmp_path, where, seed):
+    """Bits flipped anywhere: rows or an error, never a crash. Lance's pages have no checksums."""
+    dataset = lance.write_dataset(
+        tables.every_type(500, nulls=True), tmp_path / "t.lance"
+    )
+    (file,) = data_files(dataset.uri)
+    content = bytearray(file.read_bytes())
+    rng = np.random.default_rng(seed)
+    span = {
+        "head": (0, len(content) // 3),
+        "middle": (len(content) // 3, 2 * len(content) // 3),
+        "tail": (len(content) - 400, len(content)),
+    }[where]
+    for at in rng.integers(*span, 20):
+        content[at] ^= 1 << int(rng.integers(8))
+    file.write_bytes(bytes(content))
+    perm = ll.open(str(tmp_path / "t.lance"))
+    survives(lambda: perm.with_format("arrow").take_offsets([3, 499, 0]))
+    for name in perm.column_names:
+        survives(lambda name=name: perm.select_columns([name]).to_arrow())
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "junk"])
+def test_a_damaged_manifest_is_an_error(table, damage):
+    uri = Path(table.uri)
+    manifest = max(
+        (uri / "_versions").glob("*.manifest"), key=lambda file: file.stat().st_mtime_ns
+    )
+    content = manifest.read_bytes()
+    manifest.write_bytes(
+        {"empty": b"", "cut": content[: len(content) // 2], "junk": b"\xff" * 200}[
+            damage
+        ]
+    )
+    with pytest.raises((errors.LanceloaderError, OSError)):
+        ll.open(str(uri)).to_arrow()
+
+
+def test_damaged_deletions_are_an_error(table):
+    for file in (Path(table.uri) / "_deletions").iterdir():
+        file.write_bytes(b"junk")
+    with pytest.raises((errors.LanceloaderError, OSError), match=r"deletion"):
+        ll.open(table.uri).to_arrow()
+
+
+def clean(table):
+    import datetime as dt
+
+    table.optimize(cleanup_older_than=dt.timedelta(0), delete_unverified=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*cleanup_older_than:UserWarning")
+def test_a_version_cleaned_away_is_a_changed_table(table):
+    perm = ll.Permutation.identity(table)
+    pickled = pickle.dumps(perm)
+    plan = ll.permutation_builder(table).execute()
+    version = table.version
+    table.update(values={"y": 0.0})
+    clean(table)
+    for attempt in (
+        lambda: pickle.loads(pickled).head(),
+        lambda: ll.open(table.uri, version=version),
+        lambda: ll.Permutation.from_tables(table, plan).head(),
+    ):
+        with pytest.raises(
+            (errors.TableChangedError, RuntimeError), match=r"not found|version"
+        ):
+            attempt()
+    # What was open may go on with what it has open, or say so; it never gives other rows.
+    survives(lambda: perm.take_offsets([0]))
+
+
+def test_a_table_dropped_and_made_again_is_a_changed_table(db):
+    table = db.create_table("t", tables.narrow(100))
+    perm = ll.Permutation.identity(table)
+    rows = perm.to_arrow()
+    shutil.rmtree(table.uri)
+    again = db.create_table("t", tables.narrow(100, seed=9))
+    assert ll.Permutation.identity(again).to_arrow() != rows
+    with contextlib.suppress(errors.TableChangedError):
+        assert perm.to_arrow().equals(rows)
+
+
+def test_an_empty_table_and_zero_matches(db):
+    table = db.create_table("t", schema=tables.narrow(0).schema)
+    perm = ll.Permutation.identity(table)
+    assert len(perm) == 0
+    assert list(perm) == []
+    assert perm.take_offsets([]) == []
+    assert perm.to_arrow().schema.names == ["id", "x", "y", "label", "name"]
+    assert len(perm.filter("id > 3").shuffle(seed=1).shard(0, 2)) == 0
+    with pytest.raises(IndexError, match="row 0 is out of range for 0 rows"):
+        perm[0]
+    assert ll.permutation_builder(table).shuffle(seed=1).execute().count_rows() == 0
+
+
+def test_exceptions_pickle_and_are_where_they_say(table):
+    for name in errors.__all__:
+        cls = getattr(errors, name)
+        assert cls.__module__ == "lanceloader.errors"
+        again = pickle.loads(pickle.dumps(cls("text")))
+        assert type(again) is cls
+        assert str(again) == "text"
+    with pytest.raises(errors.ColumnNotFoundError) as caught:
+        ll.Permutation.identity(table).select_columns(["idd"])
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_storage_that_cannot_be_read_is_an_os_error(table):
+    """A folder where a file should be."""
+    file = data_files(table.uri)[0]
+    file.unlink()
+    file.mkdir()
+    with pytest.raises((OSError, errors.LanceloaderError), match=file.name):
+        ll.open(table.uri).to_arrow()
+
+
+def test_a_lancedb_table_whose_folder_is_gone(db):
+    table = db.create_table("t", tables.narrow(10))
+    perm = ll.Permutation.identity(table)
+    shutil.rmtree(table.uri)
+    with pytest.raises((errors.TableChangedError, FileNotFoundError)):
+        pickle.loads(pickle.dumps(perm)).head()
+
+
+def test_no_filter_without_the_table_s_library(monkeypatch, tmp_path):
+    lance.write_dataset(tables.narrow(10), tmp_path / "t.lance")
+    perm = ll.open(tmp_path / "t.lance")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        errors.UnsupportedError, match=r"pip install lanceloader\[lance\]"
+    ):
+        perm.filter("id > 3")
+    assert len(perm.to_arrow()) == 10
