@@ -67,7 +67,7 @@ class Permutation(SplitVerbs):
         >>> table = db.create_table("t", [{"x": x} for x in range(10)])
         >>> perm = ll.Permutation.identity(table)
         >>> perm.shuffle(seed=7).head(2)
-        [{'x': 5}, {'x': 7}]
+        [{'x': 6}, {'x': 3}]
     """
 
     _base_table: Any

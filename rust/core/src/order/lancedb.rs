@@ -2,67 +2,40 @@
 //!
 //! LanceDB 0.40 shuffles with `rand` 0.9: `SmallRng` on 64-bit machines is xoshiro256++ seeded
 //! through SplitMix64, and `SliceRandom::shuffle` is a forward Fisher–Yates that draws several
-//! indices from one 32-bit number. From `ROWS_IN_MEMORY` rows on it first deals the clumps to
-//! files at random and then shuffles file after file with the same generator. The same sequence is
-//! made here without files, and without its condition that batches hold whole clumps.
+//! indices from one 32-bit number. From 10,485,760 rows on LanceDB, given more memory than its
+//! default, shuffles through files and then merges them in an order that depends on its memory
+//! limit; here the one algorithm serves every size.
 
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::error::{Error, Result};
 
-/// From this many rows on LanceDB shuffles through files of this many rows.
-const ROWS_IN_MEMORY: u64 = 10 * 1024 * 1024;
-
 /// The positions `0..num_rows` in the order LanceDB's shuffle leaves them in.
 ///
 /// `seed` and `clump_size` are those of `PermutationBuilder.shuffle` or `split_random`. Takes time
-/// and memory proportional to `num_rows`: 8 bytes a row, 16 from 10,485,760 rows on.
+/// and memory proportional to `num_rows`: 8 bytes a row, or a clump and a row if rows are in clumps.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] if `clump_size` is 0.
 pub fn shuffled(num_rows: u64, seed: u64, clump_size: u64) -> Result<Vec<u64>> {
-    shuffled_in_files(num_rows, seed, clump_size, ROWS_IN_MEMORY)
-}
-
-fn shuffled_in_files(
-    num_rows: u64,
-    seed: u64,
-    clump_size: u64,
-    rows_per_file: u64,
-) -> Result<Vec<u64>> {
     if clump_size == 0 {
         return Err(Error::invalid("clump_size 0", "at least 1 row"));
     }
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let clump_starts = (0..num_rows.div_ceil(clump_size)).map(|clump| clump * clump_size);
-    if num_rows < rows_per_file {
-        let mut clumps: Vec<u64> = clump_starts.collect();
-        clumps.shuffle(&mut rng);
-        return Ok(expand(&clumps, clump_size, num_rows));
-    }
-    let num_files = num_rows.div_ceil(rows_per_file);
-    let mut files = vec![Vec::new(); usize::try_from(num_files).expect("files fit in memory")];
-    for start in clump_starts {
-        let file = rng.random_range(0..num_files);
-        files[usize::try_from(file).expect("an index of files")].push(start);
-    }
-    let mut order = Vec::with_capacity(usize::try_from(num_rows).unwrap_or(0));
-    for mut clumps in files {
-        clumps.shuffle(&mut rng);
-        order.extend(expand(&clumps, clump_size, num_rows));
-    }
-    Ok(order)
-}
-
-/// The rows of each clump; only the last clump of the table may be short.
-fn expand(clump_starts: &[u64], clump_size: u64, num_rows: u64) -> Vec<u64> {
+    let mut clumps: Vec<u64> = (0..num_rows.div_ceil(clump_size)).collect();
+    clumps.shuffle(&mut rng);
     if clump_size == 1 {
-        return clump_starts.to_vec();
+        return Ok(clumps);
     }
-    clump_starts.iter().flat_map(|&start| start..num_rows.min(start + clump_size)).collect()
+    // Only the last clump of the table may be short.
+    let rows = |clump: u64| {
+        let start = clump * clump_size;
+        start..num_rows.min(start.saturating_add(clump_size))
+    };
+    Ok(clumps.into_iter().flat_map(rows).collect())
 }
 
 #[cfg(test)]
@@ -95,14 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn any_size_clump_and_number_of_files_gives_every_row_once() {
-        for rows_per_file in [1, 7, 100, 1000] {
-            for num_rows in [0, 1, 2, 99, 100, 101, 500] {
-                for clump in [1, 3, 16, 1000] {
-                    let mut order = shuffled_in_files(num_rows, 5, clump, rows_per_file).unwrap();
-                    order.sort_unstable();
-                    assert!(order.into_iter().eq(0..num_rows));
-                }
+    fn any_size_and_clump_gives_every_row_once() {
+        for num_rows in [0, 1, 2, 99, 100, 101, 500] {
+            for clump in [1, 3, 16, 1000, u64::MAX] {
+                let mut order = shuffled(num_rows, 5, clump).unwrap();
+                order.sort_unstable();
+                assert!(order.into_iter().eq(0..num_rows));
             }
         }
         assert!(shuffled(10, 0, 0).is_err());
