@@ -1,0 +1,151 @@
+//! How fast the stages that need no table are: order, plan and gather.
+//!
+//! What reads a table is measured end to end, by `benches/loader.py`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::types::Float32Type;
+use arrow_array::{
+    ArrayRef, FixedSizeListArray, Float32Array, Int64Array, PrimitiveArray, RecordBatch,
+    StringArray,
+};
+use arrow_schema::{DataType, Field};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
+use lanceloader_core::gather::gather;
+use lanceloader_core::order::Order;
+use lanceloader_core::plan::{FragmentRows, Layout, Plan, plan};
+
+/// Positions evaluated at a time: 64 KiB of offsets, so that the allocator stays out of the figure.
+const RUN: u64 = 8192;
+/// A batch of the table that `plan` and `gather` are measured on.
+const BATCH: u64 = 1024;
+const FRAGMENTS: u32 = 5;
+const FRAGMENT_ROWS: u32 = 1_000_000;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(40)
+        .configure_from_args();
+    orders(&mut criterion);
+    plans(&mut criterion);
+    gathers(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A shuffled order at three sizes; 2³⁰ + 1 is the worst for a power-of-two network.
+fn orders(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("order");
+    for num_rows in [1_000_000, (1 << 30) + 1, 1_000_000_000_000] {
+        let order = shuffled(num_rows, 0);
+        let start = num_rows / 2;
+        group.throughput(Throughput::Elements(RUN));
+        group.bench_function(BenchmarkId::new("offsets of a run", num_rows), |bench| {
+            bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
+        });
+
+        // What a DataLoader asks for: the positions are already random.
+        let positions = random(num_rows, BATCH);
+        group.throughput(Throughput::Elements(BATCH));
+        group.bench_function(BenchmarkId::new("resolve a batch", num_rows), |bench| {
+            bench.iter(|| {
+                let mut offsets = positions.clone();
+                order.resolve(black_box(&mut offsets)).expect("in bounds");
+                offsets
+            });
+        });
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("another epoch of 10¹² rows", |bench| {
+        bench.iter(|| shuffled(1_000_000_000_000, black_box(3)));
+    });
+    group.finish();
+}
+
+/// One batch of a table of five fragments.
+fn plans(criterion: &mut Criterion) {
+    let layout = layout();
+    let mut group = criterion.benchmark_group("plan");
+    group.throughput(Throughput::Elements(BATCH));
+    let mut offsets = random(layout.num_rows(), BATCH);
+    group.bench_function("random offsets", |bench| {
+        bench.iter(|| plan(&layout, black_box(&offsets)).expect("in bounds"));
+    });
+    offsets.sort_unstable();
+    group.bench_function("ascending offsets", |bench| {
+        bench.iter(|| plan(&layout, black_box(&offsets)).expect("in bounds"));
+    });
+    group.finish();
+}
+
+/// One batch from blocks that hold its rows in another order, as a read leaves them.
+fn gathers(criterion: &mut Criterion) {
+    let layout = layout();
+    let mut group = criterion.benchmark_group("gather");
+    measure(&mut group, "18 columns", &layout, BATCH, narrow);
+    measure(&mut group, "vectors of 768 float32", &layout, 256, vectors);
+    measure(&mut group, "texts of 100 to 2,000 bytes", &layout, BATCH, texts);
+    group.finish();
+}
+
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    layout: &Layout,
+    batch: u64,
+    block: fn(usize) -> RecordBatch,
+) {
+    let Plan { reads, rows } = plan(layout, &random(layout.num_rows(), batch)).expect("in bounds");
+    let blocks: Vec<RecordBatch> = reads.iter().map(|read| block(read.num_rows)).collect();
+    let schema = blocks[0].schema();
+    group.throughput(Throughput::Elements(batch));
+    group.bench_function(name, |bench| {
+        bench.iter(|| gather(&schema, black_box(&blocks), true, &rows).expect("it fits"));
+    });
+}
+
+fn shuffled(num_rows: u64, epoch: u64) -> Order {
+    Order::all(num_rows).shuffled(7, epoch, 1).expect("clumps of one row")
+}
+
+/// The first `count` of the numbers below `num_rows`, shuffled.
+fn random(num_rows: u64, count: u64) -> Vec<u64> {
+    shuffled(num_rows, 1).offsets(0..count).expect("in bounds")
+}
+
+fn layout() -> Layout {
+    let fragment = |id| FragmentRows { id, num_places: FRAGMENT_ROWS, live: None };
+    Layout::new((0..FRAGMENTS).map(fragment).collect()).expect("the ids ascend")
+}
+
+/// An id, sixteen numbers and a label.
+fn narrow(num_rows: usize) -> RecordBatch {
+    let integers: ArrayRef = Arc::new(Int64Array::from_iter_values((0..).take(num_rows)));
+    let names = (0..18).map(|at| format!("column {at}"));
+    let columns = names.zip(0..).map(|(name, at)| match at {
+        0 | 17 => (name, Arc::clone(&integers)),
+        _ => (name, Arc::new(numbers(num_rows)) as ArrayRef),
+    });
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
+}
+
+fn vectors(num_rows: usize) -> RecordBatch {
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let vectors = FixedSizeListArray::new(item, 768, Arc::new(numbers(num_rows * 768)), None);
+    RecordBatch::try_from_iter([("vector", Arc::new(vectors) as ArrayRef)]).expect("one column")
+}
+
+fn texts(num_rows: usize) -> RecordBatch {
+    let text = |row| "x".repeat(100 + row * 997 % 1901);
+    let texts = StringArray::from_iter_values((0..num_rows).map(text));
+    RecordBatch::try_from_iter([("text", Arc::new(texts) as ArrayRef)]).expect("one column")
+}
+
+fn numbers(count: usize) -> Float32Array {
+    let value = |at: u16| f32::from(at);
+    PrimitiveArray::<Float32Type>::from_iter_values((0..=u16::MAX).cycle().take(count).map(value))
+}
