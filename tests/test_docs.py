@@ -58,7 +58,7 @@ def test_the_blocks_of_a_page_run_one_after_another(page, elsewhere):
     for line, code in blocks(page, "python"):
         source = "\n" * line + code
         with contextlib.redirect_stdout(None):
-            exec(compile(source, page, "exec"), names)  # noqa: S102
+            exec(compile(source, page, "exec"), names)
 
 
 @pytest.mark.parametrize("name", ["lanceloader", *MODULES])

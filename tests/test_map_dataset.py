@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import pickle
 from types import NoneType
 
@@ -66,7 +68,7 @@ def test_default_collate_by_column_is_that_by_row(kind):
 
 def test_columns_are_collated_without_rows(perm, monkeypatch):
     made = []
-    monkeypatch.setattr(LazyRows, "_fill", lambda self: made.append(self))
+    monkeypatch.setattr(LazyRows, "fill", lambda self: made.append(self))
     (batch,) = DataLoader(perm, batch_size=100)
     assert batch["id"].dtype == torch.int64
     assert batch["x"].dtype == torch.float64
@@ -237,3 +239,40 @@ def test_a_loader_over_a_split_of_a_filter_of_a_shuffle(perm):
 def test_it_is_a_dataset_by_shape_and_not_by_class(perm):
     assert not isinstance(perm, torch.utils.data.Dataset)
     assert len(perm) == 100
+
+
+def test_a_batch_is_a_list_like_any_other():
+    perm = ll.open(pa.table({"x": range(4)}))
+    wanted = [{"x": 0}, {"x": 1}]
+
+    def batch():
+        return perm.__getitems__([0, 1])
+
+    assert batch() == batch()
+    assert batch() == wanted
+    assert wanted == batch()
+    assert batch() + batch() == wanted * 2
+    assert operator.add([0], batch()) == [0, *wanted]
+    assert functools.reduce(operator.add, [[], batch(), batch()]) == wanted * 2
+    assert [*batch()] == wanted
+    extended = [0]
+    extended.extend(batch())
+    assert extended == [0, *wanted]
+    assert sorted(batch(), key=lambda row: -row["x"]) == wanted[::-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda batch: batch[0].update(x=9),
+        lambda batch: batch[0].__setitem__("x", 9),
+        lambda batch: batch.__setitem__(0, {"x": 9}),
+        lambda batch: next(iter(batch)).update(x=9),
+    ],
+)
+def test_changes_to_a_batch_are_collated(change):
+    batch = ll.open(pa.table({"x": range(4)})).__getitems__([0, 1])
+    assert batch[0] == {"x": 0}
+    change(batch)
+    assert batch == [{"x": 9}, {"x": 1}]
+    assert default_collate(batch)["x"].tolist() == [9, 1]

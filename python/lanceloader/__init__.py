@@ -4,6 +4,7 @@ Importing this imports no array library; each is loaded by the first thing that 
 """
 
 from lanceloader import errors
+from lanceloader._native import __version__
 from lanceloader.builder import PermutationBuilder, permutation_builder
 from lanceloader.permutation import (
     Permutation,
@@ -34,6 +35,7 @@ __all__ = [
     "Permutations",
     "Splits",
     "Transforms",
+    "__version__",
     "errors",
     "install",
     "open",

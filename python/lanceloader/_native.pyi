@@ -2,6 +2,24 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
+__version__: str
+__all__ = [
+    "Batch",
+    "Loader",
+    "Order",
+    "Reader",
+    "Table",
+    "__version__",
+    "branch_of_manifest",
+    "fold",
+    "grouped",
+    "lancedb_hash_splits",
+    "lancedb_shuffle",
+    "split_counts",
+    "stable_hashes",
+    "stratified",
+]
+
 @final
 class Batch:
     @property

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    SupportsIndex,
+    TypeAlias,
+    runtime_checkable,
+)
 
 __all__ = [
+    "ArrayLike",
     "ArrowArrayExportable",
     "ArrowStreamExportable",
     "Format",
     "Nulls",
+    "Positions",
     "StorageOptions",
     "Tail",
     "Transform",
@@ -41,6 +50,17 @@ StorageOptions: TypeAlias = dict[str, str]
 
 Transform: TypeAlias = Callable[[Any], Any]
 """Called with each ``pyarrow.RecordBatch``."""
+
+
+class ArrayLike(Protocol):
+    """A numpy array, a tensor, or anything else that numpy takes."""
+
+    def __array__(self) -> Any:
+        """Give it as a numpy array."""
+
+
+Positions: TypeAlias = Sequence[SupportsIndex] | ArrayLike
+"""Places of rows: a sequence of whole numbers, or a 1-d array or tensor of them."""
 
 
 @runtime_checkable

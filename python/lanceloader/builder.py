@@ -319,9 +319,8 @@ def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -
 
 def calculated(table: Table, calculation: str) -> Rows:
     """Put each row into the split that an SQL expression gives."""
-    expressions = {"split_id": calculation, "_rowid": "_rowid"}
     with answering("expression", calculation):
-        found = table.source.engine().scan(expressions, table.filter).read_all()
+        found = table.source.calculate({"split_id": calculation}, table.filter)
     split_ids = found["split_id"].combine_chunks()
     return Rows(found["_rowid"].to_numpy(), split_ids, is_calculated=True)
 

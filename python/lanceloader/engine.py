@@ -184,7 +184,19 @@ class EngineReader:
             key: What orders hold: ``_rowid`` or ``_rowoffset``.
             keys: The table whose row ids the offsets of an order stand for, if orders hold
                 offsets and the engine is asked by row id.
+
+        Raises:
+            UnsupportedError: If a column is asked for that only such a table knows.
         """
+        known = SYSTEM if keys is not None else (key, ROW_ID)
+        for _, source in columns:
+            if source in SYSTEM and source not in known:
+                message = (
+                    f"column `{source}`: not known of these rows, as the table is read by its "
+                    f"own library; {' and '.join(f'`{name}`' for name in dict.fromkeys(known))} "
+                    "may be read"
+                )
+                raise UnsupportedError(message)
         self._engine = engine
         self._columns = list(columns)
         self._key = key
@@ -224,7 +236,6 @@ class EngineReader:
             raise IndexError(message)
         rows = rows.take(places).combine_chunks()
         system = self._system_columns(order, start, stop)
-        system.setdefault(ROW_OFFSET, offsets)
         system.setdefault(self._key, keys)
         columns = []
         for field, (_, source) in zip(self._schema, self._columns, strict=True):

@@ -23,6 +23,7 @@ from lanceloader.sources.secrets import without_secrets
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lanceloader._native import Order
     from lanceloader.permutation import Permutation
 
 __all__ = ["LeftBehind", "from_state", "to_state"]
@@ -91,6 +92,7 @@ def to_state(perm: Permutation) -> dict[str, Any]:
         "version": source.version,
         "branch": source.branch,
         "rows": perm._rows,
+        "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": perm._permutation_table is not None,
     }
     if perm.connection_factory is None:
@@ -112,8 +114,10 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
         perm._base_table = BaseTable(state["base_table_state"])
     else:
         table = factory(state["base_table_name"])
-        source = source_of_factory(table, state)
-        perm._assign(source, state["rows"], state["split"])
+        source, rows = source_of_factory(table, state), state["rows"]
+        if state["rows_are_ids"]:
+            source, rows = source.rows_of_ids(offsets_of(rows))
+        perm._assign(source, rows, state["split"])
         perm._base_table = table
     if "rows" in state:
         has_table = state["has_permutation_table"]
@@ -125,6 +129,13 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     perm.limit = state["limit"]
     perm.connection_factory = factory
     perm._order = perm._sliced(perm.offset, perm.limit)
+
+
+def offsets_of(order: Order) -> Any:
+    """Give what an order holds as a numpy array."""
+    import pyarrow as pa
+
+    return pa.record_batch(order.offsets(0, len(order))).column(0).to_numpy()
 
 
 def source_of_factory(table: Any, state: dict[str, Any]) -> Source:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import torch
 from lanceloader import Fold, Permutation, PermutationBuilder, Permutations, Splits
 
 
@@ -155,3 +156,14 @@ def others(error: ll.errors.ColumnNotFoundError) -> None:
     assert_type(lanceloader.torch.uninstall(), None)
     assert_type(lanceloader.torch.collate_as("torch_dict"), Callable[[Any], Any])
     lanceloader.torch.collate_as("jax")  # type: ignore[arg-type]
+
+
+def positions(perm: Permutation, array: np.ndarray, tensor: torch.Tensor) -> None:
+    perm.take_offsets(array)
+    perm.take_offsets(tensor)
+    perm.take_offsets([np.int64(3)])
+    assert_type(perm[array], Any)
+    assert_type(perm[np.int64(3)], Any)
+    assert_type(perm.shuffle(seed=np.int64(3)), Permutation)
+    assert_type(perm.filter(array), Permutation)
+    assert_type(ll.__version__, str)

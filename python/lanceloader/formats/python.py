@@ -25,15 +25,54 @@ def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
 
 
 class Row(dict[str, Any]):
-    """A row of ``LazyRows``; its type tells torch that the batch carries its columns."""
+    """The first row of ``LazyRows``; its type tells torch that the batch carries its columns.
+
+    Changing it fills the list, which is then collated by rows.
+    """
+
+    def __init__(self, values: dict[str, Any], rows: LazyRows) -> None:
+        """Be ``values``, the first of ``rows``."""
+        super().__init__(values)
+        self._rows = rows
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+def _filling(name: str) -> Callable[..., Any]:
+    """Make a method of ``dict`` that fills the list of a row before it changes the row."""
+    method = getattr(dict, name)
+
+    def filling(self: Row, *args: Any, **kwargs: Any) -> Any:
+        self._rows.fill()
+        return method(self, *args, **kwargs)
+
+    filling.__name__ = name
+    return filling
+
+
+for _name in [
+    "__delitem__",
+    "__ior__",
+    "__setitem__",
+    "clear",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+]:
+    setattr(Row, _name, _filling(_name))
 
 
 def _filled(name: str) -> Callable[..., Any]:
-    """Make a method of ``list`` that fills the list before it looks at it."""
+    """Make a method of ``list`` that fills the lists it is given before it looks at them."""
     method = getattr(list, name)
 
     def filled(self: LazyRows, *args: Any, **kwargs: Any) -> Any:
-        self._fill()
+        self.fill()
+        for other in args:
+            if isinstance(other, LazyRows):
+                other.fill()
         return method(self, *args, **kwargs)
 
     filled.__name__ = name
@@ -56,21 +95,33 @@ class LazyRows(list[Any]):
         super().__init__()
         self.batch = batch
         self.make = make
-        self._is_filled = False
+        self.is_filled = False
+        self._first: Row | None = None
 
-    def _fill(self) -> None:
-        if not self._is_filled:
-            self._is_filled = True
-            list.extend(self, self.make(self.batch))
+    def fill(self) -> None:
+        """Make the rows, unless it was done before."""
+        if self.is_filled:
+            return
+        self.is_filled = True
+        rows = self.make(self.batch)
+        if self._first is not None:
+            rows[0] = self._first
+        list.extend(self, rows)
 
     def __getitem__(self, index: Any) -> Any:
-        if not self._is_filled and index == 0 and self.batch.num_rows > 0:
-            return Row(self.make(self.batch.slice(0, 1))[0])
-        self._fill()
+        if not self.is_filled and index == 0 and self.batch.num_rows > 0:
+            if self._first is None:
+                self._first = Row(self.make(self.batch.slice(0, 1))[0], self)
+            return self._first
+        self.fill()
         return list.__getitem__(self, index)
 
+    def __radd__(self, other: list[Any]) -> list[Any]:
+        # Asked before the list on the left, which would not ask us.
+        return [*other, *self]
+
     def __iter__(self) -> Iterator[Any]:
-        self._fill()
+        self.fill()
         return list.__iter__(self)
 
     def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:

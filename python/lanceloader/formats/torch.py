@@ -35,7 +35,11 @@ def is_versioned() -> bool:
     Newer releases of pyarrow deprecate the older kind, which older ones of torch want.
     """
     try:
-        from_dlpack(pa.array([0]).__dlpack__(max_version=(1, 0)))
+        from_dlpack(
+            pa.Array.from_buffers(pa.int8(), 1, [None, pa.py_buffer(b"0")]).__dlpack__(
+                max_version=(1, 0)
+            )
+        )
     except (TypeError, RuntimeError, ValueError):
         return False
     return True
@@ -166,8 +170,8 @@ def register() -> None:
 def collate_rows(rows: Any, *, collate_fn_map: Any = None) -> Any:
     """Collate a batch column by column, with the result of collating its rows."""
     del collate_fn_map
-    if not isinstance(rows, LazyRows):
-        # A row that somebody took out of its batch and put into another list.
+    if not isinstance(rows, LazyRows) or rows.is_filled:
+        # Somebody put the row into another list, or changed rows.
         return default_collate([dict(row) for row in rows])
     batch = rows.batch
     collate = collate_tensors if rows.make is globals()["rows"] else collate_objects

@@ -50,6 +50,9 @@ class Source(ABC):
     version: int | None
     """The version it is pinned to, if it has versions."""
 
+    rows_are_ids: bool = False
+    """Whether orders hold row ids, not row offsets."""
+
     branch: str | None
     """The branch of that version, if it is not the main line."""
 
@@ -88,6 +91,11 @@ class Source(ABC):
         self, columns: Sequence[str], order: Order, predicate: str | None
     ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
         """Give the row ids and ``columns`` of ``order``, the rows where ``predicate`` is true."""
+
+    def calculate(self, expressions: dict[str, str], predicate: str | None) -> pa.Table:
+        """Give SQL expressions, by output name, and row ids where ``predicate`` is true."""
+        columns = expressions | {"_rowid": "_rowid"}
+        return self.engine().scan(columns, predicate).read_all()
 
     @abstractmethod
     def engine(self) -> Engine:

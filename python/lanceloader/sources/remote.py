@@ -8,7 +8,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order
-from lanceloader.engine import ROW_ID, ROW_OFFSET, EngineReader, engine_of_handle
+from lanceloader.engine import (
+    ROW_ID,
+    ROW_OFFSET,
+    EngineReader,
+    engine_of_handle,
+)
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import may_travel, without_secrets
@@ -43,10 +48,14 @@ class RemoteSource(Source):
         self.version = version
         self.branch = branch
         self.handle = handle
-        self._key = key
+        self.rows_are_ids = key == ROW_ID
         self._engine: Engine | None = None
         self._pid: int | None = None
         self._num_rows: int | None = None
+
+    @property
+    def _key(self) -> str:
+        return ROW_ID if self.rows_are_ids else ROW_OFFSET
 
     @property
     def schema(self) -> pa.Schema:
@@ -68,7 +77,7 @@ class RemoteSource(Source):
         return self._by_row_id(), Order.listed(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        if self._key == ROW_OFFSET and order.num_bytes > Order.all(0).num_bytes:
+        if not self.rows_are_ids and order.num_bytes > Order.all(0).num_bytes:
             message = (
                 f"{self.name}: rows of a table read by its own library can be filtered "
                 "before they are shuffled, split or sliced, but not after"
@@ -76,18 +85,21 @@ class RemoteSource(Source):
             raise UnsupportedError(message)
         with answering("filter", predicate):
             rows = Order.set(_column(self.engine().row_ids(predicate)))
-        if self._key == ROW_OFFSET:
+        if not self.rows_are_ids:
             return self._by_row_id(), rows
         return self, order.filtered(rows)
 
     def row_ids(self, order: Order) -> pa.Array:
         import pyarrow as pa
 
-        if self._key == ROW_ID:
+        if self.rows_are_ids:
             return pa.record_batch(order.offsets(0, len(order))).column(0)
         # A server promises no order of its rows, so ids are put in one.
-        ids = Order.set(_column(self.engine().row_ids()))
+        ids = Order.set(_column(self.engine().row_ids())).pick(order)
         return pa.record_batch(ids.offsets(0, len(ids))).column(0)
+
+    def calculate(self, expressions: dict[str, str], predicate: str | None) -> pa.Table:
+        return super().calculate(expressions, predicate).sort_by(ROW_ID)
 
     def scan(
         self, columns: Sequence[str], order: Order, predicate: str | None
@@ -101,13 +113,22 @@ class RemoteSource(Source):
     def engine(self) -> Engine:
         # The handles of another process are dead in this one.
         if self._engine is None or self._pid != os.getpid():
-            self._engine = engine_of_handle(self.handle, self.version, self.branch)
+            try:
+                self._engine = engine_of_handle(self.handle, self.version, self.branch)
+            except ValueError as error:
+                if "api_key" not in str(error):
+                    raise
+                message = (
+                    f"{self.name}: API keys do not travel in pickles; set LANCEDB_API_KEY where "
+                    "it is unpickled, or give with_connection_factory a function that connects"
+                )
+                raise ValueError(message) from error
             self._pid = os.getpid()
         return self._engine
 
     def _by_row_id(self) -> RemoteSource:
-        new = copy.copy(self)
-        new._key = ROW_ID
+        new = object.__new__(RemoteSource)
+        new.__dict__.update(self.__dict__, rows_are_ids=True)
         return new
 
     def __getstate__(self) -> dict[str, Any]:

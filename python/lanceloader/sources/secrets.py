@@ -23,6 +23,15 @@ SECRETS = (
 )
 
 
+# Whether requests are signed at all.
+PUBLIC = ("skip_signature",)
+
+
+def is_secret(name: str) -> bool:
+    """Whether the option of this name may hold a credential."""
+    return not name.endswith(PUBLIC) and any(secret in name for secret in SECRETS)
+
+
 def may_travel() -> bool:
     """Whether what is being pickled goes straight to a process that we start."""
     return multiprocessing.context.get_spawning_popen() is not None
@@ -35,5 +44,5 @@ def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
     return {
         name: without_secrets(value) if isinstance(value, dict) else value
         for name, value in options.items()
-        if not any(secret in name.lower() for secret in SECRETS)
+        if not is_secret(name.lower())
     }

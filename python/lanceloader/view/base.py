@@ -59,11 +59,18 @@ class View:
 
     def _replace(self, **changes: Any) -> Self:
         """Copy, with changes. The reader is shared unless the columns change."""
-        new = copy.copy(self)
-        new.__dict__.update(changes)
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__ | changes)
         if "selection" in changes or "_source" in changes:
             new.reader = None
         return new
+
+    def __copy__(self) -> Self:
+        return self._replace()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # What it reads is immutable; a transform need not be.
+        return self._replace(transform_fn=copy.deepcopy(self.transform_fn, memo))
 
     def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
         """Serve other rows, in the order they stand; skip and take start afresh."""

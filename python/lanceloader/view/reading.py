@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 from lanceloader import _native
 from lanceloader._progress import progress_over
@@ -16,12 +16,12 @@ from lanceloader.transforms import Transforms
 from lanceloader.view.columns import ColumnVerbs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
     import polars as pl
     import pyarrow as pa
-    from lanceloader._typing import Format, Nulls, Transform
+    from lanceloader._typing import Format, Nulls, Positions, Transform
 
 __all__ = ["Reading"]
 
@@ -133,7 +133,7 @@ class Reading(ColumnVerbs):
         ):
             yield self.transform_fn(batch)
 
-    def take_offsets(self, offsets: Sequence[int]) -> Any:
+    def take_offsets(self, offsets: Positions) -> Any:
         """Give the rows at these positions, in this order, repeats included.
 
         Args:
@@ -149,7 +149,7 @@ class Reading(ColumnVerbs):
         """
         return self.transform_fn(self._take(offsets))
 
-    def __getitems__(self, indices: Sequence[int]) -> Any:
+    def __getitems__(self, indices: Positions) -> Any:
         """Give the rows at these positions: what ``DataLoader`` calls for a batch.
 
         Like ``take_offsets``, except that lists of dicts carry their columns, so that
@@ -164,10 +164,10 @@ class Reading(ColumnVerbs):
         return self.transform_fn(batch)
 
     @overload
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
 
     @overload
-    def __getitem__(self, index: slice | Sequence[int]) -> Any: ...
+    def __getitem__(self, index: slice | Positions) -> Any: ...
 
     def __getitem__(self, index: Any) -> Any:
         """Give a batch: of one row, as in LanceDB, of a slice, or of any positions.
@@ -196,7 +196,7 @@ class Reading(ColumnVerbs):
             raise IndexError(message)
         return self.take_offsets([position])
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: SupportsIndex) -> dict[str, Any]:
         """Give the row at a position as a dict of Python objects, whatever the format.
 
         Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, SupportsIndex
 
 from lanceloader import _native
 from lanceloader.numbers import count
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lanceloader._native import Order
-    from lanceloader._typing import Tail
+    from lanceloader._typing import ArrayLike, Tail
 
 __all__ = ["RowVerbs"]
 
@@ -80,7 +80,7 @@ class RowVerbs(Reading):
             raise ValueError(message)
         return self._rows.slice(start, stop - start)
 
-    def filter(self, predicate: str | Sequence[bool] | Any) -> Self:
+    def filter(self, predicate: str | Sequence[bool] | ArrayLike) -> Self:
         """Keep the rows for which ``predicate`` is true, in the order they stand.
 
         Args:
@@ -116,7 +116,11 @@ class RowVerbs(Reading):
         return self._with_rows(self._order.pick(kept))
 
     def shuffle(
-        self, seed: int | None = None, *, epoch: int = 0, clump_size: int = 1
+        self,
+        seed: SupportsIndex | None = None,
+        *,
+        epoch: SupportsIndex = 0,
+        clump_size: SupportsIndex = 1,
     ) -> Self:
         """Shuffle the rows.
 

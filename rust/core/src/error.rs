@@ -6,6 +6,8 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use arrow_schema::ArrowError;
+
 /// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -103,6 +105,12 @@ impl Error {
         use lance_core::Error as Lance;
         let path = path.to_string();
         let reason = without_location(&error.to_string());
+        let error = error.find_root();
+        if let Lance::External { source } = error
+            && let Some(inner) = source.downcast_ref::<Lance>()
+        {
+            return Self::lance(path, inner);
+        }
         match error {
             Lance::NotFound { .. } | Lance::DatasetNotFound { .. } => {
                 Self::NotFound { uri: path, reason }
@@ -119,7 +127,12 @@ impl Error {
     }
 
     /// What Arrow reported while decoding `path`.
-    pub fn arrow(path: impl std::fmt::Display, error: &arrow_schema::ArrowError) -> Self {
+    pub fn arrow(path: impl std::fmt::Display, error: &ArrowError) -> Self {
+        if let ArrowError::ExternalError(source) = error
+            && let Some(error) = source.downcast_ref::<lance_core::Error>()
+        {
+            return Self::lance(path, error);
+        }
         Self::Corrupt { path: path.to_string(), reason: without_location(&error.to_string()) }
     }
 
@@ -142,6 +155,9 @@ fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
         if let Some(object_store::Error::NotFound { .. }) = error.downcast_ref() {
             return true;
         }
+        if error.downcast_ref::<lance_core::Error>().is_some_and(lance_core::Error::is_not_found) {
+            return true;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             if matches!(io.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
                 return true;
@@ -162,11 +178,27 @@ fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// Cuts the `, /path/to/source.rs:12:5` that Lance appends.
+/// Cuts each `, /path/to/source.rs:12:5` that Lance appends, layer by layer.
 fn without_location(message: &str) -> String {
-    match message.rfind(", ") {
-        Some(at) if message[at..].contains(".rs:") => message[..at].to_string(),
-        _ => message.to_string(),
+    let mut parts = message.split(", ");
+    let mut kept = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let end = location_len(part);
+        if end == 0 {
+            kept.push_str(", ");
+        }
+        kept.push_str(&part[end..]);
+    }
+    kept
+}
+
+/// The length of the `/path/to/source.rs:12:5` that a text begins with.
+fn location_len(text: &str) -> usize {
+    match text.split_once(".rs:") {
+        Some((path, place)) if !path.contains(char::is_whitespace) => {
+            text.len() - place.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':').len()
+        }
+        _ => 0,
     }
 }
 
@@ -228,6 +260,8 @@ mod tests {
             without_location("Not found: x, /registry/src/lance-io/a.rs:12:5"),
             "Not found: x"
         );
+        assert_eq!(without_location("A: x, /a/b.rs:1:2, /c.rs:3:4"), "A: x");
+        assert_eq!(without_location("A: x, /a/b.rs:1:2 (y, z)"), "A: x (y, z)");
         assert_eq!(without_location("a, b"), "a, b");
     }
 

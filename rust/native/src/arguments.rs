@@ -67,7 +67,7 @@ fn buffer<T: Element + Copy>(
 }
 
 /// `"uneven"`, `"drop"` or `"pad"`.
-pub(crate) fn tail(name: &str) -> PyResult<Tail> {
+pub(crate) fn tail_of(name: &str) -> PyResult<Tail> {
     match name {
         "uneven" => Ok(Tail::Uneven),
         "drop" => Ok(Tail::Drop),

@@ -16,6 +16,8 @@ use pyo3::pymodule;
 /// The compiled part of lanceloader. Use the classes of `lanceloader` instead.
 #[pymodule]
 mod _native {
+    use pyo3::types::PyModuleMethods;
+
     #[pymodule_export]
     use crate::handoff::Batch;
     #[pymodule_export]
@@ -26,9 +28,8 @@ mod _native {
     use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 
     #[pymodule_init]
-    #[expect(clippy::unnecessary_wraps, reason = "the signature that pyo3 wants")]
-    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::enter::install();
-        Ok(())
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -10,7 +10,7 @@ use pyo3::{
     PyResult, Python, pyclass, pyfunction, pymethods,
 };
 
-use crate::arguments::{Numbers, tail};
+use crate::arguments::{Numbers, tail_of};
 use crate::enter::enter;
 use crate::handoff::Batch;
 
@@ -114,8 +114,8 @@ impl Order {
     }
 
     /// What reader `rank` of `world_size` gets.
-    fn shard(&self, py: Python<'_>, rank: u64, world_size: u64, tail_: &str) -> PyResult<Self> {
-        let tail = tail(tail_)?;
+    fn shard(&self, py: Python<'_>, rank: u64, world_size: u64, tail: &str) -> PyResult<Self> {
+        let tail = tail_of(tail)?;
         enter(py, || Ok(Self(order::shard(&self.0, rank, world_size, tail)?)))
     }
 

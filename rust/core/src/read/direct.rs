@@ -47,7 +47,7 @@ impl Direct {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
             (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
         } else {
-            self.read(reads)?
+            self.read(reads).map_err(|error| self.table.changed(error))?
         };
         let blocks = Blocks { schema, rows: &blocks, are_owned };
         cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| match source {

@@ -200,7 +200,11 @@ impl Table {
         })?;
         let fragment = &self.manifest.fragments[index];
         FragmentReader::open(&storage, fragment, &self.manifest.schema, columns)
-            .map_err(|error| changed(&self.address, self.version(), error))
+    }
+
+    /// What it means that a file the manifest names was not found.
+    pub(crate) fn changed(&self, error: Error) -> Error {
+        changed(&self.address, self.version(), error)
     }
 
     fn ids(&self) -> Result<Arc<RowIds>> {
