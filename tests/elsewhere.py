@@ -1,0 +1,87 @@
+"""What tests send to other processes: functions and classes that are imported there by name."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+LIBRARIES = ("lancedb", "lance", "torch", "pandas", "polars")
+
+
+def ids(batch) -> list[int]:
+    """A transform: the ids of a batch."""
+    return batch["id"].to_pylist()
+
+
+def loaded(batch) -> list[str]:
+    """A transform: the libraries that this process has imported, once per row."""
+    return [",".join(name for name in LIBRARIES if name in sys.modules)] * len(batch)
+
+
+def pids(batch) -> list[int]:
+    """A transform: the process that reads, once per row."""
+    return [os.getpid()] * len(batch)
+
+
+def plus(batch, number: int) -> list[int]:
+    """A transform with an argument, for partials."""
+    return [value + number for value in ids(batch)]
+
+
+class Doubled:
+    """A transform that is an instance."""
+
+    def __call__(self, batch) -> list[int]:
+        return [value * 2 for value in ids(batch)]
+
+
+OPENED: list[str] = []
+"""What the factories of this process were asked for."""
+
+
+def open_in(folder: str, name: str):
+    """A connection factory, for partials."""
+    import lancedb
+
+    OPENED.append(name)
+    return lancedb.connect(folder).open_table(name)
+
+
+def open_from_environment(name: str):
+    """A connection factory: the database that the environment names."""
+    return open_in(os.environ["LANCELOADER_TEST_DB"], name)
+
+
+def as_it_is(batch):
+    """A collate function."""
+    return batch
+
+
+class Opener:
+    """A connection factory that is an instance."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self, name: str):
+        return open_in(self.folder, name)
+
+
+def rows_of(perm) -> list[int]:
+    """All ids of a permutation, by iteration and by position."""
+    in_order = [row["id"] for batch in perm.iter(7) for row in batch]
+    by_position = [row["id"] for row in perm.take_offsets(range(len(perm)))]
+    if in_order != by_position:
+        raise AssertionError((in_order, by_position))
+    return in_order
+
+
+def row_at(perm_and_position) -> int:
+    """One id, for ``Pool.map``."""
+    perm, position = perm_and_position
+    return perm.row(position)["id"]
+
+
+def options_of(perm, queue) -> None:
+    """Put the storage options that reached this process into a queue."""
+    queue.put(perm._source.storage_options)
