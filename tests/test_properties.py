@@ -1,0 +1,598 @@
+"""Any table, any chain of verbs, any way to read: what plain lists and pyarrow say.
+
+A case is a table of random columns, with nulls, in pieces; a chain of verbs over it; and the
+list of rows that the chain must give, worked out with Python lists, pyarrow and the algorithms
+of ``docs/determinism.md``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import itertools
+import pickle
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import lance
+import lanceloader as ll
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import reference
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+PAGE = reference.load()
+SEEDS = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def share_of_examples(part: int) -> settings:
+    """For properties whose examples are dear: a share of the profile's number."""
+    return settings(
+        max_examples=max(settings().max_examples // part, 10),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+# Columns: Arrow type and the values of a cell.
+
+words = st.text("abé \0", max_size=6)
+VALUES = {
+    pa.int8(): st.integers(-128, 127),
+    pa.int32(): st.integers(-(2**31), 2**31 - 1),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.uint16(): st.integers(0, 2**16 - 1),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float16(): st.integers(-1000, 1000).map(np.float16),
+    pa.float32(): st.floats(width=32, allow_nan=False),
+    pa.float64(): st.floats(allow_nan=False),
+    pa.bool_(): st.booleans(),
+    pa.string(): words,
+    pa.large_string(): words,
+    pa.binary(): st.binary(max_size=6),
+    pa.binary(3): st.binary(min_size=3, max_size=3),
+    pa.list_(pa.float32(), 2): st.lists(
+        st.integers(-9, 9).map(float), min_size=2, max_size=2
+    ),
+    pa.list_(pa.int32()): st.lists(st.none() | st.integers(0, 99), max_size=3),
+    pa.large_list(pa.string()): st.lists(words, max_size=3),
+    pa.struct({"a": pa.int32(), "b": pa.string()}): st.fixed_dictionaries(
+        {"a": st.none() | st.integers(0, 9), "b": st.none() | words}
+    ),
+    pa.list_(pa.struct({"a": pa.int64()})): st.lists(
+        st.fixed_dictionaries({"a": st.none() | st.integers(0, 9)}), max_size=2
+    ),
+    pa.timestamp("us", tz="UTC"): st.datetimes(
+        dt.datetime(1900, 1, 1), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC)
+    ),
+    pa.date32(): st.dates(),
+    pa.duration("ms"): st.integers(-(10**9), 10**9).map(
+        lambda ms: dt.timedelta(milliseconds=ms)
+    ),
+    pa.time64("us"): st.times(),
+    pa.decimal128(9, 2): st.integers(-(10**8), 10**8).map(
+        lambda cents: decimal.Decimal(cents) / 100
+    ),
+    pa.dictionary(pa.int32(), pa.string()): st.sampled_from(["x", "yy", "", "é"]),
+}
+
+# What data files of these versions cannot hold, as Lance says when it writes.
+NOT_IN_2_0 = (pa.types.is_struct,)
+
+
+def column(draw, kind, num_rows):
+    """A column, often of few distinct values, with nulls or without."""
+    values = VALUES[kind]
+    pool = draw(st.lists(values, min_size=1, max_size=8))
+    pool += [None] if draw(st.booleans()) else []
+    picks = draw(
+        st.lists(st.integers(0, len(pool) - 1), min_size=num_rows, max_size=num_rows)
+    )
+    cells = [pool[pick] for pick in picks]
+    if pa.types.is_dictionary(kind):
+        return pa.array(cells, pa.string()).dictionary_encode()
+    return pa.array(cells, kind)
+
+
+@st.composite
+def tables(draw, max_rows=40, kinds=tuple(VALUES), min_rows=0):
+    """A table with an ``id`` of its own for every row, and up to four columns of any type.
+
+    A few are large enough for shuffles that are computed and for pages of several chunks.
+    """
+    num_rows = draw(st.integers(min_rows, max_rows))
+    columns = {"id": pa.array(range(100, 100 + num_rows), pa.int64())}
+    drawn = draw(st.lists(st.sampled_from(kinds), max_size=4))
+    for at, kind in enumerate(drawn):
+        name = draw(st.sampled_from(["c", "Column ", "select", "spalte_ü"]))
+        columns[f"{name}{at}"] = column(draw, kind, num_rows)
+    table = pa.table(columns)
+    if num_rows and draw(st.integers(0, 7)) == 0:
+        total = num_rows * draw(st.integers(10, 60))
+        table = table.take(np.resize(np.arange(num_rows), total)).combine_chunks()
+        table = table.set_column(0, "id", pa.array(range(100, 100 + total), pa.int64()))
+    return table
+
+
+@st.composite
+def in_pieces(draw, table):
+    """The same table, in batches of random sizes, some of them empty."""
+    cuts = draw(st.lists(st.integers(0, table.num_rows), max_size=4))
+    bounds = [0, *sorted(cuts), table.num_rows]
+    # Dictionaries are unified, so that what is compared has one.
+    batches = [
+        table.slice(start, stop - start).combine_chunks()
+        for start, stop in itertools.pairwise(bounds)
+    ]
+    return pa.concat_tables([table.schema.empty_table(), *batches])
+
+
+@dataclass
+class Case:
+    """A permutation, and what it must give."""
+
+    perm: ll.Permutation
+    table: pa.Table
+    """The whole table."""
+    rows: list[int]
+    """The rows of the table, in order."""
+    columns: dict[str, str]
+    """Output name to column."""
+    rows_before: list[int]
+    """The rows before skip and take."""
+
+    def wanted(self) -> pa.Table:
+        """What reading everything must give."""
+        taken = self.table.select(list(self.columns.values()))
+        taken = taken.take(pa.array(self.rows, pa.int64())).combine_chunks()
+        return taken.rename_columns(list(self.columns))
+
+    def become(self, perm, rows):
+        self.perm, self.rows, self.rows_before = perm, list(rows), list(rows)
+
+
+def equal(found: pa.Table, wanted: pa.Table) -> bool:
+    """Equal in values, names and types; dictionaries by what they stand for."""
+    assert found.schema.names == wanted.schema.names
+    for got, want in zip(found.columns, wanted.columns, strict=True):
+        assert got.type == want.type
+        if pa.types.is_dictionary(want.type):
+            got, want = (c.cast(c.type.value_type) for c in (got, want))
+        if not got.combine_chunks().equals(want.combine_chunks()):
+            return False
+    return True
+
+
+def mask_verb(draw, case):
+    size = len(case.rows)
+    pattern = draw(st.lists(st.booleans(), min_size=1, max_size=max(size, 1)))
+    kept = np.resize(np.array(pattern, dtype=bool), size)
+    perm = case.perm.filter(kept)
+    case.become(perm, [r for r, keep in zip(case.rows, kept, strict=True) if keep])
+
+
+def shuffle_verb(draw, case):
+    seed, epoch = draw(SEEDS), draw(st.integers(0, 3))
+    clump = draw(st.sampled_from([1, 1, 2, 5, 1000]))
+    order = PAGE.shuffled(len(case.rows), seed, epoch, clump)
+    perm = case.perm.shuffle(seed, epoch=epoch, clump_size=clump)
+    case.become(perm, [case.rows[k] for k in order])
+
+
+def split_verb(draw, case):
+    size = len(case.rows)
+    first = draw(st.integers(1, max(size, 1)))
+    second = draw(st.integers(1, max(size - first, 1)))
+    sizes = [first, second] if first + second <= size else [first]
+    assume(sum(sizes) <= size)
+    seed = draw(st.none() | SEEDS)
+    which = draw(st.integers(0, len(sizes) - 1))
+    if seed is None:
+        parts, order = case.perm.split(sizes, how="sequential"), list(range(size))
+    else:
+        parts = case.perm.split(sizes, seed=seed)
+        order = PAGE.shuffled(size, seed, purpose=b"split!!!")
+    start = sum(sizes[:which])
+    picked = order[start : start + sizes[which]]
+    case.become(parts[which], [case.rows[k] for k in picked])
+
+
+def fold_verb(draw, case):
+    size = len(case.rows)
+    folds = draw(st.integers(2, 4))
+    assume(folds <= size)
+    seed, which = draw(SEEDS), draw(st.integers(0, folds - 1))
+    order = PAGE.shuffled(size, seed, purpose=b"split!!!")
+    sizes = [size // folds + (fold < size % folds) for fold in range(folds)]
+    start = sum(sizes[:which])
+    fold = case.perm.kfold(folds, seed=seed)[which]
+    if draw(st.booleans()):
+        picked, perm = order[start : start + sizes[which]], fold.val
+    else:
+        picked, perm = order[:start] + order[start + sizes[which] :], fold.train
+    case.become(perm, [case.rows[k] for k in picked])
+
+
+def shard_verb(draw, case):
+    world_size = draw(st.integers(1, 5))
+    rank = draw(st.integers(0, world_size - 1))
+    tail = draw(st.sampled_from(["uneven", "drop", "pad"]))
+    rows = PAGE.shard(case.rows, rank, world_size, tail)
+    case.become(case.perm.shard(rank, world_size, tail=tail), rows)
+
+
+def skip_verb(draw, case):
+    limit = case.perm.limit or 0
+    skip = draw(st.integers(0, max(len(case.rows_before) - limit, 0)))
+    case.perm = case.perm.with_skip(skip)
+    stop = None if case.perm.limit is None else skip + case.perm.limit
+    case.rows = case.rows_before[skip:stop]
+
+
+def take_verb(draw, case):
+    skip = case.perm.offset or 0
+    limit = draw(st.integers(0, len(case.rows_before) - skip))
+    case.perm = case.perm.with_take(limit)
+    case.rows = case.rows_before[skip : skip + limit]
+
+
+def repeat_verb(draw, case):
+    times = draw(st.integers(0, 3)) if len(case.rows) < 1000 else 1
+    case.become(case.perm.with_repeat(times), case.rows * times)
+
+
+def sample_verb(draw, case):
+    size = draw(st.integers(0, len(case.rows)))
+    seed = draw(SEEDS)
+    order = PAGE.shuffled(len(case.rows), seed, purpose=b"sample!!")[:size]
+    case.become(case.perm.sample(size, seed=seed), [case.rows[k] for k in order])
+
+
+def select_verb(draw, case):
+    names = draw(st.lists(st.sampled_from(list(case.columns)), min_size=1, unique=True))
+    case.perm = case.perm.select_columns(names)
+    case.columns = {name: case.columns[name] for name in names}
+
+
+def remove_verb(draw, case):
+    names = draw(st.lists(st.sampled_from([*case.columns, "nothing"]), unique=True))
+    assume(set(case.columns) - set(names))
+    case.perm = case.perm.remove_columns(names)
+    for name in names:
+        case.columns.pop(name, None)
+
+
+def rename_verb(draw, case):
+    old = draw(st.sampled_from(list(case.columns)))
+    new = draw(st.sampled_from(["id", "new", "a b", "ä"]))
+    assume(new not in case.columns)
+    case.perm = case.perm.rename_column(old, new)
+    case.columns[new] = case.columns.pop(old)
+
+
+def batch_size_verb(draw, case):
+    case.perm = case.perm.with_batch_size(draw(st.integers(1, 50)))
+
+
+def pickle_verb(draw, case):
+    case.perm = pickle.loads(pickle.dumps(case.perm))
+
+
+VERBS = [
+    mask_verb,
+    shuffle_verb,
+    split_verb,
+    fold_verb,
+    shard_verb,
+    skip_verb,
+    take_verb,
+    repeat_verb,
+    sample_verb,
+    select_verb,
+    remove_verb,
+    rename_verb,
+    batch_size_verb,
+    pickle_verb,
+]
+
+
+def chained(draw, case, max_verbs=5):
+    for verb in draw(st.lists(st.sampled_from(VERBS), max_size=max_verbs)):
+        verb(draw, case)
+    case.perm = case.perm.with_format("arrow")
+    return case
+
+
+def case_over(perm, table):
+    rows = list(range(table.num_rows))
+    columns = {name: name for name in table.column_names}
+    return Case(perm, table, rows, columns, rows)
+
+
+@st.composite
+def cases(draw, **options):
+    """A chain of verbs over a table in memory."""
+    table = draw(tables(**options))
+    pieces = draw(in_pieces(table))
+    return chained(draw, case_over(ll.open(pieces), table))
+
+
+@given(cases())
+def test_any_chain_of_verbs_gives_the_rows_of_lists(case):
+    wanted = case.wanted()
+    assert len(case.perm) == len(case.rows)
+    assert case.perm.column_names == list(case.columns)
+    assert equal(case.perm.to_arrow(), wanted)
+    assert case.perm.schema.equals(wanted.schema)
+
+
+@given(cases(), st.data())
+def test_takes_are_pyarrow_s(case, data):
+    size = len(case.rows)
+    wanted = case.wanted()
+    positions = []
+    if size:
+        positions = data.draw(st.lists(st.integers(0, size - 1), max_size=60))
+    as_array = data.draw(st.sampled_from([list, tuple, np.array, np.uint32]))
+    given_as = as_array(positions) if positions else positions
+    taken = pa.Table.from_batches([case.perm.take_offsets(given_as)])
+    assert equal(taken, wanted.take(pa.array(positions, pa.int64())))
+    start, stop = (data.draw(st.none() | st.integers(-60, 60)) for _ in range(2))
+    step = data.draw(st.none() | st.integers(-3, 3).filter(bool))
+    chosen = range(size)[start:stop:step]
+    sliced = pa.Table.from_batches([case.perm[start:stop:step]])
+    assert equal(sliced, wanted.take(pa.array(chosen, pa.int64())))
+    if size:
+        with pytest.raises(IndexError):
+            case.perm.take_offsets([*positions, size])
+
+
+@given(cases(), st.integers(1, 60), st.booleans())
+def test_batches_laid_end_to_end_are_everything(case, batch_size, skip_last):
+    wanted = case.wanted()
+    batches = list(case.perm.iter(batch_size, skip_last))
+    full, rest = divmod(len(case.rows), batch_size)
+    sizes = [batch_size] * full + ([rest] if rest and not skip_last else [])
+    assert [batch.num_rows for batch in batches] == sizes
+    found = pa.Table.from_batches(batches, schema=wanted.schema)
+    assert equal(found, wanted.slice(0, sum(sizes)))
+    own = [batch.num_rows for batch in case.perm]
+    assert own == [case.perm.batch_size] * (len(case.rows) // case.perm.batch_size)
+
+
+@given(cases(), st.integers(1, 7), st.sampled_from(["uneven", "drop", "pad"]))
+def test_shards_share_the_rows_out(case, world_size, tail):
+    names = case.perm.rename_columns({})
+    parts = [names.shard(rank, world_size, tail=tail) for rank in range(world_size)]
+    tables_of = [part.to_arrow() for part in parts]
+    wanted = case.wanted()
+    for rank, found in enumerate(tables_of):
+        places = PAGE.shard(list(range(len(case.rows))), rank, world_size, tail)
+        assert equal(found, wanted.take(pa.array(places, pa.int64())))
+    sizes = [found.num_rows for found in tables_of]
+    if tail == "uneven":
+        assert sum(sizes) == len(case.rows)
+        assert max(sizes) - min(sizes) <= 1
+    else:
+        assert len(set(sizes)) == 1
+
+
+def ids(perm) -> list[int]:
+    return perm.select_columns(["id"]).to_arrow()["id"].to_pylist()
+
+
+@given(
+    tables(min_rows=1, max_rows=60),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=4),
+    SEEDS,
+    st.sampled_from(["random", "sequential", "stratified", "grouped", "hashed"]),
+    st.data(),
+)
+def test_parts_of_a_split_share_no_row(table, shares, seed, how, data):
+    shares = [share / sum(shares) for share in shares]
+    perm = ll.open(table)
+    names = [
+        field.name
+        for field in table.schema
+        if not pa.types.is_nested(field.type)
+        and not pa.types.is_floating(field.type)
+        and not pa.types.is_decimal(field.type)
+    ]
+    by = data.draw(st.sampled_from(names))
+    options = {
+        "random": {"seed": seed},
+        "sequential": {"how": "sequential"},
+        "stratified": {"seed": seed, "stratify_by": by},
+        "grouped": {"seed": seed, "group_by": by},
+        "hashed": {"seed": seed, "hash_by": by},
+    }[how]
+    try:
+        parts = perm.split(shares, **options)
+    except ValueError as error:
+        # A share of no row at all.
+        assert "rounds to 0 rows" in str(error)  # noqa: PT017
+        return
+    found = [ids(part) for part in parts]
+    together = [row for part in found for row in part]
+    assert len(set(together)) == len(together)
+    assert sorted(together) == table["id"].to_pylist()
+    if how not in ("grouped", "hashed"):
+        assert [len(part) for part in found] == PAGE.counts(shares, table.num_rows)
+    if how in ("grouped", "hashed"):
+        values = dict(zip(table["id"].to_pylist(), table[by].to_pylist(), strict=True))
+        seen = [{values[row] for row in part} for part in found]
+        for at, part in enumerate(seen):
+            for other in seen[:at]:
+                assert not part & other
+
+
+@given(cases())
+def test_a_round_trip_by_pickle_changes_nothing(case):
+    again = pickle.loads(pickle.dumps(case.perm))
+    assert equal(again.to_arrow(), case.wanted())
+    assert again.schema.equals(case.perm.schema, check_metadata=True)
+    for name in ("selection", "batch_size", "offset", "limit", "num_rows"):
+        assert getattr(again, name) == getattr(case.perm, name)
+    assert pickle.dumps(pickle.loads(pickle.dumps(again))) == pickle.dumps(again)
+
+
+@given(cases(max_rows=20))
+def test_python_rows_are_pyarrow_s(case):
+    wanted = case.wanted().to_pylist()
+    view = case.perm.with_format("python")
+    assert [row for batch in view.iter(7) for row in batch] == wanted
+    assert list(view.__getitems__(range(len(wanted)))) == wanted
+    if wanted:
+        assert view.row(-1) == wanted[-1]
+        assert view[0] == wanted[:1]
+
+
+# On disk: fragments, deletions, file versions, and SQL.
+
+
+def holds(version, kind) -> bool:
+    """Whether data files of a version can hold a type, with nulls."""
+    if version != "2.0":
+        return True
+    return not any(refuses(kind) for refuses in NOT_IN_2_0) and not (
+        pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    )
+
+
+@st.composite
+def written(draw, folder, min_rows=1, kinds=None):
+    """A dataset in fragments, with deletions, and the rows that are left of it."""
+    version = draw(st.sampled_from(["2.0", "2.1", "2.2"]))
+    allowed = tuple(kind for kind in kinds or VALUES if holds(version, kind))
+    table = draw(tables(min_rows=min_rows, kinds=allowed))
+    path = Path(tempfile.mkdtemp(dir=folder)) / "t.lance"
+    dataset = lance.write_dataset(
+        table,
+        path,
+        data_storage_version=version,
+        max_rows_per_file=max(draw(st.integers(3, 50)), table.num_rows // 20),
+        enable_stable_row_ids=draw(st.booleans()),
+    )
+    gone = draw(st.lists(st.sampled_from(table["id"].to_pylist() or [0]), max_size=15))
+    if gone:
+        dataset.delete(f"id IN ({', '.join(map(str, gone))})")
+    if draw(st.integers(0, 5)) == 0:
+        dataset.optimize.compact_files()
+    left = table.filter(pc.invert(pc.is_in(table["id"], pa.array(gone, pa.int64()))))
+    return path, left
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("properties")
+
+
+@share_of_examples(2)
+@given(data=st.data())
+def test_any_dataset_and_any_chain(folder, data):
+    path, table = data.draw(written(folder))
+    draw = data.draw
+    perm = ll.open(path)
+    assert equal(perm.to_arrow(), table)
+    case = chained(draw, case_over(perm, table), max_verbs=4)
+    wanted = case.wanted()
+    assert equal(case.perm.to_arrow(), wanted)
+    size = draw(st.integers(1, 50))
+    found = pa.Table.from_batches(case.perm.iter(size), schema=wanted.schema)
+    assert equal(found, wanted)
+    if case.rows:
+        places = draw(st.lists(st.integers(0, len(case.rows) - 1), max_size=40))
+        taken = pa.Table.from_batches([case.perm.take_offsets(places)])
+        assert equal(taken, wanted.take(pa.array(places, pa.int64())))
+
+
+@share_of_examples(2)
+@given(data=st.data())
+def test_row_ids_lead_back_to_their_rows(folder, data):
+    path, table = data.draw(written(folder))
+    case = chained(data.draw, case_over(ll.open(path), table), max_verbs=3)
+    if "id" not in case.columns.values():
+        return
+    names = ["_rowid", *(n for n, source in case.columns.items() if source == "id")]
+    found = case.perm.select_columns(names).to_arrow()
+    dataset = lance.dataset(path)
+    ids_of = dataset.to_table(columns=["id"], with_row_id=True).to_pydict()
+    known = dict(zip(ids_of["_rowid"], ids_of["id"], strict=True))
+    assert [known[row] for row in found["_rowid"].to_pylist()] == [
+        table["id"][row].as_py() for row in case.rows
+    ]
+
+
+# SQL, and the rows that Python's own comparison keeps; null keeps none.
+CONDITIONS = {
+    "n > {0}": lambda n, a, b: n > a,
+    "n <= {0}": lambda n, a, b: n <= a,
+    "n = {0}": lambda n, a, b: n == a,
+    "n != {0}": lambda n, a, b: n != a,
+    "n IN ({0}, {1})": lambda n, a, b: n in (a, b),
+    "n BETWEEN {0} AND {1}": lambda n, a, b: a <= n <= b,
+    "NOT (n < {0})": lambda n, a, b: not n < a,
+    "n % 3 = {2}": lambda n, a, b: n % 3 == abs(a) % 3,
+    "n > {0} OR n < {1}": lambda n, a, b: n > a or n < b,
+    "n > {0} AND n < {1}": lambda n, a, b: a < n < b,
+    "n IS NOT NULL": lambda n, a, b: True,
+}
+
+
+@share_of_examples(4)
+@given(
+    st.lists(st.none() | st.integers(0, 20), min_size=1, max_size=40),
+    st.sampled_from(list(CONDITIONS)),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.data(),
+)
+def test_a_filter_by_sql_is_the_mask_of_lists(folder, numbers, condition, a, b, data):
+    table = pa.table({"id": range(len(numbers)), "n": pa.array(numbers, pa.int32())})
+    where = data.draw(st.sampled_from(["disk", "memory", "pickled"]))
+    if where == "memory":
+        perm = ll.open(table)
+    else:
+        path = Path(tempfile.mkdtemp(dir=folder)) / "t.lance"
+        rows = data.draw(st.integers(5, 50))
+        lance.write_dataset(table, path, max_rows_per_file=rows)
+        perm = ll.open(path)
+    case = chained(data.draw, case_over(perm, table), max_verbs=3)
+    if where == "pickled":
+        case.perm = pickle.loads(pickle.dumps(case.perm))
+    keeps = CONDITIONS[condition]
+    predicate = condition.format(a, b, a % 3)
+    kept = [
+        row
+        for row in case.rows
+        if numbers[row] is not None and keeps(numbers[row], a, b)
+    ]
+    case.become(case.perm.filter(predicate), kept)
+    assert equal(case.perm.to_arrow(), case.wanted())
+
+
+@share_of_examples(2)
+@given(data=st.data())
+def test_plans_give_the_rows_that_they_name(data):
+    """Any permutation table: rows in any order, some twice, some not at all."""
+    table = data.draw(tables(min_rows=1))
+    num_rows = table.num_rows
+    named = st.tuples(st.integers(0, num_rows - 1), st.integers(0, 2))
+    rows = data.draw(st.lists(named, min_size=1, max_size=60))
+    plan = pa.table(
+        {
+            "row_id": pa.array([row for row, _ in rows], pa.uint64()),
+            "split_id": pa.array([split for _, split in rows], pa.uint64()),
+        }
+    )
+    for split in {split for _, split in rows}:
+        perm = ll.Permutation.from_tables(table, plan, split)
+        case = case_over(perm, table)
+        case.become(perm, [row for row, other in rows if other == split])
+        chained(data.draw, case, max_verbs=2)
+        assert equal(case.perm.to_arrow(), case.wanted())
