@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import elsewhere
 import tables
 
 hypothesis.settings.register_profile(
@@ -53,3 +54,10 @@ def fragmented(database):
     table.add(data.slice(90))
     table.delete("(id >= 10 and id < 20) or id = 65")
     return table
+
+
+@pytest.fixture
+def opened(monkeypatch, table):
+    monkeypatch.setenv("LANCELOADER_TEST_DB", table._conn.uri)
+    monkeypatch.setattr(elsewhere, "OPENED", [])
+    return elsewhere.OPENED

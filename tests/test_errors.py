@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
+import torch
 from lanceloader import _native, errors
 
 DOCUMENTED = (
@@ -362,3 +363,78 @@ def test_no_filter_without_the_table_s_library(monkeypatch, tmp_path):
     ):
         perm.filter("id > 3")
     assert len(perm.to_arrow()) == 10
+
+
+def test_masks_are_no_positions():
+    perm = ll.open(pa.table({"x": range(3)}))
+    for mask in (
+        [True, False, True],
+        np.array([True, False, True]),
+        torch.tensor([True, False, True]),
+    ):
+        with pytest.raises(TypeError, match="mask"):
+            perm[mask]
+        assert perm.filter(mask).to_arrow()["x"].to_pylist() == [0, 2]
+    with pytest.raises(TypeError, match="bytes"):
+        perm[b"\x00\x01"]
+    for index in ([], [2, 3]):
+        with pytest.raises(TypeError):
+            perm.row(index)
+
+
+def test_columns_of_one_name_are_refused():
+    data = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+    with pytest.raises(ValueError, match="several columns `a`"):
+        ll.open(data)
+
+
+def test_buffers_that_are_not_aligned_are_named():
+    buffer = pa.py_buffer(bytes(65)).slice(1)
+    column = pa.Array.from_buffers(pa.int64(), 8, [None, buffer])
+    with pytest.raises(ValueError, match="aligned"):
+        ll.open(pa.table({"x": column}))
+
+
+def test_a_permutation_is_no_table(table):
+    perm = ll.open(table)
+    for make in (ll.open, ll.Permutation.identity):
+        with pytest.raises(TypeError, match="a permutation already"):
+            make(perm)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "match"),
+    [
+        ({"split_names": "5"}, "split_names"),
+        ({"split_names": "[x"}, "split_names"),
+        ({"base_version": "-1"}, "base_version"),
+        ({"base_version": "soon"}, "base_version"),
+    ],
+)
+def test_plans_with_metadata_that_is_none(table, metadata, match):
+    plan = ll.permutation_builder(table).execute().to_arrow()
+    plan = plan.replace_schema_metadata(metadata)
+    split = "a" if "split_names" in metadata else None
+    with pytest.raises(ValueError, match=match):
+        ll.Permutation.from_tables(table, plan, split)
+
+
+def test_storage_options_are_strings(table):
+    with pytest.raises(TypeError, match="'retries' of type int: wanted a string"):
+        ll.open(table.uri, storage_options={"retries": 1})
+
+
+def test_a_tag_that_cannot_be_read_is_not_called_missing(table):
+    tags = Path(table.uri) / "_refs" / "tags"
+    (tags / "v1.json").mkdir(parents=True)
+    with pytest.raises(OSError, match="v1") as caught:
+        ll.open(table.uri, tag="v1")
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_more_rows_than_len_can_say(table):
+    perm = ll.open(table).with_repeat(2**57)
+    assert perm.num_rows == 100 * 2**57
+    assert "rows" in repr(perm)
+    with pytest.raises(OverflowError, match="index-sized"):
+        len(perm)

@@ -430,3 +430,16 @@ def test_no_rows_in_every_format():
         assert out["point"].shape == (0, 4)
         assert out["string"] == []
         assert out["list"].offsets.tolist() == [0]
+
+
+@pytest.mark.parametrize("names", [["a", "a_mask"], ["a_mask", "a"]])
+def test_a_mask_never_replaces_a_column(names):
+    perm = ll.open(pa.table({name: [1, None] for name in names}))
+    with pytest.raises(ll.errors.FormatError, match="a_mask"):
+        perm.with_format("numpy_dict", nulls="mask")[:2]
+
+
+def test_nulls_of_views_are_filled():
+    perm = ll.open(pa.table({"s": pa.array(["a", None], pa.string_view())}))
+    batch = perm.with_format("numpy_dict", nulls="fill", fill_value="-")[:2]
+    assert list(batch["s"]) == ["a", "-"]

@@ -172,3 +172,11 @@ def test_a_stream_that_fails_says_why():
 
     with pytest.raises((TypeError, ValueError)):
         ll.open(OtherCapsule())
+
+
+def test_a_batch_that_was_changed_is_handed_over_as_it_is():
+    batch = ll.open(pa.table({"x": range(3)})).__getitems__([0, 1, 2])
+    assert pa.array(batch).to_pylist() == [{"x": 0}, {"x": 1}, {"x": 2}]
+    batch[1]["x"] = 9
+    batch.append({"x": 4})
+    assert pa.array(batch).to_pylist() == [{"x": 0}, {"x": 9}, {"x": 2}, {"x": 4}]

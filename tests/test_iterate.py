@@ -294,3 +294,18 @@ def test_a_filter_is_of_the_version_that_is_served(any_table):
 def test_a_filter_uses_what_the_table_knows_not_what_is_selected(any_table):
     perm = ll.Permutation.identity(any_table).select_columns(["name"])
     assert perm.filter("id = 42").to_arrow().to_pydict() == {"name": ["row 42"]}
+
+
+def test_rows_too_wide_for_one_array_are_read_whole():
+    """40,000 rows of 64 KB: more than 32-bit offsets hold at once."""
+    perm = ll.open(pa.table({"x": [b"x" * 65_536]})).with_repeat(40_000)
+    table = perm.to_arrow()
+    assert table.num_rows == 40_000
+    assert table["x"].num_chunks > 1
+    assert perm.unique("x") == [b"x" * 65_536]
+
+
+def test_the_bytes_of_slices_are_counted_once():
+    data = pa.table({"x": np.arange(100_000)})
+    batches = [data.slice(at, 100) for at in range(0, 100_000, 100)]
+    assert "800,000 bytes" in ll.open(pa.concat_tables(batches)).explain()

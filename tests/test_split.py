@@ -267,3 +267,41 @@ def test_split_is_lancedb_s_attribute_as_well(table):
     assert perm.select_columns(["id"]).split == 3
     train, val = perm.split([0.5, 0.5], seed=1)
     assert sorted(ids(train) + ids(val)) == sorted(ids(perm))
+
+
+def test_numbers_of_numpy():
+    perm = ll.open(pa.table({"x": range(10)}))
+    for sizes in (
+        [np.float64(0.9), np.float64(0.1)],
+        np.array([0.9, 0.1]),
+        [np.int64(9), np.int64(1)],
+        {"train": np.float32(0.9), "val": 0.1},
+    ):
+        assert [len(part) for part in perm.split(sizes, seed=1)] == [9, 1]
+    assert len(perm.split(np.int64(2), seed=1)) == 2
+
+
+def test_arguments_that_would_do_nothing_are_refused():
+    perm = ll.open(pa.table({"x": range(10)}))
+    for options in (
+        {"seed": 1, "clump_size": 2, "stratify_by": "x"},
+        {"how": "sequential", "clump_size": 2},
+        {"how": "sequential", "seed": 1},
+    ):
+        with pytest.raises(ValueError, match="wanted none"):
+            perm.split(2, **options)
+
+
+def test_folds_without_rows_are_refused():
+    perm = ll.open(pa.table({"g": [0, 1] * 5}))
+    with pytest.raises(ValueError, match="4 folds: fold 1 would have no rows"):
+        perm.kfold(4, seed=1, group_by="g")
+
+
+@pytest.mark.parametrize("way", ["stratify_by", "group_by"])
+def test_columns_without_equality_are_named(way):
+    perm = ll.open(pa.table({"tags": [[1], [2]]}))
+    with pytest.raises(ll.errors.FormatError, match="column `tags` of type list"):
+        perm.split(2, seed=1, **{way: "tags"})
+    with pytest.raises(ll.errors.FormatError, match="column `tags`"):
+        perm.split_by("tags")

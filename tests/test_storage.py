@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3_folder
 import tables
 from features import FEATURES
 from lanceloader import errors
@@ -352,3 +354,33 @@ def test_in_workers_after_the_parent_has_read(perm, context):
         )
         assert [int(key) for batch in loader for key in batch["id"]] == wanted
     assert perm.to_arrow()["id"].to_pylist() == wanted
+
+
+@pytest.mark.timeout(25)
+def test_a_forked_process_makes_connections_of_its_own(tmp_path):
+    """On those of its parent it would wait 30 seconds, one after the other."""
+    lance.write_dataset(tables.narrow(200), tmp_path / "t.lance")
+    with s3_folder.serving(tmp_path) as endpoint:
+        options = {
+            "aws_endpoint": endpoint,
+            "allow_http": "true",
+            "aws_region": "us-east-1",
+            "aws_access_key_id": KEY_ID,
+            "aws_secret_access_key": SECRET,
+        }
+        uri = f"s3://{s3_folder.BUCKET}/t.lance"
+        perm = ll.open(uri, storage_options=options).shuffle(seed=1)
+        wanted = perm.to_arrow()["id"].to_pylist()
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(
+            target=lambda: sender.send(perm.to_arrow()["id"].to_pylist())
+        )
+        child.start()
+        try:
+            assert receiver.poll(20)
+            assert receiver.recv() == wanted
+        finally:
+            child.kill()
+            child.join()
+        assert perm.to_arrow()["id"].to_pylist() == wanted

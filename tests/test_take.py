@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
+import tables
 from features import FEATURES
 from lanceloader import _native
 
@@ -187,3 +190,20 @@ def test_the_native_reader_reads_every_feature(dataset):
     """The engine is for what is not in this list."""
     reader = ll.open(dataset).reader
     assert isinstance(reader, _native.Reader)
+
+
+def test_a_format_of_old_is_read_by_its_own_library(tmp_path):
+    data = tables.narrow(50)
+    dataset = lance.write_dataset(
+        data, tmp_path / "t.lance", data_storage_version="legacy"
+    )
+    for source in (tmp_path / "t.lance", str(tmp_path / "t.lance"), dataset):
+        perm = ll.open(source)
+        assert "by the table's own library" in perm.explain()
+        for view in (perm, pickle.loads(pickle.dumps(perm))):
+            assert view.to_arrow().equals(data)
+            wanted = data.take([7, 3, 7]).to_pylist()
+            assert view.take_offsets([7, 3, 7]) == wanted
+            assert view.filter("id < 5").num_rows == 5
+    dataset.delete("id < 10")
+    assert perm.to_arrow().equals(data)

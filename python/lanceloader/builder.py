@@ -7,13 +7,13 @@ rows is LanceDB's too, bit for bit, except inside the splits of ``split_*`` foll
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader.numbers import count
+from lanceloader.plan_table import json_of, metadata_of
 from lanceloader.sources import open_source
 from lanceloader.sources.base import answering
 from lanceloader.sources.opening import is_a, sync_table
@@ -163,7 +163,10 @@ class PermutationBuilder:
         Raises:
             ValueError: By ``execute``, if there are no columns or weights, or a weight is 0.
         """
-        names = [str(name) for name in columns]
+        names = words(columns, "columns")
+        if len(set(names)) < len(names) or "_rowid" in names:
+            message = f"Invalid input, Duplicate column name in {names}: wanted each once, and not _rowid"
+            raise ValueError(message)
         weights = [count(weight) for weight in split_weights]
         discard = count(discard_weight or 0)
 
@@ -179,7 +182,7 @@ class PermutationBuilder:
 
         Rows for which it is null or negative are kept, but no split has them.
         """
-        calculation = str(calculation)
+        calculation = word(calculation, "calculation")
 
         def split(table: Table) -> Rows:
             return calculated(table, calculation)
@@ -202,7 +205,7 @@ class PermutationBuilder:
 
     def filter(self, filter: str) -> PermutationBuilder:  # noqa: A002
         """Keep the rows for which an SQL expression is true."""
-        return self._with(filter=filter)
+        return self._with(filter=word(filter, "filter"))
 
     def execute(self) -> Any:
         """Build the permutation table.
@@ -230,15 +233,9 @@ class PermutationBuilder:
         rows = plan.split(Table(source, order, plan.filter))
         if plan.shuffle is not None:
             rows = shuffled(rows, *plan.shuffle)
-        metadata = {}
-        if source.version is not None:
-            metadata["base_version"] = str(source.version)
-        if source.branch is not None:
-            metadata["base_branch"] = source.branch
+        metadata = metadata_of(source)
         if plan.split_names is not None:
-            metadata["split_names"] = json.dumps(
-                list(plan.split_names), separators=(",", ":"), ensure_ascii=False
-            )
+            metadata["split_names"] = json_of(plan.split_names)
         kind = rows.split_ids.type
         columns = [
             (pa.field("row_id", pa.uint64()), pa.array(rows.row_ids, pa.uint64())),
@@ -256,6 +253,9 @@ class PermutationBuilder:
         return self._plan
 
     def _with(self, **changes: Any) -> PermutationBuilder:
+        names = changes.get("split_names")
+        if names is not None:
+            changes["split_names"] = words(names, "split_names")
         self._plan = replace(self._current(), **changes)
         return self
 
@@ -271,6 +271,7 @@ def permutation_builder(table: Any) -> PermutationBuilder:
 
     Raises:
         RuntimeError: If ``table`` is no table.
+        FileNotFoundError: If there is none at this path.
 
     Example:
         >>> from lanceloader.permutation import permutation_builder
@@ -370,6 +371,22 @@ def checked_shuffle(seed: int | None, clump_size: int | None) -> tuple[int, int]
         message = "Invalid input, clump_size 0: wanted at least 1 row"
         raise ValueError(message)
     return (secrets.randbits(64) if seed is None else count(seed)), clump
+
+
+def word(text: Any, what: str) -> str:
+    """Check an argument that must be a string."""
+    if not isinstance(text, str):
+        message = f"{what} {text!r}: wanted a string"
+        raise TypeError(message)
+    return text
+
+
+def words(texts: Any, what: str) -> list[str]:
+    """Check an argument that must be a list of strings."""
+    if isinstance(texts, str):
+        message = f"{what} {texts!r}: wanted a list of strings, as in [{texts!r}]"
+        raise TypeError(message)
+    return [word(text, what) for text in texts]
 
 
 def refuse_lsm(table: Any) -> None:

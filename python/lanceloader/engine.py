@@ -61,6 +61,14 @@ class Engine(ABC):
     ) -> pa.RecordBatchReader:
         """Stream SQL expressions, by output name, over the rows where ``predicate`` is true."""
 
+    def scan_all(self) -> pa.RecordBatchReader:
+        """Stream all columns of all rows."""
+        return self.scan({name: name for name in self.schema().names})
+
+    @abstractmethod
+    def version(self) -> int:
+        """Give the version it reads."""
+
     @abstractmethod
     def take(self, keys: Sequence[int], key: str, columns: Sequence[str]) -> pa.Table:
         """Fetch rows by ``_rowid`` or ``_rowoffset``, in any order, with that column."""
@@ -82,6 +90,9 @@ class LancedbEngine(Engine):
 
     def count_rows(self) -> int:
         return int(self.table.count_rows())
+
+    def version(self) -> int:
+        return int(self.table.version)
 
     def scan(
         self, columns: dict[str, str], predicate: str | None = None
@@ -126,7 +137,7 @@ class PylanceEngine(Engine):
     """A dataset of pylance."""
 
     def __init__(self, dataset: Any) -> None:
-        """Keep ``dataset``, which is immutable."""
+        """Keep ``dataset``, a handle that nobody writes through."""
         self.dataset = dataset
 
     def schema(self) -> pa.Schema:
@@ -134,6 +145,9 @@ class PylanceEngine(Engine):
 
     def count_rows(self) -> int:
         return int(self.dataset.count_rows())
+
+    def version(self) -> int:
+        return int(self.dataset.version)
 
     def scan(
         self, columns: dict[str, str], predicate: str | None = None
@@ -260,10 +274,11 @@ class EngineReader:
     def load(
         self,
         order: _native.Order,
-        batch_size: int,
+        batch_size: int | None,
         drop_last: bool,  # noqa: FBT001
     ) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of ``batch_size``."""
+        batch_size = batch_size or KEYS_PER_TAKE
         for start in range(0, len(order), batch_size):
             stop = min(start + batch_size, len(order))
             if stop - start == batch_size or not drop_last:
@@ -313,7 +328,10 @@ def quoted(name: str) -> str:
 def engine_of_handle(handle: Any, version: int | None, branch: str | None) -> Engine:
     """Give the engine of a LanceDB table or ``lance`` dataset, pinned to a version."""
     if type(handle).__module__.partition(".")[0] == "lance":
-        return PylanceEngine(handle)
+        # A handle of its own: writes through the user's move that one.
+        return PylanceEngine(
+            handle.checkout_version((branch, version) if branch else version)
+        )
     # A handle of its own: the user's may be moved to another version.
     return LancedbEngine(handle.branches.checkout(branch or "main", version))
 

@@ -10,23 +10,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.plan_table import json_of, metadata_of, split_names
 from lanceloader.sources import (
+    EngineSource,
     LanceSource,
     MemorySource,
-    RemoteSource,
     Source,
     pinned_source,
 )
+from lanceloader.sources.native import absolute
 from lanceloader.sources.opening import is_a, lancedb_options
 from lanceloader.sources.secrets import without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from lanceloader._native import Order
     from lanceloader.permutation import Permutation
 
 __all__ = ["LeftBehind", "from_state", "to_state"]
+
+
+# Of our own states; LanceDB's have none.
+LAYOUT = 1
 
 
 class LeftBehind(ABC):
@@ -45,42 +53,68 @@ class BaseTable(LeftBehind):
         self.state = state
 
     def make(self, perm: Permutation) -> Any:
-        if self.state is not None:
-            return _table_from_pickle_state(self.state)
         source = perm._source
         if isinstance(source, MemorySource):
-            return source.to_arrow()
-        if isinstance(source, RemoteSource):
-            return source.handle
+            # As in LanceDB, a table in memory is made again of its rows, with new row ids.
+            data = source.to_arrow()
+            return data if self.state is None else table_of(data, source.name)
+        if self.state is not None:
+            return _table_from_pickle_state(self.state)
+        if isinstance(source, EngineSource):
+            return source.opener.table
         return source.uri if isinstance(source, LanceSource) else source
 
 
 class PermutationTable(LeftBehind):
     """A permutation table, with the rows of one split."""
 
+    def __init__(self, split_names: Sequence[str] | None) -> None:
+        """Keep the names of all splits."""
+        self.split_names = split_names
+
     def make(self, perm: Permutation) -> Any:
-        import lancedb
         import pyarrow as pa
 
-        row_ids = perm._source.row_ids(perm._rows)
+        metadata = {}
+        if isinstance(perm._source, MemorySource):
+            # The ids that the rows have in the table that ``BaseTable`` makes.
+            row_ids = pa.array(offsets_of(perm._rows))
+        else:
+            row_ids = perm._source.row_ids(perm._rows)
+            metadata = metadata_of(perm._source)
+        if self.split_names is not None:
+            metadata["split_names"] = json_of(self.split_names)
         split_ids = pa.repeat(pa.scalar(perm._split, pa.uint64()), len(row_ids))
         schema = pa.schema(
             [
                 pa.field("row_id", pa.uint64()),
                 pa.field("split_id", pa.uint64(), nullable=False),
             ],
-            metadata=None
-            if perm.version is None
-            else {"base_version": str(perm.version)},
+            metadata=metadata,
         )
-        data = pa.table([row_ids, split_ids], schema=schema)
-        return lancedb.connect("memory://").create_table("permutation", data)
+        return table_of(pa.table([row_ids, split_ids], schema=schema), "permutation")
+
+
+def table_of(data: pa.Table, name: str) -> Any:
+    """Make a LanceDB table in memory."""
+    import lancedb
+
+    return lancedb.connect("memory://").create_table(name, data)
+
+
+def scrubbed(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Leave the credentials of a table's state out, unless they may travel."""
+    if state is None or not state.get("storage_options"):
+        return state
+    options = without_secrets(state["storage_options"])
+    return {**state, "storage_options": options or None}
 
 
 def to_state(perm: Permutation) -> dict[str, Any]:
     """Describe a permutation."""
     source = perm._source
     state = {
+        "layout": LAYOUT,
         "base_table_name": source.name,
         "split": perm._split,
         "selection": perm.selection,
@@ -95,17 +129,41 @@ def to_state(perm: Permutation) -> dict[str, Any]:
         "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": perm._permutation_table is not None,
     }
+    plan = perm._permutation_table
+    if isinstance(plan, PermutationTable):
+        state["split_names"] = plan.split_names
+    elif plan is not None:
+        state["split_names"] = split_names(plan)
     if perm.connection_factory is None:
-        base = perm._base_table
-        known = base.state if isinstance(base, BaseTable) else None
-        if is_a(base, "lancedb", "LanceTable") and isinstance(source, LanceSource):
-            known = _table_to_pickle_state(base)
-        state.update(source=source, base_table_state=known)
+        state.update(source=source, base_table_state=state_of_base(perm))
     return state
+
+
+def state_of_base(perm: Permutation) -> dict[str, Any] | None:
+    """Say what opens the base table again, if it is a local table of LanceDB."""
+    base, source = perm._base_table, perm._source
+    if isinstance(base, BaseTable):
+        return scrubbed(base.state)
+    if not is_a(base, "lancedb", "LanceTable"):
+        return None
+    if isinstance(source, MemorySource):
+        return {"kind": "memory"}
+    pin = {"version": source.version, "branch": source.branch}
+    return _table_to_pickle_state(base) | pin
 
 
 def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     """Fill a permutation from its description, or from one that LanceDB wrote."""
+    if not isinstance(state, dict):
+        message = (
+            f"a state of type {type(state).__name__}: wanted that of a permutation"
+        )
+        raise TypeError(message)
+    if state.get("layout", LAYOUT) != LAYOUT:
+        message = (
+            f"a pickle of layout {state['layout']}: this release reads layout {LAYOUT}"
+        )
+        raise ValueError(message)
     factory = state["connection_factory"]
     if "rows" not in state:
         from_lancedb_state(perm, state)
@@ -121,7 +179,9 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
         perm._base_table = table
     if "rows" in state:
         has_table = state["has_permutation_table"]
-        perm._permutation_table = PermutationTable() if has_table else None
+        perm._permutation_table = (
+            PermutationTable(state["split_names"]) if has_table else None
+        )
     perm.selection = state["selection"]
     perm.batch_size = state["batch_size"]
     perm.transform_fn = state["transform_fn"]
@@ -207,7 +267,7 @@ def _table_to_pickle_state(table: Any) -> dict[str, Any]:
     return {
         "kind": "local",
         "name": table.name,
-        "uri": uri,
+        "uri": absolute(uri),
         "namespace": table._namespace_path,
         "storage_options": without_secrets(lancedb_options(table)) or None,
         "version": table.version,

@@ -11,12 +11,17 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import ArrowStreamExportable
+from lanceloader.numbers import count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["PlanTable", "split_names"]
+    from lanceloader.sources.base import Source
+
+__all__ = ["PlanTable", "json_of", "metadata_of", "split_names"]
 
 ROW_ID = "row_id"
 SPLIT_ID = "split_id"
@@ -129,7 +134,27 @@ def not_a_plan(table: Any) -> TypeError:
 def split_names_of(metadata: dict[bytes, bytes]) -> list[str] | None:
     """Read the names of the splits, or ``None`` if there are none."""
     names = metadata.get(b"split_names")
-    return None if names is None else list(json.loads(names))
+    if names is None:
+        return None
+    try:
+        found = json.loads(names)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        message = f"Invalid input, split_names {names!r} in the permutation table: wanted a JSON list"
+        raise ValueError(message)
+    return found
+
+
+def json_of(names: Sequence[str]) -> str:
+    """Write the names of splits as LanceDB does."""
+    return json.dumps(list(names), separators=(",", ":"), ensure_ascii=False)
+
+
+def metadata_of(source: Source) -> dict[str, str]:
+    """Give the metadata that says which version of a table row ids are of."""
+    pin = {"base_version": source.version, "base_branch": source.branch}
+    return {name: str(value) for name, value in pin.items() if value is not None}
 
 
 def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
@@ -138,8 +163,8 @@ def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
     if version is None:
         return None
     try:
-        return int(version)
-    except ValueError:
+        return count(int(version))
+    except (ValueError, OverflowError):
         message = f"Invalid input, unreadable base_version {version!r} in the permutation table"
         raise ValueError(message) from None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader import _native
+from lanceloader.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,6 +82,8 @@ class Sizes:
         if isinstance(sizes, Mapping):
             self.names = [str(name) for name in sizes]
             sizes = list(sizes.values())
+        if hasattr(sizes, "tolist"):
+            sizes = sizes.tolist()
         if isinstance(sizes, int) and not isinstance(sizes, bool):
             self._given = {"fixed": sizes}
             return
@@ -90,6 +93,7 @@ class Sizes:
                 "counts (900, 100), or a number of equal parts"
             )
             raise TypeError(message)
+        sizes = [size.tolist() if hasattr(size, "tolist") else size for size in sizes]
         kinds = {type(size) for size in sizes}
         if kinds == {int}:
             self._given = {"counts": list(sizes)}
@@ -153,11 +157,15 @@ def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
     import pyarrow as pa
 
     codes = np.zeros(columns.num_rows, dtype=np.int64)
-    for column in columns.columns:
+    for name, column in zip(columns.column_names, columns.columns, strict=True):
         values = column.combine_chunks()
         if isinstance(values, pa.DictionaryArray):
             values = values.dictionary_decode()
-        encoded = values.dictionary_encode(null_encoding="encode")
+        try:
+            encoded = values.dictionary_encode(null_encoding="encode")
+        except pa.ArrowNotImplementedError as error:
+            message = f"column `{name}` of type {values.type}: rows are not split by its values"
+            raise FormatError(message) from error
         indices = encoded.indices.to_numpy().astype(np.int64)
         codes = codes * len(encoded.dictionary) + indices
         # By first appearance, so that codes say nothing of the values and stay small.

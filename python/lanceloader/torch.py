@@ -26,8 +26,12 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from lanceloader import _native
 from lanceloader.formats import transform_of
 from lanceloader.formats.torch import register
-from lanceloader.pickling import _table_from_pickle_state, _table_to_pickle_state
-from lanceloader.sources import MemorySource, RemoteSource, Source, pinned_source
+from lanceloader.pickling import (
+    _table_from_pickle_state,
+    _table_to_pickle_state,
+    scrubbed,
+)
+from lanceloader.sources import EngineSource, MemorySource, Source, pinned_source
 from lanceloader.sources.opening import is_a
 
 if TYPE_CHECKING:
@@ -76,6 +80,9 @@ def one_batch(table: pa.Table) -> pa.RecordBatch:
     batches = table.combine_chunks().to_batches()
     if len(batches) == 1:
         return batches[0]
+    if batches:
+        message = f"{table.num_rows} rows with a column of more than 2 GiB: wanted a smaller batch_size"
+        raise ValueError(message)
     arrays = [pa.array([], field.type) for field in table.schema]
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
 
@@ -126,7 +133,7 @@ class TableDataset:
         return f"<TableDataset of {self._source.describe()}>"
 
     def __reduce__(self) -> tuple[type[TableDataset], tuple[Any, ...]]:
-        return TableDataset, (self._source, self._state)
+        return TableDataset, (self._source, scrubbed(self._state))
 
 
 @dataclass(frozen=True)
@@ -253,7 +260,7 @@ def routed(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def __getitems__(self: Any, offsets: Sequence[int]) -> pa.Table:  # noqa: N807
         if is_a(self, "lancedb", "LanceTable"):
             known = opened(self)
-            if not isinstance(known.source, RemoteSource):
+            if not isinstance(known.source, EngineSource):
                 return take(known.source, known.reader, offsets)
         if len(offsets) == 0:
             return self.schema.empty_table()

@@ -41,7 +41,7 @@ if set(FORMATS) != set(get_args(Format)):
 _READ_ONLY = ("arrow", "numpy", "pandas", "polars", "python")
 
 
-def transform_of(name: str, **options: Any) -> Transform:
+def transform_of(name: object, **options: Any) -> Transform:
     """Give the transform of a format.
 
     Args:
@@ -51,7 +51,7 @@ def transform_of(name: str, **options: Any) -> Transform:
     Raises:
         ValueError: If there is no such format.
     """
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         known = ", ".join(sorted(FORMATS))
         message = f"Invalid format: {name}; wanted one of {known}"
         raise ValueError(message)

@@ -117,7 +117,13 @@ class _Converter:
             return
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if key in out:
+            message = f'column `{path}` has the name of a mask that nulls="mask" adds: rename it'
+            raise FormatError(message)
         if self.nulls == "mask":
+            if f"{key}_mask" in out:
+                message = f"column `{key}_mask` has the name of the mask of `{path}`: rename it"
+                raise FormatError(message)
             out[f"{key}_mask"] = self.array(column.is_valid())
         if column.null_count and not pa.types.is_struct(column.type):
             column = self.without_nulls(path, column)
@@ -150,7 +156,12 @@ class _Converter:
                 f"column `{path}` of type {column.type}: {value!r} is no value of it"
             )
             raise FormatError(message) from error
-        return pc.if_else(column.is_valid(), column, filler)
+        try:
+            return pc.if_else(column.is_valid(), column, filler)
+        except pa.ArrowNotImplementedError:
+            # Views and intervals.
+            values = column.to_pylist()
+            return pa.array([value if v is None else v for v in values], column.type)
 
     def value(self, path: str, column: pa.Array) -> Any:
         """Convert a column without nulls of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,16 +98,18 @@ class LazyRows(list[Any]):
         self.make = make
         self.is_filled = False
         self._first: Row | None = None
+        self._lock = threading.Lock()
 
     def fill(self) -> None:
         """Make the rows, unless it was done before."""
-        if self.is_filled:
-            return
-        self.is_filled = True
-        rows = self.make(self.batch)
-        if self._first is not None:
-            rows[0] = self._first
-        list.extend(self, rows)
+        with self._lock:
+            if self.is_filled:
+                return
+            rows = self.make(self.batch)
+            if self._first is not None:
+                rows[0] = self._first
+            list.extend(self, rows)
+            self.is_filled = True
 
     def __getitem__(self, index: Any) -> Any:
         if not self.is_filled and index == 0 and self.batch.num_rows > 0:
@@ -129,6 +132,10 @@ class LazyRows(list[Any]):
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> Any:
         # pyarrow reads a list's storage without asking, so it gets the batch.
+        if self.is_filled:
+            import pyarrow as pa
+
+            return pa.array([*self]).__arrow_c_array__(requested_schema)
         return self.batch.__arrow_c_array__(requested_schema)
 
 

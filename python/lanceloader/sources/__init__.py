@@ -7,15 +7,15 @@ that exists only in memory.
 """
 
 from lanceloader.sources.base import Reader, Source
+from lanceloader.sources.by_engine import EngineSource
 from lanceloader.sources.native import LanceSource, MemorySource
 from lanceloader.sources.opening import open_source, pinned_source
-from lanceloader.sources.remote import RemoteSource
 
 __all__ = [
+    "EngineSource",
     "LanceSource",
     "MemorySource",
     "Reader",
-    "RemoteSource",
     "Source",
     "open_source",
     "pinned_source",

@@ -35,10 +35,10 @@ class Reader(Protocol):
     def load(
         self,
         order: Order,
-        batch_size: int,
+        batch_size: int | None,
         drop_last: bool,  # noqa: FBT001
     ) -> Iterator[ArrowArrayExportable]:
-        """Give all rows in batches of ``batch_size``."""
+        """Give all rows in batches of ``batch_size``, or of what is read at once."""
 
 
 class Source(ABC):

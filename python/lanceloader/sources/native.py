@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order, Table
@@ -20,10 +21,33 @@ if TYPE_CHECKING:
     from lanceloader._typing import StorageOptions
     from lanceloader.engine import Engine
 
-__all__ = ["LanceSource", "MemorySource"]
+__all__ = ["LanceSource", "MemorySource", "absolute", "name_of"]
 
-# Rows of a batch where its size is ours to choose.
-SCAN_ROWS = 65_536
+
+def absolute(uri: str) -> str:
+    """Make a path mean the same in every folder; URIs do."""
+    return uri if "://" in uri else os.path.abspath(uri)  # noqa: PTH100
+
+
+def name_of(uri: str) -> str:
+    """Call a table by the last part of its address."""
+    return uri.rstrip("/").rpartition("/")[2].removesuffix(".lance")
+
+
+def checked_options(options: Any) -> StorageOptions:
+    """Copy storage options.
+
+    Raises:
+        TypeError: If one is no string.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        message = f"storage_options of type {type(options).__name__}: wanted a dict"
+        raise TypeError(message)
+    for name, value in (options or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            message = f"storage_options: option {name!r} of type {type(value).__name__}: wanted a string"
+            raise TypeError(message)
+    return dict(options or {})
 
 
 class NativeSource(Source):
@@ -71,7 +95,7 @@ class NativeSource(Source):
 
         del predicate  # the order has answered it
         names = [(ROW_ID, ROW_ID), *((name, name) for name in columns)]
-        for found in self.reader(names).load(order, SCAN_ROWS, False):  # noqa: FBT003
+        for found in self.reader(names).load(order, None, False):  # noqa: FBT003
             batch = pa.record_batch(found)
             yield batch.column(0), batch.select(list(range(1, len(names))))
 
@@ -102,12 +126,12 @@ class LanceSource(NativeSource):
             make_engine: Gives the engine of the object it was made from, pinned. Not
                 pickled: elsewhere, the table is opened by its address.
         """
-        self.uri = uri
-        self.storage_options = dict(storage_options or {})
+        self.uri = absolute(uri)
+        self.storage_options = checked_options(storage_options)
         self._make_engine = make_engine
         self._pid = os.getpid()
         self._native: Table | None = Table.open(
-            uri,
+            self.uri,
             version=version,
             branch=branch,
             tag=tag,
@@ -115,8 +139,7 @@ class LanceSource(NativeSource):
         )
         self.version = self._native.version
         self.branch = self._native.branch
-        last = uri.rstrip("/").rpartition("/")[2]
-        self.name = name or last.removesuffix(".lance")
+        self.name = name or name_of(uri)
 
     @property
     def native(self) -> Table:
@@ -175,6 +198,13 @@ class MemorySource(NativeSource):
         self.branch = branch
         self._native = Table.from_arrow(data, row_ids=row_ids)
         self._make_engine = make_engine
+        names = self.schema.names
+        twice = [column for column in dict.fromkeys(names) if names.count(column) > 1]
+        if twice:
+            message = (
+                f"{name} has several columns `{twice[0]}`: wanted one of each name"
+            )
+            raise ValueError(message)
 
     @property
     def native(self) -> Table:
@@ -189,6 +219,13 @@ class MemorySource(NativeSource):
             return self._make_engine()
         # Rows of a table of our own making have their offsets as ids.
         return engine_of_data(self.to_arrow())
+
+    def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
+        if self._make_engine is not None:
+            return super().matching(predicate, order)
+        with answering("filter", predicate):
+            found = self.engine().row_ids(predicate).read_all()
+        return self, order.filtered(Order.set(found.column(0).to_numpy()))
 
     def to_arrow(self) -> pa.Table:
         """Give the data, without a copy."""

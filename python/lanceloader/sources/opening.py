@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import branch_of_manifest
 from lanceloader._typing import ArrowStreamExportable
-from lanceloader.engine import ROW_ID, PylanceEngine, engine_of_handle
+from lanceloader.engine import ROW_ID, engine_of_handle
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Source
-from lanceloader.sources.native import LanceSource, MemorySource
-from lanceloader.sources.remote import RemoteSource
+from lanceloader.sources.by_engine import Address, EngineSource, Handle
+from lanceloader.sources.native import LanceSource, MemorySource, absolute, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lanceloader._typing import StorageOptions
+    from lanceloader.engine import Engine
 
 __all__ = ["is_a", "lancedb_options", "open_source", "pinned_source", "sync_table"]
 
@@ -47,13 +52,7 @@ def open_source(
             path or URI takes.
     """
     if isinstance(table, str | os.PathLike):
-        return LanceSource(
-            os.fspath(table),
-            version=version,
-            branch=branch,
-            tag=tag,
-            storage_options=storage_options,
-        )
+        return uri_source(os.fspath(table), version, branch, tag, storage_options)
     options = {"version": version, "branch": branch, "tag": tag}
     given = [name for name, value in options.items() if value is not None]
     if given or storage_options is not None:
@@ -76,7 +75,7 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
         branch: The branch of that version.
     """
     if isinstance(table, str | os.PathLike):
-        return LanceSource(os.fspath(table), version=version, branch=branch)
+        return uri_source(os.fspath(table), version, branch, None, None)
     if is_a(table, "lancedb", "AsyncTable"):
         table = sync_table(table)
     if is_a(table, "lancedb", "LanceTable") or is_a(table, "lancedb", "RemoteTable"):
@@ -87,6 +86,9 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
         return pylance_source(table, version, branch)
     if isinstance(table, Source):
         return table
+    if is_a(table, "lanceloader", "View"):
+        message = f"{table!r}: wanted a table; this is a permutation already"
+        raise TypeError(message)
     if isinstance(table, ArrowStreamExportable):
         return MemorySource(table)
     if hasattr(table, "to_arrow"):
@@ -122,9 +124,10 @@ _loaded: weakref.WeakKeyDictionary[
 
 def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
     """Open a LanceDB table at a version of a branch."""
-    remote = RemoteSource(table, name=table.name, version=version, branch=branch)
+    handle = Handle(table, version, branch)
+    pin = {"name": table.name, "version": version, "branch": branch}
     if is_a(table, "lancedb", "RemoteTable"):
-        return remote
+        return EngineSource(handle, **pin)
     uri = table.uri
     if uri.startswith("memory:"):
         loaded = _loaded.setdefault(table, weakref.WeakValueDictionary())
@@ -132,17 +135,17 @@ def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
         if source is None:
             source = loaded[version, branch] = load_lancedb(table, version, branch)
         return source
+    options = lancedb_options(table)
     try:
         return LanceSource(
             uri,
-            version=version,
-            branch=branch,
-            storage_options=lancedb_options(table),
-            name=table.name,
-            make_engine=remote.engine,
+            **pin,
+            storage_options=options,
+            make_engine=functools.cache(handle.engine),
         )
     except UnsupportedError:
-        return remote
+        # Not through the handle, which does not pickle.
+        return EngineSource(Address(absolute(uri), version, branch, options), **pin)
 
 
 def lancedb_options(table: Any) -> StorageOptions:
@@ -172,21 +175,42 @@ def load_lancedb(table: Any, version: int, branch: str | None) -> MemorySource:
 def pylance_source(dataset: Any, version: int | None, branch: str | None) -> Source:
     """Open a dataset of pylance, at a version or the one it is at."""
     if version is None:
+        version = int(dataset.version)
         # It does not say its branch, but its manifest does.
         branch = branch_of_manifest(dataset._ds.serialized_manifest())
-    else:
-        dataset = dataset.checkout_version((branch, version) if branch else version)
-    uri = dataset.uri
-    if uri.startswith("memory:"):
-        return MemorySource(dataset.to_table(), version=dataset.version)
+    handle = Handle(dataset, version, branch)
+    if dataset.uri.startswith("memory:"):
+        rows = engine_of_handle(dataset, version, branch).scan_all()
+        return MemorySource(rows, version=version)
+    options = dataset.latest_storage_options()
+    make_engine = functools.cache(handle.engine)
+    return uri_source(dataset.uri, version, branch, None, options, make_engine)
+
+
+def uri_source(
+    uri: str,
+    version: int | None,
+    branch: str | None,
+    tag: str | None,
+    storage_options: StorageOptions | None,
+    make_engine: Callable[[], Engine] | None = None,
+) -> Source:
+    """Open a Lance table by address: natively, or with its own library if that must be."""
     try:
         return LanceSource(
             uri,
-            version=dataset.version,
+            version=version,
             branch=branch,
-            storage_options=dataset.latest_storage_options(),
-            make_engine=lambda: PylanceEngine(dataset),
+            tag=tag,
+            storage_options=storage_options,
+            make_engine=make_engine,
         )
     except UnsupportedError:
-        name = uri.rstrip("/").rpartition("/")[2]
-        return RemoteSource(dataset, name=name, version=dataset.version, branch=branch)
+        if tag is not None:
+            raise
+        address = Address(absolute(uri), version, branch, dict(storage_options or {}))
+        if version is None:
+            version = address.engine().version()
+            address = replace(address, version=version)
+        name = name_of(uri)
+        return EngineSource(address, name=name, version=version, branch=branch)

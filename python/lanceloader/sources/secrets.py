@@ -20,6 +20,8 @@ SECRETS = (
     "sas",
     "signature",
     "header",
+    "authorization",
+    "proxy_url",
 )
 
 

@@ -70,7 +70,10 @@ class View:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # What it reads is immutable; a transform need not be.
-        return self._replace(transform_fn=copy.deepcopy(self.transform_fn, memo))
+        return self._replace(
+            selection=self.selection.copy(),
+            transform_fn=copy.deepcopy(self.transform_fn, memo),
+        )
 
     def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
         """Serve other rows, in the order they stand; skip and take start afresh."""
@@ -100,7 +103,7 @@ class View:
     @property
     def num_rows(self) -> int:
         """The number of rows, fixed when it was made."""
-        return len(self._order)
+        return self._order.num_rows
 
     @property
     def num_columns(self) -> int:

@@ -55,9 +55,6 @@ class ColumnVerbs(View):
             top = f"{top}.{head}"
         raise missing_column("select", name, self.column_names)
 
-    def _with_selection(self, selection: dict[str, str]) -> Self:
-        return self._replace(selection=selection)
-
     def remove_columns(self, columns: Sequence[str]) -> Self:
         """Leave ``columns`` out; names that do not exist are ignored.
 
@@ -84,6 +81,9 @@ class ColumnVerbs(View):
             raise AssertionError("old_name is required")
         if new_name is None:
             raise AssertionError("new_name is required")
+        if not isinstance(new_name, str):
+            message = f"new_name {new_name!r}: wanted a string"
+            raise TypeError(message)
         if old_name not in self.selection:
             raise missing_column("rename", old_name, self.column_names)
         if new_name in self.selection:

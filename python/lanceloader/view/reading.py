@@ -27,8 +27,6 @@ __all__ = ["Reading"]
 
 # What LanceDB's engine takes a batch size of 0 to mean.
 ENGINE_BATCH_SIZE = 8192
-# Rows read at once where the size of batches is ours to choose.
-BULK_ROWS = 65_536
 
 
 class Reading(ColumnVerbs):
@@ -118,20 +116,31 @@ class Reading(ColumnVerbs):
             skip_last_batch: Whether to leave a short last batch out.
             progress: Whether to show a bar.
         """
-        reader = self._ensure_open()
         size = count(batch_size) or ENGINE_BATCH_SIZE
-        batches = reader.load(self._order, size, skip_last_batch)
-        rows = (
-            self.num_rows - self.num_rows % size if skip_last_batch else self.num_rows
-        )
-        for batch in progress_over(
-            map(self._record_batch, batches),
-            rows,
-            "reading",
-            enabled=progress,
-            rows_of=lambda batch: batch.num_rows,
+        for batch in self._batches(
+            size, "reading", drop_last=skip_last_batch, progress=progress
         ):
             yield self.transform_fn(batch)
+
+    def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
+        """Give all rows in batches of some megabytes, however wide they are."""
+        reading = self.with_format("arrow")
+        return reading._batches(None, what, drop_last=False, progress=progress)
+
+    def _batches(
+        self, batch_size: int | None, what: str, *, drop_last: bool, progress: bool
+    ) -> Iterator[pa.RecordBatch]:
+        rows = self.num_rows
+        if drop_last:
+            rows -= rows % (batch_size or 1)
+        batches = self._ensure_open().load(self._order, batch_size, drop_last)
+        return progress_over(
+            map(self._record_batch, batches),
+            rows,
+            what,
+            enabled=progress,
+            rows_of=lambda batch: batch.num_rows,
+        )
 
     def take_offsets(self, offsets: Positions) -> Any:
         """Give the rows at these positions, in this order, repeats included.
@@ -188,6 +197,7 @@ class Reading(ColumnVerbs):
         try:
             position = operator.index(index)
         except TypeError:
+            check_positions(index)
             return self.take_offsets(index)
         if position < 0:
             position += self.num_rows
@@ -202,7 +212,10 @@ class Reading(ColumnVerbs):
         Raises:
             IndexError: If there is no such row.
         """
-        rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[index]
+        position = operator.index(index)
+        rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[
+            position
+        ]
         return rows[0]
 
     def head(self, n: int = 5) -> Any:
@@ -213,7 +226,7 @@ class Reading(ColumnVerbs):
         """Read everything into a ``pyarrow.Table``."""
         import pyarrow as pa
 
-        batches = self.with_format("arrow").iter(BULK_ROWS, progress=progress)
+        batches = self._bulk("reading", progress=progress)
         return pa.Table.from_batches(batches, schema=self.schema)
 
     def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
@@ -239,12 +252,10 @@ class Reading(ColumnVerbs):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self._with_selection({column: self._resolve(column)}).with_format(
-            "arrow"
-        )
+        narrow = self._with_selection({column: self._resolve(column)})
         parts = []
         try:
-            for batch in narrow.iter(BULK_ROWS, progress=progress):
+            for batch in narrow._bulk(f"reading {column}", progress=progress):
                 values = batch.column(0)
                 if isinstance(values, pa.DictionaryArray):
                     values = values.dictionary_decode()
@@ -278,6 +289,23 @@ class Reading(ColumnVerbs):
                 batch = batch.to_owned()
             return pa.record_batch(batch)
         return batch
+
+
+def check_positions(positions: Any) -> None:
+    """Refuse what is taken for positions, but means something else.
+
+    Raises:
+        TypeError: If it is a mask, or bytes.
+    """
+    kind = str(getattr(positions, "dtype", "")).rpartition(".")[2]
+    first = next(iter(positions), None) if isinstance(positions, list | tuple) else None
+    if kind == "bool" or isinstance(first, bool):
+        raise TypeError(
+            "perm[mask]: wanted positions; for a mask use perm.filter(mask)"
+        )
+    if isinstance(positions, bytes | bytearray):
+        message = f"perm[{bytes(positions[:8])!r}]: wanted positions, not bytes"
+        raise TypeError(message)
 
 
 def is_torch_rows(transform: Transform) -> bool:

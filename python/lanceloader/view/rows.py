@@ -25,22 +25,24 @@ __all__ = ["RowVerbs"]
 class RowVerbs(Reading):
     """Skip, take, repeat, filter, shuffle, shard, sample."""
 
-    def with_skip(self, skip: int) -> Self:
-        """Leave the first ``skip`` rows out; a second call replaces the first.
+    def with_skip(self, skip: int | None) -> Self:
+        """Leave the first ``skip`` rows out; a second call replaces the first, ``None`` ends it.
 
         Raises:
             ValueError: If there are fewer, counting what ``with_take`` keeps.
         """
-        skip = count(skip)
+        if skip is not None:
+            skip = count(skip)
         return self._replace(offset=skip, _order=self._sliced(skip, self.limit))
 
-    def with_take(self, limit: int) -> Self:
-        """Keep ``limit`` rows, after those that ``with_skip`` leaves out.
+    def with_take(self, limit: int | None) -> Self:
+        """Keep ``limit`` rows, after those that ``with_skip`` leaves out; ``None`` keeps all.
 
         Raises:
             ValueError: If there are fewer.
         """
-        limit = count(limit)
+        if limit is not None:
+            limit = count(limit)
         return self._replace(limit=limit, _order=self._sliced(self.offset, limit))
 
     def with_repeat(self, times: int) -> Self:

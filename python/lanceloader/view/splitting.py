@@ -92,6 +92,14 @@ class SplitVerb(int):
         if len(given) > 1 or (given and how == "sequential"):
             message = f"{', '.join(given)} with how={how!r}: wanted one way to split"
             raise ValueError(message)
+        if clump_size != 1 and (given or how == "sequential"):
+            message = f"clump_size={clump_size} in a split that is not plain random: wanted none"
+            raise ValueError(message)
+        if how == "sequential" and seed is not None:
+            message = (
+                f'seed={seed} with how="sequential": wanted none, as nothing is drawn'
+            )
+            raise ValueError(message)
         if how == "sequential":
             parts = sequential(perm._order, wanted.counts(perm.num_rows))
             return perm._splits(parts, wanted.names)
@@ -182,6 +190,13 @@ class SplitVerbs(RowVerbs):
             group_by=group_by,
             progress=progress,
         )
+        empty = [fold for fold, part in enumerate(parts) if len(part) == 0]
+        if empty:
+            message = (
+                f"{folds} folds: fold {empty[0]} would have no rows; wanted no more folds than "
+                f"{group_by} has values"
+            )
+            raise ValueError(message)
         orders = [part._order for part in parts]
         rest = (
             _native.Order.concat(orders[:fold] + orders[fold + 1 :])

@@ -20,16 +20,27 @@ pub fn install(hook: fn() -> bool) {
 }
 
 thread_local! {
+    static LISTENS: Cell<bool> = const { Cell::new(false) };
     static LAST_LOOK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Asks the hook, unless this thread asked it within the last 50 milliseconds.
+/// Runs `work` with [`check`] asking the hook. Outside of this it asks nobody: threads of our own are
+/// stopped by whoever they work for.
+pub fn listening<T>(work: impl FnOnce() -> T) -> T {
+    let before = LISTENS.replace(true);
+    let result = work();
+    LISTENS.set(before);
+    result
+}
+
+/// Asks the hook, unless this thread asked it within the last 50 milliseconds or is not
+/// [`listening`].
 ///
 /// # Errors
 ///
 /// [`Error::Interrupted`] if the hook says so.
 pub fn check() -> Result<()> {
-    let Some(interrupted) = HOOK.get() else {
+    let Some(interrupted) = HOOK.get().filter(|_| LISTENS.get()) else {
         return Ok(());
     };
     let now = Instant::now();

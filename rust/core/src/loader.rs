@@ -17,6 +17,8 @@ use crate::order::Order;
 use crate::read::Reader;
 use crate::runtime;
 
+/// The first window where its size is ours to choose: rows may be images.
+const FIRST_ROWS: usize = 64;
 /// What a window aims to hold. Random reads of narrow rows gain from every doubling (1,024 rows at a
 /// time read 70,000 rows/s, 8,192 read 200,000 and 262,144 read 460,000 of a table of 18 columns), so
 /// this is what several loaders at once may take.
@@ -32,7 +34,7 @@ const QUEUE_WINDOWS: usize = 1;
 #[derive(Debug)]
 pub struct Loader {
     source: Source,
-    batch_size: usize,
+    batch_size: Option<usize>,
     num_rows: u64,
     position: u64,
     running: Option<Running>,
@@ -57,16 +59,23 @@ struct Running {
 impl Loader {
     /// A loader of `order` in batches of `batch_size` rows.
     ///
-    /// Only the last batch may be shorter; with `drop_last` it is left out. Nothing is read yet.
+    /// Only the last batch may be shorter; with `drop_last` it is left out. Without a batch size a
+    /// batch is what was read at once: as many rows as make some megabytes. Nothing is read yet.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] if `batch_size` is 0.
-    pub fn new(reader: Reader, order: Order, batch_size: usize, drop_last: bool) -> Result<Self> {
-        if batch_size == 0 {
+    pub fn new(
+        reader: Reader,
+        order: Order,
+        batch_size: impl Into<Option<usize>>,
+        drop_last: bool,
+    ) -> Result<Self> {
+        let batch_size = batch_size.into();
+        if batch_size == Some(0) {
             return Err(Error::invalid("batch_size 0", "at least 1 row"));
         }
-        let left_over = if drop_last { order.len() % batch_size as u64 } else { 0 };
+        let left_over = if drop_last { order.len() % batch_size.unwrap_or(1) as u64 } else { 0 };
         Ok(Self {
             num_rows: order.len() - left_over,
             source: Source { reader, order },
@@ -160,7 +169,7 @@ impl Drop for Loader {
 /// What the thread does.
 struct Work {
     source: Source,
-    batch_size: usize,
+    batch_size: Option<usize>,
     position: u64,
     num_rows: u64,
     stop: Arc<AtomicBool>,
@@ -168,7 +177,7 @@ struct Work {
 
 impl Work {
     fn run(mut self, windows: &SyncSender<Result<Vec<Gathered>>>) {
-        let mut rows = self.batch_size;
+        let mut rows = self.batch_size.unwrap_or(FIRST_ROWS);
         while self.position < self.num_rows && !self.stop.load(Ordering::Relaxed) {
             let window = self.read(rows);
             if let Ok(batches) = &window {
@@ -185,7 +194,7 @@ impl Work {
         let end = self.num_rows.min(self.position + rows as u64);
         let offsets = self.source.order.offsets(self.position..end)?;
         self.position = end;
-        self.source.reader.take_window(&offsets, self.batch_size)
+        self.source.reader.take_window(&offsets, self.batch_size.unwrap_or(rows))
     }
 
     /// Whole batches that fill a window, going by the bytes of the last one.
@@ -193,8 +202,9 @@ impl Work {
         let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
         let fitting = (rows as u128 * WINDOW_BYTES as u128 / bytes.max(1) as u128)
             .min(WINDOW_ROWS.min(rows.saturating_mul(GROWTH)) as u128);
-        let batches = usize::try_from(fitting).unwrap_or(WINDOW_ROWS) / self.batch_size;
-        batches.max(1) * self.batch_size
+        let unit = self.batch_size.unwrap_or(1);
+        let batches = usize::try_from(fitting).unwrap_or(WINDOW_ROWS) / unit;
+        batches.max(1) * unit
     }
 }
 

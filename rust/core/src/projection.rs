@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::NullBuffer;
-use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 
@@ -61,23 +61,9 @@ impl Projection {
         Ok(Self { outputs, schema })
     }
 
-    /// The projection that gives every column of the table as it is.
-    pub fn all(table: &Schema) -> Self {
-        let column = |field: &FieldRef| Source::Column(vec![field.name().clone()]);
-        Self {
-            outputs: table.fields().iter().map(column).collect(),
-            schema: Arc::new(table.clone()),
-        }
-    }
-
     /// The schema of the batches that come out.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-
-    /// Where each output column comes from.
-    pub fn outputs(&self) -> &[Source] {
-        &self.outputs
     }
 
     /// Whether a column of this kind comes out.

@@ -36,7 +36,8 @@ pub(crate) fn enter<T: Ungil + Send>(
     py: Python<'_>,
     work: impl FnOnce() -> Result<T> + Ungil + Send,
 ) -> PyResult<T> {
-    let result = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
+    let work = AssertUnwindSafe(work);
+    let result = py.detach(|| interrupt::listening(|| catch_unwind(work)));
     match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(Error::Interrupted)) => {

@@ -1,6 +1,7 @@
 //! Stage 5, HAND-OFF: Arrow data crosses the border by capsule, without a copy.
 
 use std::ffi::CStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, to_ffi};
@@ -10,6 +11,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use lanceloader_core::gather::Gathered;
+use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyCapsule, PyCapsuleMethods, PyTuple, PyTypeMethods};
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
@@ -131,14 +133,34 @@ fn import(stream: *mut FFI_ArrowArrayStream) -> PyResult<ArrowArrayStreamReader>
     unsafe { ArrowArrayStreamReader::from_raw(stream) }.map_err(arrow)
 }
 
-/// All columns of all batches, chunks put together.
-pub(crate) fn columns_of(object: &Bound<'_, PyAny>) -> PyResult<(Vec<ArrayRef>, usize)> {
-    let stream = stream_of(object)?;
+/// All batches of a stream.
+pub(crate) fn collect(stream: impl RecordBatchReader) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let schema = stream.schema();
-    let batches = stream.collect::<Result<Vec<_>, _>>().map_err(arrow)?;
-    let num_rows = batches.iter().map(RecordBatch::num_rows).sum();
-    let whole = arrow_select::concat::concat_batches(&schema, &batches).map_err(arrow)?;
-    Ok((whole.columns().to_vec(), num_rows))
+    // arrow panics on buffers that are not aligned to their type. OK to go on: the stream is gone.
+    let batches = catch_unwind(AssertUnwindSafe(|| stream.collect::<Result<Vec<_>, _>>()));
+    match batches {
+        Ok(Ok(batches)) => Ok((schema, batches)),
+        Ok(Err(error)) => Err(Error::arrow("Arrow data", &error)),
+        Err(_) => Err(Error::invalid(
+            "this Arrow data, with a buffer that is not aligned",
+            "buffers aligned to their types, as in a copy of it",
+        )),
+    }
+}
+
+/// All columns of all batches, chunks put together.
+pub(crate) fn columns_of(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+) -> PyResult<(Vec<ArrayRef>, usize)> {
+    let stream = stream_of(object)?;
+    enter(py, || {
+        let (schema, batches) = collect(stream)?;
+        let num_rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let whole = arrow_select::concat::concat_batches(&schema, &batches)
+            .map_err(|error| Error::arrow("Arrow data", &error))?;
+        Ok((whole.columns().to_vec(), num_rows))
+    })
 }
 
 pub(crate) fn arrow(error: arrow_schema::ArrowError) -> pyo3::PyErr {

@@ -60,6 +60,12 @@ impl Order {
         (make, (self.0.len(), parts)).into_pyobject(py)
     }
 
+    /// The number of positions, also beyond what `len` can say.
+    #[getter]
+    fn num_rows(&self) -> u64 {
+        self.0.len()
+    }
+
     fn __len__(&self) -> PyResult<usize> {
         usize::try_from(self.0.len()).map_err(|_| PyValueError::new_err("too long for len()"))
     }
@@ -171,7 +177,6 @@ fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
                 Purpose::Split => "split",
                 Purpose::Sample => "sample",
             };
-            let Shuffle { .. } = shuffle.as_ref();
             (purpose, shuffle.len(), shuffle.seed(), shuffle.epoch(), shuffle.clump())
                 .into_pyobject(py)
         }

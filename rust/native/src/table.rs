@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatchReader;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
+use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::DataType;
 use lanceloader_core::order::{self, Bitmap};
 use lanceloader_core::projection::Projection;
@@ -17,7 +17,7 @@ use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
 
 use crate::arguments::Numbers;
 use crate::enter::enter;
-use crate::handoff::{Batch, columns_of, schema_capsule, stream_capsule, stream_of};
+use crate::handoff::{Batch, collect, columns_of, schema_capsule, stream_capsule, stream_of};
 use crate::loader::Loader;
 use crate::order::Order;
 
@@ -110,9 +110,11 @@ impl Table {
         match &self.0 {
             Kind::Lance(table) => table.data_bytes(),
             Kind::Memory(table) => {
-                let bytes =
-                    table.batches().iter().map(|batch| batch.get_array_memory_size() as u64);
-                Some(bytes.sum())
+                // Of the rows themselves: batches may be slices of the same buffers.
+                let columns = table.batches().iter().flat_map(RecordBatch::columns);
+                columns
+                    .map(|column| column.to_data().get_slice_memory_size().ok())
+                    .try_fold(0, |sum, bytes| Some(sum + bytes? as u64))
             }
         }
     }
@@ -236,8 +238,7 @@ fn memory_table(
     row_ids: Option<&str>,
 ) -> Result<MemoryTable, Error> {
     let fail = |error: &arrow_schema::ArrowError| Error::arrow("Arrow data", error);
-    let mut schema = stream.schema();
-    let mut batches = stream.collect::<Result<Vec<_>, _>>().map_err(|error| fail(&error))?;
+    let (mut schema, mut batches) = collect(stream)?;
     let mut ids = None;
     if let Some(name) = row_ids {
         let at = schema.index_of(name).map_err(|error| fail(&error))?;
@@ -284,12 +285,12 @@ impl Reader {
         Ok(Batch::new(rows))
     }
 
-    /// All rows of `order` in batches, read ahead on a thread.
+    /// All rows of `order` in batches, read ahead on a thread; without a batch size, as they are read.
     fn load(
         &self,
         py: Python<'_>,
         order: &Order,
-        batch_size: usize,
+        batch_size: Option<usize>,
         drop_last: bool,
     ) -> PyResult<Loader> {
         let loader = enter(py, || {
@@ -313,7 +314,7 @@ pub(crate) fn lancedb_hash_splits(
     weights: Vec<u64>,
     discard_weight: u64,
 ) -> PyResult<Batch> {
-    let (columns, _) = columns_of(&columns)?;
+    let (columns, _) = columns_of(py, &columns)?;
     let splits = enter(py, || hash::lancedb_splits(&columns, &weights, discard_weight))?;
     Batch::of_numbers("split_id", splits)
 }
@@ -325,7 +326,7 @@ pub(crate) fn stable_hashes(
     columns: Bound<'_, PyAny>,
     seed: u64,
 ) -> PyResult<Batch> {
-    let (columns, num_rows) = columns_of(&columns)?;
+    let (columns, num_rows) = columns_of(py, &columns)?;
     let hashes = enter(py, || hash::stable_hashes(&columns, num_rows, seed))?;
     Batch::of_numbers("hash", hashes)
 }

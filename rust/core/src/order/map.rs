@@ -7,7 +7,7 @@ use super::{Bitmap, Listed, Order, Shuffle};
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
 pub enum Map {
-    /// Position `k` is `start + k · step`, at least 0; `step` may be negative.
+    /// Position `k` is `start + k · step`, at least 0; `step` may be negative, but not 0.
     Range {
         /// The value of position 0.
         start: u64,
@@ -50,6 +50,7 @@ impl Map {
     pub(super) fn images(&self, n: u64) -> Option<u64> {
         let fits = |len: u64, bound: u64| (n <= len).then_some(if n == 0 { 0 } else { bound });
         match self {
+            Self::Range { step: 0, .. } => None,
             Self::Range { start, step } => {
                 let Some(last) = n.checked_sub(1) else {
                     return Some(0);

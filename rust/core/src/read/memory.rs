@@ -1,6 +1,6 @@
 //! Arrow data in memory: what another library handed over whole.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -19,6 +19,8 @@ pub struct MemoryTable {
     /// Rows before each batch; one entry more than there are batches.
     starts: Vec<u64>,
     row_ids: Option<Vec<u64>>,
+    /// Ids and their offsets, sorted on first use.
+    by_id: OnceLock<Vec<(u64, u64)>>,
 }
 
 impl MemoryTable {
@@ -45,7 +47,7 @@ impl MemoryTable {
                 "one each",
             ));
         }
-        Ok(Self { schema, batches, starts, row_ids })
+        Ok(Self { schema, batches, starts, row_ids, by_id: OnceLock::new() })
     }
 
     /// The number of rows.
@@ -86,8 +88,11 @@ impl MemoryTable {
         let Some(known) = &self.row_ids else {
             return ids.iter().map(|&id| (id < self.num_rows()).then_some(id)).collect();
         };
-        let mut by_id: Vec<(u64, u64)> = known.iter().copied().zip(0..).collect();
-        by_id.sort_unstable();
+        let by_id = self.by_id.get_or_init(|| {
+            let mut by_id: Vec<(u64, u64)> = known.iter().copied().zip(0..).collect();
+            by_id.sort_unstable();
+            by_id
+        });
         let offset = |id: &u64| {
             let at = by_id.binary_search_by_key(id, |&(id, _)| id).ok()?;
             Some(by_id[at].1)

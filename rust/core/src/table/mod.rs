@@ -76,7 +76,6 @@ pub struct Address {
 #[derive(Debug)]
 pub struct Table {
     address: Address,
-    root: Place,
     manifest: Manifest,
     schema: SchemaRef,
     layout: Layout,
@@ -99,15 +98,12 @@ impl Table {
 
     async fn open_async(mut address: Address) -> Result<Self> {
         let uri = address.uri.clone();
-        let main = Place::connect(&uri, &address.options).await?;
         if let Version::Tag(name) = &address.version {
+            let main = Place::connect(&uri, &address.options).await?;
             let tag = read_tag(&main, &uri, name).await?;
             (address.branch, address.version) = (tag.branch, Version::Number(tag.version));
         }
-        let root = match &address.branch {
-            None => main,
-            Some(branch) => main.join("tree").join(branch),
-        };
+        let root = connect(&address).await?;
         let manifest = read_version(&root, &address).await?;
         check(&uri, &manifest)?;
         address.version = Version::Number(manifest.version);
@@ -117,7 +113,6 @@ impl Table {
         let schema = arrow_schema_of(&manifest.schema);
         Ok(Self {
             address,
-            root,
             manifest,
             schema,
             layout,
@@ -195,8 +190,11 @@ impl Table {
     /// A reader for `columns` of the fragment with this index.
     pub(crate) fn fragment(&self, index: usize, columns: &Columns) -> Result<FragmentReader> {
         let storage = self.storage.get_or_make(|| {
-            let (root, bases) = (&self.root, &self.manifest.base_paths);
-            runtime::wait(Storage::open(root, bases, &self.address.options))
+            runtime::wait(async {
+                // Connected anew: in a forked process nothing drives the parent's connections.
+                let root = connect(&self.address).await?;
+                Storage::open(&root, &self.manifest.base_paths, &self.address.options).await
+            })
         })?;
         let fragment = &self.manifest.fragments[index];
         FragmentReader::open(&storage, fragment, &self.manifest.schema, columns)
@@ -235,6 +233,15 @@ fn arrow_schema_of(schema: &Schema) -> SchemaRef {
     Arc::new(ArrowSchema::new_with_metadata(fields, schema.metadata))
 }
 
+/// The folder of the branch of a table. No request is made.
+async fn connect(address: &Address) -> Result<Place> {
+    let main = Place::connect(&address.uri, &address.options).await?;
+    Ok(match &address.branch {
+        None => main,
+        Some(branch) => main.join("tree").join(branch),
+    })
+}
+
 /// A tag's file.
 #[derive(serde::Deserialize)]
 struct Tag {
@@ -244,9 +251,14 @@ struct Tag {
 
 async fn read_tag(main: &Place, uri: &str, name: &str) -> Result<Tag> {
     let path = main.join("_refs").join("tags").path.join(format!("{name}.json"));
-    let no_tag = |reason: String| Error::NotFound { uri: format!("{uri} (tag {name})"), reason };
     let bytes = main.store.read_one_all(&path).await;
-    let bytes = bytes.map_err(|_| no_tag("the table has no tag of this name".to_string()))?;
+    let bytes = bytes.map_err(|error| match Error::lance(&path, &error) {
+        Error::NotFound { .. } => Error::NotFound {
+            uri: format!("{uri} (tag {name})"),
+            reason: "the table has no tag of this name".to_string(),
+        },
+        other => other,
+    })?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::Corrupt { path: path.to_string(), reason: error.to_string() })
 }

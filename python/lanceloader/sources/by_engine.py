@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
 from lanceloader.engine import (
@@ -13,6 +14,7 @@ from lanceloader.engine import (
     ROW_OFFSET,
     EngineReader,
     engine_of_handle,
+    engine_of_uri,
 )
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Reader, Source, answering
@@ -23,32 +25,97 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from lanceloader._typing import StorageOptions
     from lanceloader.engine import Engine
 
-__all__ = ["RemoteSource"]
+__all__ = ["Address", "EngineSource", "Handle"]
 
 
-class RemoteSource(Source):
+class Opener(Protocol):
+    """What opens a table with its own library; it pickles, without credentials."""
+
+    @property
+    def table(self) -> Any:
+        """What a user would open it with: an object, or an address."""
+
+    def engine(self) -> Engine:
+        """Open the table, at its version."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A table by its address."""
+
+    table: str
+    version: int | None
+    branch: str | None
+    storage_options: StorageOptions
+
+    def engine(self) -> Engine:
+        return engine_of_uri(
+            self.table, self.version, self.branch, self.storage_options or None
+        )
+
+    def __reduce__(self) -> tuple[type[Address], tuple[Any, ...]]:
+        options = without_secrets(self.storage_options)
+        return Address, (self.table, self.version, self.branch, options)
+
+
+class Handle:
+    """A table by an object of its library, which pickles if the table is on a server."""
+
+    def __init__(self, table: Any, version: int | None, branch: str | None) -> None:
+        """Open ``table`` at a version, leaving it where it is."""
+        self.table = table
+        self.version = version
+        self.branch = branch
+
+    def engine(self) -> Engine:
+        try:
+            return engine_of_handle(self.table, self.version, self.branch)
+        except ValueError as error:
+            if "api_key" not in str(error):
+                raise
+            message = (
+                f"{self.table.name}: API keys do not travel in pickles; set LANCEDB_API_KEY "
+                "where it is unpickled, or give with_connection_factory a function that connects"
+            )
+            raise ValueError(message) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        table = self.table
+        if hasattr(table, "_serialized_connection_state") and not may_travel():
+            table = copy.copy(table)
+            connection = json.loads(table._serialized_connection_state())
+            table._connection_state = json.dumps(
+                {"api_key": None, **without_secrets(connection)}
+            )
+        return {**self.__dict__, "table": table}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if hasattr(self.table, "_serialized_connection_state"):
+            connection = json.loads(self.table._serialized_connection_state())
+            if connection.get("api_key") is None:
+                connection["api_key"] = os.environ.get("LANCEDB_API_KEY")
+            self.table._connection_state = json.dumps(connection)
+
+
+class EngineSource(Source):
     """A table that is read through an engine.
 
     Its orders hold row offsets, until a filter or a permutation table names rows by id.
     """
 
     def __init__(
-        self,
-        handle: Any,
-        *,
-        name: str,
-        version: int | None,
-        branch: str | None = None,
-        key: str = ROW_OFFSET,
+        self, opener: Opener, *, name: str, version: int | None, branch: str | None
     ) -> None:
-        """Read ``handle``, which pickles, at a version."""
+        """Read what ``opener`` opens."""
         self.name = name
         self.version = version
         self.branch = branch
-        self.handle = handle
-        self.rows_are_ids = key == ROW_ID
+        self.opener = opener
+        self.rows_are_ids = False
         self._engine: Engine | None = None
         self._pid: int | None = None
         self._num_rows: int | None = None
@@ -113,41 +180,17 @@ class RemoteSource(Source):
     def engine(self) -> Engine:
         # The handles of another process are dead in this one.
         if self._engine is None or self._pid != os.getpid():
-            try:
-                self._engine = engine_of_handle(self.handle, self.version, self.branch)
-            except ValueError as error:
-                if "api_key" not in str(error):
-                    raise
-                message = (
-                    f"{self.name}: API keys do not travel in pickles; set LANCEDB_API_KEY where "
-                    "it is unpickled, or give with_connection_factory a function that connects"
-                )
-                raise ValueError(message) from error
+            self._engine = self.opener.engine()
             self._pid = os.getpid()
         return self._engine
 
-    def _by_row_id(self) -> RemoteSource:
-        new = object.__new__(RemoteSource)
+    def _by_row_id(self) -> EngineSource:
+        new = object.__new__(EngineSource)
         new.__dict__.update(self.__dict__, rows_are_ids=True)
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        handle = self.handle
-        if hasattr(handle, "_serialized_connection_state") and not may_travel():
-            handle = copy.copy(handle)
-            connection = json.loads(handle._serialized_connection_state())
-            handle._connection_state = json.dumps(
-                {"api_key": None, **without_secrets(connection)}
-            )
-        return {**self.__dict__, "handle": handle, "_engine": None, "_pid": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if hasattr(self.handle, "_serialized_connection_state"):
-            connection = json.loads(self.handle._serialized_connection_state())
-            if connection.get("api_key") is None:
-                connection["api_key"] = os.environ.get("LANCEDB_API_KEY")
-            self.handle._connection_state = json.dumps(connection)
+        return {**self.__dict__, "_engine": None, "_pid": None}
 
 
 def _column(stream: Any) -> Any:

@@ -1,0 +1,86 @@
+"""A server that speaks as much S3 as reading takes, over a folder, and keeps connections open."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.server
+import threading
+import urllib.parse
+from pathlib import Path
+
+BUCKET = "bucket"
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_GET(self) -> None:
+        url = urllib.parse.urlparse(self.path)
+        query = urllib.parse.parse_qs(url.query)
+        root: Path = self.server.folder
+        if "list-type" in query:
+            self.answer(200, listing(root, query.get("prefix", [""])[0]))
+            return
+        file = root / urllib.parse.unquote(url.path).removeprefix(f"/{BUCKET}/")
+        if not file.is_file():
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        content = file.read_bytes()
+        start, stop = 0, len(content)
+        if "Range" in self.headers:
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            start = int(first) if first else stop - int(last)
+            stop = min(int(last) + 1, stop) if first and last else stop
+        place = f"bytes {start}-{stop - 1}/{len(content)}"
+        status = 206 if "Range" in self.headers else 200
+        self.answer(status, content[start:stop], {"Content-Range": place})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def answer(self, status: int, content: bytes, headers: dict | None = None) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Length": str(len(content)),
+            "ETag": '"x"',
+            "Last-Modified": email.utils.formatdate(usegmt=True),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+def listing(root: Path, prefix: str) -> bytes:
+    files = (file for file in sorted(root.rglob("*")) if file.is_file())
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>"
+        f'<ETag>"x"</ETag><Size>{file.stat().st_size}</Size></Contents>'
+        for file in files
+        if (key := file.relative_to(root).as_posix()).startswith(prefix)
+    )
+    return (
+        f"<ListBucketResult><Name>{BUCKET}</Name><Prefix>{prefix}</Prefix>"
+        f"<IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+    ).encode()
+
+
+@contextlib.contextmanager
+def serving(folder: Path):
+    """Serve a folder as a bucket; gives the endpoint."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Request) as server:
+        server.daemon_threads = True
+        server.folder = folder
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+        # Connections that are open would be waited for.
+        server.block_on_close = False
