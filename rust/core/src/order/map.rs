@@ -65,7 +65,7 @@ impl Map {
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
-                parts.iter().map(Order::len).sum(),
+                parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
                 parts.iter().map(Order::bound).max().unwrap_or(0),
             ),
         }
