@@ -50,7 +50,7 @@ def main() -> None:
         print(table)
     options.out.mkdir(parents=True, exist_ok=True)
     summary = as_json(tables, results, options, time.time() - started)
-    (options.out / "loader.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (options.out / "loader.json").write_text(json.dumps(summary) + "\n")
     # Here, because workers import this file, and need no matplotlib.
     import picture
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import lance
 import lancedb
 import pytest
 
@@ -61,3 +62,14 @@ def opened(monkeypatch, table):
     monkeypatch.setenv("LANCELOADER_TEST_DB", table._conn.uri)
     monkeypatch.setattr(elsewhere, "OPENED", [])
     return elsewhere.OPENED
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dataset of 5,000 rows, some deleted, and a LanceDB table of the same."""
+    data = tables.narrow(5000)
+    dataset = lance.write_dataset(data, tmp_path / "t.lance", max_rows_per_file=1500)
+    dataset.delete("id % 7 = 3")
+    table = lancedb.connect(tmp_path / "db").create_table("t", data)
+    table.delete("id % 7 = 3")
+    return tmp_path
