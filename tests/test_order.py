@@ -216,3 +216,9 @@ def test_a_view_over_no_rows_has_no_order_to_speak_of():
     perm = ll.open(pa.table({"x": pa.array([], pa.int64())}))
     assert len(perm.shuffle(seed=1).shard(0, 3)) == 0
     assert list(perm.shuffle(seed=1).iter(3)) == []
+
+
+def test_masks_with_nulls_are_named():
+    perm = ll.open(pa.table({"x": range(3)}))
+    with pytest.raises(ValueError, match="a filter with 1 nulls"):
+        perm.filter(pa.array([True, None, False]))

@@ -153,7 +153,8 @@ class _Converter:
             filler = pa.scalar(value, column.type)
         except (pa.ArrowException, TypeError, ValueError) as error:
             message = (
-                f"column `{path}` of type {column.type}: {value!r} is no value of it"
+                f"column `{path}` of type {column.type}: {value!r} is no value of it; for a "
+                f"value per column pass fill_value={{'{path}': ...}}"
             )
             raise FormatError(message) from error
         try:

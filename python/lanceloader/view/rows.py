@@ -107,6 +107,13 @@ class RowVerbs(Reading):
             return self._with_rows(rows, source)
         import numpy as np
 
+        nulls = getattr(predicate, "null_count", 0)
+        if nulls:
+            message = (
+                f"a filter with {nulls} nulls: wanted true or false for each row, as from "
+                "pyarrow.compute.fill_null(mask, False)"
+            )
+            raise ValueError(message)
         mask = np.asarray(predicate)
         if mask.dtype != np.bool_ or mask.shape != (self.num_rows,):
             message = (
