@@ -122,7 +122,11 @@ BAD = [
     (lambda p: p.select_columns([]), ValueError, "at least one column"),
     (lambda p: p.select_columns(None), AssertionError, "columns"),
     (lambda p: p.select_columns("id"), TypeError, "list of names"),
-    (lambda p: p.select_columns(["idd"]), ValueError, "does not exist; there are `id`"),
+    (
+        lambda p: p.select_columns(["idd"]),
+        ValueError,
+        "does not exist; the nearest are `id`",
+    ),
     (lambda p: p.select_columns(["idd"]), KeyError, "does not exist"),
     (lambda p: p.select_columns([5]), KeyError, "`5`"),
     (lambda p: p.select_columns([None]), KeyError, "`None`"),

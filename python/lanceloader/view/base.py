@@ -162,7 +162,8 @@ class View:
         if native is not None:
             size = native.data_bytes
             stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
-            lines.append(f"stored as {native.num_fragments} fragments, {stored}")
+            parts = "fragment" if native.num_fragments == 1 else "fragments"
+            lines.append(f"stored as {native.num_fragments:,} {parts}, {stored}")
         order = repr(self._order).removeprefix("<Order of ").removesuffix(">")
         lines += [
             f"order     {order} ({self._order.num_bytes:,} bytes)",

@@ -154,11 +154,10 @@ def check_names(columns: Sequence[str]) -> None:
 
 def missing_column(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
     """Make the error for a column that is not there, in LanceDB's words."""
-    near = (
-        difflib.get_close_matches(str(name), known, n=5, cutoff=0.4) or list(known)[:10]
-    )
-    listed = ", ".join(f"`{column}`" for column in near)
+    near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4)
+    listed = ", ".join(f"`{column}`" for column in near or list(known)[:10])
+    what = "the nearest are" if near else "there are"
     message = (
-        f"Cannot {verb} column `{name}` because it does not exist; there are {listed}"
+        f"Cannot {verb} column `{name}` because it does not exist; {what} {listed}"
     )
     return ColumnNotFoundError(message)
