@@ -15,6 +15,7 @@ __all__ = [
     "grouped",
     "lancedb_hash_splits",
     "lancedb_shuffle",
+    "lancedb_sort",
     "split_counts",
     "stable_hashes",
     "stratified",
@@ -119,6 +120,7 @@ def grouped(
 def lancedb_hash_splits(
     columns: Any, weights: Sequence[int], discard_weight: int
 ) -> Batch: ...
+def lancedb_sort(splits: Sequence[int] | Any, is_narrow: bool) -> Order: ...
 def lancedb_shuffle(num_rows: int, seed: int, clump_size: int) -> Order: ...
 def split_counts(
     num_rows: int,

@@ -1,8 +1,7 @@
 """``permutation_builder``: LanceDB's way to say which rows, in which splits and which order.
 
 The result is LanceDB's: a table of row ids and split ids in memory. With a seed, the order of
-rows is LanceDB's too, bit for bit, except inside the splits of ``split_*`` followed by
-``shuffle``, where LanceDB sorts with a sort that keeps no order.
+rows is LanceDB's too, bit for bit; see ``docs/determinism.md`` for its limits.
 """
 
 from __future__ import annotations
@@ -329,15 +328,36 @@ def calculated(table: Table, calculation: str) -> Rows:
 def shuffled(rows: Rows, seed: int, clump_size: int) -> Rows:
     """Shuffle rows inside their splits."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     order = _native.lancedb_shuffle(len(rows.row_ids), seed, clump_size)
     positions = pa.record_batch(order.offsets(0, len(order))).column(0)
     split_ids = rows.split_ids.take(positions)
-    # A stable sort, unlike LanceDB's: inside a split the shuffled order stays.
-    by_split = pc.sort_indices(split_ids)
+    by_split = sorted_by_split(split_ids)
     row_ids = rows.row_ids[positions.to_numpy()][by_split.to_numpy()]
     return replace(rows, row_ids=row_ids, split_ids=split_ids.take(by_split))
+
+
+def sorted_by_split(split_ids: pa.Array) -> pa.Array:
+    """Give the places of rows, split by split.
+
+    Inside a split the order is that of LanceDB's sort, which is not stable. Splits that
+    are no 32-bit or 64-bit numbers, or null, are sorted stably.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = pa.uint64(), pa.int64(), pa.uint32(), pa.int32()
+    if split_ids.type not in kinds or split_ids.null_count or len(split_ids) >= 2**32:
+        return pc.sort_indices(split_ids)
+    numbers = split_ids.to_numpy()
+    bits = split_ids.type.bit_width
+    if pa.types.is_signed_integer(split_ids.type):
+        # The same comparisons, without a sign.
+        unsigned = np.dtype(f"uint{bits}").type
+        numbers = numbers.view(unsigned) ^ unsigned(1 << (bits - 1))
+    order = _native.lancedb_sort(numbers, bits == 32)
+    return pa.record_batch(order.offsets(0, len(order))).column(0)
 
 
 def checked_sizes(

@@ -23,7 +23,9 @@ mod _native {
     #[pymodule_export]
     use crate::loader::Loader;
     #[pymodule_export]
-    use crate::order::{Order, fold, grouped, lancedb_shuffle, split_counts, stratified};
+    use crate::order::{
+        Order, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,
+    };
     #[pymodule_export]
     use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 

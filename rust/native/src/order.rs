@@ -294,6 +294,22 @@ fn codes(numbers: Numbers) -> PyResult<Vec<u32>> {
     codes.map_err(|_| PyValueError::new_err("wanted codes below 2^32"))
 }
 
+/// The places of `splits`, a column of 64-bit or of 32-bit numbers, in the order that LanceDB's sort
+/// by split leaves them in.
+#[pyfunction]
+pub(crate) fn lancedb_sort(py: Python<'_>, splits: Numbers, is_narrow: bool) -> PyResult<Order> {
+    enter(py, || {
+        let splits = splits.0.into_iter();
+        let places = if is_narrow {
+            let narrow = |split| u32::try_from(split).unwrap_or(u32::MAX);
+            order::lancedb::sorted_by_split(splits.map(narrow))
+        } else {
+            order::lancedb::sorted_by_split(splits)
+        };
+        Ok(Order(order::Order::listed(places)))
+    })
+}
+
 /// The positions `0..num_rows` as LanceDB's shuffle orders them.
 #[pyfunction]
 pub(crate) fn lancedb_shuffle(

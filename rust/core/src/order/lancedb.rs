@@ -38,6 +38,17 @@ pub fn shuffled(num_rows: u64, seed: u64, clump_size: u64) -> Result<Vec<u64>> {
     Ok(clumps.into_iter().flat_map(rows).collect())
 }
 
+/// The places of `splits` in the order that LanceDB's final sort by split leaves them in.
+///
+/// Arrow's sort of a column of numbers: the standard library's unstable sort of pairs of place and
+/// number, compared by number. Rows of one split come in an order that only that algorithm explains;
+/// it depends on the width of the numbers, so `T` must have that of the column.
+pub fn sorted_by_split<T: Copy + Ord>(splits: impl IntoIterator<Item = T>) -> Vec<u64> {
+    let mut pairs: Vec<(u32, T)> = (0..).zip(splits).collect();
+    pairs.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+    pairs.into_iter().map(|(place, _)| place.into()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +89,20 @@ mod tests {
         }
         assert!(shuffled(10, 0, 0).is_err());
     }
+
+    #[test]
+    fn splits_are_sorted_as_lancedb_sorts_them() {
+        let splits: Vec<u64> = (0..50).map(|k| k * 7 % 3).collect();
+        let order = sorted_by_split(splits.iter().copied());
+        let sorted: Vec<u64> = order.iter().map(|&k| splits[usize::try_from(k).unwrap()]).collect();
+        assert!(sorted.is_sorted());
+        let mut places = order.clone();
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..50));
+        assert_eq!(order[..10], GOLDEN_SORT);
+    }
+
+    const GOLDEN_SORT: [u64; 10] = [24, 48, 3, 6, 9, 12, 15, 18, 21, 0];
 
     /// CRC-32 (IEEE) of the little-endian words.
     fn crc32(words: &[u64]) -> u32 {
