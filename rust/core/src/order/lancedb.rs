@@ -45,7 +45,7 @@ pub fn shuffled(num_rows: u64, seed: u64, clump_size: u64) -> Result<Vec<u64>> {
 /// it depends on the width of the numbers, so `T` must have that of the column.
 pub fn sorted_by_split<T: Copy + Ord>(splits: impl IntoIterator<Item = T>) -> Vec<u64> {
     let mut pairs: Vec<(u32, T)> = (0..).zip(splits).collect();
-    pairs.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+    pairs.sort_unstable_by_key(|&(_, split)| split);
     pairs.into_iter().map(|(place, _)| place.into()).collect()
 }
 
