@@ -67,7 +67,7 @@ types: build ## Types of the package, of its users' code, and of the extension's
 
 docs: build ## Builds the Rust documentation and runs every example of the documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items --locked
-	$(BIN)/pytest tests/test_docs.py
+	$(BIN)/pytest tests/test_docs.py -m "not slow"
 
 bench: build ## Measures, and writes the tables and pictures of benches/
 	cargo bench --profile dev --package lanceloader-core --locked
