@@ -47,10 +47,10 @@ impl Place {
         let registry = Arc::new(ObjectStoreRegistry::default());
         let opened = ObjectStore::from_uri_and_params(registry, uri, &params).await;
         let (store, path) = opened.map_err(|error| match error {
-            lance_core::Error::InvalidInput { .. } => Error::invalid(
-                format!("{uri} as the address of a table"),
-                format!("a path or a URI of a known scheme ({error})"),
-            ),
+            // Of a scheme, mostly, that only the table's own library knows.
+            lance_core::Error::InvalidInput { .. } => {
+                Error::Unsupported(format!("the address {uri} ({error})"))
+            }
             error => Error::lance(uri, &error),
         })?;
         Ok(Self { store, path })
