@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
-from lanceloader.numbers import count
+from lanceloader.engine import memory_table
+from lanceloader.numbers import count, numbers_of, offsets_of
 from lanceloader.plan_table import json_of, metadata_of
 from lanceloader.sources import open_source
 from lanceloader.sources.base import answering
@@ -219,7 +220,6 @@ class PermutationBuilder:
             NotImplementedError: If the table has an LSM write spec.
             RuntimeError: If the builder was executed before.
         """
-        import lancedb
         import pyarrow as pa
 
         plan = self._current()
@@ -244,7 +244,7 @@ class PermutationBuilder:
             columns.reverse()
         schema = pa.schema([field for field, _ in columns], metadata=metadata)
         data = pa.table([values for _, values in columns], schema=schema)
-        return lancedb.connect("memory://").create_table("permutation", data)
+        return memory_table("permutation", data)
 
     def _current(self) -> Plan:
         if self._plan is None:
@@ -309,7 +309,7 @@ def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -
     ids, splits = [], []
     for row_ids, batch in table.source.scan(columns, table.order, table.filter):
         found = _native.lancedb_hash_splits(pa.table(batch), weights, discard)
-        split_ids = pa.record_batch(found).column(0)
+        split_ids = numbers_of(found)
         kept = split_ids.is_valid()
         ids.append(row_ids.filter(kept))
         splits.append(split_ids.filter(kept))
@@ -327,10 +327,8 @@ def calculated(table: Table, calculation: str) -> Rows:
 
 def shuffled(rows: Rows, seed: int, clump_size: int) -> Rows:
     """Shuffle rows inside their splits."""
-    import pyarrow as pa
-
     order = _native.lancedb_shuffle(len(rows.row_ids), seed, clump_size)
-    positions = pa.record_batch(order.offsets(0, len(order))).column(0)
+    positions = offsets_of(order)
     split_ids = rows.split_ids.take(positions)
     by_split = sorted_by_split(split_ids)
     row_ids = rows.row_ids[positions.to_numpy()][by_split.to_numpy()]
@@ -357,7 +355,7 @@ def sorted_by_split(split_ids: pa.Array) -> pa.Array:
         unsigned = np.dtype(f"uint{bits}").type
         numbers = numbers.view(unsigned) ^ unsigned(1 << (bits - 1))
     order = _native.lancedb_sort(numbers, bits == 32)
-    return pa.record_batch(order.offsets(0, len(order))).column(0)
+    return offsets_of(order)
 
 
 def checked_sizes(

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.errors import UnsupportedError
+from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -233,10 +234,10 @@ class EngineReader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        offsets = pa.record_batch(order.offsets(start, stop)).column(0)
+        offsets = numbers_of(order.offsets(start, stop))
         keys = offsets
         if self._keys is not None:
-            keys = pa.record_batch(self._keys.row_ids(order, start, stop)).column(0)
+            keys = numbers_of(self._keys.row_ids(order, start, stop))
         if len(keys) == 0:
             return empty(self._schema)
         wanted = pc.unique(keys)
@@ -336,6 +337,13 @@ def engine_of_handle(handle: Any, version: int | None, branch: str | None) -> En
     return LancedbEngine(handle.branches.checkout(branch or "main", version))
 
 
+def memory_table(name: str, data: pa.Table) -> Any:
+    """Make a LanceDB table in memory, alone in its database."""
+    import lancedb
+
+    return lancedb.connect("memory://").create_table(name, data)
+
+
 def engine_of_data(data: pa.Table) -> Engine:
     """Put Arrow data into an in-memory LanceDB table, where row ids are row offsets.
 
@@ -343,11 +351,10 @@ def engine_of_data(data: pa.Table) -> Engine:
         UnsupportedError: If lancedb is not installed.
     """
     try:
-        import lancedb
+        return LancedbEngine(memory_table("data", data))
     except ImportError:
         message = "SQL over Arrow data: pip install lanceloader[lancedb]"
         raise UnsupportedError(message) from None
-    return LancedbEngine(lancedb.connect("memory://").create_table("data", data))
 
 
 def engine_of_uri(

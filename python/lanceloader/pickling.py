@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.engine import memory_table
+from lanceloader.numbers import offsets_of
 from lanceloader.plan_table import json_of, metadata_of, split_names
 from lanceloader.sources import (
     EngineSource,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader._native import Order
     from lanceloader.permutation import Permutation
 
 __all__ = ["LeftBehind", "from_state", "to_state"]
@@ -57,7 +58,7 @@ class BaseTable(LeftBehind):
         if isinstance(source, MemorySource):
             # As in LanceDB, a table in memory is made again of its rows, with new row ids.
             data = source.to_arrow()
-            return data if self.state is None else table_of(data, source.name)
+            return data if self.state is None else memory_table(source.name, data)
         if self.state is not None:
             return _table_from_pickle_state(self.state)
         if isinstance(source, EngineSource):
@@ -78,7 +79,7 @@ class PermutationTable(LeftBehind):
         metadata = {}
         if isinstance(perm._source, MemorySource):
             # The ids that the rows have in the table that ``BaseTable`` makes.
-            row_ids = pa.array(offsets_of(perm._rows))
+            row_ids = offsets_of(perm._rows)
         else:
             row_ids = perm._source.row_ids(perm._rows)
             metadata = metadata_of(perm._source)
@@ -92,14 +93,9 @@ class PermutationTable(LeftBehind):
             ],
             metadata=metadata,
         )
-        return table_of(pa.table([row_ids, split_ids], schema=schema), "permutation")
-
-
-def table_of(data: pa.Table, name: str) -> Any:
-    """Make a LanceDB table in memory."""
-    import lancedb
-
-    return lancedb.connect("memory://").create_table(name, data)
+        return memory_table(
+            "permutation", pa.table([row_ids, split_ids], schema=schema)
+        )
 
 
 def scrubbed(state: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -174,7 +170,7 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
         table = factory(state["base_table_name"])
         source, rows = source_of_factory(table, state), state["rows"]
         if state["rows_are_ids"]:
-            source, rows = source.rows_of_ids(offsets_of(rows))
+            source, rows = source.rows_of_ids(offsets_of(rows).to_numpy())
         perm._assign(source, rows, state["split"])
         perm._base_table = table
     if "rows" in state:
@@ -189,13 +185,6 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     perm.limit = state["limit"]
     perm.connection_factory = factory
     perm._order = perm._sliced(perm.offset, perm.limit)
-
-
-def offsets_of(order: Order) -> Any:
-    """Give what an order holds as a numpy array."""
-    import pyarrow as pa
-
-    return pa.record_batch(order.offsets(0, len(order))).column(0).to_numpy()
 
 
 def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
@@ -223,10 +212,7 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
         base_table = _table_from_pickle_state(state["base_table_state"])
     elif "base_table_data" in state:
         is_rebuilt = True
-        memory = lancedb.connect("memory://")
-        base_table = memory.create_table(
-            state["base_table_name"], state["base_table_data"]
-        )
+        base_table = memory_table(state["base_table_name"], state["base_table_data"])
     else:
         database = lancedb.connect(
             state["base_table_uri"], storage_options=state["base_table_storage_options"]
@@ -241,9 +227,7 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
         if is_rebuilt:
             # A table made from Arrow has one version, and not the one that was recorded.
             data = _drop_base_version(data)
-        permutation_table = lancedb.connect("memory://").create_table(
-            "permutation", data
-        )
+        permutation_table = memory_table("permutation", data)
     split = state["split"]
     perm._assign(*rows_of_split(base_table, permutation_table, split), split)
     perm._base_table = base_table
@@ -287,7 +271,7 @@ def _table_from_pickle_state(state: dict[str, Any]) -> Any:
     if kind == "remote":
         return state["table"]
     if kind == "memory":
-        return lancedb.connect("memory://").create_table(state["name"], state["data"])
+        return memory_table(state["name"], state["data"])
     if kind == "local":
         database = lancedb.connect(
             state["uri"], storage_options=state["storage_options"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
+from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -183,9 +184,8 @@ def by_hash(columns: pa.Table, shares: Sequence[float], seed: int) -> list[Order
     it does not matter which other rows there are.
     """
     import numpy as np
-    import pyarrow as pa
 
-    hashes = pa.record_batch(_native.stable_hashes(columns, seed)).column(0).to_numpy()
+    hashes = numbers_of(_native.stable_hashes(columns, seed)).to_numpy()
     parts, start, total = [], 0, 0.0
     for share in shares:
         total += share

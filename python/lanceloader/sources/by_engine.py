@@ -17,6 +17,7 @@ from lanceloader.engine import (
     engine_of_uri,
 )
 from lanceloader.errors import UnsupportedError
+from lanceloader.numbers import offsets_of
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import may_travel, without_secrets
 
@@ -157,13 +158,11 @@ class EngineSource(Source):
         return self, order.filtered(rows)
 
     def row_ids(self, order: Order) -> pa.Array:
-        import pyarrow as pa
 
         if self.rows_are_ids:
-            return pa.record_batch(order.offsets(0, len(order))).column(0)
+            return offsets_of(order)
         # A server promises no order of its rows, so ids are put in one.
-        ids = Order.set(_column(self.engine().row_ids())).pick(order)
-        return pa.record_batch(ids.offsets(0, len(ids))).column(0)
+        return offsets_of(Order.set(_column(self.engine().row_ids())).pick(order))
 
     def calculate(self, expressions: dict[str, str], predicate: str | None) -> pa.Table:
         return super().calculate(expressions, predicate).sort_by(ROW_ID)

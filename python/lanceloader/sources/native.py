@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._native import Order, Table
 from lanceloader.engine import ROW_ID, EngineReader, engine_of_data, engine_of_uri
 from lanceloader.errors import UnsupportedError
+from lanceloader.numbers import numbers_of
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import without_secrets
 
@@ -84,9 +85,8 @@ class NativeSource(Source):
         return self, order.filtered(rows)
 
     def row_ids(self, order: Order) -> pa.Array:
-        import pyarrow as pa
 
-        return pa.record_batch(self.native.row_ids(order, 0, len(order))).column(0)
+        return numbers_of(self.native.row_ids(order, 0, len(order)))
 
     def scan(
         self, columns: Sequence[str], order: Order, predicate: str | None
@@ -234,14 +234,13 @@ class MemorySource(NativeSource):
         return pa.table(self.native)
 
     def __getstate__(self) -> dict[str, Any]:
-        import pyarrow as pa
 
         data = self.to_arrow()
         known = self.native.known_row_ids
         row_ids = None
         if known is not None:
             row_ids = ROW_ID
-            data = data.append_column(row_ids, pa.record_batch(known).column(0))
+            data = data.append_column(row_ids, numbers_of(known))
         return {
             "data": data,
             "name": self.name,

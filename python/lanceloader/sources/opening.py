@@ -61,8 +61,6 @@ def open_source(
             "wanted a path or URI; check the version out on the object itself"
         )
         raise TypeError(message)
-    if isinstance(table, Source):
-        return table
     return pinned_source(table, None, None)
 
 

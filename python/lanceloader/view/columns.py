@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+from lanceloader.engine import SYSTEM
 from lanceloader.errors import ColumnNotFoundError
 from lanceloader.view.base import View
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["ColumnVerbs"]
-
-SYSTEM_COLUMNS = ("_rowid", "_rowaddr", "_rowoffset")
 
 
 class ColumnVerbs(View):
@@ -43,7 +42,7 @@ class ColumnVerbs(View):
         """Find the source column of a name, checking that there is one."""
         if name in self.selection:
             return self.selection[name]
-        if name in SYSTEM_COLUMNS:
+        if name in SYSTEM:
             return name
         top, _, rest = str(name).partition(".")
         while rest:

@@ -148,6 +148,12 @@ impl Error {
     }
 }
 
+/// What a panic said.
+pub fn text_of_panic(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
 /// Whether an error from storage says that the object is not there.
 fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use lanceloader_core::error::text_of_panic;
 use lanceloader_core::{Error, Result, interrupt};
 use pyo3::marker::Ungil;
 use pyo3::{PyErr, PyResult, Python};
@@ -45,10 +46,6 @@ pub(crate) fn enter<T: Ungil + Send>(
             Err(raised.unwrap_or_else(|| raise(py, &Error::Interrupted)))
         }
         Ok(Err(error)) => Err(raise(py, &error)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(raise(py, &Error::Bug(text.unwrap_or("a panic").to_string())))
-        }
+        Err(panic) => Err(raise(py, &Error::Bug(text_of_panic(&*panic).to_string()))),
     }
 }
