@@ -63,6 +63,8 @@ pub mod read;
 
 pub mod gather;
 
+mod packed;
+
 pub mod loader;
 
 pub mod hash;

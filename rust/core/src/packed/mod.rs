@@ -1,0 +1,260 @@
+//! Packed rows: all columns of a row side by side, so that a random row costs one or two cache misses
+//! instead of one per column.
+//!
+//! A row is a record of fixed size, its *head*, and bytes of any number, its *tail*:
+//!
+//! ```text
+//! head   bits │ fixed-width values │ where the tail begins: u64 │ length of each part of the tail: u32
+//! tail   strings, binary, list values, masks of list values, encoded nested values
+//! ```
+//!
+//! Bits are one per nullable column, set if the row is null there, and one per boolean. Vectors
+//! (fixed-size lists of numbers) lie in the head; structs are taken apart into their fields. Everything
+//! is little-endian and unaligned. Heads stand at a fixed stride, tails wherever they end up.
+//!
+//! Arrow only: no I/O, and nothing is known of where rows are kept.
+
+mod leaves;
+mod nested;
+mod pack;
+mod unpack;
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+pub(crate) use pack::PackedRows;
+pub(crate) use unpack::Heads;
+
+use crate::error::{Error, Result};
+
+/// How rows of a schema are packed.
+#[derive(Debug, Clone)]
+pub(crate) struct Packing {
+    schema: SchemaRef,
+    columns: Vec<Node>,
+    /// Every value that is stored, in the order of the columns.
+    leaves: Vec<Leaf>,
+    num_bits: usize,
+    stride: usize,
+    /// Where a head says where its tail begins, if rows have tails.
+    tail_slot: Option<usize>,
+}
+
+/// A column, or a field inside one.
+#[derive(Debug, Clone)]
+struct Node {
+    field: Arc<Field>,
+    /// The bit that is set where it is null.
+    null_bit: Option<usize>,
+    kind: Kind,
+}
+
+/// How a column's values are stored, by number of the leaf.
+#[derive(Debug, Clone)]
+enum Kind {
+    /// Every value is null.
+    Null,
+    /// Numbers, times, decimals, fixed-size binary.
+    Fixed(usize),
+    Bool(usize),
+    /// Strings and binary.
+    Bytes(usize),
+    /// Lists of fixed-width values, and where values are null inside of them.
+    List { values: usize, mask: Option<usize>, width: usize },
+    /// Vectors of `len` fixed-width values.
+    Vector { values: usize, mask: Option<usize>, len: usize },
+    Struct(Vec<Node>),
+    /// Anything else, encoded value by value.
+    Nested(usize),
+}
+
+/// A place for values in a row.
+#[derive(Debug, Clone, Copy)]
+enum Leaf {
+    /// `width` bytes of the head from `slot` on.
+    Fixed { slot: usize, width: usize },
+    /// A bit of the head.
+    Bit { bit: usize },
+    /// A part of the tail; its length stands in the head at `slot`.
+    Tail { slot: usize },
+}
+
+impl Packing {
+    /// How rows with these columns are packed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for dictionaries, unions, views and run-end encoded columns.
+    pub(crate) fn new(schema: &SchemaRef) -> Result<Self> {
+        let mut plan = Plan::default();
+        let columns = schema.fields().iter().map(|field| plan.node(field));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let bits = plan.num_bits.div_ceil(8);
+        let mut end = bits;
+        for leaf in &mut plan.leaves {
+            if let Leaf::Fixed { slot, width } = leaf {
+                *slot = end;
+                end += *width;
+            }
+        }
+        let has_tail = plan.leaves.iter().any(|leaf| matches!(leaf, Leaf::Tail { .. }));
+        let tail_slot = has_tail.then_some(end);
+        end += if has_tail { size_of::<u64>() } else { 0 };
+        for leaf in &mut plan.leaves {
+            if let Leaf::Tail { slot } = leaf {
+                *slot = end;
+                end += size_of::<u32>();
+            }
+        }
+        Ok(Self {
+            schema: Arc::clone(schema),
+            columns,
+            leaves: plan.leaves,
+            num_bits: plan.num_bits,
+            stride: end,
+            tail_slot,
+        })
+    }
+
+    /// The columns, in the order they are packed and unpacked.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Bytes of a head.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Whether rows have tails.
+    pub(crate) fn has_tails(&self) -> bool {
+        self.tail_slot.is_some()
+    }
+
+    /// Bits of a head, for those who keep which of them are ever set.
+    pub(crate) fn num_bits(&self) -> usize {
+        self.num_bits
+    }
+
+    /// Where the tail of a row begins, and how long it is.
+    pub(crate) fn tail_of(&self, head: &[u8]) -> std::ops::Range<usize> {
+        let Some(slot) = self.tail_slot else {
+            return 0..0;
+        };
+        let start = read_u64(head, slot);
+        let lengths = self.leaves.iter().map(|leaf| match leaf {
+            Leaf::Tail { slot } => read_u32(head, *slot),
+            Leaf::Fixed { .. } | Leaf::Bit { .. } => 0,
+        });
+        start..start + lengths.sum::<usize>()
+    }
+
+    /// Says in `head` that its tail begins at `start`.
+    pub(crate) fn set_tail(&self, head: &mut [u8], start: usize) {
+        if let Some(slot) = self.tail_slot {
+            head[slot..slot + size_of::<u64>()].copy_from_slice(&(start as u64).to_le_bytes());
+        }
+    }
+}
+
+/// Numbers bits and leaves, column after column.
+#[derive(Default)]
+struct Plan {
+    leaves: Vec<Leaf>,
+    num_bits: usize,
+}
+
+impl Plan {
+    fn node(&mut self, field: &Arc<Field>) -> Result<Node> {
+        let null_bit = field.is_nullable().then(|| self.bit());
+        let kind = match field.data_type() {
+            DataType::Null => Kind::Null,
+            DataType::Boolean => {
+                let bit = self.bit();
+                Kind::Bool(self.leaf(Leaf::Bit { bit }))
+            }
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => {
+                Kind::Bytes(self.tail())
+            }
+            DataType::Struct(fields) => {
+                Kind::Struct(fields.iter().map(|field| self.node(field)).collect::<Result<_>>()?)
+            }
+            DataType::List(child) | DataType::LargeList(child) => match width_of(child) {
+                Some(width) => {
+                    let values = self.tail();
+                    let mask = child.is_nullable().then(|| self.tail());
+                    Kind::List { values, mask, width }
+                }
+                None => self.nested(field)?,
+            },
+            DataType::FixedSizeList(child, len) => match width_of(child) {
+                Some(width) => {
+                    let len = usize::try_from(*len).unwrap_or(0);
+                    let values = self.leaf(Leaf::Fixed { slot: 0, width: width * len });
+                    let mask = child.is_nullable().then(|| self.tail());
+                    Kind::Vector { values, mask, len }
+                }
+                None => self.nested(field)?,
+            },
+            _ => match width_of(field) {
+                Some(width) => Kind::Fixed(self.leaf(Leaf::Fixed { slot: 0, width })),
+                None => self.nested(field)?,
+            },
+        };
+        Ok(Node { field: Arc::clone(field), null_bit, kind })
+    }
+
+    fn nested(&mut self, field: &Field) -> Result<Kind> {
+        nested::check(field)?;
+        Ok(Kind::Nested(self.tail()))
+    }
+
+    fn bit(&mut self) -> usize {
+        self.num_bits += 1;
+        self.num_bits - 1
+    }
+
+    fn tail(&mut self) -> usize {
+        self.leaf(Leaf::Tail { slot: 0 })
+    }
+
+    fn leaf(&mut self, leaf: Leaf) -> usize {
+        self.leaves.push(leaf);
+        self.leaves.len() - 1
+    }
+}
+
+/// Bytes of each value, for types whose values are bytes at a fixed distance.
+fn width_of(field: &Field) -> Option<usize> {
+    match field.data_type() {
+        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
+        DataType::Dictionary(..) => None,
+        other => other.primitive_width(),
+    }
+}
+
+/// Bytes of a row's head, and whether a row has a tail: what is known of a row's size without looking.
+pub(crate) fn head_bytes(schema: &Schema) -> Result<(usize, bool)> {
+    let packing = Packing::new(&Arc::new(schema.clone()))?;
+    Ok((packing.stride, packing.has_tails()))
+}
+
+/// A value that outgrew what its head can say.
+fn too_long(bytes: usize) -> Error {
+    Error::invalid(format!("a value of {bytes} bytes"), "less than 4 GiB in a row that is kept")
+}
+
+fn read_u32(head: &[u8], slot: usize) -> usize {
+    let bytes: [u8; 4] = head[slot..slot + 4].try_into().expect("four bytes were cut");
+    u32::from_le_bytes(bytes) as usize
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "what is kept in memory has an address")]
+fn read_u64(head: &[u8], slot: usize) -> usize {
+    let bytes: [u8; 8] = head[slot..slot + 8].try_into().expect("eight bytes were cut");
+    u64::from_le_bytes(bytes) as usize
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Batches → packed rows.
+
+use arrow_array::RecordBatch;
+
+use super::leaves::{Nulls, Tail, Values, take_apart};
+use super::{Leaf, Packing, too_long};
+use crate::error::Result;
+
+/// Rows whose columns are written one after another while their heads stay in L1.
+const TILE_ROWS: usize = 256;
+
+/// Packed rows in memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PackedRows {
+    /// The heads, `stride` apart.
+    pub(crate) heads: Vec<u8>,
+    /// The tails; heads say where each begins.
+    pub(crate) tails: Vec<u8>,
+    pub(crate) num_rows: usize,
+    /// For each bit of a head, whether it is set in any row.
+    pub(crate) bits_set: Vec<bool>,
+}
+
+impl PackedRows {
+    /// Forgets the rows and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.heads.clear();
+        self.tails.clear();
+        self.num_rows = 0;
+        self.bits_set.clear();
+    }
+
+    /// Bytes of all rows.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.heads.len() + self.tails.len()
+    }
+}
+
+impl Packing {
+    /// Appends the rows of `batch`, which has the columns of the packing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) if a value has 4 GiB or more.
+    pub(crate) fn pack(&self, batch: &RecordBatch, rows: &mut PackedRows) -> Result<()> {
+        let (mut values, mut nulls) = (Vec::with_capacity(self.leaves.len()), Vec::new());
+        for (node, array) in self.columns.iter().zip(batch.columns()) {
+            take_apart(node, array, &mut values, &mut nulls)?;
+        }
+        rows.bits_set.resize(self.num_bits, false);
+        let start = rows.heads.len();
+        let count = batch.num_rows();
+        rows.heads.resize(start + count * self.stride, 0);
+        rows.num_rows += count;
+        if self.stride == 0 {
+            return Ok(());
+        }
+        let heads = &mut rows.heads[start..];
+        for (tile, first) in
+            heads.chunks_mut(TILE_ROWS * self.stride).zip((0..count).step_by(TILE_ROWS))
+        {
+            for (leaf, values) in self.leaves.iter().zip(&values) {
+                match (leaf, values) {
+                    (Leaf::Fixed { slot, width }, Values::Fixed(values)) => {
+                        let values = &values[first * width..];
+                        copy_in(values, *width, tile, self.stride, *slot);
+                    }
+                    (Leaf::Bit { bit }, Values::Bits(values)) => {
+                        let is_set = |row: usize| values.value(first + row);
+                        rows.bits_set[*bit] |= set(tile, self.stride, *bit, is_set);
+                    }
+                    _ => {}
+                }
+            }
+            for Nulls { bit, nulls } in &nulls {
+                let is_null = |row: usize| nulls.is_null(first + row);
+                rows.bits_set[*bit] |= set(tile, self.stride, *bit, is_null);
+            }
+        }
+        self.pack_tails(heads, &values, &mut rows.tails)
+    }
+
+    fn pack_tails(&self, heads: &mut [u8], values: &[Values], tails: &mut Vec<u8>) -> Result<()> {
+        let parts: Vec<(usize, &Tail)> = self
+            .leaves
+            .iter()
+            .zip(values)
+            .filter_map(|(leaf, values)| match (leaf, values) {
+                (Leaf::Tail { slot }, Values::Tail(tail)) => Some((*slot, tail)),
+                _ => None,
+            })
+            .collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let sum: usize =
+            parts.iter().flat_map(|(_, tail)| &tail.ranges).map(|(_, len)| len).sum();
+        tails.reserve(sum);
+        for (row, head) in heads.chunks_exact_mut(self.stride).enumerate() {
+            self.set_tail(head, tails.len());
+            for (slot, tail) in &parts {
+                let value = tail.of(row);
+                let len = u32::try_from(value.len()).map_err(|_| too_long(value.len()))?;
+                head[*slot..slot + size_of::<u32>()].copy_from_slice(&len.to_le_bytes());
+                tails.extend_from_slice(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one value into each head of a tile.
+fn copy_in(values: &[u8], width: usize, heads: &mut [u8], stride: usize, slot: usize) {
+    match width {
+        1 => copy_array_in::<1>(values, heads, stride, slot),
+        2 => copy_array_in::<2>(values, heads, stride, slot),
+        4 => copy_array_in::<4>(values, heads, stride, slot),
+        8 => copy_array_in::<8>(values, heads, stride, slot),
+        16 => copy_array_in::<16>(values, heads, stride, slot),
+        0 => {}
+        _ => {
+            for (head, value) in heads.chunks_exact_mut(stride).zip(values.chunks_exact(width)) {
+                head[slot..slot + width].copy_from_slice(value);
+            }
+        }
+    }
+}
+
+fn copy_array_in<const WIDTH: usize>(
+    values: &[u8],
+    heads: &mut [u8],
+    stride: usize,
+    slot: usize,
+) {
+    let values = values.as_chunks::<WIDTH>().0;
+    for (head, value) in heads.chunks_exact_mut(stride).zip(values) {
+        head[slot..slot + WIDTH].copy_from_slice(value);
+    }
+}
+
+/// Sets a bit in the heads of a tile where `is_set` says so, and says whether it did.
+fn set(heads: &mut [u8], stride: usize, bit: usize, is_set: impl Fn(usize) -> bool) -> bool {
+    let mut any = 0;
+    for (row, head) in heads.chunks_exact_mut(stride).enumerate() {
+        let one = u8::from(is_set(row)) << (bit % 8);
+        head[bit / 8] |= one;
+        any |= one;
+    }
+    any != 0
+}
