@@ -3,8 +3,9 @@
 //! The core knows no signals. Whoever drives it installs a hook once, and every loop over rows and
 //! every wait calls [`check`] at least each 50 milliseconds of work.
 
-use std::cell::Cell;
-use std::sync::OnceLock;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ pub fn install(hook: fn() -> bool) {
 
 thread_local! {
     static LISTENS: Cell<bool> = const { Cell::new(false) };
+    static CANCELLED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
     static LAST_LOOK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -33,13 +35,25 @@ pub fn listening<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Runs `work`, which [`check`] ends once `is_cancelled`: for threads of our own.
+pub(crate) fn until<T>(is_cancelled: &Arc<AtomicBool>, work: impl FnOnce() -> T) -> T {
+    let before = CANCELLED.replace(Some(Arc::clone(is_cancelled)));
+    let result = work();
+    CANCELLED.set(before);
+    result
+}
+
 /// Asks the hook, unless this thread asked it within the last 50 milliseconds or is not
 /// [`listening`].
 ///
 /// # Errors
 ///
-/// [`Error::Interrupted`] if the hook says so.
+/// [`Error::Interrupted`] if the hook says so, or the work was cancelled.
 pub fn check() -> Result<()> {
+    let is_set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+    if CANCELLED.with_borrow(|flag| flag.as_ref().is_some_and(is_set)) {
+        return Err(Error::Interrupted);
+    }
     let Some(interrupted) = HOOK.get().filter(|_| LISTENS.get()) else {
         return Ok(());
     };

@@ -18,14 +18,14 @@
 //! use lanceloader_core::loader::Loader;
 //! use lanceloader_core::order::Order;
 //! use lanceloader_core::projection::Projection;
-//! use lanceloader_core::read::Reader;
+//! use lanceloader_core::read::{Options, Reader};
 //! use lanceloader_core::table::{Address, Table};
 //!
 //! let address = Address { uri: "flights.lance".into(), ..Address::default() };
 //! let table = Arc::new(Table::open(address)?);
 //! let columns = Projection::new(table.schema(), [("distance", "distance")])?;
 //! let order = Order::all(table.layout().num_rows()).shuffled(7, 0, 1)?;
-//! let mut loader = Loader::new(Reader::of_table(table, columns)?, order, 1024, false)?;
+//! let mut loader = Loader::new(Reader::of_table(table, columns, Options::default())?, order, 1024, false)?;
 //! while let Some(gathered) = loader.next_batch()? {
 //!     assert!(gathered.batch.num_rows() <= 1024);
 //! }
@@ -48,6 +48,7 @@
 //! | window | batches planned together, ahead of the reader |
 //! | take, scan | rows by offset; rows in storage order |
 
+pub mod budget;
 pub mod error;
 pub mod interrupt;
 mod runtime;
@@ -64,6 +65,8 @@ pub mod read;
 pub mod gather;
 
 mod packed;
+
+mod cache;
 
 pub mod loader;
 

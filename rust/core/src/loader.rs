@@ -1,34 +1,30 @@
 //! Runs order → plan → read → gather ahead of the consumer.
 //!
-//! A loader has one thread of its own, which reads window after window into a bounded queue while the
-//! consumer works. It starts with the first batch asked for and stops when the loader is dropped.
+//! A loader has threads of its own. Each takes the next window of positions, reads it, and puts its
+//! batches in line; the consumer gets them in order. Threads run ahead by a few windows, which bounds
+//! memory, start with the first batch asked for and stop when the loader is dropped.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arrow_array::{Array, RecordBatch};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, text_of_panic};
 use crate::gather::Gathered;
 use crate::interrupt;
 use crate::order::Order;
-use crate::read::Reader;
+use crate::read::{Feed, Reader};
 use crate::runtime;
 
 /// The first window where its size is ours to choose: rows may be images.
 const FIRST_ROWS: usize = 64;
-/// What a window aims to hold. Random reads of narrow rows gain from every doubling (1,024 rows at a
-/// time read 70,000 rows/s, 8,192 read 200,000 and 262,144 read 460,000 of a table of 18 columns), so
-/// this is what several loaders at once may take.
-const WINDOW_BYTES: usize = 16 << 20;
 /// A window never has more rows than this, however narrow they are.
 const WINDOW_ROWS: usize = 1 << 20;
 /// A window is at most this many times as long as the one before it.
 const GROWTH: usize = 4;
-/// Windows read but not yet asked for.
-const QUEUE_WINDOWS: usize = 1;
 
 /// Batches of an order, one after another.
 #[derive(Debug)]
@@ -39,21 +35,66 @@ pub struct Loader {
     position: u64,
     running: Option<Running>,
     ready: VecDeque<Gathered>,
+    stats: LoadStats,
 }
 
-/// What a window is read from.
+/// What a consumer saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadStats {
+    /// Batches handed out.
+    pub batches: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Nanoseconds from the first time a batch was asked for until it was there.
+    pub first_batch_nanos: u64,
+    /// Nanoseconds spent waiting for batches, the first one included.
+    pub wait_nanos: u64,
+}
+
+/// What windows are read from.
 #[derive(Debug, Clone)]
 struct Source {
     reader: Reader,
     order: Order,
 }
 
-/// The thread at work.
+/// The threads at work.
 #[derive(Debug)]
 struct Running {
     pid: u32,
-    windows: Receiver<Result<Vec<Gathered>>>,
+    line: Arc<Line>,
     stop: Arc<AtomicBool>,
+}
+
+/// Windows on their way from the threads to the consumer.
+#[derive(Debug)]
+struct Line {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The first position that no thread has taken.
+    position: u64,
+    num_rows: u64,
+    /// Rows of the next window.
+    rows: usize,
+    /// Windows taken by threads, and those handed to the consumer.
+    taken: u64,
+    served: u64,
+    done: BTreeMap<u64, Result<Vec<Gathered>>>,
+    /// Windows that may be under way or waiting at once.
+    depth: u64,
+    threads: usize,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Loader {
@@ -83,12 +124,18 @@ impl Loader {
             position: 0,
             running: None,
             ready: VecDeque::new(),
+            stats: LoadStats::default(),
         })
     }
 
     /// The position of the first row that was not handed out yet.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// What was handed out so far.
+    pub fn stats(&self) -> &LoadStats {
+        &self.stats
     }
 
     /// The next batch, or `None` at the end.
@@ -101,18 +148,31 @@ impl Loader {
         if self.position >= self.num_rows {
             return Ok(None);
         }
-        while self.ready.is_empty() {
-            match self.next_window() {
+        if self.ready.is_empty() {
+            let start = Instant::now();
+            let window = self.next_window();
+            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.stats.wait_nanos += nanos;
+            if self.stats.batches == 0 {
+                self.stats.first_batch_nanos += nanos;
+            }
+            match window {
                 Ok(window) => self.ready.extend(window),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
                     self.position = self.num_rows;
+                    self.running = None;
                     return Err(error);
                 }
             }
         }
         let batch = self.ready.pop_front();
-        self.position += batch.as_ref().map_or(0, |batch| batch.batch.num_rows() as u64);
+        if let Some(Gathered { batch, .. }) = &batch {
+            self.position += batch.num_rows() as u64;
+            self.stats.batches += 1;
+            self.stats.rows += batch.num_rows() as u64;
+            self.stats.bytes += num_bytes(batch) as u64;
+        }
         Ok(batch)
     }
 
@@ -127,84 +187,157 @@ impl Loader {
                 "one made in this process",
             ));
         }
+        let line = &running.line;
+        let mut state = line.lock();
         loop {
-            match running.windows.recv_timeout(interrupt::PERIOD) {
-                Ok(window) => return window,
-                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Bug("the reading thread stopped early".into()));
-                }
+            let next = state.served;
+            if let Some(window) = state.done.remove(&next) {
+                state.served += 1;
+                line.changed.notify_all();
+                return window;
+            }
+            if state.threads == 0 {
+                return Err(Error::Bug("the reading threads stopped early".into()));
+            }
+            let waited = line.changed.wait_timeout(state, interrupt::PERIOD);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if let Err(error) = interrupt::check() {
+                drop(state);
+                return Err(error);
             }
         }
     }
 
     fn start(&self) -> Result<Running> {
-        let (sender, windows) = sync_channel(QUEUE_WINDOWS);
-        let stop = Arc::new(AtomicBool::new(false));
-        let work = Work {
-            source: self.source.clone(),
-            batch_size: self.batch_size,
+        let Source { reader, order } = &self.source;
+        let left = self.num_rows - self.position;
+        let feed = Arc::new(reader.feed(order, left)?);
+        let threads = feed.num_threads();
+        let state = State {
             position: self.position,
             num_rows: self.num_rows,
-            stop: Arc::clone(&stop),
+            rows: self.batch_size.unwrap_or(FIRST_ROWS),
+            taken: 0,
+            served: 0,
+            done: BTreeMap::new(),
+            // One in each thread's hands, and one for each in line.
+            depth: 2 * threads as u64,
+            threads,
         };
-        runtime::spawn("lanceloader-read", move || work.run(&sender))?;
-        let pid = std::process::id();
-        Ok(Running { pid, windows, stop })
+        let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
+        let stop = Arc::new(AtomicBool::new(false));
+        for _ in 0..threads {
+            let work = Work {
+                feed: Arc::clone(&feed),
+                batch_size: self.batch_size,
+                line: Arc::clone(&line),
+                stop: Arc::clone(&stop),
+            };
+            runtime::spawn("lanceloader-read", move || work.run())?;
+        }
+        Ok(Running { pid: std::process::id(), line, stop })
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop.store(true, Ordering::Relaxed);
-            if running.pid != std::process::id() {
-                // The channel's lock may be held by a thread that this process does not have.
-                std::mem::forget(running);
-            }
+        if let Some(running) = self.running.take()
+            && running.pid != std::process::id()
+        {
+            // The lock may be held by a thread that this process does not have.
+            std::mem::forget(running);
         }
     }
 }
 
-/// What the thread does.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.pid == std::process::id() {
+            // Held for the store, so that no thread goes to sleep in between.
+            drop(self.line.lock());
+            self.line.changed.notify_all();
+        }
+    }
+}
+
+/// What a thread does.
 struct Work {
-    source: Source,
+    feed: Arc<Feed>,
     batch_size: Option<usize>,
-    position: u64,
-    num_rows: u64,
+    line: Arc<Line>,
     stop: Arc<AtomicBool>,
 }
 
+/// A run of positions to read.
+struct Ticket {
+    number: u64,
+    start: u64,
+    end: u64,
+    /// Rows that were meant to be in it.
+    rows: usize,
+}
+
 impl Work {
-    fn run(mut self, windows: &SyncSender<Result<Vec<Gathered>>>) {
-        let mut rows = self.batch_size.unwrap_or(FIRST_ROWS);
-        while self.position < self.num_rows && !self.stop.load(Ordering::Relaxed) {
-            let window = self.read(rows);
-            if let Ok(batches) = &window {
-                rows = self.next_rows(rows, batches);
+    fn run(self) {
+        while let Some(ticket) = self.next_ticket() {
+            let Ticket { number, start, end, rows } = ticket;
+            let read = || {
+                interrupt::until(&self.stop, || {
+                    self.feed.read(start..end, self.batch_size.unwrap_or(rows))
+                })
+            };
+            let window = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+                Err(Error::Bug(format!("a reading thread: {}", text_of_panic(&*panic))))
+            });
+            let mut state = self.line.lock();
+            match &window {
+                Ok(batches) if start < end => {
+                    state.rows = self.next_rows(&state, rows, batches);
+                }
+                Ok(_) => {}
+                // Nothing behind this one will be asked for.
+                Err(_) => state.position = state.num_rows,
             }
-            let failed = window.is_err();
-            if windows.send(window).is_err() || failed {
+            state.done.insert(number, window);
+            self.line.changed.notify_all();
+        }
+        self.line.lock().threads -= 1;
+        self.line.changed.notify_all();
+    }
+
+    /// The next window to read, once there is room for it; `None` at the end.
+    fn next_ticket(&self) -> Option<Ticket> {
+        let mut state = self.line.lock();
+        loop {
+            if self.stop.load(Ordering::Relaxed) || state.position >= state.num_rows {
+                return None;
+            }
+            if state.taken < state.served + state.depth {
                 break;
             }
+            let woken = self.line.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
         }
+        let rows = state.rows;
+        let start = state.position;
+        let end = state.num_rows.min(start + rows as u64);
+        state.position = end;
+        state.taken += 1;
+        Some(Ticket { number: state.taken - 1, start, end, rows })
     }
 
-    fn read(&mut self, rows: usize) -> Result<Vec<Gathered>> {
-        let end = self.num_rows.min(self.position + rows as u64);
-        let offsets = self.source.order.offsets(self.position..end)?;
-        self.position = end;
-        self.source.reader.take_window(&offsets, self.batch_size.unwrap_or(rows))
-    }
-
-    /// Whole batches that fill a window, going by the bytes of the last one.
-    fn next_rows(&self, rows: usize, batches: &[Gathered]) -> usize {
+    /// Whole batches that fill a window, going by the bytes of one that was read.
+    fn next_rows(&self, state: &State, rows: usize, batches: &[Gathered]) -> usize {
         let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
-        let fitting = (rows as u128 * WINDOW_BYTES as u128 / bytes.max(1) as u128)
+        let found: usize = batches.iter().map(|batch| batch.batch.num_rows()).sum();
+        let target = self.feed.window_bytes();
+        let fitting = (found as u128 * target as u128 / bytes.max(1) as u128)
             .min(WINDOW_ROWS.min(rows.saturating_mul(GROWTH)) as u128);
         let unit = self.batch_size.unwrap_or(1);
         let batches = usize::try_from(fitting).unwrap_or(WINDOW_ROWS) / unit;
-        batches.max(1) * unit
+        // A late answer to a small window must not shrink those that followed.
+        if rows < state.rows { state.rows } else { batches.max(1) * unit }
     }
 }
 
@@ -231,7 +364,7 @@ mod tests {
         let table = Arc::new(MemoryTable::new(schema, vec![batch], None).unwrap());
         let columns = [("row", crate::projection::ROW_OFFSET)];
         let projection = Projection::new(table.schema(), columns).unwrap();
-        Reader::of_memory(&table, projection).unwrap()
+        Reader::of_memory(&table, projection, crate::read::Options::default()).unwrap()
     }
 
     fn batches(mut loader: Loader) -> Vec<Vec<u64>> {

@@ -1,6 +1,7 @@
 //! Python values as core values.
 
 use lanceloader_core::order::Tail;
+use lanceloader_core::read::Strategy;
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyTypeMethods};
@@ -64,6 +65,19 @@ fn buffer<T: Element + Copy>(
     }
     let numbers = buffer.to_vec(object.py());
     Some(numbers.and_then(|numbers| numbers.into_iter().map(number).collect()))
+}
+
+/// `"resident"`, `"external"` or `"direct"`; nothing for `"auto"`.
+pub(crate) fn strategy_of(name: Option<&str>) -> PyResult<Option<Strategy>> {
+    match name {
+        None | Some("auto") => Ok(None),
+        Some("resident") => Ok(Some(Strategy::Resident)),
+        Some("external") => Ok(Some(Strategy::External)),
+        Some("direct") => Ok(Some(Strategy::Direct)),
+        Some(other) => Err(PyValueError::new_err(format!(
+            "read {other:?}: wanted \"auto\", \"resident\", \"external\" or \"direct\""
+        ))),
+    }
 }
 
 /// `"uneven"`, `"drop"` or `"pad"`.

@@ -9,6 +9,7 @@ mod errors;
 mod handoff;
 mod loader;
 mod order;
+mod stats;
 mod table;
 
 use pyo3::pymodule;
@@ -26,6 +27,8 @@ mod _native {
     use crate::order::{
         Order, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,
     };
+    #[pymodule_export]
+    use crate::stats::{Choice, LoadStats, ReadStats};
     #[pymodule_export]
     use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 

@@ -7,6 +7,7 @@ use pyo3::{PyRef, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
 use crate::handoff::Batch;
+use crate::stats::LoadStats;
 
 /// The batches of an order, read ahead on a thread of its own.
 #[pyclass(frozen, module = "lanceloader._native")]
@@ -32,6 +33,11 @@ impl Loader {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let batch = enter(py, || self.lock().next_batch())?;
         Ok(batch.map(Batch::new))
+    }
+
+    /// What was handed out so far.
+    fn stats(&self, py: Python<'_>) -> PyResult<LoadStats> {
+        enter(py, || Ok(LoadStats::from(self.lock().stats())))
     }
 
     /// The position of the first row that was not handed out yet.

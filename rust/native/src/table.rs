@@ -1,5 +1,6 @@
 //! `lanceloader_core::table` and `read` as immutable classes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -15,10 +16,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::types::PyCapsule;
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
 
-use crate::arguments::Numbers;
+use crate::arguments::{Numbers, strategy_of};
 use crate::enter::enter;
 use crate::handoff::{Batch, collect, columns_of, schema_capsule, stream_capsule, stream_of};
 use crate::loader::Loader;
+use crate::stats::{Choice, ReadStats};
 use crate::order::Order;
 
 /// A table at one version: a Lance table, or Arrow data in memory.
@@ -150,13 +152,35 @@ impl Table {
     }
 
     /// A reader of `columns`, pairs of output name and source name.
-    fn reader(&self, py: Python<'_>, columns: Vec<(String, String)>) -> PyResult<Reader> {
+    #[pyo3(signature = (columns, *, read=None, memory_limit=None, cache_folder=None, cache_limit=None,
+        scratch_folder=None, threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn reader(
+        &self,
+        py: Python<'_>,
+        columns: Vec<(String, String)>,
+        read: Option<&str>,
+        memory_limit: Option<u64>,
+        cache_folder: Option<PathBuf>,
+        cache_limit: Option<u64>,
+        scratch_folder: Option<PathBuf>,
+        threads: Option<usize>,
+    ) -> PyResult<Reader> {
+        let strategy = strategy_of(read)?;
+        let options = read::Options {
+            strategy,
+            memory_limit,
+            cache_folder,
+            cache_limit,
+            scratch_folder,
+            threads,
+        };
         enter(py, || {
             let names = columns.iter().map(|(name, source)| (name.as_str(), source.as_str()));
             let projection = Projection::new(self.schema(), names)?;
             Ok(Reader(match &self.0 {
-                Kind::Lance(table) => read::Reader::of_table(Arc::clone(table), projection)?,
-                Kind::Memory(table) => read::Reader::of_memory(table, projection)?,
+                Kind::Lance(table) => read::Reader::of_table(Arc::clone(table), projection, options)?,
+                Kind::Memory(table) => read::Reader::of_memory(table, projection, options)?,
             }))
         })
     }
@@ -267,6 +291,16 @@ impl Reader {
     /// The schema of the batches, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, self.0.schema())
+    }
+
+    /// How rows in random order are read, and why.
+    fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
+        Ok(enter(py, || self.0.choice())?.as_ref().into())
+    }
+
+    /// What was read so far.
+    fn stats(&self, py: Python<'_>) -> PyResult<ReadStats> {
+        Ok(enter(py, || Ok(self.0.stats()))?.into())
     }
 
     /// The rows at `positions` of `order`, in that order, repeats included.

@@ -21,7 +21,7 @@ mod unpack;
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, SchemaRef};
 
 pub(crate) use pack::PackedRows;
 pub(crate) use unpack::Heads;
@@ -232,12 +232,6 @@ fn width_of(field: &Field) -> Option<usize> {
         DataType::Dictionary(..) => None,
         other => other.primitive_width(),
     }
-}
-
-/// Bytes of a row's head, and whether a row has a tail: what is known of a row's size without looking.
-pub(crate) fn head_bytes(schema: &Schema) -> Result<(usize, bool)> {
-    let packing = Packing::new(&Arc::new(schema.clone()))?;
-    Ok((packing.stride, packing.has_tails()))
 }
 
 /// A value that outgrew what its head can say.

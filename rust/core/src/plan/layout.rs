@@ -53,6 +53,18 @@ impl FragmentRows {
         }
     }
 
+    /// The places of the live rows with these ranks, as runs.
+    #[expect(clippy::cast_possible_truncation, reason = "places are 32 bits")]
+    pub(super) fn places(&self, ranks: std::ops::Range<u64>) -> Vec<std::ops::Range<u32>> {
+        let Some(live) = &self.live else {
+            return vec![ranks.start as u32..ranks.end as u32];
+        };
+        let mut places: Vec<u64> = ranks.collect();
+        live.apply(&mut places);
+        let runs = places.chunk_by(|a, b| a + 1 == *b);
+        runs.map(|run| run[0] as u32..run[0] as u32 + run.len() as u32).collect()
+    }
+
     /// The rank of a live row among the live ones, or `None` if there is no such row.
     fn rank_of(&self, place: u32) -> Option<u64> {
         let place = u64::from(place);

@@ -72,6 +72,36 @@ pub fn plan(layout: &Layout, offsets: &[u64]) -> Result<Plan> {
     Ok(Plan { reads, rows: Rows::Picked(rows) })
 }
 
+/// The reads that cover a run of offsets, in storage order.
+///
+/// Like [`plan`] for consecutive offsets, without looking at each where nothing was deleted.
+///
+/// # Errors
+///
+/// [`OutOfRange`](crate::Error::OutOfRange) if it ends beyond the last row.
+pub fn plan_run(layout: &Layout, offsets: Range<u64>) -> Result<Vec<Read>> {
+    let mut reads = Vec::new();
+    if offsets.is_empty() {
+        return Ok(reads);
+    }
+    let (first, _) = layout.locate(offsets.start, 0)?;
+    layout.locate(offsets.end - 1, first)?;
+    for fragment in first..layout.fragments().len() {
+        let rows = layout.offsets_of(fragment);
+        let (start, end) = (offsets.start.max(rows.start), offsets.end.min(rows.end));
+        if start >= end {
+            if rows.start >= offsets.end {
+                break;
+            }
+            continue;
+        }
+        let places = layout.fragments()[fragment].places(start - rows.start..end - rows.start);
+        let num_rows = places.iter().map(ExactSizeIterator::len).sum();
+        reads.push(Read { fragment, places, num_rows });
+    }
+    Ok(reads)
+}
+
 /// Collects ascending, distinct offsets into reads.
 struct Walk<'a> {
     layout: &'a Layout,
@@ -168,6 +198,13 @@ mod tests {
             let mut distinct = offsets.clone();
             distinct.sort_unstable();
             distinct.dedup();
+            if let (Some(&first), Some(&last)) = (offsets.first(), offsets.last())
+                && ascending
+            {
+                let run = plan_run(&layout, first..last + 1).unwrap();
+                let all: Vec<u64> = (first..=last).collect();
+                prop_assert_eq!(run, super::plan(&layout, &all).unwrap().reads);
+            }
             let read: usize = plan.reads.iter().map(|read| read.num_rows).sum();
             prop_assert_eq!(read, distinct.len());
             prop_assert!(plan.reads.is_sorted_by(|a, b| a.fragment < b.fragment));

@@ -5,15 +5,17 @@
 //! under way before the first one is decoded, and the caller's thread only waits, so that it can be
 //! interrupted.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+use super::resident::Scan;
 use super::{Blocks, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
-use crate::plan::{Plan, Read, plan};
+use crate::plan::{Plan, Read, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime::{self, PerProcess};
 use crate::table::{Columns, FragmentReader, Pending, Table};
@@ -36,10 +38,6 @@ impl Direct {
         Ok(Self { table, projection, columns, fragments: PerProcess::new() })
     }
 
-    pub(super) fn schema(&self) -> &SchemaRef {
-        self.projection.schema()
-    }
-
     pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
         let Plan { reads, rows } = plan(self.table.layout(), offsets)?;
         let schema = self.columns.schema();
@@ -50,14 +48,34 @@ impl Direct {
             self.read(reads).map_err(|error| self.table.changed(error))?
         };
         let blocks = Blocks { schema, rows: &blocks, are_owned };
-        cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| match source {
+        cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| {
+            self.system(source, offsets)
+        })
+    }
+
+    /// The columns that are read, as blocks have them.
+    pub(super) fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    pub(super) fn projection(&self) -> &Projection {
+        &self.projection
+    }
+
+    /// Ids or addresses of rows.
+    pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
+        match source {
             Source::RowId => self.table.row_ids(offsets),
             Source::RowAddress => {
                 let addresses = self.table.layout().addresses(offsets)?;
                 Ok(addresses.into_iter().map(|address| address.0).collect())
             }
             other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
-        })
+        }
     }
 
     /// The blocks, and whether they own their buffers.
@@ -90,6 +108,21 @@ impl Direct {
         }
         let reader = Arc::new(self.table.fragment(index, &self.columns)?);
         Ok(Arc::clone(lock()[index].get_or_insert(reader)))
+    }
+}
+
+impl Scan for Direct {
+    fn schema(&self) -> &SchemaRef {
+        self.columns.schema()
+    }
+
+    fn num_rows(&self) -> u64 {
+        self.table.layout().num_rows()
+    }
+
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        let reads = plan_run(self.table.layout(), offsets)?;
+        Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Arrow data in memory: what another library handed over whole.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+use super::resident::Scan;
 use super::{Blocks, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
@@ -153,15 +155,8 @@ impl Memory {
         Ok(Self { table: Arc::clone(table), projection, schema, blocks })
     }
 
-    pub(super) fn schema(&self) -> &SchemaRef {
-        self.projection.schema()
-    }
-
     pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
-        let system = |source: &Source, offsets: &[u64]| match source {
-            Source::RowId | Source::RowAddress => self.table.row_ids(offsets),
-            other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
-        };
+        let system = |source: &Source, offsets: &[u64]| self.system(source, offsets);
         if let Some(slices) = self.consecutive(offsets)? {
             let blocks = Blocks { schema: &self.schema, rows: &slices, are_owned: false };
             return cut(&blocks, Rows::AsRead, offsets, batch_size, &self.projection, system);
@@ -169,6 +164,18 @@ impl Memory {
         let rows = Rows::Picked(self.table.locate(offsets)?);
         let blocks = Blocks { schema: &self.schema, rows: &self.blocks, are_owned: false };
         cut(&blocks, rows, offsets, batch_size, &self.projection, system)
+    }
+
+    pub(super) fn projection(&self) -> &Projection {
+        &self.projection
+    }
+
+    /// Ids of rows.
+    pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
+        match source {
+            Source::RowId | Source::RowAddress => self.table.row_ids(offsets),
+            other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
+        }
     }
 
     /// The slices that hold `offsets`, if these follow each other without a gap.
@@ -179,13 +186,34 @@ impl Memory {
         if !offsets.is_sorted_by(|a, b| a.checked_add(1) == Some(*b)) {
             return Ok(None);
         }
-        self.table.check(&[last])?;
+        Ok(Some(self.run(first..last + 1)?))
+    }
+
+    /// The slices that hold a run of offsets.
+    fn run(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        if !offsets.is_empty() {
+            self.table.check(&[offsets.end - 1])?;
+        }
         let slice = |(block, range): (&RecordBatch, &[u64])| {
-            let start = first.clamp(range[0], range[1]);
-            let end = (last + 1).clamp(range[0], range[1]);
+            let start = offsets.start.clamp(range[0], range[1]);
+            let end = offsets.end.clamp(range[0], range[1]);
             let len = usize::try_from(end - start).unwrap_or(0);
             (len > 0).then(|| block.slice(usize::try_from(start - range[0]).unwrap_or(0), len))
         };
-        Ok(Some(self.blocks.iter().zip(self.table.starts.windows(2)).filter_map(slice).collect()))
+        Ok(self.blocks.iter().zip(self.table.starts.windows(2)).filter_map(slice).collect())
+    }
+}
+
+impl Scan for Memory {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn num_rows(&self) -> u64 {
+        self.table.num_rows()
+    }
+
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        self.run(offsets)
     }
 }

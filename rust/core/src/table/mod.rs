@@ -22,6 +22,7 @@ use lance_table::format::{Manifest, pb};
 use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use lance_table::io::manifest::read_manifest;
 use prost::Message;
+use twox_hash::XxHash3_128;
 
 pub(crate) use fragment::{FragmentReader, Pending};
 pub use storage::StorageOptions;
@@ -163,6 +164,25 @@ impl Table {
     pub fn data_bytes(&self) -> Option<u64> {
         let files = self.manifest.fragments.iter().flat_map(|fragment| &fragment.files);
         files.map(|file| file.file_size_bytes.get().map(u64::from)).sum()
+    }
+
+    /// A name for its rows and columns that no other table or version has, unless it shows the same:
+    /// a hash of the names of its data and deletion files and of its fields.
+    pub fn identity(&self) -> String {
+        let mut hash = XxHash3_128::new();
+        for fragment in self.manifest.fragments.iter() {
+            hash.write(&pb::DataFragment::from(fragment).encode_to_vec());
+        }
+        for field in self.manifest.schema.fields_pre_order() {
+            let (id, parent) = (field.id, field.parent_id);
+            hash.write(format!("{id} {parent} {} {:?};", field.name, field.data_type()).as_bytes());
+        }
+        let mut bases: Vec<_> = self.manifest.base_paths.iter().collect();
+        bases.sort_by_key(|(id, _)| **id);
+        for (id, base) in bases {
+            hash.write(format!("{id} {};", base.path).as_bytes());
+        }
+        format!("{:032x}", hash.finish_128())
     }
 
     /// What must be read for `projection`.

@@ -1,0 +1,279 @@
+//! A block of packed rows in memory, and the file that it is mapped from.
+//!
+//! # The mapping and `unsafe`
+//!
+//! As for data files (see `table::mapped`): a file of this folder is never written to once it has its
+//! name, and removing it leaves mappings intact. Its checksum is compared right after it is mapped. A
+//! file that is cut later would kill the process where its missing pages are touched; nobody but us
+//! has a reason to open it, and we only ever remove it.
+
+use std::fs::File;
+use std::hash::Hasher;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use twox_hash::XxHash3_64;
+
+use crate::error::{Error, Result};
+use crate::packed::PackedRows;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"LLrows\x01\0");
+const HEADER_BYTES: usize = 64;
+/// Heads and tails begin where a cache line does.
+const ALIGNMENT: usize = 64;
+
+/// Packed rows that do not change any more.
+#[derive(Debug)]
+pub(crate) struct Block {
+    bytes: Memory,
+    heads: std::ops::Range<usize>,
+    tails: std::ops::Range<usize>,
+    num_rows: usize,
+    bits_set: Vec<bool>,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Mapped(Mmap),
+    Own(MmapMut),
+}
+
+/// The first bytes of a file of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
+    /// Of the entry and the number of the block, so that no file stands for another.
+    key: u64,
+    num_rows: u64,
+    num_bits: u64,
+    heads: u64,
+    tails: u64,
+    /// Of everything behind the header.
+    checksum: u64,
+}
+
+impl Header {
+    fn of(key: u64, rows: &PackedRows) -> Self {
+        let mut header = Self {
+            key,
+            num_rows: rows.num_rows as u64,
+            num_bits: rows.bits_set.len() as u64,
+            heads: rows.heads.len() as u64,
+            tails: rows.tails.len() as u64,
+            checksum: 0,
+        };
+        let mut hash = XxHash3_64::new();
+        hash.write(&header.bits(rows));
+        hash.write(&rows.heads);
+        hash.write(&rows.tails);
+        header.checksum = hash.finish();
+        header
+    }
+
+    fn words(self) -> [u64; 7] {
+        let Self { key, num_rows, num_bits, heads, tails, checksum } = self;
+        [MAGIC, key, num_rows, num_bits, heads, tails, checksum]
+    }
+
+    fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let words = self.words();
+        let check = words.iter().fold(0_u64, |sum, word| sum.rotate_left(9) ^ word);
+        for (slot, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words.into_iter().chain([check]))
+        {
+            *slot = word.to_le_bytes();
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let mut words = [0; 8];
+        for (word, slot) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*slot);
+        }
+        let [_, key, num_rows, num_bits, heads, tails, checksum, _] = words;
+        let header = Self { key, num_rows, num_bits, heads, tails, checksum };
+        (header.to_bytes() == *bytes).then_some(header)
+    }
+
+    /// A byte per bit, padded to where the heads begin.
+    fn bits(self, rows: &PackedRows) -> Vec<u8> {
+        let mut bits: Vec<u8> = rows.bits_set.iter().copied().map(u8::from).collect();
+        bits.resize(self.heads_start() - HEADER_BYTES, 0);
+        bits
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "compared with the size of the file")]
+    fn heads_start(self) -> usize {
+        HEADER_BYTES + (self.num_bits as usize).next_multiple_of(ALIGNMENT)
+    }
+
+    fn num_bytes(self) -> Option<u64> {
+        self.heads.checked_add(self.tails)?.checked_add(self.heads_start() as u64)
+    }
+}
+
+impl Block {
+    /// A block in memory of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is no memory.
+    pub(crate) fn in_memory(rows: &PackedRows) -> Result<Self> {
+        let (heads, tails) = (rows.heads.len(), rows.tails.len());
+        let failed = |error: std::io::Error| Error::io("memory for rows", &error);
+        let mut memory = MmapMut::map_anon((heads + tails).max(1)).map_err(failed)?;
+        // A hint: rows are touched at random, which is what huge pages are for.
+        let _ = memory.advise(Advice::HugePage);
+        memory[..heads].copy_from_slice(&rows.heads);
+        memory[heads..heads + tails].copy_from_slice(&rows.tails);
+        Ok(Self {
+            bytes: Memory::Own(memory),
+            heads: 0..heads,
+            tails: heads..heads + tails,
+            num_rows: rows.num_rows,
+            bits_set: rows.bits_set.clone(),
+        })
+    }
+
+    /// Writes a block to a file.
+    pub(super) fn write(file: &mut File, key: u64, rows: &PackedRows) -> std::io::Result<()> {
+        let header = Header::of(key, rows);
+        file.write_all(&header.to_bytes())?;
+        file.write_all(&header.bits(rows))?;
+        file.write_all(&rows.heads)?;
+        file.write_all(&rows.tails)
+    }
+
+    /// Maps a file of rows; with `is_trusted`, which only its writer may say, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Io`], and [`Error::Corrupt`] if it is not what was written.
+    pub(super) fn map(path: &Path, key: u64, is_trusted: bool) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::io(path.display(), &error);
+        let corrupt =
+            |reason: &str| Error::Corrupt { path: path.display().to_string(), reason: reason.into() };
+        let mut file = File::open(path).map_err(failed)?;
+        let num_bytes = file.metadata().map_err(failed)?.len();
+        let mut first = [0; HEADER_BYTES];
+        file.read_exact(&mut first).map_err(|_| corrupt("it has no header"))?;
+        let header = Header::from_bytes(&first).ok_or_else(|| corrupt("its header is damaged"))?;
+        if header.key != key {
+            return Err(corrupt("it holds other rows"));
+        }
+        if header.num_bytes() != Some(num_bytes) {
+            return Err(corrupt("it has another size than was written"));
+        }
+        let mapping = map(&file).map_err(failed)?;
+        if !is_trusted && XxHash3_64::oneshot(&mapping[HEADER_BYTES..]) != header.checksum {
+            return Err(corrupt("its checksum is another one"));
+        }
+        let start = header.heads_start();
+        let heads = start..mapping.len() - usize::try_from(header.tails).unwrap_or(0);
+        let bits = usize::try_from(header.num_bits).unwrap_or(0);
+        Ok(Self {
+            tails: heads.end..mapping.len(),
+            heads,
+            num_rows: usize::try_from(header.num_rows).unwrap_or(0),
+            bits_set: mapping[HEADER_BYTES..HEADER_BYTES + bits].iter().map(|&b| b != 0).collect(),
+            bytes: Memory::Mapped(mapping),
+        })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Memory::Mapped(bytes) => bytes,
+            Memory::Own(bytes) => bytes,
+        }
+    }
+
+    /// The heads, a stride apart.
+    pub(crate) fn heads(&self) -> &[u8] {
+        &self.bytes()[self.heads.clone()]
+    }
+
+    /// The tails.
+    pub(crate) fn tails(&self) -> &[u8] {
+        &self.bytes()[self.tails.clone()]
+    }
+
+    /// The number of rows.
+    pub(crate) fn num_rows(&self) -> usize {
+        self.num_rows
+    }
+
+    /// Which bits of a head are set in any row.
+    pub(crate) fn bits_set(&self) -> &[bool] {
+        &self.bits_set
+    }
+
+    /// Bytes of the rows.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.heads.len() + self.tails.len()
+    }
+
+    /// Whether other processes can map it too.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.bytes, Memory::Mapped(_))
+    }
+}
+
+#[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: a file of rows does not change once it has its name; see the module's documentation.
+    unsafe { MmapOptions::new().populate().map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> PackedRows {
+        PackedRows {
+            heads: (0..100).collect(),
+            tails: b"tails".to_vec(),
+            num_rows: 10,
+            bits_set: vec![true, false, true],
+        }
+    }
+
+    fn written(folder: &Path) -> std::path::PathBuf {
+        let path = folder.join("a.rows");
+        Block::write(&mut File::create(&path).unwrap(), 7, &rows()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_block_comes_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path());
+        for block in [Block::map(&path, 7, false).unwrap(), Block::in_memory(&rows()).unwrap()] {
+            assert_eq!((block.heads(), block.tails()), (rows().heads.as_slice(), &b"tails"[..]));
+            assert_eq!((block.num_rows(), block.bits_set()), (10, &[true, false, true][..]));
+            assert_eq!(block.num_bytes(), 105);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path());
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            matches!(Block::map(&path, 7, false), Err(Error::Corrupt { .. }))
+        };
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            assert!(refused(&bytes), "byte {at}");
+        }
+        for len in 0..whole.len() {
+            assert!(refused(&whole[..len]), "{len} bytes");
+        }
+        assert!(refused(&[whole.as_slice(), b"more"].concat()));
+        assert!(!refused(&whole));
+        assert!(Block::map(&path, 8, false).is_err(), "another block's file");
+    }
+}

@@ -1,0 +1,226 @@
+//! Batches from packed rows, and from the data files for rows that are not packed yet.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::choose::{Choice, Options, numbers_of};
+use super::direct::Direct;
+use super::resident::{Resident, block_rows};
+use super::{Base, ReadStats, batch, ranges};
+use crate::cache::{Entry, Found, make_room};
+use crate::error::{Error, Result};
+use crate::gather::{Gathered, gather};
+use crate::packed::Packing;
+use crate::plan::Rows;
+use crate::projection::Projection;
+use crate::runtime::PerProcess;
+use crate::table::Table;
+
+/// Packed rows of tables that are open in this process, by table, columns and folder: readers of the
+/// same columns share them.
+static OPEN: PerProcess<Mutex<HashMap<String, Weak<Resident>>>> = PerProcess::new();
+
+/// Reads a projection from packed rows.
+#[derive(Debug)]
+pub(super) struct PackedReader {
+    resident: Arc<Resident>,
+    /// Which of the packed columns are read.
+    wanted: Vec<usize>,
+    /// Of these columns; they may be wider than what is read where rows were packed for others.
+    schema: SchemaRef,
+    /// Whether something was read directly before: the first batch should not wait for anything.
+    was_first: AtomicBool,
+}
+
+impl PackedReader {
+    /// Packed rows for what `base` reads. Nothing is read yet.
+    pub(super) fn open(base: &Base, choice: &Choice, options: &Options) -> Result<Self> {
+        let scan = base.scan();
+        let schema = Arc::clone(scan.schema());
+        let resident = match base {
+            Base::Memory(_) => {
+                let packing = Packing::new(&schema)?;
+                let rows = block_rows(choice.row_bytes);
+                Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None))
+            }
+            Base::Direct(direct) => open_shared(direct, choice, options)?,
+        };
+        let wanted = numbers_of(resident.packing().schema(), &schema)?;
+        let packed = resident.packing().schema();
+        let schema = packed.project(&wanted).map_err(|error| Error::Bug(error.to_string()))?;
+        Ok(Self { resident, wanted, schema: Arc::new(schema), was_first: AtomicBool::new(false) })
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.resident.is_complete()
+    }
+
+    pub(super) fn fill(&self, threads: usize) -> Result<()> {
+        self.resident.fill(threads)
+    }
+
+    pub(super) fn stats(&self) -> ReadStats {
+        let counters = &self.resident.counters;
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        ReadStats {
+            rows_packed: of(&counters.rows_packed),
+            rows_direct: of(&counters.rows_direct),
+            blocks_filled: of(&counters.blocks_filled),
+            blocks_mapped: of(&counters.blocks_mapped),
+            bytes_kept: self.resident.kept().0,
+            fill_nanos: of(&counters.fill_nanos),
+            is_shared: self.resident.is_shared(),
+            failure: self.resident.failure().map(|error| error.to_string()),
+        }
+    }
+
+    pub(super) fn take_window(
+        &self,
+        base: &Base,
+        offsets: &[u64],
+        batch_size: usize,
+    ) -> Result<Vec<Gathered>> {
+        let num_rows = base.scan().num_rows();
+        if let Some(&offset) = offsets.iter().find(|&&offset| offset >= num_rows) {
+            return Err(Error::OutOfRange { offset, num_rows });
+        }
+        if !self.resident.is_complete() {
+            // Also after a fork, which threads do not survive.
+            self.resident.fill(1)?;
+            if self.was_first.swap(true, Ordering::Relaxed) {
+                self.resident.wait(false)?;
+            }
+        }
+        let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
+            crate::interrupt::check()?;
+            let offsets = &offsets[range];
+            let Some(columns) = self.resident.gather(offsets, &self.wanted) else {
+                return Ok(None);
+            };
+            self.finish(base, offsets, columns?).map(Some)
+        };
+        let batches: Vec<Option<Gathered>> =
+            ranges(offsets.len(), batch_size).map(packed).collect::<Result<_>>()?;
+        if batches.iter().all(Option::is_some) {
+            return Ok(batches.into_iter().flatten().collect());
+        }
+        self.mixed(base, offsets, batch_size)
+    }
+
+    fn finish(
+        &self,
+        base: &Base,
+        offsets: &[u64],
+        columns: Vec<arrow_array::ArrayRef>,
+    ) -> Result<Gathered> {
+        let read = batch(Arc::clone(&self.schema), columns, offsets.len())?;
+        Ok(Gathered { batch: base.assemble(&read, offsets)?, is_owned: true })
+    }
+
+    /// Some rows from memory, the others from the files.
+    fn mixed(&self, base: &Base, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
+        let is_there = self.resident.has(offsets);
+        let pick = |there: bool| -> Vec<u64> {
+            let kept = offsets.iter().zip(&is_there).filter(|(_, is)| **is == there);
+            kept.map(|(&offset, _)| offset).collect()
+        };
+        let (kept, missing) = (pick(true), pick(false));
+        let counter = &self.resident.counters.rows_direct;
+        counter.fetch_add(missing.len() as u64, Ordering::Relaxed);
+        let direct = base.take_window(&missing, missing.len().max(1))?;
+        let packed = match self.resident.gather(&kept, &self.wanted) {
+            Some(columns) => self.finish(base, &kept, columns?)?,
+            None => return Err(Error::Bug("packed rows went away".into())),
+        };
+        let blocks: Vec<RecordBatch> =
+            [packed].into_iter().chain(direct).map(|gathered| gathered.batch).collect();
+        let mut next = [0, 0];
+        let place = |&there: &bool| {
+            let block = usize::from(!there);
+            next[block] += 1;
+            (block, next[block] - 1)
+        };
+        let places: Vec<(usize, usize)> = is_there.iter().map(place).collect();
+        let schema = base.projection().schema();
+        let cut = |range: std::ops::Range<usize>| {
+            gather(schema, &blocks, true, &Rows::Picked(places[range].to_vec()))
+        };
+        ranges(offsets.len(), batch_size).map(cut).collect()
+    }
+}
+
+/// The packed rows of a table that others may have open too.
+fn open_shared(direct: &Arc<Direct>, choice: &Choice, options: &Options) -> Result<Arc<Resident>> {
+    let table = direct.table();
+    let identity = table.identity();
+    let folder = options.cache_folder.as_deref().filter(|_| choice.is_worth_a_file());
+    let paths: Vec<Vec<String>> =
+        direct.projection().paths().into_iter().map(<[String]>::to_vec).collect();
+    let key = format!("{identity} {paths:?} {folder:?}");
+    let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
+    if let Some(resident) =
+        open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade)
+    {
+        return Ok(resident);
+    }
+    let resident = Arc::new(open_rows(direct, choice, options, &identity, paths, folder)?);
+    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|_, resident| resident.strong_count() > 0);
+    if let Some(other) = open.get(&key).and_then(Weak::upgrade) {
+        return Ok(other);
+    }
+    open.insert(key, Arc::downgrade(&resident));
+    Ok(resident)
+}
+
+fn open_rows(
+    direct: &Arc<Direct>,
+    choice: &Choice,
+    options: &Options,
+    identity: &str,
+    paths: Vec<Vec<String>>,
+    folder: Option<&Path>,
+) -> Result<Resident> {
+    let packing = Packing::new(direct.columns().schema())?;
+    let rows = block_rows(choice.row_bytes);
+    let ours = Found::new(paths, choice.num_rows, rows, packing.stride());
+    let Some(folder) = folder else {
+        return Ok(Resident::new(Arc::clone(direct) as _, packing, rows, choice.row_bytes, None));
+    };
+    // Rows that hold these columns among others do as well, if they are there already.
+    let includes = |found: &Found| {
+        found.num_rows == ours.num_rows
+            && ours.columns.iter().all(|path| found.columns.iter().any(|p| path.starts_with(p)))
+    };
+    if let Some(found) = Entry::find(folder, identity, includes)
+        && found != ours
+        && let Ok(wider) = reader_of(direct.table(), &found.columns)
+        && let Ok(packing) = Packing::new(wider.columns().schema())
+        && packing.stride() == found.stride
+        && let Ok(entry) = Entry::open(folder, identity, &found)
+    {
+        let rows = found.block_rows;
+        return Ok(Resident::new(Arc::new(wider), packing, rows, choice.row_bytes, Some(entry)));
+    }
+    // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
+    let entry = match make_room(folder, 0, None) {
+        Ok(_) => Entry::open(folder, identity, &ours).ok(),
+        Err(_) => None,
+    };
+    let entry = entry.filter(|_| {
+        make_room(folder, choice.packed_bytes(), options.cache_limit).unwrap_or(false)
+            || Entry::find(folder, identity, |found| *found == ours).is_some()
+    });
+    Ok(Resident::new(Arc::clone(direct) as _, packing, rows, choice.row_bytes, entry))
+}
+
+fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
+    let names: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
+    let columns = names.iter().map(|name| (name.as_str(), name.as_str()));
+    Direct::new(Arc::clone(table), Projection::new(table.schema(), columns)?)
+}

@@ -1,0 +1,434 @@
+//! Keeps all rows of a table packed in memory, shared with other processes where a cache folder allows.
+//!
+//! Blocks of rows are decoded once, at the speed of a scan, by threads in the background; until then
+//! rows that are not there yet are read directly. A batch is then a gather of packed rows.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use crate::cache::{Block, Entry};
+use crate::error::{Error, Result, text_of_panic};
+use crate::interrupt;
+use crate::packed::{Heads, PackedRows, Packing};
+use crate::runtime::{self, PerProcess};
+
+/// What a block aims to hold: large enough to decode at full speed, small enough that threads and
+/// processes can share the work.
+const BLOCK_BYTES: u64 = 16 << 20;
+/// Rows and bytes that are decoded at a time while a block is filled.
+const SCAN_ROWS: u64 = 1 << 16;
+const SCAN_BYTES: u64 = 8 << 20;
+/// How long to look on while other processes write the blocks that are left, without a single one
+/// getting done, before they are read for this process alone.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before looking again.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A reader waits for blocks if they will be there within this time, as reading single rows
+/// meanwhile takes longer and slows the filling down.
+const WORTH_WAITING: Duration = Duration::from_secs(2);
+
+/// Reads runs of rows, in storage order: what rows are packed from.
+pub(super) trait Scan: std::fmt::Debug + Send + Sync {
+    /// The columns.
+    fn schema(&self) -> &SchemaRef;
+
+    /// The number of rows.
+    fn num_rows(&self) -> u64;
+
+    /// The rows at these offsets, in one batch or several.
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
+}
+
+/// How many rows a block has, so that it has some [`BLOCK_BYTES`]; a power of two.
+pub(super) fn block_rows(row_bytes: u64) -> u64 {
+    let rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1 << 8, 1 << 20);
+    1 << rows.ilog2()
+}
+
+/// Rows to scan at once.
+pub(super) fn scan_rows(row_bytes: u64, budget: u64) -> u64 {
+    (budget / row_bytes.max(1)).clamp(1, SCAN_ROWS)
+}
+
+/// Packs the rows at `offsets`, a run that fits in memory after another.
+pub(super) fn pack_run(
+    scan: &dyn Scan,
+    packing: &Packing,
+    offsets: Range<u64>,
+    rows_at_once: u64,
+    rows: &mut PackedRows,
+) -> Result<()> {
+    let mut start = offsets.start;
+    while start < offsets.end {
+        let end = offsets.end.min(start + rows_at_once);
+        for batch in scan.scan(start..end)? {
+            packing.pack(&batch, rows)?;
+        }
+        start = end;
+    }
+    Ok(())
+}
+
+/// All rows of a table, as far as they were packed.
+#[derive(Debug)]
+pub(super) struct Resident {
+    scan: Arc<dyn Scan>,
+    packing: Packing,
+    num_rows: u64,
+    /// A block has two to the power of this many rows.
+    shift: u32,
+    row_bytes: u64,
+    entry: Option<Entry>,
+    /// Whether the entry could not be written to.
+    is_detached: AtomicBool,
+    blocks: ArcSwap<Blocks>,
+    filling: PerProcess<Filling>,
+    failure: ArcSwapOption<Error>,
+    pub(super) counters: Counters,
+}
+
+/// The blocks there are.
+#[derive(Debug, Clone)]
+struct Blocks {
+    blocks: Vec<Option<Arc<Block>>>,
+    /// For each bit of a head, whether it is set in any of them.
+    bits_set: Vec<bool>,
+    missing: usize,
+}
+
+/// What happened, for those who ask.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) blocks_filled: AtomicU64,
+    pub(super) blocks_mapped: AtomicU64,
+    pub(super) rows_packed: AtomicU64,
+    pub(super) rows_direct: AtomicU64,
+    /// Nanoseconds until all blocks were there.
+    pub(super) fill_nanos: AtomicU64,
+}
+
+/// The work of filling, shared by the threads of one process.
+#[derive(Debug)]
+struct Filling {
+    queue: Mutex<VecDeque<usize>>,
+    progress: Condvar,
+    started: Instant,
+    num_blocks: usize,
+    done: AtomicUsize,
+    threads: AtomicUsize,
+}
+
+impl Filling {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the rest will be there, going by what is done.
+    fn remaining(&self) -> Duration {
+        let done = self.done.load(Ordering::Relaxed);
+        let left = self.num_blocks.saturating_sub(done);
+        if done == 0 {
+            return if left == 0 { Duration::ZERO } else { Duration::MAX };
+        }
+        let each = self.started.elapsed().as_secs_f64() / done as f64;
+        Duration::from_secs_f64((each * left as f64).min(1e9))
+    }
+}
+
+/// What became of an attempt to fill a block.
+enum Attempt {
+    Filled(Block),
+    Mapped(Block),
+    /// Another process is at it.
+    Busy,
+}
+
+impl Resident {
+    /// Nothing is read yet.
+    pub(super) fn new(
+        scan: Arc<dyn Scan>,
+        packing: Packing,
+        block_rows: u64,
+        row_bytes: u64,
+        entry: Option<Entry>,
+    ) -> Self {
+        let num_rows = scan.num_rows();
+        let count = usize::try_from(num_rows.div_ceil(block_rows)).unwrap_or(usize::MAX);
+        let bits_set = vec![false; packing.num_bits()];
+        let blocks = Blocks { blocks: vec![None; count], bits_set, missing: count };
+        Self {
+            scan,
+            packing,
+            num_rows,
+            shift: block_rows.ilog2(),
+            row_bytes,
+            entry,
+            is_detached: AtomicBool::new(false),
+            blocks: ArcSwap::from_pointee(blocks),
+            filling: PerProcess::new(),
+            failure: ArcSwapOption::empty(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The columns of a row.
+    pub(super) fn packing(&self) -> &Packing {
+        &self.packing
+    }
+
+    /// Whether every row is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.blocks.load().missing == 0
+    }
+
+    /// Why filling ended early.
+    pub(super) fn failure(&self) -> Option<Arc<Error>> {
+        self.failure.load_full()
+    }
+
+    /// Whether blocks are files that other processes can map, and none had to be kept otherwise.
+    pub(super) fn is_shared(&self) -> bool {
+        self.entry.is_some() && !self.is_detached.load(Ordering::Relaxed)
+    }
+
+    /// Bytes and number of the blocks that are there.
+    pub(super) fn kept(&self) -> (u64, usize) {
+        let blocks = self.blocks.load();
+        let kept = || blocks.blocks.iter().flatten();
+        (kept().map(|block| block.num_bytes() as u64).sum(), kept().count())
+    }
+
+    /// Starts filling, unless this process is at it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if no thread can be started.
+    pub(super) fn fill(self: &Arc<Self>, threads: usize) -> Result<()> {
+        if self.is_complete() || self.failure.load().is_some() {
+            return Ok(());
+        }
+        let mut is_new = false;
+        let filling = self.filling.get_or_make(|| {
+            is_new = true;
+            let blocks = self.blocks.load();
+            let missing = (0..blocks.blocks.len()).filter(|&at| blocks.blocks[at].is_none());
+            let queue: VecDeque<usize> = missing.collect();
+            Ok(Filling {
+                num_blocks: queue.len(),
+                queue: Mutex::new(queue),
+                progress: Condvar::new(),
+                started: Instant::now(),
+                done: AtomicUsize::new(0),
+                threads: AtomicUsize::new(0),
+            })
+        })?;
+        if is_new {
+            for _ in 0..threads.clamp(1, filling.num_blocks.max(1)) {
+                let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
+                filling.threads.fetch_add(1, Ordering::Relaxed);
+                runtime::spawn("lanceloader-fill", move || run(&resident, &filling))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every row is there, if that is worth it: within two seconds, going by the pace so
+    /// far, or however long it takes with `is_patient`. Says whether they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`].
+    pub(super) fn wait(&self, is_patient: bool) -> Result<bool> {
+        let filling = self.filling.get_or_make(|| Err(Error::Bug("nothing is filled".into())))?;
+        loop {
+            interrupt::check()?;
+            if self.is_complete() {
+                return Ok(true);
+            }
+            let is_over = filling.threads.load(Ordering::Relaxed) == 0;
+            let is_slow = !is_patient
+                && filling.remaining() > WORTH_WAITING
+                && filling.started.elapsed() > WORTH_WAITING / 4;
+            if is_over || is_slow || self.failure.load().is_some() {
+                return Ok(self.is_complete());
+            }
+            let queue = filling.lock();
+            drop(filling.progress.wait_timeout(queue, interrupt::PERIOD));
+        }
+    }
+
+    /// The rows at `offsets` with the columns numbered `wanted`, or `None` if some are not there yet.
+    ///
+    /// `offsets` are in bounds.
+    pub(super) fn gather(
+        &self,
+        offsets: &[u64],
+        wanted: &[usize],
+    ) -> Option<Result<Vec<arrow_array::ArrayRef>>> {
+        let blocks = self.blocks.load_full();
+        let heads = self.heads(&blocks, offsets)?;
+        self.counters.rows_packed.fetch_add(offsets.len() as u64, Ordering::Relaxed);
+        Some(self.packing.unpack(&heads, &blocks.bits_set, wanted))
+    }
+
+    /// Which of `offsets` are there.
+    pub(super) fn has(&self, offsets: &[u64]) -> Vec<bool> {
+        let blocks = self.blocks.load();
+        let has = |&offset: &u64| {
+            let at = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
+            blocks.blocks.get(at).is_some_and(Option::is_some)
+        };
+        offsets.iter().map(has).collect()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "what is kept in memory has an address")]
+    fn heads<'a>(&self, blocks: &'a Blocks, offsets: &[u64]) -> Option<Heads<'a>> {
+        let stride = self.packing.stride();
+        let has_tails = self.packing.has_tails();
+        let mask = (1 << self.shift) - 1;
+        let mut rows = Heads::with_capacity(offsets.len());
+        if has_tails {
+            rows.tails.reserve(offsets.len());
+        }
+        for &offset in offsets {
+            let block = blocks.blocks[(offset >> self.shift) as usize].as_deref()?;
+            let start = (offset & mask) as usize * stride;
+            rows.heads.push(&block.heads()[start..start + stride]);
+            if has_tails {
+                rows.tails.push(block.tails());
+            }
+        }
+        Some(rows)
+    }
+
+    fn rows_of(&self, block: usize) -> Range<u64> {
+        let start = (block as u64) << self.shift;
+        start..self.num_rows.min(start + (1 << self.shift))
+    }
+
+    fn attempt(&self, block: usize, rows: &mut PackedRows, is_alone: bool) -> Result<Attempt> {
+        let wanted = self.rows_of(block);
+        let count = usize::try_from(wanted.end - wanted.start).unwrap_or(usize::MAX);
+        let entry = self.entry.as_ref().filter(|_| self.is_shared());
+        if let Some(entry) = entry
+            && let Some(found) = entry.load(block)
+            && found.num_rows() == count
+            && found.heads().len() == count * self.packing.stride()
+        {
+            return Ok(Attempt::Mapped(found));
+        }
+        let claim = match entry.map(|entry| entry.claim(block)) {
+            Some(Ok(None)) if !is_alone => return Ok(Attempt::Busy),
+            Some(Ok(claim)) => claim,
+            Some(Err(_)) => {
+                self.is_detached.store(true, Ordering::Relaxed);
+                None
+            }
+            None => None,
+        };
+        // Somebody may have finished it between the look and the claim.
+        if claim.is_some()
+            && let Some(found) = entry.and_then(|entry| entry.load(block))
+        {
+            claim.into_iter().for_each(crate::cache::Claim::abandon);
+            return Ok(Attempt::Mapped(found));
+        }
+        rows.clear();
+        let at_once = scan_rows(self.row_bytes, SCAN_BYTES);
+        if let Err(error) = pack_run(self.scan.as_ref(), &self.packing, wanted, at_once, rows) {
+            claim.into_iter().for_each(crate::cache::Claim::abandon);
+            return Err(error);
+        }
+        if rows.num_rows != count {
+            return Err(Error::Bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
+        }
+        match claim.map(|claim| claim.publish(rows)) {
+            Some(Ok(block)) => Ok(Attempt::Filled(block)),
+            Some(Err(_)) => {
+                // The disk is full, or somebody took the folder away: go on in memory.
+                self.is_detached.store(true, Ordering::Relaxed);
+                Block::in_memory(rows).map(Attempt::Filled)
+            }
+            None => Block::in_memory(rows).map(Attempt::Filled),
+        }
+    }
+
+    fn install(&self, at: usize, block: Block) {
+        let block = Arc::new(block);
+        self.blocks.rcu(|blocks| {
+            let mut blocks = Blocks::clone(blocks);
+            for (all, &one) in blocks.bits_set.iter_mut().zip(block.bits_set()) {
+                *all |= one;
+            }
+            if blocks.blocks[at].replace(Arc::clone(&block)).is_none() {
+                blocks.missing -= 1;
+            }
+            blocks
+        });
+    }
+}
+
+/// What a thread does: blocks, as long as anybody wants them.
+fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
+    let work = AssertUnwindSafe(|| fill_blocks(resident, filling));
+    let result = catch_unwind(work).unwrap_or_else(|panic| {
+        Err(Error::Bug(format!("filling rows: {}", text_of_panic(&*panic))))
+    });
+    if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
+        resident.failure.store(Some(Arc::new(error)));
+    }
+    filling.threads.fetch_sub(1, Ordering::Relaxed);
+    filling.progress.notify_all();
+}
+
+fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> {
+    let mut rows = PackedRows::default();
+    let mut last_progress = (filling.done.load(Ordering::Relaxed), Instant::now());
+    loop {
+        let Some(resident) = resident.upgrade() else {
+            return Ok(());
+        };
+        if resident.failure.load().is_some() {
+            return Ok(());
+        }
+        let Some(block) = filling.lock().pop_front() else {
+            return Ok(());
+        };
+        let is_alone = last_progress.1.elapsed() > PATIENCE;
+        match resident.attempt(block, &mut rows, is_alone)? {
+            Attempt::Busy => {
+                filling.lock().push_back(block);
+                drop(resident);
+                let done = filling.done.load(Ordering::Relaxed);
+                if done != last_progress.0 {
+                    last_progress = (done, Instant::now());
+                }
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            Attempt::Filled(found) => {
+                resident.install(block, found);
+                resident.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
+            }
+            Attempt::Mapped(found) => {
+                resident.install(block, found);
+                resident.counters.blocks_mapped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let done = filling.done.fetch_add(1, Ordering::Relaxed) + 1;
+        last_progress = (done, Instant::now());
+        if done == filling.num_blocks {
+            let nanos = u64::try_from(filling.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            resident.counters.fill_nanos.store(nanos, Ordering::Relaxed);
+        }
+        filling.progress.notify_all();
+    }
+}
