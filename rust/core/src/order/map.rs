@@ -29,22 +29,6 @@ pub enum Map {
     Concat(Arc<[Order]>),
 }
 
-/// What a map knows of the position of an image.
-pub(super) enum Inverse {
-    /// The only one.
-    At(u64),
-    /// There is none.
-    Nowhere,
-    /// There may be several: they must be searched for.
-    Unknown,
-}
-
-impl From<Option<u64>> for Inverse {
-    fn from(position: Option<u64>) -> Self {
-        position.map_or(Self::Nowhere, Self::At)
-    }
-}
-
 impl Map {
     /// The number its images are below if it is given `0..n`, or `None` if it does not take them.
     pub(super) fn images(&self, n: u64) -> Option<u64> {
@@ -124,22 +108,6 @@ impl Map {
                 }
                 self.apply(out);
             }
-        }
-    }
-
-    /// Where this image comes from.
-    pub(super) fn inverse(&self, image: u64) -> Inverse {
-        match self {
-            Self::Range { start, step } => {
-                let distance = i128::from(image) - i128::from(*start);
-                let (position, rest) = (distance / i128::from(*step), distance % i128::from(*step));
-                u64::try_from(position).ok().filter(|_| rest == 0).into()
-            }
-            Self::Bitmap(rows) => rows.contains(image).then(|| rows.rank(image)).into(),
-            Self::Shuffle(shuffle) => {
-                (image < shuffle.len()).then(|| shuffle.inverse(image)).into()
-            }
-            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => Inverse::Unknown,
         }
     }
 

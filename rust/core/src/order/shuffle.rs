@@ -97,10 +97,29 @@ impl Shuffle {
 
     /// The shuffled position that `value` went to.
     pub fn inverse(&self, value: u64) -> u64 {
-        let slot = self.clumps.inverse(value / self.clump);
+        self.start_of(self.clumps.inverse(value / self.clump)) + value % self.clump
+    }
+
+    /// Replaces each position, all in `0..len`, by the shuffled position it went to.
+    pub(super) fn invert(&self, values: &mut [u64]) {
+        if self.clump == 1 {
+            return self.clumps.invert(values);
+        }
+        let mut within = Vec::with_capacity(values.len());
+        for value in values.iter_mut() {
+            within.push(*value % self.clump);
+            *value /= self.clump;
+        }
+        self.clumps.invert(values);
+        for (value, place) in values.iter_mut().zip(within) {
+            *value = self.start_of(*value) + place;
+        }
+    }
+
+    /// Where a clump, counted in shuffled order, begins.
+    fn start_of(&self, slot: u64) -> u64 {
         let start = slot * self.clump;
-        let shift = if start > self.short_start { self.clump - self.short_len } else { 0 };
-        start - shift + value % self.clump
+        if start > self.short_start { start - (self.clump - self.short_len) } else { start }
     }
 
     /// The clump a shuffled position lies in, counted in shuffled order, and its place there.
@@ -129,6 +148,9 @@ mod tests {
                 for (position, &value) in (0..).zip(&out) {
                     assert_eq!(shuffle.inverse(value), position, "len {len} clump {clump}");
                 }
+                let mut back = out.clone();
+                shuffle.invert(&mut back);
+                assert!(back.into_iter().eq(0..len), "len {len} clump {clump}");
                 for pair in out.windows(2) {
                     let boundary = pair[1] % clump == 0;
                     assert!(boundary || pair[1] == pair[0] + 1, "len {len} clump {clump}");
