@@ -23,6 +23,9 @@ pub struct Bitmap {
     chunks: Vec<Chunk>,
     /// Members before each chunk; one entry more than there are chunks.
     ranks: Vec<u64>,
+    /// The chunk of every `1 << shift`-th position, and the last chunk: where to look for a position.
+    samples: Vec<usize>,
+    shift: u32,
 }
 
 impl Bitmap {
@@ -50,15 +53,34 @@ impl Bitmap {
 
     /// Replaces each position, all in `0..len`, by the member that stands there.
     pub fn apply(&self, positions: &mut [u64]) {
-        let mut hint = 0;
         for position in positions {
-            // Neighbouring positions mostly share a chunk.
-            if !(self.ranks[hint] <= *position && *position < self.ranks[hint + 1]) {
-                hint = self.ranks.partition_point(|&rank| rank <= *position) - 1;
-            }
-            let place = self.chunks[hint].select(low16(*position - self.ranks[hint]));
-            *position = (self.keys[hint] << CHUNK_BITS) | u64::from(place);
+            let at = self.chunk_at(*position);
+            let place = self.chunks[at].select(low16(*position - self.ranks[at]));
+            *position = (self.keys[at] << CHUNK_BITS) | u64::from(place);
         }
+    }
+
+    /// Writes the members at positions `start, start + 1, …`, all in `0..len`, to `out`.
+    pub(super) fn fill(&self, start: u64, mut out: &mut [u64]) {
+        if out.is_empty() {
+            return;
+        }
+        let mut at = self.chunk_at(start);
+        let mut rank = start - self.ranks[at];
+        while !out.is_empty() {
+            let left = self.ranks[at + 1] - self.ranks[at] - rank;
+            let count = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (head, rest) = out.split_at_mut(count);
+            self.chunks[at].fill(self.keys[at] << CHUNK_BITS, low16(rank), head);
+            (out, at, rank) = (rest, at + 1, 0);
+        }
+    }
+
+    /// The chunk that a position, in `0..len`, lies in.
+    fn chunk_at(&self, position: u64) -> usize {
+        let sample = usize::try_from(position >> self.shift).expect("fewer than there are chunks");
+        let (low, high) = (self.samples[sample], self.samples[sample + 1]);
+        low + self.ranks[low + 1..=high].partition_point(|&end| end <= position)
     }
 
     /// The member at `position`, in ascending order, if there are that many.
@@ -112,7 +134,8 @@ impl Bitmap {
     /// Bytes of memory it takes.
     pub fn num_bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(Chunk::num_bytes).sum();
-        chunks + self.chunks.len() * (size_of::<Chunk>() + 16) + 8
+        let samples = size_of_val(&*self.samples);
+        chunks + self.chunks.len() * (size_of::<Chunk>() + 16) + 8 + samples
     }
 
     /// A portable form: little-endian, no padding, the same on every machine.
@@ -145,6 +168,7 @@ impl Bitmap {
         if !cursor.bytes.is_empty() {
             return Err(not_a_bitmap());
         }
+        bitmap.sample();
         Ok(bitmap)
     }
 
@@ -153,6 +177,22 @@ impl Bitmap {
         self.ranks.push(self.len() + len);
         self.keys.push(key);
         self.chunks.push(chunk);
+    }
+
+    /// Takes the samples, of which there are one or two for each chunk.
+    fn sample(&mut self) {
+        let Some(last) = self.chunks.len().checked_sub(1) else {
+            return;
+        };
+        self.shift = (self.len() / self.chunks.len() as u64).ilog2();
+        let mut at = 0;
+        for position in (0..self.len()).step_by(1 << self.shift) {
+            while self.ranks[at + 1] <= position {
+                at += 1;
+            }
+            self.samples.push(at);
+        }
+        self.samples.push(last);
     }
 }
 
@@ -214,6 +254,7 @@ impl BitmapBuilder {
         if self.bitmap.ranks.is_empty() {
             self.bitmap.ranks.push(0);
         }
+        self.bitmap.sample();
         self.bitmap
     }
 

@@ -89,6 +89,7 @@ impl Map {
         match self {
             Self::Shuffle(shuffle) => shuffle.fill(start, out),
             Self::Listed(list) => list.fill(start, out),
+            Self::Bitmap(rows) => rows.fill(start, out),
             Self::Concat(parts) => {
                 let (mut start, mut out) = (start, out);
                 for part in parts.iter() {
@@ -102,7 +103,7 @@ impl Map {
                     (start, out) = (0, rest);
                 }
             }
-            Self::Range { .. } | Self::Bitmap(_) | Self::Repeat { .. } => {
+            Self::Range { .. } | Self::Repeat { .. } => {
                 for (value, position) in out.iter_mut().zip(start..) {
                     *value = position;
                 }

@@ -15,6 +15,16 @@ fn check(offsets: &[u64]) {
         assert_eq!(bitmap.rank(next), position + 1);
     }
     assert_eq!(bitmap.select(bitmap.len()), None);
+    for start in [0, 1, offsets.len() / 3, offsets.len() / 2 + 1] {
+        let wanted = offsets.get(start..).unwrap_or_default();
+        let wanted = &wanted[..wanted.len() * 7 / 8];
+        let mut filled = vec![0; wanted.len()];
+        bitmap.fill(start as u64, &mut filled);
+        assert_eq!(filled, wanted);
+        let positions = start as u64..(start + wanted.len()) as u64;
+        bitmap.invert(&mut filled);
+        assert!(filled.into_iter().eq(positions));
+    }
     assert_eq!(Bitmap::from_bytes(&bitmap.to_bytes()).unwrap(), bitmap);
 }
 
