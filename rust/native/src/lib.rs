@@ -9,6 +9,7 @@ mod errors;
 mod handoff;
 mod loader;
 mod order;
+mod parts;
 mod table;
 
 use pyo3::pymodule;

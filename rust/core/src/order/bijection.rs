@@ -329,6 +329,10 @@ pub enum Purpose {
     Split = 0x7370_6c69_7421_2121,
     /// Which rows a sample draws.
     Sample = 0x7361_6d70_6c65_2121,
+    /// The blocks and windows of a windowed shuffle.
+    Window = 0x7769_6e64_6f77_2121,
+    /// What a weighted sample draws.
+    Draw = 0x6472_6177_7321_2121,
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit words.

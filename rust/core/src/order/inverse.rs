@@ -20,7 +20,7 @@ impl Order {
     /// Whether every offset is served at most once and its position computed, not searched for.
     pub fn is_invertible(&self) -> bool {
         self.maps.iter().all(|map| match map {
-            Map::Range { .. } | Map::Bitmap(_) | Map::Shuffle(_) => true,
+            Map::Range { .. } | Map::Bitmap(_) | Map::Shuffle(_) | Map::Windowed(_) => true,
             Map::Listed(_) | Map::Repeat { .. } | Map::Concat(_) => false,
         })
     }
@@ -195,6 +195,9 @@ impl Map {
             Self::Shuffle(shuffle) => {
                 (image < shuffle.len()).then(|| shuffle.inverse(image)).into()
             }
+            Self::Windowed(windowed) => {
+                (image < windowed.len()).then(|| windowed.inverse(image)).into()
+            }
             Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => Inverse::Unknown,
         }
     }
@@ -206,6 +209,7 @@ impl Map {
             Self::Range { start, step } => invert_range(*start, *step, images),
             Self::Bitmap(rows) => rows.invert(images),
             Self::Shuffle(shuffle) => shuffle.invert(images),
+            Self::Windowed(windowed) => windowed.invert(images),
             Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => {
                 unreachable!("only called for orders that are invertible")
             }

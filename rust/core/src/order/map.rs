@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bitmap, Listed, Order, Shuffle};
+use super::{Bitmap, Listed, Order, Shuffle, Windowed};
 
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub enum Map {
     Listed(Arc<Listed>),
     /// Position `k` is where a shuffle took it from.
     Shuffle(Arc<Shuffle>),
+    /// Position `k` is where a shuffle by blocks and windows took it from.
+    Windowed(Arc<Windowed>),
     /// Position `k` is `k` modulo a length.
     Repeat {
         /// The length.
@@ -47,6 +49,7 @@ impl Map {
             Self::Bitmap(rows) => fits(rows.len(), rows.last().map_or(0, |last| last + 1)),
             Self::Listed(list) => fits(list.len(), list.bound()),
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
+            Self::Windowed(windowed) => fits(windowed.len(), windowed.len()),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
                 parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
@@ -67,6 +70,7 @@ impl Map {
             Self::Bitmap(rows) => rows.apply(values),
             Self::Listed(list) => list.apply(values),
             Self::Shuffle(shuffle) => shuffle.apply(values),
+            Self::Windowed(windowed) => windowed.apply(values),
             Self::Repeat { len } => {
                 for value in values {
                     *value %= len;
@@ -88,6 +92,7 @@ impl Map {
     pub(super) fn fill(&self, start: u64, out: &mut [u64]) {
         match self {
             Self::Shuffle(shuffle) => shuffle.fill(start, out),
+            Self::Windowed(windowed) => windowed.fill(start, out),
             Self::Listed(list) => list.fill(start, out),
             Self::Bitmap(rows) => rows.fill(start, out),
             Self::Concat(parts) => {
@@ -119,6 +124,7 @@ impl Map {
                 Self::Bitmap(rows) => rows.num_bytes(),
                 Self::Listed(list) => list.num_bytes(),
                 Self::Shuffle(_) => size_of::<Shuffle>() + 512,
+                Self::Windowed(_) => size_of::<Windowed>() + 512,
                 Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
             }
     }
@@ -137,6 +143,14 @@ impl std::fmt::Display for Map {
             Self::Shuffle(s) => {
                 write!(f, "shuffled by seed {} epoch {} clump {}", s.seed(), s.epoch(), s.clump())
             }
+            Self::Windowed(w) => write!(
+                f,
+                "shuffled by seed {} epoch {} in blocks of {} and windows of {} blocks",
+                w.seed(),
+                w.epoch(),
+                w.block(),
+                w.window_blocks()
+            ),
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
         }

@@ -24,6 +24,7 @@ mod map;
 mod shard;
 mod shuffle;
 pub mod split;
+mod windowed;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use listed::Listed;
 pub use map::Map;
 pub use shard::{Tail, shard};
 pub use shuffle::Shuffle;
+pub use windowed::Windowed;
 
 use crate::error::{Error, Result};
 
@@ -104,7 +106,11 @@ impl Order {
         self.maps.iter().all(|map| match map {
             Map::Range { step, .. } => *step > 0,
             Map::Bitmap(_) => true,
-            Map::Listed(_) | Map::Shuffle(_) | Map::Repeat { .. } | Map::Concat(_) => false,
+            Map::Listed(_)
+            | Map::Shuffle(_)
+            | Map::Windowed(_)
+            | Map::Repeat { .. }
+            | Map::Concat(_) => false,
         })
     }
 
@@ -239,6 +245,16 @@ impl Order {
     ) -> Result<Self> {
         let shuffle = Shuffle::new(self.len, purpose, seed, epoch, clump)?;
         self.picked(Map::Shuffle(Arc::new(shuffle)), self.len)
+    }
+
+    /// The same rows, shuffled by blocks of `block` neighbours and windows of `window_blocks` blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if either is 0.
+    pub fn windowed(&self, seed: u64, epoch: u64, block: u64, window_blocks: u64) -> Result<Self> {
+        let windowed = Windowed::new(self.len, seed, epoch, block, window_blocks)?;
+        self.picked(Map::Windowed(Arc::new(windowed)), self.len)
     }
 
     /// The order `times` times over.

@@ -3,6 +3,9 @@
 use super::bijection::{Bijection, Purpose, key};
 use crate::error::{Error, Result};
 
+/// Positions taken through a shuffle by clumps together: their places in the clumps stay in L1.
+const RUN: usize = 1024;
+
 /// A shuffle of `0..len` chosen by `(seed, epoch)`.
 ///
 /// With a `clump` of more than one, runs of that many positions stay together and in order; only
@@ -67,20 +70,25 @@ impl Shuffle {
         self.purpose
     }
 
+    /// Where the short last clump is served; the end if all clumps are full.
+    pub(super) fn short_start(&self) -> u64 {
+        self.short_start
+    }
+
     /// Replaces each shuffled position by the position it came from.
     pub fn apply(&self, positions: &mut [u64]) {
         if self.clump == 1 {
             return self.clumps.apply(positions);
         }
-        let mut within = Vec::with_capacity(positions.len());
-        for position in positions.iter_mut() {
-            let (slot, place) = self.slot(*position);
-            within.push(place);
-            *position = slot;
-        }
-        self.clumps.apply(positions);
-        for (position, place) in positions.iter_mut().zip(within) {
-            *position = *position * self.clump + place;
+        let mut within = [0; RUN];
+        for run in positions.chunks_mut(RUN) {
+            for (position, place) in run.iter_mut().zip(&mut within) {
+                (*position, *place) = self.slot(*position);
+            }
+            self.clumps.apply(run);
+            for (position, place) in run.iter_mut().zip(within) {
+                *position = *position * self.clump + place;
+            }
         }
     }
 
@@ -105,14 +113,15 @@ impl Shuffle {
         if self.clump == 1 {
             return self.clumps.invert(values);
         }
-        let mut within = Vec::with_capacity(values.len());
-        for value in values.iter_mut() {
-            within.push(*value % self.clump);
-            *value /= self.clump;
-        }
-        self.clumps.invert(values);
-        for (value, place) in values.iter_mut().zip(within) {
-            *value = self.start_of(*value) + place;
+        let mut within = [0; RUN];
+        for run in values.chunks_mut(RUN) {
+            for (value, place) in run.iter_mut().zip(&mut within) {
+                (*value, *place) = (*value / self.clump, *value % self.clump);
+            }
+            self.clumps.invert(run);
+            for (value, place) in run.iter_mut().zip(within) {
+                *value = self.start_of(*value) + place;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ enum Verb {
     Slice(u64, u64),
     Step(u64, i64),
     Shuffle(u64, u64, u64),
+    Window(u64, u64, u64),
     Repeat(u64),
     Filter(u64),
     Pick(Vec<u64>),
@@ -22,6 +23,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         (0_u64..100, 0_u64..100).prop_map(|(start, len)| Verb::Slice(start, len)),
         (0_u64..100, -5_i64..6).prop_map(|(start, step)| Verb::Step(start, step)),
         (any::<u64>(), 0_u64..3, 1_u64..5).prop_map(|(s, e, c)| Verb::Shuffle(s, e, c)),
+        (any::<u64>(), 1_u64..40, 1_u64..9).prop_map(|(s, b, w)| Verb::Window(s, b, w)),
         (0_u64..4).prop_map(Verb::Repeat),
         (1_u64..5).prop_map(Verb::Filter),
         prop::collection::vec(any::<u64>(), 0..20).prop_map(Verb::Pick),
@@ -54,6 +56,13 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             let shuffle = Shuffle::new(len, Purpose::Shuffle, *seed, *epoch, *clump).unwrap();
             let mut positions: Vec<u64> = (0..len).collect();
             shuffle.apply(&mut positions);
+            (order, positions.into_iter().map(at).collect())
+        }
+        Verb::Window(seed, block, blocks) => {
+            let windowed = Windowed::new(len, *seed, 0, *block, *blocks).unwrap();
+            let mut positions: Vec<u64> = (0..len).collect();
+            windowed.apply(&mut positions);
+            let order = order.windowed(*seed, 0, *block, *blocks).unwrap();
             (order, positions.into_iter().map(at).collect())
         }
         Verb::Repeat(times) => {
@@ -226,6 +235,7 @@ proptest! {
                     order.stepped(start, *step, left / step.unsigned_abs() + 1)
                 }
                 Verb::Shuffle(seed, epoch, clump) => order.shuffled(*seed, *epoch, *clump),
+                Verb::Window(seed, block, blocks) => order.windowed(*seed, 1, *block, *blocks),
                 Verb::Shard(rank, world_size) => shard(&order, *rank, *world_size, Tail::Uneven),
                 _ => Ok(order),
             }.unwrap();
