@@ -1,6 +1,7 @@
-"""Who is compared: ways of reading one table, each from a path to an endless run of batches.
+"""Who reads a Lance table: lanceloader, lancedb and pylance.
 
-All that say so give the rows that torch's own sampler picks for one seed, as equal batches.
+A contender goes from a table and a seed to an endless run of batches. Those of one shuffle give
+the same rows for one seed, as equal batches; ``measure.check_equal`` holds them to it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import lance
 import lancedb
@@ -22,20 +23,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.dlpack import from_dlpack
 
-ARROW = "whole Arrow batches"
-TENSORS = "dicts of tensors"
+ARROW = "Arrow"
+TENSORS = "dict of tensors"
+MATRIX = "one matrix"
+OBJECTS = "list of items"
 
-OURS = "lanceloader"
-LANCEDB = "lancedb"
-TAKE = "lance.take"
-OURS_ITER = "lanceloader, shuffle().iter()"
-OURS_SCAN = "lanceloader, in order"
+LOADER = "lanceloader, loader()"
+DIRECT = "lanceloader, loader(read='direct')"
+RESIDENT = "lanceloader, loader(read='resident')"
+OURS = "lanceloader, DataLoader"
+OURS_DIRECT = "lanceloader, DataLoader, direct"
+OURS_ITER = "lanceloader, iter()"
+OURS_IN_ORDER = "lanceloader, loader(), in order"
+LANCEDB = "lancedb, DataLoader"
+TAKE = "lance.take, DataLoader"
 SCAN = "Lance scan, in order"
-FLOOR = "DataLoader alone, no rows"
+SCAN_DEFAULT = "Lance scan, in order, its own batch size"
 
-TORCH = "torch's shuffle"
-OWN = "its own exact shuffle"
-NONE = "no shuffle"
+TORCH = "torch's, exact"
+OWN = "its own, exact"
+NONE = "none"
+WINDOW = "inside windows"
 
 Batches = Iterator[Any]
 
@@ -49,16 +57,13 @@ class Contender:
     shuffle: str
     open: Callable[[BenchTable, int], Batches]
     reads_ahead: bool = False
-    """Whether batches come by the window: a turn is longer then, and begins untimed."""
-
-
-def contenders(table: BenchTable) -> list[Contender]:
-    """Give those that can read a table: text and bytes make no tensors."""
-    return [*ARROW_CONTENDERS, *(TENSOR_CONTENDERS if has_tensors(table) else [])]
-
-
-def has_tensors(table: BenchTable) -> bool:
-    return table.name in ("narrow", "embeddings")
+    """Whether batches lie ready when a turn begins: it then begins untimed."""
+    own_batch_size: bool = False
+    """Whether its batches are of a size of its own."""
+    keeps_rows: bool = False
+    """Whether an epoch leaves rows ready for the next: one is read before the race."""
+    prepare: Callable[[BenchTable], object] | None = None
+    """Makes what the contender reads instead of the table; not timed."""
 
 
 def open_table(table: BenchTable) -> Any:
@@ -66,11 +71,13 @@ def open_table(table: BenchTable) -> Any:
 
 
 def ours(table: BenchTable) -> ll.Permutation:
-    return ll.Permutation.identity(open_table(table))
+    perm = ll.Permutation.identity(open_table(table))
+    return perm.select_columns(list(table.columns)) if table.columns else perm
 
 
 def theirs(table: BenchTable) -> lancedb.permutation.Permutation:
-    return lancedb.permutation.Permutation.identity(open_table(table))
+    perm = lancedb.permutation.Permutation.identity(open_table(table))
+    return perm.select_columns(list(table.columns)) if table.columns else perm
 
 
 class Takes(Dataset[Any]):
@@ -80,6 +87,7 @@ class Takes(Dataset[Any]):
         self, table: BenchTable, transform: Callable[[pa.RecordBatch], Any]
     ) -> None:
         self.dataset = lance.dataset(table.path)
+        self.columns = None if table.columns is None else list(table.columns)
         self.num_rows = self.dataset.count_rows()
         self.transform = transform
 
@@ -87,21 +95,9 @@ class Takes(Dataset[Any]):
         return self.num_rows
 
     def __getitems__(self, indices: list[int]) -> Any:
-        (batch,) = self.dataset.take(indices).combine_chunks().to_batches()
+        rows = self.dataset.take(indices, columns=self.columns)
+        (batch,) = rows.combine_chunks().to_batches()
         return self.transform(batch)
-
-
-class Nothing(Dataset[Any]):
-    """Gives positions back: what is left is torch's share of the time."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    def __getitems__(self, indices: list[int]) -> list[int]:
-        return indices
 
 
 def as_it_is(batch: Any) -> Any:
@@ -128,6 +124,7 @@ def data_loader(
     seed: int,
     *,
     num_workers: int = 0,
+    context: str = "spawn",
     collate_fn: Callable[[Any], Any] | None = as_it_is,
 ) -> DataLoader[Any]:
     """The loop of a training script, the same for everyone."""
@@ -139,8 +136,7 @@ def data_loader(
         collate_fn=collate_fn,
         generator=torch.Generator().manual_seed(seed),
         num_workers=num_workers,
-        # The tables' libraries run threads, which a fork does not copy.
-        multiprocessing_context="spawn" if num_workers else None,
+        multiprocessing_context=context if num_workers else None,
         persistent_workers=num_workers > 0,
     )
 
@@ -150,15 +146,32 @@ def endless(epoch: Iterable[Any]) -> Batches:
         yield from epoch
 
 
-def iterate_shuffled(
-    table: BenchTable, seed: int, kind: Literal["arrow", "torch_dict"] = "arrow"
+def through_loader(
+    table: BenchTable,
+    seed: int,
+    *,
+    kind: str = "arrow",
+    read: str | None = None,
+    shuffle: bool = True,
 ) -> Batches:
-    perm = ours(table).with_format(kind)
-    epochs = (
-        perm.shuffle(seed=seed, epoch=epoch).iter(table.batch_size, True)  # noqa: FBT003
-        for epoch in itertools.count()
+    """Our own loader, epoch after epoch."""
+    loader = ours(table).loader(
+        table.batch_size,
+        drop_last=True,
+        shuffle=shuffle,
+        seed=seed if shuffle else None,
+        format=kind,
+        read=read,
     )
-    return itertools.chain.from_iterable(epochs)
+    for epoch in itertools.count():
+        yield from loader.set_epoch(epoch)
+
+
+def iterate_shuffled(table: BenchTable, seed: int, *, kind: str = "arrow") -> Batches:
+    perm = ours(table).with_format(kind)
+    for epoch in itertools.count():
+        shuffled = perm.shuffle(seed=seed, epoch=epoch)
+        yield from shuffled.iter(table.batch_size, skip_last_batch=True)
 
 
 def iterate_in_order(table: BenchTable, _seed: int) -> Batches:
@@ -166,15 +179,17 @@ def iterate_in_order(table: BenchTable, _seed: int) -> Batches:
     return endless(perm)
 
 
-def scan(table: BenchTable, _seed: int) -> Batches:
+def scan(table: BenchTable, _seed: int, *, is_default: bool = False) -> Batches:
     dataset = lance.dataset(table.path)
-    passes = (
-        dataset.to_batches(batch_size=table.batch_size) for _ in itertools.count()
-    )
-    return itertools.chain.from_iterable(passes)
+    columns = None if table.columns is None else list(table.columns)
+    size = None if is_default else table.batch_size
+    while True:
+        yield from dataset.to_batches(columns=columns, batch_size=size)
 
 
-def dataset_of(name: str, output: str, table: BenchTable) -> Any:
+def dataset_of(
+    name: str, output: str, table: BenchTable, read: str | None = None
+) -> Any:
     """Give the map-style dataset of one of the three that have one."""
     if name == TAKE:
         return Takes(table, as_it_is if output == ARROW else to_tensors)
@@ -183,39 +198,71 @@ def dataset_of(name: str, output: str, table: BenchTable) -> Any:
         if output == ARROW:
             return perm.with_format("arrow")
         return perm.with_transform(to_tensors)
-    return ours(table).with_format("arrow" if output == ARROW else "torch_dict")
+    perm = ours(table).with_format("arrow" if output == ARROW else "torch_dict")
+    return perm if read is None else perm.with_read(read)
 
 
-def through_data_loader(name: str, output: str) -> Contender:
+def data_loader_of(name: str, output: str, read: str | None = None) -> Contender:
     # Ours goes through torch's default collate, as a user would have it.
     is_default = name == OURS and output == TENSORS
     collate_fn = None if is_default else as_it_is
 
     def open_(table: BenchTable, seed: int) -> Batches:
-        dataset = dataset_of(name, output, table)
+        dataset = dataset_of(name, output, table, read)
         return endless(data_loader(dataset, table, seed, collate_fn=collate_fn))
 
     return Contender(name, output, TORCH, open_)
 
 
-def loader_alone(table: BenchTable, seed: int) -> Batches:
-    return endless(data_loader(Nothing(table.num_rows), table, seed))
-
-
-ARROW_CONTENDERS = [
-    *(through_data_loader(name, ARROW) for name in (OURS, LANCEDB, TAKE)),
-    Contender(OURS_ITER, ARROW, OWN, iterate_shuffled, reads_ahead=True),
-    Contender(SCAN, ARROW, NONE, scan),
-    Contender(OURS_SCAN, ARROW, NONE, iterate_in_order),
-    Contender(FLOOR, ARROW, TORCH, loader_alone),
-]
-TENSOR_CONTENDERS = [
-    *(through_data_loader(name, TENSORS) for name in (OURS, LANCEDB, TAKE)),
-    Contender(
-        OURS_ITER,
-        TENSORS,
+def loader_of(name: str, output: str, kind: str, read: str | None = None) -> Contender:
+    return Contender(
+        name,
+        output,
         OWN,
-        functools.partial(iterate_shuffled, kind="torch_dict"),
+        functools.partial(through_loader, kind=kind, read=read),
+        reads_ahead=True,
+        keeps_rows=read != "direct",
+    )
+
+
+LOADER_ARROW = loader_of(LOADER, ARROW, "arrow")
+LOADER_TENSORS = loader_of(LOADER, TENSORS, "torch_dict")
+LOADER_MATRIX = loader_of(LOADER, MATRIX, "torch_matrix")
+LOADER_DIRECT = loader_of(DIRECT, ARROW, "arrow", "direct")
+LOADER_RESIDENT = loader_of(RESIDENT, ARROW, "arrow", "resident")
+OURS_ARROW, LANCEDB_ARROW, TAKE_ARROW = (
+    data_loader_of(name, ARROW) for name in (OURS, LANCEDB, TAKE)
+)
+OURS_TENSORS, LANCEDB_TENSORS, TAKE_TENSORS = (
+    data_loader_of(name, TENSORS) for name in (OURS, LANCEDB, TAKE)
+)
+DATA_LOADER_DIRECT = Contender(
+    OURS_DIRECT, ARROW, TORCH, data_loader_of(OURS, ARROW, "direct").open
+)
+LANCE_SCAN = Contender(SCAN, ARROW, NONE, scan)
+LANCE_SCAN_DEFAULT = Contender(
+    SCAN_DEFAULT,
+    ARROW,
+    NONE,
+    functools.partial(scan, is_default=True),
+    own_batch_size=True,
+)
+IN_ORDER = [
+    Contender(
+        OURS_IN_ORDER,
+        ARROW,
+        NONE,
+        functools.partial(through_loader, shuffle=False),
         reads_ahead=True,
     ),
+    Contender(OURS_ITER, ARROW, NONE, iterate_in_order, reads_ahead=True),
+    LANCE_SCAN,
+    LANCE_SCAN_DEFAULT,
 ]
+REFERENCES = {
+    output: Contender(
+        OURS_ITER, output, OWN, functools.partial(iterate_shuffled, kind=kind)
+    )
+    for output, kind in ((ARROW, "arrow"), (TENSORS, "torch_dict"))
+}
+"""What ``loader(shuffle=True)`` must give: not raced, only compared with."""

@@ -1,145 +1,251 @@
-"""Race lanceloader against lancedb and pylance: same table, same rows, same DataLoader.
+"""Races lanceloader against lancedb, pylance and others on the same rows, and judges the targets.
 
-Prints tables, and writes loader.json, with every sample, and loader.png.
+Prints tables, and writes loader.json, with every sample, pictures, and the figures of README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
+import shutil
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import core
 import machine
-import report
-from contenders import contenders
-from measure import (
-    NUM_WORKERS,
-    WORKER_TABLES,
-    check_equal,
-    run_collate,
-    run_rounds,
-    run_workers,
-)
-from report import Results
-from tables import CACHE, RECIPES, BenchTable, bench_table
+import orders
+import peers
+import races
+import workers
+from epochs import COLD, EXTERNAL, run_cold, run_external
+from measure import Failure, Measured, Sample, check_equal, run_race
+from races import BY_TABLE, Race
+from recipes import RECIPES
+from tables import CACHE, QUICK, BenchTable, bench_table, table_of
 from tqdm.auto import tqdm
 
-METHOD = (
-    "Everyone opens the same table anew in every round and reads the rows that torch's "
-    "RandomSampler picks for the round's seed, in whole batches, for a fixed time. Rounds are "
-    "interleaved, and each begins with another contender. The first batch is not counted in "
-    "rows/s; where windows are read ahead (iter), nor is the first turn, and a turn is twice as "
-    "long. Files are read once beforehand, so they come from the page cache. Every contender's "
-    "first batch is compared with the others' before the race."
+HERE = Path(__file__).parent
+TABLES = "tables"
+CURVES = "curves"
+GROWTH = "growth"
+# Cold files first: once this process has files mapped, the system does not let go of them.
+EXPERIMENTS = (
+    COLD,
+    EXTERNAL,
+    workers.WORKERS,
+    orders.ORDERS,
+    TABLES,
+    CURVES,
+    GROWTH,
 )
+CURVE_ROUNDS = 2
+"""Curves show a trend; their points need fewer rounds."""
+CURVE_SHARE = 0.5
+"""A turn of a curve, as a share of one of a table."""
+
+
+class Bench:
+    """What is measured, and what was found so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.samples: list[Sample] = []
+        self.measured: list[Measured] = []
+        self.failures: list[Failure] = []
+        self.timeline: dict[str, Any] = {}
+        self.tables: dict[str, BenchTable] = {}
+        self.took_s: dict[str, float] = {}
+        self.bar = tqdm(unit=" turns", mininterval=1)
+
+    def step(self, what: str) -> None:
+        self.bar.set_description(what)
+        self.bar.update()
+
+    def table(self, name: str) -> BenchTable:
+        if name not in self.tables:
+            table = bench_table(name, self.options.folder, quick=self.options.quick)
+            self.tables[name] = table
+        return self.tables[name]
+
+    def run(self) -> None:
+        jobs = {
+            TABLES: self.run_tables,
+            CURVES: self.run_curves,
+            GROWTH: self.run_growth,
+            COLD: self.run_cold,
+            EXTERNAL: self.run_external,
+            workers.WORKERS: self.run_workers,
+            orders.ORDERS: self.run_orders,
+        }
+        for name in sorted(self.options.only, key=EXPERIMENTS.index):
+            start = time.perf_counter()
+            jobs[name]()
+            self.took_s[name] = round(time.perf_counter() - start, 1)
+        self.bar.close()
+
+    def race(self, race: Race, rounds: int, seconds: float) -> None:
+        samples, failures = run_race(race, rounds, seconds, self.step)
+        self.samples.extend(samples)
+        self.failures.extend(failures)
+
+    def run_tables(self) -> None:
+        for name in self.options.tables:
+            table = self.table(name)
+            table.warm()
+            for race in races.table_races(table):
+                self.step(f"{race.name}: checking")
+                unequal = check_equal(race)
+                self.failures.extend(unequal)
+                keys = {(failed.contender, failed.output) for failed in unequal}
+                running = [
+                    one for one in race.contenders if (one.name, one.output) not in keys
+                ]
+                equal = dataclasses.replace(race, contenders=running)
+                self.race(equal, self.options.rounds, self.options.seconds)
+            free()
+
+    def run_curves(self) -> None:
+        for made in (
+            races.batch_size_races(self.table("narrow")),
+            races.width_races(self.table("wide")),
+        ):
+            self.run_curve(made)
+
+    def run_curve(self, made: Iterable[Race]) -> None:
+        rounds = min(CURVE_ROUNDS, self.options.rounds)
+        for race in made:
+            self.race(race, rounds, self.options.seconds * CURVE_SHARE)
+            # The next point may have other columns.
+            free()
+
+    def run_growth(self) -> None:
+        """Make tables as large as need be, and delete them again."""
+        sizes = races.LARGE_NUM_ROWS if self.options.large else races.NUM_ROWS
+        folder = Path(tempfile.mkdtemp(prefix="growth-", dir=self.options.folder))
+        try:
+            for size in sizes:
+                num_rows = size // (QUICK if self.options.quick else 1)
+                table = table_of(RECIPES["narrow"], folder, num_rows)
+                self.run_curve([races.rows_race(table)])
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def run_cold(self) -> None:
+        found = run_cold(self.table("narrow"), self.options.rounds, self.step)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
+
+    def run_external(self) -> None:
+        found = run_external(self.table("narrow"), self.options.rounds, self.step)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
+        self.timeline = found[2]
+
+    def run_workers(self) -> None:
+        cases = workers.CASES[:1] if self.options.quick else workers.CASES
+        found = workers.run_workers(self.table("narrow"), cases, self.step)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
+
+    def run_orders(self) -> None:
+        quick, rounds = self.options.quick, self.options.rounds
+        found = orders.run_orders(rounds, self.step, quick=quick)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "machine": machine.machine(),
+            "versions": machine.versions(),
+            "rounds": self.options.rounds,
+            "seconds_per_turn": self.options.seconds,
+            "quick": self.options.quick,
+            "took_s": self.took_s,
+            "load_at_end": os.getloadavg()[0],
+            "tables": [
+                {
+                    "name": table.name,
+                    "columns": table.what,
+                    "num_rows": table.num_rows,
+                    "num_bytes": table.num_bytes,
+                    "batch_size": table.batch_size,
+                    "large_batch_size": table.large_batch_size,
+                }
+                for table in self.tables.values()
+            ],
+            "samples": as_dicts(self.samples),
+            "measured": as_dicts(self.measured),
+            "failures": as_dicts(self.failures),
+            "timeline": self.timeline,
+            "core": core.estimates(),
+        }
+
+
+def as_dicts(records: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(record) for record in records]
+
+
+def free() -> None:
+    """Let go of what the contenders of a race held, before the next comes."""
+    peers.forget()
+    gc.collect()
 
 
 def main() -> None:
     options = parse()
-    started = time.time()
-    tables = [
-        bench_table(name, options.folder, quick=options.quick)
-        for name in options.tables
-    ]
-    results = measure(tables, options)
-    for table in report.text(results):
-        print(table)
+    options.folder.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    summary = as_json(tables, results, options, time.time() - started)
-    (options.out / "loader.json").write_text(json.dumps(summary) + "\n")
-    # Here, because workers import this file, and need no matplotlib.
-    import picture
+    # Rows that a user's own runs keep are neither used nor added to.
+    rows = Path(tempfile.mkdtemp(prefix="rows-", dir=options.folder))
+    os.environ["LANCELOADER_CACHE_DIR"] = str(rows)
+    bench = Bench(options)
+    try:
+        bench.run()
+    finally:
+        shutil.rmtree(rows, ignore_errors=True)
+    path = options.out / "loader.json"
+    path.write_text(json.dumps(bench.as_json()) + "\n")
+    # Here, because processes started above may import this file, and need no matplotlib.
+    import report
 
-    picture.draw(results, options.out / "loader.png")
+    report.publish(
+        path, HERE / "README.md" if options.out == HERE / "results" else None
+    )
 
 
 def parse() -> argparse.Namespace:
-    here = Path(__file__).parent
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument(
-        "--tables", nargs="+", choices=RECIPES, default=list(RECIPES)
+        "--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS
     )
-    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument(
-        "--seconds", type=float, default=1.5, help="of a turn in a round"
+        "--tables", nargs="+", choices=BY_TABLE, default=list(BY_TABLE)
+    )
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument(
+        "--seconds", type=float, default=1.0, help="of a turn in a round"
     )
     arguments.add_argument(
         "--quick", action="store_true", help="tables of a twentieth, to test the bench"
     )
     arguments.add_argument(
-        "--folder", type=Path, default=CACHE, help="where tables are kept"
+        "--large", action="store_true", help="follow growth up to 100 million rows"
     )
     arguments.add_argument(
-        "--out", type=Path, default=here / "results", help="where results go"
+        "--folder", type=Path, default=CACHE, help="where tables are kept"
     )
-    return arguments.parse_args()
-
-
-def measure(tables: list[BenchTable], options: argparse.Namespace) -> Results:
-    rounds, seconds = options.rounds, options.seconds
-    turns = sum(rounds * len(contenders(table)) for table in tables)
-    turns += 2 * (rounds + 1) * sum(table.name in WORKER_TABLES for table in tables)
-    turns += 2 * rounds * any(table.name == "narrow" for table in tables)
-    results = Results([], [])
-    with tqdm(total=turns, unit=" turns") as bar:
-
-        def step(what: str) -> None:
-            bar.set_description(what)
-            bar.update()
-
-        for table in tables:
-            bar.set_description(f"{table.name}: checking")
-            table.warm()
-            check_equal(table)
-            results.samples.extend(run_rounds(table, rounds, seconds, step))
-            if table.name in WORKER_TABLES:
-                results.samples.extend(run_workers(table, rounds, seconds, step))
-            if table.name == "narrow":
-                results.collate.extend(run_collate(table, rounds, step))
-    return results
-
-
-def as_json(
-    tables: list[BenchTable],
-    results: Results,
-    options: argparse.Namespace,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "method": METHOD,
-        "rounds": options.rounds,
-        "seconds_per_turn": options.seconds,
-        "quick": options.quick,
-        "num_workers": NUM_WORKERS,
-        "took_s": round(seconds),
-        "load_at_end": os.getloadavg()[0],
-        "tables": [
-            {
-                "name": table.name,
-                "columns": table.what,
-                "num_rows": table.num_rows,
-                "num_bytes": table.num_bytes,
-                "batch_size": table.batch_size,
-            }
-            for table in tables
-        ],
-        "verdicts": [
-            {"table": table, "output": output, "ratio": ratio, "against": best}
-            for table, output, ratio, best in report.ratios(results)
-        ],
-        "targets": [
-            {"what": what, "found": figure, "wanted": wanted, "met": is_met}
-            for what, figure, wanted, is_met in report.found_targets(results)
-        ],
-        "samples": [dataclasses.asdict(sample) for sample in results.samples],
-        "collate_samples": [dataclasses.asdict(sample) for sample in results.collate],
-    }
+    arguments.add_argument("--out", type=Path, help="where results go")
+    options = arguments.parse_args()
+    if options.out is None:
+        # A try of the bench is no result.
+        options.out = options.folder / "quick" if options.quick else HERE / "results"
+    return options
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ PACKAGES = (
     "pylance",
     "pyarrow",
     "numpy",
+    "datasets",
+    "litdata",
     "lanceloader",
 )
 
@@ -36,5 +38,12 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {
+        name: importlib.metadata.version(name) for name in PACKAGES if is_there(name)
+    }
     return {"python": platform.python_version()} | found
+
+
+def is_there(name: str) -> bool:
+    """Peers may be missing: their contenders are then told among what could not run."""
+    return bool(list(importlib.metadata.distributions(name=name)))

@@ -1,73 +1,73 @@
-"""Timing: interleaved rounds, so that a busy neighbour slows everyone, and medians."""
+"""Timing: interleaved rounds, so that a busy neighbour slows everyone."""
 
 from __future__ import annotations
 
 import gc
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
-from contenders import (
-    ARROW,
-    LANCEDB,
-    OURS,
-    Batches,
-    Contender,
-    contenders,
-    data_loader,
-    dataset_of,
-    endless,
-    ours,
-    theirs,
-)
+from contenders import NONE, OWN, REFERENCES, TORCH, Batches, Contender
+from races import Race
 from tables import BenchTable
-from torch.utils.data import default_collate
 
 MIN_BATCHES = 3
 """However slow a contender is, a sample has this many batches."""
-NUM_WORKERS = 2
-WORKER_TABLES = ("narrow", "image")
-"""One of narrow and one of wide rows: every start of workers costs a quarter of a minute."""
-# torch's prefetch_factor: what workers may have ready while another contender has its turn.
-READY_PER_WORKER = 2
+FILLING_S = 60.0
+"""An epoch that leaves rows ready for the race may take this long."""
+
+Step = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Sample:
     """One contender's turn in one round."""
 
+    kind: str
+    race: str
     table: str
-    output: str
+    num_rows: int
+    num_columns: int | None
+    batch_size: int
     contender: str
-    num_workers: int
+    output: str
+    shuffle: str
     round: int
     rows_per_s: float
     num_batches: int
-    first_batch_s: float | None
-    """From opening the table to the first batch; once only for workers."""
+    first_batch_s: float
+    """From opening the table to the first batch."""
     thread_s_per_batch: float
     """CPU time of the thread that asks for batches."""
     process_s_per_batch: float
-    """CPU time of the main process, all threads."""
+    """CPU time of the process, all threads."""
     load: float
     """Load average of the machine over the last minute."""
 
 
 @dataclass(frozen=True)
-class CollateSample:
-    """Fetching rows as Python objects, then torch's default collate, per batch."""
+class Measured:
+    """What an experiment found in one round, by name."""
 
-    table: str
-    contender: str
+    experiment: str
+    case: str
     round: int
-    fetch_s: float
-    collate_s: float
-    collate_thread_s: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A contender that could not run; it is left out of the race, and told."""
+
+    where: str
+    contender: str
+    output: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -94,90 +94,99 @@ def time_batches(batches: Batches, seconds: float) -> Turn:
 
 
 def rows_of(batch: Any) -> int:
-    if isinstance(batch, pa.RecordBatch):
+    if isinstance(batch, pa.RecordBatch | pa.Table):
         return batch.num_rows
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    if isinstance(batch, dict):
+        return rows_of_column(next(iter(batch.values())))
+    return len(batch)
 
 
-def run_rounds(
-    table: BenchTable, num_rounds: int, seconds: float, step: Callable[[str], object]
-) -> list[Sample]:
+def rows_of_column(column: Any) -> int:
+    # A ragged column is its values, and where each row of them begins and ends.
+    return len(column.offsets) - 1 if hasattr(column, "offsets") else len(column)
+
+
+def run_race(
+    race: Race, num_rounds: int, seconds: float, step: Step
+) -> tuple[list[Sample], list[Failure]]:
     """Let everyone open the table and read, by turns; each round has another seed."""
-    everyone = contenders(table)
-    samples = []
+    samples: list[Sample] = []
+    running, failures = ready(race, step)
     for number in range(num_rounds):
-        for contender in rotated(everyone, number):
-            step(f"{table.name}: {contender.name}")
-            samples.append(run_turn(table, contender, number, seconds))
-    return samples
+        for contender in rotated(running, number):
+            step(f"{race.name}: {contender.name}")
+            samples.append(run_turn(race, contender, number, seconds))
+    return samples, failures
 
 
 def rotated(everyone: Sequence[Any], number: int) -> list[Any]:
     """Begin with another one each round: nobody always follows the same neighbour."""
-    start = number % len(everyone)
+    start = number % max(len(everyone), 1)
     return [*everyone[start:], *everyone[:start]]
 
 
-def run_turn(
-    table: BenchTable, contender: Contender, number: int, seconds: float
-) -> Sample:
+def ready(race: Race, step: Step) -> tuple[list[Contender], list[Failure]]:
+    """Make what contenders read, fill what they keep, and leave out who cannot run."""
+    running, failures = [], []
+    for contender in race.contenders:
+        try:
+            if contender.prepare:
+                step(f"{race.name}: preparing {contender.name}")
+                contender.prepare(race.table)
+            if contender.keeps_rows:
+                step(f"{race.name}: an epoch of {contender.name}")
+                fill(race.table, contender)
+            rows_of(next(contender.open(race.table, 0)))
+        except Exception as error:
+            failures.append(failure(race.name, contender.name, contender.output, error))
+        else:
+            running.append(contender)
+    return running, failures
+
+
+def failure(where: str, contender: str, output: str, error: Exception) -> Failure:
+    first_line = str(error).partition("\n")[0]
+    return Failure(where, contender, output, f"{type(error).__name__}: {first_line}")
+
+
+_filled: set[tuple[Path, tuple[str, ...] | None, str]] = set()
+
+
+def fill(table: BenchTable, contender: Contender) -> None:
+    """Read one epoch, so that the race measures those after it; the first is measured apart."""
+    key = (table.path, table.columns, contender.name)
+    if key in _filled:
+        return
+    batches = contender.open(table, 0)
+    start = time.perf_counter()
+    for _ in range(table.num_rows // table.batch_size):
+        next(batches)
+        if time.perf_counter() - start > FILLING_S:
+            break
+    _filled.add(key)
+
+
+def run_turn(race: Race, contender: Contender, number: int, seconds: float) -> Sample:
     gc.collect()
     start = time.perf_counter()
-    batches = contender.open(table, number)
+    batches = contender.open(race.table, number)
     next(batches)
     first_batch_s = time.perf_counter() - start
     if contender.reads_ahead:
-        # Windows grow at first, and then come in lumps of up to half a second.
-        time_batches(batches, seconds)
-        seconds *= 2
+        # As many batches must lie ready when the clock starts as when it stops.
+        time_batches(batches, seconds / 2)
     turn = time_batches(batches, seconds)
-    return sample_of(
-        turn, table.name, contender.output, contender.name, number, first_batch_s
-    )
-
-
-def run_workers(
-    table: BenchTable, num_rounds: int, seconds: float, step: Callable[[str], object]
-) -> list[Sample]:
-    """The same with worker processes, which stay: starting them takes seconds."""
-    samples, running, first = [], {}, {}
-    for name in (OURS, LANCEDB):
-        step(f"{table.name}: {name}, starting {NUM_WORKERS} workers")
-        start = time.perf_counter()
-        dataset = dataset_of(name, ARROW, table)
-        loader = data_loader(dataset, table, 0, num_workers=NUM_WORKERS)
-        running[name] = endless(loader)
-        next(running[name])
-        first[name] = time.perf_counter() - start
-    for number in range(num_rounds):
-        for name in rotated(list(running), number):
-            step(f"{table.name}: {name}, {NUM_WORKERS} workers")
-            # These lay ready while others had their turn.
-            for _ in range(NUM_WORKERS * READY_PER_WORKER):
-                next(running[name])
-            turn = time_batches(running[name], seconds)
-            start_s = first[name] if number == 0 else None
-            sample = sample_of(
-                turn, table.name, ARROW, name, number, start_s, NUM_WORKERS
-            )
-            samples.append(sample)
-    return samples
-
-
-def sample_of(
-    turn: Turn,
-    table: str,
-    output: str,
-    contender: str,
-    number: int,
-    first_batch_s: float | None,
-    num_workers: int = 0,
-) -> Sample:
+    columns = race.table.columns
     return Sample(
-        table=table,
-        output=output,
-        contender=contender,
-        num_workers=num_workers,
+        kind=race.kind,
+        race=race.name,
+        table=race.table.name,
+        num_rows=race.table.num_rows,
+        num_columns=None if columns is None else len(columns),
+        batch_size=race.table.batch_size,
+        contender=contender.name,
+        output=contender.output,
+        shuffle=contender.shuffle,
         round=number,
         rows_per_s=turn.num_rows / turn.wall_s,
         num_batches=turn.num_batches,
@@ -188,58 +197,61 @@ def sample_of(
     )
 
 
-def run_collate(
-    table: BenchTable, num_rounds: int, step: Callable[[str], object], repeats: int = 5
-) -> list[CollateSample]:
-    """What default collate costs beyond fetching, in the ``python`` format."""
-    datasets = {OURS: ours(table), LANCEDB: theirs(table)}
-    samples = []
-    for number in range(num_rounds):
-        generator = torch.Generator().manual_seed(number)
-        size = (repeats + 1, table.batch_size)
-        picks = torch.randint(table.num_rows, size, generator=generator).tolist()
-        for name in rotated(list(datasets), number):
-            step(f"{table.name}: {name}, python format and default collate")
-            times = [time_collate(datasets[name], indices) for indices in picks]
-            # The first batch opens files.
-            fetch, collate, thread = map(
-                statistics.median, zip(*times[1:], strict=True)
-            )
-            sample = CollateSample(table.name, name, number, fetch, collate, thread)
-            samples.append(sample)
-    return samples
-
-
-def time_collate(dataset: Any, indices: list[int]) -> tuple[float, float, float]:
-    start = time.perf_counter()
-    rows = dataset.__getitems__(indices)
-    fetched, thread = time.perf_counter(), time.thread_time()
-    default_collate(rows)
-    collate_s, thread_s = time.perf_counter() - fetched, time.thread_time() - thread
-    return fetched - start, collate_s, thread_s
-
-
-def check_equal(table: BenchTable) -> None:
-    """Refuse to compare contenders that say they give the same rows and do not."""
+def check_equal(race: Race) -> list[Failure]:
+    """Find contenders that say they give the same rows and do not."""
     firsts: dict[tuple[str, str], tuple[str, Any]] = {}
-    for contender in contenders(table):
-        batch = next(contender.open(table, 1))
-        if rows_of(batch) != table.batch_size:
-            message = f"{contender.name} gave a batch of {rows_of(batch)} rows"
-            raise AssertionError(message)
-        if isinstance(batch, list):
+    failures = []
+    extra = [REFERENCES[output] for output in outputs_of(race)]
+    for contender in [*extra, *race.contenders]:
+        if contender.shuffle not in (TORCH, OWN, NONE):
             continue
-        key = (contender.output, contender.shuffle)
-        name, wanted = firsts.setdefault(key, (contender.name, batch))
-        if not is_same(batch, wanted):
-            message = f"{table.name}: {contender.name} and {name} gave other rows"
-            raise AssertionError(message)
+        try:
+            if contender.prepare:
+                contender.prepare(race.table)
+            batch = next(contender.open(race.table, 1))
+            found = rows_of(batch)
+            if found != race.table.batch_size and not contender.own_batch_size:
+                message = f"a batch of {found} rows"
+                raise AssertionError(message)
+            key = (contender.output, contender.shuffle)
+            name, wanted = firsts.setdefault(key, (contender.name, batch))
+            if not is_same(batch, wanted):
+                message = f"other rows than {name}"
+                raise AssertionError(message)
+        except Exception as error:
+            failures.append(failure(race.name, contender.name, contender.output, error))
+    return failures
+
+
+def outputs_of(race: Race) -> list[str]:
+    """Give the outputs in which our own shuffle takes part, and has a reference."""
+    mine = {one.output for one in race.contenders if one.shuffle == OWN}
+    return [output for output in REFERENCES if output in mine]
 
 
 def is_same(one: Any, other: Any) -> bool:
-    if isinstance(one, pa.RecordBatch):
-        return one.equals(other)
-    return one.keys() == other.keys() and all(
-        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
-        for name in one
-    )
+    if isinstance(one, pa.RecordBatch | pa.Table):
+        return is_same_arrow(table_of(one), table_of(other))
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if hasattr(one, "offsets"):
+        return is_same(one.values, other.values) and is_same(one.offsets, other.offsets)
+    if isinstance(one, dict):
+        names = one.keys()
+        return names == other.keys() and all(
+            is_same(one[name], other[name]) for name in names
+        )
+    return one == other
+
+
+def table_of(batch: pa.RecordBatch | pa.Table) -> pa.Table:
+    return batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+
+
+def is_same_arrow(one: pa.Table, other: pa.Table) -> bool:
+    """Compare values, whatever layout the same text or lists are handed out in."""
+    rows = min(one.num_rows, other.num_rows)
+    one, other = one.slice(0, rows), other.slice(0, rows)
+    if not one.schema.equals(other.schema):
+        one = one.cast(other.schema)
+    return one.combine_chunks().equals(other.combine_chunks())

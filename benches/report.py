@@ -1,241 +1,305 @@
-"""What was measured, as text: tables, verdicts and targets. Nothing is left out."""
+"""What a run found, as text: the figures of README.md, made from loader.json and nothing else.
+
+``python benches/report.py`` prints them; ``--write`` also puts them into README.md, and draws
+the pictures again.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import argparse
+import datetime as dt
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from contenders import (
-    ARROW,
-    FLOOR,
-    LANCEDB,
-    NONE,
-    OURS,
-    OURS_ITER,
-    OURS_SCAN,
-    OWN,
-    SCAN,
-    TAKE,
-    TENSORS,
-    TORCH,
-)
-from measure import CollateSample, Sample
+from contenders import LANCEDB
+from epochs import COLD, EXTERNAL
+from orders import ORDERS
+from outside import MIB
+from races import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
+from results import Results, ratio
+from targets import Verdict, verdicts
+from workers import WORKERS
 
-CLASSES = {OURS_ITER: OWN, SCAN: NONE, OURS_SCAN: NONE}
-"""Contenders of another shuffle class than torch's."""
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+NOTHING = "-"
+FIGURE = re.compile(r"(?:[\d≥≤-].*)?$")
+"""What a cell of figures begins with, if it is not empty."""
 
 Row = Sequence[str]
+Column = tuple[str, str, float, str]
+"""Heading, name of the figure, factor, and how it is written."""
+
+MIB_OF = 1 / MIB
+EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
+    COLD: (
+        "First epoch, and the second run",
+        [
+            ("s to first batch", "first_batch_s", 1, ".3f"),
+            ("s of the epoch", "epoch_s", 1, ".2f"),
+            ("rows/s", "rows_per_s", 1, ",.0f"),
+            ("cached before, %", "cached_share", 100, ".0f"),
+        ],
+    ),
+    EXTERNAL: (
+        "A table four times larger than the memory",
+        [
+            ("rows/s, both epochs", "rows_per_s", 1, ",.0f"),
+            ("s to first batch", "first_batch_s", 1, ".3f"),
+            ("s, epoch 0", "epoch_0_s", 1, ".2f"),
+            ("s, epoch 1", "epoch_1_s", 1, ".2f"),
+            ("budget, MiB", "memory_limit", MIB_OF, ",.0f"),
+            ("peak, MiB", "peak_bytes", MIB_OF, ",.0f"),
+            ("anonymous", "peak_anonymous_bytes", MIB_OF, ",.0f"),
+            ("of files", "peak_file_bytes", MIB_OF, ",.0f"),
+            ("imports", "imported_bytes", MIB_OF, ",.0f"),
+        ],
+    ),
+    WORKERS: (
+        "DataLoader workers on a resident table",
+        [
+            ("s to first batch", "first_batch_s", 1, ".2f"),
+            ("s, torch alone", "idle_first_batch_s", 1, ".2f"),
+            ("rows/s", "rows_per_s", 1, ",.0f"),
+            ("MiB a worker", "worker_bytes", MIB_OF, ",.0f"),
+            ("torch alone", "idle_worker_bytes", MIB_OF, ",.0f"),
+            ("rows, all together", "shared_rows_bytes", MIB_OF, ",.0f"),
+            ("rows, in the cache", "packed_bytes", MIB_OF, ",.0f"),
+        ],
+    ),
+    ORDERS: (
+        "Orders from Python",
+        [
+            ("bytes", "num_bytes", 1, ",.0f"),
+            ("s to make it", "make_s", 1, ".2f"),
+            ("M offsets/s", "offsets_per_s", 1e-6, ",.1f"),
+            ("M/s, shuffled", "shuffled_offsets_per_s", 1e-6, ",.1f"),
+            ("µs: epoch, split, shard, resume", "verbs_s", 1e6, ",.1f"),
+        ],
+    ),
+}
+PICTURES = {
+    "loader": "Rows per second of everyone on each table",
+    "curves": "Rows per second by rows of a batch and by columns of a row",
+    "growth": "Rows per second and time to first batch by rows of the table",
+    "external": "Memory of the process that shuffles more than its budget",
+}
 
 
-@dataclass(frozen=True)
-class Results:
-    samples: list[Sample]
-    collate: list[CollateSample]
+def table(rows: Sequence[Row]) -> str:
+    """Lay out a Markdown table that reads well as text, too; the first row is the heading."""
+    columns = [laid_out(column) for column in zip(*rows, strict=True)]
+    lines = [" | ".join(row) for row in zip(*columns, strict=True)]
+    return "\n".join(f"| {line} |" for line in lines)
 
-    def tables(self) -> list[str]:
-        return list(dict.fromkeys(sample.table for sample in self.samples))
 
-    def names(self, table: str, output: str, num_workers: int = 0) -> list[str]:
-        picked = self.of(table, output, None, num_workers)
-        return list(dict.fromkeys(sample.contender for sample in by_round(picked)))
-
-    def of(
-        self, table: str, output: str, contender: str | None, num_workers: int = 0
-    ) -> list[Sample]:
+def laid_out(column: tuple[str, ...]) -> list[str]:
+    """Pad a column, with the rule below its heading; figures stand on the right."""
+    heading, *cells = column
+    width = max(3, *map(len, column))
+    if all(map(FIGURE.match, cells)):
         return [
-            sample
-            for sample in self.samples
-            if (sample.table, sample.output) == (table, output)
-            and contender in (None, sample.contender)
-            and sample.num_workers == num_workers
+            cell.rjust(width) for cell in (heading, "-" * (width - 1) + ":", *cells)
         ]
-
-    def values(
-        self, field: str, table: str, output: str, contender: str, num_workers: int = 0
-    ) -> list[float]:
-        picked = self.of(table, output, contender, num_workers)
-        values = [getattr(sample, field) for sample in picked]
-        return [value for value in values if value is not None]
-
-    def median(
-        self, field: str, table: str, output: str, contender: str, num_workers: int = 0
-    ) -> float:
-        return statistics.median(
-            self.values(field, table, output, contender, num_workers)
-        )
-
-    def rate(self, table: str, output: str, contender: str) -> float:
-        return self.median("rows_per_s", table, output, contender)
+    return [cell.ljust(width) for cell in (heading, "-" * width, *cells)]
 
 
-def by_round(samples: Iterable[Sample]) -> list[Sample]:
-    return sorted(samples, key=lambda sample: sample.round)
+def sections(results: Results) -> Iterator[str]:
+    """Give the report, a section at a time."""
+    yield header(results.run)
+    yield "### Targets"
+    yield table(list(verdict_rows(list(verdicts(results)))))
+    if results.run["failures"]:
+        yield "### What could not run"
+        yield table(list(failure_rows(results.run["failures"])))
+    if results.run["tables"]:
+        yield "### Tables"
+        yield table(list(table_rows(results.run["tables"])))
+    yield "### Rows per second"
+    for kind in (TABLE, IN_STORAGE_ORDER):
+        for race in results.races(kind):
+            yield table(list(race_rows(results, race)))
+    for kind, title in (
+        (BATCH_SIZE, "by rows of a batch"),
+        (WIDTH, "by columns of a row"),
+        (ROWS, "by rows of the table"),
+    ):
+        if results.races(kind):
+            yield f"### Rows per second {title}"
+            yield table(list(curve_rows(results, kind, "rows_per_s", 1, ",.0f")))
+    if results.races(ROWS):
+        yield "### Milliseconds to the first batch by rows of the table"
+        yield table(list(curve_rows(results, ROWS, "first_batch_s", 1e3, ",.1f")))
+    yield from costs(results)
+    for experiment, (title, columns) in EXPERIMENT_COLUMNS.items():
+        if results.cases(experiment):
+            yield f"### {title}"
+            yield table(list(experiment_rows(results, experiment, columns)))
+    if results.run["core"]:
+        yield "### Order, plan and gather in Rust"
+        yield table(list(core_rows(results.run["core"])))
 
 
-def aligned(title: str, rows: list[Row]) -> str:
-    """Lay out rows of text; the first is the heading, the first column is flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows
-    ]
-    return "\n".join([title, "-" * len(lines[0]), *lines, ""])
+def header(run: dict[str, Any]) -> str:
+    machine = run["machine"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in run["versions"].items()
+    )
+    took = sum(run["took_s"].values()) / 60
+    quick = (
+        " **Tables of a twentieth: a test of the bench, no result.**"
+        if run["quick"]
+        else ""
+    )
+    return (
+        f"One run of {took:.0f} minutes on {machine['cores']} cores of {machine['cpu']}, "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['kernel']}. {versions}. "
+        f"{run['rounds']} rounds, {run['seconds_per_turn']:g} s a turn. "
+        f"Load average during the run: {load(run)}.{quick}"
+    )  # fmt: skip
 
 
-def text(results: Results) -> Iterator[str]:
-    """Give the report, a table at a time."""
-    for output in (ARROW, TENSORS):
-        for table in results.tables():
-            if results.names(table, output):
-                yield rates(results, table, output)
-    if any(sample.num_workers for sample in results.samples):
-        yield worker_rates(results)
-    for title, field, scale in [
-        ("ms from opening the table to the first batch", "first_batch_s", 1e3),
-        ("CPU ms of the consumer's thread per batch", "thread_s_per_batch", 1e3),
-        ("CPU ms of the process, all threads, per batch", "process_s_per_batch", 1e3),
-    ]:
-        yield across_tables(results, title, field, scale)
-    if results.collate:
-        yield collate_costs(results.collate)
-    yield verdicts(results)
-    if missed := targets(results):
-        yield missed
+def load(run: dict[str, Any]) -> str:
+    found = [sample["load"] for sample in run["samples"]] or [run["load_at_end"]]
+    return f"{min(found):.1f} to {max(found):.1f}"
 
 
-def rates(results: Results, table: str, output: str) -> str:
-    rows: list[Row] = [("", "rows/s", "lowest", "highest", "x lancedb", "shuffle")]
-    base = results.rate(table, output, LANCEDB)
-    for name in results.names(table, output):
-        if name == FLOOR:
-            continue
-        found = results.values("rows_per_s", table, output, name)
-        median = statistics.median(found)
-        numbers = [f"{value:,.0f}" for value in (median, min(found), max(found))]
-        shuffle = CLASSES.get(name, TORCH)
-        rows.append((name, *numbers, f"{median / base:,.2f}", shuffle))
-    return aligned(f"{table}: {output}, 0 workers", rows)
+def verdict_rows(found: list[Verdict]) -> Iterator[Row]:
+    yield "target", "what", "found", "wanted", ""
+    for one in found:
+        unit = f" {one.unit}" if one.unit else ""
+        figure = NOTHING if one.found is None else f"{significant(one.found)}{unit}"
+        wanted = f"{one.relation} {one.wanted:,g}{unit}"
+        yield one.target, one.what, figure, wanted, one.word
+    num_met = sum(one.is_met for one in found)
+    yield f"{num_met} of {len(found)} met", "", "", "", ""
 
 
-def worker_rates(results: Results) -> str:
-    heading = ("", "rows/s", "lowest", "highest", "x lancedb", "s to first batch")
-    rows: list[Row] = [heading]
-    num_workers = max(sample.num_workers for sample in results.samples)
-    for table in results.tables():
-        for name in results.names(table, ARROW, num_workers):
-            base = results.median("rows_per_s", table, ARROW, LANCEDB, num_workers)
-            key = (table, ARROW, name, num_workers)
-            found = results.values("rows_per_s", *key)
-            median = statistics.median(found)
-            numbers = [f"{value:,.0f}" for value in (median, min(found), max(found))]
-            first = results.median("first_batch_s", *key)
-            ratio = f"{median / base:,.2f}"
-            rows.append((f"{table}: {name}", *numbers, ratio, f"{first:.1f}"))
-    return aligned(f"{ARROW}, {num_workers} spawned workers", rows)
+def significant(value: float) -> str:
+    """Write three figures, and no fewer digits than the whole number has."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def across_tables(results: Results, title: str, field: str, scale: float) -> str:
+def failure_rows(failures: list[dict[str, str]]) -> Iterator[Row]:
+    yield "where", "who", "why"
+    for failed in failures:
+        who = ", ".join(filter(None, (failed["contender"], failed["output"])))
+        yield failed["where"], who, failed["reason"].replace("|", "/")
+
+
+def table_rows(tables: list[dict[str, Any]]) -> Iterator[Row]:
+    yield "table", "columns", "rows", "bytes on disk", "batch", "batch, in order"
+    for one in tables:
+        numbers = ("num_rows", "num_bytes", "batch_size", "large_batch_size")
+        yield one["name"], one["columns"], *(f"{one[name]:,}" for name in numbers)
+
+
+def race_rows(results: Results, race: str) -> Iterator[Row]:
+    yield race, "output", "rows/s", "lowest", "highest", "x lancedb", "shuffle"
+    base = results.rate(race, LANCEDB)
+    for contender, output in results.entries(race):
+        samples = results.of(race, contender, output)
+        rates = [sample["rows_per_s"] for sample in samples]
+        middle = results.rate(race, contender, output)
+        numbers = [f"{value:,.0f}" for value in (middle, min(rates), max(rates))]
+        over = ratio(middle, results.rate(race, LANCEDB, output) or base)
+        text = NOTHING if over is None else f"{over:,.2f}"
+        yield contender, output, *numbers, text, samples[0]["shuffle"]
+
+
+def curve_rows(
+    results: Results, kind: str, field: str, factor: float, style: str
+) -> Iterator[Row]:
+    all_races = results.races(kind)
+    yield "", *(race.partition(", ")[2] for race in all_races)
+    entries = dict.fromkeys(e for race in all_races for e in results.entries(race))
+    for contender, output in entries:
+        found = [results.value(field, race, contender, output) for race in all_races]
+        yield f"{contender}, {output}", *(written(one, factor, style) for one in found)
+
+
+def written(value: float | None, factor: float, style: str) -> str:
+    return NOTHING if value is None else format(value * factor, style)
+
+
+def costs(results: Results) -> Iterator[str]:
     """One figure of everyone, a column per table."""
-    rows: list[Row] = [("", *results.tables())]
-    for output in (ARROW, TENSORS):
-        names = [n for table in results.tables() for n in results.names(table, output)]
-        for name in dict.fromkeys(names):
-            cells = []
-            for table in results.tables():
-                found = results.values(field, table, output, name)
-                cell = f"{scale * statistics.median(found):,.2f}" if found else "-"
-                cells.append(cell)
-            label = name if output == ARROW else f"{name}, tensors"
-            rows.append((label, *cells))
-    return aligned(f"{title} (0 workers)", rows)
+    all_races = results.races(TABLE)
+    if not all_races:
+        return
+    for title, field, factor, style in (
+        ("Milliseconds from opening the table to the first batch", "first_batch_s", 1e3, ",.1f"),
+        ("CPU of the consumer's thread per batch, µs", "thread_s_per_batch", 1e6, ",.0f"),
+        ("CPU of the process per batch, all threads, µs", "process_s_per_batch", 1e6, ",.0f"),
+    ):  # fmt: skip
+        yield f"### {title}"
+        rows: list[Row] = [("", *all_races)]
+        rows.extend(list(curve_rows(results, TABLE, field, factor, style))[1:])
+        yield table(rows)
 
 
-def collate_costs(samples: list[CollateSample]) -> str:
-    rows: list[Row] = [("", "fetch ms", "collate ms", "collate CPU ms", "both ms")]
-    for name in dict.fromkeys(sample.contender for sample in samples):
-        mine = [sample for sample in samples if sample.contender == name]
-
-        def median(
-            value: Callable[[CollateSample], float], mine: list[CollateSample] = mine
-        ) -> str:
-            return f"{1e3 * statistics.median(map(value, mine)):.2f}"
-
-        rows.append(
-            (
-                name,
-                median(lambda sample: sample.fetch_s),
-                median(lambda sample: sample.collate_s),
-                median(lambda sample: sample.collate_thread_s),
-                median(lambda sample: sample.fetch_s + sample.collate_s),
+def experiment_rows(
+    results: Results, experiment: str, columns: list[Column]
+) -> Iterator[Row]:
+    yield "", *(heading for heading, *_ in columns)
+    for case in results.cases(experiment):
+        cells = []
+        for _, name, factor, style in columns:
+            # Of memory, the worst round counts.
+            found = (
+                results.figure(experiment, case, name, max)
+                if name.startswith("peak")
+                else results.figure(experiment, case, name)
             )
-        )
-    table = samples[0].table
-    return aligned(f"{table}: format python, then torch's default collate", rows)
+            cells.append(written(found, factor, style))
+        yield case, *cells
 
 
-def ratios(results: Results) -> Iterator[tuple[str, str, float, str]]:
-    """Give table, output, ours / best of lancedb and lance.take, and which that is."""
-    for output in (ARROW, TENSORS):
-        for table in results.tables():
-            if results.names(table, output):
-                best = max(
-                    (LANCEDB, TAKE), key=lambda n: results.rate(table, output, n)
-                )
-                ratio = results.rate(table, output, OURS)
-                yield table, output, ratio / results.rate(table, output, best), best
+def core_rows(benches: list[dict[str, Any]]) -> Iterator[Row]:
+    yield "", "µs", "lowest", "highest", "M/s", "measured"
+    for bench in benches:
+        seconds = (bench["seconds"], bench["lowest_s"], bench["highest_s"])
+        numbers = [f"{value * 1e6:,.2f}" for value in seconds]
+        elements = bench["elements"] or 0
+        rate = f"{elements / bench['seconds'] / 1e6:,.1f}" if elements > 1 else NOTHING
+        day = dt.datetime.fromtimestamp(bench["measured_at"], dt.UTC)
+        yield bench["name"], *numbers, rate, f"{day:%Y-%m-%d}"
 
 
-def verdicts(results: Results) -> str:
-    rows: list[Row] = [("", "ratio", "against", "verdict")]
-    for table, output, ratio, best in ratios(results):
-        verdict = "faster" if ratio >= 1 else "missed"
-        rows.append((f"{table}: {output}", f"{ratio:.2f}", best, verdict))
-    return aligned("verdict: lanceloader / best of lancedb and lance.take", rows)
+def pictures(folder: Path) -> Iterator[str]:
+    for name, what in PICTURES.items():
+        if (folder / f"{name}.png").exists():
+            yield f"![{what}]({folder.name}/{name}.png)"
 
 
-def found_targets(results: Results) -> Iterator[tuple[str, float, str, bool]]:
-    """Give the design's targets that this bench can judge: what, figure, wanted, met."""
+def publish(path: Path, readme: Path | None) -> None:
+    """Print a run, draw its pictures beside it, and put its figures into a page."""
+    results = Results.read(path)
+    text = list(sections(results))
+    print("\n\n".join(text))
+    # Late: only this needs matplotlib.
+    import picture
 
-    def rate(table: str, name: str = OURS) -> float:
-        return results.rate(table, ARROW, name)
-
-    def at_least(what: str, figure: float, wanted: float) -> Any:
-        return what, figure, f">= {wanted:g}", figure >= wanted
-
-    tables = results.tables()
-    if "narrow" in tables:
-        data_loader = rate("narrow") / rate("narrow", LANCEDB)
-        yield at_least("narrow, DataLoader: x lancedb", data_loader, 100)
-        own = rate("narrow", OURS_ITER)
-        yield at_least("narrow, iter: x lancedb", own / rate("narrow", LANCEDB), 500)
-        yield at_least("narrow, iter: x Lance scan", own / rate("narrow", SCAN), 0.4)
-        first = results.median("first_batch_s", "narrow", ARROW, OURS_ITER)
-        yield "narrow, iter: s to first batch", first, "<= 0.3", first <= 0.3
-        key = ("narrow", TENSORS, OURS_ITER)
-        thread = 1e6 * results.median("thread_s_per_batch", *key)
-        what = "narrow, iter, tensors: CPU us of the thread per batch"
-        yield what, thread, "<= 60", thread <= 60
-    if "embeddings" in tables:
-        ratio = rate("embeddings") / rate("embeddings", SCAN)
-        yield at_least("embeddings, DataLoader: x Lance scan", ratio, 2)
-    if "text" in tables:
-        ratio = rate("text") / rate("text", LANCEDB)
-        yield at_least("text, DataLoader: x lancedb", ratio, 30)
-    if "image" in tables:
-        best = max(rate("image", LANCEDB), rate("image", TAKE))
-        what = "image, DataLoader: x best of lancedb and lance.take"
-        yield at_least(what, rate("image") / best, 1.5)
-        ratio = rate("image") / rate("image", SCAN)
-        yield at_least("image, DataLoader: x Lance scan", ratio, 1)
-    for table in tables:
-        ratio = rate(table, OURS_SCAN) / rate(table, SCAN)
-        yield at_least(f"{table}, in order: x Lance scan", ratio, 1.5)
+    picture.draw(results, path.parent)
+    if readme is not None:
+        page = readme.read_text()
+        before, rest = page.split(BEGIN)
+        _, after = rest.split(END)
+        figures = "\n\n".join([BEGIN, text[0], *pictures(path.parent), *text[1:], END])
+        readme.write_text(before + figures + after)
 
 
-def targets(results: Results) -> str:
-    rows: list[Row] = [("", "found", "wanted", "")]
-    for what, figure, wanted, is_met in found_targets(results):
-        rows.append((what, f"{figure:,.2f}", wanted, "met" if is_met else "missed"))
-    return aligned("targets of the design", rows)
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument(
+        "path", nargs="?", type=Path, default=HERE / "results" / "loader.json"
+    )
+    arguments.add_argument("--write", action="store_true", help="into README.md")
+    options = arguments.parse_args()
+    publish(options.path, HERE / "README.md" if options.write else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The tables that the benches read: seeded, made once, and kept in a cache folder.
+"""The tables that the benches read: made once, and kept in a cache folder.
 
 Run it by itself to make them ahead of a bench.
 """
@@ -6,48 +6,31 @@ Run it by itself to make them ahead of a bench.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
+import mmap
+import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lance
 import lancedb
-import numpy as np
 import pyarrow as pa
+from recipes import NUM_FEATURES, NUM_WIDE_FEATURES, RECIPES, SEED, Recipe, batches
 from tqdm.auto import tqdm
 
-SEED = 20130101
 CACHE = Path.home() / ".cache" / "lanceloader" / "bench"
 QUICK = 20
 """``--quick`` divides the rows by this."""
-
-DIM = 768
-NUM_FEATURES = 16
-NUM_LABELS = 10
-TEXT_BYTES = (100, 2000)
-IMAGE_BYTES = (20_000, 100_000)
-
-Columns = dict[str, pa.Array]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A table to make: ``make(rng, count)`` gives the columns of a run of rows."""
-
-    name: str
-    what: str
-    num_rows: int
-    batch_size: int
-    """Rows of a batch in the benches."""
-    rows_at_once: int
-    """Rows made and written at a time, which bounds memory."""
-    make: Callable[[np.random.Generator, int], Columns]
+NUM_VALUES = {"narrow": NUM_FEATURES, "wide": NUM_WIDE_FEATURES}
+"""Tables with columns ``f0``, ``f1``, ... of float32, and how many."""
 
 
 @dataclass(frozen=True)
 class BenchTable:
-    """A table on disk."""
+    """A table on disk, and how much of it is read at a time."""
 
     name: str
     what: str
@@ -55,6 +38,9 @@ class BenchTable:
     """The LanceDB database that holds it."""
     num_rows: int
     batch_size: int
+    large_batch_size: int
+    columns: tuple[str, ...] | None = None
+    """The columns that are read; by default all."""
 
     @property
     def path(self) -> Path:
@@ -63,6 +49,19 @@ class BenchTable:
     @property
     def num_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the values of a row.
+
+        Raises:
+            ValueError: If its columns are of no fixed width.
+        """
+        schema = lance.dataset(self.path).schema
+        return sum(
+            schema.field(name).type.bit_width // 8
+            for name in self.columns or schema.names
+        )
 
     def files(self) -> list[Path]:
         return sorted(file for file in self.path.rglob("*") if file.is_file())
@@ -74,106 +73,68 @@ class BenchTable:
                 while stream.read(1 << 24):
                     pass
 
+    def cool(self) -> None:
+        """Have the operating system drop the files from memory.
 
-def features(rng: np.random.Generator, count: int) -> Columns:
-    columns = {
-        f"f{at}": pa.array(rng.random(count, dtype=np.float32))
-        for at in range(NUM_FEATURES)
-    }
-    return columns | labels(rng, count)
+        Unlike dropping all caches it needs no rights, and leaves other programs alone. Nobody
+        may have the files mapped.
+        """
+        for file in self.files():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def cached_share(self) -> float:
+        """Give the share of the files that the operating system has in memory."""
+        found = [cached_pages(file) for file in self.files()]
+        return sum(there for there, _ in found) / sum(pages for _, pages in found)
 
-def vectors(rng: np.random.Generator, count: int) -> Columns:
-    values = rng.standard_normal(count * DIM, dtype=np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values), DIM)
-    return {"vector": column} | labels(rng, count)
+    def of(self, *, batch_size: int) -> BenchTable:
+        return replace(self, batch_size=batch_size)
 
-
-def texts(rng: np.random.Generator, count: int) -> Columns:
-    """Crops of one long text, many short and few long ones."""
-    low, high = np.log(TEXT_BYTES)
-    lengths = np.exp(rng.uniform(low, high, count)).astype(np.int64)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    words, odds = vocabulary()
-    # Even if every word were as short as a word can be, this is long enough.
-    picks = rng.choice(words, int(ends[-1]) // 3 + 1, p=odds)
-    text = " ".join(picks.tolist()).encode()[: ends[-1]]
-    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(text)]
-    return {"text": pa.Array.from_buffers(pa.string(), count, buffers)}
-
-
-@functools.cache
-def vocabulary(size: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    """Words of 2 to 10 letters, and how often each comes: Zipf's law."""
-    rng = np.random.default_rng(SEED)
-    letters = np.array(list("etaoinshrdlcumwfgypbvk"))
-    words = ["".join(rng.choice(letters, rng.integers(2, 11))) for _ in range(size)]
-    odds = 1 / np.arange(1, size + 1)
-    return np.array(words), odds / odds.sum()
-
-
-def images(rng: np.random.Generator, count: int) -> Columns:
-    """Bytes as random as those of a compressed image."""
-    sizes = rng.integers(*IMAGE_BYTES, count)
-    blobs = [rng.bytes(int(size)) for size in sizes]
-    return {"image": pa.array(blobs, pa.large_binary())} | labels(rng, count)
-
-
-def labels(rng: np.random.Generator, count: int) -> Columns:
-    return {"label": pa.array(rng.integers(0, NUM_LABELS, count))}
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in [
-        Recipe(
-            "narrow",
-            "int64 id, 16 float32, int64 label",
-            5_000_000,
-            1024,
-            250_000,
-            features,
-        ),
-        Recipe(
-            "embeddings",
-            "int64 id, float32[768], int64 label",
-            200_000,
-            256,
-            10_000,
-            vectors,
-        ),
-        Recipe(
-            "text",
-            "int64 id, text of 100 to 2,000 bytes",
-            500_000,
-            1024,
-            10_000,
-            texts,
-        ),
-        Recipe(
-            "image",
-            "int64 id, 20 to 100 KB as large_binary, int64 label",
-            20_000,
-            256,
-            500,
-            images,
-        ),
-    ]
-}
+    def features(self, count: int | None = None) -> BenchTable:
+        """Give the same table with its first columns of float32 only."""
+        names = tuple(f"f{at}" for at in range(count or NUM_VALUES[self.name]))
+        return replace(self, columns=names)
 
 
 def bench_table(name: str, folder: Path = CACHE, *, quick: bool = False) -> BenchTable:
     """Give a table, made now if the folder does not have it."""
     recipe = RECIPES[name]
-    num_rows = recipe.num_rows // (QUICK if quick else 1)
-    home = folder / f"{name}-{num_rows}-seed{SEED}"
-    if not home.exists():
-        # Renamed when whole, so that a bench cut short leaves nothing that looks finished.
-        partial = folder / f"{home.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        write(recipe, num_rows, partial)
-        partial.rename(home)
-    return BenchTable(name, recipe.what, home, num_rows, recipe.batch_size)
+    return table_of(recipe, folder, recipe.num_rows // (QUICK if quick else 1))
+
+
+def table_of(recipe: Recipe, folder: Path, num_rows: int) -> BenchTable:
+    home = folder / f"{recipe.name}-{num_rows}-{fingerprint(recipe)}"
+    make_once(home, functools.partial(write, recipe, num_rows))
+    return BenchTable(
+        recipe.name,
+        recipe.what,
+        home,
+        num_rows,
+        recipe.batch_size,
+        recipe.large_batch_size,
+    )
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Name what a table holds, so that one of an earlier recipe is not taken for it."""
+    words = f"{SEED} {recipe.what}".encode()
+    return format(functools.reduce(lambda a, b: (a * 31 + b) % 2**32, words, 7), "08x")
+
+
+def make_once(home: Path, make: functools.partial[None]) -> None:
+    """Have ``make(folder)`` fill a folder, and rename it when it is whole.
+
+    A bench cut short then leaves nothing that looks finished.
+    """
+    if home.exists():
+        return
+    partial = home.with_name(f"{home.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    make(partial)
+    partial.rename(home)
 
 
 def write(recipe: Recipe, num_rows: int, home: Path) -> None:
@@ -189,13 +150,25 @@ def write(recipe: Recipe, num_rows: int, home: Path) -> None:
         lancedb.connect(home).create_table(recipe.name, reader)
 
 
-def batches(recipe: Recipe, num_rows: int) -> Iterator[pa.RecordBatch]:
-    for start in range(0, num_rows, recipe.rows_at_once):
-        count = min(recipe.rows_at_once, num_rows - start)
-        # Each run has a generator of its own: the rows do not depend on those before.
-        rng = np.random.default_rng([SEED, start])
-        ids = pa.array(np.arange(start, start + count))
-        yield pa.RecordBatch.from_pydict({"id": ids} | recipe.make(rng, count))
+def cached_pages(path: Path) -> tuple[int, int]:
+    """Give how many pages of a file are in memory, and how many there are."""
+    pages = -(-path.stat().st_size // mmap.PAGESIZE)
+    if not pages:
+        return 0, 0
+    with (
+        path.open("rb") as stream,
+        # A private mapping that may be written to has an address that ctypes can tell.
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as mapped,
+    ):
+        first = ctypes.c_char.from_buffer(mapped)
+        flags = (ctypes.c_ubyte * pages)()
+        address = ctypes.c_void_p(ctypes.addressof(first))
+        length = ctypes.c_size_t(len(mapped))
+        failed = ctypes.CDLL(None, use_errno=True).mincore(address, length, flags)
+        del first
+    if failed:
+        raise OSError(ctypes.get_errno(), f"mincore of {path}")
+    return sum(flag & 1 for flag in flags), pages
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import reference
 from lanceloader import _native
 from lanceloader.permutation import permutation_builder
 
-SHUFFLES, HASHES, LANCEDB = reference.tables()
+SHUFFLES, WINDOWS, HASHES, LANCEDB = reference.tables()
 
 TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
 VAL = [12, 14, 10, 2]
@@ -34,6 +34,15 @@ def test_shuffles(vector):
     num_rows, seed, epoch, clump = (int(cell.replace(",", "")) for cell in vector[:4])
     wanted = [int(row) for row in vector[4].split()]
     order = _native.Order.all(num_rows).shuffled(seed, epoch, clump)
+    assert rows(order, len(wanted)) == wanted
+    assert [order.position_of(row) for row in wanted] == list(range(len(wanted)))
+
+
+@pytest.mark.parametrize("vector", WINDOWS, ids=str)
+def test_windowed_shuffles(vector):
+    num_rows, *parameters = (int(cell.replace(",", "")) for cell in vector[:5])
+    wanted = [int(row) for row in vector[5].split()]
+    order = _native.Order.all(num_rows).windowed(*parameters)
     assert rows(order, len(wanted)) == wanted
     assert [order.position_of(row) for row in wanted] == list(range(len(wanted)))
 

@@ -33,6 +33,47 @@ def test_shuffles_are_those_of_the_page(num_rows, seed, clump):
     assert [wanted[position] for position in inverse] == list(range(num_rows))
 
 
+@pytest.mark.parametrize("num_rows", [0, 1, 10, 256, 999, 4096, 10_007])
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 2), (100, 3), (64, 64), (5000, 7)])
+def test_windowed_shuffles_are_those_of_the_page(num_rows, blocks):
+    for seed, epoch in [(0, 0), (2**64 - 1, 2)]:
+        shuffled = Order.all(num_rows).windowed(seed, epoch, *blocks)
+        wanted = PAGE.windowed(num_rows, seed, epoch, *blocks)
+        assert rows(shuffled) == wanted
+        assert sorted(wanted) == list(range(num_rows))
+        again = pickle.loads(pickle.dumps(shuffled))
+        assert rows(again) == wanted
+        assert repr(again) == repr(shuffled)
+        inverse = [shuffled.position_of(row) for row in range(0, num_rows, 77)]
+        assert [wanted[position] for position in inverse] == list(
+            range(0, num_rows, 77)
+        )
+
+
+def test_a_windowed_shuffle_says_so():
+    perm = ll.open(pa.table({"x": range(1000)}))
+    shuffled = perm.shuffle(7, epoch=3, block_size=10)
+    assert "epoch 3 in blocks of 10 and windows of 64 blocks" in shuffled.explain()
+    assert shuffled.to_arrow()["x"].to_pylist() == PAGE.windowed(1000, 7, 3, 10, 64)
+    few = perm.shuffle(7, block_size=10, window_blocks=2)
+    assert few.to_arrow()["x"].to_pylist() == PAGE.windowed(1000, 7, 0, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ({"block_size": 8, "clump_size": 2}, "clump_size=2 with block_size=8"),
+        ({"window_blocks": 8}, "window_blocks=8 without block_size"),
+        ({"block_size": 0}, "block_size 0: wanted at least 1 row"),
+        ({"block_size": 4, "window_blocks": 0}, "window_blocks 0: wanted at least 1"),
+    ],
+)
+def test_windows_that_cannot_be(arguments, wanted):
+    perm = ll.open(pa.table({"x": range(10)}))
+    with pytest.raises(ValueError, match=wanted):
+        perm.shuffle(7, **arguments)
+
+
 def test_seeds_and_epochs_are_not_added_up():
     drawn = {
         tuple(rows(Order.all(50).shuffled(seed, epoch)))
@@ -76,7 +117,9 @@ def verbs_over(draw):
     order, wanted = draw(orders)
     size = len(wanted)
     verb = draw(
-        st.sampled_from(["slice", "step", "shuffle", "repeat", "shard", "pick"])
+        st.sampled_from(
+            ["slice", "step", "shuffle", "window", "repeat", "shard", "pick"]
+        )
     )
     if verb == "slice":
         start = draw(st.integers(0, size))
@@ -88,6 +131,10 @@ def verbs_over(draw):
         seed = draw(st.integers(0, 2**64 - 1))
         image = PAGE.permutation(size, PAGE.key(b"shuffle!", seed))
         return order.shuffled(seed), [wanted[image(k)] for k in range(size)]
+    if verb == "window":
+        blocks = draw(st.integers(1, 9)), draw(st.integers(1, 5))
+        image = PAGE.windowed(size, 5, 1, *blocks)
+        return order.windowed(5, 1, *blocks), [wanted[k] for k in image]
     if verb == "repeat" and size < 100:
         times = draw(st.integers(0, 3))
         return order.repeat(times), wanted * times

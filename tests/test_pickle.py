@@ -29,6 +29,7 @@ VIEWS = {
     "filter": lambda perm: perm.filter("label = 2 or id > 90"),
     "mask": mask,
     "shuffle": lambda perm: perm.shuffle(seed=3, epoch=2, clump_size=4),
+    "windowed": lambda perm: perm.shuffle(3, epoch=2, block_size=4, window_blocks=3),
     "random split": lambda perm: perm.split([0.6, 0.4], seed=1)[1],
     "sequential split": lambda perm: perm.split([30, 40], how="sequential")[1],
     "stratified": lambda perm: perm.split([0.5, 0.5], seed=1, stratify_by="label")[0],

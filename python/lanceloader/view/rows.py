@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RowVerbs"]
 
+WINDOW_BLOCKS = 64
+"""Blocks of a window where only their size is given: a batch of some hundred rows has rows of all."""
+
 
 class RowVerbs(Reading):
     """Skip, take, repeat, filter, shuffle, shard, sample."""
@@ -130,20 +133,49 @@ class RowVerbs(Reading):
         *,
         epoch: SupportsIndex = 0,
         clump_size: SupportsIndex = 1,
+        block_size: SupportsIndex | None = None,
+        window_blocks: SupportsIndex | None = None,
     ) -> Self:
-        """Shuffle the rows.
+        """Shuffle the rows: exactly, unless ``clump_size`` or ``block_size`` say otherwise.
 
         Nothing is stored or sorted, at any number of rows: the order is computed. The same
-        ``(seed, epoch, clump_size)`` gives the same rows on every machine and release; see
-        ``docs/determinism.md``.
+        arguments give the same rows on every machine and release; see
+        ``docs/determinism.md``. How random the inexact shuffles are is measured in
+        ``docs/performance.md``.
 
         Args:
             seed: Chooses the order, in ``range(2**64)``; by default at random.
             epoch: Chooses another order for the same seed.
             clump_size: This many neighbours stay together, in order.
+            block_size: Blocks of this many neighbours are shuffled, and then the rows of
+                each window of ``window_blocks`` blocks. Rows of different windows do not
+                mix, and a window reads whole blocks.
+            window_blocks: Blocks of a window; 64 if only ``block_size`` is given.
+
+        Raises:
+            ValueError: If a size is 0, ``block_size`` is combined with ``clump_size``, or
+                ``window_blocks`` is given without it.
         """
         if seed is None:
             seed = secrets.randbits(64)
+        if block_size is not None or window_blocks is not None:
+            if count(clump_size) != 1:
+                message = (
+                    f"clump_size={clump_size} with block_size={block_size}: wanted one of them, "
+                    "as the rows of a window do not stay together"
+                )
+                raise ValueError(message)
+            if block_size is None:
+                message = (
+                    f"window_blocks={window_blocks} without block_size: wanted both"
+                )
+                raise ValueError(message)
+            blocks = WINDOW_BLOCKS if window_blocks is None else count(window_blocks)
+            return self._with_rows(
+                self._order.windowed(
+                    count(seed), count(epoch), count(block_size), blocks
+                )
+            )
         return self._with_rows(
             self._order.shuffled(count(seed), count(epoch), count(clump_size))
         )

@@ -15,11 +15,14 @@ use arrow_schema::{DataType, Field};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use lanceloader_core::gather::gather;
-use lanceloader_core::order::Order;
+use lanceloader_core::order::{BitmapBuilder, Order, Purpose, Tail, shard};
 use lanceloader_core::plan::{FragmentRows, Layout, Plan, plan};
 
 /// Positions evaluated at a time: 64 KiB of offsets, so that the allocator stays out of the figure.
 const RUN: u64 = 8192;
+/// Sizes of the orders measured.
+const ROWS: [u64; 6] =
+    [1_000_000, (1 << 22) + 1, 5_000_000, (1 << 30) + 1, 1_000_000_000_000, 1 << 40];
 /// A batch of the table that `plan` and `gather` are measured on.
 const BATCH: u64 = 1024;
 const FRAGMENTS: u32 = 5;
@@ -32,20 +35,29 @@ fn main() {
         .sample_size(40)
         .configure_from_args();
     orders(&mut criterion);
+    filters(&mut criterion);
     plans(&mut criterion);
     gathers(&mut criterion);
     criterion.final_summary();
 }
 
-/// A shuffled order at three sizes; 2³⁰ + 1 is the worst for a power-of-two network.
+/// A shuffled order, bulk in both directions; just above a power of two, a network over the next one
+/// would walk the most.
 fn orders(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("order");
-    for num_rows in [1_000_000, (1 << 30) + 1, 1_000_000_000_000] {
+    for num_rows in ROWS {
         let order = shuffled(num_rows, 0);
         let start = num_rows / 2;
+        let mut out = Vec::new();
         group.throughput(Throughput::Elements(RUN));
         group.bench_function(BenchmarkId::new("offsets of a run", num_rows), |bench| {
             bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
+        });
+        group.bench_function(BenchmarkId::new("positions of a run", num_rows), |bench| {
+            bench.iter(|| {
+                out.clear();
+                order.positions_of(black_box(start..start + RUN), &mut out).expect("it fits");
+            });
         });
 
         // What a DataLoader asks for: the positions are already random.
@@ -63,6 +75,42 @@ fn orders(criterion: &mut Criterion) {
     group.bench_function("another epoch of 10¹² rows", |bench| {
         bench.iter(|| shuffled(1_000_000_000_000, black_box(3)));
     });
+    group.bench_function("a shard of a split of another epoch of 10¹² rows", |bench| {
+        let order = Order::all(1_000_000_000_000);
+        bench.iter(|| {
+            let split = order.shuffled_for(Purpose::Split, 7, 0, 1).and_then(|order| {
+                order.slice(200_000_000_000, 800_000_000_000)?.shuffled(7, black_box(3), 1)
+            });
+            let rest = split.and_then(|split| shard(&split, 5, 8, Tail::Drop));
+            rest.and_then(|rest| rest.slice(12_345, rest.len() - 12_345)).expect("in bounds")
+        });
+    });
+    group.finish();
+}
+
+/// The rows of a filter, a random half of 10⁸: as they stand, and shuffled.
+fn filters(criterion: &mut Criterion) {
+    let mut builder = BitmapBuilder::default();
+    let half = (0..100_000_000_u64).filter(|row| mixed(*row) >> 63 == 1);
+    half.for_each(|row| builder.push(row));
+    let rows = Order::bitmap(builder.finish());
+    assert!(rows.num_bytes() <= 16 << 20, "{} bytes", rows.num_bytes());
+    let mut group = criterion.benchmark_group("filter");
+    let shuffled = rows.shuffled(7, 0, 1).expect("clumps of one row");
+    for (name, order) in [("as they stand", rows), ("shuffled", shuffled)] {
+        let start = order.len() / 2;
+        let mut out = Vec::new();
+        group.throughput(Throughput::Elements(RUN));
+        group.bench_function(BenchmarkId::new("offsets of a run", name), |bench| {
+            bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
+        });
+        group.bench_function(BenchmarkId::new("positions of a run", name), |bench| {
+            bench.iter(|| {
+                out.clear();
+                order.positions_of(black_box(start..start + RUN), &mut out).expect("it fits");
+            });
+        });
+    }
     group.finish();
 }
 
@@ -115,6 +163,12 @@ fn shuffled(num_rows: u64, epoch: u64) -> Order {
 /// The first `count` of the numbers below `num_rows`, shuffled.
 fn random(num_rows: u64, count: u64) -> Vec<u64> {
     shuffled(num_rows, 1).offsets(0..count).expect("in bounds")
+}
+
+/// Bits that are random enough for a filter.
+fn mixed(row: u64) -> u64 {
+    let mixed = row.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
 fn layout() -> Layout {

@@ -9,6 +9,7 @@ mod errors;
 mod handoff;
 mod loader;
 mod order;
+mod parts;
 mod stats;
 mod table;
 

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, split};
+use lanceloader_core::order::{self, Bitmap, Map, Purpose, split};
 use pyo3::exceptions::PyValueError;
-use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
-use pyo3::{
-    Borrowed, Bound, FromPyObject, IntoPyObject, IntoPyObjectExt, Py, PyAny, PyErr, PyRef,
-    PyResult, Python, pyclass, pyfunction, pymethods,
-};
+use pyo3::types::{PyAnyMethods, PyTuple};
+use pyo3::{Bound, IntoPyObject, PyRef, PyResult, Python, pyclass, pyfunction, pymethods};
 
 use crate::arguments::{Numbers, tail_of};
 use crate::enter::enter;
 use crate::handoff::Batch;
+use crate::parts::{Part, part};
 
 /// Which row offset stands at which position: an expression, cheap to make, to copy and to pickle.
 #[pyclass(frozen, module = "lanceloader._native")]
@@ -103,6 +101,18 @@ impl Order {
         enter(py, || Ok(Self(self.0.shuffled(seed, epoch, clump)?)))
     }
 
+    /// The same rows, shuffled by blocks of neighbours and windows of blocks.
+    fn windowed(
+        &self,
+        py: Python<'_>,
+        seed: u64,
+        epoch: u64,
+        block: u64,
+        window_blocks: u64,
+    ) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.windowed(seed, epoch, block, window_blocks)?)))
+    }
+
     /// The same rows, shuffled for splits: independent of `shuffled` with the same seed.
     #[pyo3(signature = (seed, clump=1))]
     fn shuffled_for_split(&self, py: Python<'_>, seed: u64, clump: u64) -> PyResult<Self> {
@@ -157,79 +167,6 @@ impl Order {
     /// The first position that holds an offset.
     fn position_of(&self, py: Python<'_>, offset: u64) -> PyResult<Option<u64>> {
         enter(py, || self.0.position_of(offset))
-    }
-}
-
-/// A map of an order as a tuple of its parameters.
-pub(crate) struct Part(Map);
-
-fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
-    match map {
-        Map::Range { start, step } => ("range", *start, *step).into_pyobject(py),
-        Map::Bitmap(rows) => ("bitmap", PyBytes::new(py, &rows.to_bytes())).into_pyobject(py),
-        Map::Listed(list) => {
-            let (width, bytes) = list.to_bytes();
-            ("listed", width, PyBytes::new(py, &bytes)).into_pyobject(py)
-        }
-        Map::Shuffle(shuffle) => {
-            let purpose = match shuffle.purpose() {
-                Purpose::Shuffle => "shuffle",
-                Purpose::Split => "split",
-                Purpose::Sample => "sample",
-            };
-            (purpose, shuffle.len(), shuffle.seed(), shuffle.epoch(), shuffle.clump())
-                .into_pyobject(py)
-        }
-        Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
-        Map::Concat(orders) => {
-            let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
-            let orders = orders.iter().map(order).collect::<PyResult<Vec<Py<PyAny>>>>()?;
-            ("concat", orders).into_pyobject(py)
-        }
-    }
-}
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Part {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let get = |at: usize| object.get_item(at);
-        let py = object.py();
-        let kind: String = get(0)?.extract()?;
-        let purpose = match kind.as_str() {
-            "shuffle" => Some(Purpose::Shuffle),
-            "split" => Some(Purpose::Split),
-            "sample" => Some(Purpose::Sample),
-            _ => None,
-        };
-        if let Some(purpose) = purpose {
-            let (len, seed) = (get(1)?.extract()?, get(2)?.extract()?);
-            let (epoch, clump) = (get(3)?.extract()?, get(4)?.extract()?);
-            let shuffle = enter(py, || Shuffle::new(len, purpose, seed, epoch, clump))?;
-            return Ok(Self(Map::Shuffle(Arc::new(shuffle))));
-        }
-        Ok(Self(match kind.as_str() {
-            "range" => Map::Range { start: get(1)?.extract()?, step: get(2)?.extract()? },
-            "repeat" => Map::Repeat { len: get(1)?.extract()? },
-            "bitmap" => {
-                let bytes = get(1)?.cast_into::<PyBytes>()?;
-                let bytes = bytes.as_bytes();
-                Map::Bitmap(Arc::new(enter(py, || Bitmap::from_bytes(bytes))?))
-            }
-            "listed" => {
-                let width: u8 = get(1)?.extract()?;
-                let bytes = get(2)?.cast_into::<PyBytes>()?;
-                let bytes = bytes.as_bytes();
-                Map::Listed(Arc::new(enter(py, || Listed::from_bytes(width, bytes))?))
-            }
-            "concat" => {
-                let orders: Vec<PyRef<'py, Order>> = get(1)?.extract()?;
-                Map::Concat(orders.iter().map(|order| order.0.clone()).collect())
-            }
-            other => {
-                return Err(PyValueError::new_err(format!("{other:?} is no part of an order")));
-            }
-        }))
     }
 }
 

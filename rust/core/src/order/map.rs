@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bitmap, Listed, Order, Shuffle};
+use super::{Bitmap, Listed, Order, Shuffle, Windowed};
 
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub enum Map {
     Listed(Arc<Listed>),
     /// Position `k` is where a shuffle took it from.
     Shuffle(Arc<Shuffle>),
+    /// Position `k` is where a shuffle by blocks and windows took it from.
+    Windowed(Arc<Windowed>),
     /// Position `k` is `k` modulo a length.
     Repeat {
         /// The length.
@@ -27,22 +29,6 @@ pub enum Map {
     },
     /// Position `k` belongs to one of several orders laid end to end.
     Concat(Arc<[Order]>),
-}
-
-/// What a map knows of the position of an image.
-pub(super) enum Inverse {
-    /// The only one.
-    At(u64),
-    /// There is none.
-    Nowhere,
-    /// There may be several: they must be searched for.
-    Unknown,
-}
-
-impl From<Option<u64>> for Inverse {
-    fn from(position: Option<u64>) -> Self {
-        position.map_or(Self::Nowhere, Self::At)
-    }
 }
 
 impl Map {
@@ -63,6 +49,7 @@ impl Map {
             Self::Bitmap(rows) => fits(rows.len(), rows.last().map_or(0, |last| last + 1)),
             Self::Listed(list) => fits(list.len(), list.bound()),
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
+            Self::Windowed(windowed) => fits(windowed.len(), windowed.len()),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
                 parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
@@ -83,6 +70,7 @@ impl Map {
             Self::Bitmap(rows) => rows.apply(values),
             Self::Listed(list) => list.apply(values),
             Self::Shuffle(shuffle) => shuffle.apply(values),
+            Self::Windowed(windowed) => windowed.apply(values),
             Self::Repeat { len } => {
                 for value in values {
                     *value %= len;
@@ -104,7 +92,9 @@ impl Map {
     pub(super) fn fill(&self, start: u64, out: &mut [u64]) {
         match self {
             Self::Shuffle(shuffle) => shuffle.fill(start, out),
+            Self::Windowed(windowed) => windowed.fill(start, out),
             Self::Listed(list) => list.fill(start, out),
+            Self::Bitmap(rows) => rows.fill(start, out),
             Self::Concat(parts) => {
                 let (mut start, mut out) = (start, out);
                 for part in parts.iter() {
@@ -118,28 +108,12 @@ impl Map {
                     (start, out) = (0, rest);
                 }
             }
-            Self::Range { .. } | Self::Bitmap(_) | Self::Repeat { .. } => {
+            Self::Range { .. } | Self::Repeat { .. } => {
                 for (value, position) in out.iter_mut().zip(start..) {
                     *value = position;
                 }
                 self.apply(out);
             }
-        }
-    }
-
-    /// Where this image comes from.
-    pub(super) fn inverse(&self, image: u64) -> Inverse {
-        match self {
-            Self::Range { start, step } => {
-                let distance = i128::from(image) - i128::from(*start);
-                let (position, rest) = (distance / i128::from(*step), distance % i128::from(*step));
-                u64::try_from(position).ok().filter(|_| rest == 0).into()
-            }
-            Self::Bitmap(rows) => rows.contains(image).then(|| rows.rank(image)).into(),
-            Self::Shuffle(shuffle) => {
-                (image < shuffle.len()).then(|| shuffle.inverse(image)).into()
-            }
-            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => Inverse::Unknown,
         }
     }
 
@@ -150,6 +124,7 @@ impl Map {
                 Self::Bitmap(rows) => rows.num_bytes(),
                 Self::Listed(list) => list.num_bytes(),
                 Self::Shuffle(_) => size_of::<Shuffle>() + 512,
+                Self::Windowed(_) => size_of::<Windowed>() + 512,
                 Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
             }
     }
@@ -168,6 +143,14 @@ impl std::fmt::Display for Map {
             Self::Shuffle(s) => {
                 write!(f, "shuffled by seed {} epoch {} clump {}", s.seed(), s.epoch(), s.clump())
             }
+            Self::Windowed(w) => write!(
+                f,
+                "shuffled by seed {} epoch {} in blocks of {} and windows of {} blocks",
+                w.seed(),
+                w.epoch(),
+                w.block(),
+                w.window_blocks()
+            ),
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
         }

@@ -17,12 +17,14 @@
 
 mod bijection;
 mod bitmap;
+mod inverse;
 pub mod lancedb;
 mod listed;
 mod map;
 mod shard;
 mod shuffle;
 pub mod split;
+mod windowed;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,8 +35,8 @@ pub use listed::Listed;
 pub use map::Map;
 pub use shard::{Tail, shard};
 pub use shuffle::Shuffle;
+pub use windowed::Windowed;
 
-use self::map::Inverse;
 use crate::error::{Error, Result};
 
 /// Offsets evaluated between two looks at whether the caller was interrupted.
@@ -104,7 +106,11 @@ impl Order {
         self.maps.iter().all(|map| match map {
             Map::Range { step, .. } => *step > 0,
             Map::Bitmap(_) => true,
-            Map::Listed(_) | Map::Shuffle(_) | Map::Repeat { .. } | Map::Concat(_) => false,
+            Map::Listed(_)
+            | Map::Shuffle(_)
+            | Map::Windowed(_)
+            | Map::Repeat { .. }
+            | Map::Concat(_) => false,
         })
     }
 
@@ -150,40 +156,6 @@ impl Order {
     /// If interrupted or out of memory: for tests and small orders.
     pub fn to_vec(&self) -> Vec<u64> {
         self.offsets(0..self.len).expect("the range is in bounds")
-    }
-
-    /// The first position that holds `offset`.
-    ///
-    /// Constant time, with a binary search per bitmap; an order that may hold an offset twice
-    /// (lists, repeats, orders end to end) is searched from the front.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Interrupted`].
-    pub fn position_of(&self, offset: u64) -> Result<Option<u64>> {
-        let mut value = offset;
-        for (at, map) in self.maps.iter().enumerate().rev() {
-            let images = |n, map: &Map| map.images(n);
-            let domain = self.maps[..at].iter().try_fold(self.len, images).unwrap_or(0);
-            match map.inverse(value) {
-                Inverse::At(position) if position < domain => value = position,
-                Inverse::At(_) | Inverse::Nowhere => return Ok(None),
-                Inverse::Unknown => return self.search(offset),
-            }
-        }
-        Ok((value < self.len).then_some(value))
-    }
-
-    fn search(&self, offset: u64) -> Result<Option<u64>> {
-        let mut start = 0;
-        while start < self.len {
-            let end = self.len.min(start + INTERRUPT_ROWS as u64);
-            if let Some(at) = self.offsets(start..end)?.iter().position(|&o| o == offset) {
-                return Ok(Some(start + at as u64));
-            }
-            start = end;
-        }
-        Ok(None)
     }
 
     /// Positions `start..start + len`.
@@ -273,6 +245,16 @@ impl Order {
     ) -> Result<Self> {
         let shuffle = Shuffle::new(self.len, purpose, seed, epoch, clump)?;
         self.picked(Map::Shuffle(Arc::new(shuffle)), self.len)
+    }
+
+    /// The same rows, shuffled by blocks of `block` neighbours and windows of `window_blocks` blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if either is 0.
+    pub fn windowed(&self, seed: u64, epoch: u64, block: u64, window_blocks: u64) -> Result<Self> {
+        let windowed = Windowed::new(self.len, seed, epoch, block, window_blocks)?;
+        self.picked(Map::Windowed(Arc::new(windowed)), self.len)
     }
 
     /// The order `times` times over.

@@ -3,6 +3,9 @@
 use super::bijection::{Bijection, Purpose, key};
 use crate::error::{Error, Result};
 
+/// Positions taken through a shuffle by clumps together: their places in the clumps stay in L1.
+const RUN: usize = 1024;
+
 /// A shuffle of `0..len` chosen by `(seed, epoch)`.
 ///
 /// With a `clump` of more than one, runs of that many positions stay together and in order; only
@@ -67,20 +70,25 @@ impl Shuffle {
         self.purpose
     }
 
+    /// Where the short last clump is served; the end if all clumps are full.
+    pub(super) fn short_start(&self) -> u64 {
+        self.short_start
+    }
+
     /// Replaces each shuffled position by the position it came from.
     pub fn apply(&self, positions: &mut [u64]) {
         if self.clump == 1 {
             return self.clumps.apply(positions);
         }
-        let mut within = Vec::with_capacity(positions.len());
-        for position in positions.iter_mut() {
-            let (slot, place) = self.slot(*position);
-            within.push(place);
-            *position = slot;
-        }
-        self.clumps.apply(positions);
-        for (position, place) in positions.iter_mut().zip(within) {
-            *position = *position * self.clump + place;
+        let mut within = [0; RUN];
+        for run in positions.chunks_mut(RUN) {
+            for (position, place) in run.iter_mut().zip(&mut within) {
+                (*position, *place) = self.slot(*position);
+            }
+            self.clumps.apply(run);
+            for (position, place) in run.iter_mut().zip(within) {
+                *position = *position * self.clump + place;
+            }
         }
     }
 
@@ -97,10 +105,30 @@ impl Shuffle {
 
     /// The shuffled position that `value` went to.
     pub fn inverse(&self, value: u64) -> u64 {
-        let slot = self.clumps.inverse(value / self.clump);
+        self.start_of(self.clumps.inverse(value / self.clump)) + value % self.clump
+    }
+
+    /// Replaces each position, all in `0..len`, by the shuffled position it went to.
+    pub(super) fn invert(&self, values: &mut [u64]) {
+        if self.clump == 1 {
+            return self.clumps.invert(values);
+        }
+        let mut within = [0; RUN];
+        for run in values.chunks_mut(RUN) {
+            for (value, place) in run.iter_mut().zip(&mut within) {
+                (*value, *place) = (*value / self.clump, *value % self.clump);
+            }
+            self.clumps.invert(run);
+            for (value, place) in run.iter_mut().zip(within) {
+                *value = self.start_of(*value) + place;
+            }
+        }
+    }
+
+    /// Where a clump, counted in shuffled order, begins.
+    fn start_of(&self, slot: u64) -> u64 {
         let start = slot * self.clump;
-        let shift = if start > self.short_start { self.clump - self.short_len } else { 0 };
-        start - shift + value % self.clump
+        if start > self.short_start { start - (self.clump - self.short_len) } else { start }
     }
 
     /// The clump a shuffled position lies in, counted in shuffled order, and its place there.
@@ -129,6 +157,9 @@ mod tests {
                 for (position, &value) in (0..).zip(&out) {
                     assert_eq!(shuffle.inverse(value), position, "len {len} clump {clump}");
                 }
+                let mut back = out.clone();
+                shuffle.invert(&mut back);
+                assert!(back.into_iter().eq(0..len), "len {len} clump {clump}");
                 for pair in out.windows(2) {
                     let boundary = pair[1] % clump == 0;
                     assert!(boundary || pair[1] == pair[0] + 1, "len {len} clump {clump}");

@@ -10,6 +10,7 @@ enum Verb {
     Slice(u64, u64),
     Step(u64, i64),
     Shuffle(u64, u64, u64),
+    Window(u64, u64, u64),
     Repeat(u64),
     Filter(u64),
     Pick(Vec<u64>),
@@ -22,6 +23,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         (0_u64..100, 0_u64..100).prop_map(|(start, len)| Verb::Slice(start, len)),
         (0_u64..100, -5_i64..6).prop_map(|(start, step)| Verb::Step(start, step)),
         (any::<u64>(), 0_u64..3, 1_u64..5).prop_map(|(s, e, c)| Verb::Shuffle(s, e, c)),
+        (any::<u64>(), 1_u64..40, 1_u64..9).prop_map(|(s, b, w)| Verb::Window(s, b, w)),
         (0_u64..4).prop_map(Verb::Repeat),
         (1_u64..5).prop_map(Verb::Filter),
         prop::collection::vec(any::<u64>(), 0..20).prop_map(Verb::Pick),
@@ -54,6 +56,13 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             let shuffle = Shuffle::new(len, Purpose::Shuffle, *seed, *epoch, *clump).unwrap();
             let mut positions: Vec<u64> = (0..len).collect();
             shuffle.apply(&mut positions);
+            (order, positions.into_iter().map(at).collect())
+        }
+        Verb::Window(seed, block, blocks) => {
+            let windowed = Windowed::new(len, *seed, 0, *block, *blocks).unwrap();
+            let mut positions: Vec<u64> = (0..len).collect();
+            windowed.apply(&mut positions);
+            let order = order.windowed(*seed, 0, *block, *blocks).unwrap();
             (order, positions.into_iter().map(at).collect())
         }
         Verb::Repeat(times) => {
@@ -100,6 +109,11 @@ fn check(order: &Order, rows: &[u64]) {
     }
     let absent = (0..=order.bound()).find(|row| !rows.contains(row)).unwrap();
     assert_eq!(order.position_of(absent).unwrap(), None, "{order}");
+    let (start, end) = (order.bound() / 3, order.bound() + 9);
+    let mut positions = vec![77];
+    order.positions_of(start..end, &mut positions).unwrap();
+    let position = |offset| order.position_of(offset).unwrap().unwrap_or(Order::NOWHERE);
+    assert_eq!(positions[1..], (start..end).map(position).collect::<Vec<_>>(), "{order}");
     assert!(order.resolve(&mut [order.len()]).is_err());
     let again = Order::from_maps(order.len(), order.maps().to_vec()).unwrap();
     assert_eq!(again.to_vec(), rows);
@@ -185,5 +199,54 @@ fn lists_are_stored_as_narrow_as_they_allow() {
         assert_eq!(Listed::from_bytes(width, &bytes).unwrap(), list);
         assert!(Listed::from_bytes(width, &bytes[1..]).is_err());
         assert!(Listed::from_bytes(3, &bytes).is_err());
+    }
+}
+
+/// Verbs after which an order is still invertible.
+fn one_to_one() -> impl Strategy<Value = Verb> {
+    verb().prop_filter("lists, repeats and orders end to end are searched", |verb| {
+        !matches!(verb, Verb::Repeat(_) | Verb::Pick(_) | Verb::Twice)
+    })
+}
+
+proptest! {
+    #[test]
+    fn positions_in_bulk_are_those_of_each_offset(
+        num_rows in 0_u64..30_000,
+        verbs in prop::collection::vec(one_to_one(), 0..6),
+        start in 0_u64..30_000,
+        middle in 0_u64..1 << 50,
+    ) {
+        // Far from 0, so that distances are long; the rows before are not in the order.
+        let rows = Order::all(middle + num_rows).slice(middle, num_rows).unwrap();
+        let mut order = rows;
+        for verb in &verbs {
+            let len = order.len();
+            order = match verb {
+                Verb::Filter(modulus) => {
+                    let offsets = order.to_vec();
+                    let keep = |row: &u64| row.is_multiple_of(*modulus);
+                    order.filtered(&Bitmap::from_offsets(offsets.into_iter().filter(keep).collect()))
+                }
+                Verb::Slice(start, count) => order.slice(len * start / 1000, len * (count + 800) / 1000),
+                Verb::Step(start, step) if len > 0 && *step != 0 => {
+                    let start = if *step > 0 { start % len } else { len - 1 - start % len };
+                    let left = if *step > 0 { len - 1 - start } else { start };
+                    order.stepped(start, *step, left / step.unsigned_abs() + 1)
+                }
+                Verb::Shuffle(seed, epoch, clump) => order.shuffled(*seed, *epoch, *clump),
+                Verb::Window(seed, block, blocks) => order.windowed(*seed, 1, *block, *blocks),
+                Verb::Shard(rank, world_size) => shard(&order, *rank, *world_size, Tail::Uneven),
+                _ => Ok(order),
+            }.unwrap();
+        }
+        prop_assert!(order.is_invertible());
+        let start = (middle + start).saturating_sub(10);
+        let mut positions = Vec::new();
+        order.positions_of(start..start + 20_000, &mut positions).unwrap();
+        for (offset, position) in (start..).zip(positions) {
+            let wanted = order.position_of(offset).unwrap().unwrap_or(Order::NOWHERE);
+            prop_assert_eq!(position, wanted, "offset {} of {}", offset, &order);
+        }
     }
 }

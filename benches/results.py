@@ -1,0 +1,95 @@
+"""Questions to the results of a run, as they stand in loader.json."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def ratio(one: float | None, other: float | None) -> float | None:
+    return None if one is None or not other else one / other
+
+
+def best(*values: float | None) -> float | None:
+    """Give the largest of those that were measured."""
+    return max((value for value in values if value is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Results:
+    run: Record
+    """Everything in the file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        return cls(json.loads(path.read_text()))
+
+    @cached_property
+    def samples(self) -> list[Record]:
+        return self.run["samples"]
+
+    def races(self, kind: str) -> list[str]:
+        return unique(one["race"] for one in self.samples if one["kind"] == kind)
+
+    def entries(self, race: str) -> list[tuple[str, str]]:
+        """Give contender and output of everyone in a race, in the order of the first round."""
+        of_race = [one for one in self.samples if one["race"] == race]
+        of_race.sort(key=lambda one: one["round"])
+        return unique((one["contender"], one["output"]) for one in of_race)
+
+    def of(self, race: str, contender: str, output: str | None = None) -> list[Record]:
+        return [
+            one
+            for one in self.samples
+            if one["race"] == race
+            and one["contender"] == contender
+            and output in (None, one["output"])
+        ]
+
+    def value(
+        self, field: str, race: str, contender: str, output: str | None = None
+    ) -> float | None:
+        return median(one[field] for one in self.of(race, contender, output))
+
+    def rate(
+        self, race: str, contender: str, output: str | None = None
+    ) -> float | None:
+        return self.value("rows_per_s", race, contender, output)
+
+    def cases(self, experiment: str) -> list[str]:
+        return unique(
+            one["case"]
+            for one in self.run["measured"]
+            if one["experiment"] == experiment
+        )
+
+    def figure(
+        self,
+        experiment: str,
+        case: str,
+        name: str,
+        summary: Callable[[Iterable[float]], float | None] = median,
+    ) -> float | None:
+        found = [
+            one["figures"][name]
+            for one in self.run["measured"]
+            if (one["experiment"], one["case"]) == (experiment, case)
+            and name in one["figures"]
+        ]
+        return summary(found) if found else None
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))

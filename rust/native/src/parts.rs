@@ -1,0 +1,103 @@
+//! The maps of an order as tuples of their parameters: what an order pickles as.
+
+use std::sync::Arc;
+
+use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, Windowed};
+use pyo3::exceptions::PyValueError;
+use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
+use pyo3::{
+    Borrowed, Bound, FromPyObject, IntoPyObject, IntoPyObjectExt, Py, PyAny, PyErr, PyRef,
+    PyResult, Python,
+};
+
+use crate::enter::enter;
+use crate::order::Order;
+
+/// A map of an order as a tuple of its parameters.
+pub(crate) struct Part(pub(crate) Map);
+
+/// What [`Part`] is extracted from.
+pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
+    match map {
+        Map::Range { start, step } => ("range", *start, *step).into_pyobject(py),
+        Map::Bitmap(rows) => ("bitmap", PyBytes::new(py, &rows.to_bytes())).into_pyobject(py),
+        Map::Listed(list) => {
+            let (width, bytes) = list.to_bytes();
+            ("listed", width, PyBytes::new(py, &bytes)).into_pyobject(py)
+        }
+        Map::Shuffle(shuffle) => {
+            let purpose = name_of(shuffle.purpose());
+            (purpose, shuffle.len(), shuffle.seed(), shuffle.epoch(), shuffle.clump())
+                .into_pyobject(py)
+        }
+        Map::Windowed(windowed) => {
+            let blocks = (windowed.block(), windowed.window_blocks());
+            ("windowed", windowed.len(), windowed.seed(), windowed.epoch(), blocks.0, blocks.1)
+                .into_pyobject(py)
+        }
+        Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
+        Map::Concat(orders) => {
+            let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
+            let orders = orders.iter().map(order).collect::<PyResult<Vec<Py<PyAny>>>>()?;
+            ("concat", orders).into_pyobject(py)
+        }
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Part {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let get = |at: usize| object.get_item(at);
+        let py = object.py();
+        let kind: String = get(0)?.extract()?;
+        if let Some(purpose) = purpose_of(&kind) {
+            let (len, seed) = (get(1)?.extract()?, get(2)?.extract()?);
+            let (epoch, clump) = (get(3)?.extract()?, get(4)?.extract()?);
+            let shuffle = enter(py, || Shuffle::new(len, purpose, seed, epoch, clump))?;
+            return Ok(Self(Map::Shuffle(Arc::new(shuffle))));
+        }
+        Ok(Self(match kind.as_str() {
+            "range" => Map::Range { start: get(1)?.extract()?, step: get(2)?.extract()? },
+            "repeat" => Map::Repeat { len: get(1)?.extract()? },
+            "windowed" => {
+                let (len, seed, epoch) =
+                    (get(1)?.extract()?, get(2)?.extract()?, get(3)?.extract()?);
+                let (block, window_blocks) = (get(4)?.extract()?, get(5)?.extract()?);
+                let windowed = enter(py, || Windowed::new(len, seed, epoch, block, window_blocks))?;
+                Map::Windowed(Arc::new(windowed))
+            }
+            "bitmap" => {
+                let bytes = get(1)?.cast_into::<PyBytes>()?;
+                let bytes = bytes.as_bytes();
+                Map::Bitmap(Arc::new(enter(py, || Bitmap::from_bytes(bytes))?))
+            }
+            "listed" => {
+                let width: u8 = get(1)?.extract()?;
+                let bytes = get(2)?.cast_into::<PyBytes>()?;
+                let bytes = bytes.as_bytes();
+                Map::Listed(Arc::new(enter(py, || Listed::from_bytes(width, bytes))?))
+            }
+            "concat" => {
+                let orders: Vec<PyRef<'py, Order>> = get(1)?.extract()?;
+                Map::Concat(orders.iter().map(|order| order.0.clone()).collect())
+            }
+            other => {
+                return Err(PyValueError::new_err(format!("{other:?} is no part of an order")));
+            }
+        }))
+    }
+}
+
+/// What a shuffle is called by what it is for.
+const SHUFFLES: [(&str, Purpose); 3] =
+    [("shuffle", Purpose::Shuffle), ("split", Purpose::Split), ("sample", Purpose::Sample)];
+
+fn name_of(purpose: Purpose) -> &'static str {
+    let known = SHUFFLES.iter().find(|(_, other)| *other == purpose);
+    known.map_or("another", |(name, _)| name)
+}
+
+fn purpose_of(name: &str) -> Option<Purpose> {
+    SHUFFLES.iter().find(|(other, _)| *other == name).map(|(_, purpose)| *purpose)
+}
