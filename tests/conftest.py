@@ -23,6 +23,14 @@ hypothesis.settings.register_profile("slow", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Packed rows of tests are kept away from those of the user."""
+    folder = str(tmp_path_factory.mktemp("rows"))
+    os.environ["LANCELOADER_CACHE_DIR"] = folder
+    return folder
+
+
 @pytest.fixture
 def db(tmp_path):
     """An empty database on disk."""

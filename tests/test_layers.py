@@ -15,6 +15,7 @@ CORE = ROOT / "rust" / "core" / "src"
 # Lower layers first: a module imports from the lines above its own, or from its own package.
 PYTHON = [
     {"_native", "_typing", "_progress", "errors", "numbers"},
+    {"options", "stats"},
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},
     {"splits", "builder"},
@@ -35,8 +36,14 @@ RUST = {
     "plan": {"order"},
     "projection": set(),
     "table": {"order", "plan", "projection", "runtime", "interrupt"},
+    "budget": set(),
+    "packed": {"projection"},
+    "cache": {"packed"},
     "gather": {"plan", "projection"},
-    "read": {"gather", "table", "plan", "projection", "runtime", "interrupt"},
+    "read": {
+        *("order", "plan", "projection", "table", "gather", "packed", "cache"),
+        *("budget", "runtime", "interrupt"),
+    },
     "loader": {"order", "read", "gather", "runtime", "interrupt"},
     "lib": {"error"},
 }
@@ -49,7 +56,7 @@ WORDS = {
     r"lance_\w+::": {"error", "table"},
     "tokio": {"runtime"},
     "datafusion": {"hash"},
-    "unsafe": {"table"},
+    "unsafe": {"table", "cache"},
     "pyo3": set(),
 }
 

@@ -7,12 +7,14 @@ from lanceloader import errors
 from lanceloader._native import __version__
 from lanceloader.builder import PermutationBuilder, permutation_builder
 from lanceloader.permutation import (
+    Loader,
     Permutation,
     Permutations,
     Transforms,
     open,  # noqa: A004
 )
 from lanceloader.splits import Fold, Splits
+from lanceloader.stats import Stats
 
 
 def install() -> None:
@@ -30,10 +32,12 @@ def install() -> None:
 
 __all__ = [
     "Fold",
+    "Loader",
     "Permutation",
     "PermutationBuilder",
     "Permutations",
     "Splits",
+    "Stats",
     "Transforms",
     "__version__",
     "errors",

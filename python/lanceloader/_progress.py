@@ -19,8 +19,9 @@ def progress_over(
     *,
     enabled: bool,
     rows_of: Callable[[T], int],
+    unit: str = " rows",
 ) -> Iterator[T]:
-    """Pass ``batches`` on, with a bar that counts their rows.
+    """Pass ``batches`` on, with a bar that counts their rows, or something else.
 
     Raises:
         ImportError: If a bar is wanted and tqdm is not installed.
@@ -33,7 +34,7 @@ def progress_over(
     except ImportError:
         message = "progress=True: pip install lanceloader[progress]"
         raise ImportError(message) from None
-    with tqdm(total=num_rows, desc=what, unit=" rows", unit_scale=True) as bar:
+    with tqdm(total=num_rows, desc=what, unit=unit, unit_scale=True) as bar:
         for batch in batches:
             yield batch
             bar.update(rows_of(batch))

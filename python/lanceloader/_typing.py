@@ -19,6 +19,8 @@ __all__ = [
     "Format",
     "Nulls",
     "Positions",
+    "Read",
+    "Size",
     "StorageOptions",
     "Tail",
     "Transform",
@@ -41,6 +43,12 @@ Format: TypeAlias = Literal[
 
 Tail: TypeAlias = Literal["uneven", "drop", "pad"]
 """What becomes of the rows that do not divide among the ranks."""
+
+Read: TypeAlias = Literal["auto", "resident", "external", "direct"]
+"""The names that ``with_read`` takes."""
+
+Size: TypeAlias = int | str
+"""Bytes: a number, or a text like ``"4GiB"``."""
 
 Nulls: TypeAlias = Literal["error", "fill", "mask"]
 """What a dict format does with nulls."""

@@ -21,7 +21,7 @@ from lanceloader.plan_table import PlanTable, split_names
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.transforms import Transforms
 from lanceloader.view.base import DEFAULT_BATCH_SIZE
-from lanceloader.view.splitting import SplitVerbs
+from lanceloader.view.loading import Loader, LoadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
+    "Loader",
     "Permutation",
     "PermutationBuilder",
     "Permutations",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 
-class Permutation(SplitVerbs):
+class Permutation(LoadVerbs):
     """The rows of a table, in an order, with chosen columns and a format.
 
     Immutable: every verb returns a new permutation and reads nothing. Pinned: writes,

@@ -119,6 +119,7 @@ def to_state(perm: Permutation) -> dict[str, Any]:
         "offset": perm.offset,
         "limit": perm.limit,
         "connection_factory": perm.connection_factory,
+        "read_options": perm._options,
         "version": source.version,
         "branch": source.branch,
         "rows": perm._rows,
@@ -184,6 +185,7 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     perm.offset = state["offset"]
     perm.limit = state["limit"]
     perm.connection_factory = factory
+    perm._options = state.get("read_options", perm._options)
     perm._order = perm._sliced(perm.offset, perm.limit)
 
 

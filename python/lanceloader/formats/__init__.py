@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any, get_args
 
 from lanceloader._typing import Format
 from lanceloader.formats._columns import check_nulls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lanceloader._native import Batch
     from lanceloader._typing import Transform
 
-__all__ = ["FORMATS", "check_nulls", "needs_own_buffers", "transform_of"]
+__all__ = ["FORMATS", "check_nulls", "native_of", "needs_own_buffers", "transform_of"]
 
 FORMATS: dict[str, tuple[str, str]] = {
     "arrow": ("arrow", "batch"),
@@ -64,6 +68,24 @@ def transform_of(name: object, **options: Any) -> Transform:
             raise ValueError(message)
         transform = functools.partial(transform, **options)
     return transform
+
+
+def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
+    """Give the function that makes of a batch of the core what ``transform`` makes of Arrow's.
+
+    The dict formats have one, which is several times faster for columns of numbers.
+    """
+    options: dict[str, Any] = {}
+    function: Any = transform
+    if isinstance(transform, functools.partial):
+        function, options = transform.func, transform.keywords
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    is_dict = getattr(function, "__name__", "") == "columns"
+    if not is_dict or getattr(module, "columns", None) is not function:
+        return None
+    if getattr(module, "__package__", None) != __name__ or options.get("nulls") == "mask":
+        return None
+    return functools.partial(module.from_native, transform=transform)  # type: ignore[union-attr]
 
 
 def needs_own_buffers(transform: Transform) -> bool:

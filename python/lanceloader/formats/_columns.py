@@ -7,7 +7,7 @@ values with offsets, a list of Python objects, or a dict for a struct.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lanceloader.errors import FormatError
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader._typing import Nulls
+    from lanceloader._native import Batch
+    from lanceloader._typing import Nulls, Transform
 
-__all__ = ["Columns", "Ragged", "as_integers", "check_nulls", "convert"]
+__all__ = ["Columns", "Ragged", "as_integers", "check_nulls", "convert", "gather_runs"]
 
 
 class Ragged(NamedTuple):
@@ -48,6 +49,35 @@ class Columns(dict[str, Any]):
 
 class Collated:
     """The type of ``Columns()[0]``: tells torch that there is nothing left to collate."""
+
+
+def gather_runs(
+    batch: Batch,
+    transform: Transform,
+    vectors: Callable[[Any, str, tuple[int, ...]], Any],
+) -> Columns:
+    """Convert a batch of the core: columns of numbers run by run, the others by ``transform``.
+
+    Args:
+        batch: The rows.
+        transform: Converts a ``pyarrow.RecordBatch``.
+        vectors: Makes an array of a buffer, a dtype and a shape.
+    """
+    import pyarrow as pa
+
+    if not batch.is_owned:
+        batch = batch.to_owned()
+    names, runs, others = batch.runs()
+    out = Columns.fromkeys(names)
+    if len(out) < len(names) or batch.num_rows == 0:
+        return cast("Columns", transform(pa.record_batch(batch)))
+    for columns, dtype, width, block in runs:
+        shape = (len(columns), batch.num_rows) + ((width,) if width else ())
+        for at, values in zip(columns, vectors(block, dtype, shape), strict=True):
+            out[names[at]] = values
+    if others:
+        out.update(transform(pa.record_batch(batch).select(others)))
+    return out
 
 
 def check_nulls(nulls: str, fill_value: Any) -> None:

@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lanceloader.formats._columns import as_integers, check_nulls, convert
+from lanceloader.formats._columns import (
+    as_integers,
+    check_nulls,
+    convert,
+    gather_runs,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lanceloader._typing import Nulls
+    from lanceloader._native import Batch
+    from lanceloader._typing import Nulls, Transform
 
 __all__ = ["columns", "matrix"]
 
@@ -42,6 +48,16 @@ def columns(
     return convert(
         batch, array, nulls=nulls, fill_value=fill_value, format="numpy_dict"
     )
+
+
+def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
+    """Give what ``columns`` gives, of a batch of the core."""
+    return gather_runs(batch, transform, vectors)
+
+
+def vectors(block: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Give columns of one dtype that lie end to end."""
+    return np.frombuffer(block, dtype=dtype).reshape(shape)
 
 
 def array(column: pa.Array) -> np.ndarray[Any, Any]:

@@ -19,12 +19,14 @@ from lanceloader.formats._columns import (
     as_integers,
     check_nulls,
     convert,
+    gather_runs,
     is_text,
 )
 from lanceloader.formats.python import LazyRows, Row
 
 if TYPE_CHECKING:
-    from lanceloader._typing import Nulls
+    from lanceloader._native import Batch
+    from lanceloader._typing import Nulls, Transform
 
 __all__ = ["columns", "matrix", "register", "row_tensors", "rows"]
 
@@ -46,6 +48,14 @@ def is_versioned() -> bool:
 
 
 IS_VERSIONED = is_versioned()
+
+DTYPES = {
+    name: getattr(torch, name)
+    for name in (
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64"),
+    )
+}
 
 
 class TensorError(FormatError, pa.ArrowTypeError):  # type: ignore[misc]
@@ -98,6 +108,19 @@ def columns(
     return convert(
         batch, array, nulls=nulls, fill_value=fill_value, format="torch_dict"
     )
+
+
+def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
+    """Give what ``columns`` gives, of a batch of the core."""
+    return gather_runs(batch, transform, vectors)
+
+
+def vectors(block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    """Give columns of one dtype that lie end to end, as views of one tensor."""
+    whole = torch.frombuffer(block, dtype=DTYPES[dtype])
+    if shape[0] == 1:
+        return (whole if len(shape) == 2 else whole.view(shape[1:]),)
+    return whole.view(shape).unbind(0)
 
 
 def array(column: pa.Array) -> torch.Tensor:

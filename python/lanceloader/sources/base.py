@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import ArrowArrayExportable
     from lanceloader.engine import Engine
+    from lanceloader.options import ReadOptions
 
 __all__ = ["Reader", "Source", "answering"]
 
@@ -71,7 +72,9 @@ class Source(ABC):
         """Say in one line where the rows come from."""
 
     @abstractmethod
-    def reader(self, columns: Sequence[tuple[str, str]]) -> Reader:
+    def reader(
+        self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
+    ) -> Reader:
         """Make a reader of ``columns``, pairs of output name and source name."""
 
     @abstractmethod

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import StorageOptions
     from lanceloader.engine import Engine
+    from lanceloader.options import ReadOptions
 
 __all__ = ["Address", "EngineSource", "Handle"]
 
@@ -138,7 +139,15 @@ class EngineSource(Source):
     def describe(self) -> str:
         return f"{self.name} at version {self.version}, read by its own library"
 
-    def reader(self, columns: Sequence[tuple[str, str]]) -> Reader:
+    def reader(
+        self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
+    ) -> Reader:
+        if options is not None and options.read in ("resident", "external"):
+            message = (
+                f'{self.name}: read="{options.read}" packs rows that the native reader reads, and '
+                "this table is read by its own library; copy it with materialize first"
+            )
+            raise UnsupportedError(message)
         return EngineReader(self.engine(), columns, self._key)
 
     def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:

@@ -11,6 +11,7 @@ from lanceloader._native import Order, Table
 from lanceloader.engine import ROW_ID, EngineReader, engine_of_data, engine_of_uri
 from lanceloader.errors import UnsupportedError
 from lanceloader.numbers import numbers_of
+from lanceloader.options import ReadOptions
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import without_secrets
 
@@ -69,9 +70,12 @@ class NativeSource(Source):
     def num_rows(self) -> int:
         return self.native.num_rows
 
-    def reader(self, columns: Sequence[tuple[str, str]]) -> Reader:
+    def reader(
+        self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
+    ) -> Reader:
+        options = options or ReadOptions()
         try:
-            return self.native.reader(columns)
+            return self.native.reader(columns, **options.for_native())
         except UnsupportedError:
             # A column that only the table's own library reads; it finds rows by id.
             return EngineReader(self.engine(), columns, ROW_ID, self.native)

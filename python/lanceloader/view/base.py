@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader import _native
+from lanceloader.options import ReadOptions
 from lanceloader.transforms import Transforms
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class View:
     """The rows before skip and take."""
     _order: Order
     """The rows served."""
+    _options: ReadOptions
+    """How they are read."""
     _pid: int | None
 
     def _assign(self, source: Source, rows: Order, split: int) -> None:
@@ -55,13 +58,14 @@ class View:
         self.limit = None
         self.connection_factory = None
         self.reader = None
+        self._options = ReadOptions()
         self._pid = None
 
     def _replace(self, **changes: Any) -> Self:
-        """Copy, with changes. The reader is shared unless the columns change."""
+        """Copy, with changes. The reader is shared unless what it reads changes."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
-        if "selection" in changes or "_source" in changes:
+        if not changes.keys().isdisjoint(("selection", "_source", "_options")):
             new.reader = None
         return new
 
@@ -89,7 +93,7 @@ class View:
         """Give the reader of the selected columns, made anew in another process."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:
-            self.reader = self._source.reader(list(self.selection.items()))
+            self.reader = self._source.reader(list(self.selection.items()), self._options)
             self._pid = pid
         return self.reader
 

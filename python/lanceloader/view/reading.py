@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 from lanceloader import _native
 from lanceloader._progress import progress_over
 from lanceloader.errors import FormatError
-from lanceloader.formats import check_nulls, needs_own_buffers, transform_of
+from lanceloader.formats import (
+    check_nulls,
+    native_of,
+    needs_own_buffers,
+    transform_of,
+)
 from lanceloader.formats.python import LazyRows
 from lanceloader.numbers import count
 from lanceloader.transforms import Transforms
@@ -117,26 +122,25 @@ class Reading(ColumnVerbs):
             progress: Whether to show a bar.
         """
         size = count(batch_size) or ENGINE_BATCH_SIZE
-        for batch in self._batches(
-            size, "reading", drop_last=skip_last_batch, progress=progress
-        ):
-            yield self.transform_fn(batch)
+        rows = self.num_rows
+        if skip_last_batch:
+            rows -= rows % size
+        batches = self._ensure_open().load(self._order, size, skip_last_batch)
+        counted = progress_over(
+            batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
+        )
+        yield from map(self._converter(), counted)
 
     def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
         reading = self.with_format("arrow")
-        return reading._batches(None, what, drop_last=False, progress=progress)
+        return reading._batches(what, progress=progress)
 
-    def _batches(
-        self, batch_size: int | None, what: str, *, drop_last: bool, progress: bool
-    ) -> Iterator[pa.RecordBatch]:
-        rows = self.num_rows
-        if drop_last:
-            rows -= rows % (batch_size or 1)
-        batches = self._ensure_open().load(self._order, batch_size, drop_last)
+    def _batches(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
+        batches = self._ensure_open().load(self._order, None, False)  # noqa: FBT003
         return progress_over(
             map(self._record_batch, batches),
-            rows,
+            self.num_rows,
             what,
             enabled=progress,
             rows_of=lambda batch: batch.num_rows,
@@ -164,8 +168,14 @@ class Reading(ColumnVerbs):
         Like ``take_offsets``, except that lists of dicts carry their columns, so that
         torch's default collate need not look at rows.
         """
-        batch = self._take(indices)
         register_collate()
+        convert = native_of(self.transform_fn)
+        if convert is not None:
+            taken = self._take_native(indices)
+            if isinstance(taken, _native.Batch):
+                return convert(taken)
+            return self.transform_fn(taken)
+        batch = self._take(indices)
         if self.transform_fn is Transforms.arrow2python or is_torch_rows(
             self.transform_fn
         ):
@@ -270,6 +280,9 @@ class Reading(ColumnVerbs):
         return distinct
 
     def _take(self, positions: Any) -> pa.RecordBatch:
+        return self._record_batch(self._take_native(positions))
+
+    def _take_native(self, positions: Any) -> Any:
         reader = self._ensure_open()
         if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
             # A torch tensor is no buffer; a numpy array is, and is read as one.
@@ -278,7 +291,19 @@ class Reading(ColumnVerbs):
                 if hasattr(positions, "__array_interface__")
                 else positions.tolist()
             )
-        return self._record_batch(reader.take(self._order, positions))
+        return reader.take(self._order, positions)
+
+    def _converter(self) -> Callable[[Any], Any]:
+        """Give what turns a batch of the core into what is handed out."""
+        convert = native_of(self.transform_fn)
+        transform = self.transform_fn
+
+        def hand_out(batch: Any) -> Any:
+            if convert is not None and isinstance(batch, _native.Batch):
+                return convert(batch)
+            return transform(self._record_batch(batch))
+
+        return hand_out
 
     def _record_batch(self, batch: Any) -> pa.RecordBatch:
         """Import a batch; give it buffers of its own if what is made of it may be written to."""

@@ -180,6 +180,10 @@ class RowVerbs(Reading):
             self._order.shuffled(count(seed), count(epoch), count(clump_size))
         )
 
+    def _with_epoch(self, epoch: int) -> Self:
+        """Shuffle anew, for another epoch of the same seed."""
+        return self._replace(_order=self._order.with_epoch(epoch))
+
     def shard(self, rank: int, world_size: int, *, tail: Tail = "uneven") -> Self:
         """Keep the rows that one of ``world_size`` readers gets: every ``world_size``-th.
 

@@ -17,6 +17,7 @@ use pyo3::types::{PyAnyMethods, PyCapsule, PyCapsuleMethods, PyTuple, PyTypeMeth
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
+use crate::runs::{Run, runs_of};
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
@@ -58,6 +59,19 @@ impl Batch {
     /// The same rows in buffers that nothing else holds.
     fn to_owned(&self, py: Python<'_>) -> PyResult<Self> {
         Ok(Self(enter(py, || self.0.to_owned())?))
+    }
+
+    /// The names of the columns; runs of columns of numbers as `(columns, dtype, width, block)`,
+    /// `width` not 0 for vectors; and the columns that are in no run.
+    ///
+    /// Only for batches that own their buffers.
+    fn runs(&self) -> PyResult<(Vec<&str>, Vec<Run>, Vec<usize>)> {
+        if !self.0.is_owned {
+            return Err(PyValueError::new_err("these rows are shared: wanted to_owned() first"));
+        }
+        let (runs, others) = runs_of(self.0.batch.columns());
+        let fields = self.0.batch.schema_ref().fields();
+        Ok((fields.iter().map(|field| field.name().as_str()).collect(), runs, others))
     }
 
     /// The schema, by the Arrow `PyCapsule` interface.

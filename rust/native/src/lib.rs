@@ -10,6 +10,7 @@ mod handoff;
 mod loader;
 mod order;
 mod parts;
+mod runs;
 mod stats;
 mod table;
 
@@ -28,6 +29,8 @@ mod _native {
     use crate::order::{
         Order, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,
     };
+    #[pymodule_export]
+    use crate::runs::Block;
     #[pymodule_export]
     use crate::stats::{Choice, LoadStats, ReadStats};
     #[pymodule_export]

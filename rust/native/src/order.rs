@@ -124,6 +124,11 @@ impl Order {
         enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Sample, seed, 0, 1)?)))
     }
 
+    /// The order with its last shuffle made anew for another epoch.
+    fn with_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.with_epoch(epoch)?)))
+    }
+
     /// The order `times` times over.
     fn repeat(&self, py: Python<'_>, times: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.repeat(times)?)))

@@ -35,6 +35,7 @@ impl From<&read::Choice> for Choice {
 pub(crate) struct ReadStats {
     rows_packed: u64,
     rows_direct: u64,
+    rows_spilled: u64,
     blocks_filled: u64,
     blocks_mapped: u64,
     bytes_kept: u64,
@@ -48,6 +49,7 @@ impl From<read::ReadStats> for ReadStats {
         Self {
             rows_packed: stats.rows_packed,
             rows_direct: stats.rows_direct,
+            rows_spilled: stats.rows_spilled,
             blocks_filled: stats.blocks_filled,
             blocks_mapped: stats.blocks_mapped,
             bytes_kept: stats.bytes_kept,

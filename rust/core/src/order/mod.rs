@@ -17,6 +17,7 @@
 
 mod bijection;
 mod bitmap;
+mod epoch;
 mod inverse;
 pub mod lancedb;
 mod listed;

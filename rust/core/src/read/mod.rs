@@ -117,6 +117,8 @@ pub struct ReadStats {
     pub rows_packed: u64,
     /// Rows read from the data files.
     pub rows_direct: u64,
+    /// Rows written to scratch files.
+    pub rows_spilled: u64,
     /// Blocks of packed rows that were decoded here.
     pub blocks_filled: u64,
     /// Blocks that another process, or an earlier run, had left.

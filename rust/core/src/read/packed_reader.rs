@@ -70,6 +70,7 @@ impl PackedReader {
         ReadStats {
             rows_packed: of(&counters.rows_packed),
             rows_direct: of(&counters.rows_direct),
+            rows_spilled: 0,
             blocks_filled: of(&counters.blocks_filled),
             blocks_mapped: of(&counters.blocks_mapped),
             bytes_kept: self.resident.kept().0,

@@ -1,0 +1,64 @@
+//! The same order for another epoch.
+
+use std::sync::Arc;
+
+use super::{Map, Order, Purpose, Shuffle, Windowed};
+use crate::error::Result;
+
+impl Order {
+    /// The order with its last shuffle made anew for `epoch`; what was split, sampled or shuffled
+    /// before it stays. An order that is not shuffled is the same in every epoch.
+    ///
+    /// Constant time.
+    ///
+    /// # Errors
+    ///
+    /// None for an order that could be made.
+    pub fn with_epoch(&self, epoch: u64) -> Result<Self> {
+        let mut order = self.clone();
+        for map in &mut order.maps {
+            match map {
+                Map::Shuffle(shuffle) if shuffle.purpose() == Purpose::Shuffle => {
+                    let (len, seed, clump) = (shuffle.len(), shuffle.seed(), shuffle.clump());
+                    let next = Shuffle::new(len, Purpose::Shuffle, seed, epoch, clump)?;
+                    *map = Map::Shuffle(Arc::new(next));
+                    break;
+                }
+                Map::Windowed(windowed) => {
+                    let (len, seed) = (windowed.len(), windowed.seed());
+                    let (block, window_blocks) = (windowed.block(), windowed.window_blocks());
+                    let next = Windowed::new(len, seed, epoch, block, window_blocks)?;
+                    *map = Map::Windowed(Arc::new(next));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        Ok(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_shuffle_is_made_anew() {
+        let inner = Order::all(100).shuffled(1, 0, 1).unwrap().slice(0, 50).unwrap();
+        let order = inner.shuffled(2, 0, 1).unwrap().strided(0, 2, 25).unwrap();
+        let next = order.with_epoch(3).unwrap();
+        let wanted = inner.shuffled(2, 3, 1).unwrap().strided(0, 2, 25).unwrap();
+        assert_eq!(next.to_vec(), wanted.to_vec());
+        assert_ne!(next.to_vec(), order.to_vec());
+        assert_eq!(next.with_epoch(0).unwrap().to_vec(), order.to_vec());
+    }
+
+    #[test]
+    fn what_was_split_and_what_was_windowed() {
+        let split = Order::all(100).shuffled_for(Purpose::Split, 1, 0, 1).unwrap();
+        assert_eq!(split.with_epoch(9).unwrap().to_vec(), split.to_vec());
+        let windowed = |epoch| Order::all(100).windowed(1, epoch, 5, 4).unwrap().to_vec();
+        let first = Order::all(100).windowed(1, 0, 5, 4).unwrap();
+        assert_eq!(first.with_epoch(2).unwrap().to_vec(), windowed(2));
+    }
+}

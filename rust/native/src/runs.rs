@@ -1,0 +1,106 @@
+//! Columns of numbers that lie end to end, as one buffer: what makes a dict of tensors cheap.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use arrow_array::{Array, ArrayRef};
+use arrow_buffer::Buffer;
+use arrow_schema::DataType;
+use pyo3::exceptions::PyBufferError;
+use pyo3::{Bound, PyResult, ffi, pyclass, pymethods};
+
+/// Bytes of a run of columns, for `torch.frombuffer` and `numpy.frombuffer`.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Block {
+    /// Every column of the run, so that the bytes between the first and the last stay alive even if
+    /// each column has an allocation of its own.
+    columns: Vec<Buffer>,
+    num_bytes: usize,
+}
+
+#[pymethods]
+impl Block {
+    #[expect(unsafe_code, reason = "the buffer protocol")]
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("no view was given"));
+        }
+        let block = slf.get();
+        let start = block.columns.first().map_or(ptr::null(), Buffer::as_ptr);
+        let len = isize::try_from(block.num_bytes)?;
+        // SAFETY: `view` is the interpreter's. The bytes live as long as `slf`, of which the view
+        // takes a reference, and nothing but the batch they came from shows them: `runs` is for
+        // batches that own their buffers, so they may be written to.
+        let filled = unsafe {
+            ffi::PyBuffer_FillInfo(view, slf.as_any().as_ptr(), start.cast::<c_void>().cast_mut(), len, 0, flags)
+        };
+        if filled == 0 { Ok(()) } else { Err(pyo3::PyErr::fetch(slf.py())) }
+    }
+}
+
+/// A run: the numbers of its columns, their dtype, the values of each row if they are vectors, bytes.
+pub(crate) type Run = (Vec<usize>, &'static str, usize, Block);
+
+/// The runs of columns that hold numbers, and the numbers of the other columns.
+pub(crate) fn runs_of(columns: &[ArrayRef]) -> (Vec<Run>, Vec<usize>) {
+    let mut numbers = Vec::new();
+    let mut others = Vec::new();
+    for (at, column) in columns.iter().enumerate() {
+        match values_of(column) {
+            Some((dtype, width, values)) => numbers.push((values, at, dtype, width)),
+            None => others.push(at),
+        }
+    }
+    numbers.sort_by_key(|(values, ..)| values.as_ptr());
+    let mut runs: Vec<Run> = Vec::new();
+    for (values, at, dtype, width) in numbers {
+        if let Some((columns, kind, len, block)) = runs.last_mut()
+            && (*kind, *len) == (dtype, width)
+            && let Some(last) = block.columns.last()
+            && last.as_ptr().wrapping_add(last.len()) == values.as_ptr()
+        {
+            columns.push(at);
+            block.num_bytes += values.len();
+            block.columns.push(values);
+        } else {
+            let num_bytes = values.len();
+            runs.push((vec![at], dtype, width, Block { columns: vec![values], num_bytes }));
+        }
+    }
+    (runs, others)
+}
+
+/// The dtype, the values of each row if they are vectors, and the bytes of a column without nulls.
+fn values_of(column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
+    if column.null_count() > 0 {
+        return None;
+    }
+    if let DataType::FixedSizeList(_, size) = column.data_type() {
+        let len = usize::try_from(*size).ok().filter(|&len| len > 0)?;
+        let values = arrow_array::cast::AsArray::as_fixed_size_list(column).values();
+        let (dtype, width, values) = values_of(values)?;
+        return (width == 0).then_some((dtype, len, values));
+    }
+    let dtype = match column.data_type() {
+        DataType::Int8 => "int8",
+        DataType::Int16 => "int16",
+        DataType::Int32 => "int32",
+        DataType::Int64 => "int64",
+        DataType::UInt8 => "uint8",
+        DataType::UInt16 => "uint16",
+        DataType::UInt32 => "uint32",
+        DataType::UInt64 => "uint64",
+        DataType::Float16 => "float16",
+        DataType::Float32 => "float32",
+        DataType::Float64 => "float64",
+        _ => return None,
+    };
+    let width = column.data_type().primitive_width()?;
+    let data = column.to_data();
+    let values = data.buffers()[0].slice_with_length(data.offset() * width, data.len() * width);
+    Some((dtype, 0, values))
+}
