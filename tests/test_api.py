@@ -53,7 +53,9 @@ def documented_names():
             for cls in getattr(value, "__mro__", ()):
                 if cls.__module__.startswith("lanceloader") and cls.__name__ != "Fold":
                     for member, found in vars(cls).items():
-                        if not member.startswith("_") and not isinstance(found, str):
+                        if member[0] != "_" and (
+                            callable(found) or hasattr(found, "__get__")
+                        ):
                             yield f"{cls.__name__}.{member}", found
 
 

@@ -54,28 +54,18 @@ class Stats:
     def of(
         cls,
         load: LoadStats,
-        before: ReadStats | None,
-        after: ReadStats | None,
+        before: ReadStats,
+        after: ReadStats,
         seconds: float,
     ) -> Stats:
         """Put what the core counted together."""
-        own = cls(
+        return cls(
             batches=load.batches,
             rows=load.rows,
             bytes=load.bytes,
             seconds=seconds,
             first_batch_seconds=load.first_batch_nanos / 1e9,
             wait_seconds=load.wait_nanos / 1e9,
-        )
-        if before is None or after is None:
-            return own
-        return cls(
-            own.batches,
-            own.rows,
-            own.bytes,
-            own.seconds,
-            own.first_batch_seconds,
-            own.wait_seconds,
             rows_packed=after.rows_packed - before.rows_packed,
             rows_direct=after.rows_direct - before.rows_direct,
             rows_spilled=after.rows_spilled - before.rows_spilled,

@@ -79,13 +79,14 @@ def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
     function: Any = transform
     if isinstance(transform, functools.partial):
         function, options = transform.func, transform.keywords
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    is_dict = getattr(function, "__name__", "") == "columns"
-    if not is_dict or getattr(module, "columns", None) is not function:
+    package, _, library = (getattr(function, "__module__", None) or "").rpartition(".")
+    if package != __name__ or options.get("nulls") == "mask":
         return None
-    if getattr(module, "__package__", None) != __name__ or options.get("nulls") == "mask":
+    if FORMATS.get(f"{library}_dict") != (library, getattr(function, "__name__", None)):
         return None
-    return functools.partial(module.from_native, transform=transform)  # type: ignore[union-attr]
+    return functools.partial(
+        sys.modules[f"{package}.{library}"].from_native, transform=transform
+    )
 
 
 def needs_own_buffers(transform: Transform) -> bool:

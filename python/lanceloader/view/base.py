@@ -93,7 +93,9 @@ class View:
         """Give the reader of the selected columns, made anew in another process."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:
-            self.reader = self._source.reader(list(self.selection.items()), self._options)
+            self.reader = self._source.reader(
+                list(self.selection.items()), self._options
+            )
             self._pid = pid
         return self.reader
 

@@ -141,9 +141,8 @@ class Loader:
         self.epoch: int | None = None
         self._view = view
         self._progress = progress
-        self._running: tuple[_native.Loader, _native.ReadStats | None, float] | None = (
-            None
-        )
+        self._is_advancing = False
+        self._running: tuple[_native.Loader, _native.ReadStats, float] | None = None
 
     @property
     def permutation(self) -> Permutation:
@@ -171,16 +170,26 @@ class Loader:
         Returns:
             This loader.
         """
-        self.epoch = count(epoch)
+        before, self.epoch = self.epoch, count(epoch)
+        self._is_advancing = before is not None and self.epoch == before + 1
         return self
 
     def __iter__(self) -> Iterator[Any]:
+        # All epochs share the reader, and what it keeps.
+        reader = self._view._ensure_open()
         view = self.permutation
-        reader = view._ensure_open()
-        before = reader.stats() if isinstance(reader, _native.Reader) else None
-        batches = reader.load(view._order, self.batch_size, self.drop_last)
-        if isinstance(batches, _native.Loader):
-            self._running = batches, before, time.monotonic()
+        if isinstance(reader, _native.Reader):
+            # Whoever went from one epoch to the next will go on.
+            after = self._view._with_epoch((self.epoch or 0) + 1)._order
+            batches = reader.load(
+                view._order,
+                self.batch_size,
+                self.drop_last,
+                after if self._is_advancing else None,
+            )
+            self._running = batches, reader.stats(), time.monotonic()
+        else:
+            batches = reader.load(view._order, self.batch_size, self.drop_last)
         convert = view._converter()
         return progress_over(
             map(convert, batches),
@@ -201,7 +210,7 @@ class Loader:
             return Stats()
         loader, before, started = self._running
         reader = self._view._ensure_open()
-        after = reader.stats() if isinstance(reader, _native.Reader) else None
+        after = reader.stats() if isinstance(reader, _native.Reader) else before
         return Stats.of(loader.stats(), before, after, time.monotonic() - started)
 
     def __repr__(self) -> str:

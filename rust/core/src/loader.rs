@@ -36,6 +36,7 @@ pub struct Loader {
     running: Option<Running>,
     ready: VecDeque<Gathered>,
     stats: LoadStats,
+    next: Option<Order>,
 }
 
 /// What a consumer saw.
@@ -125,7 +126,15 @@ impl Loader {
             running: None,
             ready: VecDeque::new(),
             stats: LoadStats::default(),
+            next: None,
         })
+    }
+
+    /// Says which order will probably be loaded after this one, so that it can be prepared meanwhile.
+    #[must_use]
+    pub fn followed_by(mut self, next: Order) -> Self {
+        self.next = Some(next);
+        self
     }
 
     /// The position of the first row that was not handed out yet.
@@ -211,7 +220,7 @@ impl Loader {
     fn start(&self) -> Result<Running> {
         let Source { reader, order } = &self.source;
         let left = self.num_rows - self.position;
-        let feed = Arc::new(reader.feed(order, left)?);
+        let feed = Arc::new(reader.feed(order, left, self.next.clone())?);
         let threads = feed.num_threads();
         let state = State {
             position: self.position,

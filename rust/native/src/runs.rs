@@ -36,7 +36,14 @@ impl Block {
         // takes a reference, and nothing but the batch they came from shows them: `runs` is for
         // batches that own their buffers, so they may be written to.
         let filled = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_any().as_ptr(), start.cast::<c_void>().cast_mut(), len, 0, flags)
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_any().as_ptr(),
+                start.cast::<c_void>().cast_mut(),
+                len,
+                0,
+                flags,
+            )
         };
         if filled == 0 { Ok(()) } else { Err(pyo3::PyErr::fetch(slf.py())) }
     }

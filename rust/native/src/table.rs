@@ -20,8 +20,8 @@ use crate::arguments::{Numbers, strategy_of};
 use crate::enter::enter;
 use crate::handoff::{Batch, collect, columns_of, schema_capsule, stream_capsule, stream_of};
 use crate::loader::Loader;
-use crate::stats::{Choice, ReadStats};
 use crate::order::Order;
+use crate::stats::{Choice, ReadStats};
 
 /// A table at one version: a Lance table, or Arrow data in memory.
 #[pyclass(frozen, module = "lanceloader._native")]
@@ -179,7 +179,9 @@ impl Table {
             let names = columns.iter().map(|(name, source)| (name.as_str(), source.as_str()));
             let projection = Projection::new(self.schema(), names)?;
             Ok(Reader(match &self.0 {
-                Kind::Lance(table) => read::Reader::of_table(Arc::clone(table), projection, options)?,
+                Kind::Lance(table) => {
+                    read::Reader::of_table(Arc::clone(table), projection, options)?
+                }
                 Kind::Memory(table) => read::Reader::of_memory(table, projection, options)?,
             }))
         })
@@ -319,16 +321,24 @@ impl Reader {
         Ok(Batch::new(rows))
     }
 
-    /// All rows of `order` in batches, read ahead on a thread; without a batch size, as they are read.
+    /// All rows of `order` in batches, read ahead by threads; without a batch size, as they are read.
+    /// `next` is the order that will probably be loaded afterwards.
+    #[pyo3(signature = (order, batch_size, drop_last, next=None))]
     fn load(
         &self,
         py: Python<'_>,
         order: &Order,
         batch_size: Option<usize>,
         drop_last: bool,
+        next: Option<&Order>,
     ) -> PyResult<Loader> {
         let loader = enter(py, || {
-            loader::Loader::new(self.0.clone(), order.0.clone(), batch_size, drop_last)
+            let loader =
+                loader::Loader::new(self.0.clone(), order.0.clone(), batch_size, drop_last)?;
+            Ok(match next {
+                Some(next) => loader.followed_by(next.0.clone()),
+                None => loader,
+            })
         })?;
         Ok(Loader::new(loader))
     }

@@ -79,7 +79,8 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         let words = self.words();
         let check = words.iter().fold(0_u64, |sum, word| sum.rotate_left(9) ^ word);
-        for (slot, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words.into_iter().chain([check]))
+        for (slot, word) in
+            bytes.as_chunks_mut::<8>().0.iter_mut().zip(words.into_iter().chain([check]))
         {
             *slot = word.to_le_bytes();
         }
@@ -152,8 +153,10 @@ impl Block {
     /// [`Error::NotFound`], [`Error::Io`], and [`Error::Corrupt`] if it is not what was written.
     pub(super) fn map(path: &Path, key: u64, is_trusted: bool) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io(path.display(), &error);
-        let corrupt =
-            |reason: &str| Error::Corrupt { path: path.display().to_string(), reason: reason.into() };
+        let corrupt = |reason: &str| Error::Corrupt {
+            path: path.display().to_string(),
+            reason: reason.into(),
+        };
         let mut file = File::open(path).map_err(failed)?;
         let num_bytes = file.metadata().map_err(failed)?.len();
         let mut first = [0; HEADER_BYTES];

@@ -150,8 +150,7 @@ impl Entry {
     /// [`Error::Io`] if the folder cannot be written to.
     pub(crate) fn claim(&self, block: usize) -> Result<Option<Claim<'_>>> {
         let part = self.file(block, PART);
-        let open =
-            || OpenOptions::new().write(true).create(true).truncate(false).open(&part);
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&part);
         let file = match open() {
             // Somebody removed the whole folder.
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -239,7 +238,8 @@ fn entries(cache: &Path) -> Vec<Kept> {
         found.map(|found| found.path()).filter(|path| path.is_dir()).collect()
     };
     let entry = |path: PathBuf| {
-        let last_used = fs::metadata(path.join(DESCRIPTION)).and_then(|file| file.modified()).ok()?;
+        let last_used =
+            fs::metadata(path.join(DESCRIPTION)).and_then(|file| file.modified()).ok()?;
         let files = fs::read_dir(&path).ok()?.flatten();
         let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
         Some(Kept { path, bytes, last_used })
@@ -307,12 +307,7 @@ mod tests {
     }
 
     fn rows(value: u8) -> PackedRows {
-        PackedRows {
-            heads: vec![value; 40],
-            tails: Vec::new(),
-            num_rows: 5,
-            bits_set: Vec::new(),
-        }
+        PackedRows { heads: vec![value; 40], tails: Vec::new(), num_rows: 5, bits_set: Vec::new() }
     }
 
     fn fill(entry: &Entry) {
@@ -339,7 +334,8 @@ mod tests {
     fn a_part_that_was_left_behind_is_taken_over() {
         let cache = tempfile::tempdir().unwrap();
         let entry = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
-        fs::write(entry.file(0, PART), b"half a block, and longer than a whole one".repeat(9)).unwrap();
+        fs::write(entry.file(0, PART), b"half a block, and longer than a whole one".repeat(9))
+            .unwrap();
         entry.claim(0).unwrap().unwrap().publish(&rows(4)).unwrap();
         assert_eq!(entry.load(0).unwrap().heads(), [4; 40]);
         assert!(!entry.file(0, PART).exists());

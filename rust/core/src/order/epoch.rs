@@ -36,6 +36,32 @@ impl Order {
         }
         Ok(order)
     }
+
+    /// Whether an order is known to be the same one: made by the same steps from the same parts.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Map, &Map)| match (a, b) {
+            (Map::Range { start, step }, Map::Range { start: other, step: stride }) => {
+                (start, step) == (other, stride)
+            }
+            (Map::Repeat { len }, Map::Repeat { len: other }) => len == other,
+            (Map::Bitmap(a), Map::Bitmap(b)) => Arc::ptr_eq(a, b),
+            (Map::Listed(a), Map::Listed(b)) => Arc::ptr_eq(a, b),
+            (Map::Shuffle(a), Map::Shuffle(b)) => {
+                let key = |map: &Shuffle| (map.len(), map.seed(), map.epoch(), map.clump());
+                key(a) == key(b) && a.purpose() == b.purpose()
+            }
+            (Map::Windowed(a), Map::Windowed(b)) => {
+                let key = |map: &Windowed| {
+                    (map.len(), map.seed(), map.epoch(), map.block(), map.window_blocks())
+                };
+                key(a) == key(b)
+            }
+            _ => false,
+        };
+        self.len == other.len
+            && self.maps.len() == other.maps.len()
+            && self.maps.iter().zip(&other.maps).all(same)
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! What the leaves of a batch hold, as bytes.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type,
-};
+use arrow_array::types::{BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type};
 use arrow_array::{Array, ArrayRef, GenericListArray, OffsetSizeTrait};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_schema::DataType;

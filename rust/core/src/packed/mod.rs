@@ -61,9 +61,17 @@ enum Kind {
     /// Strings and binary.
     Bytes(usize),
     /// Lists of fixed-width values, and where values are null inside of them.
-    List { values: usize, mask: Option<usize>, width: usize },
+    List {
+        values: usize,
+        mask: Option<usize>,
+        width: usize,
+    },
     /// Vectors of `len` fixed-width values.
-    Vector { values: usize, mask: Option<usize>, len: usize },
+    Vector {
+        values: usize,
+        mask: Option<usize>,
+        len: usize,
+    },
     Struct(Vec<Node>),
     /// Anything else, encoded value by value.
     Nested(usize),

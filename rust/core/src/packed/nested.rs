@@ -334,7 +334,8 @@ impl Builder {
                 array = array.add_buffer(offsets(&ends, is_long)?).add_buffer(data.into());
             }
             Values::List { ends, child } => {
-                array = array.add_buffer(offsets(&ends, is_long)?).add_child_data(child.finish(None)?);
+                array =
+                    array.add_buffer(offsets(&ends, is_long)?).add_child_data(child.finish(None)?);
             }
             Values::Vector { child, .. } => array = array.add_child_data(child.finish(None)?),
             Values::Struct(fields) => {

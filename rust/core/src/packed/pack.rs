@@ -93,8 +93,7 @@ impl Packing {
         if parts.is_empty() {
             return Ok(());
         }
-        let sum: usize =
-            parts.iter().flat_map(|(_, tail)| &tail.ranges).map(|(_, len)| len).sum();
+        let sum: usize = parts.iter().flat_map(|(_, tail)| &tail.ranges).map(|(_, len)| len).sum();
         tails.reserve(sum);
         for (row, head) in heads.chunks_exact_mut(self.stride).enumerate() {
             self.set_tail(head, tails.len());
@@ -126,12 +125,7 @@ fn copy_in(values: &[u8], width: usize, heads: &mut [u8], stride: usize, slot: u
     }
 }
 
-fn copy_array_in<const WIDTH: usize>(
-    values: &[u8],
-    heads: &mut [u8],
-    stride: usize,
-    slot: usize,
-) {
+fn copy_array_in<const WIDTH: usize>(values: &[u8], heads: &mut [u8], stride: usize, slot: usize) {
     let values = values.as_chunks::<WIDTH>().0;
     for (head, value) in heads.chunks_exact_mut(stride).zip(values) {
         head[slot..slot + WIDTH].copy_from_slice(value);

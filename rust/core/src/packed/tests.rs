@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{
-    Int32Builder, ListBuilder, MapBuilder, StringBuilder, StructBuilder,
-};
+use arrow_array::builder::{Int32Builder, ListBuilder, MapBuilder, StringBuilder, StructBuilder};
 use arrow_array::types::{Float32Type, Int16Type, Int32Type};
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray,
-    FixedSizeListArray, Int8Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
-    NullArray, RecordBatch, StringArray, StringViewArray, StructArray, UInt32Array,
+    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, FixedSizeListArray,
+    Int8Array, Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch,
+    StringArray, StringViewArray, StructArray, UInt32Array,
 };
 use arrow_schema::{Field, Schema};
 use proptest::prelude::*;
@@ -110,7 +108,8 @@ use arrow_buffer::NullBuffer;
 
 fn batch(cells: &[Cell], picked: &[usize]) -> RecordBatch {
     let all = columns(cells);
-    let columns: Vec<ArrayRef> = picked.iter().map(|&at| Arc::clone(&all[at % all.len()])).collect();
+    let columns: Vec<ArrayRef> =
+        picked.iter().map(|&at| Arc::clone(&all[at % all.len()])).collect();
     let fields: Vec<Field> = columns
         .iter()
         .enumerate()

@@ -145,7 +145,12 @@ impl Packing {
             };
             match groups.iter_mut().find(|group| group.field.data_type() == field.data_type()) {
                 Some(group) => group.leaves.push(leaf),
-                None => groups.push(Group { field, width, leaves: vec![leaf], out: MutableBuffer::new(0) }),
+                None => groups.push(Group {
+                    field,
+                    width,
+                    leaves: vec![leaf],
+                    out: MutableBuffer::new(0),
+                }),
             }
         }
         for group in &mut groups {
@@ -157,7 +162,14 @@ impl Packing {
         };
         let bits = is_wanted.iter().enumerate().filter_map(bits).collect();
         let tails = |(leaf, field): (usize, &Option<&Field>)| match self.leaves[leaf] {
-            Leaf::Tail { slot } => Some(TailOut { leaf, slot, parts: field.map(|_| Parts { data: MutableBuffer::new(0), ends: Vec::with_capacity(num_rows) }) }),
+            Leaf::Tail { slot } => Some(TailOut {
+                leaf,
+                slot,
+                parts: field.map(|_| Parts {
+                    data: MutableBuffer::new(0),
+                    ends: Vec::with_capacity(num_rows),
+                }),
+            }),
             Leaf::Fixed { .. } | Leaf::Bit { .. } => None,
         };
         let tails: Vec<TailOut> = is_wanted.iter().enumerate().filter_map(tails).collect();
@@ -340,9 +352,8 @@ impl Assembly<'_, '_> {
                 };
                 let values = primitive(child.data_type(), num_rows * len, values, mask)?;
                 let child = Arc::clone(child);
-                let array = FixedSizeListArray::try_new_with_length(
-                    child, *size, values, nulls, num_rows,
-                );
+                let array =
+                    FixedSizeListArray::try_new_with_length(child, *size, values, nulls, num_rows);
                 Arc::new(array.map_err(misfit)?)
             }
             Kind::Struct(fields) => {
@@ -387,7 +398,9 @@ impl Assembly<'_, '_> {
     ) -> Result<ArrayRef> {
         let parts = self.tail(leaf)?;
         let offsets = match data_type {
-            DataType::Utf8 | DataType::Binary => offsets::<i32>(&parts, 1)?.into_inner().into_inner(),
+            DataType::Utf8 | DataType::Binary => {
+                offsets::<i32>(&parts, 1)?.into_inner().into_inner()
+            }
             _ => offsets::<i64>(&parts, 1)?.into_inner().into_inner(),
         };
         let array = ArrayData::builder(data_type.clone())

@@ -128,10 +128,12 @@ impl Choice {
         } else if row_bytes > WIDE_BYTES {
             (Strategy::Direct, format!("rows are wide: {row_bytes} bytes on average"))
         } else if packed_bytes <= memory_bytes {
-            let fits = format!("{packed_bytes} bytes of packed rows fit in {memory_bytes} of memory");
+            let fits =
+                format!("{packed_bytes} bytes of packed rows fit in {memory_bytes} of memory");
             (Strategy::Resident, fits)
         } else if row_bytes <= MEDIUM_BYTES {
-            let fits = format!("{packed_bytes} bytes of packed rows exceed {memory_bytes} of memory");
+            let fits =
+                format!("{packed_bytes} bytes of packed rows exceed {memory_bytes} of memory");
             (Strategy::External, fits)
         } else {
             let wide = format!(

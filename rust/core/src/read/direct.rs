@@ -124,6 +124,15 @@ impl Scan for Direct {
         let reads = plan_run(self.table.layout(), offsets)?;
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
+
+    fn forget(&self) {
+        let open = self.fragments.get_or_make(|| Err(Error::Bug("nothing is open".into())));
+        let Ok(fragments) = open else {
+            return;
+        };
+        let readers = fragments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        readers.iter().flatten().for_each(|reader| reader.forget());
+    }
 }
 
 fn request<'a>((reader, read): (&'a Arc<FragmentReader>, &Read)) -> Result<Pending<'a>> {

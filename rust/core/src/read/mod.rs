@@ -7,9 +7,12 @@
 
 mod choose;
 mod direct;
+mod external;
+mod feed;
 mod memory;
 mod packed_reader;
 mod resident;
+mod scratch;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,11 +23,11 @@ use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::SchemaRef;
 
 pub use choose::{Choice, Options, Strategy};
+pub(crate) use feed::Feed;
 pub use memory::MemoryTable;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
-use crate::order::Order;
 use crate::plan::Rows;
 use crate::projection::{Projection, Source, batch};
 use crate::table::Table;
@@ -36,15 +39,6 @@ use resident::Scan;
 const WORTH_FILLING: u64 = 32;
 /// And at once for readers that ask for this many rows at a time, twice: they are training.
 const BATCH_ROWS: usize = 32;
-
-/// What a window aims to hold where single rows are read from files: reading gains from every
-/// doubling (1,024 narrow rows at a time read 70,000 rows/s, 8,192 read 200,000 and 262,144 read
-/// 460,000 of a table of 18 columns), so this is what several loaders at once may take.
-const DIRECT_WINDOW_BYTES: usize = 16 << 20;
-/// Where rows are gathered from memory, a window is only as long as handing over is worth.
-const PACKED_WINDOW_BYTES: usize = 1 << 20;
-/// Threads of a loader: one gathers faster than most consumers can take.
-const MAX_THREADS: usize = 4;
 
 /// Reads the projected columns of a table, rows by offset. Cheap to clone; clones share what they keep.
 #[derive(Debug, Clone)]
@@ -60,6 +54,12 @@ struct Shared {
     rows_asked: AtomicU64,
     takes: AtomicU64,
     rows_direct: AtomicU64,
+    rows_spilled: AtomicU64,
+    /// Why scratch files could not be used.
+    spill_failure: ArcSwapOption<Error>,
+    /// The next epoch of a loader, on its way to scratch files.
+    ahead: ArcSwapOption<feed::Ahead>,
+    scratch: Arc<scratch::Pool>,
 }
 
 /// What reads rows when nothing is kept.
@@ -100,10 +100,19 @@ impl Base {
 
     /// A batch with its system columns, from the columns read.
     fn assemble(&self, read: &RecordBatch, offsets: &[u64]) -> Result<RecordBatch> {
+        self.assemble_lazily(read, || Ok(offsets.to_vec()))
+    }
+
+    /// The same, if offsets are only known at a cost.
+    fn assemble_lazily(
+        &self,
+        read: &RecordBatch,
+        offsets: impl Fn() -> Result<Vec<u64>>,
+    ) -> Result<RecordBatch> {
         let column = |source: &Source| -> Result<ArrayRef> {
             Ok(Arc::new(UInt64Array::from(match source {
-                Source::RowOffset => offsets.to_vec(),
-                source => self.system(source, offsets)?,
+                Source::RowOffset => offsets()?,
+                source => self.system(source, &offsets()?)?,
             })))
         };
         self.projection().assemble(read, column)
@@ -168,6 +177,10 @@ impl Reader {
             rows_asked: AtomicU64::new(0),
             takes: AtomicU64::new(0),
             rows_direct: AtomicU64::new(0),
+            rows_spilled: AtomicU64::new(0),
+            spill_failure: ArcSwapOption::empty(),
+            ahead: ArcSwapOption::empty(),
+            scratch: Arc::default(),
         }))
     }
 
@@ -202,10 +215,12 @@ impl Reader {
 
     /// What was read so far.
     pub fn stats(&self) -> ReadStats {
-        let mut stats = self.0.packed.load().as_ref().map_or_else(ReadStats::default, |packed| {
-            packed.stats()
-        });
+        let mut stats =
+            self.0.packed.load().as_ref().map_or_else(ReadStats::default, |packed| packed.stats());
         stats.rows_direct += self.0.rows_direct.load(Ordering::Relaxed);
+        stats.rows_spilled += self.0.rows_spilled.load(Ordering::Relaxed);
+        let failure = self.0.spill_failure.load();
+        stats.failure = stats.failure.or_else(|| failure.as_ref().map(ToString::to_string));
         stats
     }
 
@@ -236,27 +251,22 @@ impl Reader {
         self.take_from(self.0.packed.load_full().as_deref(), offsets, batch_size)
     }
 
-    /// Starts to keep packed rows, if that is how an order of `num_rows` rows should be read. Says
-    /// whether it is.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`choice`](Self::choice).
-    pub fn prepare(&self, num_rows: u64) -> Result<bool> {
+    /// How an order of `num_rows` rows is read by a loader, which starts to keep packed rows if that
+    /// is how.
+    fn prepare(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
+        let is_asked_for = self.0.options.strategy.is_some();
+        if is_ascending && !is_asked_for {
+            return Ok(Strategy::Direct);
+        }
         let choice = self.choice()?;
-        let is_worth = self.0.options.strategy.is_some()
-            || num_rows.saturating_mul(WORTH_FILLING) >= choice.num_rows;
-        let is_resident = choice.strategy == Strategy::Resident && is_worth;
-        if is_resident {
+        let is_worth = is_asked_for || num_rows.saturating_mul(WORTH_FILLING) >= choice.num_rows;
+        if !is_worth {
+            return Ok(Strategy::Direct);
+        }
+        if choice.strategy == Strategy::Resident {
             self.packed(&choice)?;
         }
-        Ok(is_resident)
-    }
-
-    /// What a loader reads an order from.
-    pub(crate) fn feed(&self, order: &Order, left: u64) -> Result<Feed> {
-        let is_resident = !order.is_ascending() && self.prepare(left)?;
-        Ok(Feed { reader: self.clone(), order: order.clone(), is_resident })
+        Ok(choice.strategy)
     }
 
     fn take_from(
@@ -310,39 +320,14 @@ impl Reader {
             Some(packed) => packed,
             None => {
                 let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
-                let before = shared.packed.compare_and_swap(&None::<Arc<PackedReader>>, Some(Arc::clone(&made)));
+                let before = shared
+                    .packed
+                    .compare_and_swap(&None::<Arc<PackedReader>>, Some(Arc::clone(&made)));
                 before.as_ref().map_or(made, Arc::clone)
             }
         };
         packed.fill(shared.options.num_threads())?;
         Ok(packed)
-    }
-}
-
-/// Windows of an order, read by several threads at once.
-#[derive(Debug)]
-pub(crate) struct Feed {
-    reader: Reader,
-    order: Order,
-    is_resident: bool,
-}
-
-impl Feed {
-    /// The rows at these positions, as batches of `batch_size`.
-    pub(crate) fn read(&self, positions: Range<u64>, batch_size: usize) -> Result<Vec<Gathered>> {
-        let offsets = self.order.offsets(positions)?;
-        self.reader.take_window(&offsets, batch_size)
-    }
-
-    /// Bytes that a window should hold.
-    pub(crate) fn window_bytes(&self) -> usize {
-        let is_packed = self.is_resident && self.reader.kept().is_some();
-        if is_packed { PACKED_WINDOW_BYTES } else { DIRECT_WINDOW_BYTES }
-    }
-
-    /// Threads that should read.
-    pub(crate) fn num_threads(&self) -> usize {
-        self.reader.options().num_threads().min(MAX_THREADS)
     }
 }
 

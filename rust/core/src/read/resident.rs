@@ -45,6 +45,9 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
 
     /// The rows at these offsets, in one batch or several.
     fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
+
+    /// Gives memory back that holds what was scanned, and will not be wanted again soon.
+    fn forget(&self) {}
 }
 
 /// How many rows a block has, so that it has some [`BLOCK_BYTES`]; a power of two.

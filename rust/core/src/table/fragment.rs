@@ -126,6 +126,11 @@ impl FragmentReader {
         })
     }
 
+    /// Gives the memory back that mapped files take in this process.
+    pub(crate) fn forget(&self) {
+        self.files.iter().for_each(|columns| columns.file.forget());
+    }
+
     /// Whether reads wait for another machine.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())

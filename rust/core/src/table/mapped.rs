@@ -15,13 +15,14 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 
@@ -29,7 +30,17 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
+    mapping: Arc<Mmap>,
     bytes: Bytes,
+}
+
+/// What `Bytes` holds of a mapping.
+struct Shown(Arc<Mmap>);
+
+impl AsRef<[u8]> for Shown {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl MappedFile {
@@ -50,8 +61,9 @@ impl MappedFile {
         if let Some(wanted) = expected_bytes.filter(|&wanted| wanted != found) {
             return Err(wrong_size(path, found, wanted));
         }
-        let mapping = map(&file).map_err(failed)?;
-        Ok(Some(Self { path: path.to_path_buf(), bytes: Bytes::from_owner(mapping) }))
+        let mapping = Arc::new(map(&file).map_err(failed)?);
+        let bytes = Bytes::from_owner(Shown(Arc::clone(&mapping)));
+        Ok(Some(Self { path: path.to_path_buf(), mapping, bytes }))
     }
 
     /// Some of its bytes.
@@ -71,6 +83,15 @@ impl MappedFile {
                 ),
             }),
         }
+    }
+
+    /// Takes the mapping's pages out of this process; they stay in the page cache, from where they
+    /// come back when they are touched.
+    #[expect(unsafe_code, reason = "advice on a mapping")]
+    pub(crate) fn forget(&self) {
+        // SAFETY: the mapping is of a file and is never written to, so its pages come back with the
+        // same contents.
+        let _ = unsafe { self.mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     /// Whether a buffer is a part of the mapping.

@@ -98,6 +98,13 @@ impl DataFile {
             || data.child_data().iter().any(|child| self.holds_some_of(child))
     }
 
+    /// Gives the memory back that the mapped file takes in this process.
+    pub(super) fn forget(&self) {
+        if let Some(mapped) = &self.mapped {
+            mapped.forget();
+        }
+    }
+
     /// # Errors
     ///
     /// [`Error::Corrupt`] if a mapped file was cut since.

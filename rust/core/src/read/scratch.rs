@@ -1,0 +1,125 @@
+//! A file for rows on their way, which is gone whatever happens.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Error, Result};
+
+/// A file without a name: it takes room on a disk for as long as this process holds it open, and no
+/// longer, even if the process is killed.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    file: File,
+    folder: PathBuf,
+    end: AtomicU64,
+    pid: u32,
+}
+
+/// Scratch files that were used and can be written again: the next epoch finds their pages in
+/// memory and their room on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<Vec<Scratch>>);
+
+impl Pool {
+    /// A file of the pool, or a new one.
+    pub(super) fn take(&self, folder: Option<&Path>) -> Result<Scratch> {
+        let pid = std::process::id();
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A parent may write to those that a fork left here.
+        files.retain(|file| file.pid == pid);
+        match files.pop() {
+            Some(file) => Ok(file),
+            None => Scratch::new(folder),
+        }
+    }
+
+    /// Takes a file back.
+    pub(super) fn put(&self, mut file: Scratch) {
+        *file.end.get_mut() = 0;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+    }
+}
+
+/// Bytes of a scratch file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) start: u64,
+    pub(super) len: usize,
+}
+
+impl Scratch {
+    /// A new file in `folder`, or in the system's folder for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be made.
+    pub(super) fn new(folder: Option<&Path>) -> Result<Self> {
+        let folder = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let file = std::fs::create_dir_all(&folder)
+            .and_then(|()| nameless(&folder))
+            .map_err(|error| failed(&folder, &error))?;
+        Ok(Self { file, folder, end: AtomicU64::new(0), pid: std::process::id() })
+    }
+
+    /// Appends bytes. Several threads may.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], mostly because the disk is full.
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<Extent> {
+        let start = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(bytes, start).map_err(|error| failed(&self.folder, &error))?;
+        Ok(Extent { start, len: bytes.len() })
+    }
+
+    /// Reads an extent into `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(super) fn read(&self, extent: Extent, out: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(out, extent.start).map_err(|error| failed(&self.folder, &error))
+    }
+}
+
+fn nameless(folder: &Path) -> std::io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(file) = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+        return Ok(File::from(file));
+    }
+    // Not every file system can; a name is then taken back at once.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".lanceloader-{}-{count}.scratch", std::process::id()));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+fn failed(folder: &Path, error: &std::io::Error) -> Error {
+    Error::Io { path: format!("a scratch file in {}", folder.display()), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_and_the_folder_stays_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(Some(&folder.path().join("made"))).unwrap();
+        let extents = [&b"one"[..], b"", b"three"].map(|bytes| scratch.append(bytes).unwrap());
+        let read = |extent: Extent| {
+            let mut out = vec![0; extent.len];
+            scratch.read(extent, &mut out).unwrap();
+            out
+        };
+        assert_eq!(extents.map(read), [b"one".to_vec(), vec![], b"three".to_vec()]);
+        assert_eq!(std::fs::read_dir(folder.path().join("made")).unwrap().count(), 0);
+    }
+}
