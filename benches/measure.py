@@ -109,13 +109,25 @@ def rows_of_column(column: Any) -> int:
 def run_race(
     race: Race, num_rounds: int, seconds: float, step: Step
 ) -> tuple[list[Sample], list[Failure]]:
-    """Let everyone open the table and read, by turns; each round has another seed."""
+    """Let everyone open the table and read, by turns; each round has another seed.
+
+    Who cannot run is left out from then on.
+    """
     samples: list[Sample] = []
-    running, failures = ready(race, step)
+    failures: list[Failure] = []
+    running = list(race.contenders)
     for number in range(num_rounds):
         for contender in rotated(running, number):
             step(f"{race.name}: {contender.name}")
-            samples.append(run_turn(race, contender, number, seconds))
+            try:
+                if number == 0:
+                    make_ready(race.table, contender)
+                samples.append(run_turn(race, contender, number, seconds))
+            except Exception as error:
+                running.remove(contender)
+                failures.append(
+                    failure(race.name, contender.name, contender.output, error)
+                )
     return samples, failures
 
 
@@ -125,23 +137,12 @@ def rotated(everyone: Sequence[Any], number: int) -> list[Any]:
     return [*everyone[start:], *everyone[:start]]
 
 
-def ready(race: Race, step: Step) -> tuple[list[Contender], list[Failure]]:
-    """Make what contenders read, fill what they keep, and leave out who cannot run."""
-    running, failures = [], []
-    for contender in race.contenders:
-        try:
-            if contender.prepare:
-                step(f"{race.name}: preparing {contender.name}")
-                contender.prepare(race.table)
-            if contender.keeps_rows:
-                step(f"{race.name}: an epoch of {contender.name}")
-                fill(race.table, contender)
-            rows_of(next(contender.open(race.table, 0)))
-        except Exception as error:
-            failures.append(failure(race.name, contender.name, contender.output, error))
-        else:
-            running.append(contender)
-    return running, failures
+def make_ready(table: BenchTable, contender: Contender) -> None:
+    """Make what a contender reads, and let it fill what it keeps."""
+    if contender.prepare:
+        contender.prepare(table)
+    if contender.keeps_rows:
+        fill(table, contender)
 
 
 def failure(where: str, contender: str, output: str, error: Exception) -> Failure:

@@ -168,7 +168,9 @@ def gather_packed(table: BenchTable, seed: int) -> Batches:
 def hf_dataset(table: BenchTable) -> Any:
     import datasets
 
-    return datasets.Dataset(datasets.table.InMemoryTable(loaded(table)))
+    rows = datasets.table.InMemoryTable(loaded(table))
+    # Otherwise it hashes all rows to find one.
+    return datasets.Dataset(rows, fingerprint=table.folder.name)
 
 
 def hf_map(table: BenchTable, seed: int, *, kind: str) -> Batches:

@@ -212,7 +212,7 @@ RECIPES = {
         Recipe(
             "image",
             "int64 id, 40 to 160 KB as large_binary, int64 label",
-            12_000,
+            8_000,
             256,
             256,
             500,
