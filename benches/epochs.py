@@ -163,9 +163,7 @@ def weighed(
         "imported_bytes": base.all,
         "peak_bytes": over(base, weights, lambda weight: weight.all),
         "peak_anonymous_bytes": over(base, weights, lambda weight: weight.anonymous),
-        "peak_file_bytes": over(
-            base, weights, lambda weight: weight.file + weight.shared
-        ),
+        "peak_file_bytes": over(base, weights, lambda weight: weight.file),
     }
     if extra:
         figures["memory_limit"] = extra["memory_limit"]
@@ -184,8 +182,6 @@ def timeline_of(
     return {
         "seconds": [round(weight.at - base.at, 3) for weight in weights],
         "anonymous": [weight.anonymous - base.anonymous for weight in weights],
-        "file": [
-            weight.file + weight.shared - base.file - base.shared for weight in weights
-        ],
+        "file": [weight.file - base.file for weight in weights],
         "epoch_ends": [round(epoch["at"] - base.at, 3) for epoch in epochs],
     }

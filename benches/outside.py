@@ -38,13 +38,19 @@ class Weight:
     """Resident bytes of a process and all below it, at one time."""
 
     at: float
-    anonymous: int
+    private: int
     file: int
+    """Pages of files: the system may take them back."""
     shared: int
+    """Memory that several processes share, and no file holds."""
+
+    @property
+    def anonymous(self) -> int:
+        return self.private + self.shared
 
     @property
     def all(self) -> int:
-        return self.anonymous + self.file + self.shared
+        return self.anonymous + self.file
 
 
 class Child:
