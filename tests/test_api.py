@@ -171,7 +171,9 @@ def declared() -> dict[str, set[str]]:
     """The names of the stub: functions with nothing, classes with their members."""
     tree = ast.parse((ROOT / "python" / "lanceloader" / "_native.pyi").read_text())
     return {
-        node.name: {item.name for item in getattr(node, "body", [])}
+        node.name: {
+            item.name for item in node.body if isinstance(item, ast.FunctionDef)
+        }
         if isinstance(node, ast.ClassDef)
         else set()
         for node in tree.body

@@ -6,7 +6,6 @@ import copy
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from lanceloader import _native
 from lanceloader.options import ReadOptions
 from lanceloader.transforms import Transforms
 
@@ -153,35 +152,3 @@ class View:
             f"<table><thead><tr><th>column</th><th>type</th></tr></thead>"
             f"<tbody>{rows}</tbody></table>"
         )
-
-    def explain(self) -> str:
-        """Say where the rows come from, in which order, and how they are read.
-
-        Nothing is read.
-        """
-        native = getattr(self._source, "native", None)
-        reader = self._ensure_open()
-        lines = [
-            f"rows      {self.num_rows:,} of {self._source.num_rows:,}",
-            f"source    {self._source.describe()}",
-        ]
-        if native is not None:
-            size = native.data_bytes
-            stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
-            parts = "fragment" if native.num_fragments == 1 else "fragments"
-            lines.append(f"stored as {native.num_fragments:,} {parts}, {stored}")
-        order = repr(self._order).removeprefix("<Order of ").removesuffix(">")
-        lines += [
-            f"order     {order} ({self._order.num_bytes:,} bytes)",
-            f"columns   {', '.join(self.column_names)}",
-        ]
-        if not isinstance(reader, _native.Reader):
-            how = "by the table's own library, as the native reader does not know it"
-        elif native is not None and native.uri is None:
-            how = "from memory"
-        elif self._order.is_ascending:
-            how = "direct: runs of rows, a window of 16 MiB ahead"
-        else:
-            how = "direct: single rows, sorted and read once per window of 16 MiB"
-        lines.append(f"read      {how}")
-        return "\n".join(lines)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader import _native
 from lanceloader._progress import progress_over
+from lanceloader.materialize import write_table
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
+from lanceloader.sources import open_source
 from lanceloader.stats import Stats
+from lanceloader.view.explaining import explanation
 from lanceloader.view.splitting import SplitVerbs
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
-    from lanceloader._typing import Format, Nulls, Read, Size
+    from lanceloader._typing import Format, Nulls, Read, Size, StorageOptions
     from lanceloader.permutation import Permutation
 
 __all__ = ["LoadVerbs", "Loader"]
@@ -60,6 +63,58 @@ class LoadVerbs(SplitVerbs):
         """
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
         return self._replace(_options=options)
+
+    def explain(self) -> str:
+        """Say where the rows come from, in which order, how they are read, why, and the cost.
+
+        Looks at some hundred rows if their types do not say how long they are.
+        """
+        return explanation(self)
+
+    def materialize(
+        self,
+        uri: str | os.PathLike[str],
+        *,
+        storage_options: StorageOptions | None = None,
+        progress: bool = False,
+    ) -> Permutation:
+        """Write the rows, with these columns and in this order, as a new Lance table.
+
+        All of it or nothing: a table that is interrupted leaves nothing behind, and one whose
+        process is killed leaves a hidden folder that the next attempt removes. Memory is
+        bounded, however many rows there are: see ``with_read``.
+
+        Args:
+            uri: Path or URI of the new table; ``"db/name.lance"`` is the table ``name`` of the
+                LanceDB database ``db``.
+            storage_options: Options of the object store of a URI.
+            progress: Whether to show a bar.
+
+        Returns:
+            The new table, in storage order, with the format of this permutation.
+
+        Raises:
+            FileExistsError: If there is something at ``uri`` already.
+            UnsupportedError: If neither pylance nor lancedb is installed.
+
+        Example:
+            >>> copy = perm.shuffle(seed=7).materialize(f"{folder}/shuffled.lance")
+            >>> copy.head(2) == perm.shuffle(seed=7).head(2)
+            True
+        """
+        import pyarrow as pa
+
+        uri = os.fspath(uri)
+        batches = self._bulk("writing", progress=progress)
+        reader = pa.RecordBatchReader.from_batches(self.schema, batches)
+        write_table(reader, uri, storage_options)
+        source = open_source(uri, storage_options=storage_options)
+        new = cast("Permutation", self._replace())
+        new._assign(source, source.all_rows(), 0)
+        new._base_table, new._permutation_table = uri, None
+        new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
+        new._options = self._options
+        return new
 
     def loader(
         self,

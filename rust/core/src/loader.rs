@@ -83,6 +83,8 @@ struct State {
     num_rows: u64,
     /// Rows of the next window.
     rows: usize,
+    /// Bytes of a row of the first window, once it was read.
+    row_bytes: usize,
     /// Windows taken by threads, and those handed to the consumer.
     taken: u64,
     served: u64,
@@ -226,6 +228,7 @@ impl Loader {
             position: self.position,
             num_rows: self.num_rows,
             rows: self.batch_size.unwrap_or(FIRST_ROWS),
+            row_bytes: 0,
             taken: 0,
             served: 0,
             done: BTreeMap::new(),
@@ -301,10 +304,20 @@ impl Work {
             });
             let mut state = self.line.lock();
             match &window {
-                Ok(batches) if start < end => {
-                    state.rows = self.next_rows(&state, rows, batches);
+                Ok(batches) => {
+                    let found: usize = batches.iter().map(|batch| batch.batch.num_rows()).sum();
+                    let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
+                    let row_bytes = bytes.div_ceil(found.max(1)).max(1);
+                    if self.batch_size.is_none() {
+                        if number == 0 {
+                            state.row_bytes = row_bytes;
+                            state.rows = self.next_rows(row_bytes, rows);
+                        }
+                    } else if rows >= state.rows {
+                        // A late answer to a small window must not shrink those that followed.
+                        state.rows = self.next_rows(row_bytes, rows);
+                    }
                 }
-                Ok(_) => {}
                 // Nothing behind this one will be asked for.
                 Err(_) => state.position = state.num_rows,
             }
@@ -322,13 +335,18 @@ impl Work {
             if self.stop.load(Ordering::Relaxed) || state.position >= state.num_rows {
                 return None;
             }
-            if state.taken < state.served + state.depth {
+            // Where windows are batches, their lengths must not depend on which thread was faster.
+            let is_known = self.batch_size.is_some() || state.taken == 0 || state.row_bytes > 0;
+            if is_known && state.taken < state.served + state.depth {
                 break;
             }
             let woken = self.line.changed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
         let rows = state.rows;
+        if self.batch_size.is_none() && state.taken > 0 {
+            state.rows = self.next_rows(state.row_bytes, rows);
+        }
         let start = state.position;
         let end = state.num_rows.min(start + rows as u64);
         state.position = end;
@@ -336,17 +354,12 @@ impl Work {
         Some(Ticket { number: state.taken - 1, start, end, rows })
     }
 
-    /// Whole batches that fill a window, going by the bytes of one that was read.
-    fn next_rows(&self, state: &State, rows: usize, batches: &[Gathered]) -> usize {
-        let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
-        let found: usize = batches.iter().map(|batch| batch.batch.num_rows()).sum();
-        let target = self.feed.window_bytes();
-        let fitting = (found as u128 * target as u128 / bytes.max(1) as u128)
-            .min(WINDOW_ROWS.min(rows.saturating_mul(GROWTH)) as u128);
+    /// Whole batches that fill a window, after one of `rows` rows.
+    fn next_rows(&self, row_bytes: usize, rows: usize) -> usize {
         let unit = self.batch_size.unwrap_or(1);
-        let batches = usize::try_from(fitting).unwrap_or(WINDOW_ROWS) / unit;
-        // A late answer to a small window must not shrink those that followed.
-        if rows < state.rows { state.rows } else { batches.max(1) * unit }
+        let most = WINDOW_ROWS.min(rows.saturating_mul(GROWTH));
+        let fitting = (self.feed.window_bytes() / row_bytes).min(most);
+        (fitting / unit).max(1) * unit
     }
 }
 

@@ -322,20 +322,20 @@ impl Reader {
     }
 
     /// All rows of `order` in batches, read ahead by threads; without a batch size, as they are read.
-    /// `next` is the order that will probably be loaded afterwards.
-    #[pyo3(signature = (order, batch_size, drop_last, next=None))]
+    /// `following` is the order that will probably be loaded afterwards.
+    #[pyo3(signature = (order, batch_size, drop_last, following=None))]
     fn load(
         &self,
         py: Python<'_>,
         order: &Order,
         batch_size: Option<usize>,
         drop_last: bool,
-        next: Option<&Order>,
+        following: Option<&Order>,
     ) -> PyResult<Loader> {
         let loader = enter(py, || {
             let loader =
                 loader::Loader::new(self.0.clone(), order.0.clone(), batch_size, drop_last)?;
-            Ok(match next {
+            Ok(match following {
                 Some(next) => loader.followed_by(next.0.clone()),
                 None => loader,
             })

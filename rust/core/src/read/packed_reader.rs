@@ -33,8 +33,9 @@ pub(super) struct PackedReader {
     wanted: Vec<usize>,
     /// Of these columns; they may be wider than what is read where rows were packed for others.
     schema: SchemaRef,
-    /// Whether something was read directly before: the first batch should not wait for anything.
-    was_first: AtomicBool,
+    /// Whether something was read directly before, or all rows are there and only need to be mapped:
+    /// the first batch should not wait for anything else.
+    may_wait: AtomicBool,
 }
 
 impl PackedReader {
@@ -42,18 +43,18 @@ impl PackedReader {
     pub(super) fn open(base: &Base, choice: &Choice, options: &Options) -> Result<Self> {
         let scan = base.scan();
         let schema = Arc::clone(scan.schema());
-        let resident = match base {
+        let (resident, is_warm) = match base {
             Base::Memory(_) => {
                 let packing = Packing::new(&schema)?;
                 let rows = block_rows(choice.row_bytes);
-                Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None))
+                (Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None)), false)
             }
             Base::Direct(direct) => open_shared(direct, choice, options)?,
         };
         let wanted = numbers_of(resident.packing().schema(), &schema)?;
         let packed = resident.packing().schema();
         let schema = packed.project(&wanted).map_err(|error| Error::Bug(error.to_string()))?;
-        Ok(Self { resident, wanted, schema: Arc::new(schema), was_first: AtomicBool::new(false) })
+        Ok(Self { resident, wanted, schema: Arc::new(schema), may_wait: AtomicBool::new(is_warm) })
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -93,7 +94,7 @@ impl PackedReader {
         if !self.resident.is_complete() {
             // Also after a fork, which threads do not survive.
             self.resident.fill(1)?;
-            if self.was_first.swap(true, Ordering::Relaxed) {
+            if self.may_wait.swap(true, Ordering::Relaxed) {
                 self.resident.wait(false)?;
             }
         }
@@ -156,7 +157,12 @@ impl PackedReader {
 }
 
 /// The packed rows of a table that others may have open too.
-fn open_shared(direct: &Arc<Direct>, choice: &Choice, options: &Options) -> Result<Arc<Resident>> {
+/// Says also whether all of them are in files already.
+fn open_shared(
+    direct: &Arc<Direct>,
+    choice: &Choice,
+    options: &Options,
+) -> Result<(Arc<Resident>, bool)> {
     let table = direct.table();
     let identity = table.identity();
     let folder = options.cache_folder.as_deref().filter(|_| choice.is_worth_a_file());
@@ -167,16 +173,17 @@ fn open_shared(direct: &Arc<Direct>, choice: &Choice, options: &Options) -> Resu
     if let Some(resident) =
         open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade)
     {
-        return Ok(resident);
+        return Ok((resident, false));
     }
-    let resident = Arc::new(open_rows(direct, choice, options, &identity, paths, folder)?);
+    let (resident, is_warm) = open_rows(direct, choice, options, &identity, paths, folder)?;
+    let resident = Arc::new(resident);
     let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|_, resident| resident.strong_count() > 0);
     if let Some(other) = open.get(&key).and_then(Weak::upgrade) {
-        return Ok(other);
+        return Ok((other, false));
     }
     open.insert(key, Arc::downgrade(&resident));
-    Ok(resident)
+    Ok((resident, is_warm))
 }
 
 fn open_rows(
@@ -186,12 +193,13 @@ fn open_rows(
     identity: &str,
     paths: Vec<Vec<String>>,
     folder: Option<&Path>,
-) -> Result<Resident> {
+) -> Result<(Resident, bool)> {
     let packing = Packing::new(direct.columns().schema())?;
     let rows = block_rows(choice.row_bytes);
     let ours = Found::new(paths, choice.num_rows, rows, packing.stride());
     let Some(folder) = folder else {
-        return Ok(Resident::new(Arc::clone(direct) as _, packing, rows, choice.row_bytes, None));
+        let scan = Arc::clone(direct) as _;
+        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, None), false));
     };
     // Rows that hold these columns among others do as well, if they are there already.
     let includes = |found: &Found| {
@@ -206,18 +214,21 @@ fn open_rows(
         && let Ok(entry) = Entry::open(folder, identity, &found)
     {
         let rows = found.block_rows;
-        return Ok(Resident::new(Arc::new(wider), packing, rows, choice.row_bytes, Some(entry)));
+        let scan = Arc::new(wider);
+        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, Some(entry)), true));
     }
     // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
     let entry = match make_room(folder, 0, None) {
         Ok(_) => Entry::open(folder, identity, &ours).ok(),
         Err(_) => None,
     };
+    let is_warm = Entry::find(folder, identity, |found| *found == ours).is_some();
     let entry = entry.filter(|_| {
-        make_room(folder, choice.packed_bytes(), options.cache_limit).unwrap_or(false)
-            || Entry::find(folder, identity, |found| *found == ours).is_some()
+        let room = || make_room(folder, choice.packed_bytes(), options.cache_limit);
+        is_warm || room().unwrap_or(false)
     });
-    Ok(Resident::new(Arc::clone(direct) as _, packing, rows, choice.row_bytes, entry))
+    let scan = Arc::clone(direct) as _;
+    Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry), is_warm))
 }
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
