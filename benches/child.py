@@ -80,7 +80,6 @@ def load(table: Any, epochs: int, read: str | None, memory_limit: int | None) ->
             num_rows += batch.num_rows
         say("epoch", rows=num_rows, seconds=time.perf_counter() - start)
         start = time.perf_counter()
-    say("explained", text=loader.explain())
 
 
 def work(table: Any, who: str, num_workers: int, context: str) -> None:

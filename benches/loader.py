@@ -204,6 +204,7 @@ def main() -> None:
     # Rows that a user's own runs keep are neither used nor added to.
     rows = Path(tempfile.mkdtemp(prefix="rows-", dir=options.folder))
     os.environ["LANCELOADER_CACHE_DIR"] = str(rows)
+    os.environ.pop("LANCELOADER_MEMORY_LIMIT", None)
     bench = Bench(options)
     try:
         bench.run()

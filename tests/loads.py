@@ -1,0 +1,74 @@
+"""What tests of loaders share: tables worth keeping, and what a process is doing."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+STRATEGIES = ["direct", "resident", "external", "auto"]
+
+# Less than 8 MiB of packed rows is kept in memory only.
+ROWS_WORTH_A_FILE = 50_000
+ROWS_OF_THREE_BLOCKS = 160_000
+
+
+def vectors(num_rows: int, *, seed: int = 0, dim: int = 60) -> pa.Table:
+    """Rows of some 250 bytes: an id, a number, a vector, all of which follow from each other."""
+    values = np.random.default_rng(seed).random(num_rows * dim, dtype=np.float32)
+    ids = np.arange(num_rows)
+    return pa.table(
+        {
+            "id": ids,
+            "square": ids * ids + seed,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(values), dim),
+        }
+    )
+
+
+def large(path, num_rows: int = ROWS_WORTH_A_FILE, *, seed: int = 0, **options):
+    """A dataset whose packed rows are worth files."""
+    return lance.write_dataset(vectors(num_rows, seed=seed), path, **options)
+
+
+def table_of(loader) -> pa.Table:
+    """All batches of a loader of Arrow data, end to end."""
+    return pa.Table.from_batches(loader, schema=loader.permutation.schema)
+
+
+def threads() -> list[str]:
+    """The threads that work for a reader or a loader; those of the runtime stay."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.append((task / "comm").read_text().strip())
+        except OSError:
+            continue
+    return [
+        name
+        for name in found
+        if name.startswith("lanceloader-") and name != "lanceloader-io"
+    ]
+
+
+def soon(condition, limit_s: float = 20) -> bool:
+    """Whether something becomes true. The limit says "does not hang", never "is fast"."""
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+def settle() -> None:
+    """Wait until nothing is open any more, as in a process that has just started."""
+    gc.collect()
+    assert soon(lambda: not threads()), threads()
+
+
+def files(folder, suffix: str = "rows") -> list[Path]:
+    """The files of a cache folder, by path."""
+    return sorted(Path(folder).rglob(f"*.{suffix}"))
