@@ -112,6 +112,7 @@ fn others(criterion: &mut Criterion) {
             bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
         });
     }
+    group.throughput(Throughput::Elements(1_000_000));
     group.bench_function("weights of 1,000,000 to a table", |bench| {
         bench.iter(|| Weighted::by_row(black_box(&weights), 7, 0).expect("weights above 0"));
     });
