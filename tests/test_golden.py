@@ -6,13 +6,14 @@ import ast
 import zlib
 
 import lanceloader as ll
+import numpy as np
 import pyarrow as pa
 import pytest
 import reference
 from lanceloader import _native
 from lanceloader.permutation import permutation_builder
 
-SHUFFLES, WINDOWS, HASHES, LANCEDB = reference.tables()
+SHUFFLES, WINDOWS, HASHES, DRAWS, LANCEDB = reference.tables()
 
 TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
 VAL = [12, 14, 10, 2]
@@ -58,6 +59,27 @@ def test_hashes(vector):
     }
     hashes = pa.record_batch(_native.stable_hashes(pa.table(columns), seed))
     assert hashes.column(0).to_pylist() == [int(vector[2])]
+
+
+def draws(size, seed, epoch=0, *, n=0, weights=None, classes=None):
+    if weights is not None:
+        n, weights = len(weights), np.array(weights, np.float64)
+    order = _native.draws(
+        n, size, seed=seed, epoch=epoch, weights=weights, classes=classes
+    )
+    return rows(order)
+
+
+def choose(size, seed, epoch=0, *, weights):
+    weights = np.array(weights, np.float64)
+    return rows(_native.choose(weights, size, seed=seed, epoch=epoch))
+
+
+@pytest.mark.parametrize("vector", DRAWS, ids=str)
+def test_draws(vector):
+    call, wanted = vector[0], [int(row) for row in vector[1].split()]
+    assert eval(call, {"draws": draws, "choose": choose}) == wanted
+    assert eval(call, vars(reference.load())) == wanted
 
 
 @pytest.mark.parametrize("vector", LANCEDB, ids=str)

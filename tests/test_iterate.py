@@ -6,6 +6,7 @@ import threading
 
 import lanceloader as ll
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -253,6 +254,12 @@ def test_filters():
     assert kept.to_arrow()["y"].to_pylist() == ["b", "d", "e"]
     assert kept.filter("y != 'd'").to_arrow()["y"].to_pylist() == ["b", "e"]
     assert kept.filter([True, False, True]).to_arrow()["y"].to_pylist() == ["b", "e"]
+    flags = [True, False, True, False, False]
+    for mask in (pa.array(flags), pl.Series(flags)):
+        assert perm.filter(mask).to_arrow()["y"].to_pylist() == ["a", "c"]
+    for mask in (pa.array([None, *flags[1:]]), pl.Series([None, *flags[1:]])):
+        with pytest.raises(ValueError, match="a filter with 1 nulls"):
+            perm.filter(mask)
     assert len(perm.filter("x > 100")) == 0
     assert list(perm.filter("x > 100").iter(3)) == []
     shuffled = perm.shuffle(seed=2)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +14,6 @@ import pytest
 import tables
 from lanceloader.formats import FORMATS
 from loads import STRATEGIES, settle, soon, table_of, threads
-from programs import PRELUDE, finish, run, start
 from same import same
 
 NUMBERS = ["id", "x", "y", "label"]
@@ -342,81 +338,95 @@ def test_row_ids_and_renamed_columns(perm):
         assert table_of(loader).schema.equals(wanted.schema, check_metadata=True)
 
 
-INTERRUPTED = """
-perm = ll.open(path).with_repeat(1_000_000)
-loader = perm.loader(10_000_000, shuffle=True, seed=1, read=sys.argv[2], format="arrow")
-print("ready", flush=True)
-interrupted = False
-try:
-    for batch in loader:
-        pass
-except KeyboardInterrupt:
-    interrupted = True
-del loader
-batch = None
-small = ll.open(path).loader(100, shuffle=True, seed=1, read=sys.argv[2], format="arrow")
-rows = sum(batch.num_rows for batch in small)
-assert soon(lambda: read_threads() == 0), read_threads()
-done(interrupted=interrupted, rows=rows)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("read", ["direct", "resident", "auto"])
-def test_ctrl_c_while_waiting(folder, read):
-    process = start(PRELUDE + INTERRUPTED, folder, read)
-    assert process.stdout.readline() == "ready\n"
-    try:
-        process.wait(0.5)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGINT)
-    assert finish(process) == {"interrupted": True, "rows": 4286}
-
-
-FORKED = """
-read = sys.argv[2]
-loader = ll.open(path).loader(
-    100, shuffle=True, seed=1, read=read, format="numpy_dict", memory_limit="64MiB"
-)
-ids = lambda batches: [row for batch in batches for row in batch["id"].tolist()]
-wanted = ids(loader)
-begun = iter(loader.set_epoch(1))
-first = next(begun)
-fresh = iter(loader)
-pid = os.fork()
-if pid == 0:
-    signal.alarm(60)
-    try:
-        try:
-            next(begun)
-        except ValueError as error:
-            assert "forked" in str(error), error
-        else:
-            raise AssertionError("it gave a batch")
-        assert ids(loader.set_epoch(0)) == wanted
-        assert loader.stats().rows == len(wanted)
-        assert ids(fresh) != wanted
-        assert ids(loader.set_epoch(1)) != wanted
-    except BaseException as error:
-        print(repr(error), file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
-_, status = os.waitpid(pid, 0)
-rest = ids(begun)
-assert sorted(ids([first]) + rest) == sorted(wanted)
-assert ids(loader.set_epoch(0)) == wanted
-done(status=status)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("read", STRATEGIES)
-def test_after_a_fork(folder, read):
-    assert run(PRELUDE + FORKED, folder, read) == {"status": 0}
-
-
 def test_numbers_may_be_numpy_s(perm):
     loader = perm.loader(np.int64(1000), shuffle=True, seed=np.uint64(4))
     assert len(list(loader.set_epoch(np.int32(2)))) == 5
+
+
+def kinds(num_rows, *, nulls):
+    """Every type that a dict of columns can hold."""
+    table = tables.every_type(num_rows, nulls=nulls)
+    table = table.drop_columns(["dictionary", "struct_list"])
+    more = {
+        "halves": pa.float16(),
+        "bytes": pa.uint8(),
+        "doubles": pa.float64(),
+        "longs": pa.int64(),
+    }
+    for name, kind in more.items():
+        values = np.arange(3 * num_rows, dtype=kind.to_pandas_dtype())
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(values, kind), 3)
+        table = table.append_column(name, vectors)
+    flags = pa.array([k % 3 == 0 for k in range(2 * num_rows)])
+    return table.append_column("flags", pa.FixedSizeListArray.from_arrays(flags, 2))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["full", "nulls"])
+def every_kind(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kinds") / "t.lance"
+    lance.write_dataset(kinds(900, nulls=request.param), path, max_rows_per_file=400)
+    return path, request.param
+
+
+FILL = {"uint8": 7, "float32": 1.5, "bool": True, "string": "?", "point": [0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("read", STRATEGIES)
+@pytest.mark.parametrize("format", ["numpy_dict", "torch_dict"])
+def test_dicts_of_columns_are_those_of_arrow(every_kind, format, read):
+    """The core hands over whole runs of columns; the transform goes by Arrow arrays."""
+    path, has_nulls = every_kind
+    rows = ll.open(path).with_read(read).with_take(850)
+    mask = {"nulls": "mask"}
+    for view, options in (
+        (rows, mask),
+        (rows.shuffle(1), mask),
+        (rows.shuffle(1), {} if not has_nulls else mask),
+        (rows.select_columns(list(FILL)).shuffle(2), {"nulls": "fill", "fill_value": FILL}),
+        (rows.select_columns(["int32", "bytes", "float16", "uint8"]), mask),
+        (rows.select_columns(["longs", "doubles", "halves", "bytes"]).shuffle(3), {}),
+    ):
+        served = view.with_format(format, **options)
+        plain = view.with_format("arrow").with_read("direct")
+        for size in (1, 64, 850, 1000):
+            if size == 1:
+                view = view.with_take(9)
+                served, plain = served.with_take(9), plain.with_take(9)
+            pairs = zip(served.loader(size), plain.iter(size), strict=True)
+            for found, batch in pairs:
+                assert same(dict(found), dict(served.transform_fn(batch)))
+        empty = served.take_offsets([])
+        assert same(dict(empty), dict(served.transform_fn(plain.take_offsets([]))))
+
+
+@pytest.mark.parametrize("format", ["numpy_dict", "torch_dict"])
+def test_nulls_that_a_dict_cannot_hold(every_kind, format):
+    path, has_nulls = every_kind
+    if not has_nulls:
+        pytest.skip("there are none")
+    view = ll.open(path).select_columns(["int32"]).with_format(format)
+    with pytest.raises(ll.errors.FormatError, match='`int32` has .* nulls="mask"'):
+        list(view.loader(100))
+
+
+@pytest.mark.parametrize("read", STRATEGIES)
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_what_is_handed_out_may_be_written_to(perm, read, is_shuffled):
+    """Also where batches point into mapped files, and one array lies behind another."""
+    view = perm.select_columns(NUMBERS).with_read(read).with_format("torch_dict")
+    view = view.shuffle(1) if is_shuffled else view
+    before = view.to_arrow()
+    for _ in range(2):
+        kept = []
+        for batch in view.loader(100):
+            for column in batch.values():
+                column.fill_(1)
+            kept.append(batch)
+        assert all((column == 1).all() for batch in kept for column in batch.values())
+        assert view.to_arrow().equals(before)
+    for batch in view.with_format("numpy_dict").loader(1000):
+        for column in batch.values():
+            column[:] = 0
+    assert view.to_arrow().equals(before)
+    found = [batch["id"] for batch in view.loader(100)]
+    assert [row for ids in found for row in ids.tolist()] == before["id"].to_pylist()

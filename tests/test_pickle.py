@@ -39,6 +39,8 @@ VIEWS = {
     "split by value": lambda perm: perm.split_by("label")[1],
     "shard": lambda perm: perm.shuffle(seed=1).shard(1, 3, tail="pad"),
     "sample": lambda perm: perm.sample(0.3, seed=9),
+    "weighted": lambda perm: perm.sample(90, seed=9, weights="id", replacement=True),
+    "balanced": lambda perm: perm.sample(20, seed=9, balance_by="label"),
     "skip and take": lambda perm: perm.with_skip(20).with_take(30),
     "repeat": lambda perm: perm.with_take(20).with_repeat(3),
     "no rows": lambda perm: perm.with_take(0),

@@ -98,6 +98,8 @@ class LoadVerbs(SplitVerbs):
             UnsupportedError: If neither pylance nor lancedb is installed.
 
         Example:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()
             >>> copy = perm.shuffle(seed=7).materialize(f"{folder}/shuffled.lance")
             >>> copy.head(2) == perm.shuffle(seed=7).head(2)
             True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from typing import TYPE_CHECKING, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
 from lanceloader.numbers import count
@@ -26,7 +26,7 @@ WINDOW_BLOCKS = 64
 
 
 class RowVerbs(Reading):
-    """Skip, take, repeat, filter, shuffle, shard, sample."""
+    """Skip, take, repeat, filter, shuffle, shard."""
 
     def with_skip(self, skip: int | None) -> Self:
         """Leave the first ``skip`` rows out; a second call replaces the first, ``None`` ends it.
@@ -110,7 +110,7 @@ class RowVerbs(Reading):
             return self._with_rows(rows, source)
         import numpy as np
 
-        nulls = getattr(predicate, "null_count", 0)
+        nulls = nulls_in(predicate)
         if nulls:
             message = (
                 f"a filter with {nulls} nulls: wanted true or false for each row, as from "
@@ -206,31 +206,11 @@ class RowVerbs(Reading):
         """
         return self._with_rows(self._order.shard(count(rank), count(world_size), tail))
 
-    def sample(self, size: float, *, seed: int) -> Self:
-        """Keep ``size`` rows drawn at random, none twice, in random order.
 
-        Args:
-            size: A number of rows, or a share of them as a float between 0 and 1.
-            seed: Chooses the rows, in ``range(2**64)``.
-
-        Raises:
-            ValueError: If there are fewer rows.
-        """
-        rows = size
-        if isinstance(size, float):
-            if not 0 <= size <= 1:
-                message = (
-                    f"a sample of {size} of the rows: wanted a share between 0 and 1"
-                )
-                raise ValueError(message)
-            rows = round(size * self.num_rows)
-        rows = count(rows)
-        if rows > self.num_rows:
-            message = f"a sample of {rows} rows: there are {self.num_rows}"
-            raise ValueError(message)
-        return self._with_rows(
-            self._order.shuffled_for_sample(count(seed)).slice(0, rows)
-        )
+def nulls_in(values: Any) -> int:
+    """Count the nulls of an array of pyarrow or polars; others have none, or say so otherwise."""
+    nulls: Any = getattr(values, "null_count", 0)
+    return int(nulls() if callable(nulls) else nulls)
 
 
 def deprecated(name: str) -> None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Self, cast
 from lanceloader import _native
 from lanceloader.numbers import count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
-from lanceloader.view.rows import RowVerbs
+from lanceloader.view.sampling import SampleVerb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import pyarrow as pa
     from lanceloader._native import Order
     from lanceloader.permutation import Permutation
 
@@ -127,7 +126,7 @@ class SplitVerb(int):
         return int, (int(self),)
 
 
-class SplitVerbs(RowVerbs):
+class SplitVerbs(SampleVerb):
     """Split by size, by values, and into folds."""
 
     @property
@@ -209,16 +208,3 @@ class SplitVerbs(RowVerbs):
     def _splits(self, orders: Iterable[Order], names: Sequence[str] | None) -> Splits:
         parts = (cast("Permutation", self._with_rows(order)) for order in orders)
         return Splits(parts, names)
-
-    def _columns(
-        self, columns: str | Sequence[str], what: str, *, progress: bool
-    ) -> pa.Table:
-        """Read columns of all rows, also ones that are not selected."""
-        names = [columns] if isinstance(columns, str) else list(columns)
-        if not names:
-            message = f"{what} without columns: wanted at least one"
-            raise ValueError(message)
-        known = self._source.schema.names
-        whole = self._replace(selection={name: name for name in known} | self.selection)
-        selection = {name: whole._resolve(name) for name in names}
-        return self._with_selection(selection).to_arrow(progress=progress)

@@ -15,7 +15,7 @@ use arrow_schema::{DataType, Field};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use lanceloader_core::gather::gather;
-use lanceloader_core::order::{BitmapBuilder, Order, Purpose, Tail, shard};
+use lanceloader_core::order::{BitmapBuilder, Order, Purpose, Tail, Weighted, choose, shard};
 use lanceloader_core::plan::{FragmentRows, Layout, Plan, plan};
 
 /// Positions evaluated at a time: 64 KiB of offsets, so that the allocator stays out of the figure.
@@ -35,6 +35,7 @@ fn main() {
         .sample_size(40)
         .configure_from_args();
     orders(&mut criterion);
+    others(&mut criterion);
     filters(&mut criterion);
     plans(&mut criterion);
     gathers(&mut criterion);
@@ -84,6 +85,39 @@ fn orders(criterion: &mut Criterion) {
             let rest = split.and_then(|split| shard(&split, 5, 8, Tail::Drop));
             rest.and_then(|rest| rest.slice(12_345, rest.len() - 12_345)).expect("in bounds")
         });
+    });
+    group.finish();
+}
+
+/// What is not the exact shuffle: clumps, windows, and draws by weight.
+fn others(criterion: &mut Criterion) {
+    let rows = Order::all(1_000_000);
+    let weight = |row| f64::from((mixed(row) >> 32) as u32);
+    let weights: Vec<f64> = (0..1_000_000).map(weight).collect();
+    let weighted = Weighted::by_row(&weights, 7, 0).expect("weights above 0");
+    let classes: Vec<u32> = (0..1_000_000).map(|row| row % 1000).collect();
+    let balanced = Weighted::by_class(&classes, None, 7, 0).expect("no class is empty");
+    let orders = [
+        ("clumps of 64", rows.shuffled(7, 0, 64)),
+        ("windows of 64 blocks of 1024", rows.windowed(7, 0, 1024, 64)),
+        ("draws by weight", Ok(Order::draws(weighted, 1 << 40))),
+        ("draws by class", Ok(Order::draws(balanced, 1 << 40))),
+    ];
+    let mut group = criterion.benchmark_group("other orders of 1,000,000");
+    for (name, order) in orders {
+        let order = order.expect("sizes above 0");
+        let start = 500_000;
+        group.throughput(Throughput::Elements(RUN));
+        group.bench_function(BenchmarkId::new("offsets of a run", name), |bench| {
+            bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
+        });
+    }
+    group.throughput(Throughput::Elements(1_000_000));
+    group.bench_function("weights of 1,000,000 to a table", |bench| {
+        bench.iter(|| Weighted::by_row(black_box(&weights), 7, 0).expect("weights above 0"));
+    });
+    group.bench_function("1,000 of 1,000,000 by weight, none twice", |bench| {
+        bench.iter(|| choose(black_box(&weights), 1000, 7, 0).expect("weights above 0"));
     });
     group.finish();
 }

@@ -37,6 +37,24 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Numbers {
     }
 }
 
+/// Weights: a 1-d buffer of 64-bit floats.
+pub(crate) struct Weights(pub(crate) Vec<f64>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Weights {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let weights = PyBuffer::<f64>::get(&object)?;
+        if weights.dimensions() != 1 {
+            let dimensions = weights.dimensions();
+            return Err(PyTypeError::new_err(format!(
+                "wanted a 1-d array of weights, got {dimensions} dimensions"
+            )));
+        }
+        weights.to_vec(object.py()).map(Self)
+    }
+}
+
 fn signed<T: Element + Copy + Into<i64>>(object: &Bound<'_, PyAny>) -> Option<PyResult<Vec<u64>>> {
     buffer::<T>(object, |number| {
         let number: i64 = number.into();

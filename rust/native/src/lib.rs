@@ -27,7 +27,8 @@ mod _native {
     use crate::loader::Loader;
     #[pymodule_export]
     use crate::order::{
-        Order, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,
+        Order, choose, draws, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts,
+        stratified,
     };
     #[pymodule_export]
     use crate::runs::Block;

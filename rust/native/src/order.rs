@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use lanceloader_core::order::{self, Bitmap, Map, Purpose, split};
+use lanceloader_core::order::{self, Bitmap, Map, Purpose, Weighted, split};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyTuple};
 use pyo3::{Bound, IntoPyObject, PyRef, PyResult, Python, pyclass, pyfunction, pymethods};
 
-use crate::arguments::{Numbers, tail_of};
+use crate::arguments::{Numbers, Weights, tail_of};
 use crate::enter::enter;
 use crate::handoff::Batch;
 use crate::parts::{Part, part};
@@ -120,8 +120,9 @@ impl Order {
     }
 
     /// The same rows, shuffled for samples: independent of the others with the same seed.
-    fn shuffled_for_sample(&self, py: Python<'_>, seed: u64) -> PyResult<Self> {
-        enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Sample, seed, 0, 1)?)))
+    #[pyo3(signature = (seed, epoch=0))]
+    fn shuffled_for_sample(&self, py: Python<'_>, seed: u64, epoch: u64) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Sample, seed, epoch, 1)?)))
     }
 
     /// The order with its last shuffle made anew for another epoch.
@@ -229,6 +230,42 @@ pub(crate) fn grouped(
     let groups = codes(groups)?;
     let parts = enter(py, || split::grouped(&groups, &counts, seed))?;
     Ok(parts.into_iter().map(|part| Order(order::Order::bitmap(part))).collect())
+}
+
+/// `size` of the positions `0..num_rows`, drawn with replacement: evenly, by a weight for each, or by
+/// class. `classes` are small codes, and the weights then one for each class.
+#[pyfunction]
+#[pyo3(signature = (num_rows, size, *, seed, epoch=0, weights=None, classes=None))]
+pub(crate) fn draws(
+    py: Python<'_>,
+    num_rows: u64,
+    size: u64,
+    seed: u64,
+    epoch: u64,
+    weights: Option<Weights>,
+    classes: Option<Numbers>,
+) -> PyResult<Order> {
+    let classes = classes.map(codes).transpose()?;
+    let weights = weights.as_ref().map(|weights| weights.0.as_slice());
+    let weighted = enter(py, || match (&classes, weights) {
+        (Some(classes), weights) => Weighted::by_class(classes, weights, seed, epoch),
+        (None, Some(weights)) => Weighted::by_row(weights, seed, epoch),
+        (None, None) => Weighted::uniform(num_rows, seed, epoch),
+    })?;
+    Ok(Order(order::Order::draws(weighted, size)))
+}
+
+/// `size` positions drawn by a weight for each, none twice, in random order.
+#[pyfunction]
+#[pyo3(signature = (weights, size, *, seed, epoch=0))]
+pub(crate) fn choose(
+    py: Python<'_>,
+    weights: Weights,
+    size: u64,
+    seed: u64,
+    epoch: u64,
+) -> PyResult<Order> {
+    enter(py, || Ok(Order(order::Order::listed(order::choose(&weights.0, size, seed, epoch)?))))
 }
 
 fn codes(numbers: Numbers) -> PyResult<Vec<u32>> {

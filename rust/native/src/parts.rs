@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, Windowed};
+use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, Weighted, Windowed};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
 use pyo3::{
@@ -35,6 +35,10 @@ pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTup
             ("windowed", windowed.len(), windowed.seed(), windowed.epoch(), blocks.0, blocks.1)
                 .into_pyobject(py)
         }
+        Map::Weighted(weighted) => {
+            let bytes = PyBytes::new(py, &weighted.to_bytes());
+            ("draws", weighted.seed(), weighted.epoch(), bytes).into_pyobject(py)
+        }
         Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
         Map::Concat(orders) => {
             let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
@@ -66,6 +70,13 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Part {
                 let (block, window_blocks) = (get(4)?.extract()?, get(5)?.extract()?);
                 let windowed = enter(py, || Windowed::new(len, seed, epoch, block, window_blocks))?;
                 Map::Windowed(Arc::new(windowed))
+            }
+            "draws" => {
+                let (seed, epoch) = (get(1)?.extract()?, get(2)?.extract()?);
+                let bytes = get(3)?.cast_into::<PyBytes>()?;
+                let bytes = bytes.as_bytes();
+                let weighted = enter(py, || Weighted::from_bytes(bytes, seed, epoch))?;
+                Map::Weighted(Arc::new(weighted))
             }
             "bitmap" => {
                 let bytes = get(1)?.cast_into::<PyBytes>()?;

@@ -49,6 +49,8 @@ struct Table {
 struct Network {
     a: u32,
     b: u32,
+    /// `⌊(2⁶⁴ − 1) / b⌋`, to divide by multiplying.
+    reciprocal: u64,
     keys: [u32; ROUNDS],
 }
 
@@ -154,12 +156,19 @@ impl Network {
         for key in &mut keys {
             *key = low(stream.next());
         }
-        Self { a: low(a), b: low(b), keys }
+        Self { a: low(a), b: low(b), reciprocal: u64::MAX / b, keys }
     }
 
     fn split(&self, value: u64) -> (u32, u32) {
         let b = u64::from(self.b);
-        (low(value / b), low(value % b))
+        // As `value < a · b < 2⁶³`, what comes out is the quotient or one less.
+        let quotient = high128(u128::from(value) * u128::from(self.reciprocal));
+        let rest = value.wrapping_sub(quotient.wrapping_mul(b));
+        let is_short = rest >= b;
+        (
+            low(quotient.wrapping_add(u64::from(is_short))),
+            low(if is_short { rest.wrapping_sub(b) } else { rest }),
+        )
     }
 
     fn join(&self, l: u32, r: u32) -> u64 {
@@ -304,6 +313,11 @@ const fn low(x: u64) -> u32 {
 #[inline]
 const fn high(x: u64) -> u32 {
     low(x >> 32)
+}
+
+#[inline]
+const fn high128(x: u128) -> u64 {
+    (x >> 64) as u64
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "only called below TABLE_ROWS")]

@@ -153,7 +153,7 @@ impl Bitmap {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the bytes are something else.
+    /// [`Error::Invalid`](crate::Error::Invalid) if the bytes are something else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut bitmap = Self { ranks: vec![0], ..Self::default() };
         let mut cursor = Cursor { bytes };

@@ -21,7 +21,7 @@ impl Order {
     pub fn is_invertible(&self) -> bool {
         self.maps.iter().all(|map| match map {
             Map::Range { .. } | Map::Bitmap(_) | Map::Shuffle(_) | Map::Windowed(_) => true,
-            Map::Listed(_) | Map::Repeat { .. } | Map::Concat(_) => false,
+            Map::Listed(_) | Map::Weighted(_) | Map::Repeat { .. } | Map::Concat(_) => false,
         })
     }
 
@@ -198,7 +198,9 @@ impl Map {
             Self::Windowed(windowed) => {
                 (image < windowed.len()).then(|| windowed.inverse(image)).into()
             }
-            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => Inverse::Unknown,
+            Self::Listed(_) | Self::Weighted(_) | Self::Repeat { .. } | Self::Concat(_) => {
+                Inverse::Unknown
+            }
         }
     }
 
@@ -210,7 +212,7 @@ impl Map {
             Self::Bitmap(rows) => rows.invert(images),
             Self::Shuffle(shuffle) => shuffle.invert(images),
             Self::Windowed(windowed) => windowed.invert(images),
-            Self::Listed(_) | Self::Repeat { .. } | Self::Concat(_) => {
+            Self::Listed(_) | Self::Weighted(_) | Self::Repeat { .. } | Self::Concat(_) => {
                 unreachable!("only called for orders that are invertible")
             }
         }

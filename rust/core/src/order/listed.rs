@@ -40,6 +40,14 @@ impl Listed {
         }
     }
 
+    /// The entry at a position below [`len`](Self::len).
+    pub(super) fn at(&self, position: u64) -> u64 {
+        match self {
+            Self::Narrow(list) => u64::from(list[index(position)]),
+            Self::Wide(list) => list[index(position)],
+        }
+    }
+
     pub(super) fn apply(&self, positions: &mut [u64]) {
         match self {
             Self::Narrow(list) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bitmap, Listed, Order, Shuffle, Windowed};
+use super::{Bitmap, Listed, Order, Shuffle, Weighted, Windowed};
 
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub enum Map {
     Shuffle(Arc<Shuffle>),
     /// Position `k` is where a shuffle by blocks and windows took it from.
     Windowed(Arc<Windowed>),
+    /// Position `k` is the `k`-th draw with replacement.
+    Weighted(Arc<Weighted>),
     /// Position `k` is `k` modulo a length.
     Repeat {
         /// The length.
@@ -50,6 +52,7 @@ impl Map {
             Self::Listed(list) => fits(list.len(), list.bound()),
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
             Self::Windowed(windowed) => fits(windowed.len(), windowed.len()),
+            Self::Weighted(weighted) => Some(if n == 0 { 0 } else { weighted.num_rows() }),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
                 parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
@@ -71,6 +74,7 @@ impl Map {
             Self::Listed(list) => list.apply(values),
             Self::Shuffle(shuffle) => shuffle.apply(values),
             Self::Windowed(windowed) => windowed.apply(values),
+            Self::Weighted(weighted) => weighted.apply(values),
             Self::Repeat { len } => {
                 for value in values {
                     *value %= len;
@@ -108,7 +112,7 @@ impl Map {
                     (start, out) = (0, rest);
                 }
             }
-            Self::Range { .. } | Self::Repeat { .. } => {
+            Self::Range { .. } | Self::Weighted(_) | Self::Repeat { .. } => {
                 for (value, position) in out.iter_mut().zip(start..) {
                     *value = position;
                 }
@@ -125,6 +129,7 @@ impl Map {
                 Self::Listed(list) => list.num_bytes(),
                 Self::Shuffle(_) => size_of::<Shuffle>() + 512,
                 Self::Windowed(_) => size_of::<Windowed>() + 512,
+                Self::Weighted(weighted) => weighted.num_bytes(),
                 Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
             }
     }
@@ -150,6 +155,14 @@ impl std::fmt::Display for Map {
                 w.epoch(),
                 w.block(),
                 w.window_blocks()
+            ),
+            Self::Weighted(w) => write!(
+                f,
+                "drawn by seed {} epoch {} from {} classes of {} rows",
+                w.seed(),
+                w.epoch(),
+                w.num_classes(),
+                w.num_rows()
             ),
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),

@@ -25,6 +25,7 @@ mod map;
 mod shard;
 mod shuffle;
 pub mod split;
+mod weighted;
 mod windowed;
 
 use std::ops::Range;
@@ -36,6 +37,7 @@ pub use listed::Listed;
 pub use map::Map;
 pub use shard::{Tail, shard};
 pub use shuffle::Shuffle;
+pub use weighted::{Weighted, choose};
 pub use windowed::Windowed;
 
 use crate::error::{Error, Result};
@@ -64,6 +66,11 @@ impl Order {
     /// `offsets` as they stand, repeats included.
     pub fn listed(offsets: Vec<u64>) -> Self {
         Self { len: offsets.len() as u64, maps: vec![Map::Listed(Arc::new(Listed::new(offsets)))] }
+    }
+
+    /// `count` draws with replacement.
+    pub fn draws(weighted: Weighted, count: u64) -> Self {
+        Self { len: count, maps: vec![Map::Weighted(Arc::new(weighted))] }
     }
 
     /// An order from its maps, position first: the inverse of [`maps`](Self::maps).
@@ -110,6 +117,7 @@ impl Order {
             Map::Listed(_)
             | Map::Shuffle(_)
             | Map::Windowed(_)
+            | Map::Weighted(_)
             | Map::Repeat { .. }
             | Map::Concat(_) => false,
         })

@@ -92,15 +92,49 @@ impl Shuffle {
         }
     }
 
+    /// Like [`apply`](Self::apply) for positions that are all from `first` to `last`: where these are of
+    /// fewer clumps than there are positions, each clump is looked for once.
+    pub(super) fn apply_between(&self, first: u64, last: u64, positions: &mut [u64]) {
+        let (first, last) = (self.slot(first).0, self.slot(last).0);
+        let count = usize::try_from(last - first).unwrap_or(usize::MAX);
+        if count >= positions.len() {
+            return self.apply(positions);
+        }
+        let mut images = vec![0; count + 1];
+        self.clumps.fill(first, &mut images);
+        for position in positions {
+            let (slot, place) = self.slot(*position);
+            let image = images[usize::try_from(slot - first).expect("below a length")];
+            *position = image * self.clump + place;
+        }
+    }
+
     /// Like [`apply`](Self::apply) for `start, start + 1, …`.
     pub fn fill(&self, start: u64, out: &mut [u64]) {
         if self.clump == 1 {
             return self.clumps.fill(start, out);
         }
-        for (value, position) in out.iter_mut().zip(start..) {
-            *value = position;
+        // A run of clumps is as many images, not as many as there are rows.
+        let (mut slot, mut place) = self.slot(start);
+        let (mut images, mut out) = ([0; RUN], out);
+        while !out.is_empty() {
+            let left = usize::try_from(self.len.div_ceil(self.clump) - slot).unwrap_or(RUN);
+            // One more, as the first may be begun and another be the short one.
+            let wanted = out.len() / usize::try_from(self.clump).unwrap_or(usize::MAX) + 2;
+            let images = &mut images[..wanted.min(left).min(RUN)];
+            self.clumps.fill(slot, images);
+            slot += images.len() as u64;
+            for image in images {
+                let begin = *image * self.clump + place;
+                let end = self.len.min((*image * self.clump).saturating_add(self.clump));
+                let count = usize::try_from(end - begin).unwrap_or(usize::MAX).min(out.len());
+                let (head, rest) = out.split_at_mut(count);
+                for (value, row) in head.iter_mut().zip(begin..) {
+                    *value = row;
+                }
+                (out, place) = (rest, 0);
+            }
         }
-        self.apply(out);
     }
 
     /// The shuffled position that `value` went to.
@@ -139,7 +173,8 @@ impl Shuffle {
             0
         };
         let position = position + gap;
-        (position / self.clump, position % self.clump)
+        let slot = position / self.clump;
+        (slot, position - slot * self.clump)
     }
 }
 
@@ -156,6 +191,14 @@ mod tests {
                 shuffle.fill(0, &mut out);
                 for (position, &value) in (0..).zip(&out) {
                     assert_eq!(shuffle.inverse(value), position, "len {len} clump {clump}");
+                }
+                let mut applied: Vec<u64> = (0..len).collect();
+                shuffle.apply(&mut applied);
+                assert_eq!(applied, out, "len {len} clump {clump}");
+                for start in [1, out.len() / 3, out.len() / 2] {
+                    let mut some = vec![0; out.len().saturating_sub(start).min(150)];
+                    shuffle.fill(start as u64, &mut some);
+                    assert_eq!(some, out[start.min(out.len())..][..some.len()]);
                 }
                 let mut back = out.clone();
                 shuffle.invert(&mut back);

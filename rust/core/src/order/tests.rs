@@ -15,6 +15,7 @@ enum Verb {
     Filter(u64),
     Pick(Vec<u64>),
     Shard(u64, u64),
+    Draw(u64, u64),
     Twice,
 }
 
@@ -28,6 +29,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         (1_u64..5).prop_map(Verb::Filter),
         prop::collection::vec(any::<u64>(), 0..20).prop_map(Verb::Pick),
         (0_u64..4, 1_u64..5).prop_map(|(rank, world)| Verb::Shard(rank % world, world)),
+        (any::<u64>(), 0_u64..60).prop_map(|(seed, count)| Verb::Draw(seed, count)),
         Just(Verb::Twice),
     ]
 }
@@ -85,11 +87,18 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             let mine = (*rank..len).step_by(usize::try_from(*world_size).unwrap());
             (order, mine.map(at).collect())
         }
+        Verb::Draw(seed, count) if len > 0 => {
+            let weighted = Weighted::uniform(len, *seed, 0).unwrap();
+            let mut drawn: Vec<u64> = (0..*count).collect();
+            weighted.apply(&mut drawn);
+            let order = order.pick(&Order::draws(weighted, *count)).unwrap();
+            (order, drawn.into_iter().map(at).collect())
+        }
         Verb::Twice => {
             let order = Order::concat(vec![order.clone(), Order::all(0), order.clone()]).unwrap();
             (order, rows.repeat(if len > 500 { 1 } else { 2 }))
         }
-        Verb::Step(..) | Verb::Pick(_) => (order.clone(), rows.to_vec()),
+        Verb::Step(..) | Verb::Pick(_) | Verb::Draw(..) => (order.clone(), rows.to_vec()),
     }
 }
 
@@ -205,7 +214,7 @@ fn lists_are_stored_as_narrow_as_they_allow() {
 /// Verbs after which an order is still invertible.
 fn one_to_one() -> impl Strategy<Value = Verb> {
     verb().prop_filter("lists, repeats and orders end to end are searched", |verb| {
-        !matches!(verb, Verb::Repeat(_) | Verb::Pick(_) | Verb::Twice)
+        !matches!(verb, Verb::Repeat(_) | Verb::Pick(_) | Verb::Draw(..) | Verb::Twice)
     })
 }
 

@@ -90,7 +90,7 @@ impl Windowed {
 
     /// Like [`apply`](Self::apply) for `start, start + 1, …`.
     pub fn fill(&self, start: u64, out: &mut [u64]) {
-        let (mut start, mut rest) = (start, &mut *out);
+        let (mut start, mut rest) = (start, out);
         while !rest.is_empty() {
             let window = self.window(self.window_of(start));
             let count = usize::try_from(window.end - start).unwrap_or(usize::MAX);
@@ -99,9 +99,9 @@ impl Windowed {
             for position in head.iter_mut() {
                 *position += window.start;
             }
+            self.blocks.apply_between(window.start, window.end - 1, head);
             (start, rest) = (window.end, tail);
         }
-        self.blocks.apply(out);
     }
 
     /// The shuffled position that `value` went to.
