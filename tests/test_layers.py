@@ -38,10 +38,12 @@ RUST = {
     "table": {"order", "plan", "projection", "runtime", "interrupt"},
     "budget": set(),
     "packed": {"projection"},
+    "matrix": {"projection"},
     "cache": {"packed"},
     "gather": {"plan", "projection"},
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),
+        "matrix",
         *("budget", "runtime", "interrupt"),
     },
     "loader": {"order", "read", "gather", "runtime", "interrupt"},

@@ -37,6 +37,7 @@ Format: TypeAlias = Literal[
     "torch",
     "torch_col",
     "torch_dict",
+    "torch_matrix",
     "torch_row",
 ]
 """The names that ``with_format`` takes."""

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from lanceloader._native import Batch
     from lanceloader._typing import Transform
 
-__all__ = ["FORMATS", "check_nulls", "native_of", "needs_own_buffers", "transform_of"]
+__all__ = [
+    "FORMATS",
+    "check_nulls",
+    "is_matrix",
+    "native_of",
+    "needs_own_buffers",
+    "transform_of",
+]
 
 FORMATS: dict[str, tuple[str, str]] = {
     "arrow": ("arrow", "batch"),
@@ -34,6 +41,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "torch": ("torch", "rows"),
     "torch_col": ("torch", "matrix"),
     "torch_dict": ("torch", "columns"),
+    "torch_matrix": ("torch", "row_matrix"),
     "torch_row": ("torch", "row_tensors"),
 }
 """The module and the function of each format."""
@@ -73,12 +81,14 @@ def transform_of(name: object, **options: Any) -> Transform:
 def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
     """Give the function that makes of a batch of the core what ``transform`` makes of Arrow's.
 
-    The dict formats have one, which is several times faster for columns of numbers.
+    The dict formats and the matrix have one, which is several times faster for numbers.
     """
     options: dict[str, Any] = {}
     function: Any = transform
     if isinstance(transform, functools.partial):
         function, options = transform.func, transform.keywords
+    if is_matrix(transform):
+        return sys.modules[transform.__module__].matrix_from_native  # type: ignore[no-any-return]
     package, _, library = (getattr(function, "__module__", None) or "").rpartition(".")
     if package != __name__ or options.get("nulls") == "mask":
         return None
@@ -87,6 +97,13 @@ def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
     return functools.partial(
         sys.modules[f"{package}.{library}"].from_native, transform=transform
     )
+
+
+def is_matrix(transform: Transform) -> bool:
+    """Whether a transform wants the values of each row side by side."""
+    module = getattr(transform, "__module__", None)
+    name = getattr(transform, "__name__", None)
+    return module == f"{__name__}.torch" and name == FORMATS["torch_matrix"][1]
 
 
 def needs_own_buffers(transform: Transform) -> bool:

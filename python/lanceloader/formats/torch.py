@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lanceloader._native import Batch
     from lanceloader._typing import Nulls, Transform
 
-__all__ = ["columns", "matrix", "register", "row_tensors", "rows"]
+__all__ = ["columns", "matrix", "register", "row_matrix", "row_tensors", "rows"]
 
 
 def is_versioned() -> bool:
@@ -98,6 +98,26 @@ def matrix(batch: pa.RecordBatch) -> torch.Tensor:
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
         ]
     )
+
+
+def row_matrix(batch: pa.RecordBatch) -> torch.Tensor:
+    """Give one tensor of shape (rows, columns); all columns are numbers of one type."""
+    kinds = dict(zip(batch.schema.types, batch.schema.names, strict=True))
+    if len(kinds) > 1:
+        found = ", ".join(f"{kind} (`{name}`)" for kind, name in kinds.items())
+        message = f"torch_matrix holds columns of one type, not of {found}"
+        raise FormatError(message)
+    return matrix(batch).T.contiguous()
+
+
+def matrix_from_native(batch: Batch) -> torch.Tensor:
+    """Give what ``row_matrix`` gives, of a batch of vectors of the core."""
+    _, runs, _ = batch.runs()
+    if batch.num_rows == 0:
+        column = pa.record_batch(batch).column(0)
+        return array(column.values).reshape(0, column.type.list_size)
+    ((_, dtype, width, block),) = runs
+    return torch.frombuffer(block, dtype=DTYPES[dtype]).view(-1, width)
 
 
 def columns(

@@ -100,7 +100,8 @@ def costs(view: View, choice: Choice) -> Iterator[str]:
         memory = f"about {readable(4 * window * choice.row_bytes)} of windows under way"
     rows = min(view.batch_size, view.num_rows, _MAX_ROWS_AT_ONCE)
     first = (
-        rows * columns * _SECONDS_PER_VALUE + rows * choice.row_bytes / _BYTES_PER_SECOND
+        rows * columns * _SECONDS_PER_VALUE
+        + rows * choice.row_bytes / _BYTES_PER_SECOND
     )
     first += _REMOTE_SECONDS if is_remote else 0.0
     yield f"row       about {choice.row_bytes:,} bytes, packed"

@@ -233,8 +233,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         # All epochs share the reader, and what it keeps.
-        reader = self._view._ensure_open()
+        self._view._ensure_open()
         view = self.permutation
+        reader = view._open_for_format()
         if isinstance(reader, _native.Reader):
             # Whoever went from one epoch to the next will go on.
             after = self._view._with_epoch((self.epoch or 0) + 1)._order

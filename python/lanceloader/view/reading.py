@@ -11,6 +11,7 @@ from lanceloader._progress import progress_over
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
     check_nulls,
+    is_matrix,
     native_of,
     needs_own_buffers,
     transform_of,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader.sources import Reader
 
 __all__ = ["Reading"]
 
@@ -57,6 +59,7 @@ class Reading(ColumnVerbs):
                 * ``"torch"``: a list of dicts of tensors, one per row;
                 * ``"torch_row"``: a list of tensors, one per row;
                 * ``"torch_col"``: a tensor of shape (columns, rows);
+                * ``"torch_matrix"``: a tensor of shape (rows, columns), of columns of one type;
                 * ``"torch_dict"``, ``"numpy_dict"``: a dict with a tensor or array per
                   column, each of its own dtype: of shape (rows,), or (rows, dim) for
                   fixed-size lists. Lists become ``Ragged(values, offsets)``, structs dicts,
@@ -125,7 +128,7 @@ class Reading(ColumnVerbs):
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
-        batches = self._ensure_open().load(self._order, size, skip_last_batch)
+        batches = self._open_for_format().load(self._order, size, skip_last_batch)
         counted = progress_over(
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
         )
@@ -160,7 +163,8 @@ class Reading(ColumnVerbs):
             OverflowError: If one is negative.
             TypeError: If they are no whole numbers.
         """
-        return self.transform_fn(self._take(offsets))
+        taken = self._take_native(offsets)
+        return self._converter()(taken)
 
     def __getitems__(self, indices: Positions) -> Any:
         """Give the rows at these positions: what ``DataLoader`` calls for a batch.
@@ -197,8 +201,8 @@ class Reading(ColumnVerbs):
             start, stop, step = index.indices(self.num_rows)
             length = len(range(start, stop, step))
             picked = self._order.slice(start if length else 0, length, step)
-            reader = self._ensure_open()
-            return self.transform_fn(self._record_batch(reader.read(picked, 0, length)))
+            reader = self._open_for_format()
+            return self._converter()(reader.read(picked, 0, length))
         if isinstance(index, str):
             message = (
                 f"perm[{index!r}]: wanted positions; for a column use select_columns"
@@ -283,7 +287,7 @@ class Reading(ColumnVerbs):
         return self._record_batch(self._take_native(positions))
 
     def _take_native(self, positions: Any) -> Any:
-        reader = self._ensure_open()
+        reader = self._open_for_format()
         if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
             # A torch tensor is no buffer; a numpy array is, and is read as one.
             positions = (
@@ -292,6 +296,20 @@ class Reading(ColumnVerbs):
                 else positions.tolist()
             )
         return reader.take(self._order, positions)
+
+    def _open_for_format(self) -> Reader:
+        """Give the reader, which puts rows side by side if that is what the format wants.
+
+        Raises:
+            FormatError: If the columns are not of one type.
+        """
+        reader = self._ensure_open()
+        if not is_matrix(self.transform_fn) or not isinstance(reader, _native.Reader):
+            return reader
+        try:
+            return reader.as_matrix()
+        except ValueError as error:
+            raise FormatError(str(error)) from None
 
     def _converter(self) -> Callable[[Any], Any]:
         """Give what turns a batch of the core into what is handed out."""

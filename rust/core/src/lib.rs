@@ -64,6 +64,7 @@ pub mod read;
 
 pub mod gather;
 
+mod matrix;
 mod packed;
 
 mod cache;

@@ -71,6 +71,17 @@ impl Projection {
         self.outputs.contains(source)
     }
 
+    /// The names of the columns, if all of them are whole columns of the table.
+    pub(crate) fn columns(&self) -> Option<Vec<&str>> {
+        fn name(source: &Source) -> Option<&str> {
+            match source {
+                Source::Column(path) if path.len() == 1 => Some(path[0].as_str()),
+                _ => None,
+            }
+        }
+        self.outputs.iter().map(name).collect()
+    }
+
     /// The paths of table columns that must be read, each once, none inside another.
     pub fn paths(&self) -> Vec<&[String]> {
         let mut paths: Vec<&[String]> = self

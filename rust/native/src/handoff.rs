@@ -69,7 +69,7 @@ impl Batch {
         if !self.0.is_owned {
             return Err(PyValueError::new_err("these rows are shared: wanted to_owned() first"));
         }
-        let (runs, others) = runs_of(self.0.batch.columns());
+        let (runs, others) = runs_of(&self.0.batch);
         let fields = self.0.batch.schema_ref().fields();
         Ok((fields.iter().map(|field| field.name().as_str()).collect(), runs, others))
     }

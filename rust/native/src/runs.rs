@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_schema::DataType;
 use pyo3::exceptions::PyBufferError;
@@ -53,11 +53,14 @@ impl Block {
 pub(crate) type Run = (Vec<usize>, &'static str, usize, Block);
 
 /// The runs of columns that hold numbers, and the numbers of the other columns.
-pub(crate) fn runs_of(columns: &[ArrayRef]) -> (Vec<Run>, Vec<usize>) {
+pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
+    let schema = batch.schema_ref();
     let mut numbers = Vec::new();
     let mut others = Vec::new();
-    for (at, column) in columns.iter().enumerate() {
-        match values_of(column) {
+    for (at, column) in batch.columns().iter().enumerate() {
+        // Extension types have shapes of their own.
+        let is_plain = schema.field(at).extension_type_name().is_none();
+        match values_of(column).filter(|_| is_plain) {
             Some((dtype, width, values)) => numbers.push((values, at, dtype, width)),
             None => others.push(at),
         }

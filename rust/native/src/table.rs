@@ -295,6 +295,11 @@ impl Reader {
         schema_capsule(py, self.0.schema())
     }
 
+    /// The same reader, whose batches are one column of vectors with the values of all columns.
+    fn as_matrix(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(Self(enter(py, || self.0.as_matrix())?))
+    }
+
     /// How rows in random order are read, and why.
     fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
         Ok(enter(py, || self.0.choice())?.as_ref().into())

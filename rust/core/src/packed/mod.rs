@@ -145,6 +145,13 @@ impl Packing {
         self.num_bits
     }
 
+    /// Whether any of the columns numbered `wanted` is null in some row, going by the bits that are set.
+    pub(crate) fn may_be_null(&self, wanted: &[usize], bits_set: &[bool]) -> bool {
+        let is_set =
+            |&column: &usize| self.columns[column].null_bit.is_some_and(|bit| bits_set[bit]);
+        wanted.iter().any(is_set)
+    }
+
     /// Where the tail of a row begins, and how long it is.
     pub(crate) fn tail_of(&self, head: &[u8]) -> std::ops::Range<usize> {
         let Some(slot) = self.tail_slot else {

@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef};
 
 use super::choose::numbers_of;
 use super::external::External;
-use super::{Reader, Strategy, batch};
+use super::{Reader, Strategy, batch, side_by_side};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
@@ -69,25 +69,25 @@ impl Reader {
             Strategy::Direct => Kind::Direct,
             Strategy::Resident => Kind::Resident,
             Strategy::External => {
-                let scan = self.0.base.scan();
+                let scan = self.shared.base.scan();
                 let wanted = numbers_of(scan.schema(), scan.schema())?;
                 match self.external(order) {
                     Ok(rows) => Kind::External { rows, wanted },
                     // Asked for, it is an error; chosen, there is another way.
-                    Err(error) if self.0.options.strategy.is_some() => return Err(error),
+                    Err(error) if self.shared.options.strategy.is_some() => return Err(error),
                     Err(error) => {
-                        self.0.spill_failure.store(Some(Arc::new(error)));
+                        self.shared.spill_failure.store(Some(Arc::new(error)));
                         Kind::Direct
                     }
                 }
             }
         };
-        let memory_bytes = self.0.options.memory_bytes();
+        let memory_bytes = self.shared.options.memory_bytes();
         Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, memory_bytes })
     }
 
     fn external(&self, order: &Order) -> Result<Arc<External>> {
-        if let Some(ahead) = self.0.ahead.swap(None) {
+        if let Some(ahead) = self.shared.ahead.swap(None) {
             if ahead.pid != std::process::id() {
                 // Its locks may be held by threads that this process does not have.
                 std::mem::forget(ahead);
@@ -97,21 +97,32 @@ impl Reader {
             }
         }
         let choice = self.choice()?;
-        let scan = self.0.base.scan();
-        External::new(scan, order.clone(), choice.row_bytes, &self.0.options, &self.0.scratch)
-            .map(Arc::new)
+        let scan = self.shared.base.scan();
+        External::new(
+            scan,
+            order.clone(),
+            choice.row_bytes,
+            &self.shared.options,
+            &self.shared.scratch,
+        )
+        .map(Arc::new)
     }
 
     /// Starts pass 1 of an order that will probably be read next.
     fn start_ahead(&self, order: &Order) -> Result<()> {
-        let known = self.0.ahead.load_full();
+        let known = self.shared.ahead.load_full();
         if known.is_some_and(|ahead| ahead.order.is_same(order)) {
             return Ok(());
         }
         let choice = self.choice()?;
-        let scan = self.0.base.scan();
-        let rows =
-            External::new(scan, order.clone(), choice.row_bytes, &self.0.options, &self.0.scratch)?;
+        let scan = self.shared.base.scan();
+        let rows = External::new(
+            scan,
+            order.clone(),
+            choice.row_bytes,
+            &self.shared.options,
+            &self.shared.scratch,
+        )?;
         let rows = Arc::new(rows);
         let ahead = Ahead {
             pid: std::process::id(),
@@ -119,7 +130,7 @@ impl Reader {
             rows: Arc::clone(&rows),
             is_taken: AtomicBool::new(false),
         };
-        self.0.ahead.store(Some(Arc::new(ahead)));
+        self.shared.ahead.store(Some(Arc::new(ahead)));
         // Its error, if there is one, is kept for whoever asks for the rows.
         runtime::spawn("lanceloader-ahead", move || drop(rows.prepare()))
     }
@@ -147,7 +158,7 @@ impl Feed {
         positions: Range<u64>,
         batch_size: usize,
     ) -> Result<Option<Vec<Gathered>>> {
-        let shared = &self.reader.0;
+        let shared = &self.reader.shared;
         rows.prepare()?;
         shared
             .rows_spilled
@@ -175,7 +186,9 @@ impl Feed {
             let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             let read = batch(Arc::clone(schema), columns, count)?;
             let offsets = || self.order.offsets(range.clone());
-            Ok(Gathered { batch: shared.base.assemble_lazily(&read, offsets)?, is_owned: true })
+            let batch = shared.base.assemble_lazily(&read, offsets)?;
+            let gathered = Gathered { batch, is_owned: true };
+            if self.reader.is_matrix { side_by_side(&gathered) } else { Ok(gathered) }
         };
         starts.map(cut).collect::<Result<Vec<_>>>().map(Some)
     }

@@ -42,7 +42,11 @@ const BATCH_ROWS: usize = 32;
 
 /// Reads the projected columns of a table, rows by offset. Cheap to clone; clones share what they keep.
 #[derive(Debug, Clone)]
-pub struct Reader(Arc<Shared>);
+pub struct Reader {
+    shared: Arc<Shared>,
+    /// Whether a batch is one column, of a vector with the values of all columns for each row.
+    is_matrix: bool,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -169,7 +173,7 @@ impl Reader {
     }
 
     fn new(base: Base, options: Options) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             base,
             options,
             choice: ArcSwapOption::empty(),
@@ -181,17 +185,29 @@ impl Reader {
             spill_failure: ArcSwapOption::empty(),
             ahead: ArcSwapOption::empty(),
             scratch: Arc::default(),
-        }))
+        });
+        Self { shared, is_matrix: false }
     }
 
     /// The schema of the batches it gives.
     pub fn schema(&self) -> &SchemaRef {
-        self.0.base.projection().schema()
+        self.shared.base.projection().schema()
+    }
+
+    /// The same reader, whose batches have one column: for each row a vector of the values of all
+    /// columns. These must be numbers of one type, without nulls.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if they are of several types, or of one that is no number.
+    pub fn as_matrix(&self) -> Result<Self> {
+        crate::matrix::type_of(self.schema())?;
+        Ok(Self { shared: Arc::clone(&self.shared), is_matrix: true })
     }
 
     /// What it was asked to do.
     pub fn options(&self) -> &Options {
-        &self.0.options
+        &self.shared.options
     }
 
     /// How rows in random order are read, and why. Looks at some hundred rows if their types do not
@@ -202,7 +218,7 @@ impl Reader {
     /// Those of reading; [`Error::Unsupported`](crate::Error::Unsupported) and
     /// [`Error::Invalid`](crate::Error::Invalid) for options that cannot be met.
     pub fn choice(&self) -> Result<Arc<Choice>> {
-        let shared = &self.0;
+        let shared = &self.shared;
         if let Some(choice) = shared.choice.load_full() {
             return Ok(choice);
         }
@@ -215,11 +231,15 @@ impl Reader {
 
     /// What was read so far.
     pub fn stats(&self) -> ReadStats {
-        let mut stats =
-            self.0.packed.load().as_ref().map_or_else(ReadStats::default, |packed| packed.stats());
-        stats.rows_direct += self.0.rows_direct.load(Ordering::Relaxed);
-        stats.rows_spilled += self.0.rows_spilled.load(Ordering::Relaxed);
-        let failure = self.0.spill_failure.load();
+        let mut stats = self
+            .shared
+            .packed
+            .load()
+            .as_ref()
+            .map_or_else(ReadStats::default, |packed| packed.stats());
+        stats.rows_direct += self.shared.rows_direct.load(Ordering::Relaxed);
+        stats.rows_spilled += self.shared.rows_spilled.load(Ordering::Relaxed);
+        let failure = self.shared.spill_failure.load();
         stats.failure = stats.failure.or_else(|| failure.as_ref().map(ToString::to_string));
         stats
     }
@@ -248,13 +268,13 @@ impl Reader {
     ///
     /// Those of [`take`](Self::take).
     pub fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
-        self.take_from(self.0.packed.load_full().as_deref(), offsets, batch_size)
+        self.take_from(self.shared.packed.load_full().as_deref(), offsets, batch_size)
     }
 
     /// How an order of `num_rows` rows is read by a loader, which starts to keep packed rows if that
     /// is how.
     fn prepare(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
-        let is_asked_for = self.0.options.strategy.is_some();
+        let is_asked_for = self.shared.options.strategy.is_some();
         if is_ascending && !is_asked_for {
             return Ok(Strategy::Direct);
         }
@@ -276,19 +296,20 @@ impl Reader {
         batch_size: usize,
     ) -> Result<Vec<Gathered>> {
         if let Some(packed) = packed {
-            return packed.take_window(&self.0.base, offsets, batch_size);
+            return packed.take_window(&self.shared.base, offsets, batch_size, self.is_matrix);
         }
-        self.0.rows_direct.fetch_add(offsets.len() as u64, Ordering::Relaxed);
-        self.0.base.take_window(offsets, batch_size)
+        self.shared.rows_direct.fetch_add(offsets.len() as u64, Ordering::Relaxed);
+        let batches = self.shared.base.take_window(offsets, batch_size)?;
+        if self.is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
     }
 
     /// Packed rows that are there already and complete.
     fn kept(&self) -> Option<Arc<PackedReader>> {
-        self.0.packed.load_full().filter(|packed| packed.is_complete())
+        self.shared.packed.load_full().filter(|packed| packed.is_complete())
     }
 
     fn packed_if_worth(&self, offsets: &[u64]) -> Result<Option<Arc<PackedReader>>> {
-        let shared = &self.0;
+        let shared = &self.shared;
         if shared.options.strategy == Some(Strategy::Direct) {
             return Ok(None);
         }
@@ -315,7 +336,7 @@ impl Reader {
     }
 
     fn packed(&self, choice: &Choice) -> Result<Arc<PackedReader>> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let packed = match shared.packed.load_full() {
             Some(packed) => packed,
             None => {
@@ -329,6 +350,12 @@ impl Reader {
         packed.fill(shared.options.num_threads())?;
         Ok(packed)
     }
+}
+
+/// A batch as a matrix.
+fn side_by_side(gathered: &Gathered) -> Result<Gathered> {
+    let batch = crate::matrix::side_by_side(&gathered.batch)?;
+    Ok(Gathered { batch, is_owned: true })
 }
 
 /// Blocks of rows and the columns they hold.

@@ -11,10 +11,11 @@ use arrow_schema::SchemaRef;
 use super::choose::{Choice, Options, numbers_of};
 use super::direct::Direct;
 use super::resident::{Resident, block_rows};
-use super::{Base, ReadStats, batch, ranges};
+use super::{Base, ReadStats, batch, ranges, side_by_side};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
+use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::Projection;
@@ -33,6 +34,8 @@ pub(super) struct PackedReader {
     wanted: Vec<usize>,
     /// Of these columns; they may be wider than what is read where rows were packed for others.
     schema: SchemaRef,
+    /// The packed columns that a matrix of what is read is made of, if it can be made of those alone.
+    matrix: Option<Vec<usize>>,
     /// Whether something was read directly before, or all rows are there and only need to be mapped:
     /// the first batch should not wait for anything else.
     may_wait: AtomicBool,
@@ -54,7 +57,17 @@ impl PackedReader {
         let wanted = numbers_of(resident.packing().schema(), &schema)?;
         let packed = resident.packing().schema();
         let schema = packed.project(&wanted).map_err(|error| Error::Bug(error.to_string()))?;
-        Ok(Self { resident, wanted, schema: Arc::new(schema), may_wait: AtomicBool::new(is_warm) })
+        let matrix = base.projection().columns().and_then(|names| {
+            let number = |name: &str| packed.index_of(name).ok();
+            names.into_iter().map(number).collect()
+        });
+        Ok(Self {
+            resident,
+            wanted,
+            schema: Arc::new(schema),
+            matrix,
+            may_wait: AtomicBool::new(is_warm),
+        })
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -86,6 +99,7 @@ impl PackedReader {
         base: &Base,
         offsets: &[u64],
         batch_size: usize,
+        is_matrix: bool,
     ) -> Result<Vec<Gathered>> {
         let num_rows = base.scan().num_rows();
         if let Some(&offset) = offsets.iter().find(|&&offset| offset >= num_rows) {
@@ -101,17 +115,25 @@ impl PackedReader {
         let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
             crate::interrupt::check()?;
             let offsets = &offsets[range];
+            if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
+                && let Some(values) = self.resident.gather_matrix(offsets, columns)
+            {
+                let batch = matrix::from_values(base.projection().schema(), values, offsets.len())?;
+                return Ok(Some(Gathered { batch, is_owned: true }));
+            }
             let Some(columns) = self.resident.gather(offsets, &self.wanted) else {
                 return Ok(None);
             };
-            self.finish(base, offsets, columns?).map(Some)
+            let gathered = self.finish(base, offsets, columns?)?;
+            if is_matrix { side_by_side(&gathered) } else { Ok(gathered) }.map(Some)
         };
         let batches: Vec<Option<Gathered>> =
             ranges(offsets.len(), batch_size).map(packed).collect::<Result<_>>()?;
         if batches.iter().all(Option::is_some) {
             return Ok(batches.into_iter().flatten().collect());
         }
-        self.mixed(base, offsets, batch_size)
+        let batches = self.mixed(base, offsets, batch_size)?;
+        if is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
     }
 
     fn finish(

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 
 use crate::cache::{Block, Entry};
@@ -280,6 +281,19 @@ impl Resident {
         let heads = self.heads(&blocks, offsets)?;
         self.counters.rows_packed.fetch_add(offsets.len() as u64, Ordering::Relaxed);
         Some(self.packing.unpack(&heads, &blocks.bits_set, wanted))
+    }
+
+    /// The values of the columns numbered `wanted`, row after row; `None` if some rows are not there
+    /// yet, the columns are not all of fixed width, or any may have nulls.
+    pub(super) fn gather_matrix(&self, offsets: &[u64], wanted: &[usize]) -> Option<Buffer> {
+        let blocks = self.blocks.load_full();
+        if self.packing.may_be_null(wanted, &blocks.bits_set) {
+            return None;
+        }
+        let heads = self.heads(&blocks, offsets)?;
+        let values = self.packing.unpack_matrix(&heads, wanted)?;
+        self.counters.rows_packed.fetch_add(offsets.len() as u64, Ordering::Relaxed);
+        Some(values)
     }
 
     /// Which of `offsets` are there.

@@ -1,0 +1,147 @@
+//! Columns of one number type as one row-major matrix: a batch of a single column of vectors.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, FixedSizeListArray, RecordBatch, make_array};
+use arrow_buffer::{Buffer, MutableBuffer};
+use arrow_data::ArrayData;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+use crate::error::{Error, Result};
+use crate::projection::batch;
+
+/// What the column is called.
+const NAME: &str = "matrix";
+/// Rows that are turned while they stay in L1.
+const TILE_ROWS: usize = 64;
+
+/// The type of all columns.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if there is none, or it is not that of a number.
+pub(crate) fn type_of(schema: &SchemaRef) -> Result<&DataType> {
+    let fields = schema.fields();
+    let wanted = "columns of numbers of one type";
+    let Some(first) = fields.first() else {
+        return Err(Error::invalid("a matrix without columns", wanted));
+    };
+    if !first.data_type().is_numeric() || matches!(first.data_type(), DataType::Dictionary(..)) {
+        let (name, data_type) = (first.name(), first.data_type());
+        return Err(Error::invalid(
+            format!("column `{name}` of type {data_type} in a matrix"),
+            wanted,
+        ));
+    }
+    match fields.iter().find(|field| field.data_type() != first.data_type()) {
+        None => Ok(first.data_type()),
+        Some(other) => Err(Error::invalid(
+            format!(
+                "a matrix of column `{}` of type {} and column `{}` of type {}",
+                first.name(),
+                first.data_type(),
+                other.name(),
+                other.data_type()
+            ),
+            wanted,
+        )),
+    }
+}
+
+/// The batch of `num_rows` rows with these values, row after row, for columns of `schema`.
+pub(crate) fn from_values(
+    schema: &SchemaRef,
+    values: Buffer,
+    num_rows: usize,
+) -> Result<RecordBatch> {
+    let data_type = type_of(schema)?;
+    let num_columns = schema.fields().len();
+    let bug = |error| Error::Bug(format!("a matrix does not fit: {error}"));
+    let values = ArrayData::builder(data_type.clone())
+        .len(num_rows * num_columns)
+        .add_buffer(values)
+        .build()
+        .map_err(bug)?;
+    let child = Arc::new(Field::new("item", data_type.clone(), false));
+    let size = i32::try_from(num_columns)
+        .map_err(|_| Error::invalid(format!("a matrix of {num_columns} columns"), "fewer"))?;
+    let rows =
+        FixedSizeListArray::try_new_with_length(child, size, make_array(values), None, num_rows);
+    let rows = rows.map_err(bug)?;
+    let field = Field::new(NAME, rows.data_type().clone(), false);
+    batch(Arc::new(Schema::new(vec![field])), vec![Arc::new(rows)], num_rows)
+}
+
+/// The columns of a batch as a matrix.
+///
+/// # Errors
+///
+/// Those of [`type_of`]; [`Error::Invalid`] if there are nulls.
+pub(crate) fn side_by_side(rows: &RecordBatch) -> Result<RecordBatch> {
+    let schema = rows.schema();
+    let width = type_of(&schema)?.primitive_width().unwrap_or(1);
+    if let Some(at) = rows.columns().iter().position(|column| column.null_count() > 0) {
+        let (name, count) = (schema.field(at).name(), rows.column(at).null_count());
+        return Err(Error::invalid(
+            format!("column `{name}` with {count} nulls in a matrix"),
+            format!("none: filter them out with {name} IS NOT NULL"),
+        ));
+    }
+    let (num_rows, num_columns) = (rows.num_rows(), rows.num_columns());
+    let mut out = MutableBuffer::from_len_zeroed(num_rows * num_columns * width);
+    let data: Vec<ArrayData> = rows.columns().iter().map(Array::to_data).collect();
+    for first in (0..num_rows).step_by(TILE_ROWS) {
+        let count = TILE_ROWS.min(num_rows - first);
+        for (at, column) in data.iter().enumerate() {
+            let start = (column.offset() + first) * width;
+            let values = &column.buffers()[0][start..start + count * width];
+            let rows = out.as_slice_mut()[first * num_columns * width..]
+                .chunks_exact_mut(num_columns * width);
+            for (row, value) in rows.zip(values.chunks_exact(width)) {
+                row[at * width..(at + 1) * width].copy_from_slice(value);
+            }
+        }
+    }
+    from_values(&schema, out.into(), num_rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Float32Type;
+    use arrow_array::{ArrayRef, Float32Array, Int32Array};
+
+    fn rows(columns: Vec<ArrayRef>) -> RecordBatch {
+        let field = |(at, column): (usize, &ArrayRef)| {
+            Field::new(format!("c{at}"), column.data_type().clone(), true)
+        };
+        let fields: Vec<Field> = columns.iter().enumerate().map(field).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+    }
+
+    #[test]
+    fn rows_of_columns_become_vectors() {
+        let column = |start: usize| -> ArrayRef {
+            Arc::new(Float32Array::from_iter_values((start..start + 200).map(|x| x as f32)))
+        };
+        let matrix = side_by_side(&rows(vec![column(0), column(1000)]).slice(50, 100)).unwrap();
+        let vectors = matrix.column(0).as_fixed_size_list();
+        assert_eq!(vectors.len(), 100);
+        assert_eq!(
+            vectors.value(99).as_primitive::<Float32Type>().values().as_ref(),
+            [149.0, 1149.0]
+        );
+        assert_eq!(side_by_side(&rows(vec![column(0)]).slice(0, 0)).unwrap().num_rows(), 0);
+    }
+
+    #[test]
+    fn what_is_no_matrix_is_named() {
+        let floats: ArrayRef = Arc::new(Float32Array::from(vec![1.0]));
+        let ints: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+        let nulls: ArrayRef = Arc::new(Int32Array::from(vec![None]));
+        let says = |columns: Vec<ArrayRef>| side_by_side(&rows(columns)).unwrap_err().to_string();
+        assert!(says(vec![floats, Arc::clone(&ints)]).contains("column `c1` of type Int32"));
+        assert!(says(vec![ints, nulls]).contains("column `c1` with 1 nulls in a matrix"));
+    }
+}
