@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ STRATEGIES = ["direct", "resident", "external", "auto"]
 
 # Less than 8 MiB of packed rows is kept in memory only.
 ROWS_WORTH_A_FILE = 50_000
-ROWS_OF_THREE_BLOCKS = 160_000
+ROWS_OF_FIVE_BLOCKS = 160_000
 
 
 def vectors(num_rows: int, *, seed: int = 0, dim: int = 60) -> pa.Table:
@@ -72,3 +73,21 @@ def settle() -> None:
 def files(folder, suffix: str = "rows") -> list[Path]:
     """The files of a cache folder, by path."""
     return sorted(Path(folder).rglob(f"*.{suffix}"))
+
+
+class Watched:
+    """A dataset that says of each batch which process read it, and what that process packed."""
+
+    def __init__(self, perm) -> None:
+        self.perm = perm.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.perm)
+
+    def __getitems__(self, places) -> tuple[list[int], int, int, int]:
+        batch = self.perm.take_offsets(places)
+        ids, squares = batch["id"].to_numpy(), batch["square"].to_numpy()
+        if not (squares == ids**2).all():
+            raise AssertionError(ids)
+        stats = self.perm.reader.stats()
+        return ids.tolist(), os.getpid(), stats.blocks_filled, stats.blocks_mapped
