@@ -47,6 +47,7 @@ RUST = {
         *("budget", "runtime", "interrupt"),
     },
     "loader": {"order", "read", "gather", "runtime", "interrupt"},
+    "ahead": {"order", "read", "gather", "loader"},
     "lib": {"error"},
 }
 

@@ -68,7 +68,8 @@ def gather_runs(
     if not batch.is_owned:
         batch = batch.to_owned()
     names, runs, others = batch.runs()
-    out = Columns.fromkeys(names)
+    out = Columns()
+    out.update(dict.fromkeys(names))
     if len(out) < len(names) or batch.num_rows == 0:
         return cast("Columns", transform(pa.record_batch(batch)))
     for columns, dtype, width, block in runs:

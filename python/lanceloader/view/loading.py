@@ -171,7 +171,8 @@ class LoadVerbs(SplitVerbs):
         view = self.shuffle(seed) if shuffle else self
         if format is not None:
             view = view.with_format(format, nulls=nulls, fill_value=fill_value)
-        if not (read is memory_limit is cache_dir is threads is None):
+        given = (read, memory_limit, cache_dir, threads)
+        if any(option is not None for option in given):
             view = view.with_read(
                 read, memory_limit=memory_limit, cache_dir=cache_dir, threads=threads
             )
@@ -239,13 +240,14 @@ class Loader:
         if isinstance(reader, _native.Reader):
             # Whoever went from one epoch to the next will go on.
             after = self._view._with_epoch((self.epoch or 0) + 1)._order
-            batches = reader.load(
+            own = reader.load(
                 view._order,
                 self.batch_size,
                 self.drop_last,
                 after if self._is_advancing else None,
             )
-            self._running = batches, reader.stats(), time.monotonic()
+            self._running = own, reader.stats(), time.monotonic()
+            batches: Iterator[Any] = own
         else:
             batches = reader.load(view._order, self.batch_size, self.drop_last)
         convert = view._converter()

@@ -128,7 +128,9 @@ class Reading(ColumnVerbs):
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
-        batches = self._open_for_format().load(self._order, size, skip_last_batch)
+        batches: Iterator[Any] = self._open_for_format().load(
+            self._order, size, skip_last_batch
+        )
         counted = progress_over(
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
         )

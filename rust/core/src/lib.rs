@@ -71,6 +71,8 @@ mod cache;
 
 pub mod loader;
 
+pub mod ahead;
+
 pub mod hash;
 
 pub use error::{Error, Result};

@@ -16,7 +16,7 @@ use crate::error::{Error, Result, text_of_panic};
 use crate::gather::Gathered;
 use crate::interrupt;
 use crate::order::Order;
-use crate::read::{Feed, Reader};
+use crate::read::{Feed, Reader, Stride};
 use crate::runtime;
 
 /// The first window where its size is ours to choose: rows may be images.
@@ -37,6 +37,7 @@ pub struct Loader {
     ready: VecDeque<Gathered>,
     stats: LoadStats,
     next: Option<Order>,
+    stride: Option<Stride>,
 }
 
 /// What a consumer saw.
@@ -129,6 +130,7 @@ impl Loader {
             ready: VecDeque::new(),
             stats: LoadStats::default(),
             next: None,
+            stride: None,
         })
     }
 
@@ -137,6 +139,30 @@ impl Loader {
     pub fn followed_by(mut self, next: Order) -> Self {
         self.next = Some(next);
         self
+    }
+
+    /// A loader of some batches of an order: those of `batch_size` rows that begin at `start`,
+    /// `start + stride` and so on. Its positions count the rows of these batches.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new); [`Error::OutOfRange`] if `start` is beyond the order.
+    pub fn every(
+        reader: Reader,
+        order: Order,
+        start: u64,
+        batch_size: u64,
+        stride: u64,
+    ) -> Result<Self> {
+        let rest = order.slice(start, order.len().saturating_sub(start))?;
+        let rows = usize::try_from(batch_size)
+            .map_err(|_| Error::invalid(format!("batch_size {batch_size}"), "a smaller one"))?;
+        let whole = rest.len() / stride * batch_size;
+        let left = (rest.len() % stride).min(batch_size);
+        let mut loader = Self::new(reader, rest, rows, false)?;
+        loader.num_rows = whole + left;
+        loader.stride = Some(Stride { batch_size, stride });
+        Ok(loader)
     }
 
     /// The position of the first row that was not handed out yet.
@@ -222,7 +248,7 @@ impl Loader {
     fn start(&self) -> Result<Running> {
         let Source { reader, order } = &self.source;
         let left = self.num_rows - self.position;
-        let feed = Arc::new(reader.feed(order, left, self.next.clone())?);
+        let feed = Arc::new(reader.feed(order, left, self.next.clone(), self.stride)?);
         let threads = feed.num_threads();
         let state = State {
             position: self.position,

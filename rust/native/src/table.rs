@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::DataType;
+use lanceloader_core::ahead::Ahead;
 use lanceloader_core::order::{self, Bitmap};
 use lanceloader_core::projection::Projection;
 use lanceloader_core::read::{self, MemoryTable};
@@ -178,7 +179,7 @@ impl Table {
         enter(py, || {
             let names = columns.iter().map(|(name, source)| (name.as_str(), source.as_str()));
             let projection = Projection::new(self.schema(), names)?;
-            Ok(Reader(match &self.0 {
+            Ok(Reader::new(match &self.0 {
                 Kind::Lance(table) => {
                     read::Reader::of_table(Arc::clone(table), projection, options)?
                 }
@@ -286,43 +287,55 @@ fn memory_table(
 
 /// Reads chosen columns of a table, rows by position in an order.
 #[pyclass(frozen, module = "lanceloader._native")]
-pub(crate) struct Reader(read::Reader);
+pub(crate) struct Reader {
+    reader: read::Reader,
+    ahead: Ahead,
+}
+
+impl Reader {
+    fn new(reader: read::Reader) -> Self {
+        Self { reader, ahead: Ahead::default() }
+    }
+}
 
 #[pymethods]
 impl Reader {
     /// The schema of the batches, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
-        schema_capsule(py, self.0.schema())
+        schema_capsule(py, self.reader.schema())
     }
 
     /// The same reader, whose batches are one column of vectors with the values of all columns.
     fn as_matrix(&self, py: Python<'_>) -> PyResult<Self> {
-        Ok(Self(enter(py, || self.0.as_matrix())?))
+        Ok(Self::new(enter(py, || self.reader.as_matrix())?))
     }
 
     /// How rows in random order are read, and why.
     fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
-        Ok(enter(py, || self.0.choice())?.as_ref().into())
+        Ok(enter(py, || self.reader.choice())?.as_ref().into())
     }
 
     /// What was read so far.
     fn stats(&self, py: Python<'_>) -> PyResult<ReadStats> {
-        Ok(enter(py, || Ok(self.0.stats()))?.into())
+        Ok(enter(py, || Ok(self.reader.stats()))?.into())
     }
 
     /// The rows at `positions` of `order`, in that order, repeats included.
     fn take(&self, py: Python<'_>, order: &Order, positions: Numbers) -> PyResult<Batch> {
         let mut positions = positions.0;
         let rows = enter(py, || {
+            if let Some(rows) = self.ahead.take(&self.reader, &order.0, &positions)? {
+                return Ok(rows);
+            }
             order.0.resolve(&mut positions)?;
-            self.0.take(&positions)
+            self.reader.take(&positions)
         })?;
         Ok(Batch::new(rows))
     }
 
     /// The rows at positions `start..stop` of `order`.
     fn read(&self, py: Python<'_>, order: &Order, start: u64, stop: u64) -> PyResult<Batch> {
-        let rows = enter(py, || self.0.take(&order.0.offsets(start..stop)?))?;
+        let rows = enter(py, || self.reader.take(&order.0.offsets(start..stop)?))?;
         Ok(Batch::new(rows))
     }
 
@@ -339,7 +352,7 @@ impl Reader {
     ) -> PyResult<Loader> {
         let loader = enter(py, || {
             let loader =
-                loader::Loader::new(self.0.clone(), order.0.clone(), batch_size, drop_last)?;
+                loader::Loader::new(self.reader.clone(), order.0.clone(), batch_size, drop_last)?;
             Ok(match following {
                 Some(next) => loader.followed_by(next.0.clone()),
                 None => loader,

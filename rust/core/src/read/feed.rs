@@ -33,8 +33,17 @@ pub(crate) struct Feed {
     kind: Kind,
     /// The order that is expected after this one.
     next: Option<Order>,
+    stride: Option<Stride>,
     /// Bytes of rows that may be held in memory.
     memory_bytes: u64,
+}
+
+/// Every so many batches of an order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stride {
+    pub(crate) batch_size: u64,
+    /// From the beginning of a batch to that of the next.
+    pub(crate) stride: u64,
 }
 
 #[derive(Debug)]
@@ -64,8 +73,16 @@ impl Drop for Ahead {
 impl Reader {
     /// What a loader reads the rest of an order from, `left` rows; `next` is what it will probably
     /// read after that.
-    pub(crate) fn feed(&self, order: &Order, left: u64, next: Option<Order>) -> Result<Feed> {
+    pub(crate) fn feed(
+        &self,
+        order: &Order,
+        left: u64,
+        next: Option<Order>,
+        stride: Option<Stride>,
+    ) -> Result<Feed> {
         let kind = match self.prepare(left, order.is_ascending())? {
+            // Others read the batches in between, and would each write all of them out.
+            Strategy::External if stride.is_some() => Kind::Direct,
             Strategy::Direct => Kind::Direct,
             Strategy::Resident => Kind::Resident,
             Strategy::External => {
@@ -83,7 +100,7 @@ impl Reader {
             }
         };
         let memory_bytes = self.shared.options.memory_bytes();
-        Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, memory_bytes })
+        Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, stride, memory_bytes })
     }
 
     fn external(&self, order: &Order) -> Result<Arc<External>> {
@@ -146,8 +163,24 @@ impl Feed {
         {
             return Ok(batches);
         }
-        let offsets = self.order.offsets(positions)?;
+        let offsets = self.offsets(positions)?;
         self.reader.take_window(&offsets, batch_size)
+    }
+
+    fn offsets(&self, positions: Range<u64>) -> Result<Vec<u64>> {
+        let Some(Stride { batch_size, stride }) = self.stride else {
+            return self.order.offsets(positions);
+        };
+        let mut offsets = Vec::new();
+        let mut start = positions.start;
+        while start < positions.end {
+            let (batch, row) = (start / batch_size, start % batch_size);
+            let count = (batch_size - row).min(positions.end - start);
+            let first = batch * stride + row;
+            offsets.extend(self.order.offsets(first..first + count)?);
+            start += count;
+        }
+        Ok(offsets)
     }
 
     /// `None` if scratch files cannot be used.

@@ -23,7 +23,7 @@ use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::SchemaRef;
 
 pub use choose::{Choice, Options, Strategy};
-pub(crate) use feed::Feed;
+pub(crate) use feed::{Feed, Stride};
 pub use memory::MemoryTable;
 
 use crate::error::{Error, Result};
@@ -203,6 +203,11 @@ impl Reader {
     pub fn as_matrix(&self) -> Result<Self> {
         crate::matrix::type_of(self.schema())?;
         Ok(Self { shared: Arc::clone(&self.shared), is_matrix: true })
+    }
+
+    /// Whether rows at random come from memory by now, or were there from the beginning.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.shared.packed.load().is_some()
     }
 
     /// What it was asked to do.
