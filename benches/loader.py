@@ -11,6 +11,8 @@ import gc
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -205,6 +207,8 @@ def main() -> None:
     rows = Path(tempfile.mkdtemp(prefix="rows-", dir=options.folder))
     os.environ["LANCELOADER_CACHE_DIR"] = str(rows)
     os.environ.pop("LANCELOADER_MEMORY_LIMIT", None)
+    # Large folders are deleted in the end, also if the run is ended from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bench = Bench(options)
     try:
         bench.run()
