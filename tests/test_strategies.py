@@ -154,8 +154,9 @@ def ordered(draw, path, table):
     return perm, rows
 
 
-def listed(draw, perm):
-    size = len(perm)
+def part_of(draw, perm):
+    """Some of the rows, which start afresh: skip and take would replace those before."""
+    perm, size = perm.with_repeat(1), len(perm)
     start = draw(st.integers(0, size))
     return perm.with_skip(start).with_take(draw(st.integers(0, size - start)))
 
@@ -172,7 +173,7 @@ VERBS = [
     lambda draw, perm: perm.filter(np.arange(len(perm)) % draw(st.integers(2, 5)) != 0),
     lambda draw, perm: perm.with_repeat(draw(st.integers(0, 3))),
     lambda draw, perm: perm.sample(0.5, seed=draw(st.integers(0, 9))),
-    listed,
+    part_of,
 ]
 
 
