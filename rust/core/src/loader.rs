@@ -470,8 +470,8 @@ mod tests {
         let stop = Arc::downgrade(&loader.running.as_ref().unwrap().stop);
         drop(loader);
         // The thread holds the flag for as long as it runs.
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while stop.strong_count() > 0 && std::time::Instant::now() < end {
+        let end = Instant::now() + std::time::Duration::from_secs(10);
+        while stop.strong_count() > 0 && Instant::now() < end {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         assert_eq!(stop.strong_count(), 0);

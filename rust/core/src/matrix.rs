@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn rows_of_columns_become_vectors() {
-        let column = |start: usize| -> ArrayRef {
-            Arc::new(Float32Array::from_iter_values((start..start + 200).map(|x| x as f32)))
+        let column = |start: u16| -> ArrayRef {
+            Arc::new(Float32Array::from_iter_values((start..start + 200).map(f32::from)))
         };
         let matrix = side_by_side(&rows(vec![column(0), column(1000)]).slice(50, 100)).unwrap();
         let vectors = matrix.column(0).as_fixed_size_list();

@@ -215,11 +215,6 @@ impl Block {
     pub(crate) fn num_bytes(&self) -> usize {
         self.heads.len() + self.tails.len()
     }
-
-    /// Whether other processes can map it too.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.bytes, Memory::Mapped(_))
-    }
 }
 
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]

@@ -29,11 +29,6 @@ impl PackedRows {
         self.num_rows = 0;
         self.bits_set.clear();
     }
-
-    /// Bytes of all rows.
-    pub(crate) fn num_bytes(&self) -> usize {
-        self.heads.len() + self.tails.len()
-    }
 }
 
 impl Packing {

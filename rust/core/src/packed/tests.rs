@@ -16,15 +16,15 @@ use super::*;
 
 type Cell = Option<i8>;
 
-fn int(cell: &Cell) -> Option<i64> {
+fn int(cell: Cell) -> Option<i64> {
     cell.map(i64::from)
 }
 
-fn text(cell: &Cell) -> Option<String> {
+fn text(cell: Cell) -> Option<String> {
     cell.map(|value| "ab".repeat(usize::from(value.unsigned_abs() % 7)))
 }
 
-fn ints(cell: &Cell) -> Option<Vec<Option<i32>>> {
+fn ints(cell: Cell) -> Option<Vec<Option<i32>>> {
     let count = cell.map(|value| i32::from(value % 5))?;
     Some((0..count).map(|at| (at % 3 != 1).then_some(at)).collect())
 }
@@ -32,11 +32,11 @@ fn ints(cell: &Cell) -> Option<Vec<Option<i32>>> {
 /// A column of every kind, from the same cells.
 fn columns(cells: &[Cell]) -> Vec<ArrayRef> {
     let of = |array: ArrayRef| array;
-    let plain: Int64Array = cells.iter().map(int).collect();
+    let plain: Int64Array = cells.iter().copied().map(int).collect();
     let bool: BooleanArray = cells.iter().map(|c| c.map(|v| v % 2 == 0)).collect();
-    let strings: StringArray = cells.iter().map(text).collect();
-    let long: LargeStringArray = cells.iter().map(text).collect();
-    let bytes: BinaryArray = cells.iter().map(|c| text(c).map(String::into_bytes)).collect();
+    let strings: StringArray = cells.iter().copied().map(text).collect();
+    let long: LargeStringArray = cells.iter().copied().map(text).collect();
+    let bytes: BinaryArray = cells.iter().map(|&c| text(c).map(String::into_bytes)).collect();
     let tiny: Int8Array = cells.iter().copied().collect();
     let decimal: Decimal128Array = cells.iter().map(|c| c.map(i128::from)).collect();
     let sized = FixedSizeBinaryArray::try_from_sparse_iter_with_size(
@@ -44,8 +44,9 @@ fn columns(cells: &[Cell]) -> Vec<ArrayRef> {
         3,
     )
     .unwrap();
-    let list = ListArray::from_iter_primitive::<Int32Type, _, _>(cells.iter().map(ints));
-    let large = LargeListArray::from_iter_primitive::<Int32Type, _, _>(cells.iter().map(ints));
+    let list = ListArray::from_iter_primitive::<Int32Type, _, _>(cells.iter().copied().map(ints));
+    let large =
+        LargeListArray::from_iter_primitive::<Int32Type, _, _>(cells.iter().copied().map(ints));
     let vector = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
         cells.iter().map(|c| c.map(|v| vec![Some(f32::from(v)), (v % 3 != 0).then_some(0.5)])),
         2,
@@ -60,7 +61,7 @@ fn columns(cells: &[Cell]) -> Vec<ArrayRef> {
         0,
     ));
     let mut map = MapBuilder::new(None, StringBuilder::new(), Int32Builder::new());
-    for cell in cells {
+    for &cell in cells {
         for value in ints(cell).unwrap_or_default() {
             words.values().append_option(value.map(|v| "w".repeat(usize::try_from(v).unwrap())));
             let pair = pairs.values();

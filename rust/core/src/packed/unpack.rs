@@ -28,7 +28,7 @@ pub(crate) struct Heads<'a> {
     pub(crate) tails: Vec<&'a [u8]>,
 }
 
-impl<'a> Heads<'a> {
+impl Heads<'_> {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         Self { heads: Vec::with_capacity(rows), tails: Vec::new() }
     }
@@ -156,12 +156,12 @@ impl Packing {
         for group in &mut groups {
             group.out = MutableBuffer::from_len_zeroed(group.leaves.len() * group.width * num_rows);
         }
-        let bits = |(leaf, field): (usize, &Option<&Field>)| match (field, self.leaves[leaf]) {
+        let bits = |(leaf, field): (usize, Option<&Field>)| match (field, self.leaves[leaf]) {
             (Some(_), Leaf::Bit { bit }) => Some((leaf, bit)),
             _ => None,
         };
-        let bits = is_wanted.iter().enumerate().filter_map(bits).collect();
-        let tails = |(leaf, field): (usize, &Option<&Field>)| match self.leaves[leaf] {
+        let bits = is_wanted.iter().copied().enumerate().filter_map(bits).collect();
+        let tails = |(leaf, field): (usize, Option<&Field>)| match self.leaves[leaf] {
             Leaf::Tail { slot } => Some(TailOut {
                 leaf,
                 slot,
@@ -172,7 +172,7 @@ impl Packing {
             }),
             Leaf::Fixed { .. } | Leaf::Bit { .. } => None,
         };
-        let tails: Vec<TailOut> = is_wanted.iter().enumerate().filter_map(tails).collect();
+        let tails: Vec<TailOut> = is_wanted.iter().copied().enumerate().filter_map(tails).collect();
         let has_tails = tails.iter().any(|tail| tail.parts.is_some());
         Outputs {
             num_leaves: self.leaves.len(),

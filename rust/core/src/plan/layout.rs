@@ -57,7 +57,8 @@ impl FragmentRows {
     #[expect(clippy::cast_possible_truncation, reason = "places are 32 bits")]
     pub(super) fn places(&self, ranks: std::ops::Range<u64>) -> Vec<std::ops::Range<u32>> {
         let Some(live) = &self.live else {
-            return vec![ranks.start as u32..ranks.end as u32];
+            let all = ranks.start as u32..ranks.end as u32;
+            return std::iter::once(all).collect();
         };
         let mut places: Vec<u64> = ranks.collect();
         live.apply(&mut places);

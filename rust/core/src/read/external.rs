@@ -112,7 +112,7 @@ pub(super) struct External {
     next_offset: AtomicU64,
     pass: Mutex<Pass>,
     passed: Condvar,
-    loaded: Mutex<Vec<(usize, Arc<Mutex<Option<Arc<Loaded>>>>)>>,
+    loaded: Mutex<Vec<(usize, Arc<Slot>)>>,
     /// Why nothing could be written.
     failure: ArcSwapOption<Error>,
     pub(super) rows_spilled: AtomicU64,
@@ -133,6 +133,9 @@ struct Pass {
     is_done: bool,
     error: Option<Error>,
 }
+
+/// Where a bucket is put; locked while it is read.
+type Slot = Mutex<Option<Arc<Loaded>>>;
 
 /// A bucket in memory.
 #[derive(Debug)]
@@ -403,14 +406,12 @@ impl External {
         let slot = {
             let mut loaded = lock(&self.loaded);
             loaded.retain(|(at, _)| *at + 1 >= number);
-            match loaded.iter().find(|(at, _)| *at == number) {
-                Some((_, slot)) => Arc::clone(slot),
-                None => {
-                    let slot = Arc::<Mutex<Option<Arc<Loaded>>>>::default();
-                    loaded.push((number, Arc::clone(&slot)));
-                    slot
-                }
+            let found = loaded.iter().find(|(at, _)| *at == number);
+            let slot = found.map_or_else(Arc::<Slot>::default, |(_, slot)| Arc::clone(slot));
+            if loaded.iter().all(|(at, _)| *at != number) {
+                loaded.push((number, Arc::clone(&slot)));
             }
+            slot
         };
         let mut slot = lock(&slot);
         if let Some(loaded) = slot.as_ref() {

@@ -342,15 +342,13 @@ impl Reader {
 
     fn packed(&self, choice: &Choice) -> Result<Arc<PackedReader>> {
         let shared = &self.shared;
-        let packed = match shared.packed.load_full() {
-            Some(packed) => packed,
-            None => {
-                let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
-                let before = shared
-                    .packed
-                    .compare_and_swap(&None::<Arc<PackedReader>>, Some(Arc::clone(&made)));
-                before.as_ref().map_or(made, Arc::clone)
-            }
+        let packed = if let Some(packed) = shared.packed.load_full() {
+            packed
+        } else {
+            let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
+            let none = None::<Arc<PackedReader>>;
+            let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
+            before.as_ref().map_or(made, Arc::clone)
         };
         packed.fill(shared.options.num_threads())?;
         Ok(packed)

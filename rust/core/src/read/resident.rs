@@ -102,7 +102,7 @@ pub(super) struct Resident {
 /// The blocks there are.
 #[derive(Debug, Clone)]
 struct Blocks {
-    blocks: Vec<Option<Arc<Block>>>,
+    all: Vec<Option<Arc<Block>>>,
     /// For each bit of a head, whether it is set in any of them.
     bits_set: Vec<bool>,
     missing: usize,
@@ -142,8 +142,8 @@ impl Filling {
         if done == 0 {
             return if left == 0 { Duration::ZERO } else { Duration::MAX };
         }
-        let each = self.started.elapsed().as_secs_f64() / done as f64;
-        Duration::from_secs_f64((each * left as f64).min(1e9))
+        let each = self.started.elapsed() / u32::try_from(done).unwrap_or(u32::MAX);
+        each.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
     }
 }
 
@@ -167,7 +167,7 @@ impl Resident {
         let num_rows = scan.num_rows();
         let count = usize::try_from(num_rows.div_ceil(block_rows)).unwrap_or(usize::MAX);
         let bits_set = vec![false; packing.num_bits()];
-        let blocks = Blocks { blocks: vec![None; count], bits_set, missing: count };
+        let blocks = Blocks { all: vec![None; count], bits_set, missing: count };
         Self {
             scan,
             packing,
@@ -206,7 +206,7 @@ impl Resident {
     /// Bytes and number of the blocks that are there.
     pub(super) fn kept(&self) -> (u64, usize) {
         let blocks = self.blocks.load();
-        let kept = || blocks.blocks.iter().flatten();
+        let kept = || blocks.all.iter().flatten();
         (kept().map(|block| block.num_bytes() as u64).sum(), kept().count())
     }
 
@@ -223,7 +223,7 @@ impl Resident {
         let filling = self.filling.get_or_make(|| {
             is_new = true;
             let blocks = self.blocks.load();
-            let missing = (0..blocks.blocks.len()).filter(|&at| blocks.blocks[at].is_none());
+            let missing = (0..blocks.all.len()).filter(|&at| blocks.all[at].is_none());
             let queue: VecDeque<usize> = missing.collect();
             Ok(Filling {
                 num_blocks: queue.len(),
@@ -301,7 +301,7 @@ impl Resident {
         let blocks = self.blocks.load();
         let has = |&offset: &u64| {
             let at = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
-            blocks.blocks.get(at).is_some_and(Option::is_some)
+            blocks.all.get(at).is_some_and(Option::is_some)
         };
         offsets.iter().map(has).collect()
     }
@@ -316,7 +316,7 @@ impl Resident {
             rows.tails.reserve(offsets.len());
         }
         for &offset in offsets {
-            let block = blocks.blocks[(offset >> self.shift) as usize].as_deref()?;
+            let block = blocks.all[(offset >> self.shift) as usize].as_deref()?;
             let start = (offset & mask) as usize * stride;
             rows.heads.push(&block.heads()[start..start + stride]);
             if has_tails {
@@ -385,7 +385,7 @@ impl Resident {
             for (all, &one) in blocks.bits_set.iter_mut().zip(block.bits_set()) {
                 *all |= one;
             }
-            if blocks.blocks[at].replace(Arc::clone(&block)).is_none() {
+            if blocks.all[at].replace(Arc::clone(&block)).is_none() {
                 blocks.missing -= 1;
             }
             blocks

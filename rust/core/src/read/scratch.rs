@@ -87,13 +87,15 @@ impl Scratch {
     }
 }
 
+/// Names that were taken so far.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
 fn nameless(folder: &Path) -> std::io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     if let Ok(file) = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
         return Ok(File::from(file));
     }
     // Not every file system can; a name is then taken back at once.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!(".lanceloader-{}-{count}.scratch", std::process::id()));
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
