@@ -13,6 +13,7 @@ __all__ = [
     "ReadStats",
     "Reader",
     "Table",
+    "Watch",
     "__version__",
     "branch_of_manifest",
     "choose",
@@ -193,6 +194,10 @@ class Loader:
     def __next__(self) -> Batch: ...
     @property
     def position(self) -> int: ...
+    def watch(self) -> Watch: ...
+
+@final
+class Watch:
     def stats(self) -> LoadStats: ...
 
 def branch_of_manifest(manifest: bytes) -> str | None: ...

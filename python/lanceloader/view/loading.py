@@ -171,6 +171,10 @@ class LoadVerbs(SplitVerbs):
         view = self.shuffle(seed) if shuffle else self
         if format is not None:
             view = view.with_format(format, nulls=nulls, fill_value=fill_value)
+        elif nulls is not None or fill_value is not None:
+            raise ValueError(
+                "nulls and fill_value are options of a format: wanted format= too"
+            )
         given = (read, memory_limit, cache_dir, threads)
         if any(option is not None for option in given):
             view = view.with_read(
@@ -200,7 +204,7 @@ class Loader:
         self._view = view
         self._progress = progress
         self._is_advancing = False
-        self._running: tuple[_native.Loader, _native.ReadStats, float] | None = None
+        self._running: tuple[_native.Watch, _native.ReadStats, float] | None = None
 
     @property
     def permutation(self) -> Permutation:
@@ -246,7 +250,7 @@ class Loader:
                 self.drop_last,
                 after if self._is_advancing else None,
             )
-            self._running = own, reader.stats(), time.monotonic()
+            self._running = own.watch(), reader.stats(), time.monotonic()
             batches: Iterator[Any] = own
         else:
             batches = reader.load(view._order, self.batch_size, self.drop_last)
@@ -268,10 +272,10 @@ class Loader:
         """Say what the iteration that was begun last did so far."""
         if self._running is None:
             return Stats()
-        loader, before, started = self._running
+        watch, before, started = self._running
         reader = self._view._ensure_open()
         after = reader.stats() if isinstance(reader, _native.Reader) else before
-        return Stats.of(loader.stats(), before, after, time.monotonic() - started)
+        return Stats.of(watch.stats(), before, after, time.monotonic() - started)
 
     def __repr__(self) -> str:
         return f"<Loader of {len(self):,} batches of {self.batch_size:,} of {self._view!r}>"

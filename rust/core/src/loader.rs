@@ -35,7 +35,7 @@ pub struct Loader {
     position: u64,
     running: Option<Running>,
     ready: VecDeque<Gathered>,
-    stats: LoadStats,
+    stats: Arc<Mutex<LoadStats>>,
     next: Option<Order>,
     stride: Option<Stride>,
 }
@@ -97,7 +97,7 @@ struct State {
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -128,7 +128,7 @@ impl Loader {
             position: 0,
             running: None,
             ready: VecDeque::new(),
-            stats: LoadStats::default(),
+            stats: Arc::default(),
             next: None,
             stride: None,
         })
@@ -170,9 +170,9 @@ impl Loader {
         self.position
     }
 
-    /// What was handed out so far.
-    pub fn stats(&self) -> &LoadStats {
-        &self.stats
+    /// What was handed out so far; it goes on counting, and outlives the loader.
+    pub fn stats(&self) -> Arc<Mutex<LoadStats>> {
+        Arc::clone(&self.stats)
     }
 
     /// The next batch, or `None` at the end.
@@ -189,10 +189,12 @@ impl Loader {
             let start = Instant::now();
             let window = self.next_window();
             let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.stats.wait_nanos += nanos;
-            if self.stats.batches == 0 {
-                self.stats.first_batch_nanos += nanos;
+            let mut stats = lock(&self.stats);
+            stats.wait_nanos += nanos;
+            if stats.batches == 0 {
+                stats.first_batch_nanos += nanos;
             }
+            drop(stats);
             match window {
                 Ok(window) => self.ready.extend(window),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -206,9 +208,10 @@ impl Loader {
         let batch = self.ready.pop_front();
         if let Some(Gathered { batch, .. }) = &batch {
             self.position += batch.num_rows() as u64;
-            self.stats.batches += 1;
-            self.stats.rows += batch.num_rows() as u64;
-            self.stats.bytes += num_bytes(batch) as u64;
+            let mut stats = lock(&self.stats);
+            stats.batches += 1;
+            stats.rows += batch.num_rows() as u64;
+            stats.bytes += num_bytes(batch) as u64;
         }
         Ok(batch)
     }
@@ -387,6 +390,10 @@ impl Work {
         let fitting = (self.feed.window_bytes() / row_bytes).min(most);
         (fitting / unit).max(1) * unit
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes of the rows themselves, without what else their buffers hold.

@@ -7,7 +7,7 @@ use pyo3::{PyRef, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
 use crate::handoff::Batch;
-use crate::stats::LoadStats;
+use crate::stats::Watch;
 
 /// The batches of an order, read ahead on a thread of its own.
 #[pyclass(frozen, module = "lanceloader._native")]
@@ -35,9 +35,9 @@ impl Loader {
         Ok(batch.map(Batch::new))
     }
 
-    /// What was handed out so far.
-    fn stats(&self, py: Python<'_>) -> PyResult<LoadStats> {
-        enter(py, || Ok(LoadStats::from(self.lock().stats())))
+    /// What counts what is handed out, also after the loader is gone.
+    fn watch(&self, py: Python<'_>) -> PyResult<Watch> {
+        enter(py, || Ok(Watch(self.lock().stats())))
     }
 
     /// The position of the first row that was not handed out yet.

@@ -1,7 +1,9 @@
 //! What the core says of itself, as plain values.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use lanceloader_core::{loader, read};
-use pyo3::pyclass;
+use pyo3::{pyclass, pymethods};
 
 /// A strategy, and what it was chosen from.
 #[pyclass(frozen, get_all, module = "lanceloader._native")]
@@ -68,6 +70,18 @@ pub(crate) struct LoadStats {
     bytes: u64,
     first_batch_nanos: u64,
     wait_nanos: u64,
+}
+
+/// Counts what a loader hands out, without holding it.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Watch(pub(crate) Arc<Mutex<loader::LoadStats>>);
+
+#[pymethods]
+impl Watch {
+    /// What was handed out so far.
+    fn stats(&self) -> LoadStats {
+        LoadStats::from(&*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl From<&loader::LoadStats> for LoadStats {

@@ -37,6 +37,8 @@ pub(crate) struct Found {
     pub(crate) num_rows: u64,
     pub(crate) block_rows: u64,
     pub(crate) stride: usize,
+    /// Of the layout of a row.
+    pub(crate) signature: u64,
 }
 
 impl Found {
@@ -45,8 +47,9 @@ impl Found {
         num_rows: u64,
         block_rows: u64,
         stride: usize,
+        signature: u64,
     ) -> Self {
-        Self { layout: LAYOUT, columns, num_rows, block_rows, stride }
+        Self { layout: LAYOUT, columns, num_rows, block_rows, stride, signature }
     }
 
     fn num_blocks(&self) -> u64 {
@@ -303,7 +306,7 @@ mod tests {
 
     fn found(columns: &[&str]) -> Found {
         let columns = columns.iter().map(|name| vec![(*name).to_string()]).collect();
-        Found::new(columns, 10, 5, 8)
+        Found::new(columns, 10, 5, 8, 1)
     }
 
     fn rows(value: u8) -> PackedRows {

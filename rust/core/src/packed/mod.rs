@@ -26,6 +26,8 @@ use arrow_schema::{DataType, Field, SchemaRef};
 pub(crate) use pack::PackedRows;
 pub(crate) use unpack::Heads;
 
+use twox_hash::XxHash3_64;
+
 use crate::error::{Error, Result};
 
 /// How rows of a schema are packed.
@@ -133,6 +135,13 @@ impl Packing {
     /// Bytes of a head.
     pub(crate) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// A hash of the layout: rows packed by one are read by another only if theirs is equal.
+    pub(crate) fn signature(&self) -> u64 {
+        let Self { columns, leaves, num_bits, stride, tail_slot, .. } = self;
+        let text = format!("{columns:?} {leaves:?} {num_bits} {stride} {tail_slot:?}");
+        XxHash3_64::oneshot(text.as_bytes())
     }
 
     /// Whether rows have tails.

@@ -15,7 +15,7 @@ use super::resident::Scan;
 use super::{Blocks, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
-use crate::plan::{Plan, Read, plan, plan_run};
+use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime::{self, PerProcess};
 use crate::table::{Columns, FragmentReader, Pending, Table};
@@ -39,7 +39,10 @@ impl Direct {
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
-        let Plan { reads, rows } = plan(self.table.layout(), offsets)?;
+        let Plan { reads, rows } = match run_of(offsets) {
+            Some(run) => Plan { reads: plan_run(self.table.layout(), run)?, rows: Rows::AsRead },
+            None => plan(self.table.layout(), offsets)?,
+        };
         let schema = self.columns.schema();
         let (blocks, are_owned) = if schema.fields().is_empty() {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
@@ -133,6 +136,14 @@ impl Scan for Direct {
         let readers = fragments.lock().unwrap_or_else(PoisonError::into_inner).clone();
         readers.iter().flatten().for_each(|reader| reader.forget());
     }
+}
+
+/// The run that offsets are, if they follow each other without a gap.
+fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
+    let (first, last) = (*offsets.first()?, *offsets.last()?);
+    let is_run = last.checked_sub(first).is_some_and(|len| len == offsets.len() as u64 - 1)
+        && offsets.windows(2).all(|pair| pair[0] < pair[1]);
+    is_run.then(|| first..last + 1)
 }
 
 fn request<'a>((reader, read): (&'a Arc<FragmentReader>, &Read)) -> Result<Pending<'a>> {

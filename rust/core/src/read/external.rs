@@ -274,7 +274,7 @@ impl External {
         let step = self.shape.scan_rows;
         let mut rows = PackedRows::default();
         let mut places = Vec::new();
-        while self.failure.load().is_none() {
+        while self.failure.load().is_none() && lock(&self.pass).error.is_none() {
             self.check()?;
             let start = self.next_offset.fetch_add(step, Ordering::Relaxed);
             if start >= num_rows {

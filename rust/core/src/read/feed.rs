@@ -153,6 +153,15 @@ impl Reader {
     }
 }
 
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Kind::External { rows, .. } = &self.kind {
+            // Pass 1 may be under way on a thread that nobody waits for any more.
+            rows.cancel();
+        }
+    }
+}
+
 impl Feed {
     /// The rows at these positions, as batches of `batch_size`.
     pub(crate) fn read(&self, positions: Range<u64>, batch_size: usize) -> Result<Vec<Gathered>> {

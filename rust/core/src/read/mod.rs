@@ -350,7 +350,6 @@ impl Reader {
             let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
             before.as_ref().map_or(made, Arc::clone)
         };
-        packed.fill(shared.options.num_threads())?;
         Ok(packed)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -15,6 +16,7 @@ use super::{Base, ReadStats, batch, ranges, side_by_side};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
+use crate::interrupt;
 use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
@@ -26,6 +28,10 @@ use crate::table::Table;
 /// same columns share them.
 static OPEN: PerProcess<Mutex<HashMap<String, Weak<Resident>>>> = PerProcess::new();
 
+/// How long everything else waits for the first batch.
+const FIRST_READ: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Reads a projection from packed rows.
 #[derive(Debug)]
 pub(super) struct PackedReader {
@@ -34,11 +40,14 @@ pub(super) struct PackedReader {
     wanted: Vec<usize>,
     /// Of these columns; they may be wider than what is read where rows were packed for others.
     schema: SchemaRef,
+    /// Threads that fill.
+    threads: usize,
     /// The packed columns that a matrix of what is read is made of, if it can be made of those alone.
     matrix: Option<Vec<usize>>,
-    /// Whether something was read directly before, or all rows are there and only need to be mapped:
-    /// the first batch should not wait for anything else.
-    may_wait: AtomicBool,
+    /// Whether a first batch was asked for, and whether it was read. It should not wait for anything,
+    /// and nothing should take its processors away; if all rows only need to be mapped there is none.
+    is_first_taken: AtomicBool,
+    is_first_read: AtomicBool,
 }
 
 impl PackedReader {
@@ -65,17 +74,15 @@ impl PackedReader {
             resident,
             wanted,
             schema: Arc::new(schema),
+            threads: options.num_threads(),
             matrix,
-            may_wait: AtomicBool::new(is_warm),
+            is_first_taken: AtomicBool::new(is_warm),
+            is_first_read: AtomicBool::new(is_warm),
         })
     }
 
     pub(super) fn is_complete(&self) -> bool {
         self.resident.is_complete()
-    }
-
-    pub(super) fn fill(&self, threads: usize) -> Result<()> {
-        self.resident.fill(threads)
     }
 
     pub(super) fn stats(&self) -> ReadStats {
@@ -106,11 +113,20 @@ impl PackedReader {
             return Err(Error::OutOfRange { offset, num_rows });
         }
         if !self.resident.is_complete() {
-            // Also after a fork, which threads do not survive.
-            self.resident.fill(1)?;
-            if self.may_wait.swap(true, Ordering::Relaxed) {
-                self.resident.wait(false)?;
+            if !self.is_first_taken.swap(true, Ordering::Relaxed) {
+                let first = self.mixed(base, offsets, batch_size);
+                self.is_first_read.store(true, Ordering::Relaxed);
+                self.resident.fill(self.threads)?;
+                return with_form(first?, is_matrix);
             }
+            let patience = Instant::now();
+            while !self.is_first_read.load(Ordering::Relaxed) && patience.elapsed() < FIRST_READ {
+                interrupt::check()?;
+                std::thread::sleep(PAUSE);
+            }
+            // Also after a fork, which threads do not survive.
+            self.resident.fill(self.threads)?;
+            self.resident.wait(false)?;
         }
         let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
             crate::interrupt::check()?;
@@ -132,8 +148,7 @@ impl PackedReader {
         if batches.iter().all(Option::is_some) {
             return Ok(batches.into_iter().flatten().collect());
         }
-        let batches = self.mixed(base, offsets, batch_size)?;
-        if is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
+        with_form(self.mixed(base, offsets, batch_size)?, is_matrix)
     }
 
     fn finish(
@@ -178,6 +193,10 @@ impl PackedReader {
     }
 }
 
+fn with_form(batches: Vec<Gathered>, is_matrix: bool) -> Result<Vec<Gathered>> {
+    if is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
+}
+
 /// The packed rows of a table that others may have open too.
 /// Says also whether all of them are in files already.
 fn open_shared(
@@ -218,7 +237,7 @@ fn open_rows(
 ) -> Result<(Resident, bool)> {
     let packing = Packing::new(direct.columns().schema())?;
     let rows = block_rows(choice.row_bytes);
-    let ours = Found::new(paths, choice.num_rows, rows, packing.stride());
+    let ours = Found::new(paths, choice.num_rows, rows, packing.stride(), packing.signature());
     let Some(folder) = folder else {
         let scan = Arc::clone(direct) as _;
         return Ok((Resident::new(scan, packing, rows, choice.row_bytes, None), false));
@@ -232,7 +251,7 @@ fn open_rows(
         && found != ours
         && let Ok(wider) = reader_of(direct.table(), &found.columns)
         && let Ok(packing) = Packing::new(wider.columns().schema())
-        && packing.stride() == found.stride
+        && packing.signature() == found.signature
         && let Ok(entry) = Entry::open(folder, identity, &found)
     {
         let rows = found.block_rows;
@@ -240,15 +259,12 @@ fn open_rows(
         return Ok((Resident::new(scan, packing, rows, choice.row_bytes, Some(entry)), true));
     }
     // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
-    let entry = match make_room(folder, 0, None) {
-        Ok(_) => Entry::open(folder, identity, &ours).ok(),
-        Err(_) => None,
-    };
     let is_warm = Entry::find(folder, identity, |found| *found == ours).is_some();
-    let entry = entry.filter(|_| {
-        let room = || make_room(folder, choice.packed_bytes(), options.cache_limit);
-        is_warm || room().unwrap_or(false)
-    });
+    let room = || make_room(folder, choice.packed_bytes(), options.cache_limit);
+    let entry = (is_warm || room().unwrap_or(false))
+        .then(|| Entry::open(folder, identity, &ours).ok())
+        .flatten();
+    let is_warm = is_warm && entry.is_some();
     let scan = Arc::clone(direct) as _;
     Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry), is_warm))
 }

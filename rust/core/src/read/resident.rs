@@ -25,7 +25,7 @@ use crate::runtime::{self, PerProcess};
 /// processes can share the work.
 const BLOCK_BYTES: u64 = 16 << 20;
 /// Rows and bytes that are decoded at a time while a block is filled.
-const SCAN_ROWS: u64 = 1 << 16;
+const SCAN_ROWS: u64 = 1 << 14;
 const SCAN_BYTES: u64 = 8 << 20;
 /// How long to look on while other processes write the blocks that are left, without a single one
 /// getting done, before they are read for this process alone.
@@ -335,11 +335,11 @@ impl Resident {
         let wanted = self.rows_of(block);
         let count = usize::try_from(wanted.end - wanted.start).unwrap_or(usize::MAX);
         let entry = self.entry.as_ref().filter(|_| self.is_shared());
-        if let Some(entry) = entry
-            && let Some(found) = entry.load(block)
-            && found.num_rows() == count
-            && found.heads().len() == count * self.packing.stride()
-        {
+        let is_whole = |found: &Block| {
+            found.num_rows() == count && found.heads().len() == count * self.packing.stride()
+        };
+        let load = || entry.and_then(|entry| entry.load(block)).filter(is_whole);
+        if let Some(found) = load() {
             return Ok(Attempt::Mapped(found));
         }
         let claim = match entry.map(|entry| entry.claim(block)) {
@@ -353,7 +353,7 @@ impl Resident {
         };
         // Somebody may have finished it between the look and the claim.
         if claim.is_some()
-            && let Some(found) = entry.and_then(|entry| entry.load(block))
+            && let Some(found) = load()
         {
             claim.into_iter().for_each(crate::cache::Claim::abandon);
             return Ok(Attempt::Mapped(found));

@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -29,19 +29,21 @@ impl Pool {
     /// A file of the pool, or a new one.
     pub(super) fn take(&self, folder: Option<&Path>) -> Result<Scratch> {
         let pid = std::process::id();
-        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A parent may write to those that a fork left here.
-        files.retain(|file| file.pid == pid);
-        match files.pop() {
-            Some(file) => Ok(file),
-            None => Scratch::new(folder),
-        }
+        // Not waited for: a fork may have left it locked.
+        let known = self.0.try_lock().ok().and_then(|mut files| {
+            // A parent may write to those that a fork left here.
+            files.retain(|file| file.pid == pid);
+            files.pop()
+        });
+        known.map_or_else(|| Scratch::new(folder), Ok)
     }
 
     /// Takes a file back.
     pub(super) fn put(&self, mut file: Scratch) {
         *file.end.get_mut() = 0;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        if let Ok(mut files) = self.0.try_lock() {
+            files.push(file);
+        }
     }
 }
 

@@ -175,7 +175,8 @@ impl Table {
         }
         for field in self.manifest.schema.fields_pre_order() {
             let (id, parent) = (field.id, field.parent_id);
-            hash.write(format!("{id} {parent} {} {:?};", field.name, field.data_type()).as_bytes());
+            let (name, data_type, nullable) = (&field.name, field.data_type(), field.nullable);
+            hash.write(format!("{id} {parent} {name} {data_type:?} {nullable};").as_bytes());
         }
         let mut bases: Vec<_> = self.manifest.base_paths.iter().collect();
         bases.sort_by_key(|(id, _)| **id);
