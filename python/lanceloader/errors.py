@@ -12,12 +12,21 @@ from __future__ import annotations
 __all__ = [
     "ColumnNotFoundError",
     "CorruptFileError",
+    "DegradedWarning",
     "FormatError",
     "InternalError",
     "LanceloaderError",
     "TableChangedError",
     "UnsupportedError",
 ]
+
+
+class DegradedWarning(RuntimeWarning):
+    """Rows could not be kept in files, so they are read in another way, which may be slower.
+
+    Mostly a disk is full, or a folder cannot be written to; the message names it. Give
+    ``cache_dir`` another folder, or an empty text for none. Said once for each reason.
+    """
 
 
 class LanceloaderError(RuntimeError):

@@ -31,7 +31,8 @@ class Stats:
         bytes_kept: Bytes of packed rows that are in memory.
         fill_seconds: Until all rows were packed; 0 if they are not.
         is_shared: Whether packed rows are shared with other processes.
-        failure: Why packing ended early, if it did.
+        failure: Why rows could not be packed or written to files, if so; they were then read
+            in another way.
     """
 
     batches: int = 0
@@ -100,7 +101,7 @@ class Stats:
                 f"in {self.fill_seconds:.2f} s"
             )
         if self.failure is not None:
-            lines.append(f"gave up   packing rows: {self.failure}")
+            lines.append(f"did without files: {self.failure}")
         return "\n".join(lines)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader import _native
 from lanceloader._progress import progress_over
+from lanceloader.errors import DegradedWarning
 from lanceloader.materialize import write_table
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
@@ -183,6 +185,10 @@ class LoadVerbs(SplitVerbs):
         return Loader(view, size, drop_last=drop_last, progress=progress)
 
 
+_SAID: set[str] = set()
+"""What this process was warned of."""
+
+
 class Loader:
     """The batches of a permutation, read ahead by threads; ``Permutation.loader`` makes one.
 
@@ -254,15 +260,24 @@ class Loader:
             batches: Iterator[Any] = own
         else:
             batches = reader.load(view._order, self.batch_size, self.drop_last)
-        convert = view._converter()
-        return progress_over(
-            map(convert, batches),
+        served = progress_over(
+            map(view._converter(), batches),
             len(self),
             "loading" if self.epoch is None else f"epoch {self.epoch}",
             enabled=self._progress,
             rows_of=lambda _: 1,
             unit=" batches",
         )
+        return self._watched(served)
+
+    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass batches on, and say once what did not go as it should."""
+        yield from batches
+        failure = self.stats().failure
+        if failure is not None and failure not in _SAID:
+            _SAID.add(failure)
+            message = f"rows were read in another way than explain() says: {failure}"
+            warnings.warn(message, DegradedWarning, stacklevel=2)
 
     def explain(self) -> str:
         """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""

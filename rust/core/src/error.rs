@@ -78,6 +78,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file of our own could not be written.
+    #[error("could not write {path}: {reason}")]
+    Write {
+        /// The file, or its folder.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+
     /// Something a Lance table may contain that this reader does not read.
     #[error("not supported by the native reader: {0}")]
     Unsupported(String),

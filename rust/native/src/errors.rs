@@ -17,7 +17,7 @@ pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::OutOfRange { .. } => PyIndexError::new_err(message),
         Error::Invalid(_) => PyValueError::new_err(message),
         Error::NotFound { .. } => PyFileNotFoundError::new_err(message),
-        Error::Io { .. } => PyOSError::new_err(message),
+        Error::Io { .. } | Error::Write { .. } => PyOSError::new_err(message),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::NoColumn { .. } => ours(py, "ColumnNotFoundError", message),
         Error::TableChanged { .. } => ours(py, "TableChangedError", message),

@@ -76,7 +76,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the folder cannot be written to.
+    /// [`Error::Write`] if the folder cannot be written to.
     pub(crate) fn open(cache: &Path, table: &str, found: &Found) -> Result<Self> {
         let path = cache.join(table).join(found.name());
         Self::open_at(path, found)
@@ -84,12 +84,12 @@ impl Entry {
 
     fn open_at(path: PathBuf, found: &Found) -> Result<Self> {
         let failed = |error: std::io::Error| cannot_write(&path, &error);
-        fs::create_dir_all(&path).map_err(failed)?;
+        make_private(&path).map_err(failed)?;
         let lock = open_lock(&path).map_err(failed)?;
         match lock.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Io {
+                return Err(Error::Write {
                     path: path.display().to_string(),
                     reason: "it is being removed".into(),
                 });
@@ -150,14 +150,14 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the folder cannot be written to.
+    /// [`Error::Write`] if the folder cannot be written to.
     pub(crate) fn claim(&self, block: usize) -> Result<Option<Claim<'_>>> {
         let part = self.file(block, PART);
         let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&part);
         let file = match open() {
             // Somebody removed the whole folder.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir_all(&self.path).and_then(|()| open())
+                make_private(&self.path).and_then(|()| open())
             }
             other => other,
         };
@@ -181,7 +181,7 @@ impl Claim<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], after which nothing is left behind.
+    /// [`Error::Write`], after which nothing is left behind.
     pub(crate) fn publish(mut self, rows: &PackedRows) -> Result<Block> {
         let key = self.entry.block_key(self.block);
         let path = self.entry.file(self.block, BLOCK);
@@ -206,10 +206,10 @@ impl Claim<'_> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if the folder cannot be written to.
+/// [`Error::Write`] if the folder cannot be written to.
 pub(crate) fn make_room(cache: &Path, needed: u64, limit: Option<u64>) -> Result<bool> {
     let failed = |error: std::io::Error| cannot_write(cache, &error);
-    fs::create_dir_all(cache).map_err(failed)?;
+    make_private(cache).map_err(failed)?;
     let mut entries = entries(cache);
     let mut used: u64 = entries.iter().map(|entry| entry.bytes).sum();
     let free = |cache: &Path| {
@@ -281,6 +281,13 @@ fn open_lock(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))
 }
 
+/// Makes a folder that only this user can look into: a table may be readable by fewer people than a
+/// machine has.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// The table's name and the columns' name.
 fn path_key(path: &Path) -> String {
     let names = path.components().rev().take(2);
@@ -297,7 +304,7 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 
 /// Also where something is not found: what is missing is a place to write to, not data.
 fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::Io { path: path.display().to_string(), reason: error.to_string() }
+    Error::Write { path: path.display().to_string(), reason: error.to_string() }
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ impl External {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the budget is too small; [`Error::Io`] if there is no room for scratch
+    /// [`Error::Invalid`] if the budget is too small; [`Error::Write`] if there is no room for scratch
     /// files.
     pub(super) fn new(
         scan: Arc<dyn Scan>,

@@ -90,8 +90,14 @@ impl Reader {
                 let wanted = numbers_of(scan.schema(), scan.schema())?;
                 match self.external(order) {
                     Ok(rows) => Kind::External { rows, wanted },
-                    // Asked for, it is an error; chosen, there is another way.
-                    Err(error) if self.shared.options.strategy.is_some() => return Err(error),
+                    // A limit that was asked for and cannot be kept is an error. A disk that cannot be
+                    // used is not: there is another way.
+                    Err(error)
+                        if self.shared.options.strategy.is_some()
+                            && !matches!(error, Error::Write { .. }) =>
+                    {
+                        return Err(error);
+                    }
                     Err(error) => {
                         self.shared.spill_failure.store(Some(Arc::new(error)));
                         Kind::Direct

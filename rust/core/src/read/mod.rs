@@ -142,7 +142,7 @@ pub struct ReadStats {
     pub fill_nanos: u64,
     /// Whether packed rows are shared with other processes.
     pub is_shared: bool,
-    /// Why filling ended early.
+    /// Why rows could not be packed, or not be kept in files.
     pub failure: Option<String>,
 }
 

@@ -59,7 +59,7 @@ impl PackedReader {
             Base::Memory(_) => {
                 let packing = Packing::new(&schema)?;
                 let rows = block_rows(choice.row_bytes);
-                (Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None)), false)
+                (Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None, None)), false)
             }
             Base::Direct(direct) => open_shared(direct, choice, options)?,
         };
@@ -97,7 +97,11 @@ impl PackedReader {
             bytes_kept: self.resident.kept().0,
             fill_nanos: of(&counters.fill_nanos),
             is_shared: self.resident.is_shared(),
-            failure: self.resident.failure().map(|error| error.to_string()),
+            failure: self
+                .resident
+                .failure()
+                .or_else(|| self.resident.detached())
+                .map(|error| error.to_string()),
         }
     }
 
@@ -129,7 +133,7 @@ impl PackedReader {
             self.resident.wait(false)?;
         }
         let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
-            crate::interrupt::check()?;
+            interrupt::check()?;
             let offsets = &offsets[range];
             if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
                 && let Some(values) = self.resident.gather_matrix(offsets, columns)
@@ -240,7 +244,7 @@ fn open_rows(
     let ours = Found::new(paths, choice.num_rows, rows, packing.stride(), packing.signature());
     let Some(folder) = folder else {
         let scan = Arc::clone(direct) as _;
-        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, None), false));
+        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, None, None), false));
     };
     // Rows that hold these columns among others do as well, if they are there already.
     let includes = |found: &Found| {
@@ -256,17 +260,33 @@ fn open_rows(
     {
         let rows = found.block_rows;
         let scan = Arc::new(wider);
-        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, Some(entry)), true));
+        let entry = Some(entry);
+        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry, None), true));
     }
     // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
     let is_warm = Entry::find(folder, identity, |found| *found == ours).is_some();
-    let room = || make_room(folder, choice.packed_bytes(), options.cache_limit);
-    let entry = (is_warm || room().unwrap_or(false))
-        .then(|| Entry::open(folder, identity, &ours).ok())
-        .flatten();
+    let entry = open_entry(folder, identity, &ours, choice.packed_bytes(), options, is_warm);
+    let (entry, detached) = entry.map_or_else(|error| (None, Some(error)), |e| (Some(e), None));
     let is_warm = is_warm && entry.is_some();
     let scan = Arc::clone(direct) as _;
-    Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry), is_warm))
+    Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry, detached), is_warm))
+}
+
+fn open_entry(
+    folder: &Path,
+    identity: &str,
+    found: &Found,
+    needed: u64,
+    options: &Options,
+    is_warm: bool,
+) -> Result<Entry> {
+    if !is_warm && !make_room(folder, needed, options.cache_limit)? {
+        return Err(Error::Write {
+            path: folder.display().to_string(),
+            reason: format!("there is no room for {needed} bytes within its limit"),
+        });
+    }
+    Entry::open(folder, identity, found)
 }
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,8 @@ pub(super) struct Resident {
     shift: u32,
     row_bytes: u64,
     entry: Option<Entry>,
-    /// Whether the entry could not be written to.
-    is_detached: AtomicBool,
+    /// Why the entry could not be written to.
+    detached: ArcSwapOption<Error>,
     blocks: ArcSwap<Blocks>,
     filling: PerProcess<Filling>,
     failure: ArcSwapOption<Error>,
@@ -163,6 +163,7 @@ impl Resident {
         block_rows: u64,
         row_bytes: u64,
         entry: Option<Entry>,
+        detached: Option<Error>,
     ) -> Self {
         let num_rows = scan.num_rows();
         let count = usize::try_from(num_rows.div_ceil(block_rows)).unwrap_or(usize::MAX);
@@ -175,7 +176,7 @@ impl Resident {
             shift: block_rows.ilog2(),
             row_bytes,
             entry,
-            is_detached: AtomicBool::new(false),
+            detached: ArcSwapOption::from(detached.map(Arc::new)),
             blocks: ArcSwap::from_pointee(blocks),
             filling: PerProcess::new(),
             failure: ArcSwapOption::empty(),
@@ -198,9 +199,14 @@ impl Resident {
         self.failure.load_full()
     }
 
+    /// Why rows are not shared with other processes any more.
+    pub(super) fn detached(&self) -> Option<Arc<Error>> {
+        self.detached.load_full()
+    }
+
     /// Whether blocks are files that other processes can map, and none had to be kept otherwise.
     pub(super) fn is_shared(&self) -> bool {
-        self.entry.is_some() && !self.is_detached.load(Ordering::Relaxed)
+        self.entry.is_some() && self.detached.load().is_none()
     }
 
     /// Bytes and number of the blocks that are there.
@@ -345,8 +351,8 @@ impl Resident {
         let claim = match entry.map(|entry| entry.claim(block)) {
             Some(Ok(None)) if !is_alone => return Ok(Attempt::Busy),
             Some(Ok(claim)) => claim,
-            Some(Err(_)) => {
-                self.is_detached.store(true, Ordering::Relaxed);
+            Some(Err(error)) => {
+                self.detached.store(Some(Arc::new(error)));
                 None
             }
             None => None,
@@ -369,9 +375,9 @@ impl Resident {
         }
         match claim.map(|claim| claim.publish(rows)) {
             Some(Ok(block)) => Ok(Attempt::Filled(block)),
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 // The disk is full, or somebody took the folder away: go on in memory.
-                self.is_detached.store(true, Ordering::Relaxed);
+                self.detached.store(Some(Arc::new(error)));
                 Block::in_memory(rows).map(Attempt::Filled)
             }
             None => Block::in_memory(rows).map(Attempt::Filled),

@@ -59,7 +59,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be made.
+    /// [`Error::Write`] if it cannot be made.
     pub(super) fn new(folder: Option<&Path>) -> Result<Self> {
         let folder = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let file = std::fs::create_dir_all(&folder)
@@ -72,7 +72,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], mostly because the disk is full.
+    /// [`Error::Write`], mostly because the disk is full.
     pub(super) fn append(&self, bytes: &[u8]) -> Result<Extent> {
         let start = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(bytes, start).map_err(|error| failed(&self.folder, &error))?;
@@ -83,7 +83,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Write`].
     pub(super) fn read(&self, extent: Extent, out: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(out, extent.start).map_err(|error| failed(&self.folder, &error))
     }
@@ -106,7 +106,10 @@ fn nameless(folder: &Path) -> std::io::Result<File> {
 }
 
 fn failed(folder: &Path, error: &std::io::Error) -> Error {
-    Error::Io { path: format!("a scratch file in {}", folder.display()), reason: error.to_string() }
+    Error::Write {
+        path: format!("a scratch file in {}", folder.display()),
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
