@@ -39,6 +39,8 @@ def ids(batches):
 
 def columns_for(format):
     """The columns of the table that a format can hold."""
+    if format == "torch_matrix":
+        return ["id"]
     return NUMBERS if format in ("torch", "torch_row", "torch_col") else None
 
 
