@@ -52,26 +52,33 @@ impl Shape {
     ///
     /// [`Error::Invalid`] if the budget is too small.
     pub(super) fn new(num_rows: u64, row_bytes: u64, budget: u64, threads: usize) -> Result<Self> {
-        let record = row_bytes + PLACE_BYTES as u64 + size_of::<usize>() as u64;
-        let bucket_rows = (budget / BUCKET_SHARE / record).min(MAX_BUCKET_ROWS);
-        let num_buckets = num_rows.div_ceil(bucket_rows.max(1)).max(1);
-        let buffer = budget / BUFFER_SHARE / num_buckets;
-        if bucket_rows == 0 || (buffer < MIN_BUFFER && num_buckets > 1) {
-            // Buckets · buffers ≥ budget / 4, buckets = bytes · 6 / budget.
-            let bytes = u128::from(num_rows) * u128::from(record);
-            let least = u128::from(MIN_BUFFER * BUCKET_SHARE * BUFFER_SHARE) * bytes;
-            let least = least.isqrt().max(u128::from(record * BUCKET_SHARE)) + 1;
-            return Err(Error::invalid(
+        let shape = |budget| Self::within(num_rows, row_bytes, budget, threads);
+        shape(budget).ok_or_else(|| {
+            let mut least = budget.max(1);
+            while shape(least).is_none() && least < u64::MAX / 2 {
+                least += least / 16 + 1;
+            }
+            let bytes = num_rows.saturating_mul(row_bytes);
+            Error::invalid(
                 format!("a memory_limit of {budget} bytes to shuffle {bytes} bytes of rows"),
                 format!("at least {least}"),
-            ));
+            )
+        })
+    }
+
+    fn within(num_rows: u64, row_bytes: u64, budget: u64, threads: usize) -> Option<Self> {
+        let record = row_bytes + PLACE_BYTES as u64 + size_of::<usize>() as u64;
+        let bucket_rows = (budget / BUCKET_SHARE / record).min(MAX_BUCKET_ROWS);
+        let num_buckets = num_rows.checked_div(bucket_rows)? + 1;
+        let buffer = budget / BUFFER_SHARE / num_buckets;
+        if buffer < MIN_BUFFER && num_buckets > 1 {
+            return None;
         }
-        let buffer = usize::try_from(buffer.min(MAX_BUFFER)).unwrap_or(usize::MAX);
         let at_once = budget / SCAN_SHARE / threads.max(1) as u64;
-        Ok(Self {
+        Some(Self {
             num_rows,
             bucket_rows,
-            buffer_bytes: buffer,
+            buffer_bytes: usize::try_from(buffer.min(MAX_BUFFER)).unwrap_or(usize::MAX),
             scan_rows: scan_rows(row_bytes, at_once),
         })
     }

@@ -417,3 +417,6 @@ fn ranges(num_rows: usize, batch_size: usize) -> impl Iterator<Item = Range<usiz
     let starts = (0..num_rows.max(1)).step_by(batch_size);
     starts.map(move |start| start..num_rows.min(start + batch_size))
 }
+
+#[cfg(test)]
+mod tests;
