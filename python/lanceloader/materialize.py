@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import importlib
 import importlib.util
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +50,7 @@ def write_table(
         if target.exists():
             message = f"{target} was made by somebody else meanwhile"
             raise FileExistsError(message)
-        os.rename(written, target)
+        written.rename(target)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -72,16 +72,32 @@ class ReadOptions:
         limit = None
         if memory_limit is not None:
             limit = bytes_of(memory_limit, "memory_limit")
-        folder = None if cache_dir is None else os.fspath(cache_dir)
-        return cls(read, limit, folder, threads)
+        return cls(read, limit, folder_of(cache_dir), threads)
+
+    def merged(self, other: ReadOptions) -> ReadOptions:
+        """Give these, with what ``other`` says instead."""
+        given = {
+            field.name: value
+            for field in fields(other)
+            if (value := getattr(other, field.name)) is not None
+        }
+        return replace(self, **given)
 
     def for_native(self) -> dict[str, Any]:
         """Give the keywords of ``Table.reader``."""
         read = self.read or os.environ.get("LANCELOADER_READ") or None
+        if read is not None and read not in get_args(Read):
+            known = ", ".join(get_args(Read))
+            message = f"LANCELOADER_READ={read!r}: wanted one of {known}"
+            raise ValueError(message)
         limit: Any = self.memory_limit
         if limit is None:
             limit = _size_from("LANCELOADER_MEMORY_LIMIT")
-        threads: Any = self.threads or os.environ.get("LANCELOADER_THREADS")
+        text = os.environ.get("LANCELOADER_THREADS")
+        if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+            message = f"LANCELOADER_THREADS={text!r}: wanted a whole number from 1 on"
+            raise ValueError(message)
+        threads = self.threads or (int(text) if text else None)
         folder = cache_folder(self.cache_dir)
         return {
             "read": read,
@@ -89,7 +105,7 @@ class ReadOptions:
             "cache_folder": folder,
             "cache_limit": _size_from("LANCELOADER_CACHE_LIMIT"),
             "scratch_folder": os.environ.get("LANCELOADER_SCRATCH_DIR") or folder,
-            "threads": None if threads is None else int(threads),
+            "threads": threads,
         }
 
 
@@ -100,11 +116,28 @@ def cache_folder(given: str | None) -> str | None:
         The folder, or ``None`` if it was given as an empty text: rows are then kept in memory
         of each process.
     """
-    folder = os.environ.get("LANCELOADER_CACHE_DIR") if given is None else given
+    folder = given
+    if folder is None:
+        folder = folder_of(os.environ.get("LANCELOADER_CACHE_DIR"))
     if folder is not None:
-        return str(Path(folder).absolute()) if folder else None
+        return folder or None
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     return str(Path(base) / "lanceloader" / "rows")
+
+
+def folder_of(given: str | os.PathLike[str] | None) -> str | None:
+    """Make a folder mean the same in every process; an empty text stays one.
+
+    Raises:
+        TypeError: If it is no path.
+    """
+    if given is None:
+        return None
+    folder = os.fspath(given)
+    if not isinstance(folder, str):
+        message = f"cache_dir {folder!r}: wanted a text or a path"
+        raise TypeError(message)
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def _size_from(variable: str) -> int | None:

@@ -15,6 +15,8 @@ __all__ = ["Stats", "readable"]
 class Stats:
     """What one iteration of a loader did so far.
 
+    Rows read and blocks packed are those of all readers of the same rows in this process.
+
     Attributes:
         batches: Batches handed out.
         rows: Rows in them.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+    from lanceloader import _native
     from lanceloader._native import Order
     from lanceloader._typing import Transform
     from lanceloader.sources import Reader, Source
@@ -43,6 +44,8 @@ class View:
     _options: ReadOptions
     """How they are read."""
     _pid: int | None
+    _matrix: tuple[_native.Reader, _native.Reader] | None = None
+    """The reader, and the one that puts its rows side by side."""
 
     def _assign(self, source: Source, rows: Order, split: int) -> None:
         """Set everything, with all columns and LanceDB's defaults."""

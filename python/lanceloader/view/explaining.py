@@ -54,25 +54,27 @@ def explanation(view: View) -> str:
         )
         return "\n".join(lines)
     choice = reader.choice()
-    if view._order.is_ascending and view._options.read in (None, "auto"):
+    strategy = reader.strategy(view._order)
+    if strategy == choice.strategy:
+        lines.append(f"read      {strategy}, as {choice.reason}")
+    elif view._order.is_ascending:
         how = "direct in order: runs of rows, a window of 16 MiB ahead"
-        if choice.strategy == "resident":
-            how += "; at random, from packed rows in memory"
-        lines.append(f"read      {how}")
+        lines.append(f"read      {how}; at random, {choice.strategy}")
     else:
-        lines.append(f"read      {choice.strategy}, as {choice.reason}")
+        share = f"{view.num_rows:,} of {choice.num_rows:,} rows"
+        lines.append(f"read      {strategy}, as {share} are not worth packing all")
     if choice.row_bytes and view.num_rows:
-        lines += costs(view, choice)
+        lines += costs(view, choice, strategy)
     return "\n".join(lines)
 
 
-def costs(view: View, choice: Choice) -> Iterator[str]:
+def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
     """Say what reading in random order costs; what is not known beforehand is about right."""
     packed = choice.row_bytes * choice.num_rows
     useful = choice.row_bytes * view.num_rows
     is_remote = "://" in (getattr(view._source, "uri", None) or "")
     columns = len(view.selection)
-    if choice.strategy == "resident":
+    if strategy == "resident":
         reads = f"every row once ({readable(packed)} packed), then from memory"
         amplification = packed / useful
         memory = readable(packed)
@@ -81,13 +83,17 @@ def costs(view: View, choice: Choice) -> Iterator[str]:
             memory += " of this process"
         else:
             memory += f" of files under {folder}, shared with other processes"
-    elif choice.strategy == "external":
+    elif strategy == "external":
         reads = (
             f"an epoch scans the table, and writes and reads {readable(useful)} of scratch "
             "files"
         )
         amplification = (packed + 2 * useful) / useful
         memory = f"at most {readable(choice.memory_bytes)}"
+    elif view._order.is_ascending:
+        reads = f"runs of rows, {readable(useful)} once decoded"
+        amplification = 1.0
+        memory = f"about {readable(4 * _WINDOW_BYTES)} of windows under way"
     else:
         window = max(1, min(view.num_rows, _WINDOW_BYTES // choice.row_bytes))
         windows = -(-view.num_rows // window)

@@ -177,11 +177,9 @@ class LoadVerbs(SplitVerbs):
             raise ValueError(
                 "nulls and fill_value are options of a format: wanted format= too"
             )
-        given = (read, memory_limit, cache_dir, threads)
-        if any(option is not None for option in given):
-            view = view.with_read(
-                read, memory_limit=memory_limit, cache_dir=cache_dir, threads=threads
-            )
+        options = ReadOptions.of(read, memory_limit, cache_dir, threads)
+        if options != ReadOptions():
+            view = view._replace(_options=self._options.merged(options))
         return Loader(view, size, drop_last=drop_last, progress=progress)
 
 
@@ -233,7 +231,8 @@ class Loader:
     def set_epoch(self, epoch: SupportsIndex) -> Self:
         """Serve another epoch: the same rows, shuffled anew. Constant time, at any size.
 
-        Without a shuffle all epochs are the same. An iteration that has begun is not changed.
+        A shuffle that rows were filtered, split, sampled or
+        sliced from afterwards is not made anew. Without a shuffle all epochs are the same. An iteration that has begun is not changed.
 
         Returns:
             This loader.
@@ -272,12 +271,21 @@ class Loader:
 
     def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass batches on, and say once what did not go as it should."""
-        yield from batches
+        try:
+            for batch in batches:
+                yield batch
+                break
+            self._say()
+            yield from batches
+        finally:
+            self._say()
+
+    def _say(self) -> None:
         failure = self.stats().failure
         if failure is not None and failure not in _SAID:
             _SAID.add(failure)
             message = f"rows were read in another way than explain() says: {failure}"
-            warnings.warn(message, DegradedWarning, stacklevel=2)
+            warnings.warn(message, DegradedWarning, stacklevel=3)
 
     def explain(self) -> str:
         """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""

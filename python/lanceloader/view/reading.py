@@ -308,10 +308,12 @@ class Reading(ColumnVerbs):
         reader = self._ensure_open()
         if not is_matrix(self.transform_fn) or not isinstance(reader, _native.Reader):
             return reader
-        try:
-            return reader.as_matrix()
-        except ValueError as error:
-            raise FormatError(str(error)) from None
+        if self._matrix is None or self._matrix[0] is not reader:
+            try:
+                self._matrix = reader, reader.as_matrix()
+            except ValueError as error:
+                raise FormatError(str(error)) from None
+        return self._matrix[1]
 
     def _converter(self) -> Callable[[Any], Any]:
         """Give what turns a batch of the core into what is handed out."""

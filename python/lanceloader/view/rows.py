@@ -182,7 +182,9 @@ class RowVerbs(Reading):
 
     def _with_epoch(self, epoch: int) -> Self:
         """Shuffle anew, for another epoch of the same seed."""
-        return self._replace(_order=self._order.with_epoch(epoch))
+        order = self._order.with_epoch(epoch)
+        is_whole = self.offset is None and self.limit is None
+        return self._replace(_order=order, _rows=order if is_whole else self._rows)
 
     def shard(self, rank: int, world_size: int, *, tail: Tail = "uneven") -> Self:
         """Keep the rows that one of ``world_size`` readers gets: every ``world_size``-th.

@@ -49,6 +49,7 @@
 //! | take, scan | rows by offset; rows in storage order |
 
 pub mod budget;
+mod disk;
 pub mod error;
 pub mod interrupt;
 mod runtime;

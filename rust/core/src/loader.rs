@@ -90,8 +90,9 @@ struct State {
     taken: u64,
     served: u64,
     done: BTreeMap<u64, Result<Vec<Gathered>>>,
-    /// Windows that may be under way or waiting at once.
+    /// Windows that may be under way or waiting at once, and the most of them if they are small.
     depth: u64,
+    most_depth: u64,
     threads: usize,
 }
 
@@ -251,7 +252,13 @@ impl Loader {
     fn start(&self) -> Result<Running> {
         let Source { reader, order } = &self.source;
         let left = self.num_rows - self.position;
-        let feed = Arc::new(reader.feed(order, left, self.next.clone(), self.stride)?);
+        let feed = Arc::new(reader.feed(
+            order,
+            left,
+            self.next.clone(),
+            self.stride,
+            self.batch_size.is_none(),
+        )?);
         let threads = feed.num_threads();
         let state = State {
             position: self.position,
@@ -263,20 +270,23 @@ impl Loader {
             done: BTreeMap::new(),
             // One in each thread's hands, and one for each in line.
             depth: 2 * threads as u64,
+            most_depth: 2 * threads as u64,
             threads,
         };
         let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
         let stop = Arc::new(AtomicBool::new(false));
+        // Made first: if a thread cannot be started, this stops the others.
+        let running = Running { pid: std::process::id(), line, stop };
         for _ in 0..threads {
             let work = Work {
                 feed: Arc::clone(&feed),
                 batch_size: self.batch_size,
-                line: Arc::clone(&line),
-                stop: Arc::clone(&stop),
+                line: Arc::clone(&running.line),
+                stop: Arc::clone(&running.stop),
             };
             runtime::spawn("lanceloader-read", move || work.run())?;
         }
-        Ok(Running { pid: std::process::id(), line, stop })
+        Ok(running)
     }
 }
 
@@ -337,8 +347,11 @@ impl Work {
                     let found: usize = batches.iter().map(|batch| batch.batch.num_rows()).sum();
                     let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
                     let row_bytes = bytes.div_ceil(found.max(1)).max(1);
+                    let fitting = self.feed.budget() / (bytes as u64).max(1);
+                    state.depth = fitting.clamp(1, state.most_depth);
                     if self.batch_size.is_none() {
                         if number == 0 {
+                            let row_bytes = row_bytes.max(self.feed.row_bytes());
                             state.row_bytes = row_bytes;
                             state.rows = self.next_rows(row_bytes, rows);
                         }

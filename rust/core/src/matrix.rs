@@ -26,7 +26,7 @@ pub(crate) fn type_of(schema: &SchemaRef) -> Result<&DataType> {
     let Some(first) = fields.first() else {
         return Err(Error::invalid("a matrix without columns", wanted));
     };
-    if !first.data_type().is_numeric() || matches!(first.data_type(), DataType::Dictionary(..)) {
+    if !(first.data_type().is_integer() || first.data_type().is_floating()) {
         let (name, data_type) = (first.name(), first.data_type());
         return Err(Error::invalid(
             format!("column `{name}` of type {data_type} in a matrix"),

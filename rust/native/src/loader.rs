@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lanceloader_core::loader;
+use lanceloader_core::{Error, loader};
 use pyo3::{PyRef, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
@@ -11,15 +11,18 @@ use crate::stats::Watch;
 
 /// The batches of an order, read ahead on a thread of its own.
 #[pyclass(frozen, module = "lanceloader._native")]
-pub(crate) struct Loader(Mutex<loader::Loader>);
+pub(crate) struct Loader {
+    pid: u32,
+    loader: Mutex<loader::Loader>,
+}
 
 impl Loader {
     pub(crate) fn new(loader: loader::Loader) -> Self {
-        Self(Mutex::new(loader))
+        Self { pid: std::process::id(), loader: Mutex::new(loader) }
     }
 
     fn lock(&self) -> MutexGuard<'_, loader::Loader> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -31,7 +34,16 @@ impl Loader {
 
     /// The next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
-        let batch = enter(py, || self.lock().next_batch())?;
+        let batch = enter(py, || {
+            if self.pid != std::process::id() {
+                // The lock may be held by a thread that this process does not have.
+                return Err(Error::invalid(
+                    "an iterator that was started before this process was forked",
+                    "one made in this process",
+                ));
+            }
+            self.lock().next_batch()
+        })?;
         Ok(batch.map(Batch::new))
     }
 

@@ -17,18 +17,22 @@ pub(crate) struct Choice {
 
 impl From<&read::Choice> for Choice {
     fn from(choice: &read::Choice) -> Self {
-        let strategy = match choice.strategy {
-            read::Strategy::Direct => "direct",
-            read::Strategy::Resident => "resident",
-            read::Strategy::External => "external",
-        };
         Self {
-            strategy,
+            strategy: name_of(choice.strategy),
             reason: choice.reason.clone(),
             row_bytes: choice.row_bytes,
             num_rows: choice.num_rows,
             memory_bytes: choice.memory_bytes,
         }
+    }
+}
+
+/// What users call a strategy.
+pub(crate) fn name_of(strategy: read::Strategy) -> &'static str {
+    match strategy {
+        read::Strategy::Direct => "direct",
+        read::Strategy::Resident => "resident",
+        read::Strategy::External => "external",
     }
 }
 

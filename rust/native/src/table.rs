@@ -22,7 +22,7 @@ use crate::enter::enter;
 use crate::handoff::{Batch, collect, columns_of, schema_capsule, stream_capsule, stream_of};
 use crate::loader::Loader;
 use crate::order::Order;
-use crate::stats::{Choice, ReadStats};
+use crate::stats::{Choice, ReadStats, name_of};
 
 /// A table at one version: a Lance table, or Arrow data in memory.
 #[pyclass(frozen, module = "lanceloader._native")]
@@ -313,6 +313,12 @@ impl Reader {
     /// How rows in random order are read, and why.
     fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
         Ok(enter(py, || self.reader.choice())?.as_ref().into())
+    }
+
+    /// How a loader reads an order.
+    fn strategy(&self, py: Python<'_>, order: &Order) -> PyResult<&'static str> {
+        let strategy = enter(py, || self.reader.strategy(order.0.len(), order.0.is_ascending()))?;
+        Ok(name_of(strategy))
     }
 
     /// What was read so far.

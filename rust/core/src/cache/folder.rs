@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use super::Block;
+use crate::disk::is_remote;
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
 
@@ -85,6 +86,7 @@ impl Entry {
     fn open_at(path: PathBuf, found: &Found) -> Result<Self> {
         let failed = |error: std::io::Error| cannot_write(&path, &error);
         make_private(&path).map_err(failed)?;
+        check(&path)?;
         let lock = open_lock(&path).map_err(failed)?;
         match lock.try_lock_shared() {
             Ok(()) => {}
@@ -153,7 +155,7 @@ impl Entry {
     /// [`Error::Write`] if the folder cannot be written to.
     pub(crate) fn claim(&self, block: usize) -> Result<Option<Claim<'_>>> {
         let part = self.file(block, PART);
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&part);
+        let open = || private().write(true).create(true).truncate(false).open(&part);
         let file = match open() {
             // Somebody removed the whole folder.
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -201,17 +203,26 @@ impl Claim<'_> {
     }
 }
 
-/// Makes room for `needed` bytes in a cache that may hold `limit`, by removing the entries that were
-/// not used for longest. Says whether there is room now.
+/// Makes room for an entry of `needed` bytes in a cache that may hold `limit`, by removing the entries
+/// that were not used for longest. Says whether there is room now. What `entry` holds already counts.
 ///
 /// # Errors
 ///
 /// [`Error::Write`] if the folder cannot be written to.
-pub(crate) fn make_room(cache: &Path, needed: u64, limit: Option<u64>) -> Result<bool> {
+pub(crate) fn make_room(
+    cache: &Path,
+    needed: u64,
+    limit: Option<u64>,
+    entry: Option<&Entry>,
+) -> Result<bool> {
     let failed = |error: std::io::Error| cannot_write(cache, &error);
     make_private(cache).map_err(failed)?;
     let mut entries = entries(cache);
     let mut used: u64 = entries.iter().map(|entry| entry.bytes).sum();
+    let is_own = |kept: &Kept| entry.is_some_and(|entry| entry.path == kept.path);
+    let own: u64 = entries.iter().filter(|kept| is_own(kept)).map(|kept| kept.bytes).sum();
+    let needed = needed.saturating_sub(own);
+    entries.retain(|kept| !is_own(kept));
     let free = |cache: &Path| {
         rustix::fs::statvfs(cache).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
     };
@@ -278,7 +289,33 @@ fn describe(path: &Path) -> Option<Found> {
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))
+    private().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))
+}
+
+/// Options for files that only this user can read, and that are no links to others.
+fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits();
+    options.mode(0o600).custom_flags(flags.cast_signed());
+    options
+}
+
+/// Refuses a folder that others can write to, as what lies in it is mapped and believed, and one of
+/// another machine, whose files may change under a mapping.
+fn check(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = File::open(path).map_err(|error| cannot_write(path, &error))?;
+    let about = folder.metadata().map_err(|error| cannot_write(path, &error))?;
+    let reason = if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0
+    {
+        "others can write to it"
+    } else if is_remote(&folder) {
+        "its file system is on another machine; give cache_dir a local folder"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Write { path: path.display().to_string(), reason: reason.into() })
 }
 
 /// Makes a folder that only this user can look into: a table may be readable by fewer people than a
@@ -401,14 +438,17 @@ mod tests {
         }
         fs::write(cache.path().join("t").join("stranger"), b"not ours").unwrap();
         let used: u64 = entries(cache.path()).iter().map(|entry| entry.bytes).sum();
-        assert!(make_room(cache.path(), 0, Some(used)).unwrap());
+        assert!(make_room(cache.path(), 0, Some(used), None).unwrap());
         assert_eq!(entries(cache.path()).len(), 2);
         let young = Entry::open(cache.path(), "t", &found(&["young"])).unwrap();
-        assert!(make_room(cache.path(), 10, Some(used)).unwrap());
+        assert!(make_room(cache.path(), 10, Some(used), None).unwrap());
         assert_eq!(entries(cache.path()).len(), 1, "the old one went");
-        assert!(!make_room(cache.path(), used, Some(used)).unwrap(), "the young one is in use");
+        assert!(
+            !make_room(cache.path(), used, Some(used), None).unwrap(),
+            "the young one is in use"
+        );
         drop(young);
-        assert!(make_room(cache.path(), used, Some(used)).unwrap());
+        assert!(make_room(cache.path(), used, Some(used), None).unwrap());
         assert!(cache.path().join("t").join("stranger").exists());
     }
 }

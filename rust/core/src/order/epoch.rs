@@ -6,8 +6,9 @@ use super::{Map, Order, Purpose, Shuffle, Windowed};
 use crate::error::Result;
 
 impl Order {
-    /// The order with its last shuffle made anew for `epoch`; what was split, sampled or shuffled
-    /// before it stays. An order that is not shuffled is the same in every epoch.
+    /// The order with its last shuffle made anew for `epoch`, and with the same rows in every epoch:
+    /// a shuffle that rows were split, filtered, sampled or sliced from afterwards stays as it is. Shards
+    /// of a shuffle are shards of the new one. An order that is not shuffled is the same in every epoch.
     ///
     /// Constant time.
     ///
@@ -31,7 +32,15 @@ impl Order {
                     *map = Map::Windowed(Arc::new(next));
                     break;
                 }
-                _ => {}
+                // What chooses rows, of those that come before it.
+                Map::Range { step: 1, .. }
+                | Map::Bitmap(_)
+                | Map::Listed(_)
+                | Map::Shuffle(_)
+                | Map::Weighted(_)
+                | Map::Concat(_) => break,
+                // Shards, which every epoch has, and repeats.
+                Map::Range { .. } | Map::Repeat { .. } => {}
             }
         }
         Ok(order)
@@ -77,6 +86,31 @@ mod tests {
         assert_eq!(next.to_vec(), wanted.to_vec());
         assert_ne!(next.to_vec(), order.to_vec());
         assert_eq!(next.with_epoch(0).unwrap().to_vec(), order.to_vec());
+    }
+
+    #[test]
+    fn what_was_chosen_from_a_shuffle_stays() {
+        let shuffled = Order::all(100).shuffled(1, 0, 1).unwrap();
+        let evens = crate::order::Bitmap::from_offsets((0..100).step_by(2).collect());
+        let chosen = [
+            shuffled.slice(0, 50).unwrap(),
+            shuffled.filtered(&evens).unwrap(),
+            shuffled.shuffled_for(Purpose::Split, 2, 0, 1).unwrap().slice(0, 80).unwrap(),
+            shuffled.shuffled_for(Purpose::Sample, 2, 0, 1).unwrap().slice(0, 80).unwrap(),
+            shuffled.pick(&Order::listed(vec![3, 1, 4])).unwrap(),
+            Order::concat(vec![shuffled.clone(), shuffled.clone()]).unwrap(),
+        ];
+        for order in chosen {
+            assert_eq!(order.with_epoch(5).unwrap().to_vec(), order.to_vec(), "{order}");
+        }
+        let train = shuffled.slice(0, 50).unwrap();
+        let again = train.shuffled(9, 0, 1).unwrap().with_epoch(1).unwrap();
+        let sorted = |order: &Order| {
+            let mut rows = order.to_vec();
+            rows.sort_unstable();
+            rows
+        };
+        assert_eq!(sorted(&again), sorted(&train));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Packing {
     /// [`Error::Unsupported`] for dictionaries, unions, views and run-end encoded columns.
     pub(crate) fn new(schema: &SchemaRef) -> Result<Self> {
         let mut plan = Plan::default();
-        let columns = schema.fields().iter().map(|field| plan.node(field));
+        let columns = schema.fields().iter().map(|field| plan.node(field, false));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let bits = plan.num_bits.div_ceil(8);
         let mut end = bits;
@@ -190,8 +190,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn node(&mut self, field: &Arc<Field>) -> Result<Node> {
-        let null_bit = field.is_nullable().then(|| self.bit());
+    /// A field inside of something that may be null may be null there, whatever it says itself.
+    fn node(&mut self, field: &Arc<Field>, is_masked: bool) -> Result<Node> {
+        let may_be_null = is_masked || field.is_nullable();
+        let null_bit = may_be_null.then(|| self.bit());
         let kind = match field.data_type() {
             DataType::Null => Kind::Null,
             DataType::Boolean => {
@@ -202,7 +204,8 @@ impl Plan {
                 Kind::Bytes(self.tail())
             }
             DataType::Struct(fields) => {
-                Kind::Struct(fields.iter().map(|field| self.node(field)).collect::<Result<_>>()?)
+                let inner = fields.iter().map(|field| self.node(field, may_be_null));
+                Kind::Struct(inner.collect::<Result<_>>()?)
             }
             DataType::List(child) | DataType::LargeList(child) => match width_of(child) {
                 Some(width) => {

@@ -109,7 +109,19 @@ impl Choice {
             }
             Err(error) => return Err(error),
         };
-        let row_bytes = average_bytes(scan, &packing)?;
+        let is_asked_for = options.strategy == Some(Strategy::Direct);
+        let average = || {
+            if is_asked_for { Ok(packing.stride() as u64) } else { average_bytes(scan, &packing) }
+        };
+        let row_bytes = match average() {
+            Ok(bytes) => bytes,
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // Reading them directly will say what is wrong with them.
+            Err(error) if options.strategy.is_none() => {
+                return Ok(choice(Strategy::Direct, error.to_string(), 0));
+            }
+            Err(error) => return Err(error),
+        };
         let packed_bytes = row_bytes.saturating_mul(scan.num_rows());
         let memory_bytes = options.memory_bytes();
         if let Some(strategy) = options.strategy {

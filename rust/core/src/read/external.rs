@@ -185,8 +185,10 @@ impl External {
     ) -> Result<Self> {
         let packing = Packing::new(scan.schema())?;
         let (budget, threads) = (options.memory_bytes(), options.num_threads());
-        let shape = Shape::new(order.len(), row_bytes, budget, threads)?;
-        let listed = if order.is_invertible() { None } else { Some(sorted(&order, budget)?) };
+        // A list takes what it takes; buckets share the rest.
+        let list_bytes = if order.is_invertible() { 0 } else { list_bytes(&order, budget)? };
+        let shape = Shape::new(order.len(), row_bytes, budget - list_bytes, threads)?;
+        let listed = if list_bytes == 0 { None } else { Some(sorted(&order)?) };
         let folder = options.scratch_folder.as_deref().or(options.cache_folder.as_deref());
         Ok(Self {
             buckets: (0..shape.num_buckets()).map(|_| Mutex::default()).collect(),
@@ -242,7 +244,8 @@ impl External {
                 self.passed.notify_all();
                 return Err(error.clone());
             }
-            if pass.is_done {
+            if pass.is_done || self.failure.load().is_some() {
+                self.passed.notify_all();
                 return Ok(());
             }
             if pass.threads == 0 && self.next_offset.load(Ordering::Relaxed) >= self.scan.num_rows()
@@ -459,16 +462,24 @@ impl External {
     }
 }
 
-/// Offsets and positions of an order that cannot be inverted, by offset.
-fn sorted(order: &Order, budget: u64) -> Result<Vec<(u64, u64)>> {
-    let bytes = order.len().saturating_mul(size_of::<(u64, u64)>() as u64);
-    if bytes > budget {
+/// Bytes of [`sorted`], which may take half of a budget.
+fn list_bytes(order: &Order, budget: u64) -> Result<u64> {
+    let bytes = order.len().saturating_mul(size_of::<(u64, u64)>() as u64).max(1);
+    if bytes > budget / 2 {
         return Err(Error::invalid(
             format!("a memory_limit of {budget} bytes"),
-            format!("at least {bytes}, to shuffle by an order that is a list or repeats rows"),
+            format!(
+                "at least {}, to shuffle by an order that is a list or repeats rows",
+                bytes.saturating_mul(2)
+            ),
         ));
     }
-    let mut pairs = Vec::new();
+    Ok(bytes)
+}
+
+/// Offsets and positions of an order that cannot be inverted, by offset.
+fn sorted(order: &Order) -> Result<Vec<(u64, u64)>> {
+    let mut pairs = Vec::with_capacity(usize::try_from(order.len()).unwrap_or(0));
     let mut start = 0;
     while start < order.len() {
         let end = order.len().min(start + (1 << 20));

@@ -79,7 +79,12 @@ impl Reader {
         left: u64,
         next: Option<Order>,
         stride: Option<Stride>,
+        is_bulk: bool,
     ) -> Result<Feed> {
+        if is_bulk {
+            // How long a window may be goes by the rows of the whole table.
+            self.choice()?;
+        }
         let kind = match self.prepare(left, order.is_ascending())? {
             // Others read the batches in between, and would each write all of them out.
             Strategy::External if stride.is_some() => Kind::Direct,
@@ -94,7 +99,8 @@ impl Reader {
                     // used is not: there is another way.
                     Err(error)
                         if self.shared.options.strategy.is_some()
-                            && !matches!(error, Error::Write { .. }) =>
+                            && !matches!(error, Error::Write { .. })
+                            || matches!(error, Error::Interrupted) =>
                     {
                         return Err(error);
                     }
@@ -110,7 +116,11 @@ impl Reader {
     }
 
     fn external(&self, order: &Order) -> Result<Arc<External>> {
-        if let Some(ahead) = self.shared.ahead.swap(None) {
+        let is_wanted =
+            |ahead: &Arc<Ahead>| ahead.pid != std::process::id() || ahead.order.is_same(order);
+        if self.shared.ahead.load().as_ref().is_some_and(is_wanted)
+            && let Some(ahead) = self.shared.ahead.swap(None)
+        {
             if ahead.pid != std::process::id() {
                 // Its locks may be held by threads that this process does not have.
                 std::mem::forget(ahead);
@@ -246,10 +256,24 @@ impl Feed {
         let bytes = match &self.kind {
             Kind::Resident if self.reader.kept().is_some() => PACKED_WINDOW_BYTES,
             Kind::External { .. } => PACKED_WINDOW_BYTES,
+            // Read ahead for someone who may never come back.
+            Kind::Direct if self.stride.is_some() => DIRECT_WINDOW_BYTES / 4,
             Kind::Resident | Kind::Direct => DIRECT_WINDOW_BYTES,
         };
         let most = (self.memory_bytes / WINDOW_SHARE).max(1);
         usize::try_from(bytes.min(most)).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that all windows under way may hold.
+    pub(crate) fn budget(&self) -> u64 {
+        self.memory_bytes / 4
+    }
+
+    /// Bytes of a row on average, if that is known.
+    pub(crate) fn row_bytes(&self) -> usize {
+        let choice = self.reader.shared.choice.load();
+        let bytes = choice.as_ref().map_or(0, |choice| choice.row_bytes);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// Threads that should read.

@@ -276,22 +276,28 @@ impl Reader {
         self.take_from(self.shared.packed.load_full().as_deref(), offsets, batch_size)
     }
 
-    /// How an order of `num_rows` rows is read by a loader, which starts to keep packed rows if that
-    /// is how.
-    fn prepare(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
+    /// How a loader reads an order of `num_rows` rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`choice`](Self::choice).
+    pub fn strategy(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
         let is_asked_for = self.shared.options.strategy.is_some();
         if is_ascending && !is_asked_for {
             return Ok(Strategy::Direct);
         }
         let choice = self.choice()?;
         let is_worth = is_asked_for || num_rows.saturating_mul(WORTH_FILLING) >= choice.num_rows;
-        if !is_worth {
-            return Ok(Strategy::Direct);
+        Ok(if is_worth { choice.strategy } else { Strategy::Direct })
+    }
+
+    /// The same for an order that is about to be read: opens packed rows if that is how.
+    fn prepare(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
+        let strategy = self.strategy(num_rows, is_ascending)?;
+        if strategy == Strategy::Resident {
+            self.packed(&*self.choice()?)?;
         }
-        if choice.strategy == Strategy::Resident {
-            self.packed(&choice)?;
-        }
-        Ok(choice.strategy)
+        Ok(strategy)
     }
 
     fn take_from(

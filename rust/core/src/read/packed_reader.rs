@@ -94,7 +94,7 @@ impl PackedReader {
             rows_spilled: 0,
             blocks_filled: of(&counters.blocks_filled),
             blocks_mapped: of(&counters.blocks_mapped),
-            bytes_kept: self.resident.kept().0,
+            bytes_kept: self.resident.kept_bytes(),
             fill_nanos: of(&counters.fill_nanos),
             is_shared: self.resident.is_shared(),
             failure: self
@@ -130,7 +130,7 @@ impl PackedReader {
             }
             // Also after a fork, which threads do not survive.
             self.resident.fill(self.threads)?;
-            self.resident.wait(false)?;
+            self.resident.wait()?;
         }
         let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
             interrupt::check()?;
@@ -280,13 +280,15 @@ fn open_entry(
     options: &Options,
     is_warm: bool,
 ) -> Result<Entry> {
-    if !is_warm && !make_room(folder, needed, options.cache_limit)? {
+    // Opened first: nobody removes what is in use.
+    let entry = Entry::open(folder, identity, found)?;
+    if !is_warm && !make_room(folder, needed, options.cache_limit, Some(&entry))? {
         return Err(Error::Write {
             path: folder.display().to_string(),
             reason: format!("there is no room for {needed} bytes within its limit"),
         });
     }
-    Entry::open(folder, identity, found)
+    Ok(entry)
 }
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {

@@ -209,11 +209,9 @@ impl Resident {
         self.entry.is_some() && self.detached.load().is_none()
     }
 
-    /// Bytes and number of the blocks that are there.
-    pub(super) fn kept(&self) -> (u64, usize) {
-        let blocks = self.blocks.load();
-        let kept = || blocks.all.iter().flatten();
-        (kept().map(|block| block.num_bytes() as u64).sum(), kept().count())
+    /// Bytes of the blocks that are there.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.blocks.load().all.iter().flatten().map(|block| block.num_bytes() as u64).sum()
     }
 
     /// Starts filling, unless this process is at it.
@@ -243,29 +241,37 @@ impl Resident {
         if is_new {
             for _ in 0..threads.clamp(1, filling.num_blocks.max(1)) {
                 let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
-                filling.threads.fetch_add(1, Ordering::Relaxed);
-                runtime::spawn("lanceloader-fill", move || run(&resident, &filling))?;
+                let counted = Arc::clone(&filling);
+                counted.threads.fetch_add(1, Ordering::Relaxed);
+                runtime::spawn("lanceloader-fill", move || run(&resident, &filling)).inspect_err(
+                    |_| {
+                        counted.threads.fetch_sub(1, Ordering::Relaxed);
+                    },
+                )?;
             }
         }
         Ok(())
     }
 
     /// Waits until every row is there, if that is worth it: within two seconds, going by the pace so
-    /// far, or however long it takes with `is_patient`. Says whether they are.
+    /// far. Says whether they are.
     ///
     /// # Errors
     ///
     /// [`Error::Interrupted`].
-    pub(super) fn wait(&self, is_patient: bool) -> Result<bool> {
-        let filling = self.filling.get_or_make(|| Err(Error::Bug("nothing is filled".into())))?;
+    pub(super) fn wait(&self) -> Result<bool> {
+        let none = || Err(Error::Bug("nothing is filled".into()));
+        let Ok(filling) = self.filling.get_or_make(none) else {
+            // It failed before this process was forked.
+            return Ok(self.is_complete());
+        };
         loop {
             interrupt::check()?;
             if self.is_complete() {
                 return Ok(true);
             }
             let is_over = filling.threads.load(Ordering::Relaxed) == 0;
-            let is_slow = !is_patient
-                && filling.remaining() > WORTH_WAITING
+            let is_slow = filling.remaining() > WORTH_WAITING
                 && filling.started.elapsed() > WORTH_WAITING / 4;
             if is_over || is_slow || self.failure.load().is_some() {
                 return Ok(self.is_complete());

@@ -41,7 +41,10 @@ impl Pool {
     /// Takes a file back.
     pub(super) fn put(&self, mut file: Scratch) {
         *file.end.get_mut() = 0;
-        if let Ok(mut files) = self.0.try_lock() {
+        // One is enough: the next epoch is written while this one is read.
+        if let Ok(mut files) = self.0.try_lock()
+            && files.is_empty()
+        {
             files.push(file);
         }
     }

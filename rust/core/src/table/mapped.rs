@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
 use memmap2::{Mmap, UncheckedAdvice};
 
+use crate::disk::is_remote;
 use crate::error::{Error, Result};
 
 /// A mapped data file.
@@ -135,26 +136,6 @@ fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {
         path: path.display().to_string(),
         reason: format!("it has {found} bytes where {wanted} were written"),
     }
-}
-
-/// Whether the file lies on another machine, by the file system's magic number.
-fn is_remote(file: &File) -> bool {
-    const REMOTE: [u32; 9] = [
-        0x0000_6969, // NFS
-        0x0000_517B, // SMB
-        0xFF53_4D42, // CIFS
-        0xFE53_4D42, // SMB2
-        0x6573_5546, // FUSE
-        0x0102_1997, // 9P
-        0x0BD0_0BD0, // Lustre
-        0x00C3_6400, // Ceph
-        0x4750_4653, // GPFS
-    ];
-    // The width and sign of the field differ between machines; the number is 32 bits.
-    rustix::fs::fstatfs(file).is_ok_and(|fs| {
-        let magic = i128::from(fs.f_type) & i128::from(u32::MAX);
-        REMOTE.iter().any(|&remote| i128::from(remote) == magic)
-    })
 }
 
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
