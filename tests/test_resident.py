@@ -358,6 +358,7 @@ def test_the_least_recently_used_goes(three, cache, monkeypatch):
     assert is_cold(load(three[1], cache))
 
 
+@pytest.mark.filterwarnings("ignore::lanceloader.errors.DegradedWarning")
 def test_one_in_use_stays(three, cache, monkeypatch):
     perm = ll.open(three[0]).with_read("resident", cache_dir=cache).shuffle(1)
     loader = perm.loader(1000, format="arrow")
@@ -381,6 +382,7 @@ def test_what_is_there_makes_no_room_for_itself(three, cache, monkeypatch):
         assert is_warm(load(table, cache))
 
 
+@pytest.mark.filterwarnings("ignore::lanceloader.errors.DegradedWarning")
 def test_a_limit_below_one_table(three, cache, monkeypatch):
     monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "1MB")
     stats = load(three[0], cache)

@@ -6,9 +6,12 @@ import contextlib
 import fcntl
 import importlib
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from lanceloader.errors import UnsupportedError
 
@@ -25,7 +28,10 @@ _LOCK = "lock"
 
 
 def write_table(
-    reader: pa.RecordBatchReader, uri: str, storage_options: StorageOptions | None
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    uri: str,
+    storage_options: StorageOptions | None,
 ) -> None:
     """Write batches as a new table.
 
@@ -37,16 +43,46 @@ def write_table(
         FileExistsError: If there is something at ``uri``, or another process is writing it.
         UnsupportedError: If neither pylance nor lancedb is installed.
     """
-    if "://" in uri:
-        write(reader, uri, storage_options)
-        return
-    target = Path(uri)
+    import pyarrow as pa
+
+    failures: list[BaseException] = []
+    reader = pa.RecordBatchReader.from_batches(schema, noting(batches, failures))
+    try:
+        if uri.startswith("file://"):
+            uri = url2pathname(urlsplit(uri).path)
+        if "://" in uri:
+            write(reader, uri, storage_options)
+        else:
+            write_locally(reader, Path(uri))
+    except Exception as error:
+        if failures:
+            # What went wrong with reading, not what became of it on its way through Arrow.
+            raise failures[0] from None
+        if "already exists" in str(error) and not isinstance(error, FileExistsError):
+            message = f"{uri} is there already: wanted a new address"
+            raise FileExistsError(message) from error
+        raise
+
+
+def noting(
+    batches: Iterator[pa.RecordBatch], failures: list[BaseException]
+) -> Iterator[pa.RecordBatch]:
+    """Pass batches on, and keep the exception that ends them."""
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
+def write_locally(reader: pa.RecordBatchReader, target: Path) -> None:
+    """Write under another name, and rename."""
     if target.exists():
         message = f"{target} is there already: wanted a new path"
         raise FileExistsError(message)
     with staging(target) as folder:
         written = folder / f"{target.stem}.lance"
-        write(reader, str(written), storage_options)
+        write(reader, str(written), None)
         if target.exists():
             message = f"{target} was made by somebody else meanwhile"
             raise FileExistsError(message)
@@ -57,13 +93,7 @@ def write_table(
 def staging(target: Path) -> Iterator[Path]:
     """Give a folder beside ``target`` that is gone afterwards, and that nobody else uses."""
     folder = target.with_name(f".{target.name}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"{target} is being written by another process"
-            raise FileExistsError(message) from None
+    with locked(folder, target):
         for path in folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path, ignore_errors=True)
@@ -71,6 +101,33 @@ def staging(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, target: Path) -> Iterator[None]:
+    """Make a folder and hold it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _LOCK
+        try:
+            lock = path.open("w")
+        except FileNotFoundError:
+            continue  # Somebody ended between the two.
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"{target} is being written by another process"
+                raise FileExistsError(message) from None
+            held = os.fstat(lock.fileno())
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            # The one who held it before may have removed it together with its folder.
+            if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
+                yield
+                return
 
 
 def write(

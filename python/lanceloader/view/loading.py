@@ -106,12 +106,9 @@ class LoadVerbs(SplitVerbs):
             >>> copy.head(2) == perm.shuffle(seed=7).head(2)
             True
         """
-        import pyarrow as pa
-
         uri = os.fspath(uri)
         batches = self._bulk("writing", progress=progress)
-        reader = pa.RecordBatchReader.from_batches(self.schema, batches)
-        write_table(reader, uri, storage_options)
+        write_table(self.schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)
         new = cast("Permutation", self._replace())
         new._assign(source, source.all_rows(), 0)
@@ -277,8 +274,10 @@ class Loader:
                 break
             self._say()
             yield from batches
-        finally:
+        except GeneratorExit:
             self._say()
+            raise
+        self._say()
 
     def _say(self) -> None:
         failure = self.stats().failure

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use arrow_schema::SchemaRef;
 
-use super::resident::{Scan, pack_run};
+use super::resident::Scan;
 use crate::budget::available_memory;
 use crate::error::{Error, Result};
 use crate::packed::{PackedRows, Packing};
@@ -14,9 +14,8 @@ use crate::packed::{PackedRows, Packing};
 const WIDE_BYTES: u64 = 16 << 10;
 /// Rows wider than this are not shuffled by writing them out again, where they do not fit in memory.
 const MEDIUM_BYTES: u64 = 4 << 10;
-/// Rows looked at to learn how long they are, where their types do not say.
-const SAMPLES: u64 = 4;
-const SAMPLE_ROWS: u64 = 64;
+/// Rows looked at, all over the table, to learn how long they are where their types do not say.
+const SAMPLE_ROWS: u64 = 128;
 /// Less than this is not worth a file.
 const SMALL_BYTES: u64 = 8 << 20;
 
@@ -165,11 +164,14 @@ fn average_bytes(scan: &dyn Scan, packing: &Packing) -> Result<u64> {
     if !packing.has_tails() || num_rows == 0 {
         return Ok(stride);
     }
+    let count = SAMPLE_ROWS.min(num_rows);
+    let middle =
+        |part: u64| (u128::from(2 * part + 1) * u128::from(num_rows)) / u128::from(2 * count);
+    let offsets: Vec<u64> =
+        (0..count).map(|part| u64::try_from(middle(part)).unwrap_or(0)).collect();
     let mut rows = PackedRows::default();
-    for sample in 0..SAMPLES {
-        let start = num_rows / SAMPLES * sample;
-        let end = num_rows.min(start + SAMPLE_ROWS);
-        pack_run(scan, packing, start..end, SAMPLE_ROWS, &mut rows)?;
+    for batch in scan.sample(&offsets)? {
+        packing.pack(&batch, &mut rows)?;
     }
     Ok(stride + (rows.tails.len() as u64).div_ceil(rows.num_rows.max(1) as u64))
 }

@@ -128,6 +128,11 @@ impl Scan for Direct {
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
 
+    fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
+        let reads = plan(self.table.layout(), offsets)?.reads;
+        Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
+    }
+
     fn forget(&self) {
         let open = self.fragments.get_or_make(|| Err(Error::Bug("nothing is open".into())));
         let Ok(fragments) = open else {

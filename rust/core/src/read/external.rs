@@ -51,22 +51,41 @@ impl Shape {
     /// # Errors
     ///
     /// [`Error::Invalid`] if the budget is too small.
-    pub(super) fn new(num_rows: u64, row_bytes: u64, budget: u64, threads: usize) -> Result<Self> {
-        let shape = |budget| Self::within(num_rows, row_bytes, budget, threads);
+    pub(super) fn new(
+        num_rows: u64,
+        row_bytes: u64,
+        list_bytes: u64,
+        budget: u64,
+        threads: usize,
+    ) -> Result<Self> {
+        let shape = |budget| Self::within(num_rows, row_bytes, list_bytes, budget, threads);
         shape(budget).ok_or_else(|| {
-            let mut least = budget.max(1);
-            while shape(least).is_none() && least < u64::MAX / 2 {
-                least += least / 16 + 1;
+            let (mut least, mut most) = (budget, budget.max(1));
+            while shape(most).is_none() && most < u64::MAX / 2 {
+                (least, most) = (most, most * 2);
+            }
+            while most - least > most / 256 {
+                let middle = least + (most - least) / 2;
+                if shape(middle).is_some() { most = middle } else { least = middle }
             }
             let bytes = num_rows.saturating_mul(row_bytes);
             Error::invalid(
                 format!("a memory_limit of {budget} bytes to shuffle {bytes} bytes of rows"),
-                format!("at least {least}"),
+                format!("at least {most}"),
             )
         })
     }
 
-    fn within(num_rows: u64, row_bytes: u64, budget: u64, threads: usize) -> Option<Self> {
+    fn within(
+        num_rows: u64,
+        row_bytes: u64,
+        list_bytes: u64,
+        budget: u64,
+        threads: usize,
+    ) -> Option<Self> {
+        // A list takes what it takes, up to half; buckets share the rest.
+        let budget =
+            budget.checked_sub(list_bytes.checked_mul(2)?).map(|rest| rest + list_bytes)?;
         let record = row_bytes + PLACE_BYTES as u64 + size_of::<usize>() as u64;
         let bucket_rows = (budget / BUCKET_SHARE / record).min(MAX_BUCKET_ROWS);
         let num_buckets = num_rows.checked_div(bucket_rows)? + 1;
@@ -185,10 +204,13 @@ impl External {
     ) -> Result<Self> {
         let packing = Packing::new(scan.schema())?;
         let (budget, threads) = (options.memory_bytes(), options.num_threads());
-        // A list takes what it takes; buckets share the rest.
-        let list_bytes = if order.is_invertible() { 0 } else { list_bytes(&order, budget)? };
-        let shape = Shape::new(order.len(), row_bytes, budget - list_bytes, threads)?;
-        let listed = if list_bytes == 0 { None } else { Some(sorted(&order)?) };
+        let list_bytes = if order.is_invertible() {
+            0
+        } else {
+            order.len().saturating_mul(size_of::<(u64, u64)>() as u64)
+        };
+        let shape = Shape::new(order.len(), row_bytes, list_bytes, budget, threads)?;
+        let listed = if order.is_invertible() { None } else { Some(sorted(&order)?) };
         let folder = options.scratch_folder.as_deref().or(options.cache_folder.as_deref());
         Ok(Self {
             buckets: (0..shape.num_buckets()).map(|_| Mutex::default()).collect(),
@@ -460,21 +482,6 @@ impl External {
             None => Ok(Loaded { bytes, starts, memory: Arc::clone(&self.memory) }),
         }
     }
-}
-
-/// Bytes of [`sorted`], which may take half of a budget.
-fn list_bytes(order: &Order, budget: u64) -> Result<u64> {
-    let bytes = order.len().saturating_mul(size_of::<(u64, u64)>() as u64).max(1);
-    if bytes > budget / 2 {
-        return Err(Error::invalid(
-            format!("a memory_limit of {budget} bytes"),
-            format!(
-                "at least {}, to shuffle by an order that is a list or repeats rows",
-                bytes.saturating_mul(2)
-            ),
-        ));
-    }
-    Ok(bytes)
 }
 
 /// Offsets and positions of an order that cannot be inverted, by offset.

@@ -105,7 +105,9 @@ impl Reader {
                         return Err(error);
                     }
                     Err(error) => {
-                        self.shared.spill_failure.store(Some(Arc::new(error)));
+                        if matches!(error, Error::Write { .. }) {
+                            self.shared.spill_failure.store(Some(Arc::new(error)));
+                        }
                         Kind::Direct
                     }
                 }
@@ -225,6 +227,7 @@ impl Feed {
             shared.spill_failure.store(Some(failure));
             return Ok(None);
         }
+        shared.spill_failure.store(None);
         if let Some(next) = &self.next {
             // A wish, not a need.
             let _ = self.reader.start_ahead(next);

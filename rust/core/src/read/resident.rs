@@ -47,6 +47,12 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
     /// The rows at these offsets, in one batch or several.
     fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
 
+    /// The rows at ascending offsets, far from each other.
+    fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
+        let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1));
+        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+    }
+
     /// Gives memory back that holds what was scanned, and will not be wanted again soon.
     fn forget(&self) {}
 }

@@ -85,7 +85,7 @@ proptest! {
     fn every_strategy_serves_the_same_rows(
         order in orders(2000),
         batch_size in 1_usize..900,
-        memory in 60_000_u64..400_000,
+        memory in 300_000_u64..900_000,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let loaded = |strategy| {
