@@ -64,7 +64,7 @@ impl Shape {
             while shape(most).is_none() && most < u64::MAX / 2 {
                 (least, most) = (most, most * 2);
             }
-            while most - least > most / 256 {
+            while most - least > (most / 256).max(1) {
                 let middle = least + (most - least) / 2;
                 if shape(middle).is_some() { most = middle } else { least = middle }
             }

@@ -115,6 +115,11 @@ fn a_limit_that_cannot_be_kept_says_which_could() {
     assert!(error.contains("a memory_limit of 20000 bytes to shuffle"), "{error}");
     assert!(load(least).is_ok());
     assert!(load(10).unwrap_err().to_string().contains("at least one row"));
+    for memory in [30, 60, 100, 200, 300, 1000] {
+        let reader = reader(5, Strategy::External, memory, None);
+        let order = Order::all(5).shuffled(1, 0, 1).unwrap().repeat(2).unwrap();
+        let _ = rows(Loader::new(reader, order, 2, false).unwrap());
+    }
 }
 
 #[test]
