@@ -148,6 +148,7 @@ done(sizes=sizes, files=files)
 
 def test_a_dropped_iterator_ends_its_thread(folder):
     program = """
+os.environ["LANCELOADER_THREADS"] = "1"
 perm = ll.open(path).shuffle(seed=1).with_repeat(1000)
 idle = read_threads()
 batches = [perm.iter(10) for _ in range(5)]

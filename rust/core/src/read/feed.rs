@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef};
 
 use super::choose::numbers_of;
 use super::external::External;
-use super::{Reader, Strategy, batch, side_by_side};
+use super::{Reader, Strategy, WORTH_FILLING, batch, side_by_side};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
@@ -81,7 +81,8 @@ impl Reader {
         stride: Option<Stride>,
         is_bulk: bool,
     ) -> Result<Feed> {
-        if is_bulk {
+        let num_rows = self.shared.base.scan().num_rows();
+        if is_bulk && left.saturating_mul(WORTH_FILLING) >= num_rows {
             // How long a window may be goes by the rows of the whole table.
             self.choice()?;
         }
