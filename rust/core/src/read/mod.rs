@@ -151,7 +151,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`](crate::Error::Unsupported) if a projected column is stored in a way
+    /// [`Error::Unsupported`] if a projected column is stored in a way
     /// this reader does not read.
     pub fn of_table(table: Arc<Table>, projection: Projection, options: Options) -> Result<Self> {
         let base = Base::Direct(Arc::new(direct::Direct::new(table, projection)?));
@@ -162,7 +162,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::Bug`](crate::Error::Bug) if the projection is of another table.
+    /// [`Error::Bug`] if the projection is of another table.
     pub fn of_memory(
         table: &Arc<MemoryTable>,
         projection: Projection,
@@ -220,8 +220,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// Those of reading; [`Error::Unsupported`](crate::Error::Unsupported) and
-    /// [`Error::Invalid`](crate::Error::Invalid) for options that cannot be met.
+    /// Those of reading; [`Error::Unsupported`] and
+    /// [`Error::Invalid`] for options that cannot be met.
     pub fn choice(&self) -> Result<Arc<Choice>> {
         let shared = &self.shared;
         if let Some(choice) = shared.choice.load_full() {
@@ -256,8 +256,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange), those of storage, and
-    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    /// [`Error::OutOfRange`], those of storage, and
+    /// [`Error::Interrupted`].
     pub fn take(&self, offsets: &[u64]) -> Result<Gathered> {
         let packed = if offsets.is_sorted() { self.kept() } else { self.packed_if_worth(offsets)? };
         let mut batches = self.take_from(packed.as_deref(), offsets, offsets.len().max(1))?;
