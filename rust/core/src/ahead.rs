@@ -63,7 +63,7 @@ impl Ahead {
             std::mem::forget(state.running.take());
             *state = State { pid: std::process::id(), ..State::default() };
         }
-        let run = run_of(positions).filter(|_| !reader.is_kept());
+        let run = run_of(positions).filter(|_| !reader.has_packed_rows());
         let Some(run) = run else {
             state.running = None;
             state.last = None;
@@ -120,20 +120,9 @@ fn run_of(positions: &[u64]) -> Option<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::projection::{Projection, ROW_OFFSET, batch};
-    use crate::read::{MemoryTable, Options};
+    use crate::read::tests::offsets_reader as reader;
     use arrow_array::cast::AsArray;
     use arrow_array::types::UInt64Type;
-    use arrow_schema::Schema;
-    use std::sync::Arc;
-
-    fn reader(num_rows: usize) -> Reader {
-        let schema = Arc::new(Schema::empty());
-        let rows = batch(Arc::clone(&schema), vec![], num_rows).unwrap();
-        let table = Arc::new(MemoryTable::new(schema, vec![rows], None).unwrap());
-        let projection = Projection::new(table.schema(), [("row", ROW_OFFSET)]).unwrap();
-        Reader::of_memory(&table, projection, Options::default()).unwrap()
-    }
 
     #[test]
     fn batches_of_a_sequence_are_read_ahead_and_are_the_right_ones() {

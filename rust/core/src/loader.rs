@@ -17,7 +17,7 @@ use crate::gather::Gathered;
 use crate::interrupt;
 use crate::order::Order;
 use crate::read::{Feed, Reader, Stride};
-use crate::runtime;
+use crate::runtime::{self, lock};
 
 /// The first window where its size is ours to choose: rows may be images.
 const FIRST_ROWS: usize = 64;
@@ -34,7 +34,7 @@ pub struct Loader {
     num_rows: u64,
     position: u64,
     running: Option<Running>,
-    ready: VecDeque<Gathered>,
+    ready: VecDeque<Weighed>,
     stats: Arc<Mutex<LoadStats>>,
     next: Option<Order>,
     stride: Option<Stride>,
@@ -53,6 +53,20 @@ pub struct LoadStats {
     pub first_batch_nanos: u64,
     /// Nanoseconds spent waiting for batches, the first one included.
     pub wait_nanos: u64,
+}
+
+/// A batch, and its bytes: they are counted by the thread that read it.
+#[derive(Debug)]
+struct Weighed {
+    gathered: Gathered,
+    bytes: usize,
+}
+
+impl From<Gathered> for Weighed {
+    fn from(gathered: Gathered) -> Self {
+        let bytes = num_bytes(&gathered.batch);
+        Self { gathered, bytes }
+    }
 }
 
 /// What windows are read from.
@@ -89,10 +103,9 @@ struct State {
     /// Windows taken by threads, and those handed to the consumer.
     taken: u64,
     served: u64,
-    done: BTreeMap<u64, Result<Vec<Gathered>>>,
-    /// Windows that may be under way or waiting at once, and the most of them if they are small.
+    done: BTreeMap<u64, Result<Vec<Weighed>>>,
+    /// Windows that may be under way or waiting at once.
     depth: u64,
-    most_depth: u64,
     threads: usize,
 }
 
@@ -206,18 +219,19 @@ impl Loader {
                 }
             }
         }
-        let batch = self.ready.pop_front();
-        if let Some(Gathered { batch, .. }) = &batch {
-            self.position += batch.num_rows() as u64;
-            let mut stats = lock(&self.stats);
-            stats.batches += 1;
-            stats.rows += batch.num_rows() as u64;
-            stats.bytes += num_bytes(batch) as u64;
-        }
-        Ok(batch)
+        let Some(Weighed { gathered, bytes }) = self.ready.pop_front() else {
+            return Ok(None);
+        };
+        let rows = gathered.batch.num_rows() as u64;
+        self.position += rows;
+        let mut stats = lock(&self.stats);
+        stats.batches += 1;
+        stats.rows += rows;
+        stats.bytes += bytes as u64;
+        Ok(Some(gathered))
     }
 
-    fn next_window(&mut self) -> Result<Vec<Gathered>> {
+    fn next_window(&mut self) -> Result<Vec<Weighed>> {
         if self.running.is_none() {
             self.running = Some(self.start()?);
         }
@@ -260,6 +274,8 @@ impl Loader {
             self.batch_size.is_none(),
         )?);
         let threads = feed.num_threads();
+        // One in each thread's hands, and one for each in line.
+        let most_depth = 2 * threads as u64;
         let state = State {
             position: self.position,
             num_rows: self.num_rows,
@@ -268,9 +284,7 @@ impl Loader {
             taken: 0,
             served: 0,
             done: BTreeMap::new(),
-            // One in each thread's hands, and one for each in line.
-            depth: 2 * threads as u64,
-            most_depth: 2 * threads as u64,
+            depth: most_depth,
             threads,
         };
         let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
@@ -281,6 +295,7 @@ impl Loader {
             let work = Work {
                 feed: Arc::clone(&feed),
                 batch_size: self.batch_size,
+                most_depth,
                 line: Arc::clone(&running.line),
                 stop: Arc::clone(&running.stop),
             };
@@ -316,6 +331,8 @@ impl Drop for Running {
 struct Work {
     feed: Arc<Feed>,
     batch_size: Option<usize>,
+    /// Windows under way or waiting if they are small.
+    most_depth: u64,
     line: Arc<Line>,
     stop: Arc<AtomicBool>,
 }
@@ -333,9 +350,10 @@ impl Work {
     fn run(self) {
         while let Some(ticket) = self.next_ticket() {
             let Ticket { number, start, end, rows } = ticket;
-            let read = || {
+            let read = || -> Result<Vec<Weighed>> {
                 interrupt::until(&self.stop, || {
-                    self.feed.read(start..end, self.batch_size.unwrap_or(rows))
+                    let batches = self.feed.read(start..end, self.batch_size.unwrap_or(rows))?;
+                    Ok(batches.into_iter().map(Weighed::from).collect())
                 })
             };
             let window = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
@@ -344,11 +362,11 @@ impl Work {
             let mut state = self.line.lock();
             match &window {
                 Ok(batches) => {
-                    let found: usize = batches.iter().map(|batch| batch.batch.num_rows()).sum();
-                    let bytes: usize = batches.iter().map(|batch| num_bytes(&batch.batch)).sum();
+                    let bytes: usize = batches.iter().map(|batch| batch.bytes).sum();
+                    let found = usize::try_from(end - start).unwrap_or(usize::MAX);
                     let row_bytes = bytes.div_ceil(found.max(1)).max(1);
                     let fitting = self.feed.budget() / (bytes as u64).max(1);
-                    state.depth = fitting.clamp(1, state.most_depth);
+                    state.depth = fitting.clamp(1, self.most_depth);
                     if self.batch_size.is_none() {
                         if number == 0 {
                             let row_bytes = row_bytes.max(self.feed.row_bytes());
@@ -405,10 +423,6 @@ impl Work {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Bytes of the rows themselves, without what else their buffers hold.
 fn num_bytes(batch: &RecordBatch) -> usize {
     let bytes =
@@ -419,21 +433,9 @@ fn num_bytes(batch: &RecordBatch) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::projection::Projection;
-    use crate::read::MemoryTable;
+    use crate::read::tests::offsets_reader as reader;
     use arrow_array::cast::AsArray;
     use arrow_array::types::UInt64Type;
-    use arrow_schema::Schema;
-
-    /// Rows without columns, read as their offsets.
-    fn reader(num_rows: usize) -> Reader {
-        let schema = Arc::new(Schema::empty());
-        let batch = crate::projection::batch(Arc::clone(&schema), vec![], num_rows).unwrap();
-        let table = Arc::new(MemoryTable::new(schema, vec![batch], None).unwrap());
-        let columns = [("row", crate::projection::ROW_OFFSET)];
-        let projection = Projection::new(table.schema(), columns).unwrap();
-        Reader::of_memory(&table, projection, crate::read::Options::default()).unwrap()
-    }
 
     fn batches(mut loader: Loader) -> Vec<Vec<u64>> {
         let mut batches = Vec::new();

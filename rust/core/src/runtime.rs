@@ -5,7 +5,7 @@
 //! [`PerProcess`]: each process makes its own on first use, and a child leaks what it inherited.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
@@ -78,6 +78,13 @@ impl<T> Drop for PerProcess<T> {
             std::mem::forget(made);
         }
     }
+}
+
+/// Locks, also after a panic of another thread: what is kept under our locks is whole at every step.
+///
+/// Only where the process is known to be the one that made the lock; a fork may have left it locked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This process's runtime.

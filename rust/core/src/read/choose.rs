@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use arrow_schema::SchemaRef;
-
 use super::resident::Scan;
 use crate::budget::available_memory;
 use crate::error::{Error, Result};
@@ -18,6 +16,9 @@ const MEDIUM_BYTES: u64 = 4 << 10;
 const SAMPLE_ROWS: u64 = 128;
 /// Less than this is not worth a file.
 const SMALL_BYTES: u64 = 8 << 20;
+
+/// Why, where a user said so.
+const ASKED_FOR: &str = "it was asked for";
 
 /// How rows are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Choice {
     }
 
     /// Whether packed rows are worth a file.
-    pub(super) fn is_worth_a_file(&self) -> bool {
+    pub fn is_worth_a_file(&self) -> bool {
         self.packed_bytes() >= SMALL_BYTES
     }
 
@@ -94,12 +95,13 @@ impl Choice {
     ///
     /// Those of reading; [`Error::Unsupported`] if a strategy was asked for that cannot be.
     pub(super) fn new(scan: &dyn Scan, options: &Options, is_in_memory: bool) -> Result<Self> {
+        let memory_bytes = options.memory_bytes();
         let choice = |strategy, reason: String, row_bytes| Self {
             strategy,
             reason,
             row_bytes,
             num_rows: scan.num_rows(),
-            memory_bytes: options.memory_bytes(),
+            memory_bytes,
         };
         let packing = match Packing::new(scan.schema()) {
             Ok(packing) => packing,
@@ -108,11 +110,10 @@ impl Choice {
             }
             Err(error) => return Err(error),
         };
-        let is_asked_for = options.strategy == Some(Strategy::Direct);
-        let average = || {
-            if is_asked_for { Ok(packing.stride() as u64) } else { average_bytes(scan, &packing) }
-        };
-        let row_bytes = match average() {
+        if options.strategy == Some(Strategy::Direct) {
+            return Ok(choice(Strategy::Direct, ASKED_FOR.into(), packing.stride() as u64));
+        }
+        let row_bytes = match average_bytes(scan, &packing) {
             Ok(bytes) => bytes,
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // Reading them directly will say what is wrong with them.
@@ -122,15 +123,14 @@ impl Choice {
             Err(error) => return Err(error),
         };
         let packed_bytes = row_bytes.saturating_mul(scan.num_rows());
-        let memory_bytes = options.memory_bytes();
         if let Some(strategy) = options.strategy {
-            if strategy != Strategy::Direct && memory_bytes < row_bytes {
+            if memory_bytes < row_bytes {
                 return Err(Error::invalid(
                     format!("a memory_limit of {memory_bytes} bytes"),
                     format!("at least one row, which has about {row_bytes}"),
                 ));
             }
-            return Ok(choice(strategy, "it was asked for".into(), row_bytes));
+            return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
         }
         let (strategy, reason) = if scan.schema().fields().is_empty() {
             (Strategy::Direct, "no column is read from files".to_string())
@@ -174,12 +174,4 @@ fn average_bytes(scan: &dyn Scan, packing: &Packing) -> Result<u64> {
         packing.pack(&batch, &mut rows)?;
     }
     Ok(stride + (rows.tails.len() as u64).div_ceil(rows.num_rows.max(1) as u64))
-}
-
-/// The columns of a schema that a projection of it needs, by number.
-pub(super) fn numbers_of(schema: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<usize>> {
-    let number = |field: &std::sync::Arc<arrow_schema::Field>| {
-        schema.index_of(field.name()).map_err(|error| Error::Bug(error.to_string()))
-    };
-    wanted.fields().iter().map(number).collect()
 }

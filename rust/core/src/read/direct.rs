@@ -6,7 +6,7 @@
 //! interrupted.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
-use crate::runtime::{self, PerProcess};
+use crate::runtime::{self, PerProcess, lock};
 use crate::table::{Columns, FragmentReader, Pending, Table};
 
 /// Reads a projection of a Lance table.
@@ -105,12 +105,11 @@ impl Direct {
         let fragments = self
             .fragments
             .get_or_make(|| Ok(Mutex::new(vec![None; self.table.layout().fragments().len()])))?;
-        let lock = || fragments.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reader) = &lock()[index] {
+        if let Some(reader) = &lock(&fragments)[index] {
             return Ok(Arc::clone(reader));
         }
         let reader = Arc::new(self.table.fragment(index, &self.columns)?);
-        Ok(Arc::clone(lock()[index].get_or_insert(reader)))
+        Ok(Arc::clone(lock(&fragments)[index].get_or_insert(reader)))
     }
 }
 
@@ -138,7 +137,7 @@ impl Scan for Direct {
         let Ok(fragments) = open else {
             return;
         };
-        let readers = fragments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let readers = lock(&fragments).clone();
         readers.iter().flatten().for_each(|reader| reader.forget());
     }
 }

@@ -8,18 +8,22 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use arrow_array::ArrayRef;
+use arrow_array::RecordBatch;
 
+use super::batch;
 use super::choose::Options;
 use super::resident::{Scan, pack_run, scan_rows};
 use super::scratch::{Extent, Pool, Scratch};
 use crate::error::{Error, Result};
+use crate::gather::gather;
 use crate::interrupt;
 use crate::order::Order;
 use crate::packed::{Heads, PackedRows, Packing};
+use crate::plan::Rows;
+use crate::runtime::lock;
 
 /// A row of a bucket begins with its place in it.
 const PLACE_BYTES: usize = size_of::<u32>();
@@ -134,6 +138,8 @@ pub(super) struct External {
     /// Memory of buckets that were served, for those to come.
     memory: Arc<Mutex<Vec<Vec<u8>>>>,
     buckets: Vec<Mutex<Bucket>>,
+    /// For each bit of a head, whether it is set in any row.
+    bits_set: Vec<AtomicBool>,
     /// The first offset that no thread has scanned yet.
     next_offset: AtomicU64,
     pass: Mutex<Pass>,
@@ -184,10 +190,6 @@ impl Drop for External {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl External {
     /// Nothing is read yet.
     ///
@@ -204,16 +206,15 @@ impl External {
     ) -> Result<Self> {
         let packing = Packing::new(scan.schema())?;
         let (budget, threads) = (options.memory_bytes(), options.num_threads());
-        let list_bytes = if order.is_invertible() {
-            0
-        } else {
-            order.len().saturating_mul(size_of::<(u64, u64)>() as u64)
-        };
+        let is_listed = !order.is_invertible();
+        let pair_bytes = if is_listed { size_of::<(u64, u64)>() as u64 } else { 0 };
+        let list_bytes = order.len().saturating_mul(pair_bytes);
         let shape = Shape::new(order.len(), row_bytes, list_bytes, budget, threads)?;
-        let listed = if order.is_invertible() { None } else { Some(sorted(&order)?) };
+        let listed = is_listed.then(|| sorted(&order)).transpose()?;
         let folder = options.scratch_folder.as_deref().or(options.cache_folder.as_deref());
         Ok(Self {
             buckets: (0..shape.num_buckets()).map(|_| Mutex::default()).collect(),
+            bits_set: (0..packing.num_bits()).map(|_| AtomicBool::new(false)).collect(),
             scan,
             order,
             packing,
@@ -352,6 +353,9 @@ impl External {
 
     /// Puts rows into the buffers of their buckets.
     fn deal(&self, rows: &PackedRows, places: &mut [(usize, u32, usize)]) -> Result<()> {
+        for (bit, _) in self.bits_set.iter().zip(&rows.bits_set).filter(|(_, is_set)| **is_set) {
+            bit.store(true, Ordering::Relaxed);
+        }
         places.sort_unstable_by_key(|&(bucket, ..)| bucket);
         let stride = self.packing.stride();
         for run in places.chunk_by(|a, b| a.0 == b.0) {
@@ -392,14 +396,14 @@ impl External {
         Ok(())
     }
 
-    /// The columns of the rows at these positions. Pass 1 is over.
+    /// The rows at these positions. Pass 1 is over.
     ///
     /// Positions are asked for in about ascending order: buckets far below are forgotten.
-    pub(super) fn gather(
-        &self,
-        positions: Range<u64>,
-        wanted: &[usize],
-    ) -> Result<Vec<Vec<ArrayRef>>> {
+    pub(super) fn gather(&self, positions: Range<u64>) -> Result<RecordBatch> {
+        let schema = self.packing.schema();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let bits_set: Vec<bool> =
+            self.bits_set.iter().map(|bit| bit.load(Ordering::Relaxed)).collect();
         let mut parts = Vec::new();
         let mut start = positions.start;
         while start < positions.end {
@@ -407,19 +411,9 @@ impl External {
             let rows = self.shape.rows_of(number);
             let end = positions.end.min(rows.end);
             let loaded = self.load(number)?;
-            let stride = self.packing.stride();
-            let mut heads = Heads::with_capacity(usize::try_from(end - start).unwrap_or(0));
-            for place in start - rows.start..end - rows.start {
-                let place = usize::try_from(place).unwrap_or(usize::MAX);
-                let at = loaded.starts[place];
-                let row = &loaded.bytes[at..];
-                heads.heads.push(&row[..stride]);
-                if self.packing.has_tails() {
-                    heads.tails.push(&row[stride..]);
-                }
-            }
-            let all_bits = vec![true; self.packing.num_bits()];
-            parts.push(self.packing.unpack(&heads, &all_bits, wanted)?);
+            let heads = self.heads(&loaded, start - rows.start..end - rows.start);
+            let columns = self.packing.unpack(&heads, &bits_set, &all)?;
+            parts.push(batch(Arc::clone(schema), columns, heads.heads.len())?);
             // The next one is read while this one is served by others.
             let is_past_half = start - rows.start >= (rows.end - rows.start) / 2;
             if is_past_half && number + 1 < self.buckets.len() && !self.is_loading(number + 1) {
@@ -427,7 +421,23 @@ impl External {
             }
             start = end;
         }
-        Ok(parts)
+        // One bucket mostly, which is then not copied.
+        Ok(gather(schema, &parts, true, &Rows::AsRead)?.batch)
+    }
+
+    fn heads<'a>(&self, bucket: &'a Loaded, places: Range<u64>) -> Heads<'a> {
+        let place = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
+        let stride = self.packing.stride();
+        let starts = &bucket.starts[place(places.start)..place(places.end)];
+        let mut heads = Heads::with_capacity(starts.len());
+        for &start in starts {
+            let (head, tail) = bucket.bytes[start..].split_at(stride);
+            heads.heads.push(head);
+            if self.packing.has_tails() {
+                heads.tails.push(tail);
+            }
+        }
+        heads
     }
 
     fn is_loading(&self, number: usize) -> bool {
@@ -438,12 +448,11 @@ impl External {
         let slot = {
             let mut loaded = lock(&self.loaded);
             loaded.retain(|(at, _)| *at + 1 >= number);
-            let found = loaded.iter().find(|(at, _)| *at == number);
-            let slot = found.map_or_else(Arc::<Slot>::default, |(_, slot)| Arc::clone(slot));
-            if loaded.iter().all(|(at, _)| *at != number) {
-                loaded.push((number, Arc::clone(&slot)));
-            }
-            slot
+            let at = loaded.iter().position(|(at, _)| *at == number).unwrap_or_else(|| {
+                loaded.push((number, Arc::default()));
+                loaded.len() - 1
+            });
+            Arc::clone(&loaded[at].1)
         };
         let mut slot = lock(&slot);
         if let Some(loaded) = slot.as_ref() {

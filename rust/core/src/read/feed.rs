@@ -4,11 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow_array::{Array, ArrayRef};
-
-use super::choose::numbers_of;
 use super::external::External;
-use super::{Reader, Strategy, WORTH_FILLING, batch, side_by_side};
+use super::{Reader, Shared, Strategy, WORTH_FILLING, formed};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
@@ -50,19 +47,19 @@ pub(crate) struct Stride {
 enum Kind {
     Direct,
     Resident,
-    External { rows: Arc<External>, wanted: Vec<usize> },
+    External(Arc<External>),
 }
 
 /// An order on its way to scratch files before anyone asked for it.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct NextEpoch {
     pid: u32,
     order: Order,
     rows: Arc<External>,
     is_taken: AtomicBool,
 }
 
-impl Drop for Ahead {
+impl Drop for NextEpoch {
     fn drop(&mut self) {
         if !self.is_taken.load(Ordering::Relaxed) && self.pid == std::process::id() {
             self.rows.cancel();
@@ -91,36 +88,32 @@ impl Reader {
             Strategy::External if stride.is_some() => Kind::Direct,
             Strategy::Direct => Kind::Direct,
             Strategy::Resident => Kind::Resident,
-            Strategy::External => {
-                let scan = self.shared.base.scan();
-                let wanted = numbers_of(scan.schema(), scan.schema())?;
-                match self.external(order) {
-                    Ok(rows) => Kind::External { rows, wanted },
-                    // A limit that was asked for and cannot be kept is an error. A disk that cannot be
-                    // used is not: there is another way.
-                    Err(error)
-                        if self.shared.options.strategy.is_some()
-                            && !matches!(error, Error::Write { .. })
-                            || matches!(error, Error::Interrupted) =>
-                    {
-                        return Err(error);
-                    }
-                    Err(error) => {
-                        if matches!(error, Error::Write { .. }) {
-                            self.shared.spill_failure.store(Some(Arc::new(error)));
-                        }
-                        Kind::Direct
-                    }
-                }
-            }
+            Strategy::External => self.external_or_direct(order)?,
         };
-        let memory_bytes = self.shared.options.memory_bytes();
+        let memory_bytes = self.memory_bytes();
         Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, stride, memory_bytes })
     }
 
+    fn external_or_direct(&self, order: &Order) -> Result<Kind> {
+        self.shared.spill_failure.store(None);
+        match self.external(order) {
+            Ok(rows) => Ok(Kind::External(rows)),
+            // A disk that cannot be used is no error: there is another way.
+            Err(error @ Error::Write { .. }) => {
+                self.shared.spill_failure.store(Some(Arc::new(error)));
+                Ok(Kind::Direct)
+            }
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            // Nor is a limit that is too small, unless this way was asked for.
+            Err(_) if self.shared.options.strategy.is_none() => Ok(Kind::Direct),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The rows of an order, of which pass 1 may be under way already.
     fn external(&self, order: &Order) -> Result<Arc<External>> {
         let is_wanted =
-            |ahead: &Arc<Ahead>| ahead.pid != std::process::id() || ahead.order.is_same(order);
+            |ahead: &Arc<NextEpoch>| ahead.pid != std::process::id() || ahead.order.is_same(order);
         if self.shared.ahead.load().as_ref().is_some_and(is_wanted)
             && let Some(ahead) = self.shared.ahead.swap(None)
         {
@@ -132,16 +125,13 @@ impl Reader {
                 return Ok(Arc::clone(&ahead.rows));
             }
         }
-        let choice = self.choice()?;
-        let scan = self.shared.base.scan();
-        External::new(
-            scan,
-            order.clone(),
-            choice.row_bytes,
-            &self.shared.options,
-            &self.shared.scratch,
-        )
-        .map(Arc::new)
+        self.new_external(order)
+    }
+
+    fn new_external(&self, order: &Order) -> Result<Arc<External>> {
+        let row_bytes = self.choice()?.row_bytes;
+        let Shared { base, options, scratch, .. } = self.shared.as_ref();
+        External::new(base.scan(), order.clone(), row_bytes, options, scratch).map(Arc::new)
     }
 
     /// Starts pass 1 of an order that will probably be read next.
@@ -150,17 +140,8 @@ impl Reader {
         if known.is_some_and(|ahead| ahead.order.is_same(order)) {
             return Ok(());
         }
-        let choice = self.choice()?;
-        let scan = self.shared.base.scan();
-        let rows = External::new(
-            scan,
-            order.clone(),
-            choice.row_bytes,
-            &self.shared.options,
-            &self.shared.scratch,
-        )?;
-        let rows = Arc::new(rows);
-        let ahead = Ahead {
+        let rows = self.new_external(order)?;
+        let ahead = NextEpoch {
             pid: std::process::id(),
             order: order.clone(),
             rows: Arc::clone(&rows),
@@ -174,7 +155,7 @@ impl Reader {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        if let Kind::External { rows, .. } = &self.kind {
+        if let Kind::External(rows) = &self.kind {
             // Pass 1 may be under way on a thread that nobody waits for any more.
             rows.cancel();
         }
@@ -184,10 +165,9 @@ impl Drop for Feed {
 impl Feed {
     /// The rows at these positions, as batches of `batch_size`.
     pub(crate) fn read(&self, positions: Range<u64>, batch_size: usize) -> Result<Vec<Gathered>> {
-        if let Kind::External { rows, wanted } = &self.kind
+        if let Kind::External(rows) = &self.kind
             && (positions.start > 0 || rows.is_ready())
-            && let Some(batches) =
-                self.read_external(rows, wanted, positions.clone(), batch_size)?
+            && let Some(batches) = self.read_external(rows, positions.clone(), batch_size)?
         {
             return Ok(batches);
         }
@@ -215,7 +195,6 @@ impl Feed {
     fn read_external(
         &self,
         rows: &External,
-        wanted: &[usize],
         positions: Range<u64>,
         batch_size: usize,
     ) -> Result<Option<Vec<Gathered>>> {
@@ -228,38 +207,29 @@ impl Feed {
             shared.spill_failure.store(Some(failure));
             return Ok(None);
         }
-        shared.spill_failure.store(None);
         if let Some(next) = &self.next {
             // A wish, not a need.
             let _ = self.reader.start_ahead(next);
         }
-        let schema = shared.base.scan();
-        let schema = schema.schema();
         let step = batch_size as u64;
         let starts = (positions.start..positions.end.max(positions.start + 1)).step_by(batch_size);
         let cut = |start: u64| {
             crate::interrupt::check()?;
             let range = start..positions.end.min(start + step);
-            let mut parts = rows.gather(range.clone(), wanted)?;
-            let columns = match parts.len() {
-                1 => parts.remove(0),
-                _ => (0..wanted.len()).map(|at| concat(&parts, at)).collect::<Result<_>>()?,
-            };
-            let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            let read = batch(Arc::clone(schema), columns, count)?;
+            let read = rows.gather(range.clone())?;
             let offsets = || self.order.offsets(range.clone());
             let batch = shared.base.assemble_lazily(&read, offsets)?;
-            let gathered = Gathered { batch, is_owned: true };
-            if self.reader.is_matrix { side_by_side(&gathered) } else { Ok(gathered) }
+            Ok(Gathered { batch, is_owned: true })
         };
-        starts.map(cut).collect::<Result<Vec<_>>>().map(Some)
+        let batches = starts.map(cut).collect::<Result<Vec<_>>>()?;
+        formed(batches, self.reader.is_matrix).map(Some)
     }
 
     /// Bytes that a window should hold.
     pub(crate) fn window_bytes(&self) -> usize {
         let bytes = match &self.kind {
             Kind::Resident if self.reader.kept().is_some() => PACKED_WINDOW_BYTES,
-            Kind::External { .. } => PACKED_WINDOW_BYTES,
+            Kind::External(_) => PACKED_WINDOW_BYTES,
             // Read ahead for someone who may never come back.
             Kind::Direct if self.stride.is_some() => DIRECT_WINDOW_BYTES / 4,
             Kind::Resident | Kind::Direct => DIRECT_WINDOW_BYTES,
@@ -284,10 +254,4 @@ impl Feed {
     pub(crate) fn num_threads(&self) -> usize {
         self.reader.options().num_threads().min(MAX_THREADS)
     }
-}
-
-fn concat(parts: &[Vec<ArrayRef>], at: usize) -> Result<ArrayRef> {
-    let arrays: Vec<&dyn Array> = parts.iter().map(|part| part[at].as_ref()).collect();
-    arrow_select::concat::concat(&arrays)
-        .map_err(|error| Error::invalid(format!("these rows in one batch ({error})"), "fewer rows"))
 }

@@ -62,7 +62,7 @@ struct Shared {
     /// Why scratch files could not be used.
     spill_failure: ArcSwapOption<Error>,
     /// The next epoch of a loader, on its way to scratch files.
-    ahead: ArcSwapOption<feed::Ahead>,
+    ahead: ArcSwapOption<feed::NextEpoch>,
     scratch: Arc<scratch::Pool>,
 }
 
@@ -113,14 +113,25 @@ impl Base {
         read: &RecordBatch,
         offsets: impl Fn() -> Result<Vec<u64>>,
     ) -> Result<RecordBatch> {
-        let column = |source: &Source| -> Result<ArrayRef> {
-            Ok(Arc::new(UInt64Array::from(match source {
-                Source::RowOffset => offsets()?,
-                source => self.system(source, &offsets()?)?,
-            })))
-        };
-        self.projection().assemble(read, column)
+        assemble(self.projection(), read, offsets, |source, offsets| self.system(source, offsets))
     }
+}
+
+/// A batch with its system columns, from the columns read; `system` gives the ids or addresses of row
+/// offsets.
+fn assemble(
+    projection: &Projection,
+    read: &RecordBatch,
+    offsets: impl Fn() -> Result<Vec<u64>>,
+    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
+) -> Result<RecordBatch> {
+    let column = |source: &Source| -> Result<ArrayRef> {
+        Ok(Arc::new(UInt64Array::from(match source {
+            Source::RowOffset => offsets()?,
+            source => system(source, &offsets()?)?,
+        })))
+    };
+    projection.assemble(read, column)
 }
 
 /// What a reader did so far, in this process.
@@ -205,8 +216,8 @@ impl Reader {
         Ok(Self { shared: Arc::clone(&self.shared), is_matrix: true })
     }
 
-    /// Whether rows at random come from memory by now, or were there from the beginning.
-    pub(crate) fn is_kept(&self) -> bool {
+    /// Whether rows at random come from packed rows by now.
+    pub(crate) fn has_packed_rows(&self) -> bool {
         self.shared.packed.load().is_some()
     }
 
@@ -306,12 +317,20 @@ impl Reader {
         offsets: &[u64],
         batch_size: usize,
     ) -> Result<Vec<Gathered>> {
+        let base = &self.shared.base;
         if let Some(packed) = packed {
-            return packed.take_window(&self.shared.base, offsets, batch_size, self.is_matrix);
+            return packed.take_window(base, offsets, batch_size, self.is_matrix);
         }
         self.shared.rows_direct.fetch_add(offsets.len() as u64, Ordering::Relaxed);
-        let batches = self.shared.base.take_window(offsets, batch_size)?;
-        if self.is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
+        formed(base.take_window(offsets, batch_size)?, self.is_matrix)
+    }
+
+    /// Bytes of rows that may be held in memory.
+    fn memory_bytes(&self) -> u64 {
+        let known = self.shared.choice.load();
+        known
+            .as_ref()
+            .map_or_else(|| self.shared.options.memory_bytes(), |known| known.memory_bytes)
     }
 
     /// Packed rows that are there already and complete.
@@ -348,22 +367,25 @@ impl Reader {
 
     fn packed(&self, choice: &Choice) -> Result<Arc<PackedReader>> {
         let shared = &self.shared;
-        let packed = if let Some(packed) = shared.packed.load_full() {
-            packed
-        } else {
-            let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
-            let none = None::<Arc<PackedReader>>;
-            let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
-            before.as_ref().map_or(made, Arc::clone)
-        };
-        Ok(packed)
+        if let Some(packed) = shared.packed.load_full() {
+            return Ok(packed);
+        }
+        let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
+        let none = None::<Arc<PackedReader>>;
+        let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
+        Ok(before.as_ref().map_or(made, Arc::clone))
     }
 }
 
-/// A batch as a matrix.
-fn side_by_side(gathered: &Gathered) -> Result<Gathered> {
-    let batch = crate::matrix::side_by_side(&gathered.batch)?;
-    Ok(Gathered { batch, is_owned: true })
+/// Batches as they are handed out: of columns, or as matrices.
+fn formed(mut batches: Vec<Gathered>, is_matrix: bool) -> Result<Vec<Gathered>> {
+    if is_matrix {
+        for gathered in &mut batches {
+            let batch = crate::matrix::side_by_side(&gathered.batch)?;
+            *gathered = Gathered { batch, is_owned: true };
+        }
+    }
+    Ok(batches)
 }
 
 /// Blocks of rows and the columns they hold.
@@ -376,7 +398,7 @@ struct Blocks<'a> {
 
 /// Cuts a window of rows into batches and gives each its system columns.
 ///
-/// `system` gives the ids or addresses of row offsets.
+/// `system` is as for [`assemble`].
 fn cut(
     blocks: &Blocks<'_>,
     rows: Rows,
@@ -386,14 +408,8 @@ fn cut(
     system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
 ) -> Result<Vec<Gathered>> {
     let finish = |gathered: Gathered, range: Range<usize>| {
-        let offsets = &offsets[range];
-        let column = |source: &Source| -> Result<ArrayRef> {
-            Ok(Arc::new(UInt64Array::from(match source {
-                Source::RowOffset => offsets.to_vec(),
-                source => system(source, offsets)?,
-            })))
-        };
-        let batch = projection.assemble(&gathered.batch, column)?;
+        let of_batch = || Ok(offsets[range.clone()].to_vec());
+        let batch = assemble(projection, &gathered.batch, of_batch, &system)?;
         Ok(Gathered { batch, ..gathered })
     };
     match rows {
@@ -425,4 +441,4 @@ fn ranges(num_rows: usize, batch_size: usize) -> impl Iterator<Item = Range<usiz
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

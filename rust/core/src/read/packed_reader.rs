@@ -1,18 +1,19 @@
 //! Batches from packed rows, and from the data files for rows that are not packed yet.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{Field, SchemaRef};
 
-use super::choose::{Choice, Options, numbers_of};
+use super::choose::{Choice, Options};
 use super::direct::Direct;
 use super::resident::{Resident, block_rows};
-use super::{Base, ReadStats, batch, ranges, side_by_side};
+use super::{Base, ReadStats, batch, formed, ranges};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
@@ -21,7 +22,7 @@ use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::Projection;
-use crate::runtime::PerProcess;
+use crate::runtime::{PerProcess, lock};
 use crate::table::Table;
 
 /// Packed rows of tables that are open in this process, by table, columns and folder: readers of the
@@ -121,7 +122,7 @@ impl PackedReader {
                 let first = self.mixed(base, offsets, batch_size);
                 self.is_first_read.store(true, Ordering::Relaxed);
                 self.resident.fill(self.threads)?;
-                return with_form(first?, is_matrix);
+                return formed(first?, is_matrix);
             }
             let patience = Instant::now();
             while !self.is_first_read.load(Ordering::Relaxed) && patience.elapsed() < FIRST_READ {
@@ -132,27 +133,46 @@ impl PackedReader {
             self.resident.fill(self.threads)?;
             self.resident.wait()?;
         }
-        let packed = |range: std::ops::Range<usize>| -> Result<Option<Gathered>> {
+        if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
+            && let Some(matrices) = self.matrices(base, offsets, batch_size, columns)?
+        {
+            return Ok(matrices);
+        }
+        let packed = |range: Range<usize>| -> Result<Option<Gathered>> {
             interrupt::check()?;
             let offsets = &offsets[range];
-            if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
-                && let Some(values) = self.resident.gather_matrix(offsets, columns)
-            {
-                let batch = matrix::from_values(base.projection().schema(), values, offsets.len())?;
-                return Ok(Some(Gathered { batch, is_owned: true }));
+            let columns = self.resident.gather(offsets, &self.wanted).transpose()?;
+            columns.map(|columns| self.finish(base, offsets, columns)).transpose()
+        };
+        let mut batches = Vec::new();
+        for range in ranges(offsets.len(), batch_size) {
+            match packed(range)? {
+                Some(gathered) => batches.push(gathered),
+                None => return formed(self.mixed(base, offsets, batch_size)?, is_matrix),
             }
-            let Some(columns) = self.resident.gather(offsets, &self.wanted) else {
+        }
+        formed(batches, is_matrix)
+    }
+
+    /// Matrices straight from the rows; `None` if that cannot be, or rows are missing.
+    fn matrices(
+        &self,
+        base: &Base,
+        offsets: &[u64],
+        batch_size: usize,
+        columns: &[usize],
+    ) -> Result<Option<Vec<Gathered>>> {
+        let mut matrices = Vec::new();
+        for range in ranges(offsets.len(), batch_size) {
+            interrupt::check()?;
+            let offsets = &offsets[range];
+            let Some(values) = self.resident.gather_matrix(offsets, columns) else {
                 return Ok(None);
             };
-            let gathered = self.finish(base, offsets, columns?)?;
-            if is_matrix { side_by_side(&gathered) } else { Ok(gathered) }.map(Some)
-        };
-        let batches: Vec<Option<Gathered>> =
-            ranges(offsets.len(), batch_size).map(packed).collect::<Result<_>>()?;
-        if batches.iter().all(Option::is_some) {
-            return Ok(batches.into_iter().flatten().collect());
+            let batch = matrix::from_values(base.projection().schema(), values, offsets.len())?;
+            matrices.push(Gathered { batch, is_owned: true });
         }
-        with_form(self.mixed(base, offsets, batch_size)?, is_matrix)
+        Ok(Some(matrices))
     }
 
     fn finish(
@@ -190,15 +210,11 @@ impl PackedReader {
         };
         let places: Vec<(usize, usize)> = is_there.iter().map(place).collect();
         let schema = base.projection().schema();
-        let cut = |range: std::ops::Range<usize>| {
+        let cut = |range: Range<usize>| {
             gather(schema, &blocks, true, &Rows::Picked(places[range].to_vec()))
         };
         ranges(offsets.len(), batch_size).map(cut).collect()
     }
-}
-
-fn with_form(batches: Vec<Gathered>, is_matrix: bool) -> Result<Vec<Gathered>> {
-    if is_matrix { batches.iter().map(side_by_side).collect() } else { Ok(batches) }
 }
 
 /// The packed rows of a table that others may have open too.
@@ -215,14 +231,12 @@ fn open_shared(
         direct.projection().paths().into_iter().map(<[String]>::to_vec).collect();
     let key = format!("{identity} {paths:?} {folder:?}");
     let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
-    if let Some(resident) =
-        open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade)
-    {
+    if let Some(resident) = lock(&open).get(&key).and_then(Weak::upgrade) {
         return Ok((resident, false));
     }
     let (resident, is_warm) = open_rows(direct, choice, options, &identity, paths, folder)?;
     let resident = Arc::new(resident);
-    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open = lock(&open);
     open.retain(|_, resident| resident.strong_count() > 0);
     if let Some(other) = open.get(&key).and_then(Weak::upgrade) {
         return Ok((other, false));
@@ -295,4 +309,12 @@ fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
     let names: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
     let columns = names.iter().map(|name| (name.as_str(), name.as_str()));
     Direct::new(Arc::clone(table), Projection::new(table.schema(), columns)?)
+}
+
+/// The numbers of the columns of `packed` that `wanted` names.
+fn numbers_of(packed: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<usize>> {
+    let number = |field: &Arc<Field>| {
+        packed.index_of(field.name()).map_err(|error| Error::Bug(error.to_string()))
+    };
+    wanted.fields().iter().map(number).collect()
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -19,7 +19,7 @@ use crate::cache::{Block, Entry};
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::{Heads, PackedRows, Packing};
-use crate::runtime::{self, PerProcess};
+use crate::runtime::{self, PerProcess, lock};
 
 /// What a block aims to hold: large enough to decode at full speed, small enough that threads and
 /// processes can share the work.
@@ -138,7 +138,7 @@ struct Filling {
 
 impl Filling {
     fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// When the rest will be there, going by what is done.

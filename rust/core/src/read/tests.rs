@@ -16,6 +16,15 @@ use crate::projection::ROW_OFFSET;
 
 const COLUMNS: [(&str, &str); 3] = [("n", "n"), ("s", "s"), ("at", ROW_OFFSET)];
 
+/// Rows without columns, read as their offsets.
+pub(crate) fn offsets_reader(num_rows: usize) -> Reader {
+    let schema = Arc::new(Schema::empty());
+    let rows = batch(Arc::clone(&schema), vec![], num_rows).unwrap();
+    let table = Arc::new(MemoryTable::new(schema, vec![rows], None).unwrap());
+    let projection = Projection::new(table.schema(), [("row", ROW_OFFSET)]).unwrap();
+    Reader::of_memory(&table, projection, Options::default()).unwrap()
+}
+
 /// A table of numbers and strings, some of them null, in batches of different lengths.
 fn table(num_rows: usize) -> Arc<MemoryTable> {
     let schema = Arc::new(Schema::new(vec![
