@@ -30,6 +30,8 @@ PYTHON = [
 RUST = {
     "error": set(),
     "interrupt": set(),
+    "histogram": set(),
+    "stages": set(),
     "runtime": {"interrupt"},
     "order": {"interrupt"},
     "hash": set(),
@@ -45,9 +47,12 @@ RUST = {
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),
         "matrix",
-        *("budget", "runtime", "interrupt"),
+        *("budget", "runtime", "interrupt", "stages"),
     },
-    "loader": {"order", "read", "gather", "runtime", "interrupt"},
+    "loader": {
+        *("order", "read", "gather", "runtime", "interrupt"),
+        *("stages", "histogram"),
+    },
     "ahead": {"order", "read", "gather", "loader"},
     "lib": {"error"},
 }

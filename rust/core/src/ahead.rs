@@ -78,8 +78,13 @@ impl Ahead {
             if !state.confirms(run) {
                 return Ok(None);
             }
-            let loader =
-                Loader::every(reader.clone(), order.clone(), run.start, run.len, state.stride)?;
+            let loader = Loader::new(
+                reader.clone(),
+                rest(order, run, state.stride)?,
+                positions.len(),
+                false,
+            )?;
+            let loader = loader.guessed();
             state.running = Some(Running { loader, order: order.clone(), next: run });
         }
         state.last = Some(run);
@@ -108,6 +113,13 @@ impl State {
         };
         self.stride > 0 && self.stride == before && self.stride.is_multiple_of(run.len)
     }
+}
+
+/// Runs as long as this one from it on, so far apart, up to the end of the order.
+fn rest(order: &Order, run: Run, stride: u64) -> Result<Order> {
+    let left = order.len().saturating_sub(run.start);
+    let len = left / stride * run.len + (left % stride).min(run.len);
+    order.blocks(run.start, run.len, stride, len)
 }
 
 /// The run that positions are, if they are one of several.

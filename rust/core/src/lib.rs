@@ -51,8 +51,10 @@
 pub mod budget;
 mod disk;
 pub mod error;
+mod histogram;
 pub mod interrupt;
 mod runtime;
+pub mod stages;
 
 pub mod order;
 

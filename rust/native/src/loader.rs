@@ -49,7 +49,7 @@ impl Loader {
 
     /// What counts what is handed out, also after the loader is gone.
     fn watch(&self, py: Python<'_>) -> PyResult<Watch> {
-        enter(py, || Ok(Watch(self.lock().stats())))
+        enter(py, || Ok(Watch(self.lock().watch())))
     }
 
     /// The position of the first row that was not handed out yet.

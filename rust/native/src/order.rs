@@ -95,6 +95,18 @@ impl Order {
         })
     }
 
+    /// Runs of `block` positions, `stride` apart, `length` positions in all.
+    fn blocks(
+        &self,
+        py: Python<'_>,
+        start: u64,
+        block: u64,
+        stride: u64,
+        length: u64,
+    ) -> PyResult<Self> {
+        enter(py, || Ok(Self(self.0.blocks(start, block, stride, length)?)))
+    }
+
     /// The same rows, shuffled; `clump` neighbours stay together.
     #[pyo3(signature = (seed, epoch=0, clump=1))]
     fn shuffled(&self, py: Python<'_>, seed: u64, epoch: u64, clump: u64) -> PyResult<Self> {
@@ -155,6 +167,11 @@ impl Order {
             };
             Ok(Self(self.0.filtered(&rows)?))
         })
+    }
+
+    /// A hash of what it serves, the same on every machine.
+    fn fingerprint(&self, py: Python<'_>) -> PyResult<u64> {
+        enter(py, || self.0.fingerprint())
     }
 
     /// The offset at a position.

@@ -20,6 +20,9 @@ pub(crate) struct Part(pub(crate) Map);
 pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
     match map {
         Map::Range { start, step } => ("range", *start, *step).into_pyobject(py),
+        Map::Blocks { start, block, stride } => {
+            ("blocks", *start, *block, *stride).into_pyobject(py)
+        }
         Map::Bitmap(rows) => ("bitmap", PyBytes::new(py, &rows.to_bytes())).into_pyobject(py),
         Map::Listed(list) => {
             let (width, bytes) = list.to_bytes();
@@ -63,6 +66,10 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Part {
         }
         Ok(Self(match kind.as_str() {
             "range" => Map::Range { start: get(1)?.extract()?, step: get(2)?.extract()? },
+            "blocks" => {
+                let (start, block) = (get(1)?.extract()?, get(2)?.extract()?);
+                Map::Blocks { start, block, stride: get(3)?.extract()? }
+            }
             "repeat" => Map::Repeat { len: get(1)?.extract()? },
             "windowed" => {
                 let (len, seed, epoch) =

@@ -1,6 +1,6 @@
 //! What the core says of itself, as plain values.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lanceloader_core::{loader, read};
 use pyo3::{pyclass, pymethods};
@@ -66,7 +66,7 @@ impl From<read::ReadStats> for ReadStats {
     }
 }
 
-/// What a consumer saw.
+/// What a consumer saw, and what the threads did for it.
 #[pyclass(frozen, get_all, module = "lanceloader._native")]
 pub(crate) struct LoadStats {
     batches: u64,
@@ -74,23 +74,65 @@ pub(crate) struct LoadStats {
     bytes: u64,
     first_batch_nanos: u64,
     wait_nanos: u64,
+    /// The waits for batches after the first: how many took up to so many nanoseconds.
+    waits: Vec<(u64, u64)>,
+    /// What half, 95 % and 99 % of them do not exceed.
+    wait_quantiles: (u64, u64, u64),
+    /// Nanoseconds of threads for order, plan, read and gather.
+    stage_nanos: (u64, u64, u64, u64),
+    /// Batches that were ready when one was asked for, summed over batches.
+    ready: u64,
 }
 
 /// Counts what a loader hands out, without holding it.
 #[pyclass(frozen, module = "lanceloader._native")]
-pub(crate) struct Watch(pub(crate) Arc<Mutex<loader::LoadStats>>);
+pub(crate) struct Watch(pub(crate) Arc<loader::Watch>);
+
+/// An event: thread, start, length, the four stages, rows, bytes.
+type Event = (u64, u64, u64, (u64, u64, u64, u64), u64, u64);
 
 #[pymethods]
 impl Watch {
     /// What was handed out so far.
     fn stats(&self) -> LoadStats {
-        LoadStats::from(&*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        LoadStats::from(&self.0.stats())
+    }
+
+    /// Keeps events from now on.
+    fn trace(&self) {
+        self.0.trace();
+    }
+
+    /// What took time since: the thread, 0 being the consumer, the start in nanoseconds, the length,
+    /// that of each stage, rows and bytes.
+    fn events(&self) -> Vec<Event> {
+        let event = |event: loader::Event| {
+            let stages = event.stage_nanos.into();
+            (event.thread, event.start_nanos, event.nanos, stages, event.rows, event.bytes)
+        };
+        self.0.events().into_iter().map(event).collect()
+    }
+
+    /// The time on the clock of events, in nanoseconds.
+    #[getter]
+    fn now_nanos(&self) -> u64 {
+        self.0.now_nanos()
     }
 }
 
 impl From<&loader::LoadStats> for LoadStats {
     fn from(stats: &loader::LoadStats) -> Self {
-        let &loader::LoadStats { batches, rows, bytes, first_batch_nanos, wait_nanos } = stats;
-        Self { batches, rows, bytes, first_batch_nanos, wait_nanos }
+        let of = |share| stats.waits.quantile(share);
+        Self {
+            batches: stats.batches,
+            rows: stats.rows,
+            bytes: stats.bytes,
+            first_batch_nanos: stats.first_batch_nanos,
+            wait_nanos: stats.wait_nanos,
+            waits: stats.waits.counts(),
+            wait_quantiles: (of(0.5), of(0.95), of(0.99)),
+            stage_nanos: stats.stage_nanos.into(),
+            ready: stats.ready,
+        }
     }
 }

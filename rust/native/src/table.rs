@@ -8,6 +8,7 @@ use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::DataType;
 use lanceloader_core::ahead::Ahead;
+use lanceloader_core::loader::Batches;
 use lanceloader_core::order::{self, Bitmap};
 use lanceloader_core::projection::Projection;
 use lanceloader_core::read::{self, MemoryTable};
@@ -95,6 +96,15 @@ impl Table {
         match &self.0 {
             Kind::Lance(table) => table.layout().num_rows(),
             Kind::Memory(table) => table.num_rows(),
+        }
+    }
+
+    /// What no table shows that has other rows: a hash of its files' names, or `None` in memory.
+    #[getter]
+    fn identity(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Lance(table) => Some(table.identity()),
+            Kind::Memory(_) => None,
         }
     }
 
@@ -347,7 +357,7 @@ impl Reader {
 
     /// All rows of `order` in batches, read ahead by threads; without a batch size, as they are read.
     /// `following` is the order that will probably be loaded afterwards.
-    #[pyo3(signature = (order, batch_size, drop_last, following=None))]
+    #[pyo3(signature = (order, batch_size, drop_last, following=None, ends=None))]
     fn load(
         &self,
         py: Python<'_>,
@@ -355,10 +365,21 @@ impl Reader {
         batch_size: Option<usize>,
         drop_last: bool,
         following: Option<&Order>,
+        ends: Option<Numbers>,
     ) -> PyResult<Loader> {
+        let batches = match (batch_size, ends) {
+            (Some(size), None) => Batches::Every(size),
+            (None, None) => Batches::AsRead,
+            (None, Some(ends)) => Batches::Ends(ends.0.into()),
+            (Some(_), Some(_)) => {
+                return Err(PyValueError::new_err(
+                    "batches end by batch_size or by ends, not both",
+                ));
+            }
+        };
         let loader = enter(py, || {
             let loader =
-                loader::Loader::new(self.reader.clone(), order.0.clone(), batch_size, drop_last)?;
+                loader::Loader::new(self.reader.clone(), order.0.clone(), batches, drop_last)?;
             Ok(match following {
                 Some(next) => loader.followed_by(next.0.clone()),
                 None => loader,

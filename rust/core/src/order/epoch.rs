@@ -40,7 +40,7 @@ impl Order {
                 | Map::Weighted(_)
                 | Map::Concat(_) => break,
                 // Shards, which every epoch has, and repeats.
-                Map::Range { .. } | Map::Repeat { .. } => {}
+                Map::Range { .. } | Map::Blocks { .. } | Map::Repeat { .. } => {}
             }
         }
         Ok(order)
@@ -52,6 +52,10 @@ impl Order {
             (Map::Range { start, step }, Map::Range { start: other, step: stride }) => {
                 (start, step) == (other, stride)
             }
+            (
+                Map::Blocks { start, block, stride },
+                Map::Blocks { start: other, block: run, stride: distance },
+            ) => (start, block, stride) == (other, run, distance),
             (Map::Repeat { len }, Map::Repeat { len: other }) => len == other,
             (Map::Bitmap(a), Map::Bitmap(b)) => Arc::ptr_eq(a, b),
             (Map::Listed(a), Map::Listed(b)) => Arc::ptr_eq(a, b),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{INTERRUPT_ROWS, Map, Order};
+use super::{INTERRUPT_ROWS, Map, Order, blocks};
 use crate::error::Result;
 
 /// What stands for the position of an offset that an order does not serve.
@@ -20,7 +20,11 @@ impl Order {
     /// Whether every offset is served at most once and its position computed, not searched for.
     pub fn is_invertible(&self) -> bool {
         self.maps.iter().all(|map| match map {
-            Map::Range { .. } | Map::Bitmap(_) | Map::Shuffle(_) | Map::Windowed(_) => true,
+            Map::Range { .. }
+            | Map::Blocks { .. }
+            | Map::Bitmap(_)
+            | Map::Shuffle(_)
+            | Map::Windowed(_) => true,
             Map::Listed(_) | Map::Weighted(_) | Map::Repeat { .. } | Map::Concat(_) => false,
         })
     }
@@ -191,6 +195,10 @@ impl Map {
                 let (position, rest) = (distance / i128::from(*step), distance % i128::from(*step));
                 u64::try_from(position).ok().filter(|_| rest == 0).into()
             }
+            Self::Blocks { start, block, stride } => {
+                let position = blocks::inverse(*start, *block, *stride, image);
+                Some(position).filter(|&position| position != NOWHERE).into()
+            }
             Self::Bitmap(rows) => rows.contains(image).then(|| rows.rank(image)).into(),
             Self::Shuffle(shuffle) => {
                 (image < shuffle.len()).then(|| shuffle.inverse(image)).into()
@@ -209,6 +217,11 @@ impl Map {
     fn invert(&self, images: &mut [u64]) {
         match self {
             Self::Range { start, step } => invert_range(*start, *step, images),
+            Self::Blocks { start, block, stride } => {
+                for image in images {
+                    *image = blocks::inverse(*start, *block, *stride, *image);
+                }
+            }
             Self::Bitmap(rows) => rows.invert(images),
             Self::Shuffle(shuffle) => shuffle.invert(images),
             Self::Windowed(windowed) => windowed.invert(images),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bitmap, Listed, Order, Shuffle, Weighted, Windowed};
+use super::{Bitmap, Listed, Order, Shuffle, Weighted, Windowed, blocks};
 
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
@@ -13,6 +13,15 @@ pub enum Map {
         start: u64,
         /// The distance between neighbours.
         step: i64,
+    },
+    /// Position `k` is `start + k / block · stride + k % block`: runs of neighbours.
+    Blocks {
+        /// The value of position 0.
+        start: u64,
+        /// Positions of a run, at least 1.
+        block: u64,
+        /// From the beginning of a run to that of the next, at least `block`.
+        stride: u64,
     },
     /// Position `k` is the `k`-th member of a set, in ascending order.
     Bitmap(Arc<Bitmap>),
@@ -48,6 +57,9 @@ impl Map {
                 let highest = end.max(i128::from(*start));
                 (lowest >= 0).then_some(u64::try_from(highest + 1).ok()?)
             }
+            Self::Blocks { start, block, stride } => (0 < *block && block <= stride)
+                .then(|| blocks::images(*start, *block, *stride, n))
+                .flatten(),
             Self::Bitmap(rows) => fits(rows.len(), rows.last().map_or(0, |last| last + 1)),
             Self::Listed(list) => fits(list.len(), list.bound()),
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
@@ -70,6 +82,7 @@ impl Map {
                     *value = start.wrapping_add(value.wrapping_mul(step));
                 }
             }
+            Self::Blocks { start, block, stride } => blocks::apply(*start, *block, *stride, values),
             Self::Bitmap(rows) => rows.apply(values),
             Self::Listed(list) => list.apply(values),
             Self::Shuffle(shuffle) => shuffle.apply(values),
@@ -95,6 +108,9 @@ impl Map {
 
     pub(super) fn fill(&self, start: u64, out: &mut [u64]) {
         match self {
+            Self::Blocks { start: first, block, stride } => {
+                blocks::fill(*first, *block, *stride, start, out);
+            }
             Self::Shuffle(shuffle) => shuffle.fill(start, out),
             Self::Windowed(windowed) => windowed.fill(start, out),
             Self::Listed(list) => list.fill(start, out),
@@ -124,7 +140,7 @@ impl Map {
     pub(super) fn num_bytes(&self) -> usize {
         size_of::<Self>()
             + match self {
-                Self::Range { .. } | Self::Repeat { .. } => 0,
+                Self::Range { .. } | Self::Blocks { .. } | Self::Repeat { .. } => 0,
                 Self::Bitmap(rows) => rows.num_bytes(),
                 Self::Listed(list) => list.num_bytes(),
                 Self::Shuffle(_) => size_of::<Shuffle>() + 512,
@@ -140,6 +156,9 @@ impl std::fmt::Display for Map {
         match self {
             Self::Range { start, step: 1 } => write!(f, "from {start} on"),
             Self::Range { start, step } => write!(f, "from {start} by {step}"),
+            Self::Blocks { start, block, stride } => {
+                write!(f, "{block} of each {stride} from {start} on")
+            }
             Self::Bitmap(rows) => write!(f, "of a bitmap of {} bytes", rows.num_bytes()),
             Self::Listed(list) => write!(f, "of a list of {} entries", list.len()),
             Self::Shuffle(s) if s.clump() == 1 => {

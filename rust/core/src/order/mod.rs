@@ -17,7 +17,9 @@
 
 mod bijection;
 mod bitmap;
+mod blocks;
 mod epoch;
+mod fingerprint;
 mod inverse;
 pub mod lancedb;
 mod listed;
@@ -113,7 +115,7 @@ impl Order {
     pub fn is_ascending(&self) -> bool {
         self.maps.iter().all(|map| match map {
             Map::Range { step, .. } => *step > 0,
-            Map::Bitmap(_) => true,
+            Map::Blocks { .. } | Map::Bitmap(_) => true,
             Map::Listed(_)
             | Map::Shuffle(_)
             | Map::Windowed(_)

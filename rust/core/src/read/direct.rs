@@ -12,12 +12,13 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::resident::Scan;
-use super::{Blocks, cut};
+use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime::{self, PerProcess, lock};
+use crate::stages::{Stage, measure};
 use crate::table::{Columns, FragmentReader, Pending, Table};
 
 /// Reads a projection of a Lance table.
@@ -38,20 +39,22 @@ impl Direct {
         Ok(Self { table, projection, columns, fragments: PerProcess::new() })
     }
 
-    pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
-        let Plan { reads, rows } = match run_of(offsets) {
-            Some(run) => Plan { reads: plan_run(self.table.layout(), run)?, rows: Rows::AsRead },
-            None => plan(self.table.layout(), offsets)?,
-        };
+    pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+        let layout = self.table.layout();
+        let Plan { reads, rows } = measure(Stage::Plan, || match run_of(offsets) {
+            Some(run) => Ok(Plan { reads: plan_run(layout, run)?, rows: Rows::AsRead }),
+            None => plan(layout, offsets),
+        })?;
         let schema = self.columns.schema();
         let (blocks, are_owned) = if schema.fields().is_empty() {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
             (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
         } else {
-            self.read(reads).map_err(|error| self.table.changed(error))?
+            let read = measure(Stage::Read, || self.read(reads));
+            read.map_err(|error| self.table.changed(error))?
         };
         let blocks = Blocks { schema, rows: &blocks, are_owned };
-        cut(&blocks, rows, offsets, batch_size, &self.projection, |source, offsets| {
+        cut(&blocks, rows, offsets, cuts, &self.projection, |source, offsets| {
             self.system(source, offsets)
         })
     }

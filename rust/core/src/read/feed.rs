@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::external::External;
-use super::{Reader, Shared, Strategy, WORTH_FILLING, formed};
+use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
 use crate::runtime;
+use crate::stages::{Stage, measure};
 
 /// What a window aims to hold where single rows are read from files: reading gains from every
 /// doubling (1,024 narrow rows at a time read 70,000 rows/s, 8,192 read 200,000 and 262,144 read
@@ -30,17 +31,10 @@ pub(crate) struct Feed {
     kind: Kind,
     /// The order that is expected after this one.
     next: Option<Order>,
-    stride: Option<Stride>,
+    /// Whether nobody may want what is read.
+    is_guess: bool,
     /// Bytes of rows that may be held in memory.
     memory_bytes: u64,
-}
-
-/// Every so many batches of an order.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stride {
-    pub(crate) batch_size: u64,
-    /// From the beginning of a batch to that of the next.
-    pub(crate) stride: u64,
 }
 
 #[derive(Debug)]
@@ -75,7 +69,7 @@ impl Reader {
         order: &Order,
         left: u64,
         next: Option<Order>,
-        stride: Option<Stride>,
+        is_guess: bool,
         is_bulk: bool,
     ) -> Result<Feed> {
         let num_rows = self.shared.base.scan().num_rows();
@@ -84,14 +78,14 @@ impl Reader {
             self.choice()?;
         }
         let kind = match self.prepare(left, order.is_ascending())? {
-            // Others read the batches in between, and would each write all of them out.
-            Strategy::External if stride.is_some() => Kind::Direct,
+            // Too much to write for nobody.
+            Strategy::External if is_guess => Kind::Direct,
             Strategy::Direct => Kind::Direct,
             Strategy::Resident => Kind::Resident,
             Strategy::External => self.external_or_direct(order)?,
         };
         let memory_bytes = self.memory_bytes();
-        Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, stride, memory_bytes })
+        Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, is_guess, memory_bytes })
     }
 
     fn external_or_direct(&self, order: &Order) -> Result<Kind> {
@@ -163,43 +157,27 @@ impl Drop for Feed {
 }
 
 impl Feed {
-    /// The rows at these positions, as batches of `batch_size`.
-    pub(crate) fn read(&self, positions: Range<u64>, batch_size: usize) -> Result<Vec<Gathered>> {
+    /// The rows at these positions, cut into batches.
+    pub(crate) fn read(&self, positions: Range<u64>, cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         if let Kind::External(rows) = &self.kind
             && (positions.start > 0 || rows.is_ready())
-            && let Some(batches) = self.read_external(rows, positions.clone(), batch_size)?
+            && let Some(batches) = self.read_external(rows, &positions, cuts)?
         {
             return Ok(batches);
         }
-        let offsets = self.offsets(positions)?;
-        self.reader.take_window(&offsets, batch_size)
-    }
-
-    fn offsets(&self, positions: Range<u64>) -> Result<Vec<u64>> {
-        let Some(Stride { batch_size, stride }) = self.stride else {
-            return self.order.offsets(positions);
-        };
-        let mut offsets = Vec::new();
-        let mut start = positions.start;
-        while start < positions.end {
-            let (batch, row) = (start / batch_size, start % batch_size);
-            let count = (batch_size - row).min(positions.end - start);
-            let first = batch * stride + row;
-            offsets.extend(self.order.offsets(first..first + count)?);
-            start += count;
-        }
-        Ok(offsets)
+        let offsets = measure(Stage::Order, || self.order.offsets(positions))?;
+        self.reader.take_window(&offsets, cuts)
     }
 
     /// `None` if scratch files cannot be used.
     fn read_external(
         &self,
         rows: &External,
-        positions: Range<u64>,
-        batch_size: usize,
+        positions: &Range<u64>,
+        cuts: Cuts<'_>,
     ) -> Result<Option<Vec<Gathered>>> {
         let shared = &self.reader.shared;
-        rows.prepare()?;
+        measure(Stage::Read, || rows.prepare())?;
         shared
             .rows_spilled
             .fetch_add(rows.rows_spilled.swap(0, Ordering::Relaxed), Ordering::Relaxed);
@@ -211,17 +189,17 @@ impl Feed {
             // A wish, not a need.
             let _ = self.reader.start_ahead(next);
         }
-        let step = batch_size as u64;
-        let starts = (positions.start..positions.end.max(positions.start + 1)).step_by(batch_size);
-        let cut = |start: u64| {
+        let count = usize::try_from(positions.end - positions.start).unwrap_or(usize::MAX);
+        let cut = |range: Range<usize>| {
             crate::interrupt::check()?;
-            let range = start..positions.end.min(start + step);
-            let read = rows.gather(range.clone())?;
+            let place = |place: usize| positions.start + place as u64;
+            let range = place(range.start)..place(range.end);
+            let read = measure(Stage::Read, || rows.gather(range.clone()))?;
             let offsets = || self.order.offsets(range.clone());
             let batch = shared.base.assemble_lazily(&read, offsets)?;
             Ok(Gathered { batch, is_owned: true })
         };
-        let batches = starts.map(cut).collect::<Result<Vec<_>>>()?;
+        let batches = cuts.ranges(count).map(cut).collect::<Result<Vec<_>>>()?;
         formed(batches, self.reader.is_matrix).map(Some)
     }
 
@@ -230,8 +208,7 @@ impl Feed {
         let bytes = match &self.kind {
             Kind::Resident if self.reader.kept().is_some() => PACKED_WINDOW_BYTES,
             Kind::External(_) => PACKED_WINDOW_BYTES,
-            // Read ahead for someone who may never come back.
-            Kind::Direct if self.stride.is_some() => DIRECT_WINDOW_BYTES / 4,
+            Kind::Direct if self.is_guess => DIRECT_WINDOW_BYTES / 4,
             Kind::Resident | Kind::Direct => DIRECT_WINDOW_BYTES,
         };
         let most = (self.memory_bytes / WINDOW_SHARE).max(1);

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::resident::Scan;
-use super::{Blocks, cut};
+use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::Rows;
@@ -155,15 +155,15 @@ impl Memory {
         Ok(Self { table: Arc::clone(table), projection, schema, blocks })
     }
 
-    pub(super) fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
+    pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         let system = |source: &Source, offsets: &[u64]| self.system(source, offsets);
         if let Some(slices) = self.consecutive(offsets)? {
             let blocks = Blocks { schema: &self.schema, rows: &slices, are_owned: false };
-            return cut(&blocks, Rows::AsRead, offsets, batch_size, &self.projection, system);
+            return cut(&blocks, Rows::AsRead, offsets, cuts, &self.projection, system);
         }
         let rows = Rows::Picked(self.table.locate(offsets)?);
         let blocks = Blocks { schema: &self.schema, rows: &self.blocks, are_owned: false };
-        cut(&blocks, rows, offsets, batch_size, &self.projection, system)
+        cut(&blocks, rows, offsets, cuts, &self.projection, system)
     }
 
     pub(super) fn projection(&self) -> &Projection {

@@ -6,6 +6,7 @@
 //! served in. `choose` says which of them it is.
 
 mod choose;
+mod cuts;
 mod direct;
 mod external;
 mod feed;
@@ -23,13 +24,15 @@ use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::SchemaRef;
 
 pub use choose::{Choice, Options, Strategy};
-pub(crate) use feed::{Feed, Stride};
+pub use cuts::Cuts;
+pub(crate) use feed::Feed;
 pub use memory::MemoryTable;
 
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
 use crate::plan::Rows;
 use crate::projection::{Projection, Source, batch};
+use crate::stages::{Stage, measure};
 use crate::table::Table;
 use packed_reader::PackedReader;
 use resident::Scan;
@@ -81,10 +84,10 @@ impl Base {
         }
     }
 
-    fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
+    fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         match self {
-            Self::Direct(reader) => reader.take_window(offsets, batch_size),
-            Self::Memory(reader) => reader.take_window(offsets, batch_size),
+            Self::Direct(reader) => reader.take_window(offsets, cuts),
+            Self::Memory(reader) => reader.take_window(offsets, cuts),
         }
     }
 
@@ -271,20 +274,20 @@ impl Reader {
     /// [`Error::Interrupted`].
     pub fn take(&self, offsets: &[u64]) -> Result<Gathered> {
         let packed = if offsets.is_sorted() { self.kept() } else { self.packed_if_worth(offsets)? };
-        let mut batches = self.take_from(packed.as_deref(), offsets, offsets.len().max(1))?;
+        let mut batches =
+            self.take_from(packed.as_deref(), offsets, Cuts::Every(offsets.len().max(1)))?;
         Ok(batches.pop().expect("even no rows are a batch"))
     }
 
-    /// The rows at `offsets` as batches of `batch_size`, planned and read together.
+    /// The rows at `offsets` cut into batches, planned and read together.
     ///
-    /// Always at least one batch; only the last may be shorter. A row that is wanted by several
-    /// batches is read once.
+    /// A row that is wanted by several batches is read once.
     ///
     /// # Errors
     ///
     /// Those of [`take`](Self::take).
-    pub fn take_window(&self, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
-        self.take_from(self.shared.packed.load_full().as_deref(), offsets, batch_size)
+    pub fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+        self.take_from(self.shared.packed.load_full().as_deref(), offsets, cuts)
     }
 
     /// How a loader reads an order of `num_rows` rows.
@@ -315,14 +318,14 @@ impl Reader {
         &self,
         packed: Option<&PackedReader>,
         offsets: &[u64],
-        batch_size: usize,
+        cuts: Cuts<'_>,
     ) -> Result<Vec<Gathered>> {
         let base = &self.shared.base;
         if let Some(packed) = packed {
-            return packed.take_window(base, offsets, batch_size, self.is_matrix);
+            return packed.take_window(base, offsets, cuts, self.is_matrix);
         }
         self.shared.rows_direct.fetch_add(offsets.len() as u64, Ordering::Relaxed);
-        formed(base.take_window(offsets, batch_size)?, self.is_matrix)
+        formed(base.take_window(offsets, cuts)?, self.is_matrix)
     }
 
     /// Bytes of rows that may be held in memory.
@@ -403,7 +406,7 @@ fn cut(
     blocks: &Blocks<'_>,
     rows: Rows,
     offsets: &[u64],
-    batch_size: usize,
+    cuts: Cuts<'_>,
     projection: &Projection,
     system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
 ) -> Result<Vec<Gathered>> {
@@ -414,30 +417,26 @@ fn cut(
     };
     match rows {
         Rows::AsRead => {
-            let whole = gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead)?;
+            let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead);
+            let whole = measure(Stage::Gather, gathered)?;
             // Slices share buffers, but no row.
             let is_owned = whole.is_owned;
             let slice = |range: Range<usize>| {
                 let batch = whole.batch.slice(range.start, range.len());
                 finish(Gathered { batch, is_owned }, range)
             };
-            ranges(offsets.len(), batch_size).map(slice).collect()
+            cuts.ranges(offsets.len()).map(slice).collect()
         }
         Rows::Picked(places) => {
             let pick = |range: Range<usize>| {
                 crate::interrupt::check()?;
                 let places = Rows::Picked(places[range.clone()].to_vec());
-                finish(gather(blocks.schema, blocks.rows, blocks.are_owned, &places)?, range)
+                let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &places);
+                finish(measure(Stage::Gather, gathered)?, range)
             };
-            ranges(offsets.len(), batch_size).map(pick).collect()
+            cuts.ranges(offsets.len()).map(pick).collect()
         }
     }
-}
-
-/// The batches of a window: at least one, and only the last may be shorter.
-fn ranges(num_rows: usize, batch_size: usize) -> impl Iterator<Item = Range<usize>> {
-    let starts = (0..num_rows.max(1)).step_by(batch_size);
-    starts.map(move |start| start..num_rows.min(start + batch_size))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use arrow_schema::{Field, SchemaRef};
 use super::choose::{Choice, Options};
 use super::direct::Direct;
 use super::resident::{Resident, block_rows};
-use super::{Base, ReadStats, batch, formed, ranges};
+use super::{Base, Cuts, ReadStats, batch, formed};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
@@ -23,6 +23,7 @@ use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::Projection;
 use crate::runtime::{PerProcess, lock};
+use crate::stages::{Stage, measure};
 use crate::table::Table;
 
 /// Packed rows of tables that are open in this process, by table, columns and folder: readers of the
@@ -110,7 +111,7 @@ impl PackedReader {
         &self,
         base: &Base,
         offsets: &[u64],
-        batch_size: usize,
+        cuts: Cuts<'_>,
         is_matrix: bool,
     ) -> Result<Vec<Gathered>> {
         let num_rows = base.scan().num_rows();
@@ -119,7 +120,7 @@ impl PackedReader {
         }
         if !self.resident.is_complete() {
             if !self.is_first_taken.swap(true, Ordering::Relaxed) {
-                let first = self.mixed(base, offsets, batch_size);
+                let first = self.mixed(base, offsets, cuts);
                 self.is_first_read.store(true, Ordering::Relaxed);
                 self.resident.fill(self.threads)?;
                 return formed(first?, is_matrix);
@@ -134,21 +135,22 @@ impl PackedReader {
             self.resident.wait()?;
         }
         if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
-            && let Some(matrices) = self.matrices(base, offsets, batch_size, columns)?
+            && let Some(matrices) = self.matrices(base, offsets, cuts, columns)?
         {
             return Ok(matrices);
         }
         let packed = |range: Range<usize>| -> Result<Option<Gathered>> {
             interrupt::check()?;
             let offsets = &offsets[range];
-            let columns = self.resident.gather(offsets, &self.wanted).transpose()?;
+            let columns = measure(Stage::Gather, || self.resident.gather(offsets, &self.wanted))
+                .transpose()?;
             columns.map(|columns| self.finish(base, offsets, columns)).transpose()
         };
         let mut batches = Vec::new();
-        for range in ranges(offsets.len(), batch_size) {
+        for range in cuts.ranges(offsets.len()) {
             match packed(range)? {
                 Some(gathered) => batches.push(gathered),
-                None => return formed(self.mixed(base, offsets, batch_size)?, is_matrix),
+                None => return formed(self.mixed(base, offsets, cuts)?, is_matrix),
             }
         }
         formed(batches, is_matrix)
@@ -159,14 +161,15 @@ impl PackedReader {
         &self,
         base: &Base,
         offsets: &[u64],
-        batch_size: usize,
+        cuts: Cuts<'_>,
         columns: &[usize],
     ) -> Result<Option<Vec<Gathered>>> {
         let mut matrices = Vec::new();
-        for range in ranges(offsets.len(), batch_size) {
+        for range in cuts.ranges(offsets.len()) {
             interrupt::check()?;
             let offsets = &offsets[range];
-            let Some(values) = self.resident.gather_matrix(offsets, columns) else {
+            let gathered = || self.resident.gather_matrix(offsets, columns);
+            let Some(values) = measure(Stage::Gather, gathered) else {
                 return Ok(None);
             };
             let batch = matrix::from_values(base.projection().schema(), values, offsets.len())?;
@@ -186,7 +189,7 @@ impl PackedReader {
     }
 
     /// Some rows from memory, the others from the files.
-    fn mixed(&self, base: &Base, offsets: &[u64], batch_size: usize) -> Result<Vec<Gathered>> {
+    fn mixed(&self, base: &Base, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         let is_there = self.resident.has(offsets);
         let pick = |there: bool| -> Vec<u64> {
             let kept = offsets.iter().zip(&is_there).filter(|(_, is)| **is == there);
@@ -195,7 +198,7 @@ impl PackedReader {
         let (kept, missing) = (pick(true), pick(false));
         let counter = &self.resident.counters.rows_direct;
         counter.fetch_add(missing.len() as u64, Ordering::Relaxed);
-        let direct = base.take_window(&missing, missing.len().max(1))?;
+        let direct = base.take_window(&missing, Cuts::Every(missing.len().max(1)))?;
         let packed = match self.resident.gather(&kept, &self.wanted) {
             Some(columns) => self.finish(base, &kept, columns?)?,
             None => return Err(Error::Bug("packed rows went away".into())),
@@ -213,7 +216,7 @@ impl PackedReader {
         let cut = |range: Range<usize>| {
             gather(schema, &blocks, true, &Rows::Picked(places[range].to_vec()))
         };
-        ranges(offsets.len(), batch_size).map(cut).collect()
+        cuts.ranges(offsets.len()).map(cut).collect()
     }
 }
 
