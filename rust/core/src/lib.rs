@@ -51,7 +51,7 @@
 pub mod budget;
 mod disk;
 pub mod error;
-mod histogram;
+pub mod histogram;
 pub mod interrupt;
 mod runtime;
 pub mod stages;

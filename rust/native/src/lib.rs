@@ -33,7 +33,7 @@ mod _native {
     #[pymodule_export]
     use crate::runs::Block;
     #[pymodule_export]
-    use crate::stats::{Choice, LoadStats, ReadStats, Watch};
+    use crate::stats::{Choice, Histogram, LoadStats, ReadStats, Watch};
     #[pymodule_export]
     use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
 

@@ -1,8 +1,8 @@
 //! What the core says of itself, as plain values.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lanceloader_core::{loader, read};
+use lanceloader_core::{histogram, loader, read};
 use pyo3::{pyclass, pymethods};
 
 /// A strategy, and what it was chosen from.
@@ -74,14 +74,44 @@ pub(crate) struct LoadStats {
     bytes: u64,
     first_batch_nanos: u64,
     wait_nanos: u64,
-    /// The waits for batches after the first: how many took up to so many nanoseconds.
-    waits: Vec<(u64, u64)>,
-    /// What half, 95 % and 99 % of them do not exceed.
-    wait_quantiles: (u64, u64, u64),
     /// Nanoseconds of threads for order, plan, read and gather.
     stage_nanos: (u64, u64, u64, u64),
     /// Batches that were ready when one was asked for, summed over batches.
     ready: u64,
+}
+
+/// How often durations were so long.
+#[pyclass(frozen, module = "lanceloader._native")]
+pub(crate) struct Histogram(Mutex<histogram::Histogram>);
+
+impl Histogram {
+    fn lock(&self) -> MutexGuard<'_, histogram::Histogram> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Histogram {
+    /// Nothing counted.
+    #[new]
+    fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// Counts a duration in nanoseconds.
+    fn add(&self, nanos: u64) {
+        self.lock().add(nanos);
+    }
+
+    /// What a share of all durations does not exceed, in nanoseconds.
+    fn quantile(&self, share: f64) -> u64 {
+        self.lock().quantile(share)
+    }
+
+    /// The upper end of each class of durations in nanoseconds, and how many were in it.
+    fn counts(&self) -> Vec<(u64, u64)> {
+        self.lock().counts()
+    }
 }
 
 /// Counts what a loader hands out, without holding it.
@@ -122,15 +152,12 @@ impl Watch {
 
 impl From<&loader::LoadStats> for LoadStats {
     fn from(stats: &loader::LoadStats) -> Self {
-        let of = |share| stats.waits.quantile(share);
         Self {
             batches: stats.batches,
             rows: stats.rows,
             bytes: stats.bytes,
             first_batch_nanos: stats.first_batch_nanos,
             wait_nanos: stats.wait_nanos,
-            waits: stats.waits.counts(),
-            wait_quantiles: (of(0.5), of(0.95), of(0.99)),
             stage_nanos: stats.stage_nanos.into(),
             ready: stats.ready,
         }

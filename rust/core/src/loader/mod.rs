@@ -163,8 +163,6 @@ impl Loader {
         self.watch.count(|stats| {
             if stats.batches == 0 {
                 stats.first_batch_nanos = nanos;
-            } else {
-                stats.waits.add(nanos);
             }
             stats.batches += 1;
             stats.rows += rows;
@@ -288,7 +286,6 @@ mod tests {
         while loader.next_batch().unwrap().is_some() {}
         let stats = watch.stats();
         assert_eq!((stats.batches, stats.rows, stats.bytes), (10, 1000, 8000));
-        assert_eq!(stats.waits.counts().iter().map(|(_, count)| count).sum::<u64>(), 9);
         assert!(stats.wait_nanos >= stats.first_batch_nanos);
         assert!(stats.stage_nanos.iter().sum::<u64>() > 0);
         let events = watch.events();

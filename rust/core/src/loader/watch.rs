@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::histogram::Histogram;
 use crate::runtime::lock;
 use crate::stages::Nanos;
 
@@ -24,8 +23,6 @@ pub struct LoadStats {
     pub first_batch_nanos: u64,
     /// Nanoseconds spent waiting for batches, the first one included.
     pub wait_nanos: u64,
-    /// The waits for each batch after the first.
-    pub waits: Histogram,
     /// Nanoseconds that threads spent on each stage, in the order of
     /// [`Stage`](crate::stages::Stage).
     pub stage_nanos: Nanos,

@@ -116,12 +116,12 @@ impl Order {
         self.maps.iter().all(|map| match map {
             Map::Range { step, .. } => *step > 0,
             Map::Blocks { .. } | Map::Bitmap(_) => true,
+            Map::Concat(parts) => follow_each_other(parts),
             Map::Listed(_)
             | Map::Shuffle(_)
             | Map::Windowed(_)
             | Map::Weighted(_)
-            | Map::Repeat { .. }
-            | Map::Concat(_) => false,
+            | Map::Repeat { .. } => false,
         })
     }
 
@@ -375,6 +375,18 @@ impl std::fmt::Display for Order {
         write!(f, "{} rows", self.len)?;
         self.maps.iter().try_for_each(|map| write!(f, ", {map}"))
     }
+}
+
+/// Whether every part ascends and lies behind the one before it.
+fn follow_each_other(parts: &[Order]) -> bool {
+    let mut end = 0;
+    parts.iter().filter(|part| !part.is_empty()).all(|part| {
+        let mut first = [0];
+        part.apply(&mut first);
+        let is_behind = first[0] >= end;
+        end = part.bound();
+        is_behind && part.is_ascending()
+    })
 }
 
 fn too_long(len: u64) -> Error {

@@ -259,3 +259,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parts_that_follow_each_other_ascend() {
+    let all = Order::all(100);
+    let part = |start, len| all.slice(start, len).unwrap();
+    let laid = |parts: &[&Order]| Order::concat(parts.iter().copied().cloned().collect()).unwrap();
+    assert!(laid(&[&part(0, 10), &Order::all(0), &part(10, 5), &part(50, 1)]).is_ascending());
+    assert!(!laid(&[&part(0, 10), &part(9, 5)]).is_ascending());
+    assert!(!laid(&[&part(10, 5), &part(0, 10)]).is_ascending());
+    assert!(!laid(&[&all, &all]).is_ascending());
+    let shuffled = all.shuffled(1, 0, 1).unwrap().slice(0, 10).unwrap();
+    assert!(!laid(&[&shuffled]).is_ascending());
+}
