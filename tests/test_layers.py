@@ -19,6 +19,7 @@ PYTHON = [
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},
     {"splits", "builder"},
+    {"loading"},
     {"view"},
     {"pickling"},
     {"permutation"},

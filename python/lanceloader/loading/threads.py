@@ -1,0 +1,306 @@
+"""A function over items in threads of our own: in order, bounded, and never in the way of exit.
+
+``concurrent.futures`` joins its threads when the interpreter exits, so a function that hangs
+would hang the program. These threads are daemons; at exit they are given a moment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Ordered"]
+
+# A daemon that is inside C++ or Rust when the interpreter goes takes the process down with an
+# abort. Most calls are done within this time; one that hangs delays exit by no more.
+GRACE_S = 2.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Ordered(Generic[Item, Result]):
+    """What ``call`` makes of each of ``items``, in order, made ahead by threads.
+
+    Threads take items and call the function; whoever asks only waits, so that Ctrl-C works.
+    Threads start with the first ``next``. Several threads may ask at once; each result goes
+    to one of them. An exception, whether of the items, of the function or of waiting, ends it.
+
+    Args:
+        items: Taken by one thread at a time, but not always by the same.
+        call: Called from several threads at once.
+        threads: Their number. 0 calls in the thread that asks, ahead of nothing.
+        ahead: Items that may be taken and not handed over.
+        timeout: Seconds that one call may take once somebody waits for it.
+        late: The message of the ``TimeoutError``, of an item's number and the item.
+        name: What the threads are called.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        call: Callable[[Item], Result],
+        *,
+        threads: int,
+        ahead: int,
+        timeout: float | None = None,
+        late: Callable[[int, Item], str] = lambda number, _: f"item {number} is late",
+        name: str,
+    ) -> None:
+        self._work = _Work(iter(items), call, ahead, timeout, late)
+        self._num_threads = threads
+        self._name = name
+        self._finalizer = weakref.finalize(self, _stop, self._work)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Result:
+        work = self._work
+        if os.getpid() != work.process:
+            raise RuntimeError(
+                "this iteration was begun in another process, whose threads a fork does "
+                "not copy: begin one here"
+            )
+        try:
+            if not self._num_threads:
+                return work.here()
+            work.begin(self._num_threads, self._name)
+            job = work.take()
+        except BaseException:
+            self.close()
+            raise
+        if job is None:
+            self.close()
+            raise StopIteration
+        if job.error is None:
+            return cast("Result", job.result)
+        self.close()
+        error, job.error = job.error, None
+        try:
+            raise plain(error)
+        finally:
+            # Its traceback holds this frame, which would hold it.
+            del error
+
+    def close(self) -> None:
+        """Take no more items. Calls that run are not waited for; what they make is dropped."""
+        self._finalizer()
+
+
+class _Job(Generic[Item, Result]):
+    """One item on its way."""
+
+    __slots__ = ("error", "is_done", "item", "number", "result", "started")
+
+    def __init__(self, number: int, item: Item | None) -> None:
+        self.number = number
+        self.item = item
+        self.started = time.monotonic()
+        self.is_done = False
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+
+
+class _Work(Generic[Item, Result]):
+    """What the threads share. It does not know ``Ordered``, whose end is how they end."""
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        call: Callable[[Item], Result],
+        ahead: int,
+        timeout: float | None,
+        late: Callable[[int, Item], str],
+    ) -> None:
+        self.items = items
+        self.call = call
+        self.ahead = ahead
+        self.timeout = timeout
+        self.late = late
+        self.process = os.getpid()
+        self.threads: list[threading.Thread] = []
+        # Reentrant: a collection of garbage may stop the work in a thread that holds it.
+        self.lock = threading.RLock()
+        self.done = threading.Condition(self.lock)
+        self.room = threading.Condition(self.lock)
+        self.taking = threading.Lock()
+        self.jobs: deque[_Job[Item, Result]] = deque()
+        self.num_taken = 0
+        self.num_under_way = 0
+        self.is_over = False
+        self.is_stopped = False
+
+    def begin(self, threads: int, name: str) -> None:
+        """Start the threads, unless they were."""
+        if self.threads:
+            return
+        with self.lock:
+            if self.threads or self.is_stopped:
+                return
+            self.threads = [
+                threading.Thread(target=self.work, name=f"{name}-{at}", daemon=True)
+                for at in range(threads)
+            ]
+            _at_exit(self)
+            for thread in self.threads:
+                thread.start()
+
+    def work(self) -> None:
+        """Call for one item after the other, until there are no more."""
+        while (job := self.next_job()) is not None:
+            self.run(job)
+            # What was made must not wait here for the next item.
+            del job
+
+    def next_job(self) -> _Job[Item, Result] | None:
+        """Wait until another item may be taken, and take it; ``None`` if there are no more."""
+        with self.taking:
+            with self.lock:
+                while self.num_under_way >= self.ahead and not self.is_at_end:
+                    self.room.wait()
+                if not self.is_at_end:
+                    self.num_under_way += 1
+            job = None if self.is_at_end else self.taken()
+            if not self.is_stopped:
+                return job
+            self.drop_items()
+            return None
+
+    @property
+    def is_at_end(self) -> bool:
+        return self.is_over or self.is_stopped
+
+    def taken(self) -> _Job[Item, Result] | None:
+        """Take an item, with the place in order that it has thereby."""
+        try:
+            job = _Job[Item, Result](self.num_taken, next(self.items))
+        except StopIteration:
+            with self.lock:
+                self.is_over = True
+                self.done.notify_all()
+            return None
+        except BaseException as error:
+            job = _Job(self.num_taken, None)
+            job.error, job.is_done = error, True
+        with self.lock:
+            self.num_taken += 1
+            self.jobs.append(job)
+            if job.is_done:
+                self.is_over = True
+                self.done.notify_all()
+        return None if job.is_done else job
+
+    def run(self, job: _Job[Item, Result]) -> None:
+        try:
+            job.result = self.call(cast("Item", job.item))
+        except BaseException as error:
+            job.error = error
+        with self.lock:
+            job.item = None
+            job.is_done = True
+            self.done.notify_all()
+
+    def take(self) -> _Job[Item, Result] | None:
+        """Wait for what is next in order.
+
+        Raises:
+            TimeoutError: If it takes too long to make.
+        """
+        with self.lock:
+            while not self.is_stopped:
+                if self.jobs and self.jobs[0].is_done:
+                    self.num_under_way -= 1
+                    self.room.notify()
+                    return self.jobs.popleft()
+                if self.is_over and not self.jobs:
+                    return None
+                self.done.wait(self.seconds_left())
+        return None
+
+    def seconds_left(self) -> float | None:
+        if self.timeout is None or not self.jobs:
+            return None
+        job = self.jobs[0]
+        left = job.started + self.timeout - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(self.late(job.number, cast("Item", job.item)))
+        return left
+
+    def here(self) -> Result:
+        """Call in this thread."""
+        with self.taking:
+            if self.is_stopped:
+                raise StopIteration
+            item = next(self.items)
+        try:
+            return self.call(item)
+        except (StopIteration, GeneratorExit) as error:
+            raise plain(error) from error
+
+    def stop(self) -> None:
+        with self.lock:
+            self.is_stopped = True
+            self.jobs.clear()
+            self.room.notify_all()
+            self.done.notify_all()
+        # Whoever is taking an item lets go of them afterwards.
+        if self.taking.acquire(blocking=False):
+            try:
+                self.drop_items()
+            finally:
+                self.taking.release()
+
+    def drop_items(self) -> None:
+        items, self.items = self.items, iter(())
+        close = getattr(items, "close", None)
+        if close is not None:
+            with contextlib.suppress(Exception):
+                close()
+
+
+def plain(error: BaseException) -> BaseException:
+    """Give an exception that does not end a loop over it as if all had gone well."""
+    if isinstance(error, StopIteration | GeneratorExit):
+        new = RuntimeError(f"{type(error).__name__} was raised while a batch was made")
+        new.__cause__ = error
+        return new
+    return error
+
+
+def _stop(work: _Work[Item, Result]) -> None:
+    # After a fork the locks may be held, by threads that are not there.
+    if os.getpid() == work.process:
+        work.stop()
+
+
+_RUNNING: weakref.WeakSet[_Work[object, object]] = weakref.WeakSet()
+_is_registered = False
+
+
+def _at_exit(work: _Work[Item, Result]) -> None:
+    global _is_registered
+    _RUNNING.add(cast("_Work[object, object]", work))
+    if not _is_registered:
+        atexit.register(_let_finish)
+        _is_registered = True
+
+
+def _let_finish() -> None:
+    """Stop all threads, and wait a moment for those in the middle of a call."""
+    end = time.monotonic() + GRACE_S
+    running = [work for work in _RUNNING if work.process == os.getpid()]
+    for work in running:
+        work.stop()
+    for work in running:
+        for thread in work.threads:
+            thread.join(max(0.0, end - time.monotonic()))

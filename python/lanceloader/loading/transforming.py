@@ -1,0 +1,347 @@
+"""Functions of the user over batches, in threads, and what becomes of rows that they fail on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable
+from operator import attrgetter, index
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from lanceloader import _native
+from lanceloader.loading.joining import joined, num_rows_of
+from lanceloader.loading.threads import Ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["UNSET", "Counts", "OnError", "Policy", "one_row_batches", "transformed"]
+
+logger = logging.getLogger(__name__)
+
+OnError: TypeAlias = (
+    Literal["raise", "skip", "warn", "fill"] | Callable[[Exception], Any]
+)
+"""What to do when a transform raises."""
+
+UNSET: Any = type("Unset", (), {"__repr__": lambda _: "UNSET"})()
+"""Says that no ``fill_value`` was given: ``None`` is a value."""
+
+# Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
+AHEAD = 2
+
+
+class Counts:
+    """What transforms did, up to the batch that was handed over last. Only ever grows.
+
+    Attributes:
+        rows_skipped: Rows left out because the transform failed on them.
+        rows_filled: Rows that something was put in the place of.
+        batches_skipped: Batches not handed over because all their rows were left out.
+        seconds: Time in the transform, added up over threads.
+    """
+
+    def __init__(self) -> None:
+        self.rows_skipped = 0
+        self.rows_filled = 0
+        self.batches_skipped = 0
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+
+    def _add(self, outcome: _Outcome) -> None:
+        with self._lock:
+            self.rows_skipped += outcome.rows_skipped
+            self.rows_filled += outcome.rows_filled
+            self.batches_skipped += outcome.is_empty
+            self.seconds += outcome.seconds
+
+
+class Policy:
+    """What becomes of rows that a transform fails on.
+
+    Args:
+        on_error: ``"raise"`` raises. ``"skip"`` leaves the rows out, ``"warn"`` says so in the
+            log too, a function does if it answers true to the exception. ``"fill"`` puts
+            something in their place.
+        fill_value: With ``"fill"``, what the transform would have made of a batch of one such
+            row: ``[None]``, ``{"x": torch.zeros(1, 3)}``. A deep copy is put in.
+        repair: With ``"fill"``, instead of a value: called with the exception and the batch of
+            one row, gives what the transform would have.
+
+    Raises:
+        ValueError: If there is no such policy, or its options do not fit.
+    """
+
+    def __init__(
+        self,
+        on_error: OnError = "raise",
+        fill_value: Any = UNSET,
+        repair: Callable[[Exception, Any], Any] | None = None,
+    ) -> None:
+        is_name = isinstance(on_error, str) and on_error in (
+            *("raise", "skip", "warn", "fill"),
+        )
+        if not is_name and not callable(on_error):
+            message = f'on_error={on_error!r}: wanted "raise", "skip", "warn", "fill" or a function'
+            raise ValueError(message)
+        num_given = (fill_value is not UNSET) + (repair is not None)
+        if num_given != (on_error == "fill"):
+            message = (
+                f"on_error={on_error!r} with {num_given} of fill_value and repair: wanted "
+                'exactly one of them with "fill", and none with anything else'
+            )
+            raise ValueError(message)
+        if fill_value is not UNSET and num_rows_of(fill_value) != 1:
+            message = (
+                f"fill_value of {num_rows_of(fill_value)} rows: wanted what the transform "
+                "gives for a batch of one row"
+            )
+            raise ValueError(message)
+        self.on_error = on_error
+        self.fill_value = fill_value
+        self.repair = repair
+
+    def forgives(self, error: Exception) -> bool:
+        """Whether to go on without the rows, or with others in their place."""
+        if callable(self.on_error):
+            return bool(self.on_error(error))
+        return self.on_error != "raise"
+
+    def filler(self, error: Exception, row: Any) -> Any:
+        """Give what stands in the place of a row."""
+        if self.repair is not None:
+            return self.repair(error, row)
+        return copy.deepcopy(self.fill_value)
+
+
+def one_row_batches(batch: Any) -> Iterator[Any]:
+    """Give the rows of a batch as Arrow batches of one row. No copy, if the batch owns its rows."""
+    import pyarrow as pa
+
+    if isinstance(batch, _native.Batch):
+        batch = pa.record_batch(batch if batch.is_owned else batch.to_owned())
+    return (batch.slice(at, 1) for at in range(batch.num_rows))
+
+
+def transformed(
+    batches: Iterable[Any],
+    call: Callable[[Any], Any],
+    *,
+    threads: int,
+    policy: Policy | None = None,
+    timeout: float | None = None,
+    counts: Counts | None = None,
+    first: int = 0,
+    num_rows: Callable[[Any], int] = attrgetter("num_rows"),
+    one_row_batches: Callable[[Any], Iterable[Any]] = one_row_batches,
+) -> Transformed:
+    """Call a function with each batch, in threads, and give what it makes, in order.
+
+    At most ``2 * threads`` batches are under way. Nothing begins before the first ``next``;
+    closing or dropping the iterator ends it. A call that hangs neither keeps Ctrl-C from
+    working nor the program from exiting.
+
+    Under a policy other than ``"raise"``, a batch that the function fails on is tried again row
+    by row, and the good rows are joined. Then there must be one output row per input row; the
+    function must not have changed the batch before it failed. Only ``Exception`` is ever
+    forgiven. A batch all of whose rows are left out is not handed over: it is counted and
+    logged. That is the one thing that changes the number of batches, so ranks that must take
+    equal steps want ``"fill"``.
+
+    Args:
+        batches: What to call with.
+        call: Called from several threads at once, if there are.
+        threads: Their number. 0 calls in the thread that asks.
+        policy: What becomes of rows that fail; by default ``Policy("raise")``.
+        timeout: Seconds for one batch. One that takes longer when it is wanted ends the iteration;
+            its thread is left behind.
+        counts: Where to count.
+        first: The number of the first batch, for messages.
+        num_rows: Counts the rows of a batch.
+        one_row_batches: Takes a batch apart.
+
+    Returns:
+        An iterator that several threads may ask. It raises what the function raises, with its
+        traceback; a ``StopIteration`` as ``RuntimeError``; ``ValueError`` if there is not one
+        output row per input row; ``TimeoutError``. Any of these ends it.
+
+    Raises:
+        ValueError: If a number is out of range, or a timeout is given without threads.
+    """
+    if index(threads) < 0:
+        message = f"{threads} threads: wanted 0 or more"
+        raise ValueError(message)
+    if timeout is not None and not (timeout > 0 and threads):
+        message = (
+            f"timeout={timeout!r} with {threads} threads: wanted seconds, and a thread"
+        )
+        raise ValueError(message)
+    stage = _Stage(call, policy or Policy(), num_rows, one_row_batches, timeout, first)
+    results = Ordered(
+        batches,
+        stage.outcome,
+        threads=threads,
+        ahead=AHEAD * threads,
+        timeout=timeout,
+        late=stage.late,
+        name="lanceloader-transform",
+    )
+    return Transformed(results, counts or Counts())
+
+
+class Transformed:
+    """Batches as they were transformed; ``transformed`` makes one.
+
+    Attributes:
+        counts: What was done so far.
+    """
+
+    def __init__(self, results: Ordered[Any, _Outcome], counts: Counts) -> None:
+        self.counts = counts
+        self._results = results
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            outcome = next(self._results)
+            self.counts._add(outcome)
+            outcome.log()
+            if not outcome.is_empty:
+                return outcome.value
+
+    def close(self) -> None:
+        """End it; calls that run are not waited for."""
+        self._results.close()
+
+
+class _Outcome:
+    """What became of one batch."""
+
+    __slots__ = (
+        *("does_warn", "error", "is_empty", "num_rows", "rows_filled", "rows_skipped"),
+        *("seconds", "value"),
+    )
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+        self.num_rows = 0
+        self.rows_skipped = 0
+        self.rows_filled = 0
+        self.is_empty = False
+        self.does_warn = False
+        self.error: Exception | None = None
+        self.seconds = 0.0
+
+    def log(self) -> None:
+        if self.is_empty:
+            logger.warning(
+                "A batch is left out: the transform failed on all its %d rows (first error: %r)",
+                self.num_rows,
+                self.error,
+            )
+        elif self.rows_skipped and self.does_warn:
+            logger.warning(
+                "Skipped %d of %d rows whose transform failed (first error: %r)",
+                self.rows_skipped,
+                self.num_rows,
+                self.error,
+            )
+
+
+class _Stage:
+    """What is done with one batch, in a thread."""
+
+    def __init__(
+        self,
+        call: Callable[[Any], Any],
+        policy: Policy,
+        num_rows: Callable[[Any], int],
+        one_row_batches: Callable[[Any], Iterable[Any]],
+        timeout: float | None,
+        first: int,
+    ) -> None:
+        self.call = call
+        self.policy = policy
+        self.num_rows = num_rows
+        self.one_row_batches = one_row_batches
+        self.timeout = timeout
+        self.first = first
+
+    def late(self, number: int, batch: Any) -> str:
+        rows = ""
+        # Whatever was given to count them: being late is what must be told.
+        with contextlib.suppress(Exception):
+            rows = f" of {self.num_rows(batch)} rows"
+        return (
+            f"batch {self.first + number}{rows}: the transform was not done in "
+            f"{self.timeout:g} s"
+        )
+
+    def outcome(self, batch: Any) -> _Outcome:
+        started = time.perf_counter()
+        if self.policy.on_error == "raise":
+            outcome = _Outcome(self.call(batch))
+        else:
+            outcome = self.forgiving(batch)
+        outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    def forgiving(self, batch: Any) -> _Outcome:
+        try:
+            value = self.call(batch)
+        except Exception as error:
+            if not self.policy.forgives(error):
+                raise
+        else:
+            check_rows(value, self.num_rows(batch), "the transform")
+            return _Outcome(value)
+        return self.row_by_row(batch)
+
+    def row_by_row(self, batch: Any) -> _Outcome:
+        outcome = _Outcome()
+        outcome.does_warn = self.policy.on_error == "warn"
+        parts = []
+        for row in self.one_row_batches(batch):
+            outcome.num_rows += 1
+            try:
+                part = self.call(row)
+            except Exception as error:
+                if not self.policy.forgives(error):
+                    raise
+                outcome.error = outcome.error or error
+                if self.policy.on_error != "fill":
+                    outcome.rows_skipped += 1
+                    continue
+                part, by = self.policy.filler(error, row), "what is filled in"
+                outcome.rows_filled += 1
+            else:
+                by = "the transform"
+            check_rows(part, 1, by)
+            parts.append(part)
+        outcome.is_empty = not parts
+        if parts:
+            outcome.value = joined(parts)
+        if outcome.error is not None:
+            # Its frames hold the batch, and whoever keeps the log must not keep that.
+            outcome.error = outcome.error.with_traceback(None)
+        return outcome
+
+
+def check_rows(value: Any, wanted: int, by: str) -> None:
+    """Refuse what has too few rows, or too many.
+
+    Raises:
+        ValueError: If there is not one output row per input row.
+    """
+    found = num_rows_of(value)
+    if found != wanted:
+        message = (
+            f"{by} has {found} rows for a batch of {wanted}: wanted one output row per input "
+            "row; to leave a row out, raise"
+        )
+        raise ValueError(message)

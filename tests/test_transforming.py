@@ -1,0 +1,538 @@
+"""Transforms in threads: order, bounds, ends, and rows that fail."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import signal
+import threading
+import traceback
+import weakref
+
+import hypothesis
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import strategies as st
+from lanceloader.formats._columns import Ragged
+from lanceloader.loading.joining import joined, num_rows_of
+from lanceloader.loading.transforming import (
+    Counts,
+    Policy,
+    one_row_batches,
+    transformed,
+)
+from programs import PRELUDE, finish, start
+
+THREADS = [0, 1, 3]
+
+
+def of_lists(batches, call, **options):
+    """Over batches that are lists of numbers."""
+    options = {"threads": 2, **options}
+    return transformed(
+        batches,
+        call,
+        num_rows=len,
+        one_row_batches=lambda rows: ([row] for row in rows),
+        **options,
+    )
+
+
+def batches_of(num_batches, size=4):
+    return [list(range(at * size, (at + 1) * size)) for at in range(num_batches)]
+
+
+def ours():
+    return [t for t in threading.enumerate() if t.name.startswith("lanceloader-tr")]
+
+
+def ended():
+    """Whether all threads end, once there is nothing that holds them."""
+    for thread in ours():
+        thread.join(20)
+    return not ours()
+
+
+class BadError(Exception):
+    pass
+
+
+def unless(is_bad, made=lambda row: row * 10):
+    """A transform that fails on some rows."""
+
+    def call(rows):
+        for row in rows:
+            if is_bad(row):
+                raise BadError(row)
+        return [made(row) for row in rows]
+
+    return call
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_order_is_kept(threads):
+    gates = [threading.Event() for _ in range(9)]
+    gates[0].set()
+
+    def call(number):
+        # Each but the first of three is done before the one ahead of it.
+        if threads == 3 and number % 3 < 2:
+            gates[number + 1].wait(20)
+        gates[number].set()
+        return number * 2
+
+    found = transformed(range(9), call, threads=threads)
+    assert list(found) == [number * 2 for number in range(9)]
+    assert ended()
+    assert list(found) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_never_too_many_are_under_way(threads):
+    taken, handed, most = 0, 0, []
+    changed = threading.Condition()
+
+    def source():
+        nonlocal taken
+        for number in range(60):
+            with changed:
+                taken += 1
+                most.append(taken - handed)
+                changed.notify_all()
+            yield number
+
+    found = transformed(source(), lambda number: number, threads=threads)
+    assert taken == 0
+    for number in found:
+        assert number == handed
+        with changed:
+            # All that may be taken is taken, whether or not anybody asks.
+            wanted = min(60, handed + 1 + 2 * threads)
+            assert changed.wait_for(lambda wanted=wanted: taken >= wanted, 20)
+            handed += 1
+    assert max(most) == 2 * threads + 1
+    # One had been handed over, but was not counted yet.
+    assert taken == 60
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "cycle"])
+def test_ends_with_its_consumer(how):
+    closed = threading.Event()
+
+    def source():
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    class Holder:
+        pass
+
+    holder = Holder()
+    # Held here too, so that it does not end by itself.
+    items = source()
+    holder.found = transformed(items, lambda number: number, threads=2)
+    assert next(holder.found) == 0
+    if how == "close":
+        holder.found.close()
+        assert list(holder.found) == []
+    elif how == "cycle":
+        holder.itself = holder
+    del holder
+    gc.collect()
+    assert ended()
+    assert closed.is_set()
+
+
+def test_batches_are_not_kept():
+    class Batch:
+        pass
+
+    refs, goes_on, waits = [], threading.Event(), threading.Event()
+
+    def source():
+        for _ in range(5):
+            batch = Batch()
+            refs.append(weakref.ref(batch))
+            yield batch
+            del batch
+        waits.set()
+        goes_on.wait(20)
+
+    def call(batch):
+        made = Batch()
+        refs.append(weakref.ref(made))
+        return made
+
+    found = transformed(source(), call, threads=1)
+    for _ in range(5):
+        next(found)
+    # The thread is at work still, on what comes next.
+    assert waits.wait(20)
+    assert [ref() for ref in refs] == [None] * 10
+    goes_on.set()
+    assert list(found) == []
+    assert ended()
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        *(("source", kind) for kind in (ValueError, KeyboardInterrupt, SystemExit)),
+        *(("transform", kind) for kind in (ValueError, KeyboardInterrupt, SystemExit)),
+        *(("transform", kind) for kind in (StopIteration, GeneratorExit)),
+    ],
+)
+def test_exceptions_come_through(threads, where, kind):
+    def breaks(number):
+        if number == 3:
+            raise kind("it is 3")
+        return number
+
+    class Source:
+        number = -1
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.number += 1
+            return breaks(self.number)
+
+    source = Source() if where == "source" else iter(range(9))
+    call = breaks if where == "transform" else lambda number: number
+    found = transformed(source, call, threads=threads)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    converted = kind in (StopIteration, GeneratorExit)
+    with pytest.raises(RuntimeError if converted else kind) as caught:
+        next(found)
+    if converted:
+        assert type(caught.value.__cause__) is kind
+        assert kind.__name__ in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "raise kind(" in shown
+    assert "in breaks" in shown
+    assert list(found) == []
+    assert ended()
+
+
+def test_several_consumers():
+    found = of_lists(batches_of(200), unless(lambda row: False), threads=3)
+    parts = [[] for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda part=part: part.extend(found)) for part in parts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    rows = [row for part in parts for batch in part for row in batch]
+    assert sorted(rows) == [row * 10 for row in range(800)]
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_timeout():
+    hang = threading.Event()
+
+    def call(rows):
+        if rows[0] == 8:
+            hang.wait(20)
+        return rows
+
+    found = of_lists(batches_of(9), call, timeout=0.2, first=100)
+    assert [next(found), next(found)] == batches_of(2)
+    with pytest.raises(TimeoutError, match=r"batch 102 of 4 rows: .* 0\.2 s"):
+        next(found)
+    assert list(found) == []
+    hang.set()
+    assert ended()
+
+
+def test_arguments():
+    for options in ({"threads": -1}, {"threads": 0, "timeout": 1}, {"timeout": 0}):
+        with pytest.raises(ValueError, match="wanted"):
+            of_lists([], list, **options)
+    for options in (
+        {"on_error": "ignore"},
+        {"on_error": 3},
+        {"on_error": "fill"},
+        {"on_error": "fill", "fill_value": [1], "repair": print},
+        {"on_error": "skip", "fill_value": [1]},
+        {"on_error": "raise", "repair": print},
+        {"on_error": "fill", "fill_value": [1, 2]},
+        {"on_error": "fill", "fill_value": None},
+    ):
+        with pytest.raises(ValueError, match="wanted"):
+            Policy(**options)
+
+
+# Rows that fail.
+
+
+@hypothesis.given(
+    sizes=st.lists(st.integers(1, 5), max_size=8),
+    bad=st.sets(st.integers(0, 40)),
+    threads=st.sampled_from(THREADS),
+    on_error=st.sampled_from(["skip", "warn", "fill", "repair", "function"]),
+)
+def test_rows_that_fail(sizes, bad, threads, on_error):
+    starts = np.cumsum([0, *sizes]).tolist()
+    batches = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
+    policy = {
+        "fill": lambda: Policy("fill", fill_value=[None]),
+        "repair": lambda: Policy("fill", repair=lambda error, row: [(error.args, row)]),
+        "function": lambda: Policy(lambda error: isinstance(error, BadError)),
+    }.get(on_error, lambda: Policy(on_error))()
+    filler = {"fill": lambda row: None, "repair": lambda row: ((row,), [row])}
+    is_filled = on_error in filler
+    wanted = [
+        [
+            filler[on_error](row) if row in bad else row * 10
+            for row in batch
+            if is_filled or row not in bad
+        ]
+        for batch in batches
+    ]
+    counts = Counts()
+    found = of_lists(
+        batches, unless(bad.__contains__), threads=threads, policy=policy, counts=counts
+    )
+    assert list(found) == [batch for batch in wanted if batch]
+    num_bad = len(bad & set(range(starts[-1])))
+    assert (counts.rows_filled, counts.rows_skipped) == (
+        (num_bad, 0) if is_filled else (0, num_bad)
+    )
+    assert counts.batches_skipped == sum(not batch for batch in wanted)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_what_is_not_forgiven(threads):
+    def only_first(error):
+        return error.args == (5,)
+
+    found = of_lists(
+        batches_of(3),
+        unless(lambda row: row in (5, 6)),
+        threads=threads,
+        policy=Policy(only_first),
+    )
+    assert next(found) == [0, 10, 20, 30]
+    with pytest.raises(BadError, match="6"):
+        next(found)
+
+    def interrupted(rows):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(of_lists(batches_of(3), interrupted, policy=Policy("skip")))
+    for call in (lambda rows: rows[:-1], lambda rows: rows * 2, lambda rows: len(rows)):
+        with pytest.raises(ValueError, match="one output row per input row"):
+            list(of_lists(batches_of(3), call, policy=Policy("warn")))
+        assert len(list(of_lists(batches_of(3), call))) == 3
+
+
+def test_a_function_sees_every_exception():
+    seen = []
+    policy = Policy(lambda error: seen.append(error.args[0]) or True)
+    call = unless(lambda row: row % 2)
+    assert list(of_lists(batches_of(1), call, policy=policy)) == [[0, 20]]
+    assert seen == [1, 1, 3]
+
+
+def test_what_is_logged(caplog):
+    call = unless(lambda row: row in (1, 2, 4, 5, 6, 7))
+    for name, wanted in {
+        "skip": ["A batch is left out: the transform failed on all its 4 rows"],
+        "warn": ["Skipped 2 of 4 rows", "A batch is left out"],
+    }.items():
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "lanceloader"):
+            found = list(of_lists(batches_of(3), call, policy=Policy(name)))
+        assert found == [[0, 30], [80, 90, 100, 110]]
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == len(wanted)
+        for message, words in zip(messages, wanted, strict=True):
+            assert message.startswith(words)
+            assert "BadError(" in message
+
+
+def test_what_is_filled_in_is_a_copy():
+    policy = Policy("fill", fill_value=[{"x": []}])
+    found = of_lists(batches_of(1, 2), unless(lambda row: True), policy=policy)
+    first, second = next(found)
+    first["x"].append(1)
+    assert second == {"x": []}
+    assert policy.fill_value == [{"x": []}]
+
+
+def test_counts_belong_to_what_was_handed_over():
+    counts, made = Counts(), threading.Semaphore(0)
+    call = unless(lambda row: row % 4 == 0)
+
+    def counted(rows):
+        try:
+            return call(rows)
+        finally:
+            if rows == [15]:
+                made.release()
+
+    found = of_lists(batches_of(9), counted, policy=Policy("skip"), counts=counts)
+    next(found)
+    assert made.acquire(timeout=20)
+    assert counts.rows_skipped == 1
+    assert counts.seconds > 0
+    found.close()
+
+
+# Joining.
+
+
+def as_kind(kind, numbers):
+    values = np.asarray(numbers, dtype=np.int64)
+    column = pa.array(numbers, pa.int64())
+    ends = np.arange(len(values) + 1) * 2
+    return {
+        "list": lambda: values.tolist(),
+        "numpy": lambda: np.stack([values, values], axis=1),
+        "tensor": lambda: torch.from_numpy(values),
+        "record batch": lambda: pa.record_batch({"x": column}),
+        "table": lambda: pa.table({"x": column}),
+        "array": lambda: column,
+        "ragged": lambda: Ragged(np.repeat(values, 2), ends),
+        "dict": lambda: {"x": torch.from_numpy(values), "t": [*map(str, values)]},
+        "tuple": lambda: (torch.from_numpy(values), values.tolist()),
+        "pandas": lambda: pa.table({"x": column}).to_pandas(),
+    }[kind]()
+
+
+KINDS = ["list", "numpy", "tensor", "record batch", "table", "array"]
+KINDS += ["ragged", "dict", "tuple", "pandas"]
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if hasattr(a, "equals"):
+        return a.equals(b)
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_joined(kind):
+    parts = [as_kind(kind, numbers) for numbers in ([1, 2], [3], [], [4, 5])]
+    assert [num_rows_of(part) for part in parts] == [2, 1, 0, 2]
+    whole, wanted = joined(parts), as_kind(kind, [1, 2, 3, 4, 5])
+    assert type(whole) is type(wanted)
+    assert same(whole, wanted)
+
+    # Through the stage, with a row that fails.
+    def call(batch):
+        numbers = batch.column(0).to_pylist()
+        return as_kind(kind, unless(lambda row: row == 3, lambda row: row)(numbers))
+
+    batch = pa.record_batch({"x": [1, 2, 3, 4, 5]})
+    (found,) = transformed([batch], call, threads=1, policy=Policy("skip"))
+    assert same(found, as_kind(kind, [1, 2, 4, 5]))
+
+
+def test_parts_of_lists():
+    part = Ragged(np.arange(10), np.array([2, 3, 7]))
+    values, offsets = joined([part, part])
+    assert values.tolist() == [2, 3, 4, 5, 6] * 2
+    assert offsets.tolist() == [0, 1, 5, 6, 10]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[1], torch.ones(1)],
+        [{"x": [1]}, {"y": [1]}],
+        [torch.ones(1, 3), torch.ones(1, 4)],
+        [np.ones((1, 3)), np.ones((1, 4))],
+        [([1],), ([1], [2])],
+        [pa.record_batch({"x": [1]}), pa.record_batch({"x": ["a"]})],
+    ],
+)
+def test_what_cannot_be_joined(parts):
+    with pytest.raises(ValueError, match=r"rows|dicts|tuples"):
+        joined(parts)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, "text", torch.tensor(1), {}, {"x": [1], "y": []}, np.float64(1)]
+)
+def test_what_has_no_rows(value):
+    with pytest.raises(ValueError, match="one output row per input row"):
+        num_rows_of(value)
+
+
+def test_rows_of_the_core(table):
+    import lanceloader as ll
+
+    perm = ll.open(table)
+    (raw,) = perm._ensure_open().load(perm._order, 200, False)
+    rows = list(one_row_batches(raw))
+    assert [row.num_rows for row in rows] == [1] * len(perm)
+    assert pa.Table.from_batches(rows) == perm.to_arrow()
+
+
+# Processes.
+
+STAGE = """
+from lanceloader.loading.transforming import transformed
+"""
+
+
+def test_exit_with_a_transform_that_hangs(tmp_path):
+    program = """
+from lanceloader.loading import threads
+threads.GRACE_S = 0.1
+found = transformed(range(9), lambda number: number or time.sleep(1000), threads=2, timeout=0.1)
+try:
+    next(found)
+except TimeoutError:
+    done(late=True)
+"""
+    assert finish(start(PRELUDE + STAGE + program, tmp_path), 60) == {"late": True}
+
+
+def test_ctrl_c_while_waiting(tmp_path):
+    program = """
+found = transformed(range(9), lambda number: number or time.sleep(1), threads=2)
+threading.Timer(0.2, lambda: print("ready", flush=True)).start()
+try:
+    next(found)
+except KeyboardInterrupt:
+    done(interrupted=True, left=list(found))
+"""
+    process = start(PRELUDE + STAGE + program, tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 60) == {"interrupted": True, "left": []}
+
+
+def test_after_a_fork(tmp_path):
+    program = """
+import warnings
+warnings.simplefilter("ignore")
+found = transformed(range(99), lambda number: number, threads=2)
+next(found)
+child = os.fork()
+if child == 0:
+    try:
+        next(found)
+    except RuntimeError as error:
+        del found
+        gc.collect()
+        assert list(transformed(range(9), lambda number: number, threads=2)) == list(range(9))
+        os._exit(7 if "another process" in str(error) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+done(rest=list(found) == list(range(1, 99)))
+"""
+    assert finish(start(PRELUDE + STAGE + program, tmp_path), 60) == {"rest": True}
