@@ -1,0 +1,343 @@
+"""Batches in pinned memory and on a device, copied while the step before is at work.
+
+Tensors are moved, and whatever else has a method ``to``; text, numbers, numpy and Arrow stay
+as they are. Tensors that are parts of one storage, as the columns of a batch are, go in one
+copy and are parts of one storage again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from lanceloader.loading.threads import Ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import torch
+
+__all__ = ["copied_ahead", "on_device", "pinned"]
+
+
+def pinned(value: Any) -> Any:
+    """Copy the tensors of a batch to pinned memory, from where a device copies by itself.
+
+    Without an accelerator that has any, warns once, as torch does, and changes nothing.
+
+    Args:
+        value: A tensor, or any nesting of dicts, lists, tuples and dataclasses.
+    """
+    return together(value, pin) if can_pin() else value
+
+
+def on_device(
+    batches: Iterable[Any],
+    device: str | torch.device | None = None,
+    *,
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """Give batches whose tensors are on a device, or pinned, or both in turn.
+
+    To CUDA and for pinning, a thread works one batch ahead, and copies on a stream of its own:
+    the copy goes on while the step before computes. What is handed over may be used on the
+    current stream of whoever asks, like any tensor. Nothing begins before the first ``next``.
+
+    Args:
+        batches: Any nestings of dicts, lists, tuples and dataclasses.
+        device: Where to; by default they stay where they are. ``"cuda"`` means what it means
+            to the caller now.
+        pin_memory: Whether to copy through pinned memory. Ignored, with a warning, if there is
+            no accelerator.
+
+    Raises:
+        TypeError: From ``next``, if the first batch has nothing that could be moved.
+    """
+    import torch
+
+    place = None if device is None else torch.device(device)
+    pins = pin_memory and can_pin()
+    if place is None and not pins:
+        return iter(batches)
+    if place is not None and place.type == "cuda":
+        if place.index is None:
+            # Threads have a current device of their own.
+            place = torch.device("cuda", torch.cuda.current_device())
+        return copied_ahead(batches, place, torch.cuda, pins=pins)
+    check = Check(place)
+    if not pins:
+        return Ordered(
+            batches,
+            lambda batch: mapped(check(batch), lambda leaf: to(leaf, place)),
+            threads=0,
+            ahead=0,
+            name="lanceloader-device",
+        )
+    choose = chosen_accelerator()
+
+    def pin_and_move(batch: Any) -> Any:
+        choose()
+        batch = together(check(batch), pin)
+        return batch if place is None else mapped(batch, lambda leaf: to(leaf, place))
+
+    return Ordered(batches, pin_and_move, threads=1, ahead=1, name="lanceloader-device")
+
+
+def copied_ahead(
+    batches: Iterable[Any], device: torch.device, cuda: Any, *, pins: bool
+) -> Iterator[Any]:
+    """Give batches on a device, copied one ahead on a stream of their own.
+
+    Args:
+        batches: As for ``on_device``.
+        device: With its index.
+        cuda: ``torch.cuda``, or what has its streams.
+        pins: Whether to copy through pinned memory.
+    """
+    side = Side(device, cuda, pins=pins)
+    copies = Ordered(batches, side.begin, threads=1, ahead=1, name="lanceloader-device")
+    return Handed(copies, side)
+
+
+class Side:
+    """A stream on which copies go on beside the computation."""
+
+    def __init__(self, device: torch.device, cuda: Any, *, pins: bool) -> None:
+        self.device = device
+        self.cuda = cuda
+        self.stream = cuda.Stream(device)
+        self.pins = pins
+        self.check = Check(device)
+
+    def begin(self, batch: Any) -> tuple[Any, Any]:
+        """Begin to copy; give the copy, and the event that says that it is there."""
+        self.check(batch)
+        # The context chooses the device too, for pinning.
+        with self.cuda.stream(self.stream):
+            if self.pins:
+                batch = together(batch, pin)
+            batch = together(batch, self.move)
+            return batch, self.stream.record_event()
+
+    def move(self, leaf: Any) -> Any:
+        return to(leaf, self.device) if hasattr(leaf, "record_stream") else leaf
+
+    def finish(self, batch: Any, event: Any) -> Any:
+        """Make the current stream wait for the copy, and keep its memory until that is done."""
+        current = self.cuda.current_stream(self.device)
+        current.wait_event(event)
+
+        def finished(leaf: Any) -> Any:
+            if not hasattr(leaf, "record_stream"):
+                # Nobody could say how long the side stream must keep its memory.
+                return to(leaf, self.device)
+            # It was allocated on the side stream, which would give its memory to the next
+            # batch as soon as Python lets go of it, though the current stream may be behind.
+            leaf.record_stream(current)
+            return leaf
+
+        return mapped(batch, finished)
+
+
+class Handed:
+    """Copies, each made ready for the stream of whoever asks."""
+
+    def __init__(self, copies: Ordered[Any, tuple[Any, Any]], side: Side) -> None:
+        self._copies = copies
+        self._side = side
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self._side.finish(*next(self._copies))
+
+    def close(self) -> None:
+        """Copy no more."""
+        self._copies.close()
+
+
+class Check:
+    """Refuses a first batch that cannot be moved, so that a device is not ignored silently."""
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.device = device
+        self.is_done = device is None or device.type == "cpu"
+
+    def __call__(self, batch: Any) -> Any:
+        is_empty = isinstance(batch, list | tuple | Mapping) and not batch
+        if not self.is_done and not is_empty and not leaves(batch):
+            message = (
+                f"device={str(self.device)!r}: a {type(batch).__name__} without tensors cannot "
+                'be moved there; wanted a format like "torch_dict"'
+            )
+            raise TypeError(message)
+        self.is_done = self.is_done or not is_empty
+        return batch
+
+
+PLAIN = (str, bytes, bool, int, float, type(None))
+
+
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Give ``value`` with its tensors, and what else has a ``to``, replaced.
+
+    Dicts, lists, tuples and dataclasses keep their types.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if is_leaf(value):
+        return function(value)
+    if isinstance(value, Mapping):
+        return with_items(
+            value, {name: mapped(part, function) for name, part in value.items()}
+        )
+    if isinstance(value, tuple):
+        places = [mapped(part, function) for part in value]
+        return (
+            type(value)(*places) if hasattr(value, "_fields") else type(value)(places)
+        )
+    if isinstance(value, list):
+        items = [mapped(part, function) for part in value]
+        if type(value) is list:
+            return items
+        same_kind = copy.copy(value)
+        same_kind[:] = items
+        return same_kind
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Neither __init__ nor frozen may stand in the way.
+        new: Any = copy.copy(value)
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):
+                part = mapped(getattr(value, field.name), function)
+                object.__setattr__(new, field.name, part)
+        return new
+    return value
+
+
+def with_items(value: Any, items: dict[Any, Any]) -> Any:
+    if type(value) is dict:
+        return items
+    if not isinstance(value, dict):
+        return type(value)(items)
+    new = copy.copy(value)
+    new.update(items)
+    return new
+
+
+def is_leaf(value: Any) -> bool:
+    return callable(getattr(value, "to", None)) and not isinstance(value, type)
+
+
+def leaves(value: Any) -> list[Any]:
+    """Give everything in ``value`` that can be moved."""
+    found: list[Any] = []
+    mapped(value, found.append)
+    return found
+
+
+def to(leaf: Any, device: Any) -> Any:
+    try:
+        return leaf.to(device, non_blocking=True)
+    except TypeError:
+        return leaf.to(device)
+
+
+def pin(leaf: Any) -> Any:
+    is_elsewhere = getattr(getattr(leaf, "device", None), "type", "cpu") != "cpu"
+    if is_elsewhere or not hasattr(leaf, "pin_memory"):
+        return leaf
+    return leaf.pin_memory()
+
+
+def together(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Give ``value`` with its tensors replaced, those of one storage by parts of its copy.
+
+    Args:
+        value: A batch.
+        function: Copies one tensor.
+    """
+    import torch
+
+    tensors = {id(leaf): leaf for leaf in leaves(value) if is_simple(leaf)}
+    bytes_used: dict[int, int] = {}
+    for tensor in tensors.values():
+        key = tensor.untyped_storage()._cdata
+        bytes_used[key] = bytes_used.get(key, 0) + tensor.nbytes
+    copies: dict[int, Any] = {}
+
+    def replaced(leaf: Any) -> Any:
+        if id(leaf) not in tensors:
+            return function(leaf)
+        storage = leaf.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        # A tensor on its own keeps its storage; a few of a large one do not take all along.
+        if bytes_used[key] <= leaf.nbytes or bytes_used[key] * 2 < size:
+            return function(leaf)
+        if key not in copies:
+            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+            copies[key] = function(whole)
+        new = torch.empty(0, dtype=leaf.dtype, device=copies[key].device)
+        return new.set_(
+            copies[key].untyped_storage(),
+            leaf.storage_offset(),
+            leaf.shape,
+            leaf.stride(),
+        )
+
+    return mapped(value, replaced)
+
+
+def is_simple(leaf: Any) -> bool:
+    """Whether a tensor is no more than a part of a storage in memory."""
+    import torch
+
+    return (
+        type(leaf) is torch.Tensor
+        and leaf.device.type == "cpu"
+        and leaf.layout == torch.strided
+        and not leaf.requires_grad
+        and not leaf.is_conj()
+        and not leaf.is_neg()
+        and not leaf.is_quantized
+    )
+
+
+def chosen_accelerator() -> Callable[[], None]:
+    """Give what chooses, in another thread, the accelerator that is the current one here."""
+    import torch
+
+    accelerator: Any = getattr(torch, "accelerator", None)
+    if accelerator is None:
+        at = torch.cuda.current_device()
+        return lambda: torch.cuda.set_device(at)
+    at = accelerator.current_device_index()
+    return lambda: accelerator.set_device_index(at)
+
+
+_has_warned = False
+
+
+def can_pin() -> bool:
+    """Whether there is pinned memory; warns once if there is none."""
+    global _has_warned
+    import torch
+
+    accelerator: Any = getattr(torch, "accelerator", None)
+    has_any = (accelerator or torch.cuda).is_available()
+    is_mps = (
+        has_any
+        and accelerator is not None
+        and accelerator.current_accelerator().type == "mps"
+    )
+    if has_any and not is_mps:
+        return True
+    if not _has_warned:
+        _has_warned = True
+        why = "not supported on MPS now" if is_mps else "no accelerator is found"
+        message = f"pin_memory=True, but {why}: pinned memory won't be used"
+        warnings.warn(message, stacklevel=3)
+    return False

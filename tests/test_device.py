@@ -1,0 +1,342 @@
+"""Pinning and copying to a device: what is moved, and in which order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import types
+from collections import OrderedDict, defaultdict
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from lanceloader.formats._columns import Columns, Ragged
+from lanceloader.loading import device as stage
+from lanceloader.loading.device import copied_ahead, mapped, on_device, pinned, together
+
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch.cuda.is_available() is false"
+)
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    x: torch.Tensor
+    size: int = dataclasses.field(init=False, default=3)
+
+
+class Movable:
+    """What is no tensor, but can be moved."""
+
+    place = "cpu"
+
+    def to(self, place):
+        new = Movable()
+        new.place = str(place)
+        return new
+
+
+class MyList(list):
+    pass
+
+
+def nested():
+    x = torch.arange(3.0)
+    return {
+        "x": x,
+        "columns": Columns(x=x, text=["a"]),
+        "ordered": OrderedDict(b=x, a=1),
+        "default": defaultdict(list, x=x),
+        "frozen": types.MappingProxyType({"x": x}),
+        "list": [x, "text", None, 3, [x]],
+        "my": MyList([x, 1]),
+        "tuple": (x, b"bytes"),
+        "pair": Pair(x, "name"),
+        "ragged": Ragged(x, torch.tensor([0, 1, 3])),
+        "sample": Sample(x),
+        "movable": Movable(),
+    }
+
+
+def test_everything_is_found():
+    value = nested()
+    found = mapped(value, lambda leaf: "moved")
+    assert found == {
+        "x": "moved",
+        "columns": {"x": "moved", "text": ["a"]},
+        "ordered": {"b": "moved", "a": 1},
+        "default": {"x": "moved"},
+        "frozen": {"x": "moved"},
+        "list": ["moved", "text", None, 3, ["moved"]],
+        "my": ["moved", 1],
+        "tuple": ("moved", b"bytes"),
+        "pair": ("moved", "name"),
+        "ragged": ("moved", "moved"),
+        "sample": Sample("moved"),
+        "movable": "moved",
+    }
+    assert [type(part) for part in found.values()][1:-1] == [
+        type(part) for part in value.values()
+    ][1:-1]
+    assert found["default"]["new"] == []
+    # What was given is as it was.
+    assert all(isinstance(leaf, torch.Tensor | Movable) for leaf in stage.leaves(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        b"bytes",
+        3,
+        None,
+        np.arange(3),
+        pa.array([1, 2]),
+        pa.record_batch({"x": [1]}),
+        pa.table({"x": [1]}).to_pandas(),
+        torch.float32,
+        torch.Tensor,
+        range(3),
+    ],
+)
+def test_what_is_left_alone(value):
+    assert mapped(value, pytest.fail) is value
+    (found,) = on_device([[value]], "cpu")
+    assert found[0] is value
+
+
+@pytest.mark.parametrize("place", ["meta", torch.device("meta")])
+def test_other_devices(place):
+    found = list(on_device([nested(), nested()], place))
+    assert len(found) == 2
+    for batch in found:
+        tensors = [
+            leaf for leaf in stage.leaves(batch) if isinstance(leaf, torch.Tensor)
+        ]
+        assert len(tensors) == 13
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        assert batch["movable"].place == "meta"
+        assert batch["columns"]["text"] == ["a"]
+
+
+def test_where_they_are_already():
+    batches = [nested(), nested()]
+    assert list(on_device(batches)) == batches
+    for given, found in zip(batches, on_device(batches, "cpu"), strict=True):
+        assert found["x"] is given["x"]
+
+
+def test_a_device_is_not_ignored():
+    for batch in (pa.record_batch({"x": [1]}), ["a"], {"x": np.ones(3)}):
+        with pytest.raises(TypeError, match=r"'meta': a .* without tensors"):
+            next(on_device([batch], "meta"))
+    assert list(on_device([[], [torch.ones(1)], ["a"]], "meta"))[2] == ["a"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_pinning_without_an_accelerator(monkeypatch):
+    monkeypatch.setattr(stage, "_has_warned", False)
+    value = nested()
+    with pytest.warns(UserWarning, match="no accelerator is found"):
+        assert pinned(value) is value
+    # Once: a second warning would be an error here.
+    assert pinned(value) is value
+    (found,) = on_device([value], pin_memory=True)
+    assert found is value
+    (found,) = on_device([value], "meta", pin_memory=True)
+    assert found["x"].device.type == "meta"
+
+
+# Tensors of one storage.
+
+
+def test_tensors_of_one_storage_go_in_one_copy():
+    whole = torch.arange(24, dtype=torch.float32)
+    batch = dict(zip("abc", whole.view(3, 8).unbind(0), strict=True))
+    batch |= {"odd": whole[1::2], "int": whole.view(torch.int32)[3:5]}
+    batch |= {"own": torch.arange(4), "same": batch["a"], "empty": torch.empty(0)}
+    batch |= {"of a large one": torch.arange(1000.0)[:2], "wide": torch.ones(2, 2).T}
+    copies = []
+
+    def copied(tensor):
+        copies.append(tensor)
+        return tensor.clone()
+
+    found = together(batch, copied)
+    assert found.keys() == batch.keys()
+    for name, tensor in batch.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+        assert found[name].data_ptr() != tensor.data_ptr() or not tensor.numel()
+    assert sum(tensor.nbytes >= 96 for tensor in copies) == 1
+    assert len(copies) == 5
+    found["a"][0] = 7
+    assert found["same"][0] == 7
+    assert whole[0] == 0
+
+
+def test_tensors_that_are_more_than_memory():
+    batch = {
+        "grad": torch.ones(4, requires_grad=True),
+        "sparse": torch.eye(2).to_sparse(),
+        "conj": torch.ones(2, dtype=torch.complex64).conj(),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "meta": torch.ones(2, device="meta"),
+    }
+    copies = []
+    together(batch, copies.append)
+    assert len(copies) == 5
+    assert all(a is b for a, b in zip(copies, batch.values(), strict=True))
+
+
+# Streams, with ones that only write down what is asked of them.
+
+
+class FakeStreams:
+    """What ``torch.cuda`` has of streams; the current one belongs to a thread, as there."""
+
+    def __init__(self):
+        self.log = []
+        self.local = threading.local()
+
+    class Event:
+        def __init__(self, number):
+            self.number = number
+
+    def Stream(self, device):  # noqa: N802
+        return FakeStream(self, f"side of {device}")
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before = self.current_stream(None)
+        self.local.stream = stream
+        yield
+        self.local.stream = before
+
+    def current_stream(self, device):
+        name = f"main of {threading.current_thread().name}"
+        return getattr(self.local, "stream", None) or FakeStream(self, name)
+
+
+class FakeStream:
+    def __init__(self, streams, name):
+        self.streams = streams
+        self.name = name
+
+    def record_event(self):
+        copied = [what for kind, what, _ in self.streams.log if kind == "copy"]
+        self.streams.log.append(("event", copied[-1], self.name))
+        return copied[-1]
+
+    def wait_event(self, event):
+        self.streams.log.append(("wait", event, self.name))
+
+
+class FakeTensor:
+    def __init__(self, streams, number, is_there=False):
+        self.streams = streams
+        self.number = number
+        self.is_there = is_there
+
+    def to(self, device, *, non_blocking):
+        assert non_blocking
+        name = self.streams.current_stream(device).name
+        self.streams.log.append(("copy", self.number, name))
+        return FakeTensor(self.streams, self.number, is_there=True)
+
+    def record_stream(self, stream):
+        assert self.is_there
+        self.streams.log.append(("record", self.number, stream.name))
+
+
+def test_copies_are_one_ahead_on_a_stream_of_their_own():
+    streams = FakeStreams()
+    changed = threading.Condition()
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for number in range(5):
+            with changed:
+                taken += 1
+                changed.notify_all()
+            yield {"x": FakeTensor(streams, number), "text": ["a"], "late": Movable()}
+
+    place = torch.device("cuda", 0)
+    found = copied_ahead(source(), place, streams, pins=False)
+    assert taken == 0
+    for number, batch in enumerate(found):
+        assert batch["x"].number == number
+        assert batch["x"].is_there
+        assert batch["late"].place == "cuda:0"
+        with changed:
+            wanted = min(number + 2, 5)
+            assert changed.wait_for(lambda wanted=wanted: taken >= wanted, 20)
+            assert taken == wanted
+    side, main = "side of cuda:0", f"main of {threading.current_thread().name}"
+    for number in range(5):
+        # Only the order of what belongs to one batch is certain.
+        assert [(k, on) for k, what, on in streams.log if what == number] == [
+            ("copy", side),
+            ("event", side),
+            ("wait", main),
+            ("record", main),
+        ]
+
+
+def test_closing_ends_copies():
+    streams = FakeStreams()
+    batches = (FakeTensor(streams, number) for number in range(1000))
+    found = copied_ahead(batches, torch.device("cuda", 0), streams, pins=False)
+    next(found)
+    found.close()
+    assert list(found) == []
+    for thread in threading.enumerate():
+        if thread.name.startswith("lanceloader-dev"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+# With a device.
+
+
+@needs_cuda
+def test_on_cuda():
+    whole = torch.arange(3 << 20, dtype=torch.float32)
+
+    def batches():
+        for number in range(20):
+            x, y, z = (whole + number).view(3, -1).unbind(0)
+            yield {"x": x, "y": y, "z": Ragged(z, torch.arange(3)), "text": ["a"]}
+
+    for pin_memory in (False, True):
+        for number, batch in enumerate(
+            on_device(batches(), "cuda", pin_memory=pin_memory)
+        ):
+            assert batch["x"].is_cuda
+            torch.cuda._sleep(1_000_000)
+            total = batch["x"].sum(dtype=torch.float64) + batch["z"].values.sum(
+                dtype=torch.float64
+            )
+            wanted = (whole + number).view(3, -1)[[0, 2]].sum(dtype=torch.float64)
+            assert total.item() == wanted.item()
+
+
+@needs_cuda
+def test_pinned():
+    found = pinned(nested())
+    assert all(
+        leaf.is_pinned()
+        for leaf in stage.leaves(found)
+        if not isinstance(leaf, Movable)
+    )
+    (found,) = on_device([nested()], pin_memory=True)
+    assert found["x"].is_pinned()
