@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader import pickling
 from lanceloader.builder import PermutationBuilder, permutation_builder
+from lanceloader.loading import Loader
 from lanceloader.numbers import count
 from lanceloader.pickling import (
     _drop_base_version,
@@ -21,7 +22,7 @@ from lanceloader.plan_table import PlanTable, split_names
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.transforms import Transforms
 from lanceloader.view.base import DEFAULT_BATCH_SIZE
-from lanceloader.view.loading import Loader, LoadVerbs
+from lanceloader.view.loading import LoadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -44,6 +44,8 @@ class View:
     _options: ReadOptions
     """How they are read."""
     _pid: int | None
+    _is_shard: bool = False
+    """Whether ``shard`` was asked, so that nobody else should."""
     _matrix: tuple[_native.Reader, _native.Reader] | None = None
     """The reader, and the one that puts its rows side by side."""
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
-from lanceloader import _native
-from lanceloader._progress import progress_over
-from lanceloader.errors import DegradedWarning
+from lanceloader.loading import Finish, Loader, Policy, Rows, Steps
+from lanceloader.loading.transforming import UNSET
 from lanceloader.materialize import write_table
-from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
 from lanceloader.sources import open_source
-from lanceloader.stats import Stats
 from lanceloader.view.explaining import explanation
 from lanceloader.view.splitting import SplitVerbs
+from lanceloader.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-    from lanceloader._typing import Format, Nulls, Read, Size, StorageOptions
+    from lanceloader._typing import Format, Nulls, Read, Size, StorageOptions, Tail
+    from lanceloader.loading.transforming import OnError
     from lanceloader.permutation import Permutation
 
-__all__ = ["LoadVerbs", "Loader"]
+__all__ = ["LoadVerbs"]
 
 
 class LoadVerbs(SplitVerbs):
@@ -121,12 +118,27 @@ class LoadVerbs(SplitVerbs):
         self,
         batch_size: SupportsIndex | None = None,
         *,
+        global_batch_size: SupportsIndex | None = None,
         drop_last: bool = False,
         shuffle: bool = False,
         seed: SupportsIndex | None = None,
+        epochs: SupportsIndex | None = 1,
+        rank: SupportsIndex | None = None,
+        world_size: SupportsIndex | None = None,
+        mesh: Any = None,
+        tail: Tail = "pad",
         format: Format | None = None,  # noqa: A002
         nulls: Nulls | None = None,
         fill_value: Any = None,
+        transform: Callable[[Any], Any] | None = None,
+        transform_threads: SupportsIndex | None = None,
+        transform_timeout: float | None = None,
+        on_error: OnError = "raise",
+        error_value: Any = UNSET,
+        repair: Callable[[Exception, Any], Any] | None = None,
+        collate: Callable[[Any], Any] | None = None,
+        pin_memory: bool = False,
+        device: Any = None,
         read: Read | None = None,
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -137,14 +149,46 @@ class LoadVerbs(SplitVerbs):
 
         Rust threads read ahead, a few batches at a time; batches come in order.
 
+        Batch b of an epoch, of all ranks together, is the same set of rows for every number of
+        ranks and workers, if the global batch size is. All ranks take the same number of steps.
+
         Args:
-            batch_size: Rows of a batch; by default that of the permutation.
+            batch_size: Rows of a batch of one rank; by default that of the permutation.
+            global_batch_size: Instead, rows of a batch of all ranks together. It need not divide
+                by their number.
             drop_last: Whether to leave a short last batch out.
             shuffle: Whether to shuffle the rows, as ``shuffle(seed)`` does.
-            seed: Chooses the order, with ``shuffle``; by default at random.
+            seed: Chooses the order, with ``shuffle``; by default at random, so give one if there
+                are several ranks.
+            epochs: How many epochs one iteration gives, from that of ``set_epoch`` or 0 on;
+                ``None`` never ends.
+            rank: This process, in ``range(world_size)``; by default as ``torch.distributed``
+                says, if it is in use and ``shard`` was not.
+            world_size: Number of processes that train together. 1 gives everything to each.
+            mesh: Instead of both, a ``DeviceMesh`` of one dimension, as in ``mesh["dp"]``, or a
+                ``ProcessGroup``; ranks that differ only in other dimensions get the same rows.
+            tail: What becomes of a short last batch whose rows do not divide among the ranks.
+                ``"pad"`` fills it up with rows from the start of the epoch, ``"drop"`` leaves
+                the rows over out, ``"uneven"`` gives some ranks one row less, which may be an
+                empty batch.
             format: As for ``with_format``; by default that of the permutation.
             nulls: As for ``with_format``.
             fill_value: As for ``with_format``.
+            transform: Called with each batch in its format, in threads; gives what is handed out.
+            transform_threads: Threads that call it, by default one per core; 0 calls it in the
+                thread that asks for batches. Without a transform, threads only convert.
+            transform_timeout: Seconds for one batch, after which the iteration ends.
+            on_error: What becomes of rows that the transform fails on, found by trying them one by
+                one: ``"raise"``; ``"skip"``; ``"warn"``, which says so in the log; a function
+                of the exception that says whether to skip; or ``"fill"``. Other than with
+                ``"raise"`` the transform must give one output per row.
+            error_value: With ``"fill"``, what the transform would have given for a batch of one
+                such row.
+            repair: With ``"fill"``, instead: called with the exception and the Arrow batch of one
+                row, gives it.
+            collate: Called with what the transform gives.
+            pin_memory: Whether tensors are put into pinned memory.
+            device: Where tensors are copied to, one batch ahead.
             read: As for ``with_read``; by default as it was chosen there.
             memory_limit: As for ``with_read``.
             cache_dir: As for ``with_read``.
@@ -152,7 +196,7 @@ class LoadVerbs(SplitVerbs):
             progress: Whether to show a bar for each epoch.
 
         Raises:
-            ValueError: If ``batch_size`` is 0, or a seed is given without ``shuffle``.
+            ValueError: If a size is 0, options exclude each other, or there is no such rank.
 
         Example:
             >>> loader = perm.loader(batch_size=4, shuffle=True, seed=7, format="numpy_dict")
@@ -160,10 +204,10 @@ class LoadVerbs(SplitVerbs):
             ...     for batch in loader.set_epoch(epoch):
             ...         print(len(batch["x"]), end=" ")
             4 4 2 4 4 2
+            >>> state = loader.set_epoch(2).skip_batches(1).state_dict()
+            >>> state["epoch"], state["position"]
+            (2, 4)
         """
-        size = count(self.batch_size if batch_size is None else batch_size)
-        if size == 0:
-            raise ValueError("batch_size 0: wanted at least 1 row")
         if seed is not None and not shuffle:
             message = f"seed={seed!r} without shuffle: wanted shuffle=True"
             raise ValueError(message)
@@ -177,127 +221,20 @@ class LoadVerbs(SplitVerbs):
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
         if options != ReadOptions():
             view = view._replace(_options=self._options.merged(options))
-        return Loader(view, size, drop_last=drop_last, progress=progress)
-
-
-_SAID: set[str] = set()
-"""What this process was warned of."""
-
-
-class Loader:
-    """The batches of a permutation, read ahead by threads; ``Permutation.loader`` makes one.
-
-    Each iteration gives the current epoch from its start. Several may run at once, also in
-    several threads.
-
-    Attributes:
-        batch_size: Rows of a batch.
-        drop_last: Whether a short last batch is left out.
-        epoch: The epoch, as ``set_epoch`` set it, or ``None`` for that of the permutation.
-    """
-
-    def __init__(
-        self, view: LoadVerbs, batch_size: int, *, drop_last: bool, progress: bool
-    ) -> None:
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.epoch: int | None = None
-        self._view = view
-        self._progress = progress
-        self._is_advancing = False
-        self._running: tuple[_native.Watch, _native.ReadStats, float] | None = None
-
-    @property
-    def permutation(self) -> Permutation:
-        """What is served: the permutation, in the order of the epoch."""
-        view = self._view
-        if self.epoch is not None:
-            view = view._with_epoch(self.epoch)
-        return cast("Permutation", view)
-
-    @property
-    def num_rows(self) -> int:
-        """The number of rows of an epoch."""
-        rows = self._view.num_rows
-        return rows - rows % self.batch_size if self.drop_last else rows
-
-    def __len__(self) -> int:
-        """The number of batches of an epoch."""
-        return -(-self.num_rows // self.batch_size)
-
-    def set_epoch(self, epoch: SupportsIndex) -> Self:
-        """Serve another epoch: the same rows, shuffled anew. Constant time, at any size.
-
-        A shuffle that rows were filtered, split, sampled or
-        sliced from afterwards is not made anew. Without a shuffle all epochs are the same. An iteration that has begun is not changed.
-
-        Returns:
-            This loader.
-        """
-        before, self.epoch = self.epoch, count(epoch)
-        self._is_advancing = before is not None and self.epoch == before + 1
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        # All epochs share the reader, and what it keeps.
-        self._view._ensure_open()
-        view = self.permutation
-        reader = view._open_for_format()
-        if isinstance(reader, _native.Reader):
-            # Whoever went from one epoch to the next will go on.
-            after = self._view._with_epoch((self.epoch or 0) + 1)._order
-            own = reader.load(
-                view._order,
-                self.batch_size,
-                self.drop_last,
-                after if self._is_advancing else None,
-            )
-            self._running = own.watch(), reader.stats(), time.monotonic()
-            batches: Iterator[Any] = own
-        else:
-            batches = reader.load(view._order, self.batch_size, self.drop_last)
-        served = progress_over(
-            map(view._converter(), batches),
-            len(self),
-            "loading" if self.epoch is None else f"epoch {self.epoch}",
-            enabled=self._progress,
-            rows_of=lambda _: 1,
-            unit=" batches",
+        world = World.of(rank, world_size, mesh)
+        if world is None and view._is_shard:
+            world = World()
+        if batch_size is None and global_batch_size is None:
+            batch_size = self.batch_size
+        steps = Steps.of(batch_size, global_batch_size, drop_last, tail, epochs, world)
+        finish = Finish.of(
+            transform,
+            transform_threads,
+            Policy(on_error, error_value, repair),
+            transform_timeout,
+            collate,
+            pin_memory=pin_memory,
+            device=device,
         )
-        return self._watched(served)
-
-    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Pass batches on, and say once what did not go as it should."""
-        try:
-            for batch in batches:
-                yield batch
-                break
-            self._say()
-            yield from batches
-        except GeneratorExit:
-            self._say()
-            raise
-        self._say()
-
-    def _say(self) -> None:
-        failure = self.stats().failure
-        if failure is not None and failure not in _SAID:
-            _SAID.add(failure)
-            message = f"rows were read in another way than explain() says: {failure}"
-            warnings.warn(message, DegradedWarning, stacklevel=3)
-
-    def explain(self) -> str:
-        """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""
-        return self.permutation.explain()
-
-    def stats(self) -> Stats:
-        """Say what the iteration that was begun last did so far."""
-        if self._running is None:
-            return Stats()
-        watch, before, started = self._running
-        reader = self._view._ensure_open()
-        after = reader.stats() if isinstance(reader, _native.Reader) else before
-        return Stats.of(watch.stats(), before, after, time.monotonic() - started)
-
-    def __repr__(self) -> str:
-        return f"<Loader of {len(self):,} batches of {self.batch_size:,} of {self._view!r}>"
+        served = Rows(view, by_column=finish.by_row)
+        return Loader(served, steps, finish, progress=progress)

@@ -206,7 +206,8 @@ class RowVerbs(Reading):
             >>> [len(perm.shard(rank, 4)) for rank in range(4)]
             [3, 3, 2, 2]
         """
-        return self._with_rows(self._order.shard(count(rank), count(world_size), tail))
+        new = self._with_rows(self._order.shard(count(rank), count(world_size), tail))
+        return new._replace(_is_shard=True)
 
 
 def nulls_in(values: Any) -> int:

@@ -1,0 +1,127 @@
+"""From raw batches to what a training step takes: format, transform, collate, copy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+
+from lanceloader.loading.transforming import Policy, transformed
+from lanceloader.numbers import count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lanceloader.loading.running import Running
+    from lanceloader.loading.served import Served
+
+__all__ = ["Finish"]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done with a raw batch; see ``Permutation.loader``.
+
+    Attributes:
+        transform: A function of the user over a batch in its format.
+        threads: Threads that run it; 0 runs it in the consumer's.
+        policy: What becomes of rows that it fails on.
+        timeout: Seconds for one batch.
+        collate: A function of the user over what the transform gives.
+        pin_memory: Whether tensors are put into pinned memory.
+        device: Where tensors are copied to.
+    """
+
+    transform: Callable[[Any], Any] | None = None
+    threads: int = 0
+    policy: Policy = field(default_factory=Policy)
+    timeout: float | None = None
+    collate: Callable[[Any], Any] | None = None
+    pin_memory: bool = False
+    device: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        transform: Callable[[Any], Any] | None,
+        threads: SupportsIndex | None,
+        policy: Policy,
+        timeout: float | None,
+        collate: Callable[[Any], Any] | None,
+        *,
+        pin_memory: bool,
+        device: Any,
+    ) -> Self:
+        """Check what a user gave; see ``Permutation.loader``.
+
+        Raises:
+            ValueError: If options are given for a transform that is not.
+        """
+        if transform is None and (policy.on_error != "raise" or timeout is not None):
+            raise ValueError(
+                "on_error and transform_timeout without a transform: wanted transform= too"
+            )
+        if threads is None:
+            num_threads = 0 if transform is None else os.cpu_count() or 1
+        else:
+            num_threads = count(threads)
+        return cls(transform, num_threads, policy, timeout, collate, pin_memory, device)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether batches may have to be taken apart by row."""
+        return self.policy.on_error != "raise"
+
+    @property
+    def _is_called(self) -> bool:
+        """Whether there is something to do in threads, or to forgive."""
+        return self.transform is not None or self.threads > 0
+
+    def over(
+        self, raw: Iterator[Any], served: Served, running: Running, first: int
+    ) -> Iterator[Any]:
+        """Give finished batches, in order; ``first`` is the number of the first one, for messages."""
+        if not self._is_called:
+            values: Iterator[Any] = map(running.timed("format", served.convert), raw)
+        else:
+            values = transformed(
+                raw,
+                self._call(served),
+                threads=self.threads,
+                policy=self.policy,
+                timeout=self.timeout,
+                counts=running.counts,
+                first=first,
+            )
+        if self.collate is not None and (self.by_row or not self._is_called):
+            values = map(running.timed("format", self.collate), values)
+        if self.device is not None or self.pin_memory:
+            from lanceloader.loading.device import on_device
+
+            values = on_device(values, self.device, pin_memory=self.pin_memory)
+        return values
+
+    def here(self) -> Finish:
+        """Give what is left to do in the trainer's process, if another one does the rest."""
+        return Finish(pin_memory=self.pin_memory, device=self.device)
+
+    def elsewhere(self) -> Finish:
+        """Give what another process can do."""
+        return Finish(
+            self.transform, self.threads, self.policy, self.timeout, self.collate
+        )
+
+    def _call(self, served: Served) -> Callable[[Any], Any]:
+        steps: list[Callable[[Any], Any]] = [served.convert]
+        if self.transform is not None:
+            steps.append(self.transform)
+        if self.collate is not None and not self.by_row:
+            steps.append(self.collate)
+
+        def call(raw: Any) -> Any:
+            value = raw
+            for step in steps:
+                value = step(value)
+            return value
+
+        return call

@@ -1,0 +1,420 @@
+"""``Loader``: the batches of what is served, epoch by epoch, and where training stands."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast, get_args
+
+from lanceloader._progress import progress_over
+from lanceloader._typing import Tail
+from lanceloader.errors import DegradedWarning
+from lanceloader.loading.running import Running
+from lanceloader.loading.share import Share, share_of
+from lanceloader.loading.state import At, read_state, write_state
+from lanceloader.numbers import count
+from lanceloader.stats import Stats
+from lanceloader.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lanceloader.loading.finishing import Finish
+    from lanceloader.loading.served import Served
+    from lanceloader.permutation import Permutation
+
+__all__ = ["Loader", "Steps"]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How an epoch is cut into steps, and for whom.
+
+    Attributes:
+        batch_size: Units of a batch of one rank, or ``None``.
+        global_batch_size: Units of a batch of all ranks, or ``None``: one of the two is given.
+        drop_last: Whether a short last batch is left out.
+        tail: What becomes of the units of a short last batch that do not divide.
+        epochs: How many epochs an iteration gives; ``None`` never ends.
+        world: The rank, or ``None`` to ask ``torch.distributed``.
+    """
+
+    batch_size: int | None = None
+    global_batch_size: int | None = None
+    drop_last: bool = False
+    tail: Tail = "pad"
+    epochs: int | None = 1
+    world: World | None = None
+
+    @classmethod
+    def of(
+        cls,
+        batch_size: SupportsIndex | None,
+        global_batch_size: SupportsIndex | None,
+        drop_last: bool,  # noqa: FBT001
+        tail: Tail,
+        epochs: SupportsIndex | None,
+        world: World | None,
+    ) -> Self:
+        """Check what a user gave; see ``Permutation.loader``.
+
+        Raises:
+            ValueError: If it cannot be.
+        """
+        if batch_size is not None and global_batch_size is not None:
+            raise ValueError("batch_size and global_batch_size: wanted one of them")
+        if tail not in get_args(Tail):
+            known = ", ".join(f'"{name}"' for name in get_args(Tail))
+            message = f"tail={tail!r}: wanted one of {known}"
+            raise ValueError(message)
+        sizes = {
+            "batch_size": batch_size,
+            "global_batch_size": global_batch_size,
+            "epochs": epochs,
+        }
+        counts = {
+            name: None if size is None else count(size) for name, size in sizes.items()
+        }
+        for name, size in counts.items():
+            if size == 0:
+                unit = "epoch" if name == "epochs" else "row"
+                message = f"{name} 0: wanted at least 1 {unit}"
+                raise ValueError(message)
+        return cls(
+            counts["batch_size"],
+            counts["global_batch_size"],
+            drop_last,
+            tail,
+            counts["epochs"],
+            world,
+        )
+
+    def together(self, world: World) -> int:
+        """Give the units of a batch of all ranks.
+
+        Raises:
+            ValueError: If there is not one for each rank.
+        """
+        if self.batch_size is not None:
+            return self.batch_size * world.world_size
+        size = self.global_batch_size or 0
+        if size < world.world_size:
+            message = (
+                f"global_batch_size {size} for {world.world_size} ranks: wanted at least one "
+                "row for each"
+            )
+            raise ValueError(message)
+        return size
+
+
+class Loader:
+    """The batches of a permutation, read ahead by threads; ``Permutation.loader`` makes one.
+
+    Each iteration gives the current epoch from its start, or from where ``load_state_dict`` or
+    ``skip_batches`` left it. Several may run at once, also in several threads; the state is that
+    of the one that was begun last.
+
+    It is an ``IterableDataset`` to torch: ``DataLoader(loader, batch_size=None)`` works with
+    any number of workers, as do torchdata's ``StatefulDataLoader`` and
+    ``lanceloader.torch.DataLoader``, whose state is exact with workers too.
+
+    Attributes:
+        epoch: The epoch, as ``set_epoch`` set it, or ``None`` for that of the permutation.
+    """
+
+    def __init__(
+        self, served: Served, steps: Steps, finish: Finish, *, progress: bool
+    ) -> None:
+        self.epoch: int | None = None
+        self._served = served
+        self._steps = steps
+        self._finish = finish
+        self._progress = progress
+        self._is_advancing = False
+        self._at = self._start = At(None, 0)
+        self._running: Running | None = None
+        """The iteration that was begun last."""
+        self._leading: Running | None = None
+        """The one that says where training stands, if it goes on."""
+        self._is_traced = False
+        self._signal: Any = None
+        """Shared memory in which another process says where to start."""
+        self.world  # noqa: B018
+        register_as_dataset()
+
+    @property
+    def world(self) -> World:
+        """This process among those that train together."""
+        return self._steps.world or World.found()
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch of this rank."""
+        share = self._share(0, 2**62)
+        return share.size
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a batch of all ranks together."""
+        return self._steps.together(self.world)
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether a short last batch is left out."""
+        return self._steps.drop_last
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs an iteration gives; ``None`` never ends."""
+        return self._steps.epochs
+
+    @property
+    def permutation(self) -> Permutation:
+        """The rows of all ranks, in the order of the epoch."""
+        view: Any = self._served.view
+        if self.epoch is not None:
+            view = view._with_epoch(self.epoch)
+        return cast("Permutation", view)
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows of an epoch, of this rank."""
+        return self._share(0, self._served.num_units(self.epoch)).num_served
+
+    @property
+    def sampler(self) -> Self:
+        """This loader: trainers look here for ``set_epoch``."""
+        return self
+
+    def __len__(self) -> int:
+        """The number of batches of an iteration that starts with an epoch.
+
+        Raises:
+            TypeError: If it never ends.
+        """
+        if self._steps.epochs is None:
+            raise TypeError("a loader of epochs=None never ends, and has no length")
+        epochs = (
+            [self.epoch]
+            if self._steps.epochs == 1
+            else range(self._first_epoch(), self._first_epoch() + self._steps.epochs)
+        )
+        if self._served.unit == "row":
+            units = self._served.num_units(self.epoch)
+            return self._share(0, units).num_batches * len(epochs)
+        return sum(
+            self._share(0, self._served.num_units(epoch)).num_batches
+            for epoch in epochs
+        )
+
+    def set_epoch(self, epoch: SupportsIndex) -> Self:
+        """Serve another epoch: the same rows, shuffled anew. Constant time, at any size.
+
+        A shuffle that rows were filtered, split, sampled or sliced from afterwards is not made
+        anew. Without a shuffle all epochs are the same. An iteration that has begun is not
+        changed. A place that ``load_state_dict`` set is kept if it is in this epoch.
+
+        Returns:
+            This loader.
+        """
+        before, self.epoch = self.epoch, count(epoch)
+        self._is_advancing = before is not None and self.epoch == before + 1
+        if not self._serves(self._start.epoch):
+            self._begin_at(At(self.epoch, 0))
+        return self
+
+    def skip_batches(self, num_batches: SupportsIndex) -> Self:
+        """Start the next iteration so many steps later: after ``load_state_dict``, or an epoch.
+
+        Constant time. Steps beyond the end of the epoch are none.
+
+        Returns:
+            This loader.
+        """
+        units = self._served.num_units(self._start.epoch)
+        position = self._start.position + count(num_batches) * self.global_batch_size
+        self._begin_at(replace(self._start, position=min(units, position)))
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give where training stands: after the batch that was handed out last.
+
+        Plain numbers and texts, equal on all ranks: for ``torch.save``, JSON and anything else.
+        It may be loaded at any ``world_size``, batch size and number of workers.
+        """
+        return write_state(self._at, self._served.plan())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start the next iteration where a state was taken. Constant time.
+
+        Raises:
+            ValueError: If the state is of other rows or of another order, saying what differs, or
+                is damaged.
+            TypeError: If it is no dict.
+        """
+        at = read_state(state, self._served.plan())
+        units = self._served.num_units(at.epoch)
+        if at.position > units:
+            message = (
+                f"a state at position {at.position:,} of {units:,} {self._served.unit}s"
+            )
+            raise ValueError(message)
+        if self._steps.epochs == 1:
+            self.epoch = at.epoch
+        self._begin_at(at)
+
+    def __iter__(self) -> Iterator[Any]:
+        # All epochs share the reader, and what it keeps.
+        self._served.view._ensure_open()
+        start = self._signalled() or self._start
+        self._start = At(self.epoch, 0)
+        running = Running(self._served, self.world, is_traced=self._is_traced)
+        self._running = self._leading = running
+        return self._watched(self._batches(start, running), running)
+
+    def explain(self) -> str:
+        """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""
+        return self.permutation.explain()
+
+    def stats(self) -> Stats:
+        """Say what the iteration that was begun last did so far."""
+        return Stats() if self._running is None else self._running.stats()
+
+    def __repr__(self) -> str:
+        number = "endless" if self._steps.epochs is None else f"{len(self):,}"
+        world = f", {self.world}," if self.world.world_size > 1 else ""
+        return f"<Loader of {number} batches of {self.batch_size:,}{world} of {self._served.view!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The process that it goes to may not be one of those that train.
+        steps = replace(self._steps, world=self.world)
+        return self.__dict__ | {"_steps": steps, "_running": None, "_leading": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        register_as_dataset()
+
+    def _begin_at(self, at: At) -> None:
+        self._start = self._at = at
+        # An iteration that goes on no longer says where training stands.
+        self._leading = None
+
+    def _signalled(self) -> At | None:
+        if self._signal is None:
+            return None
+        epoch, position = (int(number) for number in self._signal)
+        self.epoch = None if epoch < 0 else epoch
+        return At(self.epoch, position)
+
+    def _serves(self, epoch: int | None) -> bool:
+        """Whether an epoch is one of those of an iteration, or to come in it."""
+        num_epochs = self._steps.epochs
+        if num_epochs == 1 or epoch is None:
+            return epoch == self.epoch
+        first = self._first_epoch()
+        return epoch >= first and (num_epochs is None or epoch < first + num_epochs)
+
+    def _first_epoch(self) -> int:
+        return 0 if self.epoch is None else self.epoch
+
+    def _share(self, start: int, num_units: int) -> Share:
+        world = self.world
+        return share_of(
+            num_units,
+            start,
+            self._steps.together(world),
+            world,
+            tail=self._steps.tail,
+            drop_last=self._steps.drop_last,
+        )
+
+    def _batches(self, start: At, running: Running) -> Iterator[Any]:
+        """Give the batches of all epochs of an iteration."""
+        if self._steps.epochs == 1:
+            following = self._first_epoch() + 1 if self._is_advancing else None
+            yield from self._epoch(start.epoch, start.position, following, running)
+            return
+        first = self._first_epoch() if start.epoch is None else start.epoch
+        for epoch in itertools.takewhile(self._serves, itertools.count(first)):
+            position = start.position if epoch == first else 0
+            following = epoch + 1 if self._serves(epoch + 1) else None
+            yield from self._epoch(epoch, position, following, running)
+
+    def _epoch(
+        self, epoch: int | None, position: int, following: int | None, running: Running
+    ) -> Iterator[Any]:
+        units = self._served.num_units(epoch)
+        together = self._steps.together(self.world)
+        worker, num_workers = worker_of()
+        share = self._share(position, units).of_worker(worker, num_workers)
+        then = None
+        if following is not None:
+            whole = self._share(0, self._served.num_units(following))
+            then = following, whole.of_worker(worker, num_workers)
+        raw = self._served.load(epoch, share, then)
+        running.watch(raw)
+        values = self._finish.over(raw, self._served, running, position // together)
+        bar = progress_over(
+            values,
+            share.num_batches,
+            "loading" if epoch is None else f"epoch {epoch}",
+            enabled=self._progress,
+            rows_of=lambda _: 1,
+            unit=" batches",
+        )
+        skipped = running.counts.batches_skipped
+        for steps, value in enumerate(bar, 1):
+            # Of all workers: each then goes on behind what all of them had.
+            done = (steps + running.counts.batches_skipped - skipped) * num_workers
+            self._reached(At(epoch, min(units, position + done * together)), running)
+            yield value
+        self._reached(At(epoch, units), running)
+
+    def _reached(self, at: At, running: Running) -> None:
+        if self._leading is running:
+            self._at = at
+
+    def _watched(self, batches: Iterator[Any], running: Running) -> Iterator[Any]:
+        """Pass batches on, measure the waits, and say once what did not go as it should."""
+        clock = time.perf_counter_ns
+        try:
+            while True:
+                start = clock()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    break
+                running.waited(clock() - start)
+                yield batch
+                if running.num_handed == 1:
+                    self._say(running)
+        finally:
+            self._say(running)
+
+    def _say(self, running: Running) -> None:
+        failure = running.stats().failure
+        if failure is not None and failure not in _SAID:
+            _SAID.add(failure)
+            message = f"rows were read in another way than explain() says: {failure}"
+            warnings.warn(message, DegradedWarning, stacklevel=3)
+
+
+_SAID: set[str] = set()
+"""What this process was warned of."""
+
+
+def worker_of() -> tuple[int, int]:
+    """Give the number of this worker process of a ``DataLoader``, and how many there are."""
+    data = sys.modules.get("torch.utils.data")
+    info = None if data is None else data.get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+def register_as_dataset() -> None:
+    """Be an ``IterableDataset`` to torch, if torch is there."""
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and not issubclass(Loader, data.IterableDataset):
+        data.IterableDataset.register(Loader)

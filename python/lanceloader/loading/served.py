@@ -1,0 +1,184 @@
+"""What a loader serves: units in a fixed order, of which batches are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from lanceloader import _native
+from lanceloader._native import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lanceloader.loading.share import Share
+    from lanceloader.view.base import View
+    from lanceloader.view.reading import Reading
+
+__all__ = ["Rows", "Served", "order_of", "plan_of"]
+
+
+class Served(Protocol):
+    """What a loader serves in batches."""
+
+    unit: str
+    """What it is counted in, for messages: ``"row"``, ``"block"`` or ``"batch"``."""
+
+    @property
+    def view(self) -> View:
+        """The permutation that rows come from, for messages and statistics."""
+
+    def num_units(self, epoch: int | None) -> int:
+        """Count the units of an epoch; ``None`` is the epoch of the permutation itself."""
+
+    def load(
+        self, epoch: int | None, share: Share, following: tuple[int, Share] | None
+    ) -> Iterator[Any]:
+        """Give the raw batches of a share; ``following`` is what will be loaded next."""
+
+    def convert(self, raw: Any) -> Any:
+        """Give a raw batch in its format."""
+
+    def plan(self) -> dict[str, int | str]:
+        """Give what decides which unit stands where, but for the epoch, for states and messages."""
+
+    def reads(self) -> _native.ReadStats | None:
+        """Say what was read so far, by all readers of the same rows in this process, if it is known."""
+
+
+class Rows:
+    """The rows of a permutation, one by one."""
+
+    unit = "row"
+
+    def __init__(self, view: Reading, *, by_column: bool = False) -> None:
+        """Serve a permutation, in its format.
+
+        Args:
+            view: The permutation.
+            by_column: Whether raw batches must have its columns, as for taking them apart by
+                row; the core may else put the values of each row side by side.
+        """
+        self._view = view
+        self._by_column = by_column
+        self._convert = view._converter()
+        self._plan: dict[str, int | str] | None = None
+
+    @property
+    def view(self) -> Reading:
+        """The permutation."""
+        return self._view
+
+    def num_units(self, epoch: int | None) -> int:
+        """Count the rows; every epoch has the same ones."""
+        del epoch
+        return self._view.num_rows
+
+    def load(
+        self, epoch: int | None, share: Share, following: tuple[int, Share] | None
+    ) -> Iterator[Any]:
+        """Give the raw batches of a share."""
+        view = self._view
+        reader = view._ensure_open() if self._by_column else view._open_for_format()
+        order = epoch_of(view._order, epoch)
+        rows = order_of(order, share)
+        if isinstance(reader, _native.Reader):
+            after = None
+            if following is not None:
+                next_epoch, next_share = following
+                after = order_of(epoch_of(view._order, next_epoch), next_share)
+            batches: Iterator[Any] = reader.load(rows, share.size, False, after)  # noqa: FBT003
+        else:
+            batches = reader.load(rows, share.size, False)  # noqa: FBT003
+        if share.last_size != 0:
+            return batches
+        # Other ranks have rows left: this one takes the step with them.
+        return Followed(batches, lambda: reader.read(order, 0, 0))
+
+    def convert(self, raw: Any) -> Any:
+        """Give a raw batch in the format of the permutation."""
+        return self._convert(raw)
+
+    def plan(self) -> dict[str, int | str]:
+        """Give what decides which row stands where."""
+        if self._plan is None:
+            self._plan = plan_of(self._view)
+        return self._plan
+
+    def reads(self) -> _native.ReadStats | None:
+        """Say what was read so far."""
+        reader = self._view._ensure_open()
+        return reader.stats() if isinstance(reader, _native.Reader) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_convert": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._convert = self._view._converter()
+
+
+class Followed:
+    """Batches of the core, and one more."""
+
+    def __init__(self, batches: Any, last: Callable[[], Any]) -> None:
+        self._batches = batches
+        self._last: Callable[[], Any] | None = last
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        for batch in self._batches:
+            return batch
+        last, self._last = self._last, None
+        if last is None:
+            raise StopIteration
+        return last()
+
+    def watch(self) -> _native.Watch | None:
+        """Give what counts the batches."""
+        watch: Callable[[], _native.Watch] | None = getattr(
+            self._batches, "watch", None
+        )
+        return None if watch is None else watch()
+
+
+def epoch_of(order: Order, epoch: int | None) -> Order:
+    """Give an order as it is in an epoch."""
+    return order if epoch is None else order.with_epoch(epoch)
+
+
+def order_of(order: Order, share: Share) -> Order:
+    """Give the units of a share, one batch after another."""
+    if share.num_served == 0:
+        return order.slice(0, 0)
+    if share.is_run:
+        return order.slice(share.first, share.num_served)
+    parts = []
+    if share.num_full:
+        whole = share.num_full * share.size
+        parts.append(order.blocks(share.first, share.size, share.stride, whole))
+    if share.last_size:
+        end = share.last_start + share.last_size
+        laps = -(-end // share.num_units)
+        parts.append(order.repeat(laps).slice(share.last_start, share.last_size))
+    return parts[0] if len(parts) == 1 else Order.concat(parts)
+
+
+def plan_of(view: View) -> dict[str, int | str]:
+    """Give what decides which row of a permutation stands where, in every epoch.
+
+    The table is known by the names of its files, so it may be moved or copied. Hashing a filter or a
+    list of rows costs some nanoseconds a row, anything else nothing.
+    """
+    source, order = view._source, view._order.with_epoch(0)
+    native = getattr(source, "native", None)
+    table = None if native is None else native.identity
+    text = repr(order).removeprefix("<Order of ").removesuffix(">")
+    return {
+        "table": table or f"{source.name} at version {source.version}",
+        "version": source.version or 0,
+        "rows": order.num_rows,
+        "order": text,
+        "fingerprint": f"{order.fingerprint():016x}",
+    }

@@ -1,0 +1,126 @@
+"""Which part of an epoch one reader gets: arithmetic, no data.
+
+An epoch is cut into global batches of ``global_batch_size`` units, the same for any number of ranks and
+workers. Rank r of a global batch gets a run of neighbours, the first ranks one more if it does not
+divide. Worker w of n serves every n-th batch of its rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lanceloader._typing import Tail
+    from lanceloader.world import World
+
+__all__ = ["Share", "share_of"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The units of an epoch that one reader gets.
+
+    Attributes:
+        first: The first unit of the first batch.
+        size: Units of a batch.
+        stride: From the first unit of a batch to that of the next.
+        num_full: Batches of ``size`` units.
+        last_start: The first unit of one more batch, after them.
+        last_size: Units of that batch, counted on from unit 0 beyond the last one; ``None`` if
+            there is no such batch. It may be 0, so that all ranks take the same steps.
+        num_units: Units of the epoch.
+    """
+
+    first: int
+    size: int
+    stride: int
+    num_full: int
+    last_start: int
+    last_size: int | None
+    num_units: int
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches."""
+        return self.num_full + (self.last_size is not None)
+
+    @property
+    def num_served(self) -> int:
+        """The number of units in them."""
+        return self.num_full * self.size + (self.last_size or 0)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the units are neighbours, from ``first`` on, each once."""
+        end = self.first + self.num_full * self.size
+        follows = not self.last_size or self.last_start == end
+        ends = end + (self.last_size or 0) <= self.num_units
+        return follows and ends and (self.stride == self.size or self.num_full <= 1)
+
+    def batches(self) -> list[range]:
+        """List the units of each batch; beyond ``num_units`` they go on from 0."""
+        starts = (self.first + k * self.stride for k in range(self.num_full))
+        runs = [range(start, start + self.size) for start in starts]
+        if self.last_size is not None:
+            runs.append(range(self.last_start, self.last_start + self.last_size))
+        return runs
+
+    def of_worker(self, worker: int, num_workers: int) -> Share:
+        """Give every ``num_workers``-th batch, from batch ``worker`` on."""
+        if num_workers == 1:
+            return self
+        num_full = max(0, -(-(self.num_full - worker) // num_workers))
+        has_last = self.last_size is not None and self.num_full % num_workers == worker
+        return replace(
+            self,
+            first=self.first + worker * self.stride,
+            stride=self.stride * num_workers,
+            num_full=num_full,
+            last_size=self.last_size if has_last else None,
+        )
+
+
+def share_of(
+    num_units: int,
+    start: int,
+    global_batch_size: int,
+    world: World,
+    *,
+    tail: Tail,
+    drop_last: bool,
+) -> Share:
+    """Give what a rank gets of the units from ``start`` on.
+
+    Args:
+        num_units: Units of the epoch.
+        start: The first one that nobody was served yet, in ``range(num_units + 1)``.
+        global_batch_size: Units of a batch, of all ranks together; at least one for each.
+        world: The rank, and how many there are.
+        tail: What becomes of a short last batch whose units do not divide among the ranks.
+        drop_last: Whether a short last batch is left out.
+    """
+    rank, ranks = world.rank, world.world_size
+    num_full, left = divmod(max(0, num_units - start), global_batch_size)
+    each, more = divmod(global_batch_size, ranks)
+    size = each + (rank < more)
+    first = start + rank * each + min(rank, more)
+    last_start = start + num_full * global_batch_size
+    last_size: int | None = None
+    if left and not drop_last:
+        least, over = divmod(left, ranks)
+        if tail == "uneven":
+            last_size = least + (rank < over)
+            last_start += rank * least + min(rank, over)
+        elif tail == "drop":
+            last_size = least or None
+            last_start += rank * least
+        else:
+            most = least + (over > 0)
+            # Where the batch does not divide, some ranks have no room for one more.
+            sizes = [min(most, each + (r < more)) for r in range(ranks)]
+            last_size = sizes[rank]
+            last_start += sum(sizes[:rank])
+    return Share(
+        first, size, global_batch_size, num_full, last_start, last_size, num_units
+    )
