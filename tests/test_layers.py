@@ -23,7 +23,7 @@ PYTHON = [
     {"view"},
     {"pickling"},
     {"permutation"},
-    {"torch"},
+    {"torch", "streaming"},
     {"__init__"},
 ]
 
@@ -72,9 +72,11 @@ WORDS = {
 
 # Libraries imported when a module is, by whom: everybody else imports them in functions.
 AT_ONCE = {
-    "torch": {"torch", "formats/torch"},
-    "pyarrow": {"torch", "formats/torch"},
-    "numpy": {"formats/numpy", "formats/torch"},
+    "torch": {"torch", "formats/torch"}
+    | {f"streaming/{name}" for name in ("__init__", "dataset", "loader", "packing")},
+    "pyarrow": {"torch", "formats/torch"}
+    | {f"streaming/{name}" for name in ("arguments", "packing", "travelling")},
+    "numpy": {"formats/numpy", "formats/torch", "streaming/packing"},
     "lancedb": set(),
     "lance": set(),
     "pandas": set(),

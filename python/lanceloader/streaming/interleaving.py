@@ -1,0 +1,126 @@
+"""All rows for any number of readers: what ``tail`` puts in place of the rules of division.
+
+The rows of an epoch stand in one sequence: cycle after cycle, one of each split, in the order
+of splits, and at the end the rows that do not divide by the splits. Of ``n`` readers (the
+workers of all ranks), reader ``k`` takes every ``n``-th row from ``k`` on. So a global step,
+the next batch of each reader, has the same rows for any number of readers, and a state is
+the number of rows of the sequence that are done.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.streaming.pipeline import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lanceloader._typing import Tail
+
+
+@dataclass(frozen=True)
+class Interleaving:
+    """The sequence of an epoch."""
+
+    num_rows: int
+    num_splits: int
+
+    @property
+    def rows_per_split(self) -> int:
+        """The number of full cycles."""
+        return self.num_rows // self.num_splits
+
+    def offset(self, place: int) -> int:
+        """Find the row at a place of the sequence in the order that is cut into splits."""
+        place %= self.num_rows
+        cycle, split = divmod(place, self.num_splits)
+        full = self.rows_per_split
+        return place if cycle == full else split * full + cycle
+
+    def counts(self, done: int) -> list[int]:
+        """Give the rows of each split among the first ``done`` of the sequence."""
+        cycles, more = divmod(done, self.num_splits)
+        return [cycles + (split < more) for split in range(self.num_splits)]
+
+    def done(self, counts: Sequence[int]) -> int:
+        """Give the number of rows done, from those of each split.
+
+        Raises:
+            ValueError: If these are no beginning of the sequence.
+        """
+        done = sum(counts)
+        if list(counts) != self.counts(done) or done > self.num_rows:
+            message = (
+                f"samples_consumed_per_split {list(counts)}: wanted the beginning of an epoch "
+                f"of {self.num_rows} rows in {self.num_splits} splits, as merge_state_dicts "
+                "makes of the states of all ranks at a step"
+            )
+            raise ValueError(message)
+        return done
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One of the readers of a sequence, from the place where a state stopped."""
+
+    interleaving: Interleaving
+    tail: Tail
+    start: int
+    number: int
+    num_readers: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows it takes."""
+        left = self.interleaving.num_rows - self.start
+        each, more = divmod(left, self.num_readers)
+        extra = {"pad": more > 0, "drop": False, "uneven": self.number < more}
+        return each + extra[self.tail]
+
+    def place(self, row: int) -> int:
+        """Find the place of its ``row``-th row in the sequence; beyond the end it begins anew."""
+        return self.start + self.number + row * self.num_readers
+
+    def done(self, num_rows: int) -> int:
+        """Give the number of rows done by all, where each has taken ``num_rows``."""
+        done = self.start + num_rows * self.num_readers
+        return min(done, self.interleaving.num_rows)
+
+    def streams(self, perm: Any) -> list[Stream]:
+        """Give its rows as streams, to be taken in turn; each is of one split.
+
+        They hold neighbours of the split, as far as there are readers for others.
+        """
+        num_splits = self.interleaving.num_splits
+        turns = num_splits // math.gcd(num_splits, self.num_readers)
+        return [
+            self._stream(perm, turn, turns) for turn in range(min(turns, self.num_rows))
+        ]
+
+    def _stream(self, perm: Any, turn: int, turns: int) -> Stream:
+        rows = range(turn, self.num_rows, turns)
+
+        def offsets(start: int, stop: int) -> list[int]:
+            return [
+                self.interleaving.offset(self.place(row)) for row in rows[start:stop]
+            ]
+
+        return Stream(perm, len(rows), 0, offsets)
+
+
+def done_by_all(readers: Sequence[Reader], rows: Sequence[int]) -> int | None:
+    """Give the number of rows done, or ``None`` if the readers are not in step.
+
+    Args:
+        readers: All readers of a rank.
+        rows: How many rows each has taken.
+    """
+    most = max(rows)
+    in_step = all(
+        taken == min(most, reader.num_rows)
+        for reader, taken in zip(readers, rows, strict=True)
+    )
+    return readers[0].done(most) if in_step else None
