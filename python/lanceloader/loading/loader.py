@@ -142,7 +142,7 @@ class Loader:
         self._is_traced = False
         self._signal: Any = None
         """Shared memory in which another process says where to start."""
-        self.world  # noqa: B018
+        steps.together(self.world)
         register_as_dataset()
 
     @property

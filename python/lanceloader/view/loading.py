@@ -158,8 +158,8 @@ class LoadVerbs(SplitVerbs):
                 by their number.
             drop_last: Whether to leave a short last batch out.
             shuffle: Whether to shuffle the rows, as ``shuffle(seed)`` does.
-            seed: Chooses the order, with ``shuffle``; by default at random, so give one if there
-                are several ranks.
+            seed: Chooses the order, with ``shuffle``; by default at random, but several ranks must
+                agree on one.
             epochs: How many epochs one iteration gives, from that of ``set_epoch`` or 0 on;
                 ``None`` never ends.
             rank: This process, in ``range(world_size)``; by default as ``torch.distributed``
@@ -224,6 +224,10 @@ class LoadVerbs(SplitVerbs):
         world = World.of(rank, world_size, mesh)
         if world is None and view._is_shard:
             world = World()
+        ranks = (world or World.found()).world_size
+        if shuffle and seed is None and ranks > 1:
+            message = f"shuffle=True without a seed on {ranks} ranks: each would draw its own"
+            raise ValueError(message)
         if batch_size is None and global_batch_size is None:
             batch_size = self.batch_size
         steps = Steps.of(batch_size, global_batch_size, drop_last, tail, epochs, world)
