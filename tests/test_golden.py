@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import zlib
 
 import lanceloader as ll
@@ -11,9 +12,11 @@ import pyarrow as pa
 import pytest
 import reference
 from lanceloader import _native
+from lanceloader.loading.share import share_of
 from lanceloader.permutation import permutation_builder
+from lanceloader.world import World
 
-SHUFFLES, WINDOWS, HASHES, DRAWS, LANCEDB = reference.tables()
+SHUFFLES, WINDOWS, BATCHES, PRINTS, HASHES, DRAWS, LANCEDB = reference.tables()
 
 TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
 VAL = [12, 14, 10, 2]
@@ -123,3 +126,35 @@ def test_verbs():
     assert served(first) == STRATIFIED
     assert served(perm.split([0.5, 0.5], seed=7, hash_by="x")[0]) == HASHED
     assert served(perm.kfold(3, seed=7)[1].val) == FOLD
+
+
+def spelled(batches):
+    return ", ".join(" ".join(map(str, batch)) for batch in batches).strip()
+
+
+@pytest.mark.parametrize(("call", "wanted"), BATCHES)
+def test_batches_are_the_published_ones(call, wanted):
+    assert spelled(eval(call, vars(reference.load()))) == wanted
+
+
+@pytest.mark.parametrize("tail", ["pad", "drop", "uneven"])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_a_loader_cuts_batches_as_published(ranks, drop_last, tail):
+    published = reference.load().batches
+    for rows, size, start in itertools.product(
+        range(24), range(ranks, 13), (0, 1, 7, 23)
+    ):
+        for rank in range(ranks) if start <= rows else ():
+            share = share_of(
+                *(rows, start, size, World(rank, ranks)), tail=tail, drop_last=drop_last
+            )
+            found = [[unit % rows for unit in units] for units in share.batches()]
+            wanted = published(rows, size, rank, ranks, start, tail, drop_last)
+            assert found == wanted, (rows, size, start, rank)
+
+
+@pytest.mark.parametrize(("call", "wanted"), PRINTS)
+def test_fingerprints_are_the_published_ones(call, wanted):
+    order = eval(call, {"Order": _native.Order})
+    assert f"{order.fingerprint():016x}" == wanted
