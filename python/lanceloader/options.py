@@ -63,10 +63,7 @@ class ReadOptions:
         Raises:
             ValueError: If a strategy or a size is none.
         """
-        if read is not None and read not in get_args(Read):
-            known = ", ".join(f'"{name}"' for name in get_args(Read))
-            message = f"read={read!r}: wanted one of {known}"
-            raise ValueError(message)
+        check_read("read", read)
         if threads is not None and count(threads) == 0:
             raise ValueError("threads=0: wanted at least 1")
         limit = None
@@ -86,10 +83,7 @@ class ReadOptions:
     def for_native(self) -> dict[str, Any]:
         """Give the keywords of ``Table.reader``."""
         read = self.read or os.environ.get("LANCELOADER_READ") or None
-        if read is not None and read not in get_args(Read):
-            known = ", ".join(get_args(Read))
-            message = f"LANCELOADER_READ={read!r}: wanted one of {known}"
-            raise ValueError(message)
+        check_read("LANCELOADER_READ", read)
         limit: Any = self.memory_limit
         if limit is None:
             limit = _size_from("LANCELOADER_MEMORY_LIMIT")
@@ -107,6 +101,18 @@ class ReadOptions:
             "scratch_folder": os.environ.get("LANCELOADER_SCRATCH_DIR") or folder,
             "threads": threads,
         }
+
+
+def check_read(what: str, read: str | None) -> None:
+    """Refuse a strategy that is none; ``what`` says where it was named.
+
+    Raises:
+        ValueError: If there is no such strategy.
+    """
+    if read is not None and read not in get_args(Read):
+        known = ", ".join(f'"{name}"' for name in get_args(Read))
+        message = f"{what}={read!r}: wanted one of {known}"
+        raise ValueError(message)
 
 
 def cache_folder(given: str | None) -> str | None:

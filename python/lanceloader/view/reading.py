@@ -117,7 +117,7 @@ class Reading(ColumnVerbs):
         *,
         progress: bool = False,
     ) -> Iterator[Any]:
-        """Give the rows in batches, in order, read ahead on a thread.
+        """Give the rows in batches, in order, read ahead by threads.
 
         Args:
             batch_size: Rows of a batch; only the last may have fewer. 0 means 8192.
@@ -139,12 +139,9 @@ class Reading(ColumnVerbs):
     def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
         reading = self.with_format("arrow")
-        return reading._batches(what, progress=progress)
-
-    def _batches(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
-        batches = self._ensure_open().load(self._order, None, False)  # noqa: FBT003
+        batches = reading._ensure_open().load(self._order, None, False)  # noqa: FBT003
         return progress_over(
-            map(self._record_batch, batches),
+            map(reading._record_batch, batches),
             self.num_rows,
             what,
             enabled=progress,
@@ -175,18 +172,11 @@ class Reading(ColumnVerbs):
         torch's default collate need not look at rows.
         """
         register_collate()
-        convert = native_of(self.transform_fn)
-        if convert is not None:
-            taken = self._take_native(indices)
-            if isinstance(taken, _native.Batch):
-                return convert(taken)
-            return self.transform_fn(taken)
-        batch = self._take(indices)
-        if self.transform_fn is Transforms.arrow2python or is_torch_rows(
-            self.transform_fn
-        ):
-            return LazyRows(batch, self.transform_fn)
-        return self.transform_fn(batch)
+        taken = self._take_native(indices)
+        transform = self.transform_fn
+        if transform is Transforms.arrow2python or is_torch_rows(transform):
+            return LazyRows(self._record_batch(taken), transform)
+        return self._converter()(taken)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Any: ...
@@ -284,9 +274,6 @@ class Reading(ColumnVerbs):
             )
             raise FormatError(message) from error
         return distinct
-
-    def _take(self, positions: Any) -> pa.RecordBatch:
-        return self._record_batch(self._take_native(positions))
 
     def _take_native(self, positions: Any) -> Any:
         reader = self._open_for_format()
