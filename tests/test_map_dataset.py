@@ -15,6 +15,7 @@ import pytest
 import tables
 import torch
 from lanceloader.formats.python import LazyRows
+from loads import settle, soon, threads
 from same import same
 from torch.utils.data import (
     BatchSampler,
@@ -276,3 +277,22 @@ def test_changes_to_a_batch_are_collated(change):
     change(batch)
     assert batch == [{"x": 9}, {"x": 1}]
     assert default_collate(batch)["x"].tolist() == [9, 1]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_batches_of_a_sequence_are_read_ahead(any_table, stride):
+    """As a sequential sampler asks for them, or one of several workers."""
+    settle()
+    view = ll.Permutation.identity(any_table).shuffle(3).with_format("numpy_dict")
+    wanted = view.to_arrow()["id"].to_pylist()
+    size = len(view) // 40
+    # So long that the threads are not done before anyone looks.
+    view = view.with_repeat(10**9).with_read("direct")
+    for start in range(0, 12 * size, stride * size):
+        rows = view.__getitems__(range(start, start + size))["id"].tolist()
+        assert rows == wanted[start : start + size]
+        # Two takes may be chance; the third confirms a distance.
+        assert bool(threads()) == (start >= 2 * stride * size)
+    rows = view.__getitems__(range(5, 5 + size))["id"].tolist()
+    assert rows == wanted[5 : 5 + size]
+    assert soon(lambda: not threads())
