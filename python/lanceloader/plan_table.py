@@ -51,7 +51,9 @@ class PlanTable:
 
     @classmethod
     def of(cls, table: Any) -> PlanTable:
-        """Read a permutation table, once per table and version."""
+        """Read a permutation table, once per table and version; or take what was read."""
+        if isinstance(table, PlanTable):
+            return table
         version = getattr(table, "version", None)
         try:
             known = _plans.get(table)

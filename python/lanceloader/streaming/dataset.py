@@ -214,10 +214,10 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         self._start_leasing()
         self._start_progress()
 
-        self._perm_table = self._built(table)
-        self._take_plan(self._perm_table)
-        plan = PlanTable.of(self._perm_table)
+        perm_table = self._built(table)
+        plan = PlanTable.of(perm_table)
         self._pin = plan.base_version, plan.base_branch
+        self._take_plan(perm_table)
 
         per_rank = num_splits // world_size
         first = rank * per_rank
@@ -241,6 +241,8 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
     def _take_plan(self, perm_table: Any) -> None:
         """Stream by this permutation table, which was built."""
         self._perm_table = self._built_table = perm_table
+        source = pinned_source(self._table, *self._pin)
+        self._opened = perm_table, source, PlanTable.of(perm_table)
         self._known_plan = None
         self._interleaving = None
         if self._tail is not None:

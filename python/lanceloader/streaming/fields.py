@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections import deque
 
     from lanceloader._typing import Tail
+    from lanceloader.plan_table import PlanTable
+    from lanceloader.sources import Source
     from lanceloader.streaming.arguments import Filling
     from lanceloader.streaming.interleaving import Interleaving, Reader
     from lanceloader.streaming.lease import _ConsumerIteratorLease
@@ -53,6 +55,9 @@ class Fields:
     _perm_table: Any
     _built_table: Any
     """The permutation table as it was built: another may have been put in its place."""
+    _opened: tuple[Any, Source, PlanTable]
+    """A permutation table, and what is read by it: a forked worker must not touch LanceDB's
+    handles, which are dead there."""
     _pin: tuple[int | None, str | None]
     """Version and branch of the table."""
     _rank_splits: list[int]

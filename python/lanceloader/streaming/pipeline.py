@@ -248,7 +248,12 @@ class Pipeline:
         for pool in ours:
             pool.shutdown(wait=False, cancel_futures=True)
         queued = self.transforming + self.reading
-        under_way = [future for futures in queued for _, future in futures]
+        under_way = [
+            future
+            for futures in queued
+            for _, future in futures
+            if not future.cancelled()
+        ]
         left = wait(under_way, timeout=GRACE).not_done if ours else None
         for pool, _ in pools:
             if pool not in ours:

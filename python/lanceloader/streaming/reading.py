@@ -135,9 +135,12 @@ class Reading(Counting, Checkpoints, OneIterator):
 
     def _permutation(self, split: int) -> Any:
         """Give a split, read as Arrow batches."""
-        perm: Any = streaming.Permutation.from_tables(
-            self._table, self._perm_table, split=split
-        )
+        perm_table, source, plan = self._opened
+        # Somebody may have put another permutation table in its place.
+        is_ours = perm_table is self._perm_table
+        table = source if is_ours else self._table
+        rows = plan if is_ours else self._perm_table
+        perm: Any = streaming.Permutation.from_tables(table, rows, split=split)
         if self._columns is not None:
             perm = perm.select_columns(self._columns)
         return perm.with_transform(streaming.Transforms.arrow2arrow)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lanceloader import streaming
 from lanceloader.engine import memory_table
 from lanceloader.numbers import offsets_of
+from lanceloader.plan_table import PlanTable
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.sources.secrets import may_travel
@@ -34,6 +35,7 @@ PIPELINE = (
     "_split_sizes_ref",
     "_local_consumed_ref",
 )
+OPEN = "_built_table", "_opened"
 SHARED = "_worker_stats", "_untracked_worker_iteration"
 
 
@@ -51,7 +53,7 @@ class Travelling(Fields):
         if self._strict:
             # Row ids may change on the way.
             self._plan()
-        state = self.__dict__ | dict.fromkeys((*LOCKS, *PIPELINE, "_built_table"))
+        state = self.__dict__ | dict.fromkeys((*LOCKS, *PIPELINE, *OPEN))
         perm_data = None if self._has_recipe() else self._rows_of_rank()
         state["_table_name"] = name_of(self._table)
         if self._connection_factory is not None:
@@ -81,6 +83,9 @@ class Travelling(Fields):
             perm_table = memory_table(perm_name, perm_data)
         self._perm_table = perm_table
         self._built_table = perm_table if perm_data is None else None
+        plan = PlanTable.of(perm_table)
+        source = pinned_source(self._table, plan.base_version, plan.base_branch)
+        self._opened = perm_table, source, plan
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Describe the dataset: to a worker with the memory it shares, else with values."""
@@ -95,7 +100,7 @@ class Travelling(Fields):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         state = portable(self.__dict__ | dict.fromkeys((*LOCKS, *PIPELINE)))
-        for name in ("_table", "_perm_table", "_built_table"):
+        for name in ("_table", "_perm_table", *OPEN):
             memo[id(state[name])] = state[name]
         new._restore(deepcopy(state, memo))
         return new
