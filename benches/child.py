@@ -124,6 +124,13 @@ def dataset_of(who: str, table: Any) -> Any:
     return perm.with_read("resident").with_format("arrow")
 
 
+def peer(table: Any, what: str, arm: dict[str, Any], **arguments: Any) -> None:
+    """Run an arm of ``arms.py``: ``peering.py`` says how."""
+    import peering
+
+    peering.JOBS[what](table, arm, say, sys.stdin.readline, **arguments)
+
+
 def main() -> None:
     job, arguments = sys.argv[1], json.loads(sys.argv[2])
     from tables import BenchTable
@@ -133,7 +140,7 @@ def main() -> None:
     if described["columns"] is not None:
         described["columns"] = tuple(described["columns"])
     table = BenchTable(**described)
-    {"scan": scan, "load": load, "work": work}[job](table, **arguments)
+    {"scan": scan, "load": load, "work": work, "peer": peer}[job](table, **arguments)
 
 
 if __name__ == "__main__":

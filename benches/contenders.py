@@ -18,10 +18,10 @@ import lancedb.permutation
 import lanceloader as ll
 import pyarrow as pa
 import torch
+from records import as_they_are as as_it_is
+from records import to_tensors
 from tables import BenchTable
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.dlpack import from_dlpack
 
 ARROW = "Arrow"
 TENSORS = "dict of tensors"
@@ -98,24 +98,6 @@ class Takes(Dataset[Any]):
         rows = self.dataset.take(indices, columns=self.columns)
         (batch,) = rows.combine_chunks().to_batches()
         return self.transform(batch)
-
-
-def as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def to_tensors(batch: pa.RecordBatch) -> dict[str, Tensor]:
-    """Give a tensor per column without a copy: the best that others can do by hand."""
-    return {
-        name: to_tensor(column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    }
-
-
-def to_tensor(column: pa.Array) -> Tensor:
-    if pa.types.is_fixed_size_list(column.type):
-        return to_tensor(column.flatten()).view(len(column), column.type.list_size)
-    return from_dlpack(column.__dlpack__(max_version=(1, 0)))
 
 
 def data_loader(

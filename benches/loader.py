@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import against
 import core
 import machine
 import orders
@@ -26,10 +28,11 @@ import peers
 import races
 import workers
 from epochs import COLD, EXTERNAL, run_cold, run_external
-from measure import Failure, Measured, Sample, check_equal, run_race
+from measure import Failure, Measured, Sample, check_equal, failure, run_race
 from races import BY_TABLE, Race
 from recipes import RECIPES
 from tables import CACHE, QUICK, BenchTable, bench_table, table_of
+from targets import PACKING
 from tqdm.auto import tqdm
 
 HERE = Path(__file__).parent
@@ -43,6 +46,8 @@ EXPERIMENTS = (
     workers.WORKERS,
     orders.ORDERS,
     TABLES,
+    against.PEERS,
+    PACKING,
     CURVES,
     GROWTH,
 )
@@ -60,6 +65,7 @@ class Bench:
         self.samples: list[Sample] = []
         self.measured: list[Measured] = []
         self.failures: list[Failure] = []
+        self.peers: list[against.PeerRun] = []
         self.timeline: dict[str, Any] = {}
         self.tables: dict[str, BenchTable] = {}
         self.took_s: dict[str, float] = {}
@@ -78,6 +84,8 @@ class Bench:
     def run(self) -> None:
         jobs = {
             TABLES: self.run_tables,
+            against.PEERS: self.run_peers,
+            PACKING: self.run_packing,
             CURVES: self.run_curves,
             GROWTH: self.run_growth,
             COLD: self.run_cold,
@@ -111,6 +119,31 @@ class Bench:
                 equal = dataclasses.replace(race, contenders=running)
                 self.race(equal, self.options.rounds, self.options.seconds)
             free()
+
+    def run_peers(self) -> None:
+        options = self.options
+        found = against.run_against(
+            [self.table(name) for name in options.tables],
+            options.rounds,
+            options.seconds,
+            self.step,
+            words=options.arms,
+            quick=options.quick,
+        )
+        self.peers.extend(found[0])
+        self.failures.extend(found[1])
+
+    def run_packing(self) -> None:
+        # Late: it has imports of its own, and may not be there.
+        if importlib.util.find_spec("packing") is None:
+            error = ModuleNotFoundError("no benches/packing.py")
+            self.failures.append(failure(PACKING, "packing", "", error))
+            return
+        packing = importlib.import_module("packing")
+        rounds, seconds = self.options.rounds, self.options.seconds
+        found = packing.run_packing(self.table("tokens"), rounds, seconds, self.step)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
 
     def run_curves(self) -> None:
         for made in (
@@ -182,6 +215,7 @@ class Bench:
                 for table in self.tables.values()
             ],
             "samples": as_dicts(self.samples),
+            "peers": as_dicts(self.peers),
             "measured": as_dicts(self.measured),
             "failures": as_dicts(self.failures),
             "timeline": self.timeline,
@@ -231,6 +265,9 @@ def parse() -> argparse.Namespace:
     )
     arguments.add_argument(
         "--tables", nargs="+", choices=BY_TABLE, default=list(BY_TABLE)
+    )
+    arguments.add_argument(
+        "--arms", nargs="+", help="of peers: those whose name has one of these in it"
     )
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument(

@@ -16,6 +16,8 @@ PACKAGES = (
     "numpy",
     "datasets",
     "litdata",
+    "grain",
+    "webdataset",
     "lanceloader",
 )
 

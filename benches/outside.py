@@ -56,7 +56,15 @@ class Weight:
 class Child:
     """A job of ``child.py``: it says what it does in events, one line of JSON each."""
 
-    def __init__(self, job: str, cache: Path | None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        job: str,
+        cache: Path | None,
+        *,
+        python: Path | None = None,
+        limit_s: float = LIMIT_S,
+        **arguments: Any,
+    ) -> None:
         script = Path(__file__).with_name("child.py")
         # `close` closes it.
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -64,14 +72,19 @@ class Child:
         if cache is not None:
             environment["LANCELOADER_CACHE_DIR"] = str(cache)
         self.process = subprocess.Popen(
-            [sys.executable, script, job, json.dumps(arguments, default=plain)],
+            [
+                python or sys.executable,
+                script,
+                job,
+                json.dumps(arguments, default=plain),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env=environment,
             start_new_session=True,
         )
-        self.timer = threading.Timer(LIMIT_S, self.end)
+        self.timer = threading.Timer(limit_s, self.end)
         self.timer.start()
 
     def wait_for(self, name: str) -> Event:
@@ -164,6 +177,21 @@ def tree(pid: int) -> list[int]:
             for below in (task / "children").read_text().split():
                 found.extend(tree(int(below)))
     return found
+
+
+def shares(pid: int) -> tuple[int, int]:
+    """Give the proportional bytes of a process and all below it: of everything, and of no file.
+
+    Memory that several of them share counts once.
+    """
+    sums = {"Pss": 0, "Pss_Anon": 0, "Pss_Shmem": 0}
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in sums:
+                    sums[name] += int(value.split()[0]) * 1024
+    return sums["Pss"], sums["Pss_Anon"] + sums["Pss_Shmem"]
 
 
 def workers(pid: int) -> list[int]:

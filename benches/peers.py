@@ -27,9 +27,8 @@ from contenders import (
     Contender,
     as_it_is,
     endless,
-    to_tensor,
-    to_tensors,
 )
+from records import to_tensor, to_tensors
 from tables import BenchTable, make_once
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate

@@ -19,7 +19,9 @@ from orders import ORDERS
 from outside import MIB
 from races import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
 from results import Results, ratio
-from targets import Verdict, verdicts
+from standings import Standings, matrix_rows, resume_rows
+from standings import race_rows as peer_rows
+from targets import PACKING, Verdict, verdicts
 from workers import WORKERS
 
 HERE = Path(__file__).parent
@@ -67,6 +69,13 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
             ("torch alone", "idle_worker_bytes", MIB_OF, ",.0f"),
             ("rows, all together", "shared_rows_bytes", MIB_OF, ",.0f"),
             ("rows, in the cache", "packed_bytes", MIB_OF, ",.0f"),
+        ],
+    ),
+    PACKING: (
+        "Packing tokens",
+        [
+            ("tokens/s", "tokens_per_s", 1, ",.0f"),
+            ("fill, %", "fill", 100, ".1f"),
         ],
     ),
     ORDERS: (
@@ -117,6 +126,7 @@ def sections(results: Results) -> Iterator[str]:
     if results.run["tables"]:
         yield "### Tables"
         yield table(list(table_rows(results.run["tables"])))
+    yield from peers(Standings(results))
     yield "### Rows per second"
     for kind in (TABLE, IN_STORAGE_ORDER):
         for race in results.races(kind):
@@ -140,6 +150,22 @@ def sections(results: Results) -> Iterator[str]:
     if results.run["core"]:
         yield "### Order, plan and gather in Rust"
         yield table(list(core_rows(results.run["core"])))
+
+
+def peers(standings: Standings) -> Iterator[str]:
+    if tables := standings.tables("speed"):
+        yield "### Ahead of every peer"
+        yield (
+            "Rows/s of `loader()` as a multiple of the best arm of each library, **bold** where a "
+            "peer is ahead."
+        )
+        yield table(list(matrix_rows(standings)))
+        yield "### Peers in processes of their own"
+        for name in tables:
+            yield table(list(peer_rows(standings, name)))
+    for name in standings.tables("resume"):
+        yield "### Resuming"
+        yield table(list(resume_rows(standings, name)))
 
 
 def header(run: dict[str, Any]) -> str:

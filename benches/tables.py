@@ -1,5 +1,7 @@
 """The tables that the benches read: made once, and kept in a cache folder.
 
+Processes of all peers import this file: what only few of them need is imported late.
+
 Run it by itself to make them ahead of a bench.
 """
 
@@ -15,8 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import lance
-import lancedb
 import pyarrow as pa
 from recipes import NUM_FEATURES, NUM_WIDE_FEATURES, RECIPES, SEED, Recipe, batches
 from tqdm.auto import tqdm
@@ -57,6 +57,8 @@ class BenchTable:
         Raises:
             ValueError: If its columns are of no fixed width.
         """
+        import lance
+
         schema = lance.dataset(self.path).schema
         return sum(
             schema.field(name).type.bit_width // 8
@@ -138,6 +140,8 @@ def make_once(home: Path, make: functools.partial[None]) -> None:
 
 
 def write(recipe: Recipe, num_rows: int, home: Path) -> None:
+    import lancedb
+
     schema = next(batches(recipe, 1)).schema
     with tqdm(total=num_rows, desc=f"making {recipe.name}", unit=" rows") as bar:
 

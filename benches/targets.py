@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from arms import OURS as OURS_LIBRARY
 from contenders import (
     ARROW,
     DIRECT,
@@ -33,9 +34,11 @@ from outside import MIB
 from peers import COLUMNS, LITDATA, MEMMAP, PYARROW
 from races import IN_STORAGE_ORDER
 from results import Results, best, ratio
+from standings import Standings, lines
 from workers import OURS as WORKERS_OF
 from workers import WORKERS
 
+PACKING = "packing"
 AT_LEAST, AT_MOST = "≥", "≤"
 COPIES = 1.05
 """One copy of the rows, give or take the pages at its ends."""
@@ -71,6 +74,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield from other_tables(results)
     yield from orders(results)
     yield from workers(results)
+    yield from peers(results)
+    yield from packing(results)
     thread = results.value("thread_s_per_batch", "narrow", LOADER, TENSORS)
     yield Verdict(
         "consumer's share of a batch",
@@ -214,6 +219,19 @@ def workers(results: Results) -> Iterator[Verdict]:
         yield Verdict(
             "DataLoader workers", what, ratio(shared, packed), AT_MOST, COPIES
         )
+
+
+def peers(results: Results) -> Iterator[Verdict]:
+    """Ours against the best of all peers; what should be little is a share of theirs."""
+    for what, found, is_more in lines(Standings(results)):
+        relation = AT_LEAST if is_more else AT_MOST
+        yield Verdict("ahead of every peer", what, found, relation, 1)
+
+
+def packing(results: Results) -> Iterator[Verdict]:
+    own = results.figure(PACKING, f"{OURS_LIBRARY}, concat", "tokens_per_s")
+    theirs = results.figure(PACKING, "lancedb, StreamingDataset", "tokens_per_s")
+    yield at_least("packing", "tokens/s, x lancedb", ratio(own, theirs), 20)
 
 
 def scan(results: Results, race: str) -> float | None:
