@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import logging
+import pickle
 import signal
 import threading
 import traceback
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from lanceloader.formats._columns import Ragged
 from lanceloader.loading.joining import joined, num_rows_of
 from lanceloader.loading.transforming import (
+    UNSET,
     Counts,
     Policy,
     one_row_batches,
@@ -470,6 +473,11 @@ def test_what_cannot_be_joined(parts):
 def test_what_has_no_rows(value):
     with pytest.raises(ValueError, match="one output row per input row"):
         num_rows_of(value)
+
+
+def test_what_was_not_given_travels():
+    for unset in (copy.deepcopy(UNSET), pickle.loads(pickle.dumps(UNSET))):
+        assert unset is UNSET
 
 
 def test_rows_of_the_core(table):

@@ -27,7 +27,18 @@ OnError: TypeAlias = (
 )
 """What to do when a transform raises."""
 
-UNSET: Any = type("Unset", (), {"__repr__": lambda _: "UNSET"})()
+
+class Unset:
+    """What nobody would give as a value. There is one, also after pickling."""
+
+    def __reduce__(self) -> str:
+        return "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Any = Unset()
 """Says that no ``fill_value`` was given: ``None`` is a value."""
 
 # Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
