@@ -255,10 +255,10 @@ class Checkpoints(Fields):
             if key not in state:
                 raise KeyError(key)
             self._check_keys(state, [key], message)
-        samples = state["samples_consumed_per_split"]
         is_packed = "pack_buffers" in state or self._pack_sequences is not None
         if is_packed:
             self._check_keys(state, [*PACKING_KEYS, "epoch"], message)
+        samples = state["samples_consumed_per_split"]
         if self._strict if strict is None else strict:
             self._check_keys(state, ["epoch"], message)
             self._check_plan(state)
