@@ -282,9 +282,9 @@ def test_changes_to_a_batch_are_collated(change):
 @pytest.mark.parametrize("stride", [1, 3])
 def test_batches_of_a_sequence_are_read_ahead(any_table, stride):
     """As a sequential sampler asks for them, or one of several workers."""
-    settle()
     view = ll.Permutation.identity(any_table).shuffle(3).with_format("numpy_dict")
     wanted = view.to_arrow()["id"].to_pylist()
+    settle()
     size = len(view) // 40
     # So long that the threads are not done before anyone looks.
     view = view.with_repeat(10**9).with_read("direct")
