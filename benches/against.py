@@ -190,6 +190,9 @@ def timed(
                 running.go_on()
                 running.wait_for("weighed")
             figures |= scale.figures()
+            running.go_on()
+            if differs := running.wait_for("compared")["differs"]:
+                raise AssertionError(differs)
     return figures
 
 
@@ -231,7 +234,7 @@ def resumed(table: BenchTable, arm: Arm, step: int) -> dict[str, Any]:
         with job("state", table, arm, step=step) as running:
             running.go_on()
             found = running.wait_for("state")["state"]
-    extra = {"step": step, "state": found, "limit_s": REPLAY_LIMIT_S}
+    extra = {"step": step, "state": found, "replay_s": REPLAY_LIMIT_S}
     with job("resume", table, arm, **extra) as running:
         running.go_on()
         return running.wait_for("resumed")

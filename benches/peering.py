@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from sameness import ids, what_differs
 from tables import BenchTable
 from timing import time_batches, touch_images
 
@@ -45,7 +46,7 @@ def speed(
     table: BenchTable, arm: dict[str, Any], say: Say, wait: Wait, *,
     number: int, seconds: float, is_weighed: bool,
 ) -> None:  # fmt: skip
-    """Time the first batch, and then those of some seconds."""
+    """Time the first batch, and then those of some seconds; in the end, look at one."""
     opened = ready(arm, say, wait)
     start = time.perf_counter()
     batches = opened(table, SEED + number, **arm["options"])
@@ -72,6 +73,8 @@ def speed(
         if not arm["is_restarted"]:
             time_batches(batches, seconds / 2, use)
         say("weighed")
+        wait()
+        say("compared", differs=what_differs(table, next(batches)))
 
 
 def state(
@@ -85,7 +88,7 @@ def state(
 
 def resume(
     table: BenchTable, arm: dict[str, Any], say: Say, wait: Wait, *,
-    step: int, state: dict[str, Any] | None, limit_s: float,
+    step: int, state: dict[str, Any] | None, replay_s: float,
 ) -> None:  # fmt: skip
     """Time the first batch at a step; who has no state reads all before it, for a while."""
     opened = ready(arm, say, wait)
@@ -94,7 +97,7 @@ def resume(
     if arm["resumes"] == "reads up to the step":
         batches = opened(table, SEED, **arm["options"])
         steps = step % (table.num_rows // table.batch_size)
-        while skipped < steps and time.perf_counter() - start < limit_s:
+        while skipped < steps and time.perf_counter() - start < replay_s:
             next(batches)
             skipped += 1
         batch = next(batches)
@@ -114,17 +117,6 @@ def play(
     opened = ready(arm, say, wait)
     batches = islice(opened(table, SEED, **arm["options"]), step, None)
     say("played", ids=ids(next(batches)))
-
-
-def ids(batch: Any) -> list[int]:
-    found = (
-        [row["id"] for row in batch]
-        if isinstance(batch, list)
-        else (
-            batch["id"].tolist() if isinstance(batch, dict) else batch["id"].to_pylist()
-        )
-    )
-    return list(found)
 
 
 JOBS: dict[str, Callable[..., None]] = {
