@@ -85,11 +85,16 @@ class World:
     @classmethod
     def found(cls) -> Self:
         """Ask ``torch.distributed``, if it is in use; a process that trains alone is rank 0 of 1."""
+        return cls.in_use() or cls()
+
+    @classmethod
+    def in_use(cls) -> Self | None:
+        """Ask ``torch.distributed``; ``None`` if it is not in use."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available():
-            return cls()
+            return None
         if not distributed.is_initialized():
-            return cls()
+            return None
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     def __str__(self) -> str:

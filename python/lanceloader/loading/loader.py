@@ -6,108 +6,27 @@ import itertools
 import sys
 import time
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader._progress import progress_over
-from lanceloader._typing import Tail
 from lanceloader.errors import DegradedWarning
 from lanceloader.loading.running import Running
 from lanceloader.loading.share import Share, share_of
-from lanceloader.loading.state import At, read_state, write_state
+from lanceloader.loading.state import At, Way, numbered, read_state, write_state
 from lanceloader.numbers import count
 from lanceloader.stats import Stats
 from lanceloader.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lanceloader.loading.finishing import Finish
     from lanceloader.loading.served import Served
+    from lanceloader.loading.steps import Steps
     from lanceloader.permutation import Permutation
 
-__all__ = ["Loader", "Steps"]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How an epoch is cut into steps, and for whom.
-
-    Attributes:
-        batch_size: Units of a batch of one rank, or ``None``.
-        global_batch_size: Units of a batch of all ranks, or ``None``: one of the two is given.
-        drop_last: Whether a short last batch is left out.
-        tail: What becomes of the units of a short last batch that do not divide.
-        epochs: How many epochs an iteration gives; ``None`` never ends.
-        world: The rank, or ``None`` to ask ``torch.distributed``.
-    """
-
-    batch_size: int | None = None
-    global_batch_size: int | None = None
-    drop_last: bool = False
-    tail: Tail = "pad"
-    epochs: int | None = 1
-    world: World | None = None
-
-    @classmethod
-    def of(
-        cls,
-        batch_size: SupportsIndex | None,
-        global_batch_size: SupportsIndex | None,
-        drop_last: bool,  # noqa: FBT001
-        tail: Tail,
-        epochs: SupportsIndex | None,
-        world: World | None,
-    ) -> Self:
-        """Check what a user gave; see ``Permutation.loader``.
-
-        Raises:
-            ValueError: If it cannot be.
-        """
-        if batch_size is not None and global_batch_size is not None:
-            raise ValueError("batch_size and global_batch_size: wanted one of them")
-        if tail not in get_args(Tail):
-            known = ", ".join(f'"{name}"' for name in get_args(Tail))
-            message = f"tail={tail!r}: wanted one of {known}"
-            raise ValueError(message)
-        sizes = {
-            "batch_size": batch_size,
-            "global_batch_size": global_batch_size,
-            "epochs": epochs,
-        }
-        counts = {
-            name: None if size is None else count(size) for name, size in sizes.items()
-        }
-        for name, size in counts.items():
-            if size == 0:
-                unit = "epoch" if name == "epochs" else "row"
-                message = f"{name} 0: wanted at least 1 {unit}"
-                raise ValueError(message)
-        return cls(
-            counts["batch_size"],
-            counts["global_batch_size"],
-            drop_last,
-            tail,
-            counts["epochs"],
-            world,
-        )
-
-    def together(self, world: World) -> int:
-        """Give the units of a batch of all ranks.
-
-        Raises:
-            ValueError: If there is not one for each rank.
-        """
-        if self.batch_size is not None:
-            return self.batch_size * world.world_size
-        size = self.global_batch_size or 0
-        if size < world.world_size:
-            message = (
-                f"global_batch_size {size} for {world.world_size} ranks: wanted at least one "
-                "row for each"
-            )
-            raise ValueError(message)
-        return size
+__all__ = ["Loader"]
 
 
 class Loader:
@@ -264,16 +183,17 @@ class Loader:
             raise ValueError(message)
         if self._steps.epochs == 1:
             self.epoch = at.epoch
+        elif at.epoch is None:
+            at = numbered(at, self._served.plan())
         self._begin_at(at)
 
     def __iter__(self) -> Iterator[Any]:
         # All epochs share the reader, and what it keeps.
         self._served.view._ensure_open()
-        start = self._signalled() or self._start
-        self._start = At(self.epoch, 0)
+        start = self._signalled() or self._begun()
         running = Running(self._served, self.world, is_traced=self._is_traced)
         self._running = self._leading = running
-        return self._watched(self._batches(start, running), running)
+        return self._watched(self._batches(self._epochs(start), running), running)
 
     def explain(self) -> str:
         """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""
@@ -289,13 +209,20 @@ class Loader:
         return f"<Loader of {number} batches of {self.batch_size:,}{world} of {self._served.view!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # The process that it goes to may not be one of those that train.
-        steps = replace(self._steps, world=self.world)
+        # A worker is not one of those that train; but a rank may be given its loader so, too.
+        world = self._steps.world or World.in_use()
+        steps = replace(self._steps, world=world)
         return self.__dict__ | {"_steps": steps, "_running": None, "_leading": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         register_as_dataset()
+
+    def _begun(self) -> At:
+        """Say where an iteration begins, and that it did."""
+        start, self._start = self._start, At(self.epoch, 0)
+        self._at = start
+        return start
 
     def _begin_at(self, at: At) -> None:
         self._start = self._at = at
@@ -305,9 +232,10 @@ class Loader:
     def _signalled(self) -> At | None:
         if self._signal is None:
             return None
-        epoch, position = (int(number) for number in self._signal)
-        self.epoch = None if epoch < 0 else epoch
-        return At(self.epoch, position)
+        first, epoch, position = (int(number) for number in self._signal)
+        before, self.epoch = self.epoch, None if first < 0 else first
+        self._is_advancing = before is not None and self.epoch == before + 1
+        return At(None if epoch < 0 else epoch, position)
 
     def _serves(self, epoch: int | None) -> bool:
         """Whether an epoch is one of those of an iteration, or to come in it."""
@@ -331,47 +259,77 @@ class Loader:
             drop_last=self._steps.drop_last,
         )
 
-    def _batches(self, start: At, running: Running) -> Iterator[Any]:
-        """Give the batches of all epochs of an iteration."""
+    def _epochs(self, start: At) -> Iterable[At]:
+        """List where each epoch of an iteration begins."""
         if self._steps.epochs == 1:
-            following = self._first_epoch() + 1 if self._is_advancing else None
-            yield from self._epoch(start.epoch, start.position, following, running)
-            return
+            return [start]
         first = self._first_epoch() if start.epoch is None else start.epoch
-        for epoch in itertools.takewhile(self._serves, itertools.count(first)):
-            position = start.position if epoch == first else 0
-            following = epoch + 1 if self._serves(epoch + 1) else None
-            yield from self._epoch(epoch, position, following, running)
+        rest: Iterable[int] = itertools.count(first + 1)
+        if self._steps.epochs is not None:
+            end = self._first_epoch() + self._steps.epochs
+            if first >= end:
+                return []
+            rest = range(first + 1, end)
+        begun = replace(start, epoch=first)
+        return itertools.chain([begun], (At(epoch, 0) for epoch in rest))
+
+    def _batches(self, starts: Iterable[At], running: Running) -> Iterator[Any]:
+        """Give the batches of all epochs of an iteration."""
+        worker, num_workers = worker_of() or (0, 1)
+        turn = None
+        for start in starts:
+            if turn is None:
+                of_state = start.turn
+                turn = worker if of_state is None else of_state.checked(num_workers)
+            way = self._way(start, turn)
+            yield from self._epoch(way, self._following(start.epoch), running)
+            # Workers take turns across epochs, so that batches stay in order.
+            turn -= way.num_batches
+
+    def _following(self, epoch: int | None) -> int | None:
+        """Guess which epoch will be loaded next."""
+        if self._steps.epochs == 1:
+            return self._first_epoch() + 1 if self._is_advancing else None
+        following = None if epoch is None else epoch + 1
+        return following if self._serves(following) else None
 
     def _epoch(
-        self, epoch: int | None, position: int, following: int | None, running: Running
+        self, way: Way, following: int | None, running: Running
     ) -> Iterator[Any]:
-        units = self._served.num_units(epoch)
-        together = self._steps.together(self.world)
-        worker, num_workers = worker_of()
-        share = self._share(position, units).of_worker(worker, num_workers)
+        """Give what is left of an epoch; of workers, this one begins with batch ``turn``."""
+        start, turn, num_workers = way.start, way.turn, way.num_workers or 1
+        share = self._share(start.position, way.num_units).of_worker(turn, num_workers)
         then = None
         if following is not None:
-            whole = self._share(0, self._served.num_units(following))
-            then = following, whole.of_worker(worker, num_workers)
-        raw = self._served.load(epoch, share, then)
+            after = self._share(0, self._served.num_units(following))
+            then = following, after.of_worker(turn - way.num_batches, num_workers)
+        raw = self._served.load(start.epoch, share, then)
         running.watch(raw)
-        values = self._finish.over(raw, self._served, running, position // together)
+        step = start.position // way.global_batch_size
+        values = self._finish.over(raw, self._served, running, step)
         bar = progress_over(
             values,
             share.num_batches,
-            "loading" if epoch is None else f"epoch {epoch}",
+            "loading" if start.epoch is None else f"epoch {start.epoch}",
             enabled=self._progress,
             rows_of=lambda _: 1,
             unit=" batches",
         )
         skipped = running.counts.batches_skipped
         for steps, value in enumerate(bar, 1):
-            # Of all workers: each then goes on behind what all of them had.
-            done = (steps + running.counts.batches_skipped - skipped) * num_workers
-            self._reached(At(epoch, min(units, position + done * together)), running)
+            done = steps + running.counts.batches_skipped - skipped
+            self._reached(way.after(done), running)
             yield value
-        self._reached(At(epoch, units), running)
+        self._reached(way.end(), running)
+
+    def _way(self, start: At, turn: int) -> Way:
+        """Give where training stands after each step of what is left of an epoch."""
+        units = self._served.num_units(start.epoch)
+        worker = worker_of()
+        num_batches = self._share(start.position, units).num_batches
+        num_workers = None if worker is None else worker[1]
+        together = self.global_batch_size
+        return Way(start, units, together, num_batches, turn, num_workers)
 
     def _reached(self, at: At, running: Running) -> None:
         if self._leading is running:
@@ -406,11 +364,11 @@ _SAID: set[str] = set()
 """What this process was warned of."""
 
 
-def worker_of() -> tuple[int, int]:
-    """Give the number of this worker process of a ``DataLoader``, and how many there are."""
+def worker_of() -> tuple[int, int] | None:
+    """Give the number of this worker process of a ``DataLoader``, and of how many, if it is one."""
     data = sys.modules.get("torch.utils.data")
     info = None if data is None else data.get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
+    return None if info is None else (info.id, info.num_workers)
 
 
 def register_as_dataset() -> None:

@@ -172,6 +172,7 @@ def plan_of(view: View) -> dict[str, int | str]:
     list of rows costs some nanoseconds a row, anything else nothing.
     """
     source, order = view._source, view._order.with_epoch(0)
+    as_it_is = view._order.fingerprint()
     native = getattr(source, "native", None)
     table = None if native is None else native.identity
     text = repr(order).removeprefix("<Order of ").removesuffix(">")
@@ -181,4 +182,5 @@ def plan_of(view: View) -> dict[str, int | str]:
         "rows": order.num_rows,
         "order": text,
         "fingerprint": f"{order.fingerprint():016x}",
+        "as it is": f"{as_it_is:016x}",
     }

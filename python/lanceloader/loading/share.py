@@ -67,9 +67,10 @@ class Share:
         return runs
 
     def of_worker(self, worker: int, num_workers: int) -> Share:
-        """Give every ``num_workers``-th batch, from batch ``worker`` on."""
+        """Give every ``num_workers``-th batch, from batch ``worker % num_workers`` on."""
         if num_workers == 1:
             return self
+        worker %= num_workers
         num_full = max(0, -(-(self.num_full - worker) // num_workers))
         has_last = self.last_size is not None and self.num_full % num_workers == worker
         return replace(

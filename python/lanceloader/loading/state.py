@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["At", "read_state", "write_state"]
+__all__ = ["At", "Turn", "Way", "numbered", "read_state", "write_state"]
 
 LAYOUT = 1
 _LABELS = {
@@ -15,7 +15,9 @@ _LABELS = {
     "rows": "numbers of rows",
     "order": "orders",
     "fingerprint": "orders",
+    "as it is": "epochs of the permutation",
 }
+MAX_EPOCHS = 2**64
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,92 @@ class At:
     Attributes:
         epoch: The epoch, or ``None`` for that of the permutation itself.
         position: Units of it that were served, by all ranks together.
+        turn: In a worker process, when it is due.
     """
 
     epoch: int | None
     position: int
+    turn: Turn | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """When one of several workers is due.
+
+    Attributes:
+        worker: The batch, counted from where it stands, that it serves next.
+        num_workers: How many workers there are.
+    """
+
+    worker: int
+    num_workers: int
+
+    def checked(self, num_workers: int) -> int:
+        """Give the batch, if there are as many workers.
+
+        Raises:
+            ValueError: If there are not.
+        """
+        if num_workers != self.num_workers:
+            message = f"a state of one of {self.num_workers} workers: wanted as many, not {num_workers}"
+            raise ValueError(message)
+        return self.worker
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where training stands after each step of what is left of an epoch.
+
+    Attributes:
+        start: Where it stood before.
+        num_units: Units of the epoch.
+        global_batch_size: Units of a step.
+        num_batches: Steps that are left.
+        turn: In a worker, the first of them that it serves.
+        num_workers: How many workers there are, or ``None`` outside of one.
+    """
+
+    start: At
+    num_units: int
+    global_batch_size: int
+    num_batches: int
+    turn: int
+    num_workers: int | None
+
+    def after(self, steps: int) -> At:
+        """Give the place after some batches; of a worker, after as many of each of them."""
+        num_workers = self.num_workers
+        done = steps * (num_workers or 1)
+        position = self.start.position + done * self.global_batch_size
+        if num_workers is None:
+            return At(self.start.epoch, min(self.num_units, position))
+        if done >= self.num_batches:
+            return self.end()
+        return At(
+            self.start.epoch, position, Turn(self.turn % num_workers, num_workers)
+        )
+
+    def end(self) -> At:
+        """Give the place after the last batch, and what comes behind it."""
+        epoch, num_workers = self.start.epoch, self.num_workers
+        if num_workers is not None:
+            turn = (self.turn - self.num_batches) % num_workers
+            return At(epoch, self.num_units, Turn(turn, num_workers))
+        # Without a number, the next epoch is one like this.
+        return At(epoch, 0 if epoch is None else self.num_units)
 
 
 def write_state(at: At, plan: dict[str, int | str]) -> dict[str, Any]:
     """Give a state as plain values, for ``torch.save``, JSON and anything else."""
-    return {
+    state: dict[str, Any] = {
         "lanceloader": LAYOUT,
         "plan": dict(plan),
         "epoch": at.epoch,
         "position": at.position,
     }
+    if at.turn is not None:
+        state["worker"] = [at.turn.worker, at.turn.num_workers]
+    return state
 
 
 def read_state(state: Any, plan: dict[str, int | str]) -> At:
@@ -68,19 +142,54 @@ def read_state(state: Any, plan: dict[str, int | str]) -> At:
     if state["lanceloader"] != LAYOUT:
         message = f"a state of layout {state['lanceloader']!r}: wanted {LAYOUT}"
         raise ValueError(message)
-    check_plan(state["plan"], plan)
     epoch, position = state["epoch"], state["position"]
-    if epoch is not None and not is_count(epoch):
+    if epoch is not None and not (is_count(epoch) and epoch < MAX_EPOCHS):
         message = f"a state of epoch {epoch!r}: wanted a whole number from 0 on"
         raise ValueError(message)
     if not is_count(position):
         message = f"a state at position {position!r}: wanted a whole number from 0 on"
         raise ValueError(message)
-    return At(epoch, position)
+    check_plan(state["plan"], plan, is_numbered=epoch is not None)
+    return At(epoch, position, read_turn(state.get("worker")))
 
 
-def check_plan(theirs: Any, ours: dict[str, int | str]) -> None:
+def read_turn(turn: Any) -> Turn | None:
+    """Read what ``write_state`` gave for a worker.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if turn is None:
+        return None
+    is_pair = isinstance(turn, list | tuple) and len(turn) == 2
+    if not is_pair or not all(map(is_count, turn)) or turn[0] >= turn[1]:
+        message = f"a state of worker {turn!r}: wanted a number and how many there are"
+        raise ValueError(message)
+    return Turn(*turn)
+
+
+def numbered(at: At, plan: dict[str, int | str]) -> At:
+    """Give the place in an epoch without a number as one in epoch 0, which it must equal.
+
+    Raises:
+        ValueError: If the rows stand in another order there.
+    """
+    if plan.get("as it is") != plan.get("fingerprint"):
+        message = (
+            "a state of an epoch without a number, which is not epoch 0: wanted a loader of "
+            "epochs=1, or a state after set_epoch()"
+        )
+        raise ValueError(message)
+    return replace(at, epoch=0)
+
+
+def check_plan(theirs: Any, ours: dict[str, int | str], *, is_numbered: bool) -> None:
     """Refuse the state of another plan, saying what differs.
+
+    Args:
+        theirs: The plan of the state.
+        ours: The plan here.
+        is_numbered: Whether the state is of an epoch with a number.
 
     Raises:
         ValueError: If anything does.
@@ -97,6 +206,9 @@ def check_plan(theirs: Any, ours: dict[str, int | str]) -> None:
     # What an order says of itself may change between releases; what it serves does not.
     if theirs.get("fingerprint") == ours.get("fingerprint"):
         different.pop("orders", None)
+    # A number takes the place of the permutation's own epoch.
+    if is_numbered:
+        different.pop("epochs of the permutation", None)
     # A version that shows the same files shows the same rows.
     if theirs.get("table") == ours.get("table"):
         different.pop("versions of the table", None)
