@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import importlib.util
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["progress_over"]
+__all__ = ["check_bar", "progress_over"]
 
 T = TypeVar("T")
 
@@ -20,8 +21,20 @@ def progress_over(
     enabled: bool,
     rows_of: Callable[[T], int],
     unit: str = " rows",
+    first: int = 0,
+    said: Callable[[], str] | None = None,
 ) -> Iterator[T]:
     """Pass ``batches`` on, with a bar that counts their rows, or something else.
+
+    Args:
+        batches: What to pass on.
+        num_rows: How many rows there are, those before ``first`` included.
+        what: What the bar is called.
+        enabled: Whether there is one.
+        rows_of: Counts the rows of a batch.
+        unit: What is counted.
+        first: How many were there before.
+        said: Gives what stands behind the bar.
 
     Raises:
         ImportError: If a bar is wanted and tqdm is not installed.
@@ -29,12 +42,33 @@ def progress_over(
     if not enabled:
         yield from batches
         return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        message = "progress=True: pip install lanceloader[progress]"
-        raise ImportError(message) from None
-    with tqdm(total=num_rows, desc=what, unit=unit, unit_scale=True) as bar:
+    bar = new_bar(total=num_rows, desc=what, unit=unit, unit_scale=True, initial=first)
+    with bar:
         for batch in batches:
             yield batch
+            if said is not None:
+                bar.set_postfix_str(said(), refresh=False)
             bar.update(rows_of(batch))
+
+
+def check_bar() -> None:
+    """Find out whether there can be bars.
+
+    Raises:
+        ImportError: If tqdm is not installed.
+    """
+    if importlib.util.find_spec("tqdm") is None:
+        message = "progress=True: pip install lanceloader[progress]"
+        raise ImportError(message)
+
+
+def new_bar(**options: Any) -> Any:
+    """Make a bar of tqdm, for a terminal or a notebook.
+
+    Raises:
+        ImportError: If tqdm is not installed.
+    """
+    check_bar()
+    from tqdm.auto import tqdm
+
+    return tqdm(**options)

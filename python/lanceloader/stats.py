@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from lanceloader import _report
+from lanceloader._report import FINISHING, READING, quantile, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from lanceloader._native import ReadStats
 
 __all__ = ["STAGES", "Stats", "readable"]
 
-STAGES = ("order", "plan", "read", "gather", "format", "transform", "copy")
+STAGES = (*READING, *FINISHING)
 """The stages of the path of a batch, first to last."""
 
-_ENOUGH = 0.05
-"""A trainer that waits no longer than this share of its time would gain nothing worth it."""
-
-_ADVICE = {
-    "order": "the order is drawn row by row: a sample without weights, or a shuffle, costs less",
-    "plan": "batches of more rows cost less to plan",
-    "read": 'rows come from files: more memory (memory_limit) or read="resident" keeps them',
-    "gather": "fewer or narrower columns (select_columns) cost less, or a format of one dtype",
-    "format": 'a columnar format ("torch_dict", "torch_matrix", "arrow") costs less than rows',
-    "transform": "more transform_threads, or in_process=False, take it off the trainer",
-    "copy": "pin_memory=True, or batches of fewer bytes, make copies shorter",
-}
+_SUMMED = (
+    *("batches", "rows", "bytes", "rows_packed", "rows_direct", "rows_spilled"),
+    *("blocks_filled", "blocks_mapped", "rows_skipped", "rows_filled"),
+    "batches_skipped",
+)
+"""What ranks have together."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Stats:
         batches: Batches handed out.
         rows: Rows in them, before any transform.
         bytes: Bytes in them, as Arrow data.
-        seconds: Since the iteration began.
+        seconds: From asking for the first batch until the iteration ended, or until now.
         first_batch_seconds: From asking for the first batch until it was there.
         wait_seconds: Spent waiting for batches, the first one included: the rest of the time
             was the consumer's.
@@ -48,11 +46,19 @@ class Stats:
         wait_p95: What 95 % of them did not exceed.
         wait_p99: What 99 % of them did not exceed.
         waits: Seconds and how many waits took about as long, shortest first.
+        read_wait_seconds: Spent waiting for the threads that read, by the trainer or by the
+            threads of a transform, but for the first batch: if this is most of
+            ``wait_seconds``, reading is behind.
         stage_seconds: Seconds of all threads by stage: ``"order"``, ``"plan"``, ``"read"``,
-            ``"gather"``, ``"format"``, ``"transform"`` and ``"copy"``.
+            ``"gather"``, ``"format"`` (with ``collate``), ``"transform"`` and ``"copy"``. That
+            of copies is the time of the host: a device goes on by itself.
+        transform_threads: Threads that convert and transform; 0 is the trainer's own.
         ready: Batches that lay ready when one was asked for, on average.
-        rank: The rank that was served.
+        series: Seconds, rows handed out and seconds waited until then, at some hundred moments
+            from the first batch on, evenly many batches apart.
+        rank: The rank that was served; of several, the one that waited longest.
         world_size: The number of ranks.
+        ranks: Of ``merged`` statistics, those of each rank.
         rows_packed: Rows gathered from packed rows in memory.
         rows_direct: Rows read from the table's files.
         rows_spilled: Rows written to scratch files.
@@ -78,10 +84,14 @@ class Stats:
     wait_p95: float = 0.0
     wait_p99: float = 0.0
     waits: tuple[tuple[float, int], ...] = ()
+    read_wait_seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    transform_threads: int = 0
     ready: float = 0.0
+    series: tuple[tuple[float, int, float], ...] = ()
     rank: int = 0
     world_size: int = 1
+    ranks: tuple[Stats, ...] = ()
     rows_packed: int = 0
     rows_direct: int = 0
     rows_spilled: int = 0
@@ -114,62 +124,127 @@ class Stats:
         return self.rows_packed / rows if rows else 0.0
 
     @property
+    def slowest(self) -> str | None:
+        """The stage that the trainer waits for most, or ``None`` if stages were not measured.
+
+        Stages are compared among those that are behind: if the threads that read are waited
+        for, these are theirs, otherwise what is done with a batch afterwards.
+        """
+        waited = self.wait_seconds - self.first_batch_seconds
+        is_reading = self.read_wait_seconds >= waited / 2
+        threads = max(1, self.transform_threads)
+        seconds = {
+            stage: self.stage_seconds.get(stage, 0.0)
+            / (threads if stage in ("format", "transform") else 1)
+            for stage in STAGES
+        }
+        for stages in (READING if is_reading else FINISHING, STAGES):
+            slowest = max(stages, key=lambda stage: seconds[stage])
+            if seconds[slowest] > 0:
+                return slowest
+        return None
+
+    @property
     def verdict(self) -> str:
         """Whether the trainer waits for batches, for which stage most, and what would help."""
-        if self.batches < 2:
-            return "too few batches to say what is slow"
-        share = f"the trainer waits {self.wait_share:.0%} of the time"
-        if self.wait_share <= _ENOUGH:
-            return f"{share}; reading is not the bottleneck"
-        slowest = max(STAGES, key=lambda stage: self.stage_seconds.get(stage, 0.0))
-        if not self.stage_seconds.get(slowest):
-            return f"{share}; its stages were not measured"
-        return f"{share}, most of all for {slowest}; {_ADVICE[slowest]}"
+        return _report.verdict(self)
+
+    @classmethod
+    def merged(cls, stats: Iterable[Stats]) -> Self:
+        """Put the statistics of several ranks together; ``str`` of them has a line for each.
+
+        Batches, rows, bytes, waits and the seconds of stages are those of all. How long it took
+        and how long was waited is that of the rank that waited longest: the others wait for it.
+
+        Args:
+            stats: One of each rank, as ``torch.distributed.all_gather_object`` brings them.
+
+        Raises:
+            ValueError: If there are none, or two of one rank.
+
+        Example:
+            >>> ranks = [perm.loader(2, rank=rank, world_size=2) for rank in range(2)]
+            >>> print([len(list(loader)) for loader in ranks])
+            [3, 3]
+            >>> whole = ll.Stats.merged(loader.stats() for loader in ranks)
+            >>> whole.batches, whole.rows, len(whole.ranks)
+            (6, 10, 2)
+        """
+        ranks = tuple(sorted(stats, key=lambda each: each.rank))
+        if not ranks:
+            raise ValueError(
+                "no statistics to merge: wanted those of one rank at least"
+            )
+        numbers = [each.rank for each in ranks]
+        if len(set(numbers)) < len(numbers):
+            message = f"statistics of ranks {numbers}: wanted one of each rank"
+            raise ValueError(message)
+        slowest = max(ranks, key=lambda each: (each.wait_share, each.wait_seconds))
+        waits: Counter[float] = Counter()
+        stages: Counter[str] = Counter()
+        for each in ranks:
+            waits.update(dict(each.waits))
+            stages.update(each.stage_seconds)
+        ordered = tuple(sorted(waits.items()))
+        kept = [each.bytes_kept for each in ranks]
+        is_shared = any(each.is_shared for each in ranks)
+        merged = {name: sum(getattr(each, name) for each in ranks) for name in _SUMMED}
+        return cls(
+            **merged,
+            seconds=slowest.seconds,
+            first_batch_seconds=slowest.first_batch_seconds,
+            wait_seconds=slowest.wait_seconds,
+            wait_p50=quantile(ordered, 0.5),
+            wait_p95=quantile(ordered, 0.95),
+            wait_p99=quantile(ordered, 0.99),
+            waits=ordered,
+            read_wait_seconds=slowest.read_wait_seconds,
+            stage_seconds=dict(stages),
+            transform_threads=slowest.transform_threads,
+            ready=min(each.ready for each in ranks),
+            series=slowest.series,
+            rank=slowest.rank,
+            world_size=slowest.world_size,
+            ranks=ranks,
+            # Those that share rows keep them once, as far as can be seen from here.
+            bytes_kept=max(kept) if is_shared else sum(kept),
+            fill_seconds=max(each.fill_seconds for each in ranks),
+            is_shared=is_shared,
+            failure=next((each.failure for each in ranks if each.failure), None),
+        )
+
+    def to_dict(self, prefix: str = "") -> dict[str, int | float]:
+        """Give the numbers under flat names, for loggers like W&B and TensorBoard.
+
+        Seconds of stages are ``"order_seconds"`` and so on. What is no number is left out.
+
+        Args:
+            prefix: Put before each name, as in ``"loader/"``.
+
+        Example:
+            >>> loader = perm.loader(5)
+            >>> print(len(list(loader)))
+            2
+            >>> loader.stats().to_dict("loader/")["loader/rows"]
+            10
+        """
+        numbers: dict[str, int | float] = {
+            name: int(value) if isinstance(value, bool) else value
+            for name in self.__dataclass_fields__
+            if isinstance(value := getattr(self, name), int | float)
+        }
+        numbers |= {
+            "rows_per_second": self.rows_per_second,
+            "wait_share": self.wait_share,
+            "hits": self.hits,
+        }
+        numbers |= {
+            f"{stage}_seconds": self.stage_seconds.get(stage, 0.0) for stage in STAGES
+        }
+        return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def __str__(self) -> str:
-        share = self.wait_seconds / self.seconds if self.seconds else 0.0
-        lines = [
-            f"served    {self.batches:,} batches, {self.rows:,} rows, {readable(self.bytes)} "
-            f"in {self.seconds:.2f} s ({self.rows_per_second:,.0f} rows/s)",
-            f"waited    {self.wait_seconds:.2f} s ({share:.0%}), "
-            f"{self.first_batch_seconds * 1e3:.0f} ms of it for the first batch",
-        ]
-        if self.world_size > 1:
-            lines[0] += f" to rank {self.rank} of {self.world_size}"
-        if self.batches > 1:
-            waits = (self.wait_p50, self.wait_p95, self.wait_p99)
-            p50, p95, p99 = (brief(wait) for wait in waits)
-            lines.append(
-                f"each      {p50} (half of them), {p95} (95 %), {p99} (99 %); "
-                f"{self.ready:.1f} batches ready"
-            )
-        spent = [
-            f"{stage} {brief(self.stage_seconds[stage])}"
-            for stage in STAGES
-            if self.stage_seconds.get(stage, 0.0) >= 1e-6
-        ]
-        if spent:
-            lines.append(f"stages    {', '.join(spent)}, all threads together")
-        lines.append(
-            f"read      {self.rows_packed:,} rows from memory, {self.rows_direct:,} from the "
-            f"table's files, {self.rows_spilled:,} through scratch files"
-        )
-        if self.bytes_kept:
-            where = "shared" if self.is_shared else "of this process"
-            lines.append(
-                f"kept      {readable(self.bytes_kept)} of packed rows, {where}: "
-                f"{self.blocks_filled:,} blocks packed here, {self.blocks_mapped:,} found, "
-                f"in {self.fill_seconds:.2f} s"
-            )
-        if self.rows_skipped or self.rows_filled:
-            lines.append(
-                f"failed    {self.rows_skipped:,} rows left out "
-                f"({self.batches_skipped:,} whole batches), {self.rows_filled:,} filled in"
-            )
-        if self.failure is not None:
-            lines.append(f"did without files: {self.failure}")
-        lines.append(f"verdict   {self.verdict}")
-        return "\n".join(lines)
+        return _report.text(self)
 
 
 def reads_between(
@@ -189,20 +264,3 @@ def reads_between(
         "is_shared": after.is_shared,
         "failure": after.failure,
     }
-
-
-def readable(size: float) -> str:
-    """Give a number of bytes in the unit that suits it."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
-
-
-def brief(seconds: float) -> str:
-    """Give a duration in the unit that suits it."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.2f} {unit}"
-    return f"{seconds * 1e6:.0f} µs"

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from lanceloader.loading.threads import Ordered
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["copied_ahead", "on_device", "pinned"]
+
+Timed: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
+"""Makes a function count its time."""
 
 
 def pinned(value: Any) -> Any:
@@ -39,6 +42,7 @@ def on_device(
     device: str | torch.device | None = None,
     *,
     pin_memory: bool = False,
+    timed: Timed = lambda call: call,
 ) -> Iterator[Any]:
     """Give batches whose tensors are on a device, or pinned, or both in turn.
 
@@ -52,6 +56,7 @@ def on_device(
             to the caller now.
         pin_memory: Whether to copy through pinned memory. Ignored, with a warning, if there is
             no accelerator.
+        timed: Makes the function that copies a batch count its time.
 
     Raises:
         TypeError: From ``next``, if the first batch has nothing that could be moved.
@@ -66,12 +71,12 @@ def on_device(
         if place.index is None:
             # Threads have a current device of their own.
             place = torch.device("cuda", torch.cuda.current_device())
-        return copied_ahead(batches, place, torch.cuda, pins=pins)
+        return copied_ahead(batches, place, torch.cuda, pins=pins, timed=timed)
     check = Check(place)
     if not pins:
         return Ordered(
             batches,
-            lambda batch: mapped(check(batch), lambda leaf: to(leaf, place)),
+            timed(lambda batch: mapped(check(batch), lambda leaf: to(leaf, place))),
             threads=0,
             ahead=0,
             name="lanceloader-device",
@@ -83,11 +88,18 @@ def on_device(
         batch = together(check(batch), pin)
         return batch if place is None else mapped(batch, lambda leaf: to(leaf, place))
 
-    return Ordered(batches, pin_and_move, threads=1, ahead=1, name="lanceloader-device")
+    return Ordered(
+        batches, timed(pin_and_move), threads=1, ahead=1, name="lanceloader-device"
+    )
 
 
 def copied_ahead(
-    batches: Iterable[Any], device: torch.device, cuda: Any, *, pins: bool
+    batches: Iterable[Any],
+    device: torch.device,
+    cuda: Any,
+    *,
+    pins: bool,
+    timed: Timed = lambda call: call,
 ) -> Iterator[Any]:
     """Give batches on a device, copied one ahead on a stream of their own.
 
@@ -96,9 +108,12 @@ def copied_ahead(
         device: With its index.
         cuda: ``torch.cuda``, or what has its streams.
         pins: Whether to copy through pinned memory.
+        timed: As for ``on_device``.
     """
     side = Side(device, cuda, pins=pins)
-    copies = Ordered(batches, side.begin, threads=1, ahead=1, name="lanceloader-device")
+    copies = Ordered(
+        batches, timed(side.begin), threads=1, ahead=1, name="lanceloader-device"
+    )
     return Handed(copies, side)
 
 
@@ -154,6 +169,11 @@ class Handed:
 
     def __next__(self) -> Any:
         return self._side.finish(*next(self._copies))
+
+    @property
+    def num_ready(self) -> int:
+        """Batches whose copy was begun, and that were not handed over."""
+        return self._copies.num_ready
 
     def close(self) -> None:
         """Copy no more."""

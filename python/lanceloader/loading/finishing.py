@@ -86,19 +86,28 @@ class Finish:
         else:
             values = transformed(
                 raw,
-                self._call(served),
+                self._call(served, running),
                 threads=self.threads,
                 policy=self.policy,
                 timeout=self.timeout,
                 counts=running.counts,
                 first=first,
             )
+            running.transform_threads = self.threads
+        line = values
         if self.collate is not None and (self.by_row or not self._is_called):
-            values = map(running.timed("format", self.collate), values)
+            values = map(running.timed("format", self.collate, "collate"), values)
         if self.device is not None or self.pin_memory:
             from lanceloader.loading.device import on_device
 
-            values = on_device(values, self.device, pin_memory=self.pin_memory)
+            line = values = on_device(
+                values,
+                self.device,
+                pin_memory=self.pin_memory,
+                timed=lambda call: running.timed("copy", call),
+            )
+        if hasattr(line, "num_ready"):
+            running.lined_up(line)
         return values
 
     def here(self) -> Finish:
@@ -111,12 +120,12 @@ class Finish:
             self.transform, self.threads, self.policy, self.timeout, self.collate
         )
 
-    def _call(self, served: Served) -> Callable[[Any], Any]:
-        steps: list[Callable[[Any], Any]] = [served.convert]
+    def _call(self, served: Served, running: Running) -> Callable[[Any], Any]:
+        steps = [running.timed("format", served.convert)]
         if self.transform is not None:
-            steps.append(self.transform)
+            steps.append(running.timed("transform", self.transform))
         if self.collate is not None and not self.by_row:
-            steps.append(self.collate)
+            steps.append(running.timed("format", self.collate, "collate"))
 
         def call(raw: Any) -> Any:
             value = raw

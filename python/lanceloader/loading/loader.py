@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
-from lanceloader._progress import progress_over
+from lanceloader._progress import check_bar, progress_over
 from lanceloader.errors import DegradedWarning
+from lanceloader.loading.headspace import Headspace
 from lanceloader.loading.running import Running
 from lanceloader.loading.share import Share, share_of
 from lanceloader.loading.state import At, Way, numbered, read_state, write_state
+from lanceloader.loading.trace import Trace
 from lanceloader.numbers import count
 from lanceloader.stats import Stats
 from lanceloader.world import World
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator
 
     from lanceloader.loading.finishing import Finish
@@ -58,9 +60,11 @@ class Loader:
         """The iteration that was begun last."""
         self._leading: Running | None = None
         """The one that says where training stands, if it goes on."""
-        self._is_traced = False
+        self._trace: Trace | None = None
         self._signal: Any = None
         """Shared memory in which another process says where to start."""
+        if progress:
+            check_bar()
         steps.together(self.world)
         register_as_dataset()
 
@@ -191,7 +195,9 @@ class Loader:
         # All epochs share the reader, and what it keeps.
         self._served.view._ensure_open()
         start = self._signalled() or self._begun()
-        running = Running(self._served, self.world, is_traced=self._is_traced)
+        running = Running(self._served, self.world, is_traced=self._trace is not None)
+        if self._trace is not None:
+            self._trace.add(running)
         self._running = self._leading = running
         return self._watched(self._batches(self._epochs(start), running), running)
 
@@ -203,6 +209,52 @@ class Loader:
         """Say what the iteration that was begun last did so far."""
         return Stats() if self._running is None else self._running.stats()
 
+    def trace(self, path: str | os.PathLike[str]) -> Trace:
+        """Write what each thread did, and when, for chrome://tracing and ui.perfetto.dev.
+
+        Rows are the threads that read, those that transform and copy, and the training loop with
+        its waits. Costs some microseconds a batch, and memory: about 200 bytes for each thing
+        that took time, of which the first million are kept.
+
+        Args:
+            path: The JSON file, which is written at the end of the block.
+
+        Returns:
+            A context manager; iterations that begin in its block are traced.
+
+        Raises:
+            RuntimeError: From ``with``, if this loader is being traced already.
+
+        Example:
+            >>> loader = perm.loader(5)
+            >>> with loader.trace("trace.json"):
+            ...     for batch in loader:
+            ...         pass
+        """
+        return Trace(self, path)
+
+    def headspace(
+        self, after: SupportsIndex = 100, *, keep: SupportsIndex = 8
+    ) -> Headspace:
+        """Try what the fastest loader there could be would give: batches that are there already.
+
+        Args:
+            after: Batches to read first. A fifth of them is not timed, for training to warm up.
+            keep: How many of the last ones of them are kept, and served again and again.
+
+        Returns:
+            As many batches as this loader gives; its ``report()`` compares the steps per second.
+
+        Raises:
+            ValueError: If ``after`` is less than 5, or ``keep`` less than 1 or more than it.
+
+        Example:
+            >>> trial = perm.loader(1).headspace(after=5)
+            >>> print(len([batch for batch in trial]), trial.report().steps_replayed)
+            10 5
+        """
+        return Headspace(self, count(after), count(keep))
+
     def __repr__(self) -> str:
         number = "endless" if self._steps.epochs is None else f"{len(self):,}"
         world = f", {self.world}," if self.world.world_size > 1 else ""
@@ -212,7 +264,8 @@ class Loader:
         # A worker is not one of those that train; but a rank may be given its loader so, too.
         world = self._steps.world or World.in_use()
         steps = replace(self._steps, world=world)
-        return self.__dict__ | {"_steps": steps, "_running": None, "_leading": None}
+        away = {"_running": None, "_leading": None, "_trace": None}
+        return self.__dict__ | {"_steps": steps} | away
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -303,17 +356,20 @@ class Loader:
         if following is not None:
             after = self._share(0, self._served.num_units(following))
             then = following, after.of_worker(turn - way.num_batches, num_workers)
-        raw = self._served.load(start.epoch, share, then)
-        running.watch(raw)
+        raw = running.over(self._served.load(start.epoch, share, then))
         step = start.position // way.global_batch_size
         values = self._finish.over(raw, self._served, running, step)
+        first = 0 if way.num_workers else step
         bar = progress_over(
             values,
-            share.num_batches,
+            first + share.num_batches,
             "loading" if start.epoch is None else f"epoch {start.epoch}",
-            enabled=self._progress,
+            # One of all ranks and workers: the others are about where it is.
+            enabled=self._progress and self.world.rank == (worker_of() or (0,))[0] == 0,
             rows_of=lambda _: 1,
             unit=" batches",
+            first=first,
+            said=running.lap(),
         )
         skipped = running.counts.batches_skipped
         for steps, value in enumerate(bar, 1):
@@ -337,19 +393,19 @@ class Loader:
 
     def _watched(self, batches: Iterator[Any], running: Running) -> Iterator[Any]:
         """Pass batches on, measure the waits, and say once what did not go as it should."""
-        clock = time.perf_counter_ns
         try:
             while True:
-                start = clock()
+                running.asked()
                 try:
                     batch = next(batches)
                 except StopIteration:
                     break
-                running.waited(clock() - start)
+                running.handed()
                 yield batch
                 if running.num_handed == 1:
                     self._say(running)
         finally:
+            running.ended()
             self._say(running)
 
     def _say(self, running: Running) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader._native import Histogram
 from lanceloader.loading.transforming import Counts
@@ -16,9 +19,29 @@ if TYPE_CHECKING:
     from lanceloader.loading.served import Served
     from lanceloader.world import World
 
-__all__ = ["Running"]
+__all__ = ["Event", "Running"]
 
 NANOS = 1e9
+
+MAX_EVENTS = 1 << 20
+"""Events kept of an iteration: as many as the core keeps."""
+
+MAX_POINTS = 512
+"""Moments kept for a curve over time: more than a picture is wide would not be seen."""
+
+clock = time.perf_counter_ns
+
+
+class Event(NamedTuple):
+    """Something that took time in a thread of Python."""
+
+    name: str
+    thread: tuple[str, int]
+    """The name and number of the thread."""
+    start: int
+    """On the clock of ``time.perf_counter_ns``."""
+    nanos: int
+    args: dict[str, int]
 
 
 class Running:
@@ -27,106 +50,310 @@ class Running:
     Attributes:
         counts: What transforms did.
         num_handed: Batches handed out.
+        transform_threads: Threads that convert and transform.
+        events: What took time, if it is traced.
+        watches: What counts in the core, and when its clock began on ours.
     """
 
     def __init__(self, served: Served, world: World, *, is_traced: bool) -> None:
         self.counts = Counts()
         self.num_handed = 0
-        self.is_traced = is_traced
-        self.events: list[tuple[str, int, int]] = []
-        """Name, start on the clock of ``time.perf_counter_ns``, and nanoseconds."""
+        self.transform_threads = 0
+        self.events: list[Event] | None = [] if is_traced else None
         self.watches: list[tuple[_native.Watch, int]] = []
-        """What counts in the core, and when its clock began on ours."""
+        self.world = world
         self._served = served
-        self._world = world
         self._before = served.reads()
+        self._lock = threading.Lock()
+        self._started: int | None = None
+        self._ended: int | None = None
+        self._asked = 0
+        self._handed = 0
+        self._thread = 0
+        """The thread that was given the last batch."""
+        self._first = 0
+        self._waited = 0
         self._waits = Histogram()
-        self._started = time.monotonic()
-        self._first = 0.0
-        self._waited = 0.0
-        self._stages = {"format": 0.0, "copy": 0.0}
+        self._num_taken = 0
+        self._read_waited = 0
+        self._under_way: deque[tuple[int, int]] = deque()
+        """Rows and bytes of the batches that were taken and not handed out."""
+        self._num_skipped = 0
+        self._rows = self._bytes = 0
+        self._nanos: dict[str, int] = {}
+        """Of each stage, but for those of the last loader of the core."""
+        self._ready = self._ready_now = 0
+        self._core_ready = self._core_batches = 0
+        self._line: Callable[[], Any] | None = None
+        self._points = _Points()
         self._others: Stats | None = None
 
-    def watch(self, raw: Iterator[Any]) -> None:
-        """Count what a loader of the core does, too."""
+    def over(self, raw: Iterator[Any]) -> Iterator[Any]:
+        """Pass the batches of an epoch on, and count them."""
         watch = getattr(raw, "watch", None)
-        if watch is None:
-            return
-        watched: _native.Watch | None = watch()
-        if watched is None:
-            return
-        if self.is_traced:
-            watched.trace()
-        began = time.perf_counter_ns() - watched.now_nanos
-        self.watches.append((watched, began))
+        watched: _native.Watch | None = None if watch is None else watch()
+        if watched is not None:
+            if self.events is None:
+                self._fold()
+            else:
+                watched.trace()
+            self.watches.append((watched, began(watched)))
+        return Taken(raw, watched, self)
 
-    def timed(self, stage: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Make a function count its time; for one thread at a time."""
-        stages, clock = self._stages, time.perf_counter_ns
+    def lined_up(self, values: Any) -> None:
+        """Ask ``values.num_ready`` from now on how many batches lie ready."""
+        # The iteration ends when whoever asks lets go of it: statistics must not hold it.
+        self._line = weakref.ref(values)
+
+    def timed(
+        self, stage: str, call: Callable[[Any], Any], name: str | None = None
+    ) -> Callable[[Any], Any]:
+        """Make a function count its time, in any number of threads."""
 
         def timed(value: Any) -> Any:
             start = clock()
-            made = call(value)
-            spent = clock() - start
-            stages[stage] += spent / NANOS
-            if self.is_traced:
-                self.events.append((stage, start, spent))
-            return made
+            try:
+                return call(value)
+            finally:
+                self.spent(stage, start, clock() - start, name)
 
         return timed
 
-    def waited(self, nanos: int) -> None:
-        """Count a batch that was handed out after a wait."""
-        seconds = nanos / NANOS
-        self._waited += seconds
-        if self.num_handed == 0:
-            self._first = seconds
-        else:
+    def spent(
+        self, stage: str, start: int, nanos: int, name: str | None = None
+    ) -> None:
+        """Count time of a stage."""
+        with self._lock:
+            self._nanos[stage] = self._nanos.get(stage, 0) + nanos
+        if self.events is not None:
+            self.note(name or stage, start, nanos)
+
+    def note(self, name: str, start: int, nanos: int, **args: int) -> None:
+        """Keep what took time in this thread, if this is traced."""
+        if self.events is not None and len(self.events) < MAX_EVENTS:
+            thread = threading.current_thread()
+            where = thread.name, threading.get_ident()
+            self.events.append(Event(name, where, start, nanos, args))
+
+    def took(self, batch: Any, num_bytes: int, start: int, *, is_watched: bool) -> None:
+        """Count a raw batch, taken from the threads that read."""
+        nanos = clock() - start
+        num_rows = getattr(batch, "num_rows", 0)
+        self._under_way.append((num_rows, num_bytes))
+        if self._num_taken:
+            self._read_waited += nanos
+        self._num_taken += 1
+        if not is_watched:
+            self.spent("read", start, nanos)
+        elif self.events is not None:
+            self.note("take", start, nanos, rows=num_rows, bytes=num_bytes)
+
+    def asked(self) -> None:
+        """A batch is asked for."""
+        self._asked = clock()
+        if self._started is None:
+            self._started = self._asked
+        self._note_step(self._asked)
+        values = None if self._line is None else self._line()
+        self._ready_now = 0 if values is None else values.num_ready
+
+    def handed(self) -> None:
+        """The batch is there."""
+        now = clock()
+        nanos = now - self._asked
+        self._waited += nanos
+        if self.num_handed:
             self._waits.add(nanos)
+        else:
+            self._first = nanos
         self.num_handed += 1
+        self._ready += self._ready_now
+        rows = self._count()
+        if self.events is not None:
+            self.note("wait", self._asked, nanos, batch=self.num_handed - 1, rows=rows)
+            self._thread = threading.get_ident()
+        self._handed = now
+        self._points.add(self.num_handed, self._point())
+
+    def ended(self) -> None:
+        """No more batches are asked for."""
+        if self._ended is None and self._started is not None:
+            self._ended = clock()
+            self._note_step(self._ended)
 
     def told(self, stats: Stats) -> None:
         """Take what a helper process did from what it says itself."""
         self._others = stats
+        self._rows, self._bytes = stats.rows, stats.bytes
+
+    def lap(self) -> Callable[[], str]:
+        """Begin a part of the iteration; what this gives says how fast it was so far."""
+        start, rows, waited = clock(), self._rows, self._waited
+
+        def said() -> str:
+            nanos = max(1, clock() - start)
+            rate = (self._rows - rows) / (nanos / NANOS)
+            share = (self._waited - waited) / nanos
+            return f"{rate:,.0f} rows/s, waits {min(1.0, share):.0%}"
+
+        return said
 
     def stats(self) -> Stats:
         """Give what was done so far."""
         found: dict[str, Any] = {}
+        mine = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
         if self._others is not None:
             found = {
                 name: getattr(self._others, name) for name in Stats.__dataclass_fields__
             }
+            theirs = found["stage_seconds"]
+            found["stage_seconds"] = {
+                stage: theirs.get(stage, 0.0) + mine.get(stage, 0.0)
+                for stage in (*theirs, *mine)
+            }
         else:
-            found = self._of_core() | reads_between(self._before, self._served.reads())
+            found = self._of_core(mine)
+            found |= reads_between(self._before, self._served.reads())
+            found["transform_threads"] = self.transform_threads
+            found["read_wait_seconds"] = self._read_waited / NANOS
             found["rows_skipped"] = self.counts.rows_skipped
             found["rows_filled"] = self.counts.rows_filled
             found["batches_skipped"] = self.counts.batches_skipped
+        counts = tuple((end / NANOS, n) for end, n in self._waits.counts())
+        end = self._ended or clock()
         found |= {
             "batches": self.num_handed,
-            "seconds": time.monotonic() - self._started,
-            "first_batch_seconds": self._first,
-            "wait_seconds": self._waited,
+            "rows": self._rows,
+            "bytes": self._bytes,
+            "seconds": (end - (end if self._started is None else self._started))
+            / NANOS,
+            "first_batch_seconds": self._first / NANOS,
+            "wait_seconds": self._waited / NANOS,
             "wait_p50": self._waits.quantile(0.5) / NANOS,
             "wait_p95": self._waits.quantile(0.95) / NANOS,
             "wait_p99": self._waits.quantile(0.99) / NANOS,
-            "waits": tuple((end / NANOS, n) for end, n in self._waits.counts()),
-            "rank": self._world.rank,
-            "world_size": self._world.world_size,
+            "waits": counts,
+            "series": self._points.until(self._point()) if self.num_handed else (),
+            "rank": self.world.rank,
+            "world_size": self.world.world_size,
         }
         return Stats(**found)
 
-    def _of_core(self) -> dict[str, Any]:
+    def _count(self) -> int:
+        """Count the rows of the batch that is handed out; those left out before it are none."""
+        skipped = self.counts.batches_skipped
+        for _ in range(skipped - self._num_skipped):
+            if self._under_way:
+                self._under_way.popleft()
+        self._num_skipped = skipped
+        rows, num_bytes = self._under_way.popleft() if self._under_way else (0, 0)
+        self._rows += rows
+        self._bytes += num_bytes
+        return rows
+
+    def _point(self) -> tuple[float, int, float]:
+        started = self._started or 0
+        return (self._handed - started) / NANOS, self._rows, self._waited / NANOS
+
+    def _note_step(self, now: int) -> None:
+        """Keep the time since the last batch was handed out, in which the caller worked."""
+        is_the_same = self._thread == threading.get_ident()
+        if self.events is not None and self.num_handed and is_the_same:
+            self.note(
+                "train", self._handed, now - self._handed, batch=self.num_handed - 1
+            )
+
+    def _fold(self) -> None:
+        """Keep the numbers of epochs that are over, so that memory does not grow with them."""
+        for watch, _ in self.watches:
+            load = watch.stats()
+            self._core_ready += load.ready
+            self._core_batches += load.batches
+            with self._lock:
+                for name, nanos in staged(load):
+                    self._nanos[name] = self._nanos.get(name, 0) + nanos
+        self.watches = []
+
+    def _of_core(self, stages: dict[str, float]) -> dict[str, Any]:
         loads = [watch.stats() for watch, _ in self.watches]
-        stages = dict(self._stages)
-        stages["transform"] = self.counts.seconds
-        names = ("order", "plan", "read", "gather")
         for load in loads:
-            for name, nanos in zip(names, load.stage_nanos, strict=True):
+            for name, nanos in staged(load):
                 stages[name] = stages.get(name, 0.0) + nanos / NANOS
-        batches = sum(load.batches for load in loads)
-        return {
-            "rows": sum(load.rows for load in loads),
-            "bytes": sum(load.bytes for load in loads),
-            "stage_seconds": stages,
-            "ready": sum(load.ready for load in loads) / batches if batches else 0.0,
-        }
+        ready, batches = self._ready, self.num_handed
+        if self._line is None:
+            ready = self._core_ready + sum(load.ready for load in loads)
+            batches = self._core_batches + sum(load.batches for load in loads)
+        return {"stage_seconds": stages, "ready": ready / batches if batches else 0.0}
+
+
+class Taken:
+    """Raw batches of an epoch, counted as they are taken."""
+
+    def __init__(
+        self, raw: Iterator[Any], watch: _native.Watch | None, running: Running
+    ) -> None:
+        self._raw = raw
+        self._watch = watch
+        self._running = running
+        self._bytes = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        start = clock()
+        batch = next(self._raw)
+        if self._watch is None:
+            size = getattr(batch, "nbytes", 0)
+        else:
+            before, self._bytes = self._bytes, self._watch.stats().bytes
+            size = self._bytes - before
+        is_watched = self._watch is not None
+        self._running.took(batch, size, start, is_watched=is_watched)
+        return batch
+
+    def close(self) -> None:
+        """Take no more."""
+        close = getattr(self._raw, "close", None)
+        if close is not None:
+            close()
+
+
+class _Points:
+    """Moments at even distances, twice as far apart whenever there are too many."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int, float] | None = None
+        self._others: list[tuple[int, tuple[float, int, float]]] = []
+        self._stride = 1
+
+    def add(self, number: int, point: tuple[float, int, float]) -> None:
+        if self._first is None:
+            self._first = point
+        elif number % self._stride == 0:
+            self._others.append((number, point))
+            if len(self._others) >= MAX_POINTS:
+                self._stride *= 2
+                self._others = [
+                    each for each in self._others if each[0] % self._stride == 0
+                ]
+
+    def until(
+        self, last: tuple[float, int, float]
+    ) -> tuple[tuple[float, int, float], ...]:
+        points = [] if self._first is None else [self._first]
+        points += [point for _, point in self._others]
+        return (*points, *([last] if points and points[-1] != last else []))
+
+
+def staged(load: _native.LoadStats) -> Iterator[tuple[str, int]]:
+    return zip(("order", "plan", "read", "gather"), load.stage_nanos, strict=True)
+
+
+def began(watch: _native.Watch) -> int:
+    """Say when the clock of a watch began, on ours: the best of some looks at both."""
+    looks = []
+    for _ in range(5):
+        before, there, after = clock(), watch.now_nanos, clock()
+        looks.append((after - before, (before + after) // 2 - there))
+    return min(looks)[1]

@@ -92,6 +92,13 @@ class Ordered(Generic[Item, Result]):
             # Its traceback holds this frame, which would hold it.
             del error
 
+    @property
+    def num_ready(self) -> int:
+        """Results that were made and not handed over."""
+        work = self._work
+        with work.lock:
+            return sum(job.is_done for job in work.jobs)
+
     def close(self) -> None:
         """Take no more items. Calls that run are not waited for; what they make is dropped."""
         self._finalizer()

@@ -225,6 +225,11 @@ class Transformed:
             if not outcome.is_empty:
                 return outcome.value
 
+    @property
+    def num_ready(self) -> int:
+        """Batches that were made and not handed over."""
+        return self._results.num_ready
+
     def close(self) -> None:
         """End it; calls that run are not waited for."""
         self._results.close()
