@@ -7,12 +7,11 @@ copy and are parts of one storage again.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from lanceloader.loading.storages import bytes_used, is_simple, leaves, mapped
 from lanceloader.loading.threads import Ordered
 
 if TYPE_CHECKING:
@@ -199,66 +198,6 @@ class Check:
         return batch
 
 
-PLAIN = (str, bytes, bool, int, float, type(None))
-
-
-def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Give ``value`` with its tensors, and what else has a ``to``, replaced.
-
-    Dicts, lists, tuples and dataclasses keep their types.
-    """
-    if isinstance(value, PLAIN):
-        return value
-    if is_leaf(value):
-        return function(value)
-    if isinstance(value, Mapping):
-        return with_items(
-            value, {name: mapped(part, function) for name, part in value.items()}
-        )
-    if isinstance(value, tuple):
-        places = [mapped(part, function) for part in value]
-        return (
-            type(value)(*places) if hasattr(value, "_fields") else type(value)(places)
-        )
-    if isinstance(value, list):
-        items = [mapped(part, function) for part in value]
-        if type(value) is list:
-            return items
-        same_kind = copy.copy(value)
-        same_kind[:] = items
-        return same_kind
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Neither __init__ nor frozen may stand in the way.
-        new: Any = copy.copy(value)
-        for field in dataclasses.fields(value):
-            if hasattr(value, field.name):
-                part = mapped(getattr(value, field.name), function)
-                object.__setattr__(new, field.name, part)
-        return new
-    return value
-
-
-def with_items(value: Any, items: dict[Any, Any]) -> Any:
-    if type(value) is dict:
-        return items
-    if not isinstance(value, dict):
-        return type(value)(items)
-    new = copy.copy(value)
-    new.update(items)
-    return new
-
-
-def is_leaf(value: Any) -> bool:
-    return callable(getattr(value, "to", None)) and not isinstance(value, type)
-
-
-def leaves(value: Any) -> list[Any]:
-    """Give everything in ``value`` that can be moved."""
-    found: list[Any] = []
-    mapped(value, found.append)
-    return found
-
-
 def to(leaf: Any, device: Any) -> Any:
     try:
         return leaf.to(device, non_blocking=True)
@@ -282,20 +221,16 @@ def together(value: Any, function: Callable[[Any], Any]) -> Any:
     """
     import torch
 
-    tensors = {id(leaf): leaf for leaf in leaves(value) if is_simple(leaf)}
-    bytes_used: dict[int, int] = {}
-    for tensor in tensors.values():
-        key = tensor.untyped_storage()._cdata
-        bytes_used[key] = bytes_used.get(key, 0) + tensor.nbytes
+    used = bytes_used(value)
     copies: dict[int, Any] = {}
 
     def replaced(leaf: Any) -> Any:
-        if id(leaf) not in tensors:
+        if not is_simple(leaf):
             return function(leaf)
         storage = leaf.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         # A tensor on its own keeps its storage; a few of a large one do not take all along.
-        if bytes_used[key] <= leaf.nbytes or bytes_used[key] * 2 < size:
+        if used[key] <= leaf.nbytes or used[key] * 2 < size:
             return function(leaf)
         if key not in copies:
             whole = torch.empty(0, dtype=torch.uint8).set_(storage)
@@ -309,21 +244,6 @@ def together(value: Any, function: Callable[[Any], Any]) -> Any:
         )
 
     return mapped(value, replaced)
-
-
-def is_simple(leaf: Any) -> bool:
-    """Whether a tensor is no more than a part of a storage in memory."""
-    import torch
-
-    return (
-        type(leaf) is torch.Tensor
-        and leaf.device.type == "cpu"
-        and leaf.layout == torch.strided
-        and not leaf.requires_grad
-        and not leaf.is_conj()
-        and not leaf.is_neg()
-        and not leaf.is_quantized
-    )
 
 
 def chosen_accelerator() -> Callable[[], None]:
