@@ -102,14 +102,18 @@ def exits():
 
 
 def killed_with_children():
-    # A process that keeps open whatever it inherits.
-    subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False
+    # Processes that keep open whatever they inherit.
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    started = subprocess.Popen(
+        program, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    if os.fork() == 0:
-        time.sleep(20)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
         os._exit(0)
-    yield from killed()
+    yield [started.pid, child]
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield 1
 
 
 def stuck():
