@@ -23,7 +23,8 @@ PYTHON = [
     {"view"},
     {"pickling"},
     {"permutation"},
-    {"torch", "streaming"},
+    {"torch_loader"},
+    {"torch", "streaming", "plots"},
     {"__init__"},
 ]
 
@@ -72,7 +73,7 @@ WORDS = {
 
 # Libraries imported when a module is, by whom: everybody else imports them in functions.
 AT_ONCE = {
-    "torch": {"torch", "formats/torch"}
+    "torch": {"torch", "torch_loader", "formats/torch"}
     | {f"streaming/{name}" for name in ("__init__", "dataset", "loader", "packing")},
     "pyarrow": {"torch", "formats/torch"}
     | {f"streaming/{name}" for name in ("arguments", "packing", "travelling")},
@@ -82,6 +83,7 @@ AT_ONCE = {
     "pandas": set(),
     "polars": set(),
     "tqdm": set(),
+    "matplotlib": set(),
 }
 
 

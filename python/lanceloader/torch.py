@@ -7,6 +7,8 @@ LanceDB's ``Table`` almost is a map-style dataset: torch's default collate does 
 batches, and its local tables cannot go to spawned workers. ``install``, which runs on import,
 mends both, and reads local tables with the native reader. For more than batches of whole rows
 use a ``Permutation``.
+
+``DataLoader`` here is torch's over a permutation or its ``loader()``, with exact states.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from lanceloader import _native
@@ -33,6 +35,7 @@ from lanceloader.pickling import (
 )
 from lanceloader.sources import EngineSource, MemorySource, Source, pinned_source
 from lanceloader.sources.opening import is_a
+from lanceloader.torch_loader import DataLoader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from lanceloader._typing import Format, Nulls
     from lanceloader.sources import Reader
 
-__all__ = ["TableDataset", "collate_as", "install", "uninstall"]
+__all__ = ["DataLoader", "TableDataset", "collate_as", "install", "uninstall"]
 
 
 def collate_as(
@@ -204,8 +207,8 @@ def install() -> None:
     register()
     default_collate_fn_map[pa.ChunkedArray] = pass_on
     default_collate_fn_map[pa.Array] = pass_on
-    if not hasattr(DataLoader.__iter__, "_original"):
-        DataLoader.__iter__ = prepared(DataLoader.__iter__)  # type: ignore[method-assign]
+    if not hasattr(TorchLoader.__iter__, "_original"):
+        TorchLoader.__iter__ = prepared(TorchLoader.__iter__)  # type: ignore[method-assign]
     install_lancedb()
 
 
@@ -213,9 +216,9 @@ def uninstall() -> None:
     """Leave torch and lancedb as they were."""
     default_collate_fn_map.pop(pa.ChunkedArray, None)
     default_collate_fn_map.pop(pa.Array, None)
-    original = getattr(DataLoader.__iter__, "_original", None)
+    original = getattr(TorchLoader.__iter__, "_original", None)
     if original is not None:
-        DataLoader.__iter__ = original  # type: ignore[method-assign]
+        TorchLoader.__iter__ = original  # type: ignore[method-assign]
     tables = sys.modules.get("lancedb.table")
     if tables is not None:
         original = getattr(tables.Table.__getitems__, "_original", None)

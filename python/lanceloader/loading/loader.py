@@ -378,6 +378,15 @@ class Loader:
             yield value
         self._reached(way.end(), running)
 
+    def _places(self, start: At) -> Iterator[At]:
+        """Say where training stands after each batch that is left of an epoch."""
+        way = self._way(start, 0)
+        return map(way.after, range(1, way.num_batches + 1))
+
+    def _end(self, at: At) -> At:
+        """Say where training stands after the end of an epoch."""
+        return self._way(at, 0).end()
+
     def _way(self, start: At, turn: int) -> Way:
         """Give where training stands after each step of what is left of an epoch."""
         units = self._served.num_units(start.epoch)

@@ -1,0 +1,324 @@
+"""``lanceloader.torch.DataLoader``: torch's loader, whose state is exact whatever workers read ahead.
+
+Batches are made as ``Loader`` makes them, in worker processes or in this one. Where training
+stands is counted here, as batches are handed out; workers that stay are told through shared
+memory where to begin.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
+
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import IterableDataset
+
+from lanceloader.loading import Loader
+from lanceloader.loading.loader import register_as_dataset
+from lanceloader.loading.running import Running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch.utils.data import Dataset
+
+    from lanceloader.loading.state import At
+    from lanceloader.permutation import Permutation
+    from lanceloader.stats import Stats
+
+__all__ = ["DataLoader"]
+
+REFUSED = {
+    "sampler": "rows come in the order of the permutation: wanted perm.sample() or shuffle=True",
+    "batch_sampler": "batches are those of the loader: wanted batch_size",
+    "in_order": "states are of batches in order: wanted in_order=True",
+    "batch_size": "a Loader makes whole batches: wanted it where the loader is made",
+    "shuffle": "a Loader has its order: wanted it where the loader is made",
+    "seed": "a Loader has its order: wanted it where the loader is made",
+    "drop_last": "a Loader makes whole batches: wanted it where the loader is made",
+}
+
+
+class DataLoader(TorchLoader[Any]):
+    """A ``DataLoader`` over a ``Loader`` or a permutation, with worker processes or without.
+
+    Its state says what the trainer got, with any number of workers, with ``persistent_workers``
+    and ``prefetch_factor`` too, and may be loaded with other ones. Batch b is the same for every
+    number of workers. Transforms run in the workers; pinned memory and copies to the loader's
+    ``device`` are made here, one batch ahead.
+
+    It takes ranks as its ``Loader`` does, so Accelerate leaves it as it is: ``prepare`` does not
+    share it out again, and ``save_state`` keeps its state.
+
+    Attributes:
+        dataset: The ``Loader``.
+
+    Example:
+        >>> from lanceloader.torch import DataLoader
+        >>> loader = DataLoader(perm, 4, shuffle=True, seed=7, format="torch_dict")
+        >>> for epoch in range(2):
+        ...     for batch in loader.set_epoch(epoch):
+        ...         state = loader.state_dict()
+        >>> loader.load_state_dict(state)
+        >>> state["epoch"], state["position"], len(list(loader))
+        (1, 10, 0)
+    """
+
+    # Accelerate: nobody but the loader shares it out, and its state goes along.
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
+    def __init__(
+        self,
+        dataset: Loader | Permutation,
+        batch_size: SupportsIndex | None = None,
+        shuffle: bool | None = None,  # noqa: FBT001
+        sampler: None = None,
+        batch_sampler: None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        *,
+        seed: SupportsIndex | None = None,
+        drop_last: bool | None = None,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        in_order: bool = True,
+        **options: Any,
+    ) -> None:
+        """Take what torch's loader takes, and what ``Permutation.loader`` takes.
+
+        Args:
+            dataset: A ``Loader``, or a permutation to make one of.
+            batch_size: Of a permutation: rows of a batch of one rank; by default its own.
+            shuffle: Of a permutation: whether to shuffle its rows.
+            sampler: Not taken: the order is that of the permutation.
+            batch_sampler: Not taken.
+            num_workers: Processes that make batches; with 0 the threads of this one do.
+            collate_fn: Called with each batch; by default batches are as the loader makes them.
+            seed: Of a permutation: chooses the order, with ``shuffle``.
+            drop_last: Of a permutation: whether to leave a short last batch out.
+            timeout: As in torch.
+            worker_init_fn: As in torch.
+            multiprocessing_context: As in torch.
+            generator: As in torch; it seeds the workers, and does not choose the order.
+            prefetch_factor: As in torch.
+            persistent_workers: As in torch.
+            in_order: Must be true.
+            **options: Of a permutation: other arguments of ``Permutation.loader``.
+
+        Raises:
+            ValueError: If an argument cannot be taken, saying what is wanted instead.
+            TypeError: If ``dataset`` is neither.
+        """
+        refuse("sampler", sampler)
+        refuse("batch_sampler", batch_sampler)
+        refuse("in_order", None if in_order else in_order)
+        own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
+        own["drop_last"] = drop_last
+        options |= {name: value for name, value in own.items() if value is not None}
+        if num_workers and options.get("transform") is not None:
+            # Workers are as many as are wanted at once.
+            options.setdefault("transform_threads", 0)
+        register_as_dataset()
+        super().__init__(
+            cast("Dataset[Any]", loader_of(dataset, options)),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=Collate(collate_fn),
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            generator=generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+        )
+        # Lightning looks for set_epoch there.
+        self.__dict__["sampler"] = Steps(self.dataset)
+        self._signal = torch.zeros(3, dtype=torch.int64) if persistent_workers else None
+        if self._signal is not None:
+            self._signal.share_memory_()  # type: ignore[no-untyped-call]
+
+    dataset: Loader  # type: ignore[assignment]
+
+    def set_epoch(self, epoch: SupportsIndex) -> Self:
+        """Serve another epoch: as for ``Loader``."""
+        self.dataset.set_epoch(epoch)
+        return self
+
+    def skip_batches(self, num_batches: SupportsIndex) -> Self:
+        """Start the next iteration so many steps later: as for ``Loader``."""
+        self.dataset.skip_batches(num_batches)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give where training stands: after the batch that was handed out last."""
+        return self.dataset.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start the next iteration where a state was taken: as for ``Loader``."""
+        self.dataset.load_state_dict(state)
+
+    def stats(self) -> Stats:
+        """Say what the iteration that was begun last did; of workers, only how long it waited."""
+        return self.dataset.stats()
+
+    def __len__(self) -> int:
+        """The number of batches: as for ``Loader``."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Any:
+        loader = self.dataset
+        if self.num_workers == 0:
+            return super().__iter__()
+        start = loader._begun()
+        if self._signal is not None:
+            numbers = loader.epoch, start.epoch, start.position
+            told = [-1 if number is None else number for number in numbers]
+            self._signal.copy_(torch.tensor(told))
+        self._start = start
+        slots = super().__iter__()
+        running = Running(loader._served, loader.world, is_traced=False)
+        loader._running = loader._leading = running
+        return loader._watched(self._handed(slots, start, running), running)
+
+    def _get_iterator(self) -> Any:
+        loader = self.dataset
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        # Workers get a copy, which does not do what is left to this process.
+        self.__dict__["dataset"] = InWorker(loader, self._start, self._signal)
+        try:
+            return super()._get_iterator()
+        finally:
+            self.__dict__["dataset"] = loader
+
+    def _handed(
+        self, slots: Iterator[Any], start: At, running: Running
+    ) -> Iterator[Any]:
+        """Give the batches of workers, and say where training stands after each."""
+        loader = self.dataset
+        places = itertools.chain.from_iterable(
+            loader._places(begun) for begun in loader._epochs(start)
+        )
+        # Copies to a device are made ahead of what is handed out.
+        ahead: deque[At] = deque()
+
+        def served() -> Iterator[Any]:
+            for slot in slots:
+                place = next(places)
+                if not isinstance(slot, LeftOut):
+                    ahead.append(place)
+                    yield slot
+
+        at = start
+        last: Any = AsItIs()
+        for value in loader._finish.here().over(served(), last, running, 0):
+            at = ahead.popleft()
+            loader._reached(at, running)
+            yield value
+        if next(places, None) is not None:
+            message = f"workers ended at position {at.position} of epoch {at.epoch}: wanted more"
+            raise RuntimeError(message)
+        loader._reached(loader._end(at), running)
+
+
+class InWorker(IterableDataset[Any]):
+    """What a worker iterates: its batches, and a sign for each that was left out."""
+
+    def __init__(self, loader: Loader, start: At, signal: torch.Tensor | None) -> None:
+        self._loader = copy.copy(loader)
+        self._loader._start = start
+        self._loader._signal = signal
+        self._loader._progress = False
+        self._loader._finish = loader._finish.elsewhere()
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self._loader)
+        running = self._loader._running
+        assert running is not None
+        counts = running.counts
+        told = 0
+        for batch in batches:
+            # What is made ahead here is counted when it is given.
+            skipped = counts.batches_skipped
+            yield from itertools.repeat(LeftOut(), skipped - told)
+            told = skipped
+            yield batch
+        yield from itertools.repeat(LeftOut(), counts.batches_skipped - told)
+
+
+class LeftOut:
+    """Stands for a batch that was left out because a transform failed on all of its rows."""
+
+
+class Collate:
+    """Calls a function with each batch; without one, gives it back."""
+
+    def __init__(self, call: Callable[[Any], Any] | None) -> None:
+        self._call = call
+
+    def __call__(self, batch: Any) -> Any:
+        if self._call is None or isinstance(batch, LeftOut):
+            return batch
+        return self._call(batch)
+
+
+class Steps:
+    """The sampler of torch's loader: asks for one batch after another."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: SupportsIndex) -> None:
+        """Serve another epoch."""
+        self._loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[None]:
+        return itertools.repeat(None)
+
+
+class AsItIs:
+    """What is served by workers is finished but for the last steps."""
+
+    def convert(self, raw: Any) -> Any:
+        """Give a batch back."""
+        return raw
+
+
+def loader_of(dataset: Any, options: dict[str, Any]) -> Loader:
+    """Make a loader of a permutation, or take one.
+
+    Raises:
+        ValueError: If a loader is given, and options for one.
+        TypeError: If it is neither.
+    """
+    if isinstance(dataset, Loader):
+        for name, value in options.items():
+            refuse(name, value)
+        return dataset
+    make = getattr(dataset, "loader", None)
+    if make is None:
+        message = f"a dataset of type {type(dataset).__name__}: wanted a Loader or a Permutation"
+        raise TypeError(message)
+    loader: Loader = make(**options)
+    return loader
+
+
+def refuse(name: str, value: Any) -> None:
+    """Say why an argument cannot be taken.
+
+    Raises:
+        ValueError: If it was given.
+    """
+    if value is None:
+        return
+    why = REFUSED.get(name, "wanted it where the loader is made")
+    message = f"{name}={value!r}: {why}"
+    raise ValueError(message)
