@@ -1,0 +1,396 @@
+"""Transforms of ``StreamingDataset``: threads, failures, and those that never end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import lancedb
+import lanceloader.streaming as streaming
+import pyarrow as pa
+import pytest
+import tables
+from lanceloader.streaming import StreamingDataset
+from lanceloader.streaming.pipeline import Budget, Limits
+from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
+
+BAD = frozenset({3, 4, 17, 40, 41, 42, 43, 44, 45, 46, 47, 90})
+
+
+class BadRowError(ValueError):
+    """What the transforms here raise."""
+
+
+def picky(batch):
+    """Ids, if none of them is bad."""
+    ids = ids_of(batch)
+    if BAD & set(ids):
+        raise BadRowError(min(BAD & set(ids)))
+    return iter(ids)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    database = lancedb.connect(tmp_path_factory.mktemp("db"))
+    return database.create_table("t", tables.narrow(100))
+
+
+def both(shared, **options):
+    return [
+        library.StreamingDataset(
+            shared, **{"num_splits": 4, "transform": picky, **options}
+        )
+        for library in (ours, theirs)
+    ]
+
+
+def is_bad_row(error):
+    return isinstance(error, BadRowError)
+
+
+@pytest.mark.parametrize("policy", ["skip", "warn", is_bad_row], ids=str)
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_skipping_is_that_of_lancedb(shared, policy, batch_size, caplog):
+    made = both(shared, on_transform_error=policy, read_batch_size=batch_size)
+    rows = [list(dataset) for dataset in made]
+    assert rows[0] == rows[1]
+    assert not BAD & set(rows[0])
+    assert made[0].rows_skipped == made[1].rows_skipped > 0
+    assert made[0].state_dict() == made[1].state_dict()
+    lines = {"ours": [], "theirs": []}
+    for record in caplog.records:
+        name = "ours" if record.name.startswith("lanceloader") else "theirs"
+        lines[name].append(record.getMessage())
+    assert sorted(lines["ours"]) == sorted(lines["theirs"])
+    assert bool(lines["ours"]) == (policy == "warn")
+    assert all("Skipped" in line and "BadRowError" in line for line in lines["ours"])
+
+
+def test_states_with_skips_go_on_in_lancedb(shared):
+    options = {"num_splits": 4, "transform": picky, "on_transform_error": "skip"}
+    whole = [list(d) for d in readers(theirs, shared, world_size=2, **options)]
+    for first, second in ((ours, theirs), (theirs, ours)):
+        begun = readers(first, shared, world_size=2, **options)
+        done = [some(dataset, 20) for dataset in begun]
+        state = second.StreamingDataset.merge_state_dicts(
+            [dataset.state_dict() for dataset in begun]
+        )
+        assert (
+            state["positions_consumed_per_split"] != state["samples_consumed_per_split"]
+        )
+        going = readers(second, shared, world_size=2, state=state, **options)
+        assert [d + list(g) for d, g in zip(done, going, strict=True)] == whole
+
+
+def test_raising_is_the_default(shared):
+    for dataset in both(shared):
+        with pytest.raises(BadRowError):
+            list(dataset)
+
+
+def test_a_function_that_says_no_raises(shared):
+    asked = []
+
+    def refuse(error):
+        asked.append(error)
+        return False
+
+    with pytest.raises(BadRowError):
+        list(both(shared, on_transform_error=refuse)[0])
+    assert all(isinstance(error, BadRowError) for error in asked)
+
+
+@pytest.mark.parametrize("policy", ["skip", "warn", lambda error: True])
+def test_a_wrong_number_of_rows_is_never_skipped(shared, policy):
+    for transform in (lambda batch: [], lambda batch: [1] * (batch.num_rows + 1)):
+        with pytest.raises(ValueError, match="one output row per input row"):
+            list(both(shared, transform=transform, on_transform_error=policy)[0])
+
+
+def test_what_is_no_exception_is_never_skipped(shared):
+    def leave(batch):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(both(shared, transform=leave, on_transform_error="skip")[0])
+
+
+def test_a_split_of_bad_rows_only_ends_the_epoch(shared):
+    def halves(batch):
+        if min(ids_of(batch)) < 50:
+            raise BadRowError
+        return ids_of(batch)
+
+    made = both(
+        shared,
+        num_splits=2,
+        shuffle=False,
+        transform=halves,
+        on_transform_error="skip",
+        read_batch_size=10,
+    )
+    for dataset in made:
+        assert list(dataset) == []
+        assert dataset.rows_skipped == 50
+
+
+# Filling, which LanceDB 0.40 has not.
+
+
+def test_filled_rows_stay_where_they_are(shared):
+    """Positions do not move, so ranks stay in step and states are as without failures."""
+    options = {"num_splits": 4, "read_batch_size": 7}
+    dataset = StreamingDataset(
+        shared,
+        transform=picky,
+        on_transform_error="fill",
+        fill_value=None,
+        **options,
+    )
+    whole = list(StreamingDataset(shared, transform=ids_of, **options))
+    rows = some(dataset, 43)
+    state = dataset.state_dict()
+    assert state["positions_consumed_per_split"] == state["samples_consumed_per_split"]
+    rows += list(dataset)
+    assert rows == [None if row in BAD else row for row in whole]
+    # What was read ahead when the first loop ended was read again.
+    assert dataset.rows_filled >= len(BAD)
+    assert dataset.rows_skipped == 0
+
+
+def test_each_filled_row_is_a_copy(shared):
+    value = {"id": [-1]}
+    dataset = StreamingDataset(
+        shared, transform=picky, on_transform_error="fill", fill_value=value
+    )
+    filled = [row for row in dataset if row == value]
+    assert len(filled) == len(BAD) == len({id(row) for row in filled})
+    filled[0]["id"].append(0)
+    assert value == {"id": [-1]}
+
+
+def test_repaired_rows(shared):
+    def repair(error, row):
+        assert isinstance(error, BadRowError)
+        assert isinstance(row, pa.RecordBatch)
+        assert row.num_rows == 1
+        return -row["id"][0].as_py()
+
+    dataset = StreamingDataset(
+        shared,
+        num_splits=4,
+        transform=picky,
+        on_transform_error="fill",
+        repair=repair,
+    )
+    assert sorted(map(abs, dataset)) == list(range(100))
+    assert dataset.rows_filled == len(BAD)
+
+
+def test_a_repair_that_fails_raises(shared):
+    def repair(error, row):
+        raise LookupError from error
+
+    options = {"transform": picky, "on_transform_error": "fill", "repair": repair}
+    with pytest.raises(LookupError):
+        list(StreamingDataset(shared, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_transform_error": "fill"},
+        {"on_transform_error": "fill", "fill_value": 1, "repair": print},
+        {"fill_value": None},
+        {"repair": print, "on_transform_error": "skip"},
+        {"on_transform_error": "fill", "repair": 3},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_filling(shared, options):
+    with pytest.raises(ValueError, match="repair"):
+        StreamingDataset(shared, **options)
+
+
+def test_filling_keeps_steps_the_same_for_all_topologies(shared):
+    options = {
+        "num_splits": 4,
+        "transform": picky,
+        "on_transform_error": "fill",
+        "fill_value": -1,
+    }
+    found = [
+        sets(steps(readers(ours, shared, world_size=n, **options), 4 // n))
+        for n in (1, 2, 4)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+# Threads, and how they end.
+
+
+class Gate:
+    """A transform that waits until it is let through."""
+
+    def __init__(self):
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self, batch):
+        self.entered.release()
+        self.open.wait()
+        return ids_of(batch)
+
+
+def test_transforms_run_in_so_many_threads(shared):
+    running, seen = [], []
+    lock = threading.Lock()
+
+    def transform(batch):
+        with lock:
+            running.append(threading.get_ident())
+            seen.append(len(running))
+        ids = ids_of(batch)
+        with lock:
+            running.remove(threading.get_ident())
+            assert threading.current_thread() is not threading.main_thread()
+        return ids
+
+    options = {"num_splits": 4, "read_batch_size": 2}
+    made = StreamingDataset(
+        shared, transform=transform, transform_parallelism=2, **options
+    )
+    assert list(made) == list(
+        theirs.StreamingDataset(shared, transform=ids_of, **options)
+    )
+    assert len(seen) == 52
+    assert max(seen) <= 2
+
+
+def test_closing_leaves_a_transform_that_hangs(shared, monkeypatch, caplog):
+    """And the dataset can be read again."""
+    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.01)
+    gate = Gate()
+    calls = []
+
+    def transform(batch):
+        calls.append(batch)
+        return ids_of(batch) if len(calls) == 1 else gate(batch)
+
+    dataset = StreamingDataset(
+        shared, read_batch_size=5, transform=transform, transform_parallelism=2
+    )
+    rows = iter(dataset)
+    begun = [next(rows)]
+    while not calls[1:]:
+        begun.append(next(rows))
+    rows.close()
+    assert "in the background" in caplog.text
+    assert not dataset._consumer_iterator_active
+    gate.open.set()
+    assert begun + list(dataset) == list(StreamingDataset(shared, transform=ids_of))
+
+
+def test_closing_waits_for_what_is_quick(shared, caplog):
+    dataset = StreamingDataset(shared, num_splits=4, read_batch_size=1)
+    some(dataset, 1)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if "ThreadPool" in name]
+    assert caplog.text == ""
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+import lancedb
+from lanceloader.streaming import StreamingDataset
+
+def hang(batch):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+
+table = lancedb.connect(sys.argv[1]).open_table("t")
+dataset = StreamingDataset(table, transform=hang)
+try:
+    list(dataset)
+except KeyboardInterrupt:
+    assert not dataset._consumer_iterator_active
+    print("interrupted", flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_wait_for_a_transform(shared):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, shared._conn.uri],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == "interrupted\n", done.stderr
+
+
+# Bytes.
+
+
+@pytest.mark.parametrize("limit", [1, 2_000, "1GiB"])
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_a_budget_changes_nothing_but_how_much_waits(shared, limit, policy):
+    options = {
+        "num_splits": 4,
+        "read_batch_size": 5,
+        "on_transform_error": policy,
+        "transform": ids_of if policy == "raise" else picky,
+    }
+    dataset = StreamingDataset(shared, max_buffered_bytes=limit, **options)
+    assert list(dataset) == list(StreamingDataset(shared, **options))
+
+
+def test_a_budget_bounds_what_waits(shared):
+    """A batch has five rows; with no bytes to spare, each split has one batch."""
+    free = StreamingDataset(shared, num_splits=4, read_batch_size=5, transform=ids_of)
+    tight = StreamingDataset(
+        shared,
+        num_splits=4,
+        read_batch_size=5,
+        transform=ids_of,
+        max_buffered_bytes=1,
+    )
+    for dataset, most in ((tight, 20), (free, 100)):
+        for k, _ in enumerate(dataset):
+            asked = 100 - dataset.unscanned_rows
+            assert asked - k - 1 <= most
+    rows = iter(free)
+    assert next(rows, None) is None
+
+
+def test_a_budget_counts_what_is_under_way():
+    limits = Limits(5, 4, 1, max_bytes=100)
+    budget = Budget(limits, 2)
+    batch = pa.record_batch({"x": pa.array(range(5), pa.int64())})
+    assert budget.admits(0, 5)
+    assert budget.admits(1, 5)
+    # Nothing is known of how large batches are.
+    assert not budget.admits(0, 5)
+    budget.arrived(0, 5, batch)
+    # 40 bytes are here, 40 under way.
+    assert not budget.admits(0, 5)
+    budget.release(0, 5)
+    assert budget.admits(0, 5)
+    assert budget.pending == [5, 5]
+
+
+def test_a_budget_of_nothing_is_refused(shared):
+    for limit in (0, "0 B"):
+        with pytest.raises(ValueError, match="max_buffered_bytes"):
+            StreamingDataset(shared, max_buffered_bytes=limit)
+    assert outcome(partial(StreamingDataset, shared, max_buffered_bytes=-1))[0] is (
+        OverflowError
+    )
+
+
+def test_the_namespace_logs(shared):
+    assert streaming.logger.name == "lanceloader.streaming"
