@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from arms import REPLAYS, TABLES, Arm, arms
 from measure import Failure, Step, failure, rotated
-from outside import Child, child, shares
+from outside import Child, child, shares, workers
 from tables import BenchTable
 from tqdm.auto import tqdm
 from venvs import python_of
@@ -19,6 +22,8 @@ from venvs import python_of
 PEERS = "peers"
 INTERVAL_S = 0.1
 """How often a process and its workers are weighed."""
+SHARED = Path("/dev/shm")
+MOSAIC_MEMORY = re.compile(r"\d{6}_[a-z_]+")
 MAKE_LIMIT_S = 3600.0
 RESUME_TABLE, RESUME_BATCH, RESUME_STEP = "narrow", 16, 1_000_000
 QUICK_STEP = 100_000
@@ -153,12 +158,31 @@ class Against:
 @contextlib.contextmanager
 def job(what: str, table: BenchTable, arm: Arm, **arguments: Any) -> Iterator[Child]:
     python = python_of(arm.venv)
-    with child(
-        "peer", python=python, table=table, what=what, arm=vars(arm), **arguments
-    ) as running:
+    with (
+        swept(),
+        child(
+            "peer", python=python, table=table, what=what, arm=vars(arm), **arguments
+        ) as running,
+    ):
         yield running
-        # Nobody's clean-up belongs to what is measured, and some of them hang.
-        running.end()
+        # Some libraries hang when they are to end. Python's tracker of shared memory is left
+        # to take away what they had.
+        for pid in reversed([running.process.pid, *workers(running.process.pid)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def swept() -> Iterator[None]:
+    """Remove the named shared memory that MosaicML's processes leave behind."""
+    before = set(named_memory())
+    yield
+    for left in set(named_memory()) - before:
+        left.unlink(missing_ok=True)
+
+
+def named_memory() -> Iterator[Path]:
+    return (each for each in SHARED.glob("*") if MOSAIC_MEMORY.fullmatch(each.name))
 
 
 def make(table: BenchTable, arm: Arm) -> None:

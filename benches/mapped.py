@@ -28,11 +28,13 @@ class Shuffled:
         self.epoch, self.start = divmod(step, table.num_rows // table.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        # A generator: DataLoader with workers makes two of them for its first epoch, and uses one.
+        epoch, start = self.epoch, self.start
+        self.epoch, self.start = epoch + 1, 0
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         rows = RandomSampler(range(self.table.num_rows), generator=generator)
         batches = BatchSampler(rows, self.table.batch_size, drop_last=True)
-        start, self.start, self.epoch = self.start, 0, self.epoch + 1
-        return itertools.islice(batches, start, None)
+        yield from itertools.islice(batches, start, None)
 
 
 def batches_of(

@@ -222,18 +222,14 @@ def litdata(
 def litdata_state(loader: Any, table: BenchTable, step: int) -> dict[str, Any]:
     """Give the state that the loader would have had at a step."""
     epoch, at = divmod(step, steps_of(table))
-    num_workers = max(loader.num_workers, 1)
-    each = [
-        table.batch_size * (at // num_workers + (worker < at % num_workers))
-        for worker in range(num_workers)
-    ]
+    num_rows = at * table.batch_size
     state = loader.state_dict()
     state["dataset"] = loader.dataset.state_dict(
-        at * table.batch_size, loader.num_workers, table.batch_size
+        num_rows, loader.num_workers, table.batch_size
     )
     state["dataset"]["current_epoch"] = state["current_epoch"] = epoch + 1
-    state["num_samples_yielded"] = dict(enumerate(each))
-    state["latest_worker_idx"] = at % num_workers
+    state["num_samples_yielded"] = num_rows
+    state["latest_worker_idx"] = (at - 1) % max(loader.num_workers, 1)
     return state
 
 
@@ -300,9 +296,24 @@ def grain_batches(
         rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     iterator = iter(rows)
     if step:
-        iterator.set_state({"next_index": step})
+        iterator.set_state(grain_state(iterator.get_state(), step))
     for batch in iterator:
         yield records.decoded(table.name, as_tensors(batch))
+
+
+def grain_state(fresh: dict[str, Any], step: int) -> dict[str, Any]:
+    """Give the state at a step; workers take turns, a batch each."""
+    if "next_index" in fresh:
+        return {"next_index": step}
+    count = len(fresh["iterators_in_use_states"])
+    each = [
+        {"next_index": step // count + (worker < step % count)}
+        for worker in range(count)
+    ]
+    return fresh | {
+        "next_index_in_cycle": step % count,
+        "iterators_in_use_states": each,
+    }
 
 
 def as_tensors(batch: Any) -> Any:
