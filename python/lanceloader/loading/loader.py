@@ -179,6 +179,8 @@ class Loader:
             TypeError: If it is no dict.
         """
         at = read_state(state, self._served.plan())
+        if at.turn is not None:
+            at.turn.checked((worker_of() or (0, 1))[1])
         units = self._served.num_units(at.epoch)
         if at.position > units:
             message = (
