@@ -21,7 +21,10 @@ from lanceloader import _native, errors
 
 ROOT = Path(__file__).parents[1]
 MODULES = [ll, errors, lanceloader.permutation, lanceloader.torch]
-HEAVY = {"lance", "lancedb", "numpy", "pandas", "polars", "pyarrow", "torch", "tqdm"}
+HEAVY = {
+    *("lance", "lancedb", "matplotlib", "numpy", "pandas", "polars", "pyarrow"),
+    *("torch", "tqdm"),
+}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

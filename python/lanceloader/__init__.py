@@ -3,6 +3,8 @@
 Importing this imports no array library; each is loaded by the first thing that needs it.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from lanceloader import errors
 from lanceloader._native import __version__
 from lanceloader.builder import PermutationBuilder, permutation_builder
@@ -16,6 +18,9 @@ from lanceloader.permutation import (
 from lanceloader.splits import Fold, Splits
 from lanceloader.stats import Stats
 
+if TYPE_CHECKING:
+    from lanceloader import plots as plots
+
 
 def install() -> None:
     """Make LanceDB's own tables work, and fast, as datasets of torch's ``DataLoader``.
@@ -28,6 +33,16 @@ def install() -> None:
     from lanceloader import torch
 
     torch.install()
+
+
+def __getattr__(name: str) -> Any:
+    # Pictures are drawn by few.
+    if name == "plots":
+        import importlib
+
+        return importlib.import_module("lanceloader.plots")
+    message = f"module 'lanceloader' has no attribute {name!r}"
+    raise AttributeError(message)
 
 
 __all__ = [
@@ -44,4 +59,5 @@ __all__ = [
     "install",
     "open",
     "permutation_builder",
+    "plots",
 ]

@@ -31,8 +31,7 @@ _ADVICE = {
     "plan": "batches of more rows cost less to plan",
     "read": 'rows come from files: more memory (memory_limit) or read="resident" keeps them',
     "gather": "fewer or narrower columns (select_columns) cost less, or a format of one dtype",
-    "format": "transform_threads=1 takes it off the trainer; a columnar format "
-    '("torch_dict", "torch_matrix", "arrow") costs less than rows',
+    "format": 'a columnar format ("torch_dict", "torch_matrix", "arrow") costs less than rows',
     "transform": "more transform_threads help if it lets go of the GIL, as NumPy and torch do",
     "copy": "pin_memory=True, or batches of fewer bytes, make copies shorter",
 }
@@ -45,6 +44,8 @@ def verdict(stats: Stats) -> str:
     share = f"the trainer waits {stats.wait_share:.0%} of the time"
     if stats.wait_share <= _ENOUGH:
         said = f"{share}; reading is not the bottleneck"
+    elif _are_few(stats):
+        said = f"{share}, most of it in a few long waits; loader.trace() shows when"
     elif (slowest := stats.slowest) is None:
         said = f"{share}; its stages were not measured"
     else:
@@ -54,11 +55,21 @@ def verdict(stats: Stats) -> str:
     return said
 
 
+def _are_few(stats: Stats) -> bool:
+    """Whether the longest one in a hundred waits make most of all."""
+    long = sum(
+        seconds * number for seconds, number in stats.waits if seconds > stats.wait_p99
+    )
+    return long > (stats.wait_seconds - stats.first_batch_seconds) / 2
+
+
 def _advice(stage: str, stats: Stats) -> str:
     if stage == "read" and stats.hits >= _FROM_MEMORY:
         return "rows come from memory already: more threads, or narrower columns"
     if stage == "read" and stats.rows_spilled > stats.rows_direct + stats.rows_packed:
         return "rows go through scratch files: more memory (memory_limit), or a faster disk"
+    if stage == "format" and not stats.transform_threads:
+        return f"transform_threads=1 takes it off the trainer; {_ADVICE[stage]}"
     return _ADVICE[stage]
 
 

@@ -128,8 +128,11 @@ class Stats:
         """The stage that the trainer waits for most, or ``None`` if stages were not measured.
 
         Stages are compared among those that are behind: if the threads that read are waited
-        for, these are theirs, otherwise what is done with a batch afterwards.
+        for, these are theirs, otherwise what is done with a batch afterwards. Of several
+        ranks, it is that of the one that waited longest.
         """
+        if self.ranks:
+            return next(each for each in self.ranks if each.rank == self.rank).slowest
         waited = self.wait_seconds - self.first_batch_seconds
         is_reading = self.read_wait_seconds >= waited / 2
         threads = max(1, self.transform_threads)

@@ -70,7 +70,7 @@ class Running:
         self._asked = 0
         self._handed = 0
         self._thread = 0
-        """The thread that was given the last batch."""
+        """The thread that works on the last batch, if this is traced."""
         self._first = 0
         self._waited = 0
         self._waits = Histogram()
@@ -213,7 +213,9 @@ class Running:
             }
         else:
             found = self._of_core(mine)
-            found |= reads_between(self._before, self._served.reads())
+            # What another library reads, it reads from files.
+            read = reads_between(self._before, self._served.reads())
+            found |= read or {"rows_direct": self._rows}
             found["transform_threads"] = self.transform_threads
             found["read_wait_seconds"] = self._read_waited / NANOS
             found["rows_skipped"] = self.counts.rows_skipped
@@ -262,6 +264,8 @@ class Running:
             self.note(
                 "train", self._handed, now - self._handed, batch=self.num_handed - 1
             )
+            # It is over: the end of the iteration is no step.
+            self._thread = 0
 
     def _fold(self) -> None:
         """Keep the numbers of epochs that are over, so that memory does not grow with them."""
