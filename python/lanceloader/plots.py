@@ -7,6 +7,7 @@ apart by the colour-blind, and in print.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._report import brief
@@ -138,14 +139,9 @@ def waits(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
 
     ends = [max(seconds, 1e-9) for seconds, _ in stats.waits]
     numbers = [number for _, number in stats.waits]
-    # A class of waits is an octave's quarter wide.
-    axes.bar(
-        [end * 0.82 for end in ends],
-        numbers,
-        width=[end * 0.18 for end in ends],
-        align="edge",
-        color=BLUE,
-    )
+    widths = [_width(end) for end in ends]
+    starts = [end - width for end, width in zip(ends, widths, strict=True)]
+    axes.bar(starts, numbers, width=widths, align="edge", color=BLUE)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(numbers) * 8)
@@ -236,6 +232,11 @@ def _rates(
         for before, after in itertools.pairwise(kept)
     ]
     return [point[0] for point in kept], rates
+
+
+def _width(seconds: float) -> float:
+    """Give the width of the class of waits that ends there; there are four to each doubling."""
+    return 2.0 ** (math.floor(math.log2(seconds * 1e9)) - 2) / 1e9
 
 
 def _mark(axes: Axes, x: float, text: str, colour: str, height: float) -> None:

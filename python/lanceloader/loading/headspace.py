@@ -88,8 +88,8 @@ class Headspace:
         if after < WARM_UP:
             message = f"after={after}: wanted at least {WARM_UP} batches"
             raise ValueError(message)
-        if not 1 <= keep <= after:
-            message = f"keep={keep}: wanted 1 to {after} batches, as after={after}"
+        if keep < 1:
+            message = f"keep={keep}: wanted at least 1 batch"
             raise ValueError(message)
         self._loader = loader
         self._after = after

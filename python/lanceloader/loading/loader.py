@@ -242,13 +242,13 @@ class Loader:
 
         Args:
             after: Batches to read first. A fifth of them is not timed, for training to warm up.
-            keep: How many of the last ones of them are kept, and served again and again.
+            keep: How many of the last ones of them are kept, at most, and served again and again.
 
         Returns:
             As many batches as this loader gives; its ``report()`` compares the steps per second.
 
         Raises:
-            ValueError: If ``after`` is less than 5, or ``keep`` less than 1 or more than it.
+            ValueError: If ``after`` is less than 5, or ``keep`` less than 1.
 
         Example:
             >>> trial = perm.loader(1).headspace(after=5)

@@ -193,7 +193,8 @@ class LoadVerbs(SplitVerbs):
             memory_limit: As for ``with_read``.
             cache_dir: As for ``with_read``.
             threads: As for ``with_read``.
-            progress: Whether to show a bar for each epoch.
+            progress: Whether to show a bar for each epoch, on rank 0, with the rows per second and
+                the share of the time that was waited.
 
         Raises:
             ValueError: If a size is 0, options exclude each other, or there is no such rank.
