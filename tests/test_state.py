@@ -229,6 +229,31 @@ def test_the_iteration_that_was_begun_last_says_where_training_stands(perm):
     assert loader.state_dict()["position"] == 100
 
 
+def test_an_epoch_or_a_place_set_before_the_first_batch_counts(perm):
+    """Lightning asks for an iterator, sets the epoch, and then asks for batches."""
+    loader = loader_of(perm)
+    batches = iter(loader)
+    loader.set_epoch(0)
+    next(batches)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (0, 100)
+    loader.set_epoch(1)
+    assert ids(batches) == wanted(perm, 0)[100:]
+    batches = iter(loader)
+    loader.set_epoch(2).skip_batches(9)
+    assert ids(batches) == wanted(perm, 2)[900:]
+    # Where another is asked for, each begins where it was told.
+    one = iter(loader.set_epoch(1).skip_batches(3))
+    other = iter(loader.set_epoch(2).skip_batches(5))
+    assert ids(one) == wanted(perm, 1)[300:]
+    assert loader.state_dict()["position"] == 500
+    assert ids(other) == wanted(perm, 2)[500:]
+    # One that nobody takes from takes nothing.
+    iter(loader)
+    loader.skip_batches(7)
+    assert ids(loader) == wanted(perm, 2)[700:]
+    assert ids(loader) == wanted(perm, 2)
+
+
 @pytest.mark.parametrize(
     "ahead",
     [

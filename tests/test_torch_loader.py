@@ -225,7 +225,6 @@ def test_a_killed_worker_is_an_error_and_training_goes_on_from_its_state(
         drain()
     assert loader.state_dict() == state
     assert state["position"] == len(seen) < ROWS
-    del batches
     again = loader_of(perm, 2, batch_size=10)
     again.load_state_dict(state)
     assert seen + ids(again) == wanted(perm, 1)

@@ -21,7 +21,7 @@ from lanceloader.loading.loader import register_as_dataset
 from lanceloader.loading.running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch.utils.data import Dataset
 
@@ -177,16 +177,19 @@ class DataLoader(TorchLoader[Any]):
         loader = self.dataset
         if self.num_workers == 0:
             return super().__iter__()
-        start = loader._begun()
+        running = Running(loader._served, loader.world, is_traced=False)
+        starts = loader._asked(running)
+        return loader._watched(self._handed(starts, running), running)
+
+    def _workers(self, start: At) -> Iterator[Any]:
+        """Start workers, or those that stay, at a place."""
+        self._start = start
         if self._signal is not None:
-            numbers = loader.epoch, start.epoch, start.position
+            numbers = self.dataset.epoch, start.epoch, start.position
             told = [-1 if number is None else number for number in numbers]
             self._signal.copy_(torch.tensor(told))
-        self._start = start
-        slots = super().__iter__()
-        running = Running(loader._served, loader.world, is_traced=False)
-        loader._running = loader._leading = running
-        return loader._watched(self._handed(slots, start, running), running)
+        slots: Iterator[Any] = super().__iter__()
+        return slots
 
     def _get_iterator(self) -> Any:
         loader = self.dataset
@@ -199,13 +202,16 @@ class DataLoader(TorchLoader[Any]):
         finally:
             self.__dict__["dataset"] = loader
 
-    def _handed(
-        self, slots: Iterator[Any], start: At, running: Running
-    ) -> Iterator[Any]:
+    def _handed(self, starts: Iterable[At], running: Running) -> Iterator[Any]:
         """Give the batches of workers, and say where training stands after each."""
         loader = self.dataset
+        epochs = iter(loader._begun(starts, running))
+        at = next(epochs, None)
+        if at is None:
+            return
+        slots = self._workers(at)
         places = itertools.chain.from_iterable(
-            loader._places(begun) for begun in loader._epochs(start)
+            map(loader._places, itertools.chain([at], epochs))
         )
         # Copies to a device are made ahead of what is handed out.
         ahead: deque[At] = deque()
@@ -217,7 +223,6 @@ class DataLoader(TorchLoader[Any]):
                     ahead.append(place)
                     yield slot
 
-        at = start
         last: Any = AsItIs()
         for value in loader._finish.here().over(served(), last, running, 0):
             at = ahead.popleft()

@@ -60,6 +60,8 @@ class Loader:
         """The iteration that was begun last."""
         self._leading: Running | None = None
         """The one that says where training stands, if it goes on."""
+        self._asked_last: Running | None = None
+        """The one that was asked for last, until its first batch is."""
         self._trace: Trace | None = None
         self._signal: Any = None
         """Shared memory in which another process says where to start."""
@@ -137,7 +139,7 @@ class Loader:
         """Serve another epoch: the same rows, shuffled anew. Constant time, at any size.
 
         A shuffle that rows were filtered, split, sampled or sliced from afterwards is not made
-        anew. Without a shuffle all epochs are the same. An iteration that has begun is not
+        anew. Without a shuffle all epochs are the same. An iteration that gave a batch is not
         changed. A place that ``load_state_dict`` set is kept if it is in this epoch.
 
         Returns:
@@ -196,12 +198,11 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         # All epochs share the reader, and what it keeps.
         self._served.view._ensure_open()
-        start = self._signalled() or self._begun()
         running = Running(self._served, self.world, is_traced=self._trace is not None)
         if self._trace is not None:
             self._trace.add(running)
-        self._running = self._leading = running
-        return self._watched(self._batches(self._epochs(start), running), running)
+        starts = self._asked(running)
+        return self._watched(self._batches(starts, running), running)
 
     def explain(self) -> str:
         """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""
@@ -266,18 +267,29 @@ class Loader:
         # A worker is not one of those that train; but a rank may be given its loader so, too.
         world = self._steps.world or World.in_use()
         steps = replace(self._steps, world=world)
-        away = {"_running": None, "_leading": None, "_trace": None}
+        gone = ("_running", "_leading", "_asked_last", "_trace")
+        away = dict.fromkeys(gone)
         return self.__dict__ | {"_steps": steps} | away
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         register_as_dataset()
 
-    def _begun(self) -> At:
-        """Say where an iteration begins, and that it did."""
-        start, self._start = self._start, At(self.epoch, 0)
-        self._at = start
-        return start
+    def _asked(self, running: Running) -> Iterable[At]:
+        """Say where the epochs of an iteration begin that was asked for."""
+        start = self._signalled()
+        if start is None:
+            start, self._start = self._start, At(self.epoch, 0)
+            self._at, self._asked_last = start, running
+        self._running = self._leading = running
+        return self._epochs(start)
+
+    def _begun(self, starts: Iterable[At], running: Running) -> Iterable[At]:
+        """Say it again, as its first batch is asked for: trainers set the epoch in between."""
+        if self._asked_last is not running:
+            return starts
+        self._asked_last = None
+        return starts if self._leading is running else self._asked(running)
 
     def _begin_at(self, at: At) -> None:
         self._start = self._at = at
@@ -332,7 +344,7 @@ class Loader:
         """Give the batches of all epochs of an iteration."""
         worker, num_workers = worker_of() or (0, 1)
         turn = None
-        for start in starts:
+        for start in self._begun(starts, running):
             if turn is None:
                 of_state = start.turn
                 turn = worker if of_state is None else of_state.checked(num_workers)
