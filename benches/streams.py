@@ -34,9 +34,9 @@ def streaming(
         if epoch == first and start:
             dataset.load_state_dict(state(dataset, seed, start * table.batch_size))
         loader = loader_of(module, table, dataset, num_workers)
+        # The last of each worker is short; neither library can leave those out.
         for batch in loader:
-            if len(batch) >= table.batch_size:
-                yield records.from_items(table.name, batch)
+            yield records.from_items(table.name, batch)
 
 
 def dataset_of(
