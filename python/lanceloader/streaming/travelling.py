@@ -80,12 +80,16 @@ class Travelling(Fields):
         if perm_data is None:
             perm_table = self._built(pinned_source(self._table, *self._pin))
         else:
+            if is_in_memory(self._table):
+                # It was made anew, and has versions of its own.
+                perm_data = streaming._drop_base_version(perm_data)
             perm_table = memory_table(perm_name, perm_data)
         self._perm_table = perm_table
         self._built_table = perm_table if perm_data is None else None
         plan = PlanTable.of(perm_table)
         source = pinned_source(self._table, plan.base_version, plan.base_branch)
         self._opened = perm_table, source, plan
+        self._pin = source.version, source.branch
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Describe the dataset: to a worker with the memory it shares, else with values."""
@@ -146,7 +150,6 @@ class Travelling(Fields):
         perm_data = perm_data.set_column(
             perm_data.schema.get_field_index("row_id"), "row_id", row_ids
         )
-        perm_data = streaming._drop_base_version(perm_data)
         data = source.to_arrow()
         return {"kind": "memory", "name": source.name, "data": data}, perm_data
 

@@ -1,0 +1,383 @@
+"""``StreamingDataLoader``: states of what the trainer got, with workers of every kind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import lancedb
+import pytest
+import tables
+import torch
+from lanceloader import streaming
+from lanceloader.streaming import StreamingDataLoader, StreamingDataset
+from streams import Worker, ids_of, ours, plain, readers, some, theirs, tokens_table
+from torch.utils.data import DataLoader, IterableDataset
+
+STARTS = [
+    *(("fork", num_workers) for num_workers in range(4)),
+    pytest.param("forkserver", 2, marks=pytest.mark.slow),
+    pytest.param("spawn", 2, marks=pytest.mark.slow),
+]
+IDS = {"transform": ids_of}
+
+# Of machines with few CPUs.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create:UserWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    database = lancedb.connect(tmp_path_factory.mktemp("db"))
+    return database.create_table("t", tables.narrow(96))
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    database = lancedb.connect(tmp_path_factory.mktemp("db"))
+    return tokens_table(database, [[100 * i] * (i % 7) for i in range(40)])
+
+
+@pytest.fixture
+def small(db):
+    """Two splits: ids 1 to 4, and 10 to 40."""
+    ids = (1, 2, 3, 4, 10, 20, 30, 40)
+    return db.create_table("t", [{"id": i} for i in ids])
+
+
+def of_small(small):
+    return StreamingDataset(small, num_splits=2, shuffle=False, **IDS)
+
+
+def loading(dataset, num_workers, start="fork", **options):
+    if num_workers:
+        options["multiprocessing_context"] = start
+    options.setdefault("collate_fn", list)
+    return StreamingDataLoader(dataset, num_workers=num_workers, **options)
+
+
+def batches_of_workers(library, table, num_workers, batch_size, **options):
+    """What workers would give, in turns, made without any."""
+    rows = [
+        list(dataset)
+        for dataset in readers(library, table, num_workers=num_workers, **options)
+    ]
+    return [
+        of_worker[k : k + batch_size]
+        for k in range(0, len(rows[0]), batch_size)
+        for of_worker in rows
+    ]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("start", "num_workers"), STARTS)
+def test_batches_are_those_of_any_loader(shared, start, num_workers):
+    options = {"num_splits": 6, "shuffle_seed": 3, **IDS}
+    dataset = StreamingDataset(shared, **options)
+    found = list(loading(dataset, num_workers, start, batch_size=6))
+    wanted = batches_of_workers(theirs, shared, num_workers or 1, 6, **options)
+    assert found == wanted
+    assert dataset.state_dict()["samples_consumed_per_split"] == [16] * 6
+    assert dataset.consumed_rows == 96
+    assert dataset.unscanned_rows == 0
+    again = StreamingDataset(shared, **options)
+    plain_loader = DataLoader(
+        again,
+        batch_size=6,
+        num_workers=num_workers,
+        collate_fn=list,
+        multiprocessing_context=start if num_workers else None,
+    )
+    assert list(plain_loader) == wanted
+    assert again.bytes_loaded == dataset.bytes_loaded > 96 * 28
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_state_is_of_what_was_handed_over(shared, num_workers, steps):
+    """Whatever workers have read ahead; it resumes in LanceDB."""
+    options = {"num_splits": 6, **IDS}
+    dataset = StreamingDataset(shared, **options)
+    iterator = iter(loading(dataset, num_workers, batch_size=6, prefetch_factor=None))
+    done = [next(iterator) for _ in range(steps * max(1, num_workers))]
+    state = dataset.state_dict()
+    iterator._shutdown_workers()
+    assert dataset.state_dict() == state
+    assert next(iterator, None) is None
+    (resumed,) = readers(theirs, shared, state=state, **options)
+    rows = [row for batch in done for row in batch]
+    assert sorted(rows + list(resumed)) == list(range(96))
+    left = list(loading(dataset, 0, batch_size=6))
+    assert sorted(rows + [row for batch in left for row in batch]) == list(range(96))
+
+
+def test_workers_take_turns_and_a_step_is_over_when_all_had_one(small):
+    dataset = of_small(small)
+    iterator = iter(loading(dataset, 2, batch_size=2))
+    assert next(iterator) == [1, 2]
+    assert dataset._checkpoint_snapshot()["samples_consumed_per_split"] == [2, 0]
+    with pytest.raises(RuntimeError, match="complete logical step boundary"):
+        dataset.state_dict()
+    assert next(iterator) == [10, 20]
+    assert dataset.state_dict()["samples_consumed_per_split"] == [2, 2]
+    assert list(iterator) == [[3, 4], [30, 40]]
+
+
+def test_an_uneven_state_starts_no_workers(small):
+    dataset = of_small(small)
+    some(dataset, 1)
+    with pytest.raises(RuntimeError, match="partial logical step"):
+        iter(loading(dataset, 2, batch_size=2))
+    assert not dataset._consumer_iterator_active
+    assert list(loading(dataset, 1, batch_size=2)) == [[10, 2], [20, 3], [30, 4], [40]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_blocks(tokens, num_workers):
+    options = {
+        "pack_sequences": 5,
+        "eos_id": -1,
+        "pad_id": -2,
+        "columns": ["tokens"],
+        "blocks_per_epoch": 24,
+        "num_splits": 4,
+    }
+    dataset = StreamingDataset(tokens, **options)
+    iterator = iter(loading(dataset, num_workers, batch_size=2))
+    done = [next(iterator) for _ in range(4)]
+    state = dataset.state_dict()
+    assert state["blocks_emitted_per_split"] == [2] * 4
+    iterator._shutdown_workers()
+    resumed = theirs.StreamingDataset(tokens, **options)
+    resumed.load_state_dict(state)
+    rest = list(map(plain, resumed))
+    whole = list(map(plain, theirs.StreamingDataset(tokens, **options)))
+    assert rest == whole[8:]
+    assert sorted(map(str, (plain(block) for batch in done for block in batch))) == (
+        sorted(map(str, whole[:8]))
+    )
+
+
+def test_a_packed_state_in_a_step_starts_no_loader(tokens):
+    options = {
+        "pack_sequences": 5,
+        "eos_id": -1,
+        "pad_id": -2,
+        "columns": ["tokens"],
+        "blocks_per_epoch": 24,
+        "num_splits": 4,
+    }
+    dataset = StreamingDataset(tokens, **options)
+    some(dataset, 3)
+    with pytest.raises(RuntimeError, match="partial packed logical step"):
+        iter(loading(dataset, 0))
+
+
+# What is refused.
+
+
+class Own(StreamingDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def test_what_is_no_streaming_dataset(shared):
+    with pytest.raises(TypeError, match="requires a StreamingDataset"):
+        StreamingDataLoader([1, 2])
+    with pytest.raises(TypeError, match="override __iter__"):
+        StreamingDataLoader(Own(shared))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"in_order": False},
+        {"persistent_workers": True, "num_workers": 1},
+        {"drop_last": True},
+    ],
+    ids=str,
+)
+def test_options_that_would_make_states_wrong(shared, options):
+    for library in (ours, theirs):
+        dataset = library.StreamingDataset(shared)
+        with pytest.raises(ValueError, match=f"{next(iter(options))}=True"):
+            library.StreamingDataLoader(dataset, **options)
+
+
+def test_one_owner_at_a_time(shared):
+    """A loader has the dataset from ``iter`` on, a loop from its first row on."""
+    dataset = StreamingDataset(shared, **IDS)
+    loader = loading(dataset, 0, batch_size=4)
+    loop = iter(dataset)
+    owner = iter(loader)
+    for second in (lambda: iter(loader), lambda: next(loop)):
+        with pytest.raises(RuntimeError, match="concurrent iteration"):
+            second()
+    owner._shutdown_workers()
+    loop = iter(dataset)
+    next(loop)
+    with pytest.raises(RuntimeError, match="concurrent iteration"):
+        iter(loader)
+    loop.close()
+    del owner
+    rows = [row for batch in loader for row in batch]
+    assert len(rows) == 95
+    assert not dataset._consumer_iterator_active
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_deleted_loader_iterator_gives_the_dataset_back(shared, num_workers):
+    dataset = StreamingDataset(shared, num_splits=2, **IDS)
+    iterator = iter(loading(dataset, num_workers, batch_size=2))
+    next(iterator)
+    del iterator
+    assert not dataset._consumer_iterator_active
+    next(iter(dataset))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("error", [ValueError, StopIteration, SystemExit])
+def test_a_lost_batch_ends_states(shared, num_workers, error):
+    """Later batches still come, but no state could tell of the hole."""
+    if error is SystemExit and num_workers:
+        pytest.skip("SystemExit ends a worker")
+
+    def collate(rows):
+        if 1 in rows:
+            raise error("no")
+        return rows
+
+    dataset = StreamingDataset(shared, num_splits=2, shuffle=False, **IDS)
+    iterator = iter(loading(dataset, num_workers, batch_size=4, collate_fn=collate))
+    wanted = RuntimeError if error is StopIteration else error
+    fragment = "collate_fn raised StopIteration" if error is StopIteration else "no"
+    with pytest.raises(wanted, match=fragment):
+        next(iterator)
+    assert len(next(iterator)) == 4
+    iterator._shutdown_workers()
+    state = StreamingDataset(shared, num_splits=2, shuffle=False).state_dict()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="failed before it was returned"):
+            dataset.state_dict()
+        dataset.load_state_dict(state)
+    dataset.reset()
+    assert dataset.state_dict() == state
+
+
+def test_a_plain_loader_with_workers_has_no_state(shared):
+    dataset = StreamingDataset(shared, num_splits=2, **IDS)
+    next(iter(DataLoader(dataset, batch_size=2)))
+    assert dataset.state_dict()["samples_consumed_per_split"] == [1, 1]
+    batches = list(DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=list))
+    assert len(batches) == 48
+    with pytest.raises(RuntimeError, match="Use StreamingDataLoader"):
+        dataset.state_dict()
+
+
+def test_splits_must_divide_among_workers(shared):
+    dataset = StreamingDataset(shared, num_splits=3)
+    iterator = iter(loading(dataset, 2))
+    with pytest.raises(ValueError, match="must be divisible by num_workers"):
+        next(iterator)
+    iterator._shutdown_workers()
+
+
+def failing(batch):
+    if 40 in ids_of(batch):
+        raise LookupError("row 40")
+    return ids_of(batch)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_transform_that_fails_is_told(shared, num_workers):
+    dataset = StreamingDataset(shared, num_splits=2, transform=failing)
+    iterator = iter(loading(dataset, num_workers, batch_size=4))
+    with pytest.raises(LookupError, match="row 40"):
+        list(iterator)
+    iterator._shutdown_workers()
+    with pytest.raises(RuntimeError, match="failed before it was returned"):
+        dataset.state_dict()
+
+
+def dying(batch):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told(shared):
+    dataset = StreamingDataset(shared, num_splits=2, transform=dying)
+    iterator = iter(loading(dataset, 2, batch_size=2))
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        next(iterator)
+    iterator._shutdown_workers()
+    assert not dataset._consumer_iterator_active
+    with pytest.raises(RuntimeError, match="failed before it was returned"):
+        dataset.state_dict()
+    assert not multiprocessing.active_children()
+
+
+# What goes through.
+
+
+def test_the_adapter_shows_the_dataset(shared):
+    dataset = StreamingDataset(shared, num_splits=4)
+    loader = StreamingDataLoader(dataset, batch_size=4)
+    assert isinstance(loader.dataset, streaming._StreamingDatasetAdapter)
+    assert isinstance(loader.dataset, IterableDataset)
+    assert loader.dataset._num_splits == 4
+    assert loader.dataset.bytes_loaded == 0
+    with pytest.raises(AttributeError):
+        loader.dataset.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_without_batches(shared, num_workers):
+    dataset = StreamingDataset(shared, num_splits=2, columns=["id"])
+    rows = list(loading(dataset, num_workers, batch_size=None, collate_fn=None))
+    assert sorted(row["id"] for row in rows) == list(range(96))
+    assert dataset.state_dict()["samples_consumed_per_split"] == [48, 48]
+
+
+def test_default_collate(shared):
+    dataset = StreamingDataset(shared, columns=["id", "x", "name"])
+    batch = next(iter(StreamingDataLoader(dataset, batch_size=8)))
+    assert batch["id"].dtype == torch.int64
+    assert batch["x"].dtype == torch.float64
+    assert batch["name"] == [f"row {i}" for i in batch["id"]]
+
+
+def skipping(batch):
+    if any(i % 8 == 0 for i in ids_of(batch)):
+        raise ValueError
+    return ids_of(batch)
+
+
+def test_statistics_of_workers_add_up(shared):
+    options = {"num_splits": 4, "transform": skipping, "shuffle": False}
+    alone = StreamingDataset(shared, on_transform_error="skip", **options)
+    list(alone)
+    dataset = StreamingDataset(shared, on_transform_error="skip", **options)
+    list(loading(dataset, 2, batch_size=4))
+    names = "bytes_loaded", "rows_skipped", "consumed_rows", "unscanned_rows"
+    for name in names:
+        assert getattr(dataset, name) == getattr(alone, name), name
+    assert dataset.fetch_time > 0
+    assert dataset.transform_time > 0
+    assert dataset.prefetch_queue_depth == dataset.raw_queue_depth == 0
+    filled = StreamingDataset(
+        shared, on_transform_error="fill", fill_value=-1, **options
+    )
+    for _ in range(2):
+        filled.reset()
+        list(loading(filled, 2, batch_size=4))
+    # Over both iterations; those of the current one begin anew.
+    assert filled.rows_filled == 24
+    assert filled.bytes_loaded == 2 * alone.bytes_loaded
+    assert filled.consumed_rows == 96
+
+
+def test_transport_needs_a_reservation(shared):
+    dataset = StreamingDataset(shared, worker_info_override=Worker(0, 1))
+    with pytest.raises(RuntimeError, match="StreamingDataLoader"):
+        next(iter(streaming._StreamingDatasetAdapter(dataset)))

@@ -1,0 +1,326 @@
+"""What LanceDB has not: epochs of one dataset, any number of readers, datasets that travel."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import pickle
+
+import cloudpickle
+import elsewhere
+import lancedb
+import pytest
+import tables
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lanceloader.streaming import StreamingDataLoader, StreamingDataset
+from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
+
+IDS = {"transform": ids_of}
+
+# Of machines with few CPUs.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create:UserWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    database = lancedb.connect(tmp_path_factory.mktemp("db"))
+    return database.create_table("t", tables.narrow(103))
+
+
+# Epochs.
+
+
+def test_an_epoch_is_that_of_a_new_dataset(shared):
+    dataset = StreamingDataset(shared, num_splits=4, **IDS)
+    for epoch in (0, 3, 1):
+        dataset.set_epoch(epoch)
+        other = theirs.StreamingDataset(shared, num_splits=4, epoch=epoch, **IDS)
+        assert list(dataset) == list(other)
+        assert dataset.state_dict() == other.state_dict()
+
+
+def test_the_epoch_it_is_at_keeps_its_progress(shared):
+    dataset = StreamingDataset(shared, num_splits=4, epoch=2, **IDS)
+    whole = list(StreamingDataset(shared, num_splits=4, epoch=2, **IDS))
+    rows = some(dataset, 9)
+    dataset.set_epoch(2)
+    assert rows + list(dataset) == whole
+    dataset.reset()
+    assert list(dataset) == whole
+
+
+def test_epochs_are_of_one_version(db):
+    table = db.create_table("t", tables.narrow(20))
+    dataset = StreamingDataset(table, num_splits=2, **IDS)
+    table.delete("id < 10")
+    dataset.set_epoch(1)
+    assert sorted(dataset) == list(range(20))
+
+
+def test_no_epoch_begins_under_a_live_iterator(shared):
+    dataset = StreamingDataset(shared, num_splits=4, **IDS)
+    iterator = iter(dataset)
+    next(iterator)
+    for call in (lambda: dataset.set_epoch(1), dataset.reset):
+        with pytest.raises(RuntimeError, match="concurrent iteration"):
+            call()
+    iterator.close()
+    assert outcome(lambda: dataset.set_epoch(-1))[0] is OverflowError
+    assert dataset.state_dict()["epoch"] == 0
+    assert dataset.state_dict()["samples_consumed_per_split"] == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_epochs_of_a_loader(shared, num_workers):
+    dataset = StreamingDataset(shared, num_splits=2, **IDS)
+    loader = StreamingDataLoader(
+        dataset, batch_size=2, num_workers=num_workers, collate_fn=list
+    )
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        rows = sorted(itertools.chain(*loader))
+        other = theirs.StreamingDataset(shared, num_splits=2, epoch=epoch, **IDS)
+        assert rows == sorted(other)
+
+
+# Any number of readers.
+
+
+def order_of(table, num_splits, **options):
+    """The sequence of an epoch: LanceDB's, then the rows that it leaves out."""
+    rows = list(theirs.StreamingDataset(table, num_splits=num_splits, **IDS, **options))
+    alone = list(theirs.StreamingDataset(table, **IDS, **options))
+    return rows + [row for row in alone if row not in set(rows)]
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from(["pad", "drop", "uneven"]),
+    st.sampled_from([None, 3]),
+)
+@settings(deadline=None)
+def test_steps_are_the_same_for_any_number_of_readers(
+    shared, num_splits, world_size, num_workers, batch_size, tail, clump
+):
+    """A step is the next part of one sequence, whoever reads it."""
+    options = {"num_splits": num_splits, "shuffle_clump_size": clump}
+    made = readers(
+        ours,
+        shared,
+        world_size=world_size,
+        num_workers=num_workers,
+        tail=tail,
+        read_batch_size=5,
+        **options,
+        **IDS,
+    )
+    count = world_size * num_workers
+    found = steps(made, batch_size)
+    wanted = order_of(shared, num_splits, shuffle_clump_size=clump)
+    length = {"pad": math.ceil, "drop": math.floor}.get(tail, lambda n: n)
+    wanted = (wanted + wanted)[
+        : int(length(103 / count) * count) if tail != "uneven" else 103
+    ]
+    size = batch_size * count
+    assert sets(found) == [
+        sorted(wanted[k : k + size]) for k in range(0, len(wanted), size)
+    ]
+    if tail != "uneven":
+        assert len({len(batch) for batch in found[-1]}) == 1
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(0, 20),
+    st.sampled_from(["pad", "drop", "uneven"]),
+)
+@settings(deadline=None)
+def test_a_run_goes_on_with_other_ranks(shared, num_splits, before, after, rows, tail):
+    options = {"num_splits": num_splits, "tail": tail, **IDS}
+    begun = readers(ours, shared, world_size=before, **options)
+    done = [some(dataset, rows) for dataset in begun]
+    states = [dataset.state_dict() for dataset in begun]
+    assert all(state == states[0] for state in states)
+    whole = order_of(shared, num_splits)
+    assert sorted(itertools.chain(*done)) == sorted(whole[: rows * before])
+    going = readers(ours, shared, world_size=after, state=states[0], **options)
+    left = set(itertools.chain(*map(list, going)))
+    missing = set(whole[rows * before :]) - left
+    assert len(missing) <= (after - 1 if tail == "drop" else 0)
+    if tail != "pad":
+        assert left <= set(whole[rows * before :])
+
+
+def test_states_are_those_of_lancedb(shared):
+    """As long as it has rows: those that do not divide are at the end."""
+    for first, second in ((ours, theirs), (theirs, ours)):
+        options = {ours: {"tail": "uneven"}, theirs: {}}
+        begun = first.StreamingDataset(shared, num_splits=4, **options[first], **IDS)
+        rows = some(begun, 14)
+        going = second.StreamingDataset(shared, num_splits=4, **options[second], **IDS)
+        going.load_state_dict(begun.state_dict())
+        whole = order_of(shared, 4)
+        assert rows + list(going) == whole[: 103 if second is ours else 100]
+
+
+def test_states_that_are_no_beginning_are_refused(shared):
+    dataset = StreamingDataset(shared, num_splits=3, tail="pad")
+    state = dataset.state_dict()
+    for counts in ([1, 2, 1], [40, 40, 40], [1, 1]):
+        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+            dataset.load_state_dict(state | {"samples_consumed_per_split": counts})
+    dataset.load_state_dict(state | {"samples_consumed_per_split": 2})
+    assert dataset.state_dict()["samples_consumed_per_split"] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("tail", ["pad", "drop", "uneven"])
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+def test_a_loader_with_any_number_of_workers(shared, num_workers, tail):
+    options = {"num_splits": 5, "tail": tail, **IDS}
+    dataset = StreamingDataset(shared, world_size=2, **options)
+    count = max(1, num_workers)
+    iterator = iter(
+        StreamingDataLoader(
+            dataset, batch_size=4, num_workers=num_workers, collate_fn=list
+        )
+    )
+    done = list(itertools.chain(*itertools.islice(iterator, count)))
+    assert dataset.state_dict()["samples_consumed_per_split"] == (
+        dataset._interleaving.counts(2 * 4 * count)
+    )
+    done += next(iterator)
+    if count > 1:
+        with pytest.raises(RuntimeError, match="complete logical step boundary"):
+            dataset.state_dict()
+    done += itertools.chain(*iterator)
+    made = readers(
+        ours, shared, world_size=2, num_workers=num_workers or None, **options
+    )
+    assert sorted(done) == sorted(itertools.chain(*made[:count]))
+    used = 103 - 103 % (2 * count) if tail == "drop" else 103
+    assert sum(dataset.state_dict()["samples_consumed_per_split"]) == used
+
+
+def test_a_loader_does_not_start_in_a_step(shared):
+    dataset = StreamingDataset(shared, num_splits=5, tail="pad", **IDS)
+    iterator = iter(StreamingDataLoader(dataset, batch_size=4, num_workers=2))
+    next(iterator)
+    iterator._shutdown_workers()
+    with pytest.raises(RuntimeError, match="partial logical step"):
+        iter(StreamingDataLoader(dataset, batch_size=4, num_workers=2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tail": "all"},
+        {"tail": "pad", "on_transform_error": "skip"},
+        {"tail": "pad", "on_transform_error": bool},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_a_tail(shared, options):
+    with pytest.raises(ValueError, match="tail"):
+        StreamingDataset(shared, **options)
+
+
+def test_more_splits_than_rows(db):
+    table = db.create_table("t", tables.narrow(3))
+    dataset = StreamingDataset(table, num_splits=7, tail="uneven", **IDS)
+    assert sorted(dataset) == [0, 1, 2]
+    assert list(dataset) == []
+
+
+# Travelling.
+
+
+WAYS = {
+    "pickle": lambda dataset: pickle.loads(pickle.dumps(dataset)),
+    "cloudpickle": lambda dataset: pickle.loads(cloudpickle.dumps(dataset)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+}
+
+
+def source_of(kind, folder):
+    if kind == "arrow":
+        return tables.narrow(40)
+    if kind == "path":
+        lancedb.connect(folder).create_table("t", tables.narrow(40))
+        return f"{folder}/t.lance"
+    uri = "memory://" if kind == "memory" else folder
+    table = lancedb.connect(uri).create_table("t", tables.narrow(30))
+    table.add(tables.narrow(50).slice(30))
+    table.delete("id >= 10 and id < 20")
+    return table
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["disk", "memory", "arrow", "path"])
+@pytest.mark.parametrize("filter", [None, "id % 2 = 0"])
+def test_datasets_travel(tmp_path, way, kind, filter):
+    """With their progress, to the version they are of; the original goes on by itself."""
+    table = source_of(kind, tmp_path / "db")
+    options = {"num_splits": 4, "rank": 1, "world_size": 2, "filter": filter}
+    dataset = StreamingDataset(table, strict=True, **options, **IDS)
+    whole = list(StreamingDataset(table, **options, **IDS))
+    rows = some(dataset, 4)
+    other = WAYS[way](dataset)
+    if kind == "disk":
+        table.delete("id < 30")
+    assert other.state_dict() == dataset.state_dict()
+    assert rows + list(other) == rows + list(dataset) == whole
+    assert other.bytes_loaded == dataset.bytes_loaded > 0
+    again = WAYS[way](other)
+    again.reset()
+    assert list(again) == whole
+    again.set_epoch(1)
+    if kind != "memory":
+        dataset.set_epoch(1)
+        assert list(again) == list(dataset)
+
+
+def test_a_live_dataset_travels_without_its_iterator(shared):
+    dataset = StreamingDataset(shared, num_splits=2, **IDS)
+    iterator = iter(dataset)
+    rows = [next(iterator), next(iterator)]
+    for way in WAYS.values():
+        assert rows + list(way(dataset)) == rows + list(way(dataset))
+    assert len(list(iterator)) == 100
+
+
+def test_a_pickle_of_a_plain_epoch_is_a_recipe(tmp_path):
+    table = lancedb.connect(tmp_path).create_table("t", tables.narrow(20_000))
+    assert len(pickle.dumps(StreamingDataset(table, num_splits=4))) < 20_000
+    chosen = StreamingDataset(table, num_splits=4, world_size=4, filter="id >= 0")
+    assert len(pickle.dumps(chosen)) < 20_000 * 16 / 4 + 20_000
+
+
+def test_another_permutation_table_travels(shared):
+    """A program may have put one in its place."""
+    dataset = StreamingDataset(shared, num_splits=2, **IDS)
+    other = StreamingDataset(shared, num_splits=2, shuffle_seed=9, **IDS)
+    dataset._perm_table = other._perm_table
+    whole = list(other)
+    assert list(pickle.loads(pickle.dumps(dataset))) == whole
+    assert list(copy.deepcopy(dataset)) == list(dataset) == whole
+
+
+def test_a_connection_factory_reopens_the_table(opened, table):
+    dataset = StreamingDataset(
+        table, num_splits=2, connection_factory=elsewhere.open_from_environment, **IDS
+    )
+    state = dataset.__getstate__()
+    assert state["_table"] is None
+    assert state["_table_name"] == "t"
+    assert list(pickle.loads(pickle.dumps(dataset))) == list(dataset)
+    assert opened == ["t"]
