@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 def progress_over(
     batches: Iterable[T],
-    num_rows: int,
+    num_rows: int | None,
     what: str,
     *,
     enabled: bool,
@@ -28,7 +28,7 @@ def progress_over(
 
     Args:
         batches: What to pass on.
-        num_rows: How many rows there are, those before ``first`` included.
+        num_rows: How many rows there are, those before ``first`` included, if it is known.
         what: What the bar is called.
         enabled: Whether there is one.
         rows_of: Counts the rows of a batch.

@@ -223,8 +223,7 @@ class DataLoader(TorchLoader[Any]):
                     ahead.append(place)
                     yield slot
 
-        last: Any = AsItIs()
-        for value in loader._finish.here().over(served(), last, running, 0):
+        for value in loader._finish.copied(served(), running):
             at = ahead.popleft()
             loader._reached(at, running)
             yield value
@@ -287,14 +286,6 @@ class Steps:
 
     def __iter__(self) -> Iterator[None]:
         return itertools.repeat(None)
-
-
-class AsItIs:
-    """What is served by workers is finished but for the last steps."""
-
-    def convert(self, raw: Any) -> Any:
-        """Give a batch back."""
-        return raw
 
 
 def loader_of(dataset: Any, options: dict[str, Any]) -> Loader:

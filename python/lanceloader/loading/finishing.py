@@ -94,25 +94,25 @@ class Finish:
                 first=first,
             )
             running.transform_threads = self.threads
-        line = values
+            running.lined_up(values)
         if self.collate is not None and (self.by_row or not self._is_called):
             values = map(running.timed("format", self.collate, "collate"), values)
+        return self.copied(values, running)
+
+    def copied(self, values: Iterator[Any], running: Running) -> Iterator[Any]:
+        """Give batches in pinned memory or on the device."""
         if self.device is not None or self.pin_memory:
             from lanceloader.loading.device import on_device
 
-            line = values = on_device(
+            values = on_device(
                 values,
                 self.device,
                 pin_memory=self.pin_memory,
                 timed=lambda call: running.timed("copy", call),
             )
-        if hasattr(line, "num_ready"):
-            running.lined_up(line)
+            if hasattr(values, "num_ready"):
+                running.lined_up(values)
         return values
-
-    def here(self) -> Finish:
-        """Give what is left to do in the trainer's process, if another one does the rest."""
-        return Finish(pin_memory=self.pin_memory, device=self.device)
 
     def elsewhere(self) -> Finish:
         """Give what another process can do."""

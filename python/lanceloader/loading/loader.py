@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import warnings
@@ -47,13 +48,20 @@ class Loader:
     """
 
     def __init__(
-        self, served: Served, steps: Steps, finish: Finish, *, progress: bool
+        self,
+        served: Served,
+        steps: Steps,
+        finish: Finish,
+        *,
+        progress: bool,
+        in_process: bool = True,
     ) -> None:
         self.epoch: int | None = None
         self._served = served
         self._steps = steps
         self._finish = finish
         self._progress = progress
+        self._in_process = in_process
         self._is_advancing = False
         self._at = self._start = At(None, 0)
         self._running: Running | None = None
@@ -342,9 +350,14 @@ class Loader:
 
     def _batches(self, starts: Iterable[At], running: Running) -> Iterator[Any]:
         """Give the batches of all epochs of an iteration."""
+        begun = self._begun(starts, running)
+        if not self._in_process:
+            for start in itertools.islice(begun, 1):
+                yield from self._by_helper(start, running)
+            return
         worker, num_workers = worker_of() or (0, 1)
         turn = None
-        for start in self._begun(starts, running):
+        for start in begun:
             if turn is None:
                 of_state = start.turn
                 turn = worker if of_state is None else of_state.checked(num_workers)
@@ -352,6 +365,45 @@ class Loader:
             yield from self._epoch(way, self._following(start.epoch), running)
             # Workers take turns across epochs, so that batches stay in order.
             turn -= way.num_batches
+
+    def _by_helper(self, start: At, running: Running) -> Iterator[Any]:
+        """Give the batches of all epochs of an iteration, which a helper process makes."""
+        from lanceloader.loading.elsewhere import batches_of_helper
+
+        there = copy.copy(self)
+        there._steps = replace(self._steps, world=self.world)
+        there._finish = self._finish.elsewhere()
+        there._in_process, there._progress, there._signal = True, False, None
+        there._begin_at(start)
+        batches = batches_of_helper(
+            there,
+            lambda values: self._finish.copied(values, running),
+            running,
+            lambda at: self._reached(at, running),
+        )
+        total = None if self._steps.epochs is None else len(self)
+        step = start.position // self.global_batch_size
+        yield from self._with_bar(batches, "loading", step, total, running)
+
+    def _with_bar(
+        self,
+        values: Iterator[Any],
+        what: str,
+        first: int,
+        total: int | None,
+        running: Running,
+    ) -> Iterator[Any]:
+        return progress_over(
+            values,
+            total,
+            what,
+            # One of all ranks and workers: the others are about where it is.
+            enabled=self._progress and self.world.rank == (worker_of() or (0,))[0] == 0,
+            rows_of=lambda _: 1,
+            unit=" batches",
+            first=first,
+            said=running.lap(),
+        )
 
     def _following(self, epoch: int | None) -> int | None:
         """Guess which epoch will be loaded next."""
@@ -374,17 +426,9 @@ class Loader:
         step = start.position // way.global_batch_size
         values = self._finish.over(raw, self._served, running, step)
         first = 0 if way.num_workers else step
-        bar = progress_over(
-            values,
-            first + share.num_batches,
-            "loading" if start.epoch is None else f"epoch {start.epoch}",
-            # One of all ranks and workers: the others are about where it is.
-            enabled=self._progress and self.world.rank == (worker_of() or (0,))[0] == 0,
-            rows_of=lambda _: 1,
-            unit=" batches",
-            first=first,
-            said=running.lap(),
-        )
+        what = "loading" if start.epoch is None else f"epoch {start.epoch}"
+        total = first + share.num_batches
+        bar = self._with_bar(values, what, first, total, running)
         skipped = running.counts.batches_skipped
         for steps, value in enumerate(bar, 1):
             done = steps + running.counts.batches_skipped - skipped

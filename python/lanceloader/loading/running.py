@@ -181,6 +181,11 @@ class Running:
             self._ended = clock()
             self._note_step(self._ended)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the iteration is over."""
+        return self._ended is not None
+
     def told(self, stats: Stats) -> None:
         """Take what a helper process did from what it says itself."""
         self._others = stats

@@ -1,0 +1,85 @@
+"""A loader that works in a helper process, so that the trainer's own stays quiet."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import time
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.loading.aside import aside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lanceloader.loading.loader import Loader
+    from lanceloader.loading.running import Running
+    from lanceloader.loading.state import At
+    from lanceloader.stats import Stats
+
+__all__ = ["batches_of_helper"]
+
+PERIOD_S = 0.1
+"""How often the helper says what it did: a batch may take less than saying it."""
+
+
+class Teller:
+    """Says in the helper where its loader stands, and now and then what it did."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._said = 0.0
+
+    def __call__(self) -> tuple[At, Stats | None]:
+        now, running = time.monotonic(), self._loader._running
+        is_over = running is not None and running.has_ended
+        if now - self._said < PERIOD_S and not is_over:
+            return self._loader._at, None
+        self._said = now
+        return self._loader._at, self._loader.stats()
+
+
+def batches_of_helper(
+    loader: Loader,
+    over: Callable[[Iterator[Any]], Iterator[Any]],
+    running: Running,
+    reached: Callable[[At], None],
+) -> Iterator[Any]:
+    """Give the batches of a loader that a helper process iterates.
+
+    Args:
+        loader: What is sent to the helper, set to where it is to begin.
+        over: What is done here with what comes from there, in order.
+        running: Takes what the helper says of what it did.
+        reached: Takes where training stands, before each batch is handed over.
+
+    Raises:
+        TypeError: If a function of the loader does not pickle.
+    """
+    try:
+        items = aside(functools.partial(iter, loader), statistics=Teller(loader))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        message = f"in_process=False: wanted functions of a module, which pickle ({error})"
+        raise TypeError(message) from error
+    # What is done here may run ahead of what is handed over.
+    told: deque[tuple[At, Stats | None]] = deque()
+
+    def noted() -> Iterator[Any]:
+        for item in items:
+            told.append(items.statistics)
+            yield item
+        told.append(items.statistics)
+
+    def take() -> None:
+        at, stats = told.popleft()
+        if stats is not None:
+            running.told(stats)
+        reached(at)
+
+    with closing(items):
+        for value in over(noted()):
+            take()
+            yield value
+        take()
