@@ -79,6 +79,11 @@ def test_few_batches(perm, num_rows):
     )
 
 
+def test_what_is_left_of_an_epoch(perm):
+    loader = perm.loader(100).skip_batches(45)
+    assert len(list(loader.headspace(after=10))) == 5
+
+
 def test_without_an_end(perm):
     trial = perm.loader(1000, epochs=None, format="arrow").headspace(after=12, keep=2)
     served = list(itertools.islice(trial, 40))

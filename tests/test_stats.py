@@ -96,10 +96,11 @@ def test_batches_that_are_left_out_are_not_handed_out(perm):
         return batch
 
     options = {"format": "arrow", "on_error": "skip", "transform": fails_on_some}
-    loader = perm.loader(100, transform_threads=2, **options)
+    # The last batch is shorter, so that rows of another one would show.
+    loader = perm.with_take(4950).loader(100, transform_threads=2, **options)
     handed = [batch.num_rows for batch in loader]
     found = loader.stats()
-    assert (found.batches, found.rows) == (45, sum(handed)) == (45, 4500)
+    assert (found.batches, found.rows) == (45, sum(handed)) == (45, 4450)
     assert (found.batches_skipped, found.rows_skipped) == (5, 500)
 
 

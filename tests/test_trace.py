@@ -80,6 +80,13 @@ def check_nesting(events):
                 within.pop()
             assert not within or end <= within[-1] + rounding, each
             within.append(end)
+    stages = sorted(
+        (each for name in READING for each in slices(events, name)),
+        key=lambda one: (one["tid"], one["ts"]),
+    )
+    for before, after in itertools.pairwise(stages):
+        end = before["ts"] + before["dur"]
+        assert before["tid"] != after["tid"] or end <= after["ts"] + rounding
 
 
 def seconds(found):
