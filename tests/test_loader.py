@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.formats import FORMATS
+from lanceloader.loading import Finish
 from loads import STRATEGIES, settle, soon, table_of, threads
 from same import same
 
@@ -366,3 +367,35 @@ def test_what_is_handed_out_may_be_written_to(perm, read, is_shuffled):
     assert view.to_arrow().equals(before)
     found = [batch["id"] for batch in view.loader(100)]
     assert [row for ids in found for row in ids.tolist()] == before["id"].to_pylist()
+
+
+def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
+    perm, monkeypatch
+):
+    """The state is that of the batch that is handed out, not of the one copied meanwhile."""
+
+    def ahead(_, values, running):
+        before = next(values, None)
+        for value in values:
+            yield before
+            before = value
+        yield before
+
+    def refuse(batch):
+        if batch["id"][0].item() in bad:
+            raise ValueError("no")
+        return batch
+
+    monkeypatch.setattr(Finish, "copied", ahead)
+    view = perm.select_columns(["id"]).with_format("numpy_dict")
+    every = [row for batch in view.loader(10) for row in batch["id"].tolist()]
+    # Two whole batches, and the last.
+    bad = {row for at in (2, 3, 428) for row in every[at * 10 : at * 10 + 10]}
+    loader = view.loader(10, transform=refuse, on_error="skip", epochs=2)
+    positions = []
+    for batch in loader:
+        first = every.index(batch["id"][0])
+        positions.append(loader.state_dict()["position"])
+        assert positions[-1] == first + 10
+    assert len(positions) == 2 * (429 - 3)
+

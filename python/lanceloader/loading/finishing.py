@@ -95,6 +95,7 @@ class Finish:
             )
             running.transform_threads = self.threads
             running.lined_up(values)
+            values = running.in_line(values)
         if self.collate is not None and (self.by_row or not self._is_called):
             values = map(running.timed("format", self.collate, "collate"), values)
         return self.copied(values, running)

@@ -431,7 +431,7 @@ class Loader:
         bar = self._with_bar(values, what, first, total, running)
         skipped = running.counts.batches_skipped
         for steps, value in enumerate(bar, 1):
-            done = steps + running.counts.batches_skipped - skipped
+            done = steps + running.reached() - skipped
             self._reached(way.after(done), running)
             yield value
         self._reached(way.end(), running)

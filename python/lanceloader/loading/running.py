@@ -50,6 +50,7 @@ class Running:
     Attributes:
         counts: What transforms did.
         num_handed: Batches handed out.
+        num_left_out: Batches left out before the last one that was reached, as all their rows were.
         transform_threads: Threads that convert and transform.
         events: What took time, if it is traced.
         watches: What counts in the core, and when its clock began on ours.
@@ -78,6 +79,9 @@ class Running:
         self._read_waited = 0
         self._under_way: deque[tuple[int, int]] = deque()
         """Rows and bytes of the batches that were taken and not handed out."""
+        self._left_out: deque[int] = deque()
+        """Batches left out before each of those that transforms handed on."""
+        self.num_left_out = 0
         self._num_skipped = 0
         self._rows = self._bytes = 0
         self._nanos: dict[str, int] = {}
@@ -104,6 +108,21 @@ class Running:
         """Ask ``values.num_ready`` from now on how many batches lie ready."""
         # The iteration ends when whoever asks lets go of it: statistics must not hold it.
         self._line = weakref.ref(values)
+
+    def in_line(self, values: Any) -> Iterator[Any]:
+        """Pass on what transforms made, noting what they left out: later steps may run ahead."""
+        try:
+            for value in values:
+                self._left_out.append(self.counts.batches_skipped)
+                yield value
+        finally:
+            values.close()
+
+    def reached(self) -> int:
+        """Give the number of batches left out before the one that is handed out now."""
+        if self._left_out:
+            self.num_left_out = self._left_out.popleft()
+        return self.num_left_out
 
     def timed(
         self, stage: str, call: Callable[[Any], Any], name: str | None = None
@@ -248,7 +267,7 @@ class Running:
 
     def _count(self) -> int:
         """Count the rows of the batch that is handed out; those left out before it are none."""
-        skipped = self.counts.batches_skipped
+        skipped = self.num_left_out
         for _ in range(skipped - self._num_skipped):
             if self._under_way:
                 self._under_way.popleft()
