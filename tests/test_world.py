@@ -15,7 +15,7 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader._native import Order
-from lanceloader.loading import loader as loading
+from lanceloader.loading import iterating as loading
 from lanceloader.loading.served import order_of
 from lanceloader.loading.share import share_of
 from lanceloader.world import World

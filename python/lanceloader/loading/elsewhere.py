@@ -14,7 +14,6 @@ from lanceloader.loading.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lanceloader.loading.loader import Loader
     from lanceloader.loading.running import Running
     from lanceloader.loading.state import At
     from lanceloader.stats import Stats
@@ -28,7 +27,7 @@ PERIOD_S = 0.1
 class Teller:
     """Says in the helper where its loader stands, and now and then what it did."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._said = 0.0
 
@@ -42,7 +41,7 @@ class Teller:
 
 
 def batches_of_helper(
-    loader: Loader,
+    loader: Any,
     over: Callable[[Iterator[Any]], Iterator[Any]],
     running: Running,
     reached: Callable[[At], None],
@@ -61,7 +60,9 @@ def batches_of_helper(
     try:
         items = aside(functools.partial(iter, loader), statistics=Teller(loader))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        message = f"in_process=False: wanted functions of a module, which pickle ({error})"
+        message = (
+            f"in_process=False: wanted functions of a module, which pickle ({error})"
+        )
         raise TypeError(message) from error
     # What is done here may run ahead of what is handed over.
     told: deque[tuple[At, Stats | None]] = deque()
