@@ -19,8 +19,8 @@ pub struct Share {
     pub num_full: u64,
     /// The first unit of the last batch.
     pub last_start: u64,
-    /// Units of the last batch; 0 if there is none.
-    pub last_size: u64,
+    /// Units of the last batch, maybe 0; `None` if there is no such batch.
+    pub last_size: Option<u64>,
     /// Units of the epoch.
     pub num_units: u64,
 }
@@ -30,7 +30,7 @@ impl Share {
     pub fn whole(num_units: u64, size: u64) -> Self {
         let num_full = num_units / size;
         let last_start = num_full * size;
-        let last_size = num_units - last_start;
+        let last_size = Some(num_units - last_start).filter(|&left| left > 0);
         Self { first: 0, size, stride: size, num_full, last_start, last_size, num_units }
     }
 
@@ -45,8 +45,9 @@ impl Share {
         }
         let end = (self.num_full.checked_mul(self.stride))
             .and_then(|units| units.checked_add(self.first)?.checked_add(self.size));
-        let is_served = self.num_full > 0 || self.last_size > 0;
-        let fits = end.is_some() && self.last_start.checked_add(self.last_size).is_some();
+        let last_size = self.last_size.unwrap_or(0);
+        let is_served = self.num_full > 0 || last_size > 0;
+        let fits = end.is_some() && self.last_start.checked_add(last_size).is_some();
         if (is_served && num_units == 0) || !fits {
             return Err(Error::invalid(format!("{self:?}"), "units that there are"));
         }
@@ -55,7 +56,7 @@ impl Share {
 
     /// The number of batches.
     pub fn num_batches(&self) -> u64 {
-        self.num_full + u64::from(self.last_size > 0)
+        self.num_full + u64::from(self.last_size.is_some())
     }
 
     /// The runs of neighbouring units that make up a batch; more than one where it goes round.
@@ -63,7 +64,7 @@ impl Share {
         let (mut start, mut left) = if batch < self.num_full {
             (self.first + batch * self.stride, self.size)
         } else {
-            (self.last_start, self.last_size)
+            (self.last_start, self.last_size.unwrap_or(0))
         };
         let mut runs = Vec::with_capacity(1);
         while left > 0 {

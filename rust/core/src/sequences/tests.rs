@@ -403,7 +403,7 @@ proptest! {
                 stride: global,
                 num_full,
                 last_start: num_full * global + rank * left.div_ceil(world),
-                last_size: left.div_ceil(world),
+                last_size: Some(left.div_ceil(world)),
                 num_units,
             };
             let mine = filled(&packing, &lengths, share, at_once);
@@ -456,7 +456,7 @@ proptest! {
             first: rank,
             stride: 2,
             num_full: (batches.len() as u64 + 1 - rank) / 2,
-            last_size: 0,
+            last_size: None,
             ..whole
         };
         for rank in 0..2 {
