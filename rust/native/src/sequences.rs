@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::ArrayRef;
+use lanceloader_core::order::Bitmap;
 use lanceloader_core::sequences::{
     self, Budget, Cursor, Long, Oversized, Packed, Placement, Settings, Step, reads,
 };
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::types::{PyAnyMethods, PyIterator};
-use pyo3::{Bound, FromPyObject, Py, PyAny, PyRef, PyResult, Python, pyclass, pymethods};
+use pyo3::types::{PyAnyMethods, PyBytes, PyIterator, PyTuple};
+use pyo3::{
+    Bound, FromPyObject, IntoPyObject, Py, PyAny, PyRef, PyResult, Python, pyclass, pymethods,
+};
 
 use crate::enter::enter;
 use crate::handoff::{Batch, columns_of};
@@ -49,6 +52,28 @@ pub(crate) struct Lengths(Arc<sequences::Lengths>);
 
 #[pymethods]
 impl Lengths {
+    /// The inverse of `__reduce__`.
+    #[staticmethod]
+    #[pyo3(signature = (rows, lengths))]
+    fn from_parts(py: Python<'_>, rows: Option<&[u8]>, lengths: &[u8]) -> PyResult<Self> {
+        enter(py, || {
+            let rows = rows.map(Bitmap::from_bytes).transpose()?;
+            let lengths = lengths.as_chunks().0.iter().map(|&length| u32::from_le_bytes(length));
+            Ok(Self(Arc::new(sequences::Lengths::from_parts(rows, lengths.collect())?)))
+        })
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (rows, lengths) = enter(py, || {
+            let (rows, lengths) = self.0.parts();
+            let lengths: Vec<u8> = lengths.iter().flat_map(|length| length.to_le_bytes()).collect();
+            Ok((rows.map(Bitmap::to_bytes), lengths))
+        })?;
+        let rows = rows.map(|rows| PyBytes::new(py, &rows));
+        let make = py.get_type::<Self>().getattr("from_parts")?;
+        (make, (rows, PyBytes::new(py, &lengths))).into_pyobject(py)
+    }
+
     /// Bytes of memory they take.
     #[getter]
     fn num_bytes(&self) -> usize {

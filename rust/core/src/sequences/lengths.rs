@@ -62,6 +62,24 @@ impl Lengths {
         Ok(())
     }
 
+    /// What [`from_parts`](Self::from_parts) takes: the rows, if they are not `0..n`, and a length each.
+    pub fn parts(&self) -> (Option<&Bitmap>, &[u32]) {
+        (self.ranks.as_deref(), &self.values)
+    }
+
+    /// The inverse of [`parts`](Self::parts).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is not a length for each row.
+    pub fn from_parts(ranks: Option<Bitmap>, values: Vec<u32>) -> Result<Self> {
+        if let Some(rows) = ranks.as_ref().filter(|rows| rows.len() != values.len() as u64) {
+            let wanted = format!("{}, one a row", rows.len());
+            return Err(Error::invalid(format!("{} lengths", values.len()), wanted));
+        }
+        Ok(Self { ranks: ranks.map(Arc::new), values })
+    }
+
     /// Bytes of memory they take.
     pub fn num_bytes(&self) -> usize {
         self.values.len() * size_of::<u32>()
