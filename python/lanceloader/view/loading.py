@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader.loading import Finish, Loader, Policy, Rows, Steps
-from lanceloader.loading.sequences import Budget, Budgeted
+from lanceloader.loading.budgeted import Budget, Budgeted
 from lanceloader.loading.transforming import UNSET
 from lanceloader.materialize import write_table
 from lanceloader.numbers import count
@@ -257,7 +257,9 @@ class LoadVerbs(SequenceVerbs):
             world = World()
         ranks = (world or World.found()).world_size
         if shuffle and seed is None and ranks > 1:
-            message = f"shuffle=True without a seed on {ranks} ranks: each would draw its own"
+            message = (
+                f"shuffle=True without a seed on {ranks} ranks: each would draw its own"
+            )
             raise ValueError(message)
         budget = None
         if batch_tokens is not None:
@@ -294,9 +296,7 @@ class LoadVerbs(SequenceVerbs):
         if view._serve is not None:
             served = view._serve(view)
         elif budget is not None:
-            served = Budgeted(
-                view, budget, by_column=finish.by_row, progress=progress
-            )
+            served = Budgeted(view, budget, by_column=finish.by_row, progress=progress)
         else:
             served = Rows(view, by_column=finish.by_row)
         return Loader(served, steps, finish, progress=progress)

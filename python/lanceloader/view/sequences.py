@@ -5,12 +5,11 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from lanceloader.loading.sequences import PackedBlocks, PackSettings
+from lanceloader.loading.packed import PackedBlocks, PackSettings
 from lanceloader.view.splitting import SplitVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
     from lanceloader._typing import LongDocuments, PackStrategy
     from lanceloader.loading import Loader
 
@@ -117,7 +116,9 @@ class SequenceVerbs(SplitVerbs):
         if not is_list(kind) or (
             what == "pack" and not pa.types.is_integer(kind.value_type)
         ):
-            message = f"{argument} `{name}` of type {kind}: wanted lists of whole numbers"
+            message = (
+                f"{argument} `{name}` of type {kind}: wanted lists of whole numbers"
+            )
             raise ValueError(message)
         return source
 
@@ -142,9 +143,7 @@ class PackedView:
         self.length = settings.length
         self._settings = settings
 
-    def loader(
-        self, batch_size: SupportsIndex | None = None, **options: Any
-    ) -> Loader:
+    def loader(self, batch_size: SupportsIndex | None = None, **options: Any) -> Loader:
         """Load batches of blocks for training.
 
         Args:

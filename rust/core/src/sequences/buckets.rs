@@ -80,7 +80,6 @@ impl Buckets {
                 return Err(Error::invalid(format!("{what} 0"), format!("at least 1 {unit}")));
             }
         }
-        lengths.check(&order)?;
         let mut buckets =
             Self { order, lengths, budget, before: vec![0], counts: BucketCounts::default() };
         let mut window = Window::default();
@@ -99,7 +98,7 @@ impl Buckets {
         let start = number * u64::from(self.budget.window);
         let end = self.order.len().min(start + u64::from(self.budget.window));
         into.offsets = self.order.offsets(start..end)?;
-        self.lengths.look_up(&into.offsets, &mut into.lengths);
+        self.lengths.look_up(&into.offsets, &mut into.lengths)?;
         let lengths = &into.lengths;
         into.places.clear();
         into.places.extend((0..).take(lengths.len()));

@@ -37,27 +37,18 @@ impl Lengths {
         Self { ranks: None, values }
     }
 
-    /// Replaces each row offset, all of rows that were read, by the length of the row.
-    pub(super) fn look_up(&self, offsets: &[u64], out: &mut Vec<u32>) {
+    /// Writes the length of each of the rows at `offsets` to `out`.
+    ///
+    /// Rows whose lengths are not here are found where they stand beyond all that are.
+    pub(super) fn look_up(&self, offsets: &[u64], out: &mut Vec<u32>) -> Result<()> {
         out.clear();
-        out.extend(offsets.iter().map(|&offset| {
+        out.reserve(offsets.len());
+        for &offset in offsets {
             let at = self.ranks.as_ref().map_or(offset, |rows| rows.rank(offset));
-            self.values[usize::try_from(at).expect("places are in memory")]
-        }));
-    }
-
-    /// Fails if a row of `order` has no length here.
-    pub(super) fn check(&self, order: &Order) -> Result<()> {
-        let num_rows = match &self.ranks {
-            Some(rows) => rows.last().map_or(0, |last| last + 1),
-            None => self.values.len() as u64,
-        };
-        if order.bound() > num_rows && !order.is_empty() {
-            let bound = order.bound();
-            return Err(Error::invalid(
-                format!("lengths of {num_rows} rows for an order of rows below {bound}"),
-                "the lengths of its own rows",
-            ));
+            let length = usize::try_from(at).ok().and_then(|at| self.values.get(at));
+            out.push(*length.ok_or_else(|| {
+                Error::invalid(format!("row {offset} without a length"), "one for each row")
+            })?);
         }
         Ok(())
     }

@@ -122,7 +122,6 @@ impl Packing {
         if settings.window == 0 {
             return Err(Error::invalid("window 0", "at least 1 document"));
         }
-        lengths.check(&order)?;
         let (before, counts) = (Vec::new(), PackCounts::default());
         let mut packing = Self { order, lengths, settings, before, counts };
         packing.plan()?;
@@ -169,7 +168,7 @@ impl Packing {
         into.start = window * self.run();
         let end = self.order.len().min(into.start + self.run());
         into.offsets = self.order.offsets(into.start..end)?;
-        self.lengths.look_up(&into.offsets, &mut into.tokens);
+        self.lengths.look_up(&into.offsets, &mut into.tokens)?;
         let Settings { block, long, has_eos, .. } = self.settings;
         let length = |&tokens: &u32| {
             let len = tokens + u32::from(has_eos);

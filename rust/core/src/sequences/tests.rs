@@ -168,8 +168,9 @@ fn long_documents_are_cut_left_out_or_refused() {
     let lengths = Arc::new(Lengths::new(lengths.to_vec()));
     let error = Packing::new(Order::listed(vec![4, 0]), Arc::clone(&lengths), refused).unwrap_err();
     assert!(error.to_string().contains("5 tokens in row 4"), "{error}");
-    let error = Packing::new(Order::all(6), lengths, refused).unwrap_err();
-    assert!(error.to_string().contains("lengths of 5 rows"), "{error}");
+    let settings = settings(4, Placement::Concat);
+    let error = Packing::new(Order::all(6), lengths, settings).unwrap_err();
+    assert!(error.to_string().contains("row 5 without a length"), "{error}");
 }
 
 #[test]
@@ -189,14 +190,14 @@ fn lengths_come_from_lists_and_numbers() {
         builder.push(&column.slice(1, 2)).unwrap();
         let lengths = builder.finish().unwrap();
         let mut found = Vec::new();
-        lengths.look_up(&order.to_vec(), &mut found);
+        lengths.look_up(&order.to_vec(), &mut found).unwrap();
         assert_eq!(found, [4, 2, 0, 4]);
     }
     let far = Order::listed(vec![1 << 40, 3]);
     let mut builder = LengthsBuilder::new(&far).unwrap();
     builder.push(&numbers.slice(1, 2)).unwrap();
     let mut found = Vec::new();
-    builder.finish().unwrap().look_up(&far.to_vec(), &mut found);
+    builder.finish().unwrap().look_up(&far.to_vec(), &mut found).unwrap();
     assert_eq!(found, [4, 0]);
 }
 
