@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -136,3 +138,24 @@ def bucketed(
                 batches.append([place])
         out += sorted(batches, key=lambda batch: batch[0])
     return out
+
+
+def docs_of(perm: Any) -> list[list[int]]:
+    """The documents of a permutation, in its order."""
+    return perm.to_arrow()["tokens"].to_pylist()
+
+
+def rows_of(loader: Any) -> list[list[dict[str, object]]]:
+    """All rows of a loader of Arrow batches, batch by batch."""
+    return [batch.to_pylist() for batch in loader]
+
+
+def flat(batches: list[list[Any]]) -> list[Any]:
+    return [row for batch in batches for row in batch]
+
+
+def wanted(
+    docs: list[list[int]], length: int, **options: Any
+) -> list[dict[str, object]]:
+    """All blocks as Python objects, in the order given."""
+    return [row_of(pieces, length) for pieces in packed(docs, length, **options)]

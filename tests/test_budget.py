@@ -147,6 +147,13 @@ def test_every_way_to_read(perm, read):
     assert ids_of(loader) == wanted(perm, 120)
 
 
+def test_tables_that_their_own_library_reads(tmp_path):
+    data = documents.documents(50)
+    old = lance.write_dataset(data, tmp_path / "t.lance", data_storage_version="legacy")
+    perm = ll.open(old).shuffle(seed=2)
+    assert ids_of(perm.loader(batch_tokens=120, format="arrow")) == wanted(perm, 120)
+
+
 def test_formats(perm):
     rows = perm.select_columns(["id"])
     loader = rows.loader(batch_tokens=120, length="n", format="torch_matrix")

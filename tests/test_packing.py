@@ -13,7 +13,7 @@ import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from documents import EOS, PAD, TYPES, packed, row_of
+from documents import EOS, PAD, TYPES, docs_of, flat, rows_of, wanted
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.errors import FormatError
@@ -34,23 +34,6 @@ def uri(tmp_path_factory):
 @pytest.fixture(scope="module")
 def perm(uri):
     return ll.open(uri).shuffle(seed=5)
-
-
-def docs_of(perm, column="tokens"):
-    return perm.to_arrow()[column].to_pylist()
-
-
-def rows_of(loader):
-    """All blocks of an iteration, batch by batch."""
-    return [batch.to_pylist() for batch in loader]
-
-
-def flat(batches):
-    return [row for batch in batches for row in batch]
-
-
-def wanted(docs, length, **options):
-    return [row_of(pieces, length) for pieces in packed(docs, length, **options)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -149,24 +132,6 @@ def test_a_state_goes_on_anywhere(uri, strategy, data):
         view.loader(world_size=1, rank=0, **options).set_epoch(2).skip_batches(stop)
     )
     assert rows_of(skipped) == whole[stop:]
-
-
-def test_states_of_other_plans_are_refused(perm):
-    view = perm.pack(24, strategy="best_fit")
-    state = view.loader(4).state_dict()
-    view.loader(8).load_state_dict(state)
-    for other in (
-        perm.pack(25, strategy="best_fit").loader(4),
-        perm.pack(24).loader(4),
-        perm.pack(24, strategy="best_fit", eos_id=1).loader(4),
-        perm.pack(24, strategy="best_fit", window=100).loader(4),
-        perm.loader(4),
-        perm.loader(batch_tokens=100),
-    ):
-        with pytest.raises(ValueError, match="another plan"):
-            other.load_state_dict(state)
-    with pytest.raises(ValueError, match="units: 'row'"):
-        view.loader(4).load_state_dict(perm.loader(4).state_dict())
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -293,6 +258,16 @@ def test_what_is_served_travels(perm):
     assert again.num_units(1) == served.num_units(1)
 
 
+def test_tables_that_their_own_library_reads(tmp_path):
+    data = documents.documents(50)
+    old = lance.write_dataset(data, tmp_path / "t.lance", data_storage_version="legacy")
+    perm = ll.open(old).shuffle(seed=2)
+    for strategy in STRATEGIES:
+        view = perm.pack(24, strategy=strategy, pad_id=PAD)
+        rows = flat(rows_of(view.loader(4, format="arrow")))
+        assert rows == wanted(docs_of(perm), 24, strategy=strategy)
+
+
 def test_rows_chosen_before(perm):
     some = perm.filter("n > 12 AND id < 200").shuffle(seed=2)
     view = some.pack(24, column="tokens", pad_id=PAD)
@@ -313,96 +288,6 @@ def test_a_column_of_lengths_is_as_good(perm):
     view = perm.pack(24, lengths="n", strategy="best_fit", pad_id=PAD)
     expected = wanted(docs_of(perm), 24, strategy="best_fit")
     assert flat(rows_of(view.loader(8, format="arrow"))) == expected
-
-
-def test_lengths_that_are_wrong_are_found():
-    data = pa.table({"tokens": [[1, 2], [3]], "n": [2, 2]})
-    with pytest.raises(ValueError, match=r"1 tokens in row 1: wanted 2"):
-        list(ll.open(data).pack(4, lengths="n").loader(1))
-
-
-def test_long_documents():
-    docs = [[1, 2, 3], list(range(10, 25)), [], [4] * 6]
-    perm = ll.open(pa.table({"tokens": pa.array(docs, pa.list_(pa.int64()))}))
-
-    def inputs(strategy, long):
-        view = perm.pack(6, strategy=strategy, long=long, pad_id=PAD)
-        rows = flat(rows_of(view.loader(2, format="arrow")))
-        return [row["input_ids"][: row["num_tokens"]] for row in rows], view
-
-    for strategy in STRATEGIES:
-        cut, view = inputs(strategy, "truncate")
-        assert sum(map(len, cut)) == 3 + 6 + 6
-        assert "lost      9 tokens of 1 documents" in view.explain()
-        kept, view = inputs(strategy, "drop")
-        assert sum(map(len, kept)) == 3 + 6
-        assert "lost      15 tokens of 1 documents" in view.explain()
-        with pytest.raises(ValueError, match="15 tokens in row 1"):
-            inputs(strategy, "error")
-    whole, _ = inputs("best_fit", "split")
-    assert whole == [
-        [1, 2, 3, 22, 23, 24],
-        list(range(10, 16)),
-        list(range(16, 22)),
-        [4] * 6,
-    ]
-
-
-def test_nothing_to_pack():
-    empty = ll.open(pa.table({"tokens": pa.array([[], []], pa.list_(pa.int64()))}))
-    for strategy in STRATEGIES:
-        assert list(empty.pack(4, strategy=strategy).loader(2)) == []
-        (batch,) = empty.pack(4, eos_id=7, strategy=strategy).loader(2, format="arrow")
-        assert batch["input_ids"].to_pylist() == [[7, 7, 0, 0]]
-        assert batch["doc_ids"].to_pylist() == [[0, 1, -1, -1]]
-    none = empty.with_take(0).pack(4)
-    assert none.num_blocks() == 0
-    assert list(none.loader(2)) == []
-
-
-@pytest.mark.parametrize(
-    ("tokens", "kind", "message"),
-    [
-        ([[1], None], pa.list_(pa.int32()), "null as the tokens of row 1"),
-        ([[1], [2, None]], pa.list_(pa.int32()), "null among the tokens of row 1"),
-        ([[1], [2**63]], pa.list_(pa.uint64()), f"{2**63} among the tokens of row 1"),
-    ],
-)
-def test_tokens_that_are_none_are_named(tokens, kind, message):
-    perm = ll.open(pa.table({"tokens": pa.array(tokens, kind)}))
-    with pytest.raises(ValueError, match=message):
-        list(perm.pack(4).loader(1))
-    # Without that row all is well.
-    assert len(list(perm.with_take(1).pack(4).loader(1))) == 1
-
-
-def test_arguments_are_checked(perm):
-    two = ll.open(pa.table({"a": [[1]], "b": [[2]], "f": [[0.5]], "s": ["x"]}))
-    cases = [
-        (lambda: perm.pack(0), "length 0"),
-        (lambda: perm.pack(2**31), "length 2147483648"),
-        (lambda: perm.pack(4, strategy="worst_fit"), "worst_fit"),
-        (lambda: perm.pack(4, long="keep"), "keep"),
-        (lambda: perm.pack(4, window=0), "window 0"),
-        (lambda: perm.pack(4, eos_id=2**63), "eos_id"),
-        (lambda: perm.pack(4, pad_id=-(2**63) - 1), "pad_id"),
-        (lambda: two.pack(4), "`a`, `b`, `f`"),
-        (lambda: two.pack(4, column="f"), "whole numbers"),
-        (lambda: two.pack(4, column="s"), "column `s` of type string"),
-        (lambda: two.pack(4, column="a", lengths="s"), "`s` of type string"),
-        (lambda: two.pack(4, column="c"), "`c`"),
-        (lambda: perm.select_columns(["id"]).pack(4), "there is none"),
-        (lambda: perm.pack(4).loader(4, batch_tokens=9), "wanted batch_size"),
-        (lambda: perm.pack(4).loader(0), "batch_size 0"),
-    ]
-    for make, message in cases:
-        with pytest.raises(ValueError, match=message):
-            make()
-    for wrong in (lambda: perm.pack(4.5), lambda: perm.pack(4, eos_id="</s>")):
-        with pytest.raises(TypeError):
-            wrong()
-    # A column need not be selected.
-    assert perm.select_columns(["id"]).pack(24, column="tokens").num_blocks() > 0
 
 
 @given(

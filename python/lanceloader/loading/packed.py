@@ -94,9 +94,9 @@ class PackedBlocks(Planned):
         if is_matrix(view.transform_fn):
             message = "torch_matrix holds columns of one type, not blocks of documents: wanted torch_dict"
             raise FormatError(message)
-        super().__init__(view, settings.lengths, progress=progress)
+        tokens = view._with_selection({settings.column: settings.column})
+        super().__init__(tokens, settings.lengths, progress=progress)
         self._settings = settings
-        self._tokens = view._with_selection({settings.column: settings.column})
 
     def packing(self, epoch: int | None) -> _native.Packing:
         """Give the plan of an epoch."""
@@ -124,7 +124,7 @@ class PackedBlocks(Planned):
     ) -> Iterator[Any]:
         """Give the batches of a share: a row for each block."""
         packing = self.packing(epoch)
-        reader = self._tokens._ensure_open()
+        reader = self._view._ensure_open()
         orders = packing.reads(share)
         after = None
         if following is not None and is_external(reader, orders):

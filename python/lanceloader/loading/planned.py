@@ -43,7 +43,10 @@ def read_lengths(view: Reading, column: str, *, progress: bool) -> _native.Lengt
     known = _LENGTHS.setdefault(view._source, {})
     key = column, rows.fingerprint()
     if key not in known:
-        reader = view._with_selection({column: column})._ensure_open()
+        narrow = {column: column}
+        if view.selection != narrow:
+            view = view._with_selection(narrow)
+        reader = view._ensure_open()
         batches: Iterator[Any] = iter(reader.load(rows, None, False))  # noqa: FBT003
         for batch in progress_over(
             batches,

@@ -3,6 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use crate::error::Result;
+use crate::interrupt;
+
+/// Parts placed between two looks at whether the caller was interrupted.
+const INTERRUPT_PARTS: usize = 1 << 14;
+
 /// Tokens `start..start + len` of the document at place `row` of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Part {
@@ -29,10 +35,10 @@ pub(super) struct Fitted {
 }
 
 /// How many blocks `lengths` need.
-pub(super) fn count(lengths: &[u32], block: u32, rule: Rule) -> u64 {
+pub(super) fn count(lengths: &[u32], block: u32, rule: Rule) -> Result<u64> {
     let full: u64 = lengths.iter().map(|&len| u64::from(len / block)).sum();
-    let (_, openers) = place(&rests(lengths, block), block, rule);
-    full + openers.len() as u64
+    let (_, openers) = place(&rests(lengths, block), block, rule)?;
+    Ok(full + openers.len() as u64)
 }
 
 /// The blocks of `lengths`.
@@ -40,9 +46,9 @@ pub(super) fn count(lengths: &[u32], block: u32, rule: Rule) -> u64 {
 /// Documents of more than a block give full blocks from their start on, and what is left is fitted.
 /// Blocks come in the order of the part that opened them, the parts of a block in the order of their
 /// documents: neither says anything of length, if the documents come in random order.
-pub(super) fn fit(lengths: &[u32], block: u32, rule: Rule) -> Fitted {
+pub(super) fn fit(lengths: &[u32], block: u32, rule: Rule) -> Result<Fitted> {
     let mut rests = rests(lengths, block);
-    let (places, openers) = place(&rests, block, rule);
+    let (places, openers) = place(&rests, block, rule)?;
     // Each part with the part that opened its block.
     let mut parts: Vec<(Part, Part)> =
         places.iter().map(|&(rest, block)| (rests[openers[block as usize]], rests[rest])).collect();
@@ -61,7 +67,7 @@ pub(super) fn fit(lengths: &[u32], block: u32, rule: Rule) -> Fitted {
             fitted.ends.push(at + 1);
         }
     }
-    fitted
+    Ok(fitted)
 }
 
 /// What is left of each document after its full blocks.
@@ -71,7 +77,9 @@ fn rests(lengths: &[u32], block: u32) -> Vec<Part> {
 }
 
 /// `(part, block)` of each part, and the part that opened each block.
-fn place(parts: &[Part], block: u32, rule: Rule) -> (Vec<(usize, u32)>, Vec<usize>) {
+type Placed = (Vec<(usize, u32)>, Vec<usize>);
+
+fn place(parts: &[Part], block: u32, rule: Rule) -> Result<Placed> {
     match rule {
         Rule::First => first_fit(parts, block),
         Rule::Best => best_fit(parts, block),
@@ -120,11 +128,14 @@ impl Rooms {
     }
 }
 
-fn first_fit(parts: &[Part], block: u32) -> (Vec<(usize, u32)>, Vec<usize>) {
+fn first_fit(parts: &[Part], block: u32) -> Result<Placed> {
     let mut rooms = Rooms::new(parts.len().max(1));
     let mut openers = Vec::new();
     let mut places = Vec::with_capacity(parts.len());
     for (at, part) in parts.iter().enumerate() {
+        if at.is_multiple_of(INTERRUPT_PARTS) {
+            interrupt::check()?;
+        }
         let found = rooms.first_with(part.len).unwrap_or_else(|| {
             openers.push(at);
             rooms.set(openers.len() - 1, block);
@@ -133,16 +144,19 @@ fn first_fit(parts: &[Part], block: u32) -> (Vec<(usize, u32)>, Vec<usize>) {
         rooms.set(found, rooms.room(found) - part.len);
         places.push((at, u32::try_from(found).expect("a block for each row at most")));
     }
-    (places, openers)
+    Ok((places, openers))
 }
 
-fn best_fit(parts: &[Part], block: u32) -> (Vec<(usize, u32)>, Vec<usize>) {
+fn best_fit(parts: &[Part], block: u32) -> Result<Placed> {
     let mut longest_first: Vec<usize> = (0..parts.len()).collect();
     longest_first.sort_unstable_by_key(|&at| (Reverse(parts[at].len), at));
     let mut rooms: BTreeSet<(u32, u32)> = BTreeSet::new();
     let mut openers = Vec::new();
     let mut places = Vec::with_capacity(parts.len());
-    for at in longest_first {
+    for (number, at) in longest_first.into_iter().enumerate() {
+        if number.is_multiple_of(INTERRUPT_PARTS) {
+            interrupt::check()?;
+        }
         let len = parts[at].len;
         let found = rooms.range((len, 0)..).next().copied();
         let (room, found) = found.unwrap_or_else(|| {
@@ -155,5 +169,5 @@ fn best_fit(parts: &[Part], block: u32) -> (Vec<(usize, u32)>, Vec<usize>) {
         }
         places.push((at, found));
     }
-    (places, openers)
+    Ok((places, openers))
 }

@@ -140,7 +140,7 @@ impl Packing {
             self.count(&cursor)?;
             before += match self.rule() {
                 None => cursor.lengths.iter().map(|&len| u64::from(len)).sum(),
-                Some(rule) => fit::count(&cursor.lengths, self.settings.block, rule),
+                Some(rule) => fit::count(&cursor.lengths, self.settings.block, rule)?,
             };
         }
         self.before.push(before);
@@ -288,7 +288,7 @@ impl Cursor {
         }
         match self.packing.rule() {
             None => self.cut(blocks, out),
-            Some(rule) => self.fitted(blocks, rule, out),
+            Some(_) => self.fitted(blocks, out),
         }
     }
 
@@ -298,15 +298,20 @@ impl Cursor {
         before[..before.len() - 1].partition_point(|&start| start <= at) as u64 - 1
     }
 
-    fn go_to(&mut self, number: u64) -> Result<bool> {
+    fn go_to(&mut self, number: u64) -> Result<()> {
         if self.number == Some(number) {
-            return Ok(false);
+            return Ok(());
         }
         interrupt::check()?;
+        // What is interrupted here is begun anew.
         self.number = None;
         self.packing.read(number, &mut self.window)?;
+        if let Some(rule) = self.packing.rule() {
+            let block = self.packing.settings.block;
+            self.fitted = fit::fit(&self.window.lengths, block, rule)?;
+        }
         self.number = Some(number);
-        Ok(true)
+        Ok(())
     }
 
     fn cut(&mut self, blocks: Range<u64>, out: &mut Packed) -> Result<()> {
@@ -341,14 +346,11 @@ impl Cursor {
         Ok(())
     }
 
-    fn fitted(&mut self, blocks: Range<u64>, rule: Rule, out: &mut Packed) -> Result<()> {
+    fn fitted(&mut self, blocks: Range<u64>, out: &mut Packed) -> Result<()> {
         let mut at = blocks.start;
         let mut number = self.window_of(at);
         while at < blocks.end {
-            if self.go_to(number)? {
-                let block = self.packing.settings.block;
-                self.fitted = fit::fit(&self.window.lengths, block, rule);
-            }
+            self.go_to(number)?;
             let window = usize::try_from(number).expect("in memory");
             let (first, last) = (self.packing.before[window], self.packing.before[window + 1]);
             for block in at..blocks.end.min(last) {

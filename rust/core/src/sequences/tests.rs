@@ -486,7 +486,7 @@ fn batches_are_pinned_and_come_in_the_order_of_their_first_rows() {
     let wanted = [3, 14, 6, 17, 0, 11, 19, 8, 5, 2, 13, 12, 1, 7, 18, 4, 9, 16, 10, 15];
     assert_eq!(rows.to_vec(), wanted);
     assert_eq!(ends, [2, 4, 11, 13, 16, 17, 20]);
-    assert_eq!(buckets.counts(), BucketCounts { tokens: 0, padded_tokens: 0, oversized: 0 });
+    assert_eq!(buckets.counts(), BucketCounts { tokens: 98, padded_tokens: 117, oversized: 0 });
     let refused = Budget { oversized: Oversized::Error, ..budget(9, 16, false) };
     let error = Buckets::new(order, known, refused).unwrap_err().to_string();
     assert!(error.contains("10 tokens in row"), "{error}");
