@@ -227,7 +227,7 @@ impl Packing {
             sequences::Filler::new(Arc::clone(&self.0), share.units(), pad_id, eos_id)
         })?;
         let pid = std::process::id();
-        Ok(Filler { pid, filler: Mutex::new(filler), rows: rows.unbind() })
+        Ok(Filler { pid, blocks: Mutex::new(filler), rows: rows.unbind() })
     }
 }
 
@@ -235,7 +235,7 @@ impl Packing {
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Filler {
     pid: u32,
-    filler: Mutex<sequences::Filler>,
+    blocks: Mutex<sequences::Filler>,
     rows: Py<PyIterator>,
 }
 
@@ -255,7 +255,7 @@ impl Filler {
                     "one made in this process",
                 ));
             }
-            let mut filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut filler = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
                 match filler.next_batch()? {
                     Step::Batch(batch) => return Ok(Ok(Some(Batch::owned(batch)))),

@@ -126,7 +126,7 @@ impl Buckets {
         for batch in &window.batches {
             let lengths =
                 window.places[batch.clone()].iter().map(|&place| window.lengths[place as usize]);
-            let longest = u64::from(lengths.clone().last().unwrap_or(0));
+            let longest = u64::from(lengths.clone().next_back().unwrap_or(0));
             self.counts.tokens += lengths.map(u64::from).sum::<u64>();
             self.counts.padded_tokens += longest * batch.len() as u64;
             if longest > self.budget.tokens {

@@ -335,7 +335,7 @@ impl Blocks {
         for (document, piece) in (0..).zip(pieces) {
             self.segment(&mut start, document, piece.len as usize);
         }
-        self.num_tokens.push(start as i64);
+        self.num_tokens.push(narrow(start).into());
         if start < self.block {
             let padding = self.block - start;
             self.segment(&mut start, -1, padding);
@@ -347,7 +347,7 @@ impl Blocks {
     fn segment(&mut self, start: &mut usize, document: i64, len: usize) {
         self.starts.push(narrow(*start));
         self.doc_ids.extend(std::iter::repeat_n(document, len));
-        self.position_ids.extend(0..len as i64);
+        self.position_ids.extend(0..i64::from(narrow(len)));
         *start += len;
     }
 

@@ -173,10 +173,9 @@ impl Packing {
         let length = |&tokens: &u32| {
             let len = tokens + u32::from(has_eos);
             match long {
-                Long::Split | Long::Error => len,
                 Long::Truncate => len.min(block),
                 Long::Drop if len > block => 0,
-                Long::Drop => len,
+                Long::Split | Long::Error | Long::Drop => len,
             }
         };
         into.lengths.clear();

@@ -15,6 +15,9 @@ const PLACEMENTS: [Placement; 3] = [Placement::Concat, Placement::FirstFit, Plac
 const EOS: i64 = -9;
 const PAD: i64 = -1;
 
+/// `(position, start, len)` of the pieces of a block.
+type Pieces = Vec<(u64, u32, u32)>;
+
 fn settings(block: u32, placement: Placement) -> Settings {
     Settings { block, placement, long: Long::Split, has_eos: false, window: 8 }
 }
@@ -25,11 +28,11 @@ fn packing(order: &Order, lengths: &[u32], settings: Settings) -> Arc<Packing> {
 }
 
 /// All blocks, as `(position, start, len)`.
-fn blocks(packing: &Arc<Packing>) -> Vec<Vec<(u64, u32, u32)>> {
+fn blocks(packing: &Arc<Packing>) -> Vec<Pieces> {
     some_blocks(packing, 0..packing.num_blocks())
 }
 
-fn some_blocks(packing: &Arc<Packing>, range: std::ops::Range<u64>) -> Vec<Vec<(u64, u32, u32)>> {
+fn some_blocks(packing: &Arc<Packing>, range: std::ops::Range<u64>) -> Vec<Pieces> {
     let mut packed = Packed::default();
     Cursor::new(Arc::clone(packing)).blocks(range, &mut packed).unwrap();
     let mut start = 0;
@@ -44,12 +47,7 @@ fn some_blocks(packing: &Arc<Packing>, range: std::ops::Range<u64>) -> Vec<Vec<(
 }
 
 /// The blocks of one window, or of all documents if they are concatenated, the slow way.
-fn oracle(
-    lengths: &[u32],
-    first: u64,
-    block: u32,
-    placement: Placement,
-) -> Vec<Vec<(u64, u32, u32)>> {
+fn oracle(lengths: &[u32], first: u64, block: u32, placement: Placement) -> Vec<Pieces> {
     let mut parts = Vec::new();
     for (&len, position) in lengths.iter().zip(first..) {
         for start in (0..len).step_by(block as usize) {
@@ -59,7 +57,7 @@ fn oracle(
     if placement == Placement::BestFit {
         parts.sort_by_key(|&(position, start, len)| (u32::MAX - len, position, start));
     }
-    let mut blocks: Vec<(Vec<(u64, u32, u32)>, u32)> = Vec::new();
+    let mut blocks: Vec<(Pieces, u32)> = Vec::new();
     for part in parts {
         let rooms = blocks.iter().enumerate().filter(|(_, (_, room))| *room >= part.2);
         let found = match placement {
@@ -82,11 +80,11 @@ fn oracle(
     blocks.into_iter().map(sorted).collect()
 }
 
-fn concatenated(lengths: &[u32], block: u32) -> Vec<Vec<(u64, u32, u32)>> {
+fn concatenated(lengths: &[u32], block: u32) -> Vec<Pieces> {
     let tokens: Vec<(u64, u32)> =
         lengths.iter().zip(0..).flat_map(|(&len, row)| (0..len).map(move |at| (row, at))).collect();
     let cut = |block: &[(u64, u32)]| {
-        let mut pieces: Vec<(u64, u32, u32)> = Vec::new();
+        let mut pieces: Pieces = Vec::new();
         for &(row, at) in block {
             match pieces.last_mut() {
                 Some((last, _, len)) if *last == row => *len += 1,
@@ -98,12 +96,7 @@ fn concatenated(lengths: &[u32], block: u32) -> Vec<Vec<(u64, u32, u32)>> {
     tokens.chunks(block as usize).map(cut).collect()
 }
 
-fn expected(
-    lengths: &[u32],
-    block: u32,
-    placement: Placement,
-    window: u32,
-) -> Vec<Vec<(u64, u32, u32)>> {
+fn expected(lengths: &[u32], block: u32, placement: Placement, window: u32) -> Vec<Pieces> {
     if placement == Placement::Concat {
         return concatenated(lengths, block);
     }
@@ -234,8 +227,7 @@ fn filled(
     share: Share,
     at_once: usize,
 ) -> Vec<RecordBatch> {
-    let rows: Vec<u64> =
-        reads(packing, &share).unwrap().iter().flat_map(|order| order.to_vec()).collect();
+    let rows: Vec<u64> = reads(packing, &share).unwrap().iter().flat_map(Order::to_vec).collect();
     let mut rows = rows.chunks(at_once);
     let mut filler = Filler::new(Arc::clone(packing), share, PAD, EOS).unwrap();
     let mut batches = Vec::new();
@@ -334,7 +326,7 @@ proptest! {
         seed: u64,
     ) {
         let order = Order::all(lengths.len() as u64).shuffled(seed, 0, 1).unwrap();
-        let settings = Settings { window, has_eos, ..settings(block, placement) };
+        let settings = Settings { has_eos, window, ..settings(block, placement) };
         let packing = packing(&order, &lengths, settings);
         let own: Vec<u32> = order
             .to_vec()
@@ -378,7 +370,7 @@ proptest! {
         has_eos: bool,
     ) {
         let order = Order::all(lengths.len() as u64).shuffled(3, 1, 1).unwrap();
-        let settings = Settings { window, has_eos, ..settings(block, placement) };
+        let settings = Settings { has_eos, window, ..settings(block, placement) };
         let packing = packing(&order, &lengths, settings);
         let num_units = packing.num_blocks();
         prop_assume!(num_units > 0);
