@@ -16,7 +16,16 @@ from lanceloader.loading.share import share_of
 from lanceloader.permutation import permutation_builder
 from lanceloader.world import World
 
-SHUFFLES, WINDOWS, BATCHES, PRINTS, HASHES, DRAWS, LANCEDB = reference.tables()
+(
+    SHUFFLES,
+    WINDOWS,
+    BATCHES,
+    PRINTS,
+    SEQUENCES,
+    HASHES,
+    DRAWS,
+    LANCEDB,
+) = reference.tables()
 
 TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
 VAL = [12, 14, 10, 2]
@@ -158,3 +167,51 @@ def test_a_loader_cuts_batches_as_published(ranks, drop_last, tail):
 def test_fingerprints_are_the_published_ones(call, wanted):
     order = eval(call, {"Order": _native.Order})
     assert f"{order.fingerprint():016x}" == wanted
+
+
+def lengths_of(lengths: list[int]) -> tuple[_native.Order, _native.Lengths]:
+    order = _native.Order.all(len(lengths))
+    builder = _native.LengthsBuilder(order)
+    builder.push(pa.table({"n": lengths}))
+    return order, builder.finish()
+
+
+def packed(lengths, length, strategy="concat", window=16_384):
+    """What the core packs, as the page does."""
+    options = {
+        "strategy": strategy,
+        "window": window,
+        "long": "split",
+        "has_eos": False,
+    }
+    packing = _native.Packing(*lengths_of(lengths), length=length, **options)
+    return packing.blocks(0, packing.num_blocks)
+
+
+def budgeted(lengths, tokens, window=8192, padded=True, most_rows=None):
+    """What the core batches, as the page does."""
+    options = {
+        "padded": padded,
+        "most_rows": most_rows,
+        "window": window,
+        "long": "alone",
+    }
+    buckets = _native.Buckets(*lengths_of(lengths), tokens=tokens, **options)
+    whole = share_of(buckets.num_batches, 0, 1, World(), tail="pad", drop_last=False)
+    order, ends = buckets.share(whole)
+    stops = [0, *pa.record_batch(ends).column(0).to_pylist()]
+    return [rows(order)[a:b] for a, b in itertools.pairwise(stops)]
+
+
+@pytest.mark.parametrize("vector", SEQUENCES, ids=str)
+def test_sequences(vector):
+    call, wanted = vector
+    for names in (vars(reference.load()), {"packed": packed, "budgeted": budgeted}):
+        found = [
+            " ".join(
+                str(part) if isinstance(part, int) else "{}:{}+{}".format(*part)
+                for part in parts
+            )
+            for parts in eval(call, dict(names))
+        ]
+        assert ", ".join(found) == wanted

@@ -45,6 +45,7 @@ RUST = {
     "packed": {"projection"},
     "matrix": {"projection"},
     "cache": {"packed", "disk"},
+    "sequences": {"order", "interrupt"},
     "gather": {"plan", "projection"},
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),

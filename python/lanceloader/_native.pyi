@@ -6,11 +6,16 @@ __version__: str
 __all__ = [
     "Batch",
     "Block",
+    "Buckets",
     "Choice",
+    "Filler",
     "Histogram",
+    "Lengths",
+    "LengthsBuilder",
     "LoadStats",
     "Loader",
     "Order",
+    "Packing",
     "ReadStats",
     "Reader",
     "Table",
@@ -213,6 +218,71 @@ class Loader:
     @property
     def position(self) -> int: ...
     def watch(self) -> Watch: ...
+
+@final
+class Lengths:
+    @staticmethod
+    def from_parts(rows: bytes | None, lengths: bytes) -> Lengths: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+@final
+class LengthsBuilder:
+    def __new__(cls, order: Order) -> LengthsBuilder: ...
+    def rows(self) -> Order: ...
+    def push(self, batch: Any) -> None: ...
+    def finish(self) -> Lengths: ...
+
+@final
+class Packing:
+    def __new__(
+        cls,
+        order: Order,
+        lengths: Lengths,
+        *,
+        length: int,
+        strategy: str,
+        long: str,
+        has_eos: bool,
+        window: int,
+    ) -> Packing: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def counts(self) -> tuple[int, int, int, int]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def blocks(self, start: int, stop: int) -> list[list[tuple[int, int, int]]]: ...
+    def reads(self, share: Any) -> list[Order]: ...
+    def fill(
+        self, share: Any, rows: Iterator[Any], *, pad_id: int, eos_id: int
+    ) -> Filler: ...
+
+@final
+class Filler:
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+
+@final
+class Buckets:
+    def __new__(
+        cls,
+        order: Order,
+        lengths: Lengths,
+        *,
+        tokens: int,
+        padded: bool,
+        most_rows: int | None,
+        window: int,
+        long: str,
+    ) -> Buckets: ...
+    @property
+    def num_batches(self) -> int: ...
+    @property
+    def counts(self) -> tuple[int, int, int]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def share(self, share: Any) -> tuple[Order, Batch]: ...
 
 @final
 class Watch:

@@ -57,6 +57,15 @@ Nulls: TypeAlias = Literal["error", "fill", "mask"]
 StorageOptions: TypeAlias = dict[str, str]
 """Options of an object store, as Lance names them."""
 
+PackStrategy: TypeAlias = Literal["concat", "first_fit", "best_fit"]
+"""How documents are put into blocks; see ``Permutation.pack``."""
+
+LongDocuments: TypeAlias = Literal["split", "truncate", "drop", "error"]
+"""What becomes of a document that is longer than a block; see ``Permutation.pack``."""
+
+LongRows: TypeAlias = Literal["alone", "error"]
+"""What becomes of a row that is longer than ``batch_tokens``; see ``Permutation.loader``."""
+
 Transform: TypeAlias = Callable[[Any], Any]
 """Called with each ``pyarrow.RecordBatch``."""
 

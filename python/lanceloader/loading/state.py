@@ -198,8 +198,10 @@ def check_plan(theirs: Any, ours: dict[str, int | str], *, is_numbered: bool) ->
         message = f"a state with the plan {theirs!r}: wanted the dict of state_dict()"
         raise ValueError(message)
     different: dict[str, str] = {}
-    for name, here in ours.items():
-        there = theirs.get(name)
+    # States of rows do not say so.
+    here_and_there = {"unit": "row"} | ours, {"unit": "row"} | theirs
+    for name in here_and_there[0] | here_and_there[1]:
+        here, there = (plan.get(name) for plan in here_and_there)
         label = _LABELS.get(name, name)
         if there != here and label not in different:
             different[label] = f"{there!r} in the state, {here!r} here"

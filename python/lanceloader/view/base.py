@@ -46,6 +46,8 @@ class View:
     _pid: int | None
     _is_shard: bool = False
     """Whether ``shard`` was asked, so that nobody else should."""
+    _serve: Callable[[Any], Any] | None = None
+    """Gives what a loader serves of it, if that is not its rows."""
     _matrix: tuple[_native.Reader, _native.Reader] | None = None
     """The reader, and the one that puts its rows side by side."""
 

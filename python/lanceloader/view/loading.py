@@ -6,25 +6,36 @@ import os
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader.loading import Finish, Loader, Policy, Rows, Steps
+from lanceloader.loading.budgeted import Budget, Budgeted
 from lanceloader.loading.transforming import UNSET
 from lanceloader.materialize import write_table
+from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
 from lanceloader.sources import open_source
 from lanceloader.view.explaining import explanation
-from lanceloader.view.splitting import SplitVerbs
+from lanceloader.view.sequences import SequenceVerbs
 from lanceloader.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lanceloader._typing import Format, Nulls, Read, Size, StorageOptions, Tail
+    from lanceloader._typing import (
+        Format,
+        LongRows,
+        Nulls,
+        Read,
+        Size,
+        StorageOptions,
+        Tail,
+    )
+    from lanceloader.loading.served import Served
     from lanceloader.loading.transforming import OnError
     from lanceloader.permutation import Permutation
 
 __all__ = ["LoadVerbs"]
 
 
-class LoadVerbs(SplitVerbs):
+class LoadVerbs(SequenceVerbs):
     """Loading, and choosing how rows are read."""
 
     def with_read(
@@ -119,6 +130,11 @@ class LoadVerbs(SplitVerbs):
         batch_size: SupportsIndex | None = None,
         *,
         global_batch_size: SupportsIndex | None = None,
+        batch_tokens: SupportsIndex | None = None,
+        length: str | None = None,
+        padded: bool = True,
+        bucket_rows: SupportsIndex = 8192,
+        long: LongRows = "alone",
         drop_last: bool = False,
         shuffle: bool = False,
         seed: SupportsIndex | None = None,
@@ -156,6 +172,20 @@ class LoadVerbs(SplitVerbs):
             batch_size: Rows of a batch of one rank; by default that of the permutation.
             global_batch_size: Instead, rows of a batch of all ranks together. It need not divide
                 by their number.
+            batch_tokens: Instead, tokens of a batch of one rank, at most: rows of like length share
+                one, as many as fit, and every row is in one of them. Lengths are read once for a
+                table, and each rank then plans the same batches. ``batch_size`` is then the most
+                rows of one.
+            length: With ``batch_tokens``, the column of lists whose lengths count, selected or
+                not, or a column of numbers that says how long rows are, which is faster; by default
+                the only column of lists.
+            padded: With ``batch_tokens``, whether padding counts: the rows times the longest one.
+                Otherwise the sum of lengths is within the budget.
+            bucket_rows: With ``batch_tokens``, this many neighbours in the order are sorted by
+                length, cut into batches, and these are served in the order of their first rows.
+                More give less padding, and batches that are less random.
+            long: With ``batch_tokens``, what becomes of a row of more tokens: ``"alone"`` makes it
+                a batch of its own, ``"error"`` refuses it.
             drop_last: Whether to leave a short last batch out.
             shuffle: Whether to shuffle the rows, as ``shuffle(seed)`` does.
             seed: Chooses the order, with ``shuffle``; by default at random, but several ranks must
@@ -227,7 +257,28 @@ class LoadVerbs(SplitVerbs):
             world = World()
         ranks = (world or World.found()).world_size
         if shuffle and seed is None and ranks > 1:
-            message = f"shuffle=True without a seed on {ranks} ranks: each would draw its own"
+            message = (
+                f"shuffle=True without a seed on {ranks} ranks: each would draw its own"
+            )
+            raise ValueError(message)
+        budget = None
+        if batch_tokens is not None:
+            if global_batch_size is not None:
+                raise ValueError(
+                    "batch_tokens and global_batch_size: wanted one of them"
+                )
+            budget = Budget(
+                count(batch_tokens),
+                view._length_column(length),
+                padded,
+                None if batch_size is None else count(batch_size),
+                count(bucket_rows),
+                long,
+            )
+            # Each rank takes whole batches.
+            batch_size = 1
+        elif length is not None:
+            message = f"length={length!r} without batch_tokens: wanted both"
             raise ValueError(message)
         if batch_size is None and global_batch_size is None:
             batch_size = self.batch_size
@@ -241,5 +292,11 @@ class LoadVerbs(SplitVerbs):
             pin_memory=pin_memory,
             device=device,
         )
-        served = Rows(view, by_column=finish.by_row)
+        served: Served
+        if view._serve is not None:
+            served = view._serve(view)
+        elif budget is not None:
+            served = Budgeted(view, budget, by_column=finish.by_row, progress=progress)
+        else:
+            served = Rows(view, by_column=finish.by_row)
         return Loader(served, steps, finish, progress=progress)

@@ -70,6 +70,8 @@ pub mod gather;
 mod matrix;
 mod packed;
 
+pub mod sequences;
+
 mod cache;
 
 pub mod loader;

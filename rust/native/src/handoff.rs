@@ -32,6 +32,16 @@ impl Batch {
         Self(gathered)
     }
 
+    /// Rows in buffers that nothing else holds.
+    pub(crate) fn owned(batch: RecordBatch) -> Self {
+        Self(Gathered { batch, is_owned: true })
+    }
+
+    /// The column at a place.
+    pub(crate) fn column(&self, at: usize) -> Option<ArrayRef> {
+        self.0.batch.columns().get(at).map(Arc::clone)
+    }
+
     /// One column of whole numbers.
     pub(crate) fn of_numbers(name: &str, numbers: impl Into<UInt64Array>) -> PyResult<Self> {
         let numbers: UInt64Array = numbers.into();

@@ -11,6 +11,7 @@ mod loader;
 mod order;
 mod parts;
 mod runs;
+mod sequences;
 mod stats;
 mod table;
 
@@ -32,6 +33,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::runs::Block;
+    #[pymodule_export]
+    use crate::sequences::{Buckets, Filler, Lengths, LengthsBuilder, Packing};
     #[pymodule_export]
     use crate::stats::{Choice, Histogram, LoadStats, ReadStats, Watch};
     #[pymodule_export]

@@ -1,0 +1,26 @@
+//! SEQUENCES: lengths of rows → blocks of a fixed length, or batches under a token budget.
+//!
+//! A plan is made from an [`Order`](crate::order::Order) and the [`Lengths`] of its rows, and from
+//! nothing else: whoever has the same two has the same plan, so that ranks agree without talking.
+//! Plans keep a few bytes for many rows and compute the rest again where it is asked for, so that
+//! any block or batch is found without those before it.
+//!
+//! Arrow only; nothing here reads a table. [`Filler`] is handed the rows that it asks for.
+
+mod buckets;
+mod fill;
+mod fit;
+mod lengths;
+mod pack;
+mod reads;
+mod share;
+
+pub use buckets::{BucketCounts, Buckets, Budget, Oversized};
+pub use fill::{Filler, Step};
+pub use lengths::{Lengths, LengthsBuilder};
+pub use pack::{Cursor, Long, PackCounts, Packed, Packing, Piece, Placement, Settings};
+pub use reads::reads;
+pub use share::Share;
+
+#[cfg(test)]
+mod tests;
