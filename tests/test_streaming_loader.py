@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -381,3 +382,27 @@ def test_transport_needs_a_reservation(shared):
     dataset = StreamingDataset(shared, worker_info_override=Worker(0, 1))
     with pytest.raises(RuntimeError, match="StreamingDataLoader"):
         next(iter(streaming._StreamingDatasetAdapter(dataset)))
+
+
+def test_names_and_arguments_are_lancedbs():
+    """With the private ones, that programs and tests reach for."""
+    theirs_dataset, dataset = theirs.StreamingDataset, StreamingDataset
+    assert set(dir(theirs_dataset)) <= set(dir(dataset))
+    wanted = inspect.signature(theirs_dataset).parameters
+    found = inspect.signature(dataset).parameters
+    assert list(found)[: len(wanted)] == list(wanted)
+    for name, argument in wanted.items():
+        assert (found[name].kind, found[name].default) == (
+            argument.kind,
+            argument.default,
+        )
+    for name in (
+        *("DEFAULT_READ_BATCH_SIZE", "DEFAULT_PREFETCH_BATCHES", "_EPOCH_PRIME"),
+        *("logger", "os", "threading", "time", "random", "warnings", "RawArray"),
+        *("ThreadPoolExecutor", "get_worker_info", "Permutation", "Transforms"),
+        *("permutation_builder", "_CheckpointCollate", "_StreamingDatasetAdapter"),
+    ):
+        assert hasattr(theirs, name)
+        assert hasattr(streaming, name)
+    for name in ("DEFAULT_READ_BATCH_SIZE", "DEFAULT_PREFETCH_BATCHES", "_EPOCH_PRIME"):
+        assert getattr(streaming, name) == getattr(theirs, name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import logging
 import operator
 import threading
+from concurrent.futures import Future
 from functools import partial
 
 import lanceloader.streaming as streaming
@@ -38,6 +40,27 @@ def shared(tmp_path_factory):
     table = database.create_table("t", tables.narrow(60))
     table.add(tables.narrow(100).slice(60))
     return table
+
+
+class Inline:
+    """An executor without threads: what is submitted is done."""
+
+    def __init__(self, max_workers):
+        self.max_workers = max_workers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *reason):
+        return None
+
+    def submit(self, call, *arguments):
+        future = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 OPTIONS = [
@@ -309,26 +332,6 @@ def test_what_is_patched_in_the_namespace_is_used(shared, monkeypatch):
 
 
 def test_an_executor_that_only_submits_will_do(shared, monkeypatch):
-    from concurrent.futures import Future
-
-    class Inline:
-        def __init__(self, max_workers):
-            self.closed = False
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *reason):
-            self.closed = True
-
-        def submit(self, call, *arguments):
-            future = Future()
-            try:
-                future.set_result(call(*arguments))
-            except Exception as error:
-                future.set_exception(error)
-            return future
-
     monkeypatch.setattr(streaming, "ThreadPoolExecutor", Inline)
     dataset = StreamingDataset(shared, num_splits=4, transform=ids_of)
     assert list(dataset) == list(
@@ -336,27 +339,49 @@ def test_an_executor_that_only_submits_will_do(shared, monkeypatch):
     )
 
 
-def test_a_failed_read_ahead_comes_before_the_row_counts(shared, monkeypatch):
-    """As in LanceDB: the state is then still before that row."""
-    states = {}
-    for name, library in LIBRARIES.items():
-        take = library.Permutation.__getitems__
+@pytest.mark.parametrize("num_splits", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("stage", ["read", "transform"])
+def test_a_failure_ahead_comes_before_a_row_counts(
+    shared, monkeypatch, num_splits, batch_size, depth, stage
+):
+    """After the same rows as in LanceDB, if threads take no time: those before it count."""
+    for first_bad in (0, 5, 9, 20):
+        found = []
+        for library in (ours, theirs):
+            take = library.Permutation.__getitems__
+            bad = theirs.StreamingDataset(
+                shared, num_splits=num_splits, transform=ids_of
+            )
+            bad = list(bad)[first_bad]
 
-        def failing(self, positions, take=take):
-            if positions[0] >= 4:
-                raise OSError("no such disk")
-            return take(self, positions)
+            def failing(self, positions, take=take, bad=bad):
+                batch = take(self, positions)
+                if stage == "read" and bad in ids_of(batch):
+                    raise OSError("no such disk")
+                return batch
 
-        monkeypatch.setattr(library.Permutation, "__getitems__", failing)
-        dataset = library.StreamingDataset(
-            shared, num_splits=1, read_batch_size=4, io_queue_depth=1
-        )
-        rows = iter(dataset)
-        with pytest.raises(OSError, match="no such disk"):
-            list(rows)
-        states[name] = dataset.state_dict()
-        assert dataset.consumed_rows <= 4
-    assert max(states["ours"]["samples_consumed_per_split"]) <= 4
+            def transform(batch, bad=bad):
+                if bad in ids_of(batch):
+                    raise OSError("no such row")
+                return ids_of(batch)
+
+            with monkeypatch.context() as patches:
+                patches.setattr(library, "ThreadPoolExecutor", Inline)
+                patches.setattr(library.Permutation, "__getitems__", failing)
+                dataset = library.StreamingDataset(
+                    shared,
+                    num_splits=num_splits,
+                    read_batch_size=batch_size,
+                    io_queue_depth=depth,
+                    transform=transform,
+                )
+                rows = []
+                with pytest.raises(OSError, match="no such"):
+                    collections.deque(map(rows.append, dataset), maxlen=0)
+            found.append((rows, dataset.consumed_rows, dataset.state_dict()))
+        assert found[0] == found[1], first_bad
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

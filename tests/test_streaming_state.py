@@ -136,6 +136,28 @@ def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
     assert rows == whole
 
 
+@given(
+    st.lists(st.integers(0, 24), min_size=5, max_size=5),
+    st.lists(st.integers(0, 5), min_size=5, max_size=5),
+)
+@settings(deadline=None)
+def test_uneven_counts_go_on_as_in_lancedb(shared, samples, skipped):
+    positions = [min(24, n + k) for n, k in zip(samples, skipped, strict=True)]
+    state = {
+        "shuffle_seed": 0,
+        "num_splits": 5,
+        "epoch": 0,
+        "samples_consumed_per_split": samples,
+        "positions_consumed_per_split": positions,
+    }
+    found, wanted = (
+        readers(library, shared, num_splits=5, state=state, transform=ids_of)[0]
+        for library in (ours, theirs)
+    )
+    assert list(found) == list(wanted)
+    assert found.state_dict() == wanted.state_dict()
+
+
 def test_laggards_catch_up_first(db):
     table = db.create_table("t", [{"id": i} for i in (1, 2, 10, 20)])
     dataset = StreamingDataset(table, num_splits=2, shuffle=False, transform=ids_of)

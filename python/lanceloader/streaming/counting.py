@@ -155,7 +155,7 @@ class Counting(Fields):
 
     @property
     def raw_queue_depth(self) -> int:
-        """Rows read and waiting for a transform. Never 0 for long: transforms are slow."""
+        """Rows read and waiting for a transform; many of them if transforms are slow."""
         if self._raw_batches_ref is None:
             return self._total(RAW)
         return sum(
@@ -164,7 +164,7 @@ class Counting(Fields):
 
     @property
     def prefetch_queue_depth(self) -> int:
-        """Rows transformed and waiting for the consumer. Always 0: reading is slow."""
+        """Rows transformed and waiting for the consumer; none if reading is slow."""
         if self._cooked_ref is None:
             return self._total(READY)
         return sum(map(len, self._cooked_ref))
