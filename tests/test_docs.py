@@ -105,7 +105,9 @@ def test_the_tree_of_contributing_is_the_tree():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["quickstart", "embeddings", "images"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "embeddings", "images", "resume", "distributed"]
+)
 def test_examples_run(name, elsewhere):
     result = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{name}.py"],
