@@ -18,16 +18,12 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-GLOBAL_BATCH = 96
-
 
 def train(rank: int, world_size: int, folder: str, steps: int | None) -> None:
     store = dist.FileStore(f"{folder}/store-{world_size}", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     perm = ll.open(f"{folder}/digit_vectors.lance", format="torch_dict")
-    loader = perm.loader(
-        global_batch_size=GLOBAL_BATCH, shuffle=True, seed=1, tail="uneven"
-    )
+    loader = perm.loader(global_batch_size=96, shuffle=True, seed=1, tail="uneven")
     model = DistributedDataParallel(nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     checkpoint, seen = Path(folder, "checkpoint.pt"), []
@@ -51,6 +47,8 @@ def train(rank: int, world_size: int, folder: str, steps: int | None) -> None:
         torch.save(state | {"seen": seen}, checkpoint)
         twice = len(seen) - len(set(seen))
         print(f"{world_size} ranks: {len(seen):,} rows so far, {twice} of them twice")
+    # Nobody leaves while others still talk.
+    dist.barrier()
     dist.destroy_process_group()
 
 

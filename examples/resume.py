@@ -18,8 +18,6 @@ import torch
 from lanceloader.torch import DataLoader
 from torch import nn
 
-EPOCHS = 3
-
 
 def train(folder: str, num_workers: int, killed_at: int | None) -> None:
     perm = ll.open(f"{folder}/digit_vectors.lance", columns=["vector", "label"])
@@ -35,7 +33,7 @@ def train(folder: str, num_workers: int, killed_at: int | None) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         loader.load_state_dict(saved["loader"])
         epoch, step = saved["loader"]["epoch"], saved["step"]
-    for number in range(epoch, EPOCHS):
+    for number in range(epoch, 3):
         for batch in loader.set_epoch(number):
             loss = nn.functional.cross_entropy(model(batch["vector"]), batch["label"])
             loss.backward()
@@ -49,9 +47,7 @@ def train(folder: str, num_workers: int, killed_at: int | None) -> None:
                 kept = {"loader": loader, "model": model, "optimizer": optimizer}
                 states = {name: each.state_dict() for name, each in kept.items()}
                 torch.save(states | {"step": step}, checkpoint)
-    print(
-        f"{rows:,} rows from epoch {epoch} on, to step {step}: loss {loss.item():.3f}"
-    )
+    print(f"{rows:,} more rows, to step {step}: loss {loss.item():.3f}")
 
 
 if __name__ == "__main__":
