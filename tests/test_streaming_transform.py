@@ -273,19 +273,24 @@ def test_closing_leaves_a_transform_that_hangs(shared, monkeypatch, caplog):
     """And the dataset can be read again."""
     monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.01)
     gate = Gate()
-    calls = []
+    first = next(iter(StreamingDataset(shared, transform=ids_of)))
+    hangs = threading.Event()
 
     def transform(batch):
-        calls.append(batch)
-        return ids_of(batch) if len(calls) == 1 else gate(batch)
+        if first in ids_of(batch):
+            return ids_of(batch)
+        hangs.set()
+        return gate(batch)
 
     dataset = StreamingDataset(
         shared, read_batch_size=5, transform=transform, transform_parallelism=2
     )
     rows = iter(dataset)
     begun = [next(rows)]
-    while not calls[1:]:
+    # Taking a row moves batches on; those of the first batch need no other.
+    while len(begun) < 5 and not hangs.wait(0.5):
         begun.append(next(rows))
+    assert hangs.is_set()
     rows.close()
     assert "in the background" in caplog.text
     assert not dataset._consumer_iterator_active

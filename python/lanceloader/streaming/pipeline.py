@@ -88,6 +88,8 @@ class Pipeline:
         self.raw_rows = 0
         self.slots = streaming.threading.Semaphore(limits.transform_threads)
         self.budget = None if limits.max_bytes is None else Budget(limits, num_streams)
+        self.stirred = [True] * num_streams
+        """Whether something may have come to an end, or may begin, since a stream was moved on."""
 
     def __enter__(self) -> Self:
         threads = len(self.streams) * self.limits.io_queue_depth
@@ -122,6 +124,7 @@ class Pipeline:
             offsets = stream.offsets(start, stop)
             future = self._io.submit(self._read, stream.perm, offsets)
             reading.append((stream.first + start, future))
+            self._stir_by(future, i)
 
     def advance(self, i: int) -> None:
         """Move stream ``i`` on, without waiting.
@@ -129,6 +132,10 @@ class Pipeline:
         Raises:
             Exception: What a finished read or transform raised.
         """
+        if not self.stirred[i]:
+            return
+        # Before looking: what ends meanwhile stirs it again.
+        self.stirred[i] = False
         reading, transforming = self.reading[i], self.transforming[i]
         while reading and reading[0][1].done():
             self._arrive(i)
@@ -138,6 +145,9 @@ class Pipeline:
             self._submit(i)
         if self.heads[i] < self.sizes[i]:
             self.fill(i)
+        if self.raw[i] or self.budget is not None:
+            # Room is made by taking rows, too, and by other streams.
+            self.stirred[i] = True
 
     def ensure(self, i: int) -> bool:
         """Wait until stream ``i`` has a row ready; false if it has no more.
@@ -197,6 +207,7 @@ class Pipeline:
     # In the consumer.
 
     def _arrive(self, i: int) -> None:
+        self.stirred[i] = True
         start, future = self.reading[i].popleft()
         batch = future.result()
         self.raw[i].append((start, batch))
@@ -220,8 +231,16 @@ class Pipeline:
         self.raw_rows -= batch.num_rows
         future = self._workers.submit(self._transformed, start, batch)
         self.transforming[i].append((start + batch.num_rows, future))
+        self._stir_by(future, i)
+
+    def _stir_by(self, future: Any, i: int) -> None:
+        def stir(_: Any) -> None:
+            self.stirred[i] = True
+
+        future.add_done_callback(stir)
 
     def _receive(self, i: int) -> None:
+        self.stirred[i] = True
         self.received[i], future = self.transforming[i].popleft()
         self.ready[i].extend(future.result())
         self._release(i, 0)

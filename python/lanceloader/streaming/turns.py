@@ -39,7 +39,10 @@ class Rounds:
             if not pipeline.ensure(i):
                 return
             row = self._take(pipeline, i)
-            self._note(pipeline)
+            self._note(
+                pipeline,
+                min(map(sum, zip(self.samples, pipeline.consumed, strict=True))),
+            )
             yield row
         turns = range(len(self.splits))
         last = turns[-1]
@@ -48,7 +51,8 @@ class Rounds:
             for i in turns:
                 row = self._take(pipeline, i)
                 if i == last:
-                    self._note(pipeline)
+                    # Of all splits, now that each gave as many.
+                    self._note(pipeline, self.samples[i] + pipeline.consumed[i])
                 yield row
 
     def _laggards(self) -> Iterator[int]:
@@ -75,12 +79,12 @@ class Rounds:
         dataset._resume_positions[split] = position + 1
         return row
 
-    def _note(self, pipeline: Pipeline) -> None:
-        if not self.is_worker:
-            self.dataset._resume_offset = min(
-                map(sum, zip(self.samples, pipeline.consumed, strict=True))
-            )
-        self.dataset._publish(pipeline.gauges())
+    def _note(self, pipeline: Pipeline, samples: int) -> None:
+        """Say how far all splits are. Here nobody need be told: who asks looks at the queues."""
+        if self.is_worker:
+            self.dataset._publish(pipeline.gauges())
+        else:
+            self.dataset._resume_offset = samples
 
 
 class Blocks:
