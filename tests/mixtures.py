@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-from collections import Counter
+import math
 
 import lanceloader as ll
+import numpy as np
 import pyarrow as pa
+import reference
 
-
-def tree(weights):
-    """Put the two lightest together until one is left: (weight, age, source or sides)."""
-    heap = [(weight, at, at) for at, weight in enumerate(weights) if weight]
-    heapq.heapify(heap)
-    age = len(weights)
-    while len(heap) > 1:
-        one, other = heapq.heappop(heap), heapq.heappop(heap)
-        sides = (other, one) if other[0] > one[0] else (one, other)
-        heapq.heappush(heap, (one[0] + other[0], age, sides))
-        age += 1
-    return heap[0]
-
-
-def place(node, k):
-    """The source of row ``k`` of a node, and which of its rows it is."""
-    weight, _, sides = node
-    if not isinstance(sides, tuple):
-        return sides, k
-    first, second = sides
-    before, after = (
-        (2 * n * first[0] + weight) // (2 * weight) for n in (k, k + 1)
-    )
-    return place(first, before) if after > before else place(second, k - before)
-
-
-def seed_of(seed, name):
-    text = f"{seed} {name}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+page = reference.load()
 
 
 def mixed(sources, weights, num_rows, *, epoch=None, seed=None):
     """The rows of an epoch: ``(name, row)`` for each, rows as ``head`` gives them."""
     names = list(sources)
-    root = tree(weights)
+    root = page.tree(weights)
     passes = {}
     rows = []
     for k in range(num_rows):
-        at, row = place(root, k)
+        at, row = page.source_at(root, k)
         view = sources[names[at]]
         lap, row = divmod(row, len(view))
         if (at, lap) not in passes:
-            order = view if seed is None else view.shuffle(seed_of(seed, names[at]))
+            order = (
+                view if seed is None else view.shuffle(page.seed_of(seed, names[at]))
+            )
             if epoch is not None or lap:
                 order = order._with_epoch((epoch or 0) + (lap << 32))
             passes[at, lap] = order.with_format("python_col")[:]["id"]
@@ -61,8 +35,6 @@ def mixed(sources, weights, num_rows, *, epoch=None, seed=None):
 
 def shorter(weights):
     """Weights as their smallest whole numbers, for tests that give whole numbers."""
-    import math
-
     divisor = math.gcd(*weights)
     return [weight // divisor for weight in weights]
 
@@ -84,5 +56,20 @@ def flat(batches):
     return [row for batch in batches for row in batch]
 
 
-def counted(rows):
-    return dict(Counter(name for name, _ in rows))
+NAMES = "abcdefgh"
+
+
+def sources_of(sizes, *, one_table=False):
+    """Sources of these numbers of rows, in tables of their own or all of one."""
+    if not one_table:
+        return {
+            name: numbered(1000 * at, size)
+            for at, (name, size) in enumerate(zip(NAMES, sizes, strict=False))
+        }
+    whole = numbered(0, sum(sizes))
+    starts = np.cumsum([0, *sizes])
+    parts = [
+        whole.with_skip(int(start)).with_take(size)
+        for start, size in zip(starts, sizes, strict=False)
+    ]
+    return dict(zip(NAMES, parts, strict=False))

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import lance
 import lanceloader as ll
-import numpy as np
 import pyarrow as pa
 import pytest
 import tables
@@ -16,25 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.mixing.weights import whole_weights
 from loads import STRATEGIES
-from mixtures import flat, mixed, numbered, served, shorter
-
-NAMES = "abcdefgh"
-
-
-def sources_of(sizes, *, one_table=False):
-    """Sources of these numbers of rows, in tables of their own or all of one."""
-    if not one_table:
-        return {
-            name: numbered(1000 * at, size)
-            for at, (name, size) in enumerate(zip(NAMES, sizes, strict=False))
-        }
-    whole = numbered(0, sum(sizes))
-    starts = np.cumsum([0, *sizes])
-    parts = [
-        whole.with_skip(int(start)).with_take(size)
-        for start, size in zip(starts, sizes, strict=False)
-    ]
-    return dict(zip(NAMES, parts, strict=False))
+from mixtures import flat, mixed, numbered, served, shorter, sources_of
 
 
 def ids(rows):
@@ -135,9 +116,7 @@ def test_global_batches_are_the_same_for_every_world(one_table, tail):
 
 @pytest.mark.parametrize("one_table", [False, True])
 def test_a_state_goes_on_at_another_world_size(one_table):
-    mixture = ll.mix(
-        sources_of([40, 20], one_table=one_table), weights=[1, 3], stop=90
-    )
+    mixture = ll.mix(sources_of([40, 20], one_table=one_table), weights=[1, 3], stop=90)
     options = {"shuffle": True, "seed": 3, "format": "python_col"}
     whole = served(mixture.loader(10, **options).set_epoch(2))
     loader = mixture.loader(5, rank=1, world_size=2, **options).set_epoch(2)
@@ -176,6 +155,7 @@ def test_a_state_of_another_mixture_is_refused(change):
 
 @pytest.mark.parametrize("one_table", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_serve_the_same_batches(num_workers, one_table):
     torch_data = pytest.importorskip("torch.utils.data")
     mixture = ll.mix(sources_of([40, 25], one_table=one_table), weights=[1, 1], stop=73)
@@ -216,14 +196,10 @@ def test_every_way_of_reading_gives_the_same(folders, read, num_tables):
     mixture = ll.mix(sources, weights=[3, 1], stop="all").shuffle(9)
     loader = mixture.loader(100, read=read, memory_limit="1MiB", format="arrow")
     found = pa.Table.from_batches(loader.set_epoch(1), schema=mixture.schema)
-    wanted = mixed(
-        dict(enumerate(sources)), [3, 1], len(mixture), epoch=1, seed=9
-    )
+    wanted = mixed(dict(enumerate(sources)), [3, 1], len(mixture), epoch=1, seed=9)
     assert found["id"].to_pylist() == ids(wanted)
     rows = {
-        row["id"]: row
-        for source in sources
-        for row in source.with_format("python")[:]
+        row["id"]: row for source in sources for row in source.with_format("python")[:]
     }
     assert found.to_pylist() == [rows[row] for row in ids(wanted)]
     assert loader.stats().rows == len(mixture)
@@ -241,7 +217,9 @@ def test_every_format_is_that_of_one_table(folders):
     assert numpy["id"].tolist() == wanted
     frame = next(iter(mixture.loader(50, format="pandas")))
     assert frame["id"].tolist() == wanted
-    narrow = ll.mix([source.select_columns(["id"]) for source in mixture.sources.values()], stop=50)
+    narrow = ll.mix(
+        [source.select_columns(["id"]) for source in mixture.sources.values()], stop=50
+    )
     matrix = next(iter(narrow.loader(50, format="torch_matrix")))
     assert matrix[:, 0].tolist() == wanted
 
@@ -360,60 +338,6 @@ def test_some_sources_of_the_same_table():
             if of == name
         ]
         assert found == list(wanted)
-
-
-def test_columns_must_fit():
-    a = numbered(0, 5, x=float, y=str)
-    b = numbered(0, 5, y=str, x=float)
-    assert ll.mix([a, b]).column_names == ["id", "x", "y"]
-    assert served(ll.mix([a, b]).loader(10, format="python_col"))
-    lacking = numbered(0, 5, x=float)
-    with pytest.raises(ValueError, match="source 1 has no column `y`, which source 0"):
-        ll.mix([a, lacking])
-    with pytest.raises(ValueError, match="source 0 has no column `y`, which source 1"):
-        ll.mix([lacking, a])
-    assert ll.mix([a, lacking], columns=["x", "id"]).column_names == ["x", "id"]
-    with pytest.raises(ll.errors.ColumnNotFoundError, match="source 1: .*y"):
-        ll.mix([a, lacking], columns=["y"])
-    other = numbered(0, 5, x=int, y=str)
-    with pytest.raises(ValueError, match="source 'b': column `x` of type int64, in source 'a' of type double"):
-        ll.mix({"a": a, "b": other})
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"weights": [1]}, "1 weights for 2 sources"),
-        ({"weights": {"a": 1}}, "a weight missing for 'b'"),
-        ({"weights": {"a": 1, "b": 1, "c": 1}}, "a weight for 'c'"),
-        ({"weights": [1, -1]}, "weight -1 of source 'b': wanted 0 or more"),
-        ({"weights": [1, float("nan")]}, "wanted a finite number"),
-        ({"weights": [0, 0]}, "all 0"),
-        ({"weights": [1, 0], "stop": "all"}, "never served whole"),
-        ({"weights": [1, 1], "schedule": [(0, [1, 1])]}, "wanted one of them"),
-        ({"schedule": [(5, [1, 1])]}, r"rows \[5\] on"),
-        ({"schedule": [(0, [1, 1]), (9, [1, 1]), (4, [1, 1])]}, "ascend from 0 on"),
-        ({"stop": "last"}, "stop='last'"),
-        ({"shape": "round"}, "shape='round'"),
-        ({"source_column": "id"}, "a name that no column has"),
-    ],
-)
-def test_what_cannot_be_mixed(options, message):
-    with pytest.raises(ValueError, match=message):
-        ll.mix(sources_of([5, 5]), **options)
-
-
-def test_other_things_cannot_be_mixed():
-    with pytest.raises(ValueError, match="a mixture of nothing"):
-        ll.mix([])
-    with pytest.raises(TypeError, match="source 0 of type list: wanted a Permutation"):
-        ll.mix([[1, 2]])
-    with pytest.raises(ValueError, match="source 1 has no rows"):
-        ll.mix([numbered(0, 5), numbered(0, 5).with_take(0)])
-    with pytest.raises(TypeError, match="weight 'x' of source 0"):
-        ll.mix([numbered(0, 5)], weights=["x"])
-    with pytest.raises(TypeError, match='"size" or "equal"'):
-        ll.mix([numbered(0, 5)], weights="some")
 
 
 def test_what_a_mixture_says():

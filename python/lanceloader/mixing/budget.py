@@ -11,7 +11,7 @@ from lanceloader.options import ReadOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lanceloader.view.reading import Reading
+    from lanceloader.permutation import Permutation
 
 __all__ = ["shared", "with_options"]
 
@@ -19,7 +19,7 @@ WINDOWS = 64 << 20
 """Bytes for windows of rows on their way, where there are as many."""
 
 
-def shared(views: Sequence[Reading], limit: int | None) -> list[Reading]:
+def shared(views: Sequence[Permutation], limit: int | None) -> list[Permutation]:
     """Let each view read with its share of memory and threads.
 
     What a small table does not need goes to the others, so that as many as possible are kept in
@@ -51,7 +51,7 @@ def shared(views: Sequence[Reading], limit: int | None) -> list[Reading]:
     return found
 
 
-def with_options(view: Reading, options: ReadOptions) -> Reading:
+def with_options(view: Permutation, options: ReadOptions) -> Permutation:
     """Give a view read with other options; the same one if there are none."""
     merged = view._options.merged(options)
     return view if merged == view._options else view._replace(_options=merged)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
 from lanceloader._native import Mix
@@ -15,17 +14,20 @@ from lanceloader.mixing.sources import grouped, source_views
 from lanceloader.mixing.weights import Schedule, Weights, stages_of
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
-from lanceloader.permutation import Permutation
 from lanceloader.stats import readable
 from lanceloader.view.base import DEFAULT_BATCH_SIZE
 from lanceloader.view.loading import LoadVerbs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pyarrow as pa
+
     from lanceloader._native import Order
     from lanceloader._typing import Format, Nulls, Read, Size
     from lanceloader.loading import Loader
     from lanceloader.mixing.weights import Stages
+    from lanceloader.permutation import Permutation
 
 __all__ = ["Mixture", "mix"]
 
@@ -78,9 +80,9 @@ def mix(
         7
         >>> mixture.counts(6)
         {'web': 4, 'books': 2}
-        >>> for batch in mixture.loader(3, shuffle=True, seed=7, format="numpy_dict"):
-        ...     print(len(batch["x"]), end=" ")
-        3 3 1
+        >>> loader = mixture.loader(3, shuffle=True, seed=7, format="numpy_dict")
+        >>> [len(batch["x"]) for batch in loader]
+        [3, 3, 1]
     """
     views = source_views(sources, columns, source_column)
     names = list(views)
@@ -369,8 +371,10 @@ class Mixture:
         return found
 
     def _first_row(self, epoch: int) -> int:
-        """Give the row of the training that an epoch begins with, no later than that of the last
-        weights: from there on all epochs are the same."""
+        """Give the row of the training that an epoch begins with.
+
+        No later than that of the last weights: from there on all epochs are the same.
+        """
         last = self._stages[-1][0]
         if isinstance(self.stop, int):
             return min(last, epoch * self.stop)

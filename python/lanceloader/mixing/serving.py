@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader import _native
 from lanceloader.loading.served import Rows, order_of, plan_of
 from lanceloader.loading.threads import Ordered
-from lanceloader.mixing.watching import Reads, Watches, summed
+from lanceloader.mixing.watching import Watches, summed
 from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
@@ -106,11 +106,12 @@ class MixedRows:
             self._plan = plan_of_mixture(self._mixture)
         return self._plan
 
-    def reads(self) -> Reads:
+    def reads(self) -> _native.ReadStats | None:
         """Say what was read so far, of all tables together, if all are read natively."""
         found = [Rows(view).reads() for view in self._mixture._readers()]
         known = [reads for reads in found if reads is not None]
-        return summed(known) if len(known) == len(found) else None
+        # It has what the native class has.
+        return cast("Any", summed(known)) if len(known) == len(found) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_convert": None}
@@ -131,9 +132,7 @@ class Merged:
 
         def merged(batch: tuple[Any, ...]) -> _native.Batch:
             positions, *found = batch
-            return mix.merge(
-                positions.start, len(positions), found, column, names
-            )
+            return mix.merge(positions.start, len(positions), found, column, names)
 
         self._parts = parts
         self._batches = Ordered(

@@ -30,7 +30,9 @@ def source_views(
         raise ValueError("a mixture of nothing: wanted at least one source")
     for name, view in named.items():
         if not isinstance(view, Permutation):
-            message = f"source {name!r} of type {type(view).__name__}: wanted a Permutation"
+            message = (
+                f"source {name!r} of type {type(view).__name__}: wanted a Permutation"
+            )
             raise TypeError(message)
         if view.num_rows == 0:
             message = f"source {name!r} has no rows: wanted at least 1"
@@ -106,7 +108,8 @@ def grouped(views: Iterable[Permutation]) -> tuple[list[Permutation], list[int]]
         A view of each group, and the group of each source.
     """
     groups: dict[Any, int] = {}
-    readers, numbers = [], []
+    readers: list[Permutation] = []
+    numbers: list[int] = []
     for view in views:
         key = id(view._source), tuple(view.selection.items()), view._options
         if key not in groups:

@@ -86,12 +86,13 @@ class Watches:
         self,
     ) -> list[tuple[int, int, int, tuple[int, int, int, int], int, int]]:
         """Give the events of all, threads numbered on; thread 0 takes batches."""
-        found, before = [], 0
+        found: list[tuple[int, int, int, tuple[int, int, int, int], int, int]] = []
+        before = 0
         for watch, behind in zip(self._watches, self._behind, strict=True):
             events = watch.events()
             found += [
-                (thread and thread + before, start + behind, *rest)
-                for thread, start, *rest in events
+                (thread and thread + before, start + behind, nanos, stages, rows, size)
+                for thread, start, nanos, stages, rows, size in events
             ]
             before += max((event[0] for event in events), default=0)
         return found

@@ -64,14 +64,18 @@ def whole_weights(
     elif isinstance(weights, str) and weights == "equal":
         numbers = [1] * len(names)
     elif isinstance(weights, str) or not isinstance(weights, Mapping | Sequence):
-        message = f'weights={weights!r}: wanted a number for each source, "size" or "equal"'
+        message = (
+            f'weights={weights!r}: wanted a number for each source, "size" or "equal"'
+        )
         raise TypeError(message)
     elif isinstance(weights, Mapping):
         numbers = by_name(weights, names)
     else:
         numbers = weights
     if len(numbers) != len(names):
-        message = f"{len(numbers)} weights for {len(names)} sources: wanted one for each"
+        message = (
+            f"{len(numbers)} weights for {len(names)} sources: wanted one for each"
+        )
         raise ValueError(message)
     fractions = [
         fraction_of(number, name) for number, name in zip(numbers, names, strict=True)

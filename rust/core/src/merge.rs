@@ -185,7 +185,12 @@ mod tests {
     fn names(gathered: &Gathered) -> Vec<String> {
         let column = gathered.batch.column(1).as_dictionary::<Int32Type>();
         let names = column.values().as_string::<i32>();
-        column.keys().values().iter().map(|&key| names.value(key as usize).into()).collect()
+        column
+            .keys()
+            .values()
+            .iter()
+            .map(|&key| names.value(usize::try_from(key).unwrap()).into())
+            .collect()
     }
 
     #[test]

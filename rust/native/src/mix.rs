@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lanceloader_core::gather::Gathered;
 use lanceloader_core::merge::{Labels, merge};
-use lanceloader_core::order::mix::{self, Parts, Recipe, Stage, Stop};
+use lanceloader_core::order::mix::{self, Recipe, Stage, Stop};
 use lanceloader_core::order::{self, Mixed, Share};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyTuple};
@@ -102,16 +102,8 @@ impl Mix {
 
     /// The number of the source at each of the positions `start..stop`.
     fn sources(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Batch> {
-        let codes = enter(py, || {
-            let mut codes = vec![0; usize::try_from(stop.saturating_sub(start)).unwrap_or(0)];
-            self.0.deal(Parts::Sources, start..stop, &mut |dealt| {
-                for &slot in dealt.slots {
-                    codes[slot as usize] = dealt.part as u64;
-                }
-            });
-            Ok(codes)
-        })?;
-        Batch::of_numbers("source", codes)
+        let sources = enter(py, || Ok(self.0.sources(start..stop)))?;
+        Batch::of_numbers("source", sources)
     }
 
     /// The rows of a group, whose sources have `orders`: all of them, or those of a share.

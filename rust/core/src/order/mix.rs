@@ -9,76 +9,20 @@
 //! their way down: after any number of rows a source is at most 1.7 rows from its share, and at most twice
 //! that where sources are read in groups.
 
+mod ramp;
+mod recipe;
+mod tree;
+
 use std::ops::Range;
 
+use self::ramp::Ramp;
+pub use self::recipe::{Recipe, Stage, Stop};
+use self::tree::Tree;
 use super::Share;
 use crate::error::{Error, Result};
 
-/// Weights of a segment add up to no more than this, so that twice a sum stays in 64 bits.
-const MAX_WEIGHT: u64 = 1 << 60;
-/// What the weights of a stretch of a ramp add up to, about.
-const RAMP_WEIGHT: f64 = (1_u64 << 40) as f64;
-/// Stretches that a ramp is cut into.
-const RAMP_SEGMENTS: u64 = 1024;
 /// No mixture is longer than this.
 const MAX_LEN: u64 = 1 << 62;
-
-/// When an epoch of a mixture ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Before a source would begin anew.
-    First,
-    /// As soon as every source was served whole.
-    All,
-    /// After so many rows.
-    Rows(u64),
-}
-
-/// Weights from a row of the training on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stage {
-    /// The row, counted over all epochs.
-    pub start: u64,
-    /// The weight of each source.
-    pub weights: Vec<u64>,
-}
-
-/// What a mixture is made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
-    /// Rows of each source.
-    pub sizes: Vec<u64>,
-    /// The group of each source, counted from 0 without a gap: sources of a group are read together.
-    pub groups: Vec<usize>,
-    /// The weights, and from where on they hold: ascending, the first from row 0 on.
-    pub stages: Vec<Stage>,
-    /// Whether weights go in a straight line from stage to stage.
-    pub is_linear: bool,
-    /// The row of the training that is the first of this epoch.
-    pub first_row: u64,
-    /// When the epoch ends.
-    pub stop: Stop,
-}
-
-impl Recipe {
-    /// What it is, as words to hash.
-    pub(super) fn words(&self) -> Vec<u64> {
-        let stop = match self.stop {
-            Stop::First => [0, 0],
-            Stop::All => [1, 0],
-            Stop::Rows(rows) => [2, rows],
-        };
-        let mut words = vec![self.sizes.len() as u64, self.stages.len() as u64];
-        words.extend_from_slice(&self.sizes);
-        words.extend(self.groups.iter().map(|&group| group as u64));
-        for stage in &self.stages {
-            words.push(stage.start);
-            words.extend_from_slice(&stage.weights);
-        }
-        words.extend([u64::from(self.is_linear), self.first_row, stop[0], stop[1]]);
-        words
-    }
-}
 
 /// An epoch of a mixture: position → source and row of it.
 #[derive(Debug)]
@@ -97,21 +41,6 @@ struct Segment {
     rows: Vec<u64>,
     group_rows: Vec<u64>,
     tree: Tree,
-}
-
-#[derive(Debug)]
-struct Tree {
-    nodes: Vec<Node>,
-    root: usize,
-    /// The node of each group, if it has a weight here.
-    groups: Vec<Option<usize>>,
-}
-
-#[derive(Debug)]
-enum Node {
-    Source(usize),
-    Group { group: usize, node: usize },
-    Split { sides: [usize; 2], first: u64, total: u64 },
 }
 
 /// A run of rows of a source, or of a group, and where they stand.
@@ -144,10 +73,10 @@ impl Mix {
     /// [`Error::Invalid`] if there are no sources, one has no rows, stages do not ascend from row 0 on,
     /// there is not a weight for each source or none above 0, or if the epoch would not end.
     pub fn new(recipe: Recipe) -> Result<Self> {
-        check(&recipe)?;
+        recipe.check()?;
         let num_groups = recipe.groups.iter().max().map_or(0, |last| last + 1);
         let mut mix = Self { recipe, num_groups, segments: Vec::new(), len: 0 };
-        mix.segments = mix.cut()?;
+        mix.segments = mix.cut();
         mix.len = mix.end()?;
         Ok(mix)
     }
@@ -182,7 +111,7 @@ impl Mix {
         let segment = at(&self.segments, |segment| segment.start, position);
         let mut rows = segment.group_rows[group];
         segment.tree.count(
-            segment.tree.root,
+            segment.tree.root(),
             position - segment.start,
             true,
             &mut |part, count| {
@@ -212,6 +141,18 @@ impl Mix {
             segment.deal(parts, position - start(segment), slots.collect(), each);
             position = end;
         }
+    }
+
+    /// The number of the source at each position.
+    pub fn sources(&self, positions: Range<u64>) -> Vec<u64> {
+        let count = usize::try_from(positions.end.saturating_sub(positions.start)).unwrap_or(0);
+        let mut sources = vec![0; count];
+        self.deal(Parts::Sources, positions, &mut |dealt| {
+            for &slot in dealt.slots {
+                sources[slot as usize] = dealt.part as u64;
+            }
+        });
+        sources
     }
 
     /// The part of the row at a position, and which of its rows it is.
@@ -267,7 +208,7 @@ impl Mix {
     }
 
     /// The segments of an epoch without an end.
-    fn cut(&self) -> Result<Vec<Segment>> {
+    fn cut(&self) -> Vec<Segment> {
         let recipe = &self.recipe;
         let mut segments: Vec<Segment> = Vec::new();
         let mut rows = vec![0; recipe.sizes.len()];
@@ -278,7 +219,9 @@ impl Mix {
                 group_rows[group] += count;
             }
             let mut counts = vec![0; recipe.sizes.len()];
-            tree.count(tree.root, end - start, false, &mut |source, count| counts[source] = count);
+            tree.count(tree.root(), end - start, false, &mut |source, count| {
+                counts[source] = count;
+            });
             segments.push(Segment {
                 start: start - recipe.first_row,
                 rows: rows.clone(),
@@ -302,27 +245,15 @@ impl Mix {
                     add(start, end, &stage.weights);
                 }
                 Some(next) => {
-                    let ramp = Ramp::new(stage, next);
-                    let mut behind = vec![0.0; recipe.sizes.len()];
-                    let count = RAMP_SEGMENTS.min(end - start);
-                    let cut = |k: u64| {
-                        let length = u128::from(end - start) * u128::from(k) / u128::from(count);
-                        start + u64::try_from(length).unwrap_or(0)
-                    };
-                    for (start, end) in (0..count).map(|k| (cut(k), cut(k + 1))) {
-                        let wanted = ramp.rows(start, end);
-                        for (behind, wanted) in behind.iter_mut().zip(&wanted) {
-                            *behind += wanted;
-                        }
-                        let counts = add(start, end, &whole(&behind));
-                        for (behind, count) in behind.iter_mut().zip(counts) {
-                            *behind -= real(count);
-                        }
+                    let mut ramp = Ramp::new(stage, next);
+                    for (start, end) in ramp::stretches(start, end) {
+                        let counts = add(start, end, &ramp.weights(start, end));
+                        ramp.served(&counts);
                     }
                 }
             }
         }
-        Ok(segments)
+        segments
     }
 
     /// Where the epoch ends.
@@ -361,131 +292,27 @@ impl Mix {
 impl Segment {
     fn deal(&self, parts: Parts, start: u64, slots: Vec<u32>, each: &mut impl FnMut(Dealt<'_>)) {
         let root = match parts {
-            Parts::SourcesOf(group) => self.tree.groups[group],
-            Parts::Groups | Parts::Sources => Some(self.tree.root),
+            Parts::SourcesOf(group) => self.tree.group(group),
+            Parts::Groups | Parts::Sources => Some(self.tree.root()),
         };
-        let before = if parts == Parts::Groups { &self.group_rows } else { &self.rows };
+        let to_groups = parts == Parts::Groups;
+        let before = if to_groups { &self.group_rows } else { &self.rows };
         // Only a group without weight has no node, and it has no rows here.
-        let mut waiting: Vec<_> = root.map(|root| (root, start, slots)).into_iter().collect();
-        while let Some((node, start, slots)) = waiting.pop() {
-            if slots.is_empty() {
-                continue;
-            }
-            match self.tree.nodes[node] {
-                Node::Group { group: part, .. } if parts == Parts::Groups => {
-                    each(Dealt { part, start: before[part] + start, slots: &slots });
-                }
-                Node::Source(part) => {
-                    each(Dealt { part, start: before[part] + start, slots: &slots });
-                }
-                Node::Group { node, .. } => waiting.push((node, start, slots)),
-                Node::Split { sides, first, total } => {
-                    let count = share_of(start, first, total);
-                    let [left, right] = dealt_to_two(start, first, total, &slots);
-                    waiting.push((sides[0], count, left));
-                    waiting.push((sides[1], start - count, right));
-                }
-            }
+        if let Some(root) = root {
+            self.tree.deal(root, start, slots, to_groups, &mut |part, start, slots| {
+                each(Dealt { part, start: before[part] + start, slots });
+            });
         }
     }
-}
-
-impl Tree {
-    fn new(weights: &[u64], groups: &[usize], num_groups: usize) -> Self {
-        let mut tree = Self { nodes: Vec::new(), root: 0, groups: vec![None; num_groups] };
-        let mut tops = Vec::new();
-        let mut members: Vec<Vec<(u64, usize)>> = vec![Vec::new(); num_groups];
-        for (source, (&weight, &group)) in weights.iter().zip(groups).enumerate() {
-            if weight > 0 {
-                members[group].push((weight, tree.add(Node::Source(source))));
-            }
-        }
-        for (group, members) in members.into_iter().enumerate() {
-            if let Some((weight, node)) = tree.join(members) {
-                let top = tree.add(Node::Group { group, node });
-                tree.groups[group] = Some(node);
-                tops.push((weight, top));
-            }
-        }
-        tree.root = tree.join(tops).map_or(0, |(_, node)| node);
-        tree
-    }
-
-    fn add(&mut self, node: Node) -> usize {
-        self.nodes.push(node);
-        self.nodes.len() - 1
-    }
-
-    /// Puts nodes together: the two lightest, of equals those that came first, until one is left.
-    fn join(&mut self, nodes: Vec<(u64, usize)>) -> Option<(u64, usize)> {
-        use std::cmp::Reverse;
-        use std::collections::BinaryHeap;
-
-        let mut heap: BinaryHeap<_> = nodes.into_iter().map(Reverse).collect();
-        while let Some(Reverse((weight, node))) = heap.pop() {
-            let Some(Reverse((other, sibling))) = heap.pop() else {
-                return Some((weight, node));
-            };
-            let total = weight + other;
-            // The heavier side first; of two equals, the one that came first.
-            let (first, sides) =
-                if other > weight { (other, [sibling, node]) } else { (weight, [node, sibling]) };
-            heap.push(Reverse((total, self.add(Node::Split { sides, first, total }))));
-        }
-        None
-    }
-
-    /// The rows of each part in the first `rows` of a node.
-    fn count(&self, node: usize, rows: u64, to_groups: bool, each: &mut impl FnMut(usize, u64)) {
-        let mut waiting = vec![(node, rows)];
-        while let Some((node, rows)) = waiting.pop() {
-            match self.nodes[node] {
-                Node::Source(part) => each(part, rows),
-                Node::Group { group, .. } if to_groups => each(group, rows),
-                Node::Group { node, .. } => waiting.push((node, rows)),
-                Node::Split { sides, first, total } => {
-                    let count = share_of(rows, first, total);
-                    waiting.push((sides[0], count));
-                    waiting.push((sides[1], rows - count));
-                }
-            }
-        }
-    }
-}
-
-/// `rows · first / total`, rounded; halves up.
-fn share_of(rows: u64, first: u64, total: u64) -> u64 {
-    let doubled = rows.checked_mul(2).and_then(|rows| rows.checked_mul(first));
-    if let Some(sum) = doubled.and_then(|product| product.checked_add(total)) {
-        return sum / (2 * total);
-    }
-    let sum = 2 * u128::from(rows) * u128::from(first) + u128::from(total);
-    // OK: it is at most `rows`.
-    u64::try_from(sum / (2 * u128::from(total))).unwrap_or(rows)
-}
-
-/// The slots of each side, for rows from `start` on.
-fn dealt_to_two(start: u64, first: u64, total: u64, slots: &[u32]) -> [Vec<u32>; 2] {
-    let whole = 2 * u128::from(total);
-    let rest = (2 * u128::from(start) * u128::from(first) + u128::from(total)) % whole;
-    // OK: totals are at most 2^60.
-    let mut rest = u64::try_from(rest).unwrap_or(0);
-    let (whole, step) = (2 * total, 2 * first);
-    let mut sides = [Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len() / 2 + 1)];
-    for &slot in slots {
-        rest += step;
-        let is_first = rest >= whole;
-        rest -= if is_first { whole } else { 0 };
-        sides[usize::from(!is_first)].push(slot);
-    }
-    sides
 }
 
 fn counts(segments: &[Segment], position: u64) -> Vec<u64> {
     let segment = at(segments, |segment| segment.start, position);
     let mut rows = segment.rows.clone();
     let tree = &segment.tree;
-    tree.count(tree.root, position - segment.start, false, &mut |part, count| rows[part] += count);
+    tree.count(tree.root(), position - segment.start, false, &mut |part, count| {
+        rows[part] += count;
+    });
     rows
 }
 
@@ -497,81 +324,6 @@ fn at(segments: &[Segment], start: impl Fn(&Segment) -> u64, position: u64) -> &
 #[expect(clippy::cast_possible_truncation, reason = "a place in a batch")]
 fn place(distance: u64) -> u32 {
     distance as u32
-}
-
-/// Weights on their way from one stage to the next.
-struct Ramp {
-    start: f64,
-    end: f64,
-    from: Vec<f64>,
-    to: Vec<f64>,
-}
-
-impl Ramp {
-    fn new(stage: &Stage, next: &Stage) -> Self {
-        let (start, end) = (real(stage.start), real(next.start));
-        Self { start, end, from: shares(&stage.weights), to: shares(&next.weights) }
-    }
-
-    /// The rows of each source between two rows.
-    fn rows(&self, start: u64, end: u64) -> Vec<f64> {
-        let middle = (real(start) + real(end)) / 2.0;
-        let way = (middle - self.start) / (self.end - self.start);
-        let share = |(from, to): (&f64, &f64)| (from + (to - from) * way) * real(end - start);
-        self.from.iter().zip(&self.to).map(share).collect()
-    }
-}
-
-fn shares(weights: &[u64]) -> Vec<f64> {
-    let total = real(weights.iter().sum());
-    weights.iter().map(|&weight| real(weight) / total).collect()
-}
-
-/// Weights as whole numbers.
-fn whole(weights: &[f64]) -> Vec<u64> {
-    let total: f64 = weights.iter().map(|weight| weight.max(0.0)).sum();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2^40")]
-    let number = |weight: &f64| (weight.max(0.0) / total * RAMP_WEIGHT).round() as u64;
-    weights.iter().map(number).collect()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "rows beyond 2^53 may be off by a few")]
-fn real(number: u64) -> f64 {
-    number as f64
-}
-
-fn check(recipe: &Recipe) -> Result<()> {
-    let Recipe { sizes, groups, stages, .. } = recipe;
-    if sizes.is_empty() {
-        return Err(Error::invalid("a mixture of nothing", "at least one source"));
-    }
-    if let Some(at) = sizes.iter().position(|&size| size == 0) {
-        return Err(Error::invalid(format!("source number {at} without rows"), "at least one"));
-    }
-    if groups.len() != sizes.len() || groups.iter().any(|&group| group >= groups.len()) {
-        return Err(Error::invalid(
-            format!("groups {groups:?} of {} sources", sizes.len()),
-            "one for each, counted from 0",
-        ));
-    }
-    let ascend = stages.windows(2).all(|pair| pair[0].start < pair[1].start);
-    if !ascend || stages.first().is_none_or(|stage| stage.start != 0) {
-        return Err(Error::invalid("weights", "rows that ascend from 0 on"));
-    }
-    for Stage { start, weights } in stages {
-        let total = weights.iter().try_fold(0_u64, |sum, &weight| sum.checked_add(weight));
-        let is_fine = total.is_some_and(|total| 0 < total && total <= MAX_WEIGHT);
-        if weights.len() != sizes.len() || !is_fine || *start >= MAX_LEN {
-            return Err(Error::invalid(
-                format!("weights {weights:?} from row {start} on"),
-                format!("one for each of {} sources, one above 0, and 2^60 at most", sizes.len()),
-            ));
-        }
-    }
-    if recipe.first_row >= MAX_LEN {
-        return Err(Error::invalid(format!("row {}", recipe.first_row), "fewer than 2^62 rows"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::{Mixed, Order};
+use super::ramp::{real, shares};
 use super::*;
 use std::sync::Arc;
 
