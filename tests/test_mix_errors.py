@@ -52,6 +52,8 @@ def test_what_cannot_be_mixed(options, message):
 
 
 def test_other_things_cannot_be_mixed():
+    with pytest.raises(ValueError, match="batch_tokens=64 of a mixture"):
+        ll.mix([numbered(0, 5)]).loader(batch_tokens=64)
     with pytest.raises(ValueError, match="a mixture of nothing"):
         ll.mix([])
     with pytest.raises(TypeError, match="source 0 of type list: wanted a Permutation"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
 from lanceloader._native import Mix
@@ -342,12 +343,7 @@ class Mixture:
         """Give what reads each table, with its part of the memory."""
         pid = os.getpid()
         if self._opened is None or self._opened[0] != pid:
-            given = ReadOptions(
-                self._options.read,
-                None,
-                self._options.cache_dir,
-                self._options.threads,
-            )
+            given = replace(self._options, memory_limit=None)
             views = [with_options(view, given) for view in self._views]
             found = shared(views, self._options.memory_limit)
             self._opened = pid, found
