@@ -24,7 +24,7 @@ PYTHON = [
     {"pickling"},
     {"permutation"},
     {"torch_loader"},
-    {"torch", "streaming", "plots"},
+    {"torch", "streaming", "plots", "mixing"},
     {"__init__"},
 ]
 
@@ -47,6 +47,7 @@ RUST = {
     "cache": {"packed", "disk"},
     "sequences": {"order", "interrupt"},
     "gather": {"plan", "projection"},
+    "merge": {"order", "plan", "projection", "gather"},
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),
         "matrix",

@@ -398,4 +398,3 @@ def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
         positions.append(loader.state_dict()["position"])
         assert positions[-1] == first + 10
     assert len(positions) == 2 * (429 - 3)
-

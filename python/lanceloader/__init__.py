@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader import errors
 from lanceloader._native import __version__
 from lanceloader.builder import PermutationBuilder, permutation_builder
+from lanceloader.mixing import Mixture, mix
 from lanceloader.permutation import (
     Loader,
     Permutation,
@@ -48,6 +49,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Fold",
     "Loader",
+    "Mixture",
     "Permutation",
     "PermutationBuilder",
     "Permutations",
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "errors",
     "install",
+    "mix",
     "open",
     "permutation_builder",
     "plots",

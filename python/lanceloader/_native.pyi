@@ -14,6 +14,7 @@ __all__ = [
     "LengthsBuilder",
     "LoadStats",
     "Loader",
+    "Mix",
     "Order",
     "Packing",
     "ReadStats",
@@ -283,6 +284,44 @@ class Buckets:
     @property
     def num_bytes(self) -> int: ...
     def share(self, share: Any) -> tuple[Order, Batch]: ...
+
+@final
+class Mix:
+    def __new__(
+        cls,
+        sizes: Sequence[int],
+        groups: Sequence[int],
+        stages: Sequence[tuple[int, Sequence[int]]],
+        *,
+        linear: bool = False,
+        first_row: int = 0,
+        stop: str = "first",
+        rows: int = 0,
+    ) -> Mix: ...
+    @staticmethod
+    def from_parts(recipe: tuple[Any, ...], keywords: tuple[Any, ...]) -> Mix: ...
+    @property
+    def num_rows(self) -> int: ...
+    def counts(self, position: int) -> list[int]: ...
+    def sources(self, start: int, stop: int) -> Batch: ...
+    def order(
+        self,
+        group: int,
+        orders: Sequence[Order],
+        epoch: int | None = None,
+        share: tuple[int, int, int, int, int, int | None] | None = None,
+    ) -> Order: ...
+    def ends(
+        self, group: int, share: tuple[int, int, int, int, int, int | None]
+    ) -> Batch: ...
+    def merge(
+        self,
+        start: int,
+        size: int,
+        batches: Sequence[Any],
+        column: str | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Batch: ...
 
 @final
 class Watch:

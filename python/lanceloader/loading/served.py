@@ -77,15 +77,20 @@ class Rows:
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> Iterator[Any]:
         """Give the raw batches of a share."""
+        order, after = self._view._order, None
+        if following is not None:
+            next_epoch, next_share = following
+            after = order_of(epoch_of(order, next_epoch), next_share)
+        return self.load_order(epoch_of(order, epoch), share, after)
+
+    def load_order(
+        self, order: Order, share: Share, after: Order | None
+    ) -> Iterator[Any]:
+        """Give the raw batches of a share of any order of the table; ``after`` is loaded next."""
         view = self._view
         reader = view._ensure_open() if self._by_column else view._open_for_format()
-        order = epoch_of(view._order, epoch)
         rows = order_of(order, share)
         if isinstance(reader, _native.Reader):
-            after = None
-            if following is not None:
-                next_epoch, next_share = following
-                after = order_of(epoch_of(view._order, next_epoch), next_share)
             batches: Iterator[Any] = reader.load(rows, share.size, False, after)  # noqa: FBT003
         else:
             batches = reader.load(rows, share.size, False)  # noqa: FBT003

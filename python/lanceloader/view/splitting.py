@@ -5,7 +5,7 @@ Only splits by labels, groups, hashes or values look at values.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader import _native
 from lanceloader.numbers import count
@@ -148,16 +148,41 @@ class SplitVerbs(SampleVerb):
         Raises:
             ColumnNotFoundError: If the column does not exist.
         """
+        orders, values = self._by_value(column, "split_by", progress=progress)
+        return self._splits(orders, [str(value) for value in values])
+
+    def strata(self, column: str, *, progress: bool = False) -> dict[Any, Permutation]:
+        """Give the rows of each value of a column: what ``lanceloader.mix`` makes batches from.
+
+        A mixture of them has every value in every batch: in proportion to its rows, or as often
+        as any other with ``weights="equal"``. Reads the column once.
+
+        Returns:
+            A permutation for each distinct value, in order of first appearance; its rows keep the
+            order they stand in.
+
+        Raises:
+            ColumnNotFoundError: If the column does not exist.
+
+        Example:
+            >>> mixture = ll.mix(perm.strata("x"), weights="equal", stop="all")
+        """
+        orders, values = self._by_value(column, "strata", progress=progress)
+        return dict(zip(values, self._splits(orders, None), strict=True))
+
+    def _by_value(
+        self, column: str, what: str, *, progress: bool
+    ) -> tuple[list[Order], list[Any]]:
+        """Give the rows of each distinct value of a column, and the values."""
         import numpy as np
 
-        table = self._columns(column, "split_by", progress=progress)
+        table = self._columns(column, what, progress=progress)
         codes = codes_of(table)
         rows = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
         values = table.column(0).take(rows[starts]).to_pylist()
         picks = map(_native.Order.set, np.split(rows, starts[1:]))
-        names = [str(value) for value in values]
-        return self._splits(map(self._order.pick, picks) if names else (), names)
+        return (list(map(self._order.pick, picks)) if values else []), values
 
     def kfold(
         self,

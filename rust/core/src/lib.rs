@@ -66,6 +66,7 @@ pub mod table;
 pub mod read;
 
 pub mod gather;
+pub mod merge;
 
 mod matrix;
 mod packed;

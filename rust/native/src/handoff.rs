@@ -172,6 +172,20 @@ pub(crate) fn collect(stream: impl RecordBatchReader) -> Result<(SchemaRef, Vec<
     }
 }
 
+/// A batch of ours, or the rows of anything with `__arrow_c_stream__` as one.
+pub(crate) fn batch_of(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Gathered> {
+    if let Ok(batch) = object.cast::<Batch>() {
+        return Ok(batch.get().0.clone());
+    }
+    let stream = stream_of(object)?;
+    enter(py, || {
+        let (schema, batches) = collect(stream)?;
+        let batch = arrow_select::concat::concat_batches(&schema, &batches)
+            .map_err(|error| Error::arrow("Arrow data", &error))?;
+        Ok(Gathered { batch, is_owned: false })
+    })
+}
+
 /// All columns of all batches, chunks put together.
 pub(crate) fn columns_of(
     py: Python<'_>,

@@ -8,6 +8,7 @@ mod enter;
 mod errors;
 mod handoff;
 mod loader;
+mod mix;
 mod order;
 mod parts;
 mod runs;
@@ -26,6 +27,8 @@ mod _native {
     use crate::handoff::Batch;
     #[pymodule_export]
     use crate::loader::Loader;
+    #[pymodule_export]
+    use crate::mix::Mix;
     #[pymodule_export]
     use crate::order::{
         Order, choose, draws, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts,

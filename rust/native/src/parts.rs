@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use lanceloader_core::order::{self, Bitmap, Listed, Map, Purpose, Shuffle, Weighted, Windowed};
+use lanceloader_core::order::{
+    self, Bitmap, Listed, Map, Mixed, Purpose, Shuffle, Weighted, Windowed,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
 use pyo3::{
@@ -11,6 +13,7 @@ use pyo3::{
 };
 
 use crate::enter::enter;
+use crate::mix::{Mix, Shared, share_of, words_of};
 use crate::order::Order;
 
 /// A map of an order as a tuple of its parameters.
@@ -41,6 +44,13 @@ pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTup
         Map::Weighted(weighted) => {
             let bytes = PyBytes::new(py, &weighted.to_bytes());
             ("draws", weighted.seed(), weighted.epoch(), bytes).into_pyobject(py)
+        }
+        Map::Mixed(mixed) => {
+            let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
+            let orders = mixed.orders().iter().map(order).collect::<PyResult<Vec<Py<PyAny>>>>()?;
+            let mix = Mix(Arc::clone(mixed.mix())).into_py_any(py)?;
+            let share = mixed.share().map(words_of);
+            ("mixed", mix, mixed.group(), orders, mixed.epoch(), share).into_pyobject(py)
         }
         Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
         Map::Concat(orders) => {
@@ -95,6 +105,17 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Part {
                 let bytes = get(2)?.cast_into::<PyBytes>()?;
                 let bytes = bytes.as_bytes();
                 Map::Listed(Arc::new(enter(py, || Listed::from_bytes(width, bytes))?))
+            }
+            "mixed" => {
+                let mix: PyRef<'py, Mix> = get(1)?.extract()?;
+                let mix = Arc::clone(&mix.0);
+                let group = get(2)?.extract()?;
+                let orders: Vec<PyRef<'py, Order>> = get(3)?.extract()?;
+                let orders: Vec<_> = orders.iter().map(|order| order.0.clone()).collect();
+                let (epoch, share) = (get(4)?.extract()?, get(5)?.extract::<Option<Shared>>()?);
+                let share = share.map(share_of);
+                let mixed = enter(py, || Mixed::new(mix, group, orders.into(), epoch, share))?;
+                Map::Mixed(Arc::new(mixed))
             }
             "concat" => {
                 let orders: Vec<PyRef<'py, Order>> = get(1)?.extract()?;

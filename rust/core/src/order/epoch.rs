@@ -32,6 +32,10 @@ impl Order {
                     *map = Map::Windowed(Arc::new(next));
                     break;
                 }
+                Map::Mixed(mixed) => {
+                    *map = Map::Mixed(Arc::new(mixed.with_epoch(epoch)?));
+                    break;
+                }
                 // What chooses rows, of those that come before it.
                 Map::Range { step: 1, .. }
                 | Map::Bitmap(_)
@@ -63,6 +67,7 @@ impl Order {
                 let key = |map: &Shuffle| (map.len(), map.seed(), map.epoch(), map.clump());
                 key(a) == key(b) && a.purpose() == b.purpose()
             }
+            (Map::Mixed(a), Map::Mixed(b)) => a.is_same(b),
             (Map::Windowed(a), Map::Windowed(b)) => {
                 let key = |map: &Windowed| {
                     (map.len(), map.seed(), map.epoch(), map.block(), map.window_blocks())

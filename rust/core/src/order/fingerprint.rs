@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use twox_hash::XxHash3_64;
 
-use super::{INTERRUPT_ROWS, Map, Order};
+use super::{INTERRUPT_ROWS, Map, Order, Share};
 use crate::error::Result;
 
 impl Order {
@@ -56,6 +56,14 @@ impl Order {
                     hasher.write(&weighted.to_bytes());
                 }
                 Map::Repeat { len } => words(&[8, *len]),
+                Map::Mixed(mixed) => {
+                    mixed.mix().recipe().words().iter().for_each(|word| words(&[*word]));
+                    let share = mixed.share().map(Share::words);
+                    let epoch = mixed.epoch().map_or([0, 0], |epoch| [1, epoch]);
+                    words(&[10, mixed.group() as u64, epoch[0], epoch[1]]);
+                    words(&share.unwrap_or_default());
+                    mixed.orders().iter().try_for_each(|order| order.hash_into(hasher))?;
+                }
                 Map::Concat(parts) => {
                     words(&[9, parts.len() as u64]);
                     parts.iter().try_for_each(|part| part.hash_into(hasher))?;

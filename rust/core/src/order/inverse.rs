@@ -25,7 +25,11 @@ impl Order {
             | Map::Bitmap(_)
             | Map::Shuffle(_)
             | Map::Windowed(_) => true,
-            Map::Listed(_) | Map::Weighted(_) | Map::Repeat { .. } | Map::Concat(_) => false,
+            Map::Listed(_)
+            | Map::Weighted(_)
+            | Map::Mixed(_)
+            | Map::Repeat { .. }
+            | Map::Concat(_) => false,
         })
     }
 
@@ -206,9 +210,11 @@ impl Map {
             Self::Windowed(windowed) => {
                 (image < windowed.len()).then(|| windowed.inverse(image)).into()
             }
-            Self::Listed(_) | Self::Weighted(_) | Self::Repeat { .. } | Self::Concat(_) => {
-                Inverse::Unknown
-            }
+            Self::Listed(_)
+            | Self::Weighted(_)
+            | Self::Mixed(_)
+            | Self::Repeat { .. }
+            | Self::Concat(_) => Inverse::Unknown,
         }
     }
 
@@ -225,7 +231,11 @@ impl Map {
             Self::Bitmap(rows) => rows.invert(images),
             Self::Shuffle(shuffle) => shuffle.invert(images),
             Self::Windowed(windowed) => windowed.invert(images),
-            Self::Listed(_) | Self::Weighted(_) | Self::Repeat { .. } | Self::Concat(_) => {
+            Self::Listed(_)
+            | Self::Weighted(_)
+            | Self::Mixed(_)
+            | Self::Repeat { .. }
+            | Self::Concat(_) => {
                 unreachable!("only called for orders that are invertible")
             }
         }

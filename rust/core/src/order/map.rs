@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bitmap, Listed, Order, Shuffle, Weighted, Windowed, blocks};
+use super::{Bitmap, Listed, Mixed, Order, Shuffle, Weighted, Windowed, blocks};
 
 /// One step from a position towards a row offset.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub enum Map {
     Windowed(Arc<Windowed>),
     /// Position `k` is the `k`-th draw with replacement.
     Weighted(Arc<Weighted>),
+    /// Position `k` is the `k`-th row of a mixture.
+    Mixed(Arc<Mixed>),
     /// Position `k` is `k` modulo a length.
     Repeat {
         /// The length.
@@ -65,6 +67,7 @@ impl Map {
             Self::Shuffle(shuffle) => fits(shuffle.len(), shuffle.len()),
             Self::Windowed(windowed) => fits(windowed.len(), windowed.len()),
             Self::Weighted(weighted) => Some(if n == 0 { 0 } else { weighted.num_rows() }),
+            Self::Mixed(mixed) => fits(mixed.len(), mixed.bound()),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
                 parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
@@ -88,6 +91,7 @@ impl Map {
             Self::Shuffle(shuffle) => shuffle.apply(values),
             Self::Windowed(windowed) => windowed.apply(values),
             Self::Weighted(weighted) => weighted.apply(values),
+            Self::Mixed(mixed) => mixed.apply(values),
             Self::Repeat { len } => {
                 for value in values {
                     *value %= len;
@@ -115,6 +119,7 @@ impl Map {
             Self::Windowed(windowed) => windowed.fill(start, out),
             Self::Listed(list) => list.fill(start, out),
             Self::Bitmap(rows) => rows.fill(start, out),
+            Self::Mixed(mixed) => mixed.fill(start, out),
             Self::Concat(parts) => {
                 let (mut start, mut out) = (start, out);
                 for part in parts.iter() {
@@ -146,6 +151,7 @@ impl Map {
                 Self::Shuffle(_) => size_of::<Shuffle>() + 512,
                 Self::Windowed(_) => size_of::<Windowed>() + 512,
                 Self::Weighted(weighted) => weighted.num_bytes(),
+                Self::Mixed(mixed) => mixed.num_bytes(),
                 Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
             }
     }
@@ -183,6 +189,7 @@ impl std::fmt::Display for Map {
                 w.num_classes(),
                 w.num_rows()
             ),
+            Self::Mixed(mixed) => write!(f, "mixed from {} orders", mixed.orders().len()),
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
         }

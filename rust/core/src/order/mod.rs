@@ -24,7 +24,10 @@ mod inverse;
 pub mod lancedb;
 mod listed;
 mod map;
+pub mod mix;
+mod mixed;
 mod shard;
+mod share;
 mod shuffle;
 pub mod split;
 mod weighted;
@@ -37,7 +40,9 @@ pub use bijection::{MAX_ROWS, Purpose};
 pub use bitmap::{Bitmap, BitmapBuilder};
 pub use listed::Listed;
 pub use map::Map;
+pub use mixed::Mixed;
 pub use shard::{Tail, shard};
+pub use share::Share;
 pub use shuffle::Shuffle;
 pub use weighted::{Weighted, choose};
 pub use windowed::Windowed;
@@ -73,6 +78,11 @@ impl Order {
     /// `count` draws with replacement.
     pub fn draws(weighted: Weighted, count: u64) -> Self {
         Self { len: count, maps: vec![Map::Weighted(Arc::new(weighted))] }
+    }
+
+    /// The rows of a mixture.
+    pub fn mixed(mixed: Mixed) -> Self {
+        Self { len: mixed.len(), maps: vec![Map::Mixed(Arc::new(mixed))] }
     }
 
     /// An order from its maps, position first: the inverse of [`maps`](Self::maps).
@@ -121,6 +131,7 @@ impl Order {
             | Map::Shuffle(_)
             | Map::Windowed(_)
             | Map::Weighted(_)
+            | Map::Mixed(_)
             | Map::Repeat { .. } => false,
         })
     }

@@ -1,0 +1,400 @@
+"""``mix`` and ``Mixture``: several permutations, served in exact proportions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
+
+from lanceloader._native import Mix
+from lanceloader.mixing.budget import shared, with_options
+from lanceloader.mixing.serving import MixedRows
+from lanceloader.mixing.sources import grouped, source_views
+from lanceloader.mixing.weights import Schedule, Weights, stages_of
+from lanceloader.numbers import count
+from lanceloader.options import ReadOptions
+from lanceloader.stats import readable
+from lanceloader.view.base import DEFAULT_BATCH_SIZE
+from lanceloader.view.loading import LoadVerbs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from lanceloader._native import Order
+    from lanceloader._typing import Format, Nulls, Read, Size
+    from lanceloader.loading import Loader
+    from lanceloader.mixing.weights import Stages
+    from lanceloader.permutation import Permutation
+
+__all__ = ["Mixture", "mix"]
+
+Shape = Literal["step", "linear"]
+
+
+def mix(
+    sources: Mapping[Any, Permutation] | Sequence[Permutation],
+    *,
+    weights: Weights | None = None,
+    schedule: Schedule | None = None,
+    shape: Shape = "step",
+    stop: SupportsIndex | Literal["first", "all"] = "first",
+    columns: Sequence[str] | None = None,
+    source_column: str | None = None,
+) -> Mixture:
+    """Mix the rows of several permutations, in exact proportions.
+
+    The source that is furthest behind its share goes next. After any number of rows, each is less
+    than two rows from its share, and less than one if there are at most three sources; so a batch
+    has what its weights say, and not by chance. Any place of a mixture is computed from its number.
+
+    A source that is served to its end begins anew, in another order if it is shuffled.
+
+    Args:
+        sources: Permutations by name, or in a row; their names are then 0, 1, and so on. They may
+            be of different tables, with columns of the same names and types.
+        weights: A number for each source, by name or by place; ``"size"``, the default, for their
+            numbers of rows, so that each row is served once in an epoch; or ``"equal"``.
+        schedule: Instead, weights that change: pairs of a row, counted from the start of training
+            over all epochs, and the weights from there on. The first is row 0.
+        shape: ``"step"``, or ``"linear"`` to go from weights to weights in a straight line.
+        stop: Where an epoch ends: ``"first"`` before a source would begin anew; ``"all"`` as soon
+            as each was served whole; or after so many rows.
+        columns: The columns to keep of each source, as for ``select_columns``.
+        source_column: The name of a column to add, with the name of the source of each row.
+
+    Returns:
+        The mixture. Its format and batch size are those of the first source.
+
+    Raises:
+        ValueError: If there are no sources, one has no rows, columns do not fit, weights do not
+            fit the sources, or an epoch would not end.
+        TypeError: If a source is no permutation, or a weight no number.
+
+    Example:
+        >>> web, books = perm.split([0.8, 0.2], seed=1)
+        >>> mixture = ll.mix({"web": web, "books": books}, weights={"web": 2, "books": 1})
+        >>> len(mixture)
+        7
+        >>> mixture.counts(6)
+        {'web': 4, 'books': 2}
+        >>> loader = mixture.loader(3, shuffle=True, seed=7, format="numpy_dict")
+        >>> [len(batch["x"]) for batch in loader]
+        [3, 3, 1]
+    """
+    views = source_views(sources, columns, source_column)
+    names = list(views)
+    sizes = [view.num_rows for view in views.values()]
+    if shape not in get_args(Shape):
+        message = f'shape={shape!r}: wanted "step" or "linear"'
+        raise ValueError(message)
+    if isinstance(stop, str) and stop not in ("first", "all"):
+        message = f'stop={stop!r}: wanted "first", "all" or a number of rows'
+        raise ValueError(message)
+    stages = stages_of(weights, schedule, names, sizes)
+    mixture = Mixture(
+        views,
+        stages,
+        stop if isinstance(stop, str) else count(stop),
+        is_linear=shape == "linear",
+        source_column=source_column,
+    )
+    mixture._native(None)
+    return mixture
+
+
+class Mixture:
+    """Rows of several permutations, in exact proportions; ``lanceloader.mix`` makes one.
+
+    Attributes:
+        names: The names of the sources.
+        stop: Where an epoch ends: ``"first"``, ``"all"`` or a number of rows.
+        source_column: The column that says which source a row is from, if there is one.
+        batch_size: Rows of a batch, where a loader is not told.
+    """
+
+    _is_shard = False
+    _serve: Any = None
+    """What makes of this what a loader serves, while one is made."""
+
+    def __init__(
+        self,
+        views: Mapping[Any, Permutation],
+        stages: Stages,
+        stop: int | str,
+        *,
+        is_linear: bool,
+        source_column: str | None,
+    ) -> None:
+        """Internal: use ``mix``."""
+        self.names = list(views)
+        self.stop = stop
+        self.source_column = source_column
+        self._views, self._groups = grouped(views.values())
+        self._orders = [view._order for view in views.values()]
+        self._stages = stages
+        self._is_linear = is_linear
+        self._options = ReadOptions()
+        self._epoch: int | None = None
+        first = self._views[0]
+        self.batch_size = first.batch_size or DEFAULT_BATCH_SIZE
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget what is made again when it is asked for."""
+        self._mixes: dict[int, Mix] = {}
+        self._starts = [0]
+        self._opened: tuple[int, list[Permutation]] | None = None
+
+    @property
+    def sources(self) -> dict[Any, Permutation]:
+        """The permutations, by name."""
+        return {
+            name: self._views[group]._with_rows(order)
+            for name, group, order in zip(
+                self.names, self._groups, self._orders, strict=True
+            )
+        }
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the first epoch; with a schedule, others may have more or fewer."""
+        return self._native(self._epoch).num_rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the batches."""
+        import pyarrow as pa
+
+        schema = self._views[0].schema
+        for at in range(len(schema)):
+            nullable = any(view.schema.field(at).nullable for view in self._views)
+            schema = schema.set(at, schema.field(at).with_nullable(nullable))
+        if self.source_column is None:
+            return schema
+        names = pa.dictionary(pa.int32(), pa.string())
+        return schema.append(pa.field(self.source_column, names, nullable=False))
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, in the order they come out."""
+        added = [] if self.source_column is None else [self.source_column]
+        return self._views[0].column_names + added
+
+    def counts(self, position: SupportsIndex | None = None) -> dict[Any, int]:
+        """Count the rows that each source has of the first ``position``, by default of an epoch."""
+        mix = self._native(self._epoch)
+        end = mix.num_rows if position is None else count(position)
+        return dict(zip(self.names, mix.counts(end), strict=True))
+
+    def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
+        """Shuffle the rows of each source; ``Permutation.shuffle`` takes the same options.
+
+        The seed of a source is made from ``seed`` and its name, so that sources of equal length
+        are not shuffled alike.
+        """
+        number = secrets.randbits(64) if seed is None else count(seed)
+        orders = [
+            view.shuffle(seed_of(number, name), **options)._order
+            for name, view in self.sources.items()
+        ]
+        return self._replace(_orders=orders)
+
+    def with_format(
+        self,
+        format: Format,  # noqa: A002
+        *,
+        nulls: Nulls | None = None,
+        fill_value: Any = None,
+    ) -> Self:
+        """Choose what a batch is handed out as; see ``Permutation.with_format``."""
+        views = [
+            view.with_format(format, nulls=nulls, fill_value=fill_value)
+            for view in self._views
+        ]
+        return self._replace(_views=views)
+
+    def with_read(
+        self,
+        read: Read | None = None,
+        *,
+        memory_limit: Size | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """Choose how rows are read; see ``Permutation.with_read``.
+
+        Tables that are read at the same time share ``memory_limit``.
+        """
+        options = ReadOptions.of(read, memory_limit, cache_dir, threads)
+        return self._replace(_options=options)
+
+    def loader(self, batch_size: SupportsIndex | None = None, **options: Any) -> Loader:
+        """Load batches for training.
+
+        Args:
+            batch_size: Rows of a batch of one rank; by default that of the mixture.
+            options: As for ``Permutation.loader``. Tables that are read at the same time share
+                ``memory_limit``.
+
+        Raises:
+            ValueError: As for ``Permutation.loader``; or if batches are to hold so many tokens.
+        """
+        if options.get("batch_tokens") is not None:
+            message = (
+                f"batch_tokens={options['batch_tokens']} of a mixture, whose batches have rows "
+                "in exact proportions: wanted batch_size"
+            )
+            raise ValueError(message)
+        by_column = options.get("on_error", "raise") != "raise"
+
+        def serve(view: Mixture) -> MixedRows:
+            return MixedRows(view._replace(_serve=None), by_column=by_column)
+
+        mixture: Any = self._replace(_serve=serve)
+        return LoadVerbs.loader(mixture, batch_size, **options)
+
+    def explain(self) -> str:
+        """Say what is mixed, how much of it an epoch serves, and how each table is read."""
+        counts = self.counts()
+        lines = [
+            f"rows      {self.num_rows:,} of {len(self.names):,} sources, {self._until()}"
+        ]
+        weights = self._stages[0][1]
+        for at, (name, rows) in enumerate(counts.items()):
+            if at == MOST_LINES:
+                lines.append(f"          and {len(self.names) - at:,} more sources")
+                break
+            size = self._orders[at].num_rows
+            share = weights[at] / sum(weights)
+            lines.append(
+                f"source    {name}: weight {share:.2%}, {rows:,} rows of an epoch, "
+                f"{rows / size:.2f} times its {size:,}"
+            )
+        for row, changed in self._stages[1:]:
+            shares = (f"{weight / sum(changed):.2%}" for weight in changed[:MOST_LINES])
+            way = "to" if self._is_linear else "weights"
+            lines.append(f"from      row {row:,}: {way} {', '.join(shares)}")
+        for group, view in enumerate(self._readers()):
+            rows = sum(
+                number
+                for number, of in zip(counts.values(), self._groups, strict=True)
+                if of == group
+            )
+            limit = view._options.memory_limit
+            bounded = "" if limit is None else f", at most {readable(limit)} in memory"
+            lines.append(f"table     {rows:,} rows of an epoch{bounded}")
+            whole = view._with_rows(self._order(group, self._epoch))
+            lines += [f"  {line}" for line in whole.explain().splitlines()]
+        return "\n".join(lines)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __repr__(self) -> str:
+        listed = ", ".join(map(str, self.names[:MOST_LINES]))
+        more = ", …" if len(self.names) > MOST_LINES else ""
+        return (
+            f"<Mixture of {self.num_rows:,} rows of {len(self.names):,} sources: "
+            f"{listed}{more}; {self._until()}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_mixes", "_starts", "_opened"):
+            del state[name]
+        by_id = [view._source.rows_are_ids for view in self._views]
+        return state | {"rows_are_ids": by_id}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        by_id = state.pop("rows_are_ids")
+        self.__dict__.update(state)
+        self._drop()
+        for view, wanted in zip(self._views, by_id, strict=True):
+            if view._source.rows_are_ids != wanted:
+                message = (
+                    f"{view!r}: the connection factory gives another kind of table here, whose "
+                    "rows are named in another way"
+                )
+                raise ValueError(message)
+
+    def _until(self) -> str:
+        if self.stop == "first":
+            return "until the first begins anew"
+        return "until all were served whole" if self.stop == "all" else "as asked for"
+
+    def _replace(self, **changes: Any) -> Self:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__ | changes)
+        new._opened = None
+        return new
+
+    def _with_epoch(self, epoch: int) -> Self:
+        return self._replace(_epoch=epoch)
+
+    def _ensure_open(self) -> None:
+        for view in self._readers():
+            view._ensure_open()
+
+    def _readers(self) -> list[Permutation]:
+        """Give what reads each table, with its part of the memory."""
+        pid = os.getpid()
+        if self._opened is None or self._opened[0] != pid:
+            given = replace(self._options, memory_limit=None)
+            views = [with_options(view, given) for view in self._views]
+            found = shared(views, self._options.memory_limit)
+            self._opened = pid, found
+        return self._opened[1]
+
+    def _native(self, epoch: int | None) -> Mix:
+        """Give the arithmetic of an epoch."""
+        first_row = self._first_row(epoch or 0)
+        found = self._mixes.get(first_row)
+        if found is None:
+            is_number = isinstance(self.stop, int)
+            found = self._mixes[first_row] = Mix(
+                [order.num_rows for order in self._orders],
+                self._groups,
+                self._stages,
+                linear=self._is_linear,
+                first_row=first_row,
+                stop="rows" if is_number else str(self.stop),
+                rows=int(self.stop) if is_number else 0,
+            )
+        return found
+
+    def _first_row(self, epoch: int) -> int:
+        """Give the row of the training that an epoch begins with.
+
+        No later than that of the last weights: from there on all epochs are the same.
+        """
+        last = self._stages[-1][0]
+        if isinstance(self.stop, int):
+            return min(last, epoch * self.stop)
+        while len(self._starts) <= epoch and self._starts[-1] < last:
+            start = self._starts[-1]
+            rows = self._native(len(self._starts) - 1).num_rows
+            self._starts.append(min(last, start + rows))
+        return self._starts[min(epoch, len(self._starts) - 1)]
+
+    def _order(self, group: int, epoch: int | None, share: Any = None) -> Order:
+        """Give the rows of a table that a mixture serves, or those of a share of it."""
+        orders = [
+            order
+            for order, of in zip(self._orders, self._groups, strict=True)
+            if of == group
+        ]
+        return self._native(epoch).order(group, orders, epoch, share)
+
+
+MOST_LINES = 12
+"""Sources that are listed by name."""
+
+
+def seed_of(seed: int, name: Any) -> int:
+    """Give the seed of a source."""
+    text = f"{seed} {name}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

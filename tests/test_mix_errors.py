@@ -1,0 +1,66 @@
+"""What ``ll.mix`` refuses, and how it says so."""
+
+from __future__ import annotations
+
+import lanceloader as ll
+import pytest
+from mixtures import numbered, served, sources_of
+
+
+def test_columns_must_fit():
+    a = numbered(0, 5, x=float, y=str)
+    b = numbered(0, 5, y=str, x=float)
+    assert ll.mix([a, b]).column_names == ["id", "x", "y"]
+    assert served(ll.mix([a, b]).loader(10, format="python_col"))
+    lacking = numbered(0, 5, x=float)
+    with pytest.raises(ValueError, match="source 1 has no column `y`, which source 0"):
+        ll.mix([a, lacking])
+    with pytest.raises(ValueError, match="source 0 has no column `y`, which source 1"):
+        ll.mix([lacking, a])
+    assert ll.mix([a, lacking], columns=["x", "id"]).column_names == ["x", "id"]
+    with pytest.raises(ll.errors.ColumnNotFoundError, match=r"source 1: .*y"):
+        ll.mix([a, lacking], columns=["y"])
+    other = numbered(0, 5, x=int, y=str)
+    with pytest.raises(
+        ValueError,
+        match="source 'b': column `x` of type int64, in source 'a' of type double",
+    ):
+        ll.mix({"a": a, "b": other})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": [1]}, "1 weights for 2 sources"),
+        ({"weights": {"a": 1}}, "a weight missing for 'b'"),
+        ({"weights": {"a": 1, "b": 1, "c": 1}}, "a weight for 'c'"),
+        ({"weights": [1, -1]}, "weight -1 of source 'b': wanted 0 or more"),
+        ({"weights": [1, float("nan")]}, "wanted a finite number"),
+        ({"weights": [0, 0]}, "all 0"),
+        ({"weights": [1, 0], "stop": "all"}, "never served whole"),
+        ({"weights": [1, 1], "schedule": [(0, [1, 1])]}, "wanted one of them"),
+        ({"schedule": [(5, [1, 1])]}, r"rows \[5\] on"),
+        ({"schedule": [(0, [1, 1]), (9, [1, 1]), (4, [1, 1])]}, "ascend from 0 on"),
+        ({"stop": "last"}, "stop='last'"),
+        ({"shape": "round"}, "shape='round'"),
+        ({"source_column": "id"}, "a name that no column has"),
+    ],
+)
+def test_what_cannot_be_mixed(options, message):
+    with pytest.raises(ValueError, match=message):
+        ll.mix(sources_of([5, 5]), **options)
+
+
+def test_other_things_cannot_be_mixed():
+    with pytest.raises(ValueError, match="batch_tokens=64 of a mixture"):
+        ll.mix([numbered(0, 5)]).loader(batch_tokens=64)
+    with pytest.raises(ValueError, match="a mixture of nothing"):
+        ll.mix([])
+    with pytest.raises(TypeError, match="source 0 of type list: wanted a Permutation"):
+        ll.mix([[1, 2]])
+    with pytest.raises(ValueError, match="source 1 has no rows"):
+        ll.mix([numbered(0, 5), numbered(0, 5).with_take(0)])
+    with pytest.raises(TypeError, match="weight 'x' of source 0"):
+        ll.mix([numbered(0, 5)], weights=["x"])
+    with pytest.raises(TypeError, match='"size" or "equal"'):
+        ll.mix([numbered(0, 5)], weights="some")
