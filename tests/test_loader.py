@@ -369,6 +369,14 @@ def test_what_is_handed_out_may_be_written_to(perm, read, is_shuffled):
     assert [row for ids in found for row in ids.tolist()] == before["id"].to_pylist()
 
 
+def test_a_format_without_a_row_per_row_forgives_nothing(perm):
+    view = perm.select_columns(["x"])
+    with pytest.raises(
+        ValueError, match="on_error='skip' with torch_col: wanted a form"
+    ):
+        view.loader(4, format="torch_col", transform=len, on_error="skip")
+
+
 def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
     perm, monkeypatch
 ):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "check_nulls",
+    "is_format",
     "is_matrix",
     "native_of",
     "needs_own_buffers",
@@ -99,11 +100,17 @@ def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
     )
 
 
-def is_matrix(transform: Transform) -> bool:
-    """Whether a transform wants the values of each row side by side."""
+def is_format(transform: Transform, format: Format) -> bool:  # noqa: A002
+    """Whether a transform is that of a format which takes no options."""
+    library, function = FORMATS[format]
     module = getattr(transform, "__module__", None)
     name = getattr(transform, "__name__", None)
-    return module == f"{__name__}.torch" and name == FORMATS["torch_matrix"][1]
+    return module == f"{__name__}.{library}" and name == function
+
+
+def is_matrix(transform: Transform) -> bool:
+    """Whether a transform wants the values of each row side by side."""
+    return is_format(transform, "torch_matrix")
 
 
 def needs_own_buffers(transform: Transform) -> bool:

@@ -160,7 +160,9 @@ class Loader(Iterating):
 
     def explain(self) -> str:
         """Say how rows are read, why, and what it will cost; see ``Permutation.explain``."""
-        return self.permutation.explain()
+        explain = getattr(self._served, "explain", None)
+        mine = "" if explain is None else f"{explain()}\n"
+        return mine + self.permutation.explain()
 
     def stats(self) -> Stats:
         """Say what the iteration that was begun last did so far."""

@@ -41,6 +41,8 @@ class Served(Protocol):
     def plan(self) -> dict[str, int | str]:
         """Give what decides which unit stands where, but for the epoch, for states and messages."""
 
+    # Those that are more than rows have `explain()` too.
+
     def reads(self) -> _native.ReadStats | None:
         """Say what was read so far, by all readers of the same rows in this process, if it is known."""
 

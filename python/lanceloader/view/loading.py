@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
+from lanceloader.formats import is_format
 from lanceloader.loading import Finish, Loader, Policy, Rows, Steps
 from lanceloader.loading.budgeted import Budget, Budgeted
 from lanceloader.loading.transforming import UNSET
@@ -155,6 +156,7 @@ class LoadVerbs(SequenceVerbs):
         collate: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
         device: Any = None,
+        in_process: bool = True,
         read: Read | None = None,
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -219,6 +221,11 @@ class LoadVerbs(SequenceVerbs):
             collate: Called with what the transform gives.
             pin_memory: Whether tensors are put into pinned memory.
             device: Where tensors are copied to, one batch ahead.
+            in_process: Whether threads of this process read and transform. ``False`` has one
+                helper process do it, for trainers that must be left alone; it hands batches over
+                in shared memory. It starts with each iteration, which takes as long as
+                importing does, so let one give several ``epochs``. Functions must pickle, and
+                a script needs ``if __name__ == "__main__"``. Linux only.
             read: As for ``with_read``; by default as it was chosen there.
             memory_limit: As for ``with_read``.
             cache_dir: As for ``with_read``.
@@ -292,6 +299,9 @@ class LoadVerbs(SequenceVerbs):
             pin_memory=pin_memory,
             device=device,
         )
+        if finish.by_row and is_format(view.transform_fn, "torch_col"):
+            message = f"on_error={on_error!r} with torch_col: wanted a format with a row per row"
+            raise ValueError(message)
         served: Served
         if view._serve is not None:
             served = view._serve(view)
@@ -299,4 +309,4 @@ class LoadVerbs(SequenceVerbs):
             served = Budgeted(view, budget, by_column=finish.by_row, progress=progress)
         else:
             served = Rows(view, by_column=finish.by_row)
-        return Loader(served, steps, finish, progress=progress)
+        return Loader(served, steps, finish, progress=progress, in_process=in_process)

@@ -11,6 +11,7 @@ from lanceloader._progress import progress_over
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
     check_nulls,
+    is_format,
     is_matrix,
     native_of,
     needs_own_buffers,
@@ -174,7 +175,7 @@ class Reading(ColumnVerbs):
         register_collate()
         taken = self._take_native(indices)
         transform = self.transform_fn
-        if transform is Transforms.arrow2python or is_torch_rows(transform):
+        if transform is Transforms.arrow2python or is_format(transform, "torch"):
             return LazyRows(self._record_batch(taken), transform)
         return self._converter()(taken)
 
@@ -340,12 +341,6 @@ def check_positions(positions: Any) -> None:
     if isinstance(positions, bytes | bytearray):
         message = f"perm[{bytes(positions[:8])!r}]: wanted positions, not bytes"
         raise TypeError(message)
-
-
-def is_torch_rows(transform: Transform) -> bool:
-    """Whether a transform is that of the ``torch`` format."""
-    module = getattr(transform, "__module__", None)
-    return module == "lanceloader.formats.torch" and transform.__name__ == "rows"
 
 
 _is_registered = False
