@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader._native import Order
-    from lanceloader._typing import Format, Nulls, Read, Size
+    from lanceloader._typing import Format, Nulls, Read, Size, Transform
     from lanceloader.loading import Loader
     from lanceloader.mixing.weights import Stages
     from lanceloader.permutation import Permutation
@@ -148,6 +148,11 @@ class Mixture:
         self._mixes: dict[int, Mix] = {}
         self._starts = [0]
         self._opened: tuple[int, list[Permutation]] | None = None
+
+    @property
+    def transform_fn(self) -> Transform:
+        """What makes a batch of its format, as for a permutation."""
+        return self._views[0].transform_fn
 
     @property
     def sources(self) -> dict[Any, Permutation]:
