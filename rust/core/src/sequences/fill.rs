@@ -30,7 +30,7 @@ pub enum Step {
     End,
 }
 
-/// Makes the batches of a share of the rows that [`reads`](super::reads) lists.
+/// Makes the batches of a share of the rows that [`reads()`](super::reads()) lists.
 ///
 /// A batch has a row for each block, and the columns
 ///
