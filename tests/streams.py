@@ -8,8 +8,13 @@ import lancedb.streaming as theirs
 import lanceloader.streaming as ours
 import pyarrow as pa
 import torch
+from hypothesis import settings
 
 LIBRARIES = {"ours": ours, "theirs": theirs}
+
+
+# Each example makes and reads datasets of two libraries.
+dear = settings(max_examples=max(settings().max_examples // 20, 10), deadline=None)
 
 
 @dataclass

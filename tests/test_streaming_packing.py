@@ -9,10 +9,10 @@ import lanceloader.streaming as streaming
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
-from streams import LIBRARIES, ours, outcome, plain, readers, theirs, tokens_table
+from streams import LIBRARIES, dear, ours, outcome, plain, readers, theirs, tokens_table
 
 SPECIAL = {"eos_id": 9, "pad_id": 0, "columns": ["tokens"]}
 
@@ -61,7 +61,7 @@ DOCUMENTS = st.lists(
 
 
 @given(DOCUMENTS, st.integers(1, 11), st.integers(1, 8), st.integers(1, 7))
-@settings(deadline=None)
+@dear
 def test_blocks_are_those_of_the_oracle(documents, length, blocks, batch_size):
     """With empty documents, and those of several blocks."""
     table = tokens_table(lancedb.connect("memory://"), documents)
@@ -71,7 +71,7 @@ def test_blocks_are_those_of_the_oracle(documents, length, blocks, batch_size):
 
 
 @given(DOCUMENTS, st.integers(1, 11), st.integers(1, 4), st.sampled_from([1, 2, 4]))
-@settings(deadline=None)
+@dear
 def test_blocks_are_those_of_lancedb(documents, length, cycles, world_size):
     table = tokens_table(lancedb.connect("memory://"), documents)
     found, wanted = (

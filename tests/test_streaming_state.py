@@ -9,11 +9,12 @@ import lancedb
 import pytest
 import tables
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
 from streams import (
     LIBRARIES,
+    dear,
     ids_of,
     ours,
     outcome,
@@ -87,7 +88,7 @@ def test_states_load_with_weights_only(shared, tokens, tmp_path):
     st.sampled_from([None, 1, 2, 3]),
     st.integers(0, 10),
 )
-@settings(deadline=None)
+@dear
 def test_rows_go_on_in_the_other_library(
     shared, first, before, after, num_workers, cycles
 ):
@@ -116,7 +117,7 @@ def test_rows_go_on_in_the_other_library(
 
 
 @given(st.sampled_from([1, 2, 3, 4]), st.integers(0, 119), st.integers(0, 119))
-@settings(deadline=None)
+@dear
 def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
     """In the middle of a round, too: the split furthest behind goes on first."""
     options = {"num_splits": num_splits, "transform": ids_of}
@@ -140,7 +141,7 @@ def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
     st.lists(st.integers(0, 24), min_size=5, max_size=5),
     st.lists(st.integers(0, 5), min_size=5, max_size=5),
 )
-@settings(deadline=None)
+@dear
 def test_uneven_counts_go_on_as_in_lancedb(shared, samples, skipped):
     positions = [min(24, n + k) for n, k in zip(samples, skipped, strict=True)]
     state = {
@@ -173,7 +174,7 @@ def test_laggards_catch_up_first(db):
     st.sampled_from(SIZES),
     st.integers(0, 6),
 )
-@settings(deadline=None)
+@dear
 def test_blocks_go_on_in_the_other_library(tokens, first, before, after, cycles):
     second = "theirs" if first == "ours" else "ours"
     begun = readers(LIBRARIES[first], tokens, world_size=before, **packing())

@@ -12,10 +12,10 @@ import elsewhere
 import lancedb
 import pytest
 import tables
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
+from streams import dear, ids_of, ours, outcome, readers, sets, some, steps, theirs
 
 IDS = {"transform": ids_of}
 
@@ -105,7 +105,7 @@ def order_of(table, num_splits, **options):
     st.sampled_from(["pad", "drop", "uneven"]),
     st.sampled_from([None, 3]),
 )
-@settings(deadline=None)
+@dear
 def test_steps_are_the_same_for_any_number_of_readers(
     shared, num_splits, world_size, num_workers, batch_size, tail, clump
 ):
@@ -143,7 +143,7 @@ def test_steps_are_the_same_for_any_number_of_readers(
     st.integers(0, 20),
     st.sampled_from(["pad", "drop", "uneven"]),
 )
-@settings(deadline=None)
+@dear
 def test_a_run_goes_on_with_other_ranks(shared, num_splits, before, after, rows, tail):
     options = {"num_splits": num_splits, "tail": tail, **IDS}
     begun = readers(ours, shared, world_size=before, **options)
