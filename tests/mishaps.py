@@ -112,8 +112,22 @@ else:
 
 
 INTERRUPTED = """
-perm = ll.open(path).shuffle(1).with_repeat(1000)
-threading.Timer(float(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+perm = ll.open(path).shuffle(1).with_repeat(100_000)
+
+
+def written():
+    files = (os.path.join(at, name) for at, _, names in os.walk(folder + "/new") for name in names)
+    return sum(os.path.getsize(file) for file in files)
+
+
+def interrupt():
+    try:
+        soon(lambda: written() >= int(sys.argv[2]))
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+threading.Thread(target=interrupt, daemon=True).start()
 try:
     perm.materialize(folder + "/new/copy.lance")
 except KeyboardInterrupt:
