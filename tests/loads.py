@@ -59,9 +59,12 @@ def threads() -> list[str]:
 def soon(condition, limit_s: float = 20) -> bool:
     """Whether something becomes true. The limit says "does not hang", never "is fast"."""
     end = time.monotonic() + limit_s
-    while not condition() and time.monotonic() < end:
+    while time.monotonic() < end:
+        # Asked once a turn: a thread that starts has its name a moment later.
+        if condition():
+            return True
         time.sleep(0.005)
-    return condition()
+    return False
 
 
 def settle() -> None:
