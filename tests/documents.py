@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 
@@ -37,6 +39,15 @@ def documents(
             "n": lengths.astype(np.int32),
         }
     )
+
+
+def written(folder: Path, num_rows: int = 300) -> str:
+    """Write a table of documents in three files, some rows deleted."""
+    data = documents(num_rows)
+    path = folder / "t.lance"
+    dataset = lance.write_dataset(data, path, max_rows_per_file=num_rows * 2 // 5)
+    dataset.delete("id % 11 = 4")
+    return str(path)
 
 
 def pieces_of(document: list[int], length: int) -> list[list[int]]:

@@ -17,11 +17,7 @@ from hypothesis import strategies as st
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """A table of documents in three files, some rows deleted."""
-    path = tmp_path_factory.mktemp("documents") / "t.lance"
-    dataset = lance.write_dataset(documents.documents(400), path, max_rows_per_file=150)
-    dataset.delete("id % 13 = 4")
-    return str(path)
+    return documents.written(tmp_path_factory.mktemp("documents"), 400)
 
 
 @pytest.fixture(scope="module")

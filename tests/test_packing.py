@@ -23,12 +23,7 @@ STRATEGIES = ["concat", "first_fit", "best_fit"]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """A table of documents in three files, some rows deleted."""
-    path = tmp_path_factory.mktemp("documents") / "t.lance"
-    data = documents.documents(300)
-    dataset = lance.write_dataset(data, path, max_rows_per_file=120)
-    dataset.delete("id % 11 = 4")
-    return str(path)
+    return documents.written(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture(scope="module")
