@@ -6,9 +6,10 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import Read
+from lanceloader.choices import check_choice
 from lanceloader.numbers import count
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class ReadOptions:
         Raises:
             ValueError: If a strategy or a size is none.
         """
-        check_read("read", read)
+        if read is not None:
+            check_choice(f"read={read!r}", read, Read)
         if threads is not None and count(threads) == 0:
             raise ValueError("threads=0: wanted at least 1")
         limit = None
@@ -83,7 +85,8 @@ class ReadOptions:
     def for_native(self) -> dict[str, Any]:
         """Give the keywords of ``Table.reader``."""
         read = self.read or os.environ.get("LANCELOADER_READ") or None
-        check_read("LANCELOADER_READ", read)
+        if read is not None:
+            check_choice(f"LANCELOADER_READ={read!r}", read, Read)
         limit: Any = self.memory_limit
         if limit is None:
             limit = _size_from("LANCELOADER_MEMORY_LIMIT")
@@ -101,18 +104,6 @@ class ReadOptions:
             "scratch_folder": os.environ.get("LANCELOADER_SCRATCH_DIR") or folder,
             "threads": threads,
         }
-
-
-def check_read(what: str, read: str | None) -> None:
-    """Refuse a strategy that is none; ``what`` says where it was named.
-
-    Raises:
-        ValueError: If there is no such strategy.
-    """
-    if read is not None and read not in get_args(Read):
-        known = ", ".join(f'"{name}"' for name in get_args(Read))
-        message = f"{what}={read!r}: wanted one of {known}"
-        raise ValueError(message)
 
 
 def cache_folder(given: str | None) -> str | None:

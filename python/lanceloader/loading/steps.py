@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Self, SupportsIndex
 
 from lanceloader._typing import Tail
+from lanceloader.choices import check_choice
 from lanceloader.numbers import count
 
 if TYPE_CHECKING:
@@ -51,10 +52,7 @@ class Steps:
         """
         if batch_size is not None and global_batch_size is not None:
             raise ValueError("batch_size and global_batch_size: wanted one of them")
-        if tail not in get_args(Tail):
-            known = ", ".join(f'"{name}"' for name in get_args(Tail))
-            message = f"tail={tail!r}: wanted one of {known}"
-            raise ValueError(message)
+        check_choice(f"tail={tail!r}", tail, Tail)
         sizes = {
             "batch_size": batch_size,
             "global_batch_size": global_batch_size,
