@@ -309,11 +309,9 @@ class Mix:
         group: int,
         orders: Sequence[Order],
         epoch: int | None = None,
-        share: tuple[int, int, int, int, int, int | None] | None = None,
+        share: Any = None,
     ) -> Order: ...
-    def ends(
-        self, group: int, share: tuple[int, int, int, int, int, int | None]
-    ) -> Batch: ...
+    def ends(self, group: int, share: Any) -> Batch: ...
     def merge(
         self,
         start: int,

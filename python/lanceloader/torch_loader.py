@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from lanceloader.loading import Loader
-from lanceloader.loading.loader import register_as_dataset
+from lanceloader.loading.iterating import register_as_dataset
 from lanceloader.loading.running import Running
 
 if TYPE_CHECKING:

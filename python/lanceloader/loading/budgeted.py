@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader._typing import LongRows
-from lanceloader.loading.planned import Planned, is_external
-from lanceloader.loading.served import Followed
-from lanceloader.numbers import numbers_of
+from lanceloader.choices import check_choice
+from lanceloader.loading.planned import Planned
+from lanceloader.loading.raw import cut_at, is_external, stepping_along
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +53,7 @@ class Budget:
             if size is not None and not 1 <= operator.index(size) < most:
                 message = f"{name} {size}: wanted a number from 1 to {most - 1:,}"
                 raise ValueError(message)
-        if self.long not in get_args(LongRows):
-            wanted = ", ".join(f'"{known}"' for known in get_args(LongRows))
-            message = f"long {self.long!r}: wanted one of {wanted}"
-            raise ValueError(message)
+        check_choice(f"long {self.long!r}", self.long, LongRows)
 
     def __str__(self) -> str:
         what = "padded tokens" if self.padded else "tokens"
@@ -86,9 +82,8 @@ class Budgeted(Planned):
             by_column: As for ``Rows``.
             progress: Whether to show a bar while lengths are read.
         """
-        super().__init__(view, budget.column, progress=progress)
+        super().__init__(view, budget.column, by_column=by_column, progress=progress)
         self._budget = budget
-        self._by_column = by_column
 
     def buckets(self, epoch: int | None) -> _native.Buckets:
         """Give the plan of an epoch."""
@@ -115,28 +110,18 @@ class Budgeted(Planned):
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> Iterator[Any]:
         """Give the batches of a share, whose size is one batch."""
-        view = self._view
-        reader = view._ensure_open() if self._by_column else view._open_for_format()
+        reader = self._reader()
         order, ends = self.buckets(epoch).share(share)
-        stops = numbers_of(ends).to_numpy()
-        if isinstance(reader, _native.Reader):
-            after = None
-            if following is not None and is_external(reader, [order]):
-                next_epoch, next_share = following
-                after, _ = self.buckets(next_epoch).share(next_share)
-            batches: Iterator[Any] = reader.load(order, None, False, after, stops)  # noqa: FBT003
-        else:
-            starts = [0, *stops.tolist()]
-            pairs = itertools.pairwise(starts)
-            batches = (reader.read(order, start, stop) for start, stop in pairs)
-        if share.last_size != 0:
-            return batches
-        # Other ranks have a batch left: this one takes the step with them.
-        return Followed(batches, lambda: reader.read(order, 0, 0))
+        after = None
+        if following is not None and is_external(reader, [order]):
+            next_epoch, next_share = following
+            after, _ = self.buckets(next_epoch).share(next_share)
+        batches = cut_at(reader, order, ends, after)
+        return stepping_along(batches, share, reader, order)
 
     def plan(self) -> dict[str, int | str]:
         """Give what decides which batch stands where."""
-        return {**self._plan_of_rows(), "unit": self.unit, "budget": str(self._budget)}
+        return {**super().plan(), "unit": self.unit, "budget": str(self._budget)}
 
     def explain(self) -> str:
         """Say how many batches there are, and how much of them is padding."""

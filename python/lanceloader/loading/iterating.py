@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lanceloader.loading.steps import Steps
     from lanceloader.loading.trace import Trace
 
-__all__ = ["Iterating", "worker_of"]
+__all__ = ["Iterating", "register_as_dataset", "worker_of"]
 
 
 class Iterating:
@@ -63,6 +63,7 @@ class Iterating:
         if progress:
             check_bar()
         steps.together(self.world)
+        register_as_dataset()
 
     @property
     def world(self) -> World:
@@ -308,3 +309,10 @@ def worker_of() -> tuple[int, int] | None:
     data = sys.modules.get("torch.utils.data")
     info = None if data is None else data.get_worker_info()
     return None if info is None else (info.id, info.num_workers)
+
+
+def register_as_dataset() -> None:
+    """Make all loaders an ``IterableDataset`` to torch, if torch is there."""
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and not issubclass(Iterating, data.IterableDataset):
+        data.IterableDataset.register(Iterating)

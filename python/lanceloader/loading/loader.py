@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader.loading.headspace import Headspace
-from lanceloader.loading.iterating import Iterating
+from lanceloader.loading.iterating import Iterating, register_as_dataset
 from lanceloader.loading.running import Running
 from lanceloader.loading.state import At, numbered, read_state, write_state
 from lanceloader.loading.trace import Trace
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from lanceloader.loading.finishing import Finish
-    from lanceloader.loading.served import Served
-    from lanceloader.loading.steps import Steps
     from lanceloader.permutation import Permutation
 
 __all__ = ["Loader"]
@@ -41,20 +37,6 @@ class Loader(Iterating):
     Attributes:
         epoch: The epoch, as ``set_epoch`` set it, or ``None`` for that of the permutation.
     """
-
-    def __init__(
-        self,
-        served: Served,
-        steps: Steps,
-        finish: Finish,
-        *,
-        progress: bool,
-        in_process: bool = True,
-    ) -> None:
-        super().__init__(
-            served, steps, finish, progress=progress, in_process=in_process
-        )
-        register_as_dataset()
 
     @property
     def batch_size(self) -> int:
@@ -230,10 +212,3 @@ class Loader(Iterating):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         register_as_dataset()
-
-
-def register_as_dataset() -> None:
-    """Be an ``IterableDataset`` to torch, if torch is there."""
-    data = sys.modules.get("torch.utils.data")
-    if data is not None and not issubclass(Loader, data.IterableDataset):
-        data.IterableDataset.register(Loader)

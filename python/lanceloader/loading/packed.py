@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader import _native
 from lanceloader._typing import LongDocuments, PackStrategy
+from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError
 from lanceloader.formats import is_matrix
-from lanceloader.loading.planned import Planned, is_external
+from lanceloader.loading.planned import Planned
+from lanceloader.loading.raw import batches_of, is_external, watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,14 +57,8 @@ class PackSettings:
             if token is not None and not -(2**63) <= operator.index(token) < 2**63:
                 message = f"{name} {token}: wanted a number that fits into int64"
                 raise ValueError(message)
-        for name, value, kind in (
-            ("strategy", self.strategy, PackStrategy),
-            ("long", self.long, LongDocuments),
-        ):
-            if value not in get_args(kind):
-                wanted = ", ".join(f'"{known}"' for known in get_args(kind))
-                message = f"{name} {value!r}: wanted one of {wanted}"
-                raise ValueError(message)
+        check_choice(f"strategy {self.strategy!r}", self.strategy, PackStrategy)
+        check_choice(f"long {self.long!r}", self.long, LongDocuments)
 
     def __str__(self) -> str:
         documents = "documents"
@@ -124,7 +120,7 @@ class PackedBlocks(Planned):
     ) -> Iterator[Any]:
         """Give the batches of a share: a row for each block."""
         packing = self.packing(epoch)
-        reader = self._view._ensure_open()
+        reader = self._reader()
         orders = packing.reads(share)
         after = None
         if following is not None and is_external(reader, orders):
@@ -139,7 +135,7 @@ class PackedBlocks(Planned):
 
     def plan(self) -> dict[str, int | str]:
         """Give what decides which block stands where."""
-        return {**self._plan_of_rows(), "unit": self.unit, "pack": str(self._settings)}
+        return {**super().plan(), "unit": self.unit, "pack": str(self._settings)}
 
     def explain(self) -> str:
         """Say how many blocks there are, and how full."""
@@ -172,11 +168,8 @@ class RowsRead:
             self._batches = None
             return
         order, *self._orders = self._orders
-        if isinstance(self._reader, _native.Reader):
-            after = None if self._orders else self._after
-            self._batches = self._reader.load(order, None, False, after)  # noqa: FBT003
-        else:
-            self._batches = iter(self._reader.load(order, None, False))  # noqa: FBT003
+        after = None if self._orders else self._after
+        self._batches = batches_of(self._reader, order, None, after)
 
     def __iter__(self) -> Self:
         return self
@@ -188,7 +181,7 @@ class RowsRead:
             self._advance()
         raise StopIteration
 
-    def watch(self) -> _native.Watch | None:
+    def watch(self) -> Any:
         """Give what counts the rows of the first order, most often the only one."""
         return watch_of(self._batches)
 
@@ -206,13 +199,6 @@ class Watched:
     def __next__(self) -> Any:
         return next(self._batches)
 
-    def watch(self) -> _native.Watch | None:
+    def watch(self) -> Any:
         """Give what counts the rows."""
         return self._rows.watch()
-
-
-def watch_of(batches: Any) -> _native.Watch | None:
-    """Give what counts batches of the core."""
-    watch = getattr(batches, "watch", None)
-    found: _native.Watch | None = None if watch is None else watch()
-    return found

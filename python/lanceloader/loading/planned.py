@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader._progress import progress_over
-from lanceloader.loading.served import epoch_of, plan_of
+from lanceloader.loading.raw import batches_of
+from lanceloader.loading.served import FromView, epoch_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lanceloader._native import Order
     from lanceloader.view.reading import Reading
 
-__all__ = ["Planned", "is_external", "read_lengths"]
+__all__ = ["Planned", "read_lengths"]
 
 # Plans that are kept: of the epoch that is served, and of the one after it.
 PLANS_KEPT = 2
@@ -47,9 +46,8 @@ def read_lengths(view: Reading, column: str, *, progress: bool) -> _native.Lengt
         if view.selection != narrow:
             view = view._with_selection(narrow)
         reader = view._ensure_open()
-        batches: Iterator[Any] = iter(reader.load(rows, None, False))  # noqa: FBT003
         for batch in progress_over(
-            batches,
+            batches_of(reader, rows, None),
             rows.num_rows,
             f"lengths of {column}",
             enabled=progress,
@@ -62,22 +60,17 @@ def read_lengths(view: Reading, column: str, *, progress: bool) -> _native.Lengt
     return known[key]
 
 
-class Planned:
+class Planned(FromView):
     """What is served by plans of single epochs, made of the lengths of rows."""
 
-    def __init__(self, view: Reading, column: str, *, progress: bool) -> None:
-        self._view = view
+    def __init__(
+        self, view: Reading, column: str, *, by_column: bool = True, progress: bool
+    ) -> None:
+        super().__init__(view, by_column=by_column)
         self._column = column
         self._progress = progress
-        self._convert = view._converter()
         self._lengths: _native.Lengths | None = None
         self._plans: dict[int | None, Any] = {}
-        self._rows: dict[str, int | str] | None = None
-
-    @property
-    def view(self) -> Reading:
-        """The permutation."""
-        return self._view
 
     def planned(self, epoch: int | None) -> Any:
         """Give the plan of an epoch. The first one reads lengths."""
@@ -95,31 +88,6 @@ class Planned:
     def _plan(self, order: Order, lengths: _native.Lengths) -> Any:
         raise NotImplementedError
 
-    def _plan_of_rows(self) -> dict[str, int | str]:
-        if self._rows is None:
-            self._rows = plan_of(self._view)
-        return self._rows
-
-    def convert(self, raw: Any) -> Any:
-        """Give a raw batch in the format of the permutation."""
-        return self._convert(raw)
-
-    def reads(self) -> _native.ReadStats | None:
-        """Say what was read so far."""
-        reader = self._view._ensure_open()
-        return reader.stats() if isinstance(reader, _native.Reader) else None
-
     def __getstate__(self) -> dict[str, Any]:
         # Lengths travel, as reading them takes longer; plans are made again.
-        return self.__dict__ | {"_convert": None, "_plans": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._convert = self._view._converter()
-
-
-def is_external(reader: Any, orders: list[Order]) -> bool:
-    """Whether rows go through scratch files, which can be prepared for the next epoch."""
-    if not orders or not isinstance(reader, _native.Reader):
-        return False
-    return reader.strategy(orders[-1]) == "external"
+        return super().__getstate__() | {"_plans": {}}

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader._native import Histogram
+from lanceloader.loading.raw import watch_of
 from lanceloader.loading.transforming import Counts
 from lanceloader.stats import Stats, reads_between
 
@@ -94,8 +95,7 @@ class Running:
 
     def over(self, raw: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches of an epoch on, and count them."""
-        watch = getattr(raw, "watch", None)
-        watched: _native.Watch | None = None if watch is None else watch()
+        watched: _native.Watch | None = watch_of(raw)
         if watched is not None:
             if self.events is None:
                 self._fold()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader import _native
 from lanceloader._native import Order
+from lanceloader.loading.raw import batches_of, stepping_along
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from lanceloader.loading.share import Share
     from lanceloader.view.base import View
     from lanceloader.view.reading import Reading
 
-__all__ = ["Rows", "Served", "order_of", "plan_of"]
+__all__ = ["FromView", "Rows", "Served", "epoch_of", "order_of", "plan_of"]
 
 
 class Served(Protocol):
@@ -47,10 +48,8 @@ class Served(Protocol):
         """Say what was read so far, by all readers of the same rows in this process, if it is known."""
 
 
-class Rows:
-    """The rows of a permutation, one by one."""
-
-    unit = "row"
+class FromView:
+    """What is served in the format of a permutation."""
 
     def __init__(self, view: Reading, *, by_column: bool = False) -> None:
         """Serve a permutation, in its format.
@@ -63,12 +62,44 @@ class Rows:
         self._view = view
         self._by_column = by_column
         self._convert = view._converter()
-        self._plan: dict[str, int | str] | None = None
+        self._known: dict[str, int | str] | None = None
 
     @property
     def view(self) -> Reading:
         """The permutation."""
         return self._view
+
+    def convert(self, raw: Any) -> Any:
+        """Give a raw batch in the format of the permutation."""
+        return self._convert(raw)
+
+    def plan(self) -> dict[str, int | str]:
+        """Give what decides which row stands where."""
+        if self._known is None:
+            self._known = plan_of(self._view)
+        return self._known
+
+    def reads(self) -> _native.ReadStats | None:
+        """Say what was read so far."""
+        reader = self._view._ensure_open()
+        return reader.stats() if isinstance(reader, _native.Reader) else None
+
+    def _reader(self) -> Any:
+        view = self._view
+        return view._ensure_open() if self._by_column else view._open_for_format()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_convert": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._convert = self._view._converter()
+
+
+class Rows(FromView):
+    """The rows of a permutation, one by one."""
+
+    unit = "row"
 
     def num_units(self, epoch: int | None) -> int:
         """Count the rows; every epoch has the same ones."""
@@ -89,65 +120,9 @@ class Rows:
         self, order: Order, share: Share, after: Order | None
     ) -> Iterator[Any]:
         """Give the raw batches of a share of any order of the table; ``after`` is loaded next."""
-        view = self._view
-        reader = view._ensure_open() if self._by_column else view._open_for_format()
-        rows = order_of(order, share)
-        if isinstance(reader, _native.Reader):
-            batches: Iterator[Any] = reader.load(rows, share.size, False, after)  # noqa: FBT003
-        else:
-            batches = reader.load(rows, share.size, False)  # noqa: FBT003
-        if share.last_size != 0:
-            return batches
-        # Other ranks have rows left: this one takes the step with them.
-        return Followed(batches, lambda: reader.read(order, 0, 0))
-
-    def convert(self, raw: Any) -> Any:
-        """Give a raw batch in the format of the permutation."""
-        return self._convert(raw)
-
-    def plan(self) -> dict[str, int | str]:
-        """Give what decides which row stands where."""
-        if self._plan is None:
-            self._plan = plan_of(self._view)
-        return self._plan
-
-    def reads(self) -> _native.ReadStats | None:
-        """Say what was read so far."""
-        reader = self._view._ensure_open()
-        return reader.stats() if isinstance(reader, _native.Reader) else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_convert": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._convert = self._view._converter()
-
-
-class Followed:
-    """Batches of the core, and one more."""
-
-    def __init__(self, batches: Any, last: Callable[[], Any]) -> None:
-        self._batches = batches
-        self._last: Callable[[], Any] | None = last
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        for batch in self._batches:
-            return batch
-        last, self._last = self._last, None
-        if last is None:
-            raise StopIteration
-        return last()
-
-    def watch(self) -> _native.Watch | None:
-        """Give what counts the batches."""
-        watch: Callable[[], _native.Watch] | None = getattr(
-            self._batches, "watch", None
-        )
-        return None if watch is None else watch()
+        reader = self._reader()
+        batches = batches_of(reader, order_of(order, share), share.size, after)
+        return stepping_along(batches, share, reader, order)
 
 
 def epoch_of(order: Order, epoch: int | None) -> Order:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lanceloader._typing import Tail
     from lanceloader.world import World
 
@@ -58,13 +60,13 @@ class Share:
         ends = end + (self.last_size or 0) <= self.num_units
         return follows and ends and (self.stride == self.size or self.num_full <= 1)
 
-    def batches(self) -> list[range]:
-        """List the units of each batch; beyond ``num_units`` they go on from 0."""
-        starts = (self.first + k * self.stride for k in range(self.num_full))
-        runs = [range(start, start + self.size) for start in starts]
+    def batches(self) -> Iterator[range]:
+        """Give the units of each batch, one by one; beyond ``num_units`` they go on from 0."""
+        for batch in range(self.num_full):
+            start = self.first + batch * self.stride
+            yield range(start, start + self.size)
         if self.last_size is not None:
-            runs.append(range(self.last_start, self.last_start + self.last_size))
-        return runs
+            yield range(self.last_start, self.last_start + self.last_size)
 
     def of_worker(self, worker: int, num_workers: int) -> Share:
         """Give every ``num_workers``-th batch, from batch ``worker % num_workers`` on."""

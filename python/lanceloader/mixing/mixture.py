@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lanceloader._native import Order
     from lanceloader._typing import Format, Nulls, Read, Size, Transform
     from lanceloader.loading import Loader
+    from lanceloader.loading.share import Share
     from lanceloader.mixing.weights import Stages
     from lanceloader.permutation import Permutation
 
@@ -385,7 +386,9 @@ class Mixture:
             self._starts.append(min(last, start + rows))
         return self._starts[min(epoch, len(self._starts) - 1)]
 
-    def _order(self, group: int, epoch: int | None, share: Any = None) -> Order:
+    def _order(
+        self, group: int, epoch: int | None, share: Share | None = None
+    ) -> Order:
         """Give the rows of a table that a mixture serves, or those of a share of it."""
         orders = [
             order

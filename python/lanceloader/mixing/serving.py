@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from lanceloader import _native
+from lanceloader.loading.raw import cut_at, watch_of
 from lanceloader.loading.served import Rows, order_of, plan_of
 from lanceloader.loading.threads import Ordered
 from lanceloader.mixing.watching import Watches, summed
-from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lanceloader import _native
     from lanceloader.loading.share import Share
     from lanceloader.mixing.mixture import Mixture
 
@@ -84,17 +83,13 @@ class MixedRows:
         mixture = self._mixture
         view = mixture._readers()[group]
         reader = view._ensure_open() if self._by_column else view._open_for_format()
-        words = words_of(share)
-        order = mixture._order(group, epoch, words)
-        ends = numbers_of(mixture._native(epoch).ends(group, words))
-        if not isinstance(reader, _native.Reader):
-            cuts = pairwise([0, *ends.to_pylist()])
-            return (reader.read(order, start, stop) for start, stop in cuts)
+        order = mixture._order(group, epoch, share)
+        ends = mixture._native(epoch).ends(group, share)
         after = None
         if following is not None:
             next_epoch, next_share = following
-            after = mixture._order(group, next_epoch, words_of(next_share))
-        return reader.load(order, None, False, after, ends.to_numpy())  # noqa: FBT003
+            after = mixture._order(group, next_epoch, next_share)
+        return cut_at(reader, order, ends, after)
 
     def convert(self, raw: Any) -> Any:
         """Give a raw batch in the format of the mixture."""
@@ -136,7 +131,7 @@ class Merged:
 
         self._parts = parts
         self._batches = Ordered(
-            zip(batches_of(share), *parts, strict=True),
+            zip(share.batches(), *parts, strict=True),
             merged,
             threads=1,
             ahead=AHEAD,
@@ -151,36 +146,13 @@ class Merged:
 
     def watch(self) -> Watches | None:
         """Give what counts the batches of all tables, if all are read natively."""
-        watches = [
-            part.watch() if hasattr(part, "watch") else None for part in self._parts
-        ]
+        watches = [watch_of(part) for part in self._parts]
         found = [watch for watch in watches if watch is not None]
         return Watches(found) if len(found) == len(watches) else None
 
     def close(self) -> None:
         """Take no more."""
         self._batches.close()
-
-
-def batches_of(share: Share) -> Iterator[range]:
-    """Give the positions of each batch, one by one."""
-    for batch in range(share.num_full):
-        start = share.first + batch * share.stride
-        yield range(start, start + share.size)
-    if share.last_size is not None:
-        yield range(share.last_start, share.last_start + share.last_size)
-
-
-def words_of(share: Share) -> tuple[int, int, int, int, int, int | None]:
-    """Give a share as the core takes it."""
-    return (
-        share.first,
-        share.size,
-        share.stride,
-        share.num_full,
-        share.last_start,
-        share.last_size,
-    )
 
 
 def plan_of_mixture(mixture: Mixture) -> dict[str, int | str]:

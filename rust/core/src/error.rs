@@ -106,6 +106,14 @@ impl Error {
         Self::Invalid(format!("{what}: wanted {wanted}"))
     }
 
+    /// An iterator that is asked in a child of the process that has its threads.
+    pub fn forked() -> Self {
+        Self::invalid(
+            "an iterator that was started before this process was forked",
+            "one made in this process",
+        )
+    }
+
     /// What Lance reported while reading `path`.
     ///
     /// Lance adds the source location of its own code to messages; it is cut off, as it tells a

@@ -13,6 +13,7 @@ mod order;
 mod parts;
 mod runs;
 mod sequences;
+mod share;
 mod stats;
 mod table;
 

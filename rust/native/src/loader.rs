@@ -37,10 +37,7 @@ impl Loader {
         let batch = enter(py, || {
             if self.pid != std::process::id() {
                 // The lock may be held by a thread that this process does not have.
-                return Err(Error::invalid(
-                    "an iterator that was started before this process was forked",
-                    "one made in this process",
-                ));
+                return Err(Error::forked());
             }
             self.lock().next_batch()
         })?;

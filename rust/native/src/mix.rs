@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lanceloader_core::gather::Gathered;
 use lanceloader_core::merge::{Labels, merge};
 use lanceloader_core::order::mix::{self, Recipe, Stage, Stop};
-use lanceloader_core::order::{self, Mixed, Share};
+use lanceloader_core::order::{self, Mixed};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyTuple};
 use pyo3::{Bound, IntoPyObject, PyAny, PyRef, PyResult, Python, pyclass, pymethods};
@@ -13,22 +13,11 @@ use pyo3::{Bound, IntoPyObject, PyAny, PyRef, PyResult, Python, pyclass, pymetho
 use crate::enter::enter;
 use crate::handoff::{Batch, batch_of};
 use crate::order::Order;
+use crate::share::Share;
 
 /// An epoch of a mixture: which row of which source stands where.
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Mix(pub(crate) Arc<mix::Mix>);
-
-/// First position, size, stride and number of full batches; start and size of the last.
-pub(crate) type Shared = (u64, u64, u64, u64, u64, Option<u64>);
-
-pub(crate) fn share_of((first, size, stride, num_full, last_start, last_size): Shared) -> Share {
-    Share { first, size, stride, num_full, last_start, last_size }
-}
-
-pub(crate) fn words_of(share: &Share) -> Shared {
-    let Share { first, size, stride, num_full, last_start, last_size } = share.clone();
-    (first, size, stride, num_full, last_start, last_size)
-}
 
 #[pymethods]
 impl Mix {
@@ -114,19 +103,19 @@ impl Mix {
         group: usize,
         orders: Vec<PyRef<'_, Order>>,
         epoch: Option<u64>,
-        share: Option<Shared>,
+        share: Option<Share>,
     ) -> PyResult<Order> {
         let orders: Vec<order::Order> = orders.iter().map(|order| order.0.clone()).collect();
         enter(py, || {
-            let share = share.map(share_of);
+            let share = share.map(Into::into);
             let mixed = Mixed::new(Arc::clone(&self.0), group, orders.into(), epoch, share)?;
             Ok(Order(order::Order::mixed(mixed)))
         })
     }
 
     /// The rows of a group in each batch of a share, added up.
-    fn ends(&self, py: Python<'_>, group: usize, share: Shared) -> PyResult<Batch> {
-        let ends = enter(py, || Ok(self.0.ends(group, &share_of(share))))?;
+    fn ends(&self, py: Python<'_>, group: usize, share: Share) -> PyResult<Batch> {
+        let ends = enter(py, || Ok(self.0.ends(group, &share.into())))?;
         Batch::of_numbers("end", ends)
     }
 

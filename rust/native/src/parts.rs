@@ -13,8 +13,9 @@ use pyo3::{
 };
 
 use crate::enter::enter;
-use crate::mix::{Mix, Shared, share_of, words_of};
+use crate::mix::Mix;
 use crate::order::Order;
+use crate::share;
 
 /// A map of an order as a tuple of its parameters.
 pub(crate) struct Part(pub(crate) Map);
@@ -49,7 +50,7 @@ pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTup
             let order = |order: &order::Order| Order(order.clone()).into_py_any(py);
             let orders = mixed.orders().iter().map(order).collect::<PyResult<Vec<Py<PyAny>>>>()?;
             let mix = Mix(Arc::clone(mixed.mix())).into_py_any(py)?;
-            let share = mixed.share().map(words_of);
+            let share = mixed.share().map(share::to_parts);
             ("mixed", mix, mixed.group(), orders, mixed.epoch(), share).into_pyobject(py)
         }
         Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
@@ -112,8 +113,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Part {
                 let group = get(2)?.extract()?;
                 let orders: Vec<PyRef<'py, Order>> = get(3)?.extract()?;
                 let orders: Vec<_> = orders.iter().map(|order| order.0.clone()).collect();
-                let (epoch, share) = (get(4)?.extract()?, get(5)?.extract::<Option<Shared>>()?);
-                let share = share.map(share_of);
+                let (epoch, share) = (get(4)?.extract()?, get(5)?.extract::<Option<_>>()?);
+                let share = share.map(share::from_parts);
                 let mixed = enter(py, || Mixed::new(mix, group, orders.into(), epoch, share))?;
                 Map::Mixed(Arc::new(mixed))
             }

@@ -10,32 +10,12 @@ use lanceloader_core::sequences::{
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyBytes, PyIterator, PyTuple};
-use pyo3::{
-    Bound, FromPyObject, IntoPyObject, Py, PyAny, PyRef, PyResult, Python, pyclass, pymethods,
-};
+use pyo3::{Bound, IntoPyObject, Py, PyAny, PyRef, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
 use crate::handoff::{Batch, columns_of};
 use crate::order::Order;
-
-/// `lanceloader.loading.share.Share`, by its attributes.
-#[derive(FromPyObject)]
-pub(crate) struct Share {
-    first: u64,
-    size: u64,
-    stride: u64,
-    num_full: u64,
-    last_start: u64,
-    last_size: Option<u64>,
-    num_units: u64,
-}
-
-impl Share {
-    fn units(&self) -> sequences::Share {
-        let &Self { first, size, stride, num_full, last_start, last_size, num_units } = self;
-        sequences::Share { first, size, stride, num_full, last_start, last_size, num_units }
-    }
-}
+use crate::share::Share;
 
 /// The first column of a batch of the core, or of Arrow data.
 fn column_of(py: Python<'_>, batch: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
@@ -209,7 +189,7 @@ impl Packing {
 
     /// The rows that the blocks of a share are made of: orders, to be read one after another.
     fn reads(&self, py: Python<'_>, share: Share) -> PyResult<Vec<Order>> {
-        let orders = enter(py, || reads(&self.0, &share.units()))?;
+        let orders = enter(py, || reads(&self.0, &share.into()))?;
         Ok(orders.into_iter().map(Order).collect())
     }
 
@@ -224,7 +204,7 @@ impl Packing {
         eos_id: i64,
     ) -> PyResult<Filler> {
         let filler = enter(py, || {
-            sequences::Filler::new(Arc::clone(&self.0), share.units(), pad_id, eos_id)
+            sequences::Filler::new(Arc::clone(&self.0), share.into(), pad_id, eos_id)
         })?;
         let pid = std::process::id();
         Ok(Filler { pid, blocks: Mutex::new(filler), rows: rows.unbind() })
@@ -250,10 +230,7 @@ impl Filler {
         // The lock is only waited for without the interpreter, so whoever has it can enter Python.
         enter(py, || {
             if self.pid != std::process::id() {
-                return Err(Error::invalid(
-                    "an iterator that was started before this process was forked",
-                    "one made in this process",
-                ));
+                return Err(Error::forked());
             }
             let mut filler = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
@@ -335,7 +312,7 @@ impl Buckets {
 
     /// The rows of a share, whose units are batches, and where each batch ends among them.
     fn share(&self, py: Python<'_>, share: Share) -> PyResult<(Order, Batch)> {
-        let (order, ends) = enter(py, || self.0.share(&share.units()))?;
+        let (order, ends) = enter(py, || self.0.share(&share.into()))?;
         Ok((Order(order), Batch::of_numbers("end", ends)?))
     }
 }

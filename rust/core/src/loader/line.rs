@@ -129,10 +129,7 @@ impl Running {
     /// The next window; the second value is the number of batches that were ready.
     pub(super) fn next_window(&self) -> Result<(Vec<Weighed>, usize)> {
         if self.pid != std::process::id() {
-            return Err(Error::invalid(
-                "an iterator that was started before this process was forked",
-                "one made in this process",
-            ));
+            return Err(Error::forked());
         }
         let line = &self.line;
         let mut state = line.lock();

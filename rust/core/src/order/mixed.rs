@@ -37,7 +37,8 @@ impl Mixed {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the orders are not as many and as long as the mixture says.
+    /// [`Error::Invalid`] if the orders are not as many and as long as the mixture says, or the share
+    /// is of another number of rows.
     pub fn new(
         mix: Arc<Mix>,
         group: usize,
@@ -62,6 +63,9 @@ impl Mixed {
         if num_sources != orders.len() {
             let found = format!("{} orders for group number {group}", orders.len());
             return Err(Error::invalid(found, num_sources));
+        }
+        if let Some(share) = &share {
+            share.check(mix.len())?;
         }
         let in_epoch =
             |order: &Order| epoch.map_or_else(|| Ok(order.clone()), |e| order.with_epoch(e));
@@ -118,7 +122,7 @@ impl Mixed {
 
     pub(super) fn with_epoch(&self, epoch: u64) -> Result<Self> {
         let (mix, orders) = (Arc::clone(&self.mix), Arc::clone(&self.orders));
-        Self::new(mix, self.group, orders, Some(epoch), self.share.clone())
+        Self::new(mix, self.group, orders, Some(epoch), self.share)
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {

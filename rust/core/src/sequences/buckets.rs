@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Lengths, Share};
+use super::Lengths;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::order::Order;
+use crate::order::{Order, Share};
 
 /// What becomes of a row that is longer than a batch may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,9 +15,10 @@ use arrow_array::{
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
-use super::{Cursor, Packed, Packing, Piece, Share};
+use super::{Cursor, Packed, Packing, Piece};
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::order::Share;
 
 /// What [`Filler::next_batch`] comes to.
 #[derive(Debug)]

@@ -13,14 +13,12 @@ mod fit;
 mod lengths;
 mod pack;
 mod reads;
-mod share;
 
 pub use buckets::{BucketCounts, Buckets, Budget, Oversized};
 pub use fill::{Filler, Step};
 pub use lengths::{Lengths, LengthsBuilder};
 pub use pack::{Cursor, Long, PackCounts, Packed, Packing, Piece, Placement, Settings};
 pub use reads::reads;
-pub use share::Share;
 
 #[cfg(test)]
 mod tests;

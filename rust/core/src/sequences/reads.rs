@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Cursor, Packed, Packing, Placement, Share};
+use super::{Cursor, Packed, Packing, Placement};
 use crate::error::Result;
 use crate::interrupt;
-use crate::order::{BitmapBuilder, Order};
+use crate::order::{BitmapBuilder, Order, Share};
 
 /// More orders than this are laid end to end.
 const MOST_ORDERS: usize = 4;

@@ -9,7 +9,7 @@ use arrow_array::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::order::Order;
+use crate::order::{Order, Share};
 
 const PLACEMENTS: [Placement; 3] = [Placement::Concat, Placement::FirstFit, Placement::BestFit];
 const EOS: i64 = -9;

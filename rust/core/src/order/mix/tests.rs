@@ -175,6 +175,7 @@ proptest! {
             num_full,
             last_start: 290,
             last_size: (more > 3).then_some(more),
+            num_units: 300,
         };
         let wanted: Vec<u64> = share
             .batches()
