@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from functools import partial
 
@@ -304,38 +302,6 @@ def test_closing_waits_for_what_is_quick(shared, caplog):
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if "ThreadPool" in name]
     assert caplog.text == ""
-
-
-INTERRUPTED = """
-import os, signal, sys, threading
-import lancedb
-from lanceloader.streaming import StreamingDataset
-
-def hang(batch):
-    os.kill(os.getpid(), signal.SIGINT)
-    threading.Event().wait()
-
-table = lancedb.connect(sys.argv[1]).open_table("t")
-dataset = StreamingDataset(table, transform=hang)
-try:
-    list(dataset)
-except KeyboardInterrupt:
-    assert not dataset._consumer_iterator_active
-    print("interrupted", flush=True)
-    os._exit(0)
-"""
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_wait_for_a_transform(shared):
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, shared._conn.uri],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout == "interrupted\n", done.stderr
 
 
 # Bytes.

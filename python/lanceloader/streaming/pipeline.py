@@ -122,7 +122,7 @@ class Pipeline:
             self.heads[i] = stop
             stream = self.streams[i]
             offsets = stream.offsets(start, stop)
-            future = self._io.submit(self._read, stream.perm, offsets)
+            future = self._io.submit(self._io_call, stream.perm, offsets)
             reading.append((stream.first + start, future))
             self._stir_by(future, i)
 
@@ -185,16 +185,17 @@ class Pipeline:
             consumed=sum(self.consumed),
         )
 
-    # In threads.
+    # In threads. Programs that replace the executor tell reads from transforms by these names,
+    # which are LanceDB's.
 
-    def _read(self, perm: Any, offsets: list[int]) -> Any:
+    def _io_call(self, perm: Any, offsets: list[int]) -> Any:
         began = streaming.time.perf_counter()
         batch = perm.__getitems__(offsets)
         seconds = streaming.time.perf_counter() - began
         self.counting._count(bytes_loaded=batch.nbytes, fetch_time=seconds)
         return batch
 
-    def _transformed(self, start: int, batch: pa.RecordBatch) -> list[Any]:
+    def _tx_call_guarded(self, start: int, batch: pa.RecordBatch) -> list[Any]:
         try:
             began = streaming.time.perf_counter()
             items = self.transform(start, batch)
@@ -208,8 +209,10 @@ class Pipeline:
 
     def _arrive(self, i: int) -> None:
         self.stirred[i] = True
-        start, future = self.reading[i].popleft()
+        start, future = self.reading[i][0]
+        # Where this wait is interrupted, breaking off must still know of the future.
         batch = future.result()
+        self.reading[i].popleft()
         self.raw[i].append((start, batch))
         self.raw_rows += batch.num_rows
         if self.budget is not None:
@@ -229,7 +232,7 @@ class Pipeline:
     def _transform_next(self, i: int) -> None:
         start, batch = self.raw[i].popleft()
         self.raw_rows -= batch.num_rows
-        future = self._workers.submit(self._transformed, start, batch)
+        future = self._workers.submit(self._tx_call_guarded, start, batch)
         self.transforming[i].append((start + batch.num_rows, future))
         self._stir_by(future, i)
 
@@ -241,8 +244,10 @@ class Pipeline:
 
     def _receive(self, i: int) -> None:
         self.stirred[i] = True
-        self.received[i], future = self.transforming[i].popleft()
-        self.ready[i].extend(future.result())
+        self.received[i], future = self.transforming[i][0]
+        items = future.result()
+        self.transforming[i].popleft()
+        self.ready[i].extend(items)
         self._release(i, 0)
 
     def _release(self, i: int, position: int) -> None:
@@ -274,6 +279,10 @@ class Pipeline:
             if not future.cancelled()
         ]
         left = wait(under_way, timeout=GRACE).not_done if ours else None
+        # Futures refer to the pipeline: rows would live until cycles are collected.
+        for queue in queued + self.raw:
+            queue.clear()
+        self.ready = []
         for pool, _ in pools:
             if pool not in ours:
                 pool.__exit__(*(reason or (None, None, None)))

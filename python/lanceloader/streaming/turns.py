@@ -46,8 +46,9 @@ class Rounds:
             yield row
         turns = range(len(self.splits))
         last = turns[-1]
-        # An uneven end comes of rows that were skipped: it ends all splits.
-        while all(map(pipeline.ensure, turns)):
+        # An uneven end comes of rows that were skipped: it ends all splits. (A generator makes
+        # an error of a StopIteration; `map` would end the rows.)
+        while all(pipeline.ensure(i) for i in turns):
             for i in turns:
                 row = self._take(pipeline, i)
                 if i == last:
