@@ -15,7 +15,18 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import dear, ids_of, ours, outcome, readers, sets, some, steps, theirs
+from streams import (
+    Worker,
+    dear,
+    ids_of,
+    ours,
+    outcome,
+    readers,
+    sets,
+    some,
+    steps,
+    theirs,
+)
 
 IDS = {"transform": ids_of}
 
@@ -217,6 +228,94 @@ def test_a_loader_does_not_start_in_a_step(shared):
     iterator._shutdown_workers()
     with pytest.raises(RuntimeError, match="partial logical step"):
         iter(StreamingDataLoader(dataset, batch_size=4, num_workers=2))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("tail", ["pad", "drop", "uneven"])
+def test_a_step_left_in_the_middle_is_read_to_its_end(
+    shared, tail, num_workers, world_size
+):
+    """Each row once, as without ``tail``; then states can be made again."""
+    options = {"num_splits": 5, "tail": tail, "world_size": world_size, **IDS}
+    dataset = StreamingDataset(shared, **options)
+    step = num_workers * 4
+    begun = iter(
+        StreamingDataLoader(
+            dataset, batch_size=4, num_workers=num_workers, collate_fn=list
+        )
+    )
+    done = list(itertools.chain(*itertools.islice(begun, num_workers + 1)))
+    begun._shutdown_workers()
+    # What is missing of the second step: in two parts, then one row of the next.
+    for count in (1, step - 5):
+        with pytest.raises(RuntimeError, match="complete logical step boundary"):
+            dataset.state_dict()
+        done += some(dataset, count)
+    whole = order_of(shared, 5)
+    assert sorted(done) == sorted(
+        itertools.chain(
+            *(
+                whole[k : k + num_workers]
+                for k in range(0, step * 2 * world_size, num_workers * world_size)
+            )
+        )
+    )
+    assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
+        2 * step * world_size
+    )
+    done += some(dataset, 1)
+    assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
+        (2 * step + 1) * world_size
+    )
+    done += dataset
+    if world_size == 1:
+        assert sorted(done) == list(range(103))
+    else:
+        assert len(done) - len(set(done)) <= (tail == "pad")
+    assert list(dataset) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_one_reader_goes_on_in_the_middle_of_a_step(shared, num_workers):
+    dataset = StreamingDataset(shared, num_splits=5, tail="pad", **IDS)
+    options = {"batch_size": 4, "collate_fn": list}
+    begun = iter(StreamingDataLoader(dataset, num_workers=2, **options))
+    done = list(itertools.chain(*itertools.islice(begun, 3)))
+    begun._shutdown_workers()
+    loader = StreamingDataLoader(dataset, num_workers=num_workers, **options)
+    going = iter(loader)
+    done += next(going)
+    assert sum(dataset.state_dict()["samples_consumed_per_split"]) == 16
+    done += itertools.chain(*going)
+    assert sorted(done) == list(range(103))
+
+
+def test_a_state_with_a_tail_has_lancedbs_keys(shared):
+    keys = set(theirs.StreamingDataset(shared).state_dict())
+    dataset = StreamingDataset(shared, tail="pad", **IDS)
+    some(dataset, 7)
+    assert set(dataset.state_dict()) == keys
+    next(iter(StreamingDataLoader(dataset, batch_size=4, collate_fn=list)))
+    assert set(dataset.state_dict()) == keys
+
+
+def test_a_loader_of_what_reads_as_a_worker(shared):
+    dataset = StreamingDataset(
+        shared, num_splits=2, tail="pad", worker_info_override=Worker(1, 2), **IDS
+    )
+    loader = StreamingDataLoader(dataset, batch_size=5, collate_fn=list)
+    rows = next(iter(loader))
+    assert rows == order_of(shared, 2)[1:11:2]
+    assert dataset.state_dict()["samples_consumed_per_split"] == [5, 5]
+    rows += itertools.chain(*loader)
+    assert rows == [*order_of(shared, 2)[1::2], order_of(shared, 2)[0]]
+
+
+@pytest.mark.parametrize("rank", [-1, 2, 5])
+def test_a_rank_is_one_of_the_world(shared, rank):
+    with pytest.raises(ValueError, match=f"rank {rank}: wanted"):
+        StreamingDataset(shared, tail="uneven", rank=rank, world_size=2)
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,13 @@ class Filling:
     repair: Callable[[Exception, pa.RecordBatch], Any] | None = None
 
 
-def check_topology(num_splits: int, world_size: int, tail: Tail | None) -> None:
+def check_topology(
+    num_splits: int, rank: int, world_size: int, tail: Tail | None
+) -> None:
     """Check that splits go around.
 
     Raises:
-        ValueError: If they do not, or ``tail`` is not known.
+        ValueError: If they do not, or ``tail`` is not known or has no such rank.
         ZeroDivisionError: If there are no ranks.
     """
     if world_size == 0:
@@ -48,6 +50,10 @@ def check_topology(num_splits: int, world_size: int, tail: Tail | None) -> None:
         message = (
             f"num_splits ({num_splits}) must be divisible by world_size ({world_size})"
         )
+        raise ValueError(message)
+    # Without a tail, such a rank has no splits to read; LanceDB says so when it begins.
+    if tail is not None and not 0 <= rank < world_size:
+        message = f"rank {rank}: wanted a rank of {world_size}, from 0 on"
         raise ValueError(message)
     if num_splits < 1:
         message = f"num_splits {num_splits}: wanted at least 1"

@@ -161,7 +161,7 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             num_splits = world_size
         if shuffle_seed is None:
             shuffle_seed = streaming.random.randrange(2**32)
-        arguments.check_topology(num_splits, world_size, tail)
+        arguments.check_topology(num_splits, rank, world_size, tail)
         arguments.check_positive("io_queue_depth", io_queue_depth)
         arguments.check_positive("transform_parallelism", transform_parallelism)
         arguments.check_packing(

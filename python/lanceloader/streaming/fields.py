@@ -73,11 +73,12 @@ class Fields:
     _pack_consumed: list[int]
     _pack_blocks_emitted: list[int]
     _packs: dict[int, Buffer]
-    # With a tail: rows of the sequence that are done, and rows of each worker since.
+    # With a tail: rows of the sequence that are done, but for the places that were missed; and
+    # rows that the reader in each worker has taken since.
     _resume_done: int
-    _readers: list[Reader]
+    _missed: tuple[int, ...]
+    _readers: dict[int, Reader]
     _worker_rows: dict[int, int]
-    _is_in_step: bool
     # Whether progress may be told.
     _checkpoint_invalid_reason: str | None
     _consumer_checkpoint_requires_uniform: bool

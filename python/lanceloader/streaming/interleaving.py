@@ -4,7 +4,8 @@ The rows of an epoch stand in one sequence: cycle after cycle, one of each split
 of splits, and at the end the rows that do not divide by the splits. Of ``n`` readers (the
 workers of all ranks), reader ``k`` takes every ``n``-th row from ``k`` on. So a global step,
 the next batch of each reader, has the same rows for any number of readers, and a state is
-the number of rows of the sequence that are done.
+the number of rows of the sequence that are done. Where readers were left in the middle of a
+step, the next readers begin with the rows that those missed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader.streaming.pipeline import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lanceloader._typing import Tail
 
@@ -71,6 +72,8 @@ class Reader:
     start: int
     number: int
     num_readers: int
+    missed: tuple[int, ...] = ()
+    """Places before the start that it takes first."""
 
     @property
     def num_rows(self) -> int:
@@ -78,15 +81,17 @@ class Reader:
         left = self.interleaving.num_rows - self.start
         each, more = divmod(left, self.num_readers)
         extra = {"pad": more > 0, "drop": False, "uneven": self.number < more}
-        return each + extra[self.tail]
+        return len(self.missed) + each + extra[self.tail]
 
     def place(self, row: int) -> int:
         """Find the place of its ``row``-th row in the sequence; beyond the end it begins anew."""
-        return self.start + self.number + row * self.num_readers
+        if row < len(self.missed):
+            return self.missed[row]
+        return self.start + self.number + (row - len(self.missed)) * self.num_readers
 
     def done(self, num_rows: int) -> int:
         """Give the number of rows done by all, where each has taken ``num_rows``."""
-        done = self.start + num_rows * self.num_readers
+        done = self.start + max(0, num_rows - len(self.missed)) * self.num_readers
         return min(done, self.interleaving.num_rows)
 
     def streams(self, perm: Any) -> list[Stream]:
@@ -111,16 +116,26 @@ class Reader:
         return Stream(perm, len(rows), 0, offsets)
 
 
-def done_by_all(readers: Sequence[Reader], rows: Sequence[int]) -> int | None:
-    """Give the number of rows done, or ``None`` if the readers are not in step.
-
-    Args:
-        readers: All readers of a rank.
-        rows: How many rows each has taken.
-    """
-    most = max(rows)
-    in_step = all(
-        taken == min(most, reader.num_rows)
-        for reader, taken in zip(readers, rows, strict=True)
+def are_in_step(readers: Mapping[int, Reader], rows: Mapping[int, int]) -> bool:
+    """Whether the readers of a rank, by number, have taken as many rows each, and missed none."""
+    most = max(rows.values())
+    return all(
+        rows.get(k, 0) == min(most, reader.num_rows) and most >= len(reader.missed)
+        for k, reader in readers.items()
     )
-    return readers[0].done(most) if in_step else None
+
+
+def missed_by(
+    readers: Mapping[int, Reader], rows: Mapping[int, int]
+) -> tuple[int, ...]:
+    """Give the places that readers have not taken, up to the furthest of them."""
+    most = max(rows.values())
+    return tuple(
+        sorted(
+            reader.place(row)
+            for k, reader in readers.items()
+            for row in range(
+                rows.get(k, 0), min(max(most, len(reader.missed)), reader.num_rows)
+            )
+        )
+    )

@@ -105,11 +105,12 @@ class Reading(Counting, Checkpoints, OneIterator):
     def _turns(self, *, is_worker: bool) -> Rounds | Blocks | Sequence:
         """Say what is handed over, and in which turns."""
         if self._interleaving is not None:
-            worker = self._worker()
-            number = 0 if worker is None else worker.id
-            num_workers = 1 if worker is None else worker.num_workers
-            reader = self._reader(number, num_workers)
-            return Sequence(self, reader, number, is_worker=is_worker)
+            self._worker()  # which warns of an override
+            found = streaming.get_worker_info()
+            number, count = (0, 1) if found is None else (found.id, found.num_workers)
+            reader = self._reader(number, count)
+            self._begin_sequence({number: reader})
+            return Sequence(self, reader, number)
         splits = self._resolve_my_splits()
         if self._pack_sequences is not None:
             return Blocks(self, splits)

@@ -9,7 +9,7 @@ from typing import Any
 from lanceloader import streaming
 from lanceloader.plan_table import PlanTable
 from lanceloader.streaming.fields import Fields
-from lanceloader.streaming.interleaving import Reader, done_by_all
+from lanceloader.streaming.interleaving import Reader, are_in_step, missed_by
 from lanceloader.streaming.merging import (
     PACKING_KEYS,
     RUN_KEYS,
@@ -32,10 +32,7 @@ class Checkpoints(Fields):
         self._pack_consumed = [0] * self._num_splits
         self._pack_blocks_emitted = [0] * self._num_splits
         self._packs = {}
-        self._resume_done = 0
-        self._readers = []
-        self._worker_rows = {}
-        self._is_in_step = True
+        self._start_sequence(0)
         self._checkpoint_invalid_reason = None
         self._consumer_checkpoint_requires_uniform = False
 
@@ -70,6 +67,7 @@ class Checkpoints(Fields):
             )
             raise RuntimeError(message)
         state = self._checkpoint_snapshot()
+        state.pop("workers", None)
         self._check_step(state)
         if "pack_buffers" in state:
             buffers = state["pack_buffers"]
@@ -109,17 +107,15 @@ class Checkpoints(Fields):
             RuntimeError: If the dataset is in the middle of a step.
         """
         state = self._checkpoint_snapshot()
-        step, is_uniform = "", True
+        step, is_uniform = "multiple workers from a partial logical step", True
         if self._pack_sequences is not None:
-            step = "a partial packed logical step"
+            step = "from a partial packed logical step"
             is_uniform = self._is_uniform(state["blocks_emitted_per_split"])
         elif self._interleaving is not None:
-            step, is_uniform = "a partial logical step", self._is_in_step
+            is_uniform = self._is_in_step or num_workers <= 1
             count = max(1, num_workers)
-            self._readers = [self._reader(k, count) for k in range(count)]
-            self._worker_rows = {}
+            self._begin_sequence({k: self._reader(k, count) for k in range(count)})
         elif num_workers > 1:
-            step = "multiple workers from a partial logical step"
             is_uniform = self._is_uniform(state["samples_consumed_per_split"])
         if not is_uniform:
             message = (
@@ -128,16 +124,55 @@ class Checkpoints(Fields):
             )
             raise RuntimeError(message)
 
+    def _start_sequence(self, done: int) -> None:
+        """Stand where so many rows of the sequence are done."""
+        self._resume_done = done
+        self._missed = ()
+        self._readers = {}
+        self._worker_rows = {}
+
+    def _begin_sequence(self, readers: dict[int, Reader]) -> None:
+        """Count what these readers, by worker, take from here on."""
+        self._settle()
+        self._readers = readers
+
+    def _settle(self) -> None:
+        """Stand where readers have come."""
+        if self._worker_rows:
+            missed = missed_by(self._readers, self._worker_rows)
+            self._resume_done, self._missed = self._done, missed
+            self._worker_rows = {}
+
+    @property
+    def _done(self) -> int:
+        """The rows of the sequence that are done by the furthest of the readers."""
+        rows = self._worker_rows
+        if not rows:
+            return self._resume_done
+        return next(iter(self._readers.values())).done(max(rows.values()))
+
+    @property
+    def _is_in_step(self) -> bool:
+        """Whether no row before is missing, where there is a sequence."""
+        if not self._worker_rows:
+            return not self._missed
+        return are_in_step(self._readers, self._worker_rows)
+
     def _reader(self, worker: int, num_workers: int) -> Reader:
         """Give the part of the sequence that a worker of this rank has from here on."""
         assert self._interleaving is not None
         assert self._tail is not None
+        self._settle()
+        told = self._worker_info_override
+        if told is not None:
+            worker, num_workers = told.id, told.num_workers
         return Reader(
             self._interleaving,
             self._tail,
             self._resume_done,
             self._rank * num_workers + worker,
             self._world_size * num_workers,
+            self._missed[worker::num_workers],
         )
 
     def _is_uniform(self, counts: list[int]) -> bool:
@@ -156,7 +191,7 @@ class Checkpoints(Fields):
                 "pack_buffers": packs,
             }
         if self._interleaving is not None:
-            samples = self._interleaving.counts(self._resume_done)
+            samples = self._interleaving.counts(self._done)
             positions = list(samples)
             if self._worker_rows:
                 state["workers"] = dict(self._worker_rows)
@@ -192,7 +227,7 @@ class Checkpoints(Fields):
             self._check_keys(state, PACKING_KEYS, "{key} mismatch in worker checkpoint")
             self._commit_packs(state)
         elif self._interleaving is not None:
-            self._commit_rows(state["workers"])
+            self._worker_rows |= state["workers"]
         else:
             self._commit_samples(state)
         self._consumer_checkpoint_requires_uniform |= require_uniform
@@ -226,15 +261,6 @@ class Checkpoints(Fields):
             self._resume_positions[split] = max(current, int(position))
         self._resume_offset = min(map(self._samples, range(self._num_splits)))
 
-    def _commit_rows(self, workers: dict[int, int]) -> None:
-        self._worker_rows |= workers
-        readers = self._readers
-        rows = [self._worker_rows.get(k, 0) for k in range(len(readers))]
-        done = done_by_all(readers, rows)
-        self._is_in_step = done is not None
-        if done is not None:
-            self._resume_done = done
-
     def load_state_dict(self, state: State, *, strict: bool | None = None) -> None:
         """Go on where a state dict was made, in this library or LanceDB, by any topology.
 
@@ -266,8 +292,7 @@ class Checkpoints(Fields):
             counts = samples
             if not isinstance(samples, list):
                 counts = [int(samples)] * self._num_splits
-            self._resume_done = self._interleaving.done(counts)
-            self._worker_rows, self._is_in_step = {}, True
+            self._start_sequence(self._interleaving.done(counts))
         self._consumer_checkpoint_requires_uniform = False
         if is_packed:
             self._pack_consumed = [int(count) for count in samples]

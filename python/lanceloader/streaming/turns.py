@@ -154,14 +154,11 @@ class Blocks:
 class Sequence:
     """Rows of a sequence that all readers share, whatever splits they are of."""
 
-    def __init__(
-        self, dataset: Reading, reader: Reader, number: int, *, is_worker: bool
-    ) -> None:
+    def __init__(self, dataset: Reading, reader: Reader, number: int) -> None:
         """Begin where the dataset stands, as worker ``number`` of its rank."""
         self.dataset = dataset
         self.reader = reader
         self.number = number
-        self.is_worker = is_worker
 
     def streams(self) -> list[Stream]:
         """Give the rows of this reader, in as many streams as it reads splits."""
@@ -172,8 +169,6 @@ class Sequence:
     def of(self, pipeline: Pipeline) -> Iterator[Any]:
         """Give the rows."""
         dataset, turns = self.dataset, len(pipeline.streams)
-        if not self.is_worker:
-            dataset._worker_rows = {}
         for taken in range(self.reader.num_rows):
             i = taken % turns
             pipeline.ensure(i)
@@ -181,8 +176,6 @@ class Sequence:
             pipeline.advance(i)
             pipeline.took(i, 1, position + 1)
             dataset._worker_rows[self.number] = taken + 1
-            if not self.is_worker:
-                dataset._resume_done = self.reader.done(taken + 1)
             if i == turns - 1 or taken + 1 == self.reader.num_rows:
                 dataset._publish(pipeline.gauges())
             yield row
