@@ -188,6 +188,16 @@ def test_errors_are_those_of_lancedb(shared, options):
             assert fragment in text.replace("exactly one output", "one output")
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_reads_of_no_rows_are_refused(shared, size):
+    """LanceDB's would hang."""
+    with pytest.raises(ValueError, match="read_batch_size must be greater than 0"):
+        StreamingDataset(shared, read_batch_size=size)
+    for library in (ours, theirs):
+        with pytest.raises(TypeError):
+            library.StreamingDataset(shared, io_queue_depth=None)
+
+
 def test_no_splits_are_refused(shared):
     with pytest.raises(ValueError, match="num_splits 0"):
         StreamingDataset(shared, num_splits=0)
@@ -397,15 +407,6 @@ def test_the_queue_of_transformed_rows_is_bounded(shared, depth):
     seen = [dataset.prefetch_queue_depth for _ in dataset]
     assert max(seen) <= 2 * depth * 5
     assert len(seen) == 100
-
-
-def test_other_tables_than_lancedbs(shared, tmp_path):
-    """Anything that a permutation takes."""
-    uri = f"{shared._conn.uri}/t.lance"
-    wanted = list(StreamingDataset(shared, num_splits=2, transform=ids_of))
-    for table in (uri, shared.to_arrow(), shared.search(None).limit(200)):
-        made = StreamingDataset(table, num_splits=2, transform=ids_of)
-        assert list(made) == wanted
 
 
 def test_a_dataset_is_pinned(db):

@@ -100,6 +100,22 @@ def test_a_function_that_says_no_raises(shared):
     assert all(isinstance(error, BadRowError) for error in asked)
 
 
+class Steps(list):
+    """A transform that is false, for it has no steps."""
+
+    def __call__(self, batch):
+        rows = ids_of(batch)
+        for step in self:
+            rows = [step(row) for row in rows]
+        return rows
+
+
+def test_a_transform_may_be_false(shared):
+    for library in (ours, theirs):
+        dataset = library.StreamingDataset(shared, shuffle=False, transform=Steps())
+        assert list(dataset) == list(range(100))
+
+
 @pytest.mark.parametrize("policy", ["skip", "warn", lambda error: True])
 def test_a_wrong_number_of_rows_is_never_skipped(shared, policy):
     for transform in (lambda batch: [], lambda batch: [1] * (batch.num_rows + 1)):

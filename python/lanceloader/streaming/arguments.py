@@ -71,6 +71,19 @@ def check_positive(name: str, value: int | None) -> None:
         raise ValueError(message)
 
 
+def check_required(name: str, value: int) -> None:
+    """Check a count.
+
+    Raises:
+        TypeError: If it is left out.
+        ValueError: If it is 0 or less.
+    """
+    if value is None:
+        message = f"{name} None: wanted a number greater than 0"
+        raise TypeError(message)
+    check_positive(name, value)
+
+
 def check_packing(
     *,
     num_splits: int,

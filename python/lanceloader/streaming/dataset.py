@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 from lanceloader import streaming
 from lanceloader.options import bytes_of
 from lanceloader.plan_table import PlanTable
-from lanceloader.sources import open_source, pinned_source
+from lanceloader.sources import pinned_source
 from lanceloader.streaming import arguments
 from lanceloader.streaming.arguments import (
     _EPOCH_PRIME,
@@ -21,7 +21,7 @@ from lanceloader.streaming.arguments import (
 from lanceloader.streaming.interleaving import Interleaving
 from lanceloader.streaming.packing import estimated_blocks
 from lanceloader.streaming.reading import Reading
-from lanceloader.streaming.travelling import Travelling
+from lanceloader.streaming.travelling import Travelling, opened_once, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +96,8 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
 
         Args:
             table: A LanceDB table, or anything else that ``Permutation.identity`` takes.
-                Pinned to the version it is at now.
+                Pinned to the version it is at now. A query is asked once, a stream read once,
+                and the rows are kept in memory.
             num_splits: The number of splits; by default ``world_size``. It must be divisible
                 by ``world_size``, and by that times the number of workers, unless ``tail`` is
                 given. A number with many divisors, as 48, leaves the choice of both open.
@@ -147,6 +148,8 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
 
         Raises:
             ValueError: If arguments do not fit each other or the table.
+            TypeError: If ``io_queue_depth`` or ``read_batch_size`` is ``None``.
+            RuntimeError: If ``table`` is no table.
             OverflowError: If seed or epoch are negative.
             KeyError: If the column to pack does not exist.
         """
@@ -162,8 +165,10 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         if shuffle_seed is None:
             shuffle_seed = streaming.random.randrange(2**32)
         arguments.check_topology(num_splits, rank, world_size, tail)
-        arguments.check_positive("io_queue_depth", io_queue_depth)
+        arguments.check_required("io_queue_depth", io_queue_depth)
+        arguments.check_required("read_batch_size", read_batch_size)
         arguments.check_positive("transform_parallelism", transform_parallelism)
+        table = opened_once(table)
         arguments.check_packing(
             num_splits=num_splits,
             pack_sequences=pack_sequences,
@@ -327,9 +332,3 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             ValueError: At the first row, if splits do not divide among the workers.
         """
         return self._iter()
-
-
-def schema_of(table: Any) -> pa.Schema:
-    """Give the columns of anything that is a table."""
-    schema = getattr(table, "schema", None)
-    return open_source(table).schema if schema is None else schema

@@ -128,7 +128,10 @@ class Reading(Counting, Checkpoints, OneIterator):
             max_ready_rows=None if depth is None else depth * self._read_batch_size,
             max_bytes=self._max_buffered_bytes,
         )
-        kind: Kind = Rows(self._transform or streaming.Transforms.arrow2python)
+        transform = self._transform
+        if transform is None:
+            transform = streaming.Transforms.arrow2python
+        kind: Kind = Rows(transform)
         if self._pack_sequences is not None:
             kind = Documents(self._eos_id)
         transforming = Transforming(kind, self._on_transform_error, self._filling, self)

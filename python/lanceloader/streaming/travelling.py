@@ -166,6 +166,29 @@ def portable(state: State) -> State:
     return state | values | {"_consumer_iterator_lease": None}
 
 
+def opened_once(table: Any) -> Any:
+    """Give what has the same rows whenever it is opened: LanceDB's tables do, at a version.
+
+    A stream gives its rows once, and a query may give others next time.
+    """
+    if any(
+        is_a(table, "lancedb", name)
+        for name in ("LanceTable", "RemoteTable", "AsyncTable")
+    ):
+        return table
+    try:
+        return open_source(table)
+    except TypeError:
+        # The builder refuses it, as LanceDB's.
+        return table
+
+
+def schema_of(table: Any) -> pa.Schema:
+    """Give the columns of anything that is a table."""
+    schema = getattr(table, "schema", None)
+    return schema if isinstance(schema, pa.Schema) else open_source(table).schema
+
+
 def name_of(table: Any) -> str:
     """Give the name of a table; a connection factory is given it."""
     name = getattr(table, "name", None)

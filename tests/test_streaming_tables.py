@@ -1,0 +1,127 @@
+"""``StreamingDataset`` over what is no table of LanceDB's: opened once, and pinned as that."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import partial
+
+import lance
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import tables
+from lanceloader.streaming import StreamingDataLoader, StreamingDataset
+from streams import ids_of, ours, outcome, theirs
+
+IDS = {"num_splits": 2, "transform": ids_of}
+
+
+@pytest.fixture
+def numbers(db):
+    return db.create_table("t", tables.narrow(40))
+
+
+def uri_of(table):
+    return f"{table._conn.uri}/t.lance"
+
+
+KINDS = {
+    "path": uri_of,
+    "lance": lambda table: lance.dataset(uri_of(table)),
+    "arrow": lambda table: table.to_arrow(),
+    "stream": lambda table: table.to_arrow().to_reader(7),
+    "polars": lambda table: table.to_polars().collect(),
+    "pandas": lambda table: table.to_pandas(),
+    "query": lambda table: table.search(None).limit(200),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_anything_that_a_permutation_takes(numbers, kind):
+    """At the rows that it has now, whatever becomes of it, here and elsewhere."""
+    dataset = StreamingDataset(KINDS[kind](numbers), **IDS)
+    epochs = [
+        list(theirs.StreamingDataset(numbers, epoch=epoch, **IDS)) for epoch in (0, 1)
+    ]
+    numbers.delete("id < 10")
+    numbers.add(tables.narrow(50).slice(40))
+    travelled = [pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)]
+    for each in (dataset, *travelled):
+        assert list(each) == epochs[0]
+        each.set_epoch(1)
+        assert list(each) == epochs[1]
+    dataset.reset()
+    batches = StreamingDataLoader(
+        dataset,
+        batch_size=4,
+        num_workers=1,
+        collate_fn=list,
+        multiprocessing_context="fork",
+    )
+    assert [row for batch in batches for row in batch] == epochs[1]
+
+
+class Query:
+    """A query that counts how often it is asked."""
+
+    def __init__(self, data):
+        self.data = data
+        self.asked = 0
+
+    def to_arrow(self):
+        self.asked += 1
+        return self.data
+
+
+@pytest.mark.parametrize("filter", [None, "id >= 0"])
+def test_a_query_is_asked_once(filter):
+    query = Query(tables.narrow(20))
+    dataset = StreamingDataset(query, filter=filter, **IDS)
+    assert query.asked == 1
+    rows = list(dataset)
+    dataset.set_epoch(1)
+    assert sorted(rows) == sorted(dataset) == list(range(20))
+    assert len(list(pickle.loads(pickle.dumps(dataset)))) == 0
+    assert query.asked == 1
+
+
+DOCUMENTS = {"tokens": [[1, 2], [3]]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pa.table,
+        pl.DataFrame,
+        pd.DataFrame,
+        lambda data: Query(pa.table(data)),
+        lambda data: pa.table(data).to_reader(),
+    ],
+    ids=["arrow", "polars", "pandas", "query", "stream"],
+)
+@pytest.mark.parametrize("blocks", [1, "auto"])
+@pytest.mark.filterwarnings("ignore:blocks_per_epoch='auto':UserWarning")
+def test_anything_is_packed(make, blocks):
+    dataset = StreamingDataset(
+        make(DOCUMENTS),
+        shuffle=False,
+        pack_sequences=5,
+        eos_id=9,
+        pad_id=0,
+        blocks_per_epoch=blocks,
+        columns=["tokens"],
+    )
+    (block,) = dataset
+    assert block["input_ids"].tolist() == [1, 2, 9, 3, 9]
+
+
+@pytest.mark.parametrize("table", [None, 3], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_splits": 3, "world_size": 2}], ids=str)
+def test_what_is_no_table(table, options):
+    found, wanted = (
+        outcome(partial(library.StreamingDataset, table, **options))
+        for library in (ours, theirs)
+    )
+    assert found[0] is wanted[0]
