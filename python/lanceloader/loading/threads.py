@@ -202,8 +202,9 @@ class _Work(Generic[Item, Result]):
         with self.lock:
             self.num_taken += 1
             self.jobs.append(job)
-            if job.is_done:
-                self.is_over = True
+            self.is_over = self.is_over or job.is_done
+            # Whoever waits for the first in line may have waited before it was there.
+            if job.is_done or len(self.jobs) == 1:
                 self.done.notify_all()
         return None if job.is_done else job
 
