@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import lanceloader as ll
+import lanceloader.torch
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,6 +13,11 @@ from lanceloader.loading import threads
 from lanceloader.loading.transforming import transformed
 
 LIMIT_S = 30
+
+
+def stops(batch):
+    """What a user's ``next`` without a default does."""
+    return next(iter(()))
 
 
 def table(num_rows):
@@ -71,3 +77,45 @@ def test_a_loader_whose_transform_hangs_from_the_start():
     error = outcome_of(lambda: list(loader))
     hang.set()
     assert isinstance(error, TimeoutError), error
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+@pytest.mark.parametrize("where", ["transform", "collate", "with_transform"])
+def test_a_function_that_stops_is_an_error_and_no_end(where, on_error, threads):
+    """An epoch that ends early without a word is training on half of the rows."""
+    perm = table(12).with_format("arrow")
+    options = {"transform_threads": threads}
+    if on_error != "raise":
+        options |= {"transform": lambda batch: [*batch["id"].to_pylist()]}
+        options |= {"on_error": lambda error: False}
+    if where == "with_transform":
+        perm = perm.with_transform(stops)
+    else:
+        options[where] = stops
+    loader = perm.loader(4, **options)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(loader)
+    assert loader.state_dict()["position"] == 0
+
+
+def test_a_format_that_stops_is_an_error_wherever_rows_are_asked_for():
+    perm = table(12).with_transform(stops)
+    for read in (
+        lambda: list(perm.iter(4)),
+        lambda: perm.take_offsets([1]),
+        lambda: perm.__getitems__([1]),
+        lambda: perm[2:4],
+        lambda: perm.loader(4, collate=len).headspace(after=5),
+    ):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            list(read())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_collate_function_of_torch_that_stops_is_an_error(num_workers):
+    loader = ll.torch.DataLoader(
+        table(12), 4, collate_fn=stops, num_workers=num_workers
+    )
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(loader)

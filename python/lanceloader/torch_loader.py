@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset
 from lanceloader.loading import Loader
 from lanceloader.loading.iterating import register_as_dataset
 from lanceloader.loading.running import Running
+from lanceloader.loading.threads import loud
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -185,7 +186,8 @@ class DataLoader(TorchLoader[Any]):
         """Start workers, or those that stay, at a place."""
         self._start = start
         if self._signal is not None:
-            numbers = self.dataset.epoch, start.epoch, start.position
+            first = self.dataset.epoch if start.first is None else start.first
+            numbers = first, start.epoch, start.position
             told = [-1 if number is None else number for number in numbers]
             self._signal.copy_(torch.tensor(told))
         slots: Iterator[Any] = super().__iter__()
@@ -210,27 +212,37 @@ class DataLoader(TorchLoader[Any]):
         if at is None:
             return
         slots = self._workers(at)
-        places = itertools.chain.from_iterable(
-            map(loader._places, itertools.chain([at], epochs))
-        )
+        last, num_given = at, 0
+
+        def each_place() -> Iterator[At]:
+            nonlocal last, num_given
+            for last in itertools.chain([at], epochs):
+                num_given, num_batches = 0, 0
+                for num_batches, place in enumerate(loader._places(last), 1):
+                    yield place
+                loader._check_endless(last, num_batches, num_given)
+
+        places = each_place()
         # Copies to a device are made ahead of what is handed out.
         ahead: deque[At] = deque()
 
         def served() -> Iterator[Any]:
+            nonlocal num_given
             for slot in slots:
                 place = next(places)
                 if not isinstance(slot, LeftOut):
+                    num_given += 1
                     ahead.append(place)
                     yield slot
 
         for value in loader._finish.copied(served(), running):
-            at = ahead.popleft()
-            loader._reached(at, running)
+            loader._reached(ahead.popleft(), running)
             yield value
-        if next(places, None) is not None:
-            message = f"workers ended at position {at.position} of epoch {at.epoch}: wanted more"
+        missing = next(places, None)
+        if missing is not None:
+            message = f"workers ended before position {missing.position} of epoch {missing.epoch}"
             raise RuntimeError(message)
-        loader._reached(loader._end(at), running)
+        loader._ended(loader._end(last), running)
 
 
 class InWorker(IterableDataset[Any]):
@@ -241,6 +253,7 @@ class InWorker(IterableDataset[Any]):
         self._loader._start = start
         self._loader._signal = signal
         self._loader._progress = False
+        self._loader._sign = LeftOut()
         self._loader._finish = loader._finish.elsewhere()
 
     def __iter__(self) -> Iterator[Any]:
@@ -254,8 +267,9 @@ class InWorker(IterableDataset[Any]):
             skipped = counts.batches_skipped
             yield from itertools.repeat(LeftOut(), skipped - told)
             told = skipped
-            yield batch
-        yield from itertools.repeat(LeftOut(), counts.batches_skipped - told)
+            # The sign of the loader says that an epoch is over, and is no batch of it.
+            if not isinstance(batch, LeftOut):
+                yield batch
 
 
 class LeftOut:
@@ -271,7 +285,7 @@ class Collate:
     def __call__(self, batch: Any) -> Any:
         if self._call is None or isinstance(batch, LeftOut):
             return batch
-        return self._call(batch)
+        return loud(self._call)(batch)
 
 
 class Steps:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from lanceloader.loading.threads import loud
 from lanceloader.loading.transforming import Policy, transformed
 from lanceloader.numbers import count
 
@@ -82,7 +83,8 @@ class Finish:
     ) -> Iterator[Any]:
         """Give finished batches, in order; ``first`` is the number of the first one, for messages."""
         if not self._is_called:
-            values: Iterator[Any] = map(running.timed("format", served.convert), raw)
+            convert = loud(running.timed("format", served.convert))
+            values: Iterator[Any] = map(convert, raw)
         else:
             values = transformed(
                 raw,
@@ -97,7 +99,8 @@ class Finish:
             running.lined_up(values)
             values = running.in_line(values)
         if self.collate is not None and (self.by_row or not self._is_called):
-            values = map(running.timed("format", self.collate, "collate"), values)
+            collate = loud(running.timed("format", self.collate, "collate"))
+            values = map(collate, values)
         return self.copied(values, running)
 
     def copied(self, values: Iterator[Any], running: Running) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Ordered"]
+__all__ = ["Ordered", "loud", "plain"]
 
 # A daemon that is inside C++ or Rust when the interpreter goes takes the process down with an
 # abort. Most calls are done within this time; one that hangs delays exit by no more.
@@ -250,10 +250,7 @@ class _Work(Generic[Item, Result]):
             if self.is_stopped:
                 raise StopIteration
             item = next(self.items)
-        try:
-            return self.call(item)
-        except (StopIteration, GeneratorExit) as error:
-            raise plain(error) from error
+        return loud(self.call)(item)
 
     def stop(self) -> None:
         with self.lock:
@@ -274,6 +271,18 @@ class _Work(Generic[Item, Result]):
         if close is not None:
             with contextlib.suppress(Exception):
                 close()
+
+
+def loud(call: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """Make a function raise what does not end a loop that calls it as if all had gone well."""
+
+    def loud(item: Item) -> Result:
+        try:
+            return call(item)
+        except (StopIteration, GeneratorExit) as error:
+            raise plain(error) from error
+
+    return loud
 
 
 def plain(error: BaseException) -> BaseException:

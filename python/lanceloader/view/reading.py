@@ -18,6 +18,7 @@ from lanceloader.formats import (
     transform_of,
 )
 from lanceloader.formats.python import LazyRows
+from lanceloader.loading.threads import loud
 from lanceloader.numbers import count
 from lanceloader.transforms import Transforms
 from lanceloader.view.columns import ColumnVerbs
@@ -313,7 +314,8 @@ class Reading(ColumnVerbs):
                 return convert(batch)
             return transform(self._record_batch(batch))
 
-        return hand_out
+        # Whoever asks may be in a loop, which must not end without a word.
+        return loud(hand_out)
 
     def _record_batch(self, batch: Any) -> pa.RecordBatch:
         """Import a batch; give it buffers of its own if what is made of it may be written to."""
