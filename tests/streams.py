@@ -72,6 +72,16 @@ def some(dataset, count):
     return rows
 
 
+def advance(dataset, begun, may_end):
+    """Take some rows in a process of its own, and wait there."""
+    iterator = iter(dataset)
+    for _ in range(20):
+        next(iterator)
+    begun.set()
+    assert may_end.wait(60)
+    iterator.close()
+
+
 def outcome(call):
     """What a call gives, or the type and text of what it raises."""
     try:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import itertools
+import multiprocessing
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import lancedb
 import pytest
 import tables
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import LIBRARIES, ids_of, tokens_table
+from streams import LIBRARIES, Worker, advance, ids_of, tokens_table
 
 # Of machines with few CPUs.
 pytestmark = pytest.mark.filterwarnings(
@@ -218,3 +220,76 @@ def test_closing_lets_go_of_rows(shared, tail):
         assert Row.alive == 0
     finally:
         gc.enable()
+
+
+# What is counted.
+
+
+# LanceDB does not survive a fork.
+@pytest.mark.parametrize(
+    ("library", "start"),
+    [
+        ("ours", "fork"),
+        pytest.param("ours", "spawn", marks=pytest.mark.slow),
+        pytest.param("theirs", "spawn", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("override", [None, Worker(1, 2)])
+def test_a_process_shows_what_it_counts(shared, library, start, override):
+    """Not only workers of torch's loader, and while it reads."""
+    dataset = LIBRARIES[library].StreamingDataset(
+        shared, num_splits=4, transform=ids_of, worker_info_override=override
+    )
+    context = multiprocessing.get_context(start)
+    begun, may_end = context.Event(), context.Event()
+    process = context.Process(target=advance, args=(dataset, begun, may_end))
+    process.start()
+    try:
+        assert begun.wait(20)
+        assert dataset.consumed_rows == 20
+        assert dataset.bytes_loaded > 0
+        assert dataset.fetch_time > 0
+    finally:
+        may_end.set()
+        process.join()
+    assert process.exitcode == 0
+    assert dataset.prefetch_queue_depth == 0
+    # It goes on where it stands here.
+    assert next(iter(dataset)) is not None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_ends_late_is_counted(shared, library, monkeypatch):
+    """Reads that outlive a broken-off iteration."""
+    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.0)
+    module = LIBRARIES[library]
+    first, may_read = threading.Event(), threading.Event()
+    take = module.Permutation.__getitems__
+    read = []
+
+    def late(permutation, positions):
+        if first.is_set():
+            assert may_read.wait(60)
+        first.set()
+        batch = take(permutation, positions)
+        read.append(batch.nbytes)
+        return batch
+
+    monkeypatch.setattr(module.Permutation, "__getitems__", late)
+    before = set(threading.enumerate())
+    dataset = module.StreamingDataset(
+        shared, read_batch_size=10, io_queue_depth=3, transform=ids_of
+    )
+    iterator = iter(dataset)
+    rows = [next(iterator)]
+    if library == "theirs":
+        # It waits for them.
+        may_read.set()
+    iterator.close()
+    may_read.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert len(read) >= 3
+    rows += dataset
+    assert len(rows) == 100
+    assert dataset.bytes_loaded == sum(read)

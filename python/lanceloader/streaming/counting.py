@@ -43,6 +43,7 @@ class Counting(Fields):
         self._worker_stats = streaming.RawArray(ctypes.c_int64, slots * NUM_CELLS + 1)
         self._stats_lock = streaming.threading.Lock()
         self._stats_slot = 0
+        self._stats_home = streaming.os.getpid()
         self._bytes_loaded = self._rows_skipped = self._rows_filled = 0
         self._fetch_time = self._transform_time = 0.0
         self._forget_pipeline()
@@ -54,8 +55,17 @@ class Counting(Fields):
         self._split_sizes_ref = None
         self._local_consumed_ref = None
 
+    @property
+    def _is_away(self) -> bool:
+        """Whether another process than this one made the counters, and may look at them."""
+        return self._stats_home != streaming.os.getpid()
+
     def _begin_run(self, worker: Any) -> None:
         """Go on counting where this worker, or this process, stopped."""
+        with self._stats_lock:
+            self._take_slot(worker)
+
+    def _take_slot(self, worker: Any) -> None:
         cells, slots = self._worker_stats, len(self._worker_stats) // NUM_CELLS
         number = getattr(worker, "id", 0)
         # All workers of a run of torch's loader have this in common, and no other run.
@@ -87,9 +97,28 @@ class Counting(Fields):
             self._transform_time += transform_time
             self._rows_skipped += rows_skipped
             self._rows_filled += rows_filled
+            if self._raw_batches_ref is None:
+                # This outlived its iteration; the next goes on from the cells.
+                more = (
+                    *(bytes_loaded, int(fetch_time * MICROSECONDS)),
+                    *(int(transform_time * MICROSECONDS), rows_skipped, rows_filled),
+                )
+                first = self._stats_slot * NUM_CELLS
+                for cell, value in enumerate(more, first + BYTES):
+                    self._worker_stats[cell] += value
 
     def _publish(self, gauges: Gauges) -> None:
         """Show other processes how far this one is."""
+        with self._stats_lock:
+            self._write(gauges)
+
+    def _end_run(self, gauges: Gauges) -> None:
+        """Show how far an iteration has come that is over."""
+        with self._stats_lock:
+            self._write(gauges)
+            self._forget_pipeline()
+
+    def _write(self, gauges: Gauges) -> None:
         first = self._stats_slot * NUM_CELLS
         self._worker_stats[first : first + RUN] = [
             gauges.unscanned,

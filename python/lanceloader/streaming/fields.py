@@ -98,6 +98,7 @@ class Fields:
     _worker_stats: Any
     _stats_lock: Any
     _stats_slot: int
+    _stats_home: int
     _bytes_loaded: int
     _fetch_time: float
     _transform_time: float

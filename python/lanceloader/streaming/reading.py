@@ -99,8 +99,7 @@ class Reading(Counting, Checkpoints, OneIterator):
                     pipeline.fill(i)
                 yield from turns.of(pipeline)
             finally:
-                self._publish(pipeline.gauges(is_over=True))
-                self._forget_pipeline()
+                self._end_run(pipeline.gauges(is_over=True))
 
     def _turns(self, *, is_worker: bool) -> Rounds | Blocks | Sequence:
         """Say what is handed over, and in which turns."""

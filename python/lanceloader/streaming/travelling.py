@@ -120,6 +120,7 @@ class Travelling(Fields):
             value = state[name]
             if isinstance(value, list):
                 setattr(self, name, streaming.RawArray(ctypes.c_int64, value))
+                self._stats_home = streaming.os.getpid()
 
     def _has_recipe(self) -> bool:
         """Whether seed, epoch and version are enough to build the permutation quickly."""

@@ -23,6 +23,7 @@ class Rounds:
         self.dataset = dataset
         self.splits = splits
         self.is_worker = is_worker
+        self.is_watched = is_worker or dataset._is_away
         self.samples = [dataset._samples(split) for split in splits]
 
     def streams(self) -> list[Stream]:
@@ -81,10 +82,13 @@ class Rounds:
         return row
 
     def _note(self, pipeline: Pipeline, samples: int) -> None:
-        """Say how far all splits are. Here nobody need be told: who asks looks at the queues."""
-        if self.is_worker:
+        """Say how far all splits are.
+
+        Where the counters were made nobody need be told: who asks looks at the queues.
+        """
+        if self.is_watched:
             self.dataset._publish(pipeline.gauges())
-        else:
+        if not self.is_worker:
             self.dataset._resume_offset = samples
 
 
