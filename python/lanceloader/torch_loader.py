@@ -217,9 +217,9 @@ class DataLoader(TorchLoader[Any]):
         def each_place() -> Iterator[At]:
             nonlocal last, num_given
             for last in itertools.chain([at], epochs):
-                num_given, num_batches = 0, 0
-                for num_batches, place in enumerate(loader._places(last), 1):
-                    yield place
+                num_given = 0
+                yield from loader._places(last)
+                num_batches = loader._way(last, 0).num_batches
                 loader._check_endless(last, num_batches, num_given)
 
         places = each_place()

@@ -45,6 +45,7 @@ def batches_of_helper(
     over: Callable[[Iterator[Any]], Iterator[Any]],
     running: Running,
     reached: Callable[[At], None],
+    ended: Callable[[At], None],
 ) -> Iterator[Any]:
     """Give the batches of a loader that a helper process iterates.
 
@@ -53,6 +54,7 @@ def batches_of_helper(
         over: What is done here with what comes from there, in order.
         running: Takes what the helper says of what it did.
         reached: Takes where training stands, before each batch is handed over.
+        ended: Takes it behind the last one.
 
     Raises:
         TypeError: If a function of the loader does not pickle.
@@ -73,14 +75,14 @@ def batches_of_helper(
             yield item
         told.append(items.statistics)
 
-    def take() -> None:
+    def take() -> At:
         at, stats = told.popleft()
         if stats is not None:
             running.told(stats)
-        reached(at)
+        return at
 
     with closing(items):
         for value in over(noted()):
-            take()
+            reached(take())
             yield value
-        take()
+        ended(take())

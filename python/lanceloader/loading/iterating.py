@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._progress import check_bar, progress_over
-from lanceloader.errors import DegradedWarning
+from lanceloader.loading.iteration import Iteration
 from lanceloader.loading.share import Share, share_of
 from lanceloader.loading.state import At, Way
 from lanceloader.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from lanceloader.loading.finishing import Finish
     from lanceloader.loading.running import Running
@@ -50,7 +49,9 @@ class Iterating:
         self._progress = progress
         self._in_process = in_process
         self._is_advancing = False
-        self._at = self._start = At(None, 0)
+        self._at = self._start = self._first_place()
+        self._is_renumbered = False
+        """Whether another epoch was set since the last iteration was asked for."""
         self._running: Running | None = None
         """The iteration that was begun last."""
         self._leading: Running | None = None
@@ -60,6 +61,8 @@ class Iterating:
         self._trace: Trace | None = None
         self._signal: Any = None
         """Shared memory in which another process says where to start."""
+        self._sign: Any = None
+        """Given behind each epoch, to who must know of epochs without batches."""
         if progress:
             check_bar()
         steps.together(self.world)
@@ -100,8 +103,9 @@ class Iterating:
         """Say where the epochs of an iteration begin that was asked for."""
         start = self._signalled()
         if start is None:
-            start, self._start = self._start, At(self.epoch, 0)
+            start, self._start = self._start, self._first_place()
             self._at, self._asked_last = start, running
+            self._is_renumbered = False
         self._running = self._leading = running
         return self._epochs(start)
 
@@ -110,12 +114,36 @@ class Iterating:
         if self._asked_last is not running:
             return starts
         self._asked_last = None
-        return starts if self._leading is running else self._asked(running)
+        is_as_asked = self._leading is running and not self._is_renumbered
+        return starts if is_as_asked else self._asked(running)
 
     def _begin_at(self, at: At) -> None:
         self._start = self._at = at
         # An iteration that goes on no longer says where training stands.
         self._leading = None
+        self._is_renumbered = False
+
+    def _renumbered(self) -> None:
+        """Begin the next iteration with the epoch that was set, unless its place is in it."""
+        before, place = self._start, self._first_place()
+        if self._serves(before.epoch):
+            self._start = replace(before, first=place.first)
+            self._at = self._start if self._at == before else self._at
+            return
+        # An iteration that goes on says where training stands with its next batch.
+        self._start = self._at = place
+        self._is_renumbered = True
+
+    @property
+    def _has_several(self) -> bool:
+        """Whether an iteration has some epochs, numbered from one on."""
+        return self._steps.epochs not in (1, None)
+
+    def _first_place(self) -> At:
+        """Give where the epoch that was set begins."""
+        return At(
+            self.epoch, 0, first=self._first_epoch() if self._has_several else None
+        )
 
     def _check_turn(self, at: At) -> None:
         if at.turn is not None:
@@ -153,17 +181,22 @@ class Iterating:
 
     def _epochs(self, start: At) -> Iterable[At]:
         """List where each epoch of an iteration begins."""
-        if self._steps.epochs == 1:
+        num_epochs = self._steps.epochs
+        if num_epochs == 1:
             return [start]
-        first = self._first_epoch() if start.epoch is None else start.epoch
-        rest: Iterable[int] = itertools.count(first + 1)
-        if self._steps.epochs is not None:
-            end = self._first_epoch() + self._steps.epochs
-            if first >= end:
-                return []
-            rest = range(first + 1, end)
-        begun = replace(start, epoch=first)
-        return itertools.chain([begun], (At(epoch, 0) for epoch in rest))
+        first = self._first_epoch() if start.first is None else start.first
+        epoch = first if start.epoch is None else start.epoch
+        if num_epochs is None:
+            return places_from(replace(start, epoch=epoch), itertools.count(epoch + 1))
+        end = first + num_epochs
+        begun = replace(start, epoch=epoch, first=first)
+        if first <= epoch < end:
+            return places_from(begun, range(epoch + 1, end))
+        message = (
+            f"a state of epoch {epoch}, but this loader serves epochs {first} to {end - 1}: "
+            "wanted set_epoch() of the first one of that iteration"
+        )
+        return refused(message)
 
     def _batches(self, starts: Iterable[At], running: Running) -> Iterator[Any]:
         """Give the batches of all epochs of an iteration."""
@@ -174,14 +207,44 @@ class Iterating:
             return
         worker, num_workers = worker_of() or (0, 1)
         turn = None
+        num_without = 0
         for start in begun:
             if turn is None:
                 of_state = start.turn
                 turn = worker if of_state is None else of_state.checked(num_workers)
             way = self._way(start, turn)
-            yield from self._epoch(way, self._following(start.epoch), running)
+            given = yield from self._epoch(way, self._following(start.epoch), running)
             # Workers take turns across epochs, so that batches stay in order.
             turn -= way.num_batches
+            num_without = 0 if given else num_without + (start.position == 0)
+            if self._sign is not None:
+                yield self._sign
+            # Within as many epochs as there are workers, each has one of their batches.
+            elif num_without == num_workers:
+                self._check_endless(start, way.num_batches, 0)
+            self._check_endless(start, way.num_batches, way.num_batches)
+
+    def _check_endless(self, start: At, num_batches: int, num_given: int) -> None:
+        """Refuse to go on forever without a batch, after one whole epoch of none.
+
+        Raises:
+            ValueError: If no epoch will ever be the last one.
+        """
+        if self._steps.epochs is not None or start.position or num_given:
+            return
+        units = self._served.num_units(start.epoch)
+        steps = self._steps
+        why = (
+            f"all {num_batches:,} were left out"
+            if num_batches
+            else f"global_batch_size={self.global_batch_size}, "
+            f"drop_last={steps.drop_last}, tail={steps.tail!r}"
+        )
+        message = (
+            f"epoch {start.epoch} has no batch of its {units:,} {self._served.unit}s ({why}): "
+            "wanted at least one, as an iteration of epochs=None would never end"
+        )
+        raise ValueError(message)
 
     def _by_helper(self, start: At, running: Running) -> Iterator[Any]:
         """Give the batches of all epochs of an iteration, which a helper process makes."""
@@ -197,6 +260,7 @@ class Iterating:
             lambda values: self._finish.copied(values, running),
             running,
             lambda at: self._reached(at, running),
+            lambda at: self._ended(at, running),
         )
         total = None if self._steps.epochs is None else len(self)
         step = start.position // self.global_batch_size
@@ -231,8 +295,12 @@ class Iterating:
 
     def _epoch(
         self, way: Way, following: int | None, running: Running
-    ) -> Iterator[Any]:
-        """Give what is left of an epoch; of workers, this one begins with batch ``turn``."""
+    ) -> Generator[Any, None, int]:
+        """Give what is left of an epoch; of workers, this one begins with batch ``turn``.
+
+        Returns:
+            How many batches were handed out.
+        """
         start, turn, num_workers = way.start, way.turn, way.num_workers or 1
         share = self._share(start.position, way.num_units).of_worker(turn, num_workers)
         then = None
@@ -247,11 +315,14 @@ class Iterating:
         total = first + share.num_batches
         bar = self._with_bar(values, what, first, total, running)
         skipped = running.counts.batches_skipped
-        for steps, value in enumerate(bar, 1):
+        steps = 0
+        for value in bar:
+            steps += 1
             done = steps + running.reached() - skipped
             self._reached(way.after(done), running)
             yield value
-        self._reached(way.end(), running)
+        self._ended(way.end(), running)
+        return steps
 
     def _places(self, start: At) -> Iterator[At]:
         """Say where training stands after each batch that is left of an epoch."""
@@ -275,33 +346,30 @@ class Iterating:
         if self._leading is running:
             self._at = at
 
+    def _ended(self, at: At, running: Running) -> None:
+        """Behind an epoch, the one that was set meanwhile is what comes next."""
+        self._reached(self._start if self._is_renumbered else at, running)
+
     def _watched(self, batches: Iterator[Any], running: Running) -> Iterator[Any]:
-        """Pass batches on, measure the waits, and say once what did not go as it should."""
-        try:
-            while True:
-                running.asked()
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    break
-                running.handed()
-                yield batch
-                if running.num_handed == 1:
-                    self._say(running)
-        finally:
-            running.ended()
-            self._say(running)
-
-    def _say(self, running: Running) -> None:
-        failure = running.stats().failure
-        if failure is not None and failure not in _SAID:
-            _SAID.add(failure)
-            message = f"rows were read in another way than explain() says: {failure}"
-            warnings.warn(message, DegradedWarning, stacklevel=3)
+        """Pass batches on, from any thread, and measure the waits."""
+        return Iteration(batches, running)
 
 
-_SAID: set[str] = set()
-"""What this process was warned of."""
+def places_from(begun: At, rest: Iterable[int]) -> Iterator[At]:
+    """Give a place, and where later epochs begin."""
+    yield begun
+    for epoch in rest:
+        yield At(epoch, 0, first=begun.first)
+
+
+def refused(message: str) -> Iterator[At]:
+    """Refuse a place when it is asked for: until then another epoch may be set.
+
+    Raises:
+        ValueError: Then.
+    """
+    yield from ()
+    raise ValueError(message)
 
 
 def worker_of() -> tuple[int, int] | None:

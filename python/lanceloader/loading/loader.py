@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 from lanceloader.loading.headspace import Headspace
 from lanceloader.loading.iterating import Iterating, register_as_dataset
 from lanceloader.loading.running import Running
-from lanceloader.loading.state import At, numbered, read_state, write_state
+from lanceloader.loading.state import numbered, read_state, write_state
 from lanceloader.loading.trace import Trace
 from lanceloader.numbers import count
 from lanceloader.stats import Stats
@@ -84,8 +84,7 @@ class Loader(Iterating):
         """
         before, self.epoch = self.epoch, count(epoch)
         self._is_advancing = before is not None and self.epoch == before + 1
-        if not self._serves(self._start.epoch):
-            self._begin_at(At(self.epoch, 0))
+        self._renumbered()
         return self
 
     def skip_batches(self, num_batches: SupportsIndex) -> Self:
@@ -125,11 +124,13 @@ class Loader(Iterating):
                 f"a state at position {at.position:,} of {units:,} {self._served.unit}s"
             )
             raise ValueError(message)
+        if self._steps.epochs != 1 and at.epoch is None:
+            at = numbered(at, self._served.plan())
         if self._steps.epochs == 1:
             self.epoch = at.epoch
-        elif at.epoch is None:
-            at = numbered(at, self._served.plan())
-        self._begin_at(at)
+        elif at.first is not None:
+            self.epoch = at.first
+        self._begin_at(at if self._has_several else replace(at, first=None))
 
     def __iter__(self) -> Iterator[Any]:
         # All epochs share the reader, and what it keeps.

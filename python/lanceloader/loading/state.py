@@ -28,11 +28,13 @@ class At:
         epoch: The epoch, or ``None`` for that of the permutation itself.
         position: Units of it that were served, by all ranks together.
         turn: In a worker process, when it is due.
+        first: Of several epochs in one iteration, the first.
     """
 
     epoch: int | None
     position: int
     turn: Turn | None = None
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,22 @@ class Way:
         done = steps * (num_workers or 1)
         position = self.start.position + done * self.global_batch_size
         if num_workers is None:
-            return At(self.start.epoch, min(self.num_units, position))
+            position = min(self.num_units, position)
+            return replace(self.start, position=position, turn=None)
         if done >= self.num_batches:
             return self.end()
-        return At(
-            self.start.epoch, position, Turn(self.turn % num_workers, num_workers)
-        )
+        turn = Turn(self.turn % num_workers, num_workers)
+        return replace(self.start, position=position, turn=turn)
 
     def end(self) -> At:
         """Give the place after the last batch, and what comes behind it."""
         epoch, num_workers = self.start.epoch, self.num_workers
         if num_workers is not None:
-            turn = (self.turn - self.num_batches) % num_workers
-            return At(epoch, self.num_units, Turn(turn, num_workers))
+            turn = Turn((self.turn - self.num_batches) % num_workers, num_workers)
+            return replace(self.start, position=self.num_units, turn=turn)
         # Without a number, the next epoch is one like this.
-        return At(epoch, 0 if epoch is None else self.num_units)
+        position = 0 if epoch is None else self.num_units
+        return replace(self.start, position=position, turn=None)
 
 
 def write_state(at: At, plan: dict[str, int | str]) -> dict[str, Any]:
@@ -112,6 +115,8 @@ def write_state(at: At, plan: dict[str, int | str]) -> dict[str, Any]:
     }
     if at.turn is not None:
         state["worker"] = [at.turn.worker, at.turn.num_workers]
+    if at.first is not None:
+        state["first_epoch"] = at.first
     return state
 
 
@@ -149,8 +154,12 @@ def read_state(state: Any, plan: dict[str, int | str]) -> At:
     if not is_count(position):
         message = f"a state at position {position!r}: wanted a whole number from 0 on"
         raise ValueError(message)
+    first: Any = state.get("first_epoch")
+    if "first_epoch" in state and not (is_count(first) and first <= (epoch or 0)):
+        message = f"a state with the first epoch {first!r}: wanted one up to {epoch}"
+        raise ValueError(message)
     check_plan(state["plan"], plan, is_numbered=epoch is not None)
-    return At(epoch, position, read_turn(state.get("worker")))
+    return At(epoch, position, read_turn(state.get("worker")), first)
 
 
 def read_turn(turn: Any) -> Turn | None:
