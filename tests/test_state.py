@@ -11,6 +11,7 @@ import shutil
 
 import lance
 import lanceloader as ll
+import pyarrow as pa
 import pytest
 import tables
 import torch
@@ -420,3 +421,27 @@ def test_any_damage_is_refused_or_harmless(path, change):
         assert loader.state_dict()["position"] == state["position"] <= ROWS
         if state.get("worker") is None:
             assert ids(loader) == wanted(view, state["epoch"] or 0)[state["position"] :]
+
+
+def test_data_in_memory_are_known_by_their_columns_and_rows():
+    """They have no files: the same numbers of rows alone are not the same rows."""
+    data = tables.narrow(10)
+    state = ll.open(data).loader(4).skip_batches(1).state_dict()
+    in_parts = pa.Table.from_batches(data.to_batches(max_chunksize=3))
+    loader = ll.open(in_parts).select_columns(["x"]).loader(3)
+    loader.load_state_dict(state)
+    assert len(list(loader)) == 2
+    others = [
+        data.rename_columns(["other", *data.column_names[1:]]),
+        data.select(["id", "x"]),
+        data.set_column(0, "id", data["id"].cast(pa.int32())),
+        tables.narrow(20),
+    ]
+    for other in others:
+        loader = ll.open(other).with_take(10).loader(4)
+        with pytest.raises(ValueError, match=r"tables: 'data of .* here"):
+            loader.load_state_dict(state)
+    wide = pa.table({f"a column of some length {k}": [1] for k in range(999)})
+    state = travelled(ll.open(wide).loader(1).state_dict())
+    assert len(json.dumps(state)) < 800
+    ll.open(wide).loader(1).load_state_dict(state)
