@@ -77,7 +77,8 @@ class Loader(Iterating):
 
         A shuffle that rows were filtered, split, sampled or sliced from afterwards is not made
         anew. Without a shuffle all epochs are the same. An iteration that gave a batch is not
-        changed. A place that ``load_state_dict`` set is kept if it is in this epoch.
+        changed, and its next batch says again where training stands. A place that
+        ``load_state_dict`` set is kept if it is in this epoch.
 
         Returns:
             This loader.
@@ -104,12 +105,16 @@ class Loader(Iterating):
         """Give where training stands: after the batch that was handed out last.
 
         Plain numbers and texts, equal on all ranks: for ``torch.save``, JSON and anything else.
-        It may be loaded at any ``world_size``, batch size and number of workers.
+        It may be loaded at any ``world_size``, batch size and number of workers. In the body of
+        the loop, what is left of the pass after its last batch is nothing; behind the loop, the
+        next pass begins, if epochs have no numbers.
         """
         return write_state(self._at, self._served.plan())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration where a state was taken. Constant time.
+
+        Of several epochs in one iteration the state knows the first, as ``set_epoch`` set it.
 
         Raises:
             ValueError: If the state is of other rows or of another order, saying what differs, or

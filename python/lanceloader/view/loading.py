@@ -193,7 +193,7 @@ class LoadVerbs(SequenceVerbs):
             seed: Chooses the order, with ``shuffle``; by default at random, but several ranks must
                 agree on one.
             epochs: How many epochs one iteration gives, from that of ``set_epoch`` or 0 on;
-                ``None`` never ends.
+                ``None`` never ends, unless a whole epoch had no batch, which is an error.
             rank: This process, in ``range(world_size)``; by default as ``torch.distributed``
                 says, if it is in use and ``shard`` was not.
             world_size: Number of processes that train together. 1 gives everything to each.
