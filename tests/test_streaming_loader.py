@@ -170,10 +170,13 @@ def test_a_packed_state_in_a_step_starts_no_loader(tokens):
         "blocks_per_epoch": 24,
         "num_splits": 4,
     }
-    dataset = StreamingDataset(tokens, **options)
-    some(dataset, 3)
-    with pytest.raises(RuntimeError, match="partial packed logical step"):
-        iter(loading(dataset, 0))
+    for library in (ours, theirs):
+        dataset = library.StreamingDataset(tokens, **options)
+        some(dataset, 3)
+        loader = library.StreamingDataLoader(dataset)
+        text = "StreamingDataLoader cannot start from a partial packed logical step"
+        with pytest.raises(RuntimeError, match=text):
+            iter(loader)
 
 
 # What is refused.

@@ -260,6 +260,16 @@ def test_an_epoch_is_estimated_as_that_of_a_new_dataset(db):
     assert blocks_of(dataset) == blocks_of(other)
 
 
+def test_an_estimate_warns_where_it_was_asked_for(db):
+    table = tokens_table(db, [[5]] * 9)
+    with pytest.warns(UserWarning, match="approximate") as made:
+        dataset = packed(table, "auto")
+    with pytest.warns(UserWarning, match="approximate") as begun:
+        dataset.set_epoch(1)
+    for warned in (made, begun):
+        assert [warning.filename for warning in warned] == [__file__]
+
+
 def test_the_namespace_warns(db, monkeypatch):
     """Programs replace ``warnings`` there."""
     seen = []

@@ -199,6 +199,14 @@ def test_packed_states_are_those_of_lancedb(tokens):
             some(dataset, 12)
         assert made[0].state_dict() == made[1].state_dict()
         assert made[0]._pack_buffers == made[1]._pack_buffers
+        assert made[0]._checkpoint_snapshot() == made[1]._checkpoint_snapshot()
+
+
+def test_tokens_between_blocks_may_be_set(tokens):
+    for library in (ours, theirs):
+        dataset = library.StreamingDataset(tokens, **packing())
+        dataset._pack_buffers = {0: {"tokens": [7, 8], "starts": [0]}}
+        assert next(iter(dataset))["input_ids"][:2].tolist() == [7, 8]
 
 
 def test_a_packed_state_in_the_middle_of_a_step_is_refused(tokens):

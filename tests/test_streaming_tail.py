@@ -189,6 +189,11 @@ def test_states_that_are_no_beginning_are_refused(shared):
     for counts in ([1, 2, 1], [40, 40, 40], [1, 1]):
         with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
             dataset.load_state_dict(state | {"samples_consumed_per_split": counts})
+    counts = {"samples_consumed_per_split": [4, 4, 4]}
+    for positions in ([6, 4, 4], [4, 4, 5]):
+        skipped = {"positions_consumed_per_split": positions}
+        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+            dataset.load_state_dict(state | counts | skipped)
     dataset.load_state_dict(state | {"samples_consumed_per_split": 2})
     assert dataset.state_dict()["samples_consumed_per_split"] == [2, 2, 2]
 

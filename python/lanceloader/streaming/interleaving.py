@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.streaming.fields import Fields
 from lanceloader.streaming.pipeline import Stream
 
 if TYPE_CHECKING:
@@ -139,3 +140,58 @@ def missed_by(
             )
         )
     )
+
+
+class InSequence(Fields):
+    """Where a dataset with a tail is in the sequence."""
+
+    def _start_sequence(self, done: int) -> None:
+        """Stand where so many rows of the sequence are done."""
+        self._resume_done = done
+        self._missed = ()
+        self._readers = {}
+        self._worker_rows = {}
+
+    def _begin_sequence(self, readers: dict[int, Reader]) -> None:
+        """Count what these readers, by worker, take from here on."""
+        self._settle()
+        self._readers = readers
+
+    def _settle(self) -> None:
+        """Stand where readers have come."""
+        if self._worker_rows:
+            missed = missed_by(self._readers, self._worker_rows)
+            self._resume_done, self._missed = self._done, missed
+            self._worker_rows = {}
+
+    @property
+    def _done(self) -> int:
+        """The rows of the sequence that are done by the furthest of the readers."""
+        rows = self._worker_rows
+        if not rows:
+            return self._resume_done
+        return next(iter(self._readers.values())).done(max(rows.values()))
+
+    @property
+    def _is_in_step(self) -> bool:
+        """Whether no row before is missing, where there is a sequence."""
+        if not self._worker_rows:
+            return not self._missed
+        return are_in_step(self._readers, self._worker_rows)
+
+    def _reader(self, worker: int, num_workers: int) -> Reader:
+        """Give the part of the sequence that a worker of this rank has from here on."""
+        assert self._interleaving is not None
+        assert self._tail is not None
+        self._settle()
+        told = self._worker_info_override
+        if told is not None:
+            worker, num_workers = told.id, told.num_workers
+        return Reader(
+            self._interleaving,
+            self._tail,
+            self._resume_done,
+            self._rank * num_workers + worker,
+            self._world_size * num_workers,
+            self._missed[worker::num_workers],
+        )

@@ -42,7 +42,7 @@ class _CheckpointCollate:
         else:
             data = self._collate(samples.data)
             dataset = samples.dataset
-        return _WorkerBatch(data, dataset._checkpoint_snapshot())
+        return _WorkerBatch(data, dataset._worker_snapshot())
 
     def _collate(self, data: Any) -> Any:
         try:

@@ -209,7 +209,8 @@ def estimated_blocks(
     streaming.warnings.warn(
         "blocks_per_epoch='auto' uses an approximate token-count sample; pass an explicit "
         "value for exact epoch sizing",
-        stacklevel=3,
+        # Who made the dataset, or began the epoch.
+        stacklevel=5,
     )
     most = max(1, 100_000 // num_splits)
     rng = streaming.random.Random(seed)

@@ -8,12 +8,12 @@ from typing import Any
 
 from lanceloader import streaming
 from lanceloader.plan_table import PlanTable
-from lanceloader.streaming.fields import Fields
-from lanceloader.streaming.interleaving import Reader, are_in_step, missed_by
+from lanceloader.streaming.interleaving import InSequence
 from lanceloader.streaming.merging import (
     PACKING_KEYS,
     RUN_KEYS,
     buffer_of,
+    furthest,
     merged,
 )
 from lanceloader.streaming.packing import Buffer, lists
@@ -21,7 +21,7 @@ from lanceloader.streaming.packing import Buffer, lists
 State = dict[str, Any]
 
 
-class Checkpoints(Fields):
+class Checkpoints(InSequence):
     """Where a dataset is, and how it is put there."""
 
     def _start_progress(self) -> None:
@@ -40,13 +40,18 @@ class Checkpoints(Fields):
     def _pack_buffers(self) -> dict[int, dict[str, list[int]]]:
         return {split: lists(pack.state()) for split, pack in self._packs.items()}
 
+    @_pack_buffers.setter
+    def _pack_buffers(self, buffers: dict[Any, Any]) -> None:
+        self._packs = {int(n): Buffer.of(buffers[n]) for n in buffers}
+
     def state_dict(self) -> State:
         """Give what ``load_state_dict`` goes on from.
 
-        It holds plain Python values and is LanceDB's: either library resumes from it. A row
-        counts as consumed when it was handed over. At a global step all ranks give equal
-        states in row mode; otherwise, and in packing mode, give those of all ranks to
-        ``merge_state_dicts``.
+        It holds plain Python values and is LanceDB's: either library resumes from it. (Not
+        from a state made with ``tail`` among the last rows, those that do not divide by the
+        splits: only datasets with ``tail`` have them.) A row counts as consumed when it was
+        handed over. At a global step all ranks give equal states in row mode; otherwise, and
+        in packing mode, give those of all ranks to ``merge_state_dicts``.
 
         Raises:
             RuntimeError: If workers of a plain ``DataLoader`` have read ahead of the trainer
@@ -67,11 +72,7 @@ class Checkpoints(Fields):
             )
             raise RuntimeError(message)
         state = self._checkpoint_snapshot()
-        state.pop("workers", None)
         self._check_step(state)
-        if "pack_buffers" in state:
-            buffers = state["pack_buffers"]
-            state["pack_buffers"] = {n: lists(buffers[n]) for n in buffers}
         if self._strict:
             state["plan"] = dict(self._plan())
         return state
@@ -124,63 +125,20 @@ class Checkpoints(Fields):
             )
             raise RuntimeError(message)
 
-    def _start_sequence(self, done: int) -> None:
-        """Stand where so many rows of the sequence are done."""
-        self._resume_done = done
-        self._missed = ()
-        self._readers = {}
-        self._worker_rows = {}
-
-    def _begin_sequence(self, readers: dict[int, Reader]) -> None:
-        """Count what these readers, by worker, take from here on."""
-        self._settle()
-        self._readers = readers
-
-    def _settle(self) -> None:
-        """Stand where readers have come."""
-        if self._worker_rows:
-            missed = missed_by(self._readers, self._worker_rows)
-            self._resume_done, self._missed = self._done, missed
-            self._worker_rows = {}
-
-    @property
-    def _done(self) -> int:
-        """The rows of the sequence that are done by the furthest of the readers."""
-        rows = self._worker_rows
-        if not rows:
-            return self._resume_done
-        return next(iter(self._readers.values())).done(max(rows.values()))
-
-    @property
-    def _is_in_step(self) -> bool:
-        """Whether no row before is missing, where there is a sequence."""
-        if not self._worker_rows:
-            return not self._missed
-        return are_in_step(self._readers, self._worker_rows)
-
-    def _reader(self, worker: int, num_workers: int) -> Reader:
-        """Give the part of the sequence that a worker of this rank has from here on."""
-        assert self._interleaving is not None
-        assert self._tail is not None
-        self._settle()
-        told = self._worker_info_override
-        if told is not None:
-            worker, num_workers = told.id, told.num_workers
-        return Reader(
-            self._interleaving,
-            self._tail,
-            self._resume_done,
-            self._rank * num_workers + worker,
-            self._world_size * num_workers,
-            self._missed[worker::num_workers],
-        )
-
     def _is_uniform(self, counts: list[int]) -> bool:
         """Whether all splits of this rank have the same count."""
         return len({counts[split] for split in self._rank_splits}) <= 1
 
     def _checkpoint_snapshot(self) -> State:
-        """Give the state as it is, in a step or between two; tokens as arrays."""
+        """Give the state as it is, in a step or between two."""
+        state = self._worker_snapshot()
+        state.pop("workers", None)
+        if "pack_buffers" in state:
+            state["pack_buffers"] = self._pack_buffers
+        return state
+
+    def _worker_snapshot(self) -> State:
+        """Give what a worker tells of its progress: tokens as arrays, and rows of a sequence."""
         state = {key: getattr(self, f"_{key}") for key in RUN_KEYS}
         if self._pack_sequences is not None:
             state |= {key: getattr(self, f"_{key}") for key in PACKING_KEYS}
@@ -269,11 +227,13 @@ class Checkpoints(Fields):
             strict: Whether the epoch, and if the state has a ``"plan"`` all that decides which
                 row is where (shuffle, clumps, filter, version and rows of the table), must be
                 those of this dataset; by default as the dataset was made. LanceDB checks
-                neither.
+                neither. Unchecked, a state of another epoch or order leaves out as many rows
+                of this one.
 
         Raises:
             ValueError: If the number of splits, the seed or the settings of packing differ,
-                or it is of the other mode.
+                or it is of the other mode; with ``tail``, if it is not of the beginning of an
+                epoch, as where rows were skipped.
             KeyError: If something is missing.
         """
         message = "{key} mismatch"
@@ -289,8 +249,11 @@ class Checkpoints(Fields):
             self._check_keys(state, ["epoch"], message)
             self._check_plan(state)
         if self._interleaving is not None:
-            counts = samples
-            if not isinstance(samples, list):
+            if isinstance(samples, list):
+                # Further on where rows were skipped.
+                positions = state.get("positions_consumed_per_split") or samples
+                counts = furthest([samples, positions])
+            else:
                 counts = [int(samples)] * self._num_splits
             self._start_sequence(self._interleaving.done(counts))
         self._consumer_checkpoint_requires_uniform = False
@@ -298,8 +261,7 @@ class Checkpoints(Fields):
             self._pack_consumed = [int(count) for count in samples]
             blocks = state["blocks_emitted_per_split"]
             self._pack_blocks_emitted = [int(count) for count in blocks]
-            buffers = state["pack_buffers"]
-            self._packs = {int(n): Buffer.of(buffers[n]) for n in buffers}
+            self._pack_buffers = state["pack_buffers"]
             return
         # Older states have samples only, or a single number.
         if isinstance(samples, list):
