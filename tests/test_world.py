@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import lance
 import lanceloader as ll
 import numpy as np
+import pyarrow as pa
 import pytest
 import tables
 from hypothesis import given
@@ -385,3 +386,33 @@ def test_a_loader_that_is_sent_to_ranks_finds_its_place_there(perm, distributed)
     again = pickle.loads(away)
     assert (again.world, again.batch_size) == (World(1, 2), 5)
     assert replace(again._steps, world=None) == loader._steps
+
+
+@pytest.mark.parametrize("size", [sys.maxsize, 2**64 - 1])
+@pytest.mark.parametrize("tail", TAILS)
+def test_batches_of_more_rows_than_there_are(perm, size, tail):
+    """What the core is told fits into its numbers, whatever is served, to workers too."""
+    documents = ll.open(pa.table({"id": [[k, k] for k in range(ROWS)]}))
+    mixed = ll.mix({"a": perm, "b": perm.with_skip(1)})
+    kinds = {
+        "row": (perm, ROWS),
+        "block": (documents.pack(2), ROWS),
+        "mixed row": (mixed, mixed.num_rows),
+    }
+    for name, (kind, num_units) in kinds.items():
+        found = []
+        for rank in range(4):
+            loader = kind.loader(
+                size, rank=rank, world_size=4, tail=tail, format="arrow"
+            )
+            assert (len(loader), loader.batch_size) == (1, size)
+            found += [batch.num_rows for batch in loader]
+            share = loader._share(0, num_units)
+            parts = [share.of_worker(worker, 3) for worker in range(3)]
+            counts = [
+                len(list(loader._served.load(None, part, None))) for part in parts
+            ]
+            assert counts == [1, 0, 0], name
+        least, over = divmod(num_units, 4)
+        more = {"uneven": over, "pad": 4 * (over > 0), "drop": 0}[tail]
+        assert found == [least + (rank < more) for rank in range(4)], name

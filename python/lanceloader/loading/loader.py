@@ -41,8 +41,7 @@ class Loader(Iterating):
     @property
     def batch_size(self) -> int:
         """Rows of a batch of this rank."""
-        share = self._share(0, 2**62)
-        return share.size
+        return self._share(0, self.global_batch_size).size
 
     @property
     def drop_last(self) -> bool:

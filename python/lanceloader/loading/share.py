@@ -77,8 +77,9 @@ class Share:
         has_last = self.last_size is not None and self.num_full % num_workers == worker
         return replace(
             self,
-            first=self.first + worker * self.stride,
-            stride=self.stride * num_workers,
+            # Where there is no such batch, numbers need not grow.
+            first=self.first + worker * self.stride * (num_full > 0),
+            stride=self.stride * (num_workers if num_full > 1 else 1),
             num_full=num_full,
             last_size=self.last_size if has_last else None,
         )
@@ -124,6 +125,9 @@ def share_of(
             sizes = [min(most, each + (r < more)) for r in range(ranks)]
             last_size = sizes[rank]
             last_start += sum(sizes[:rank])
-    return Share(
-        first, size, global_batch_size, num_full, last_start, last_size, num_units
-    )
+    stride = global_batch_size
+    if not num_full:
+        # The core counts in 64 bits: of batches that there are not, no more than there is.
+        size, stride = (max(1, min(many, num_units)) for many in (size, stride))
+        first = min(first, num_units)
+    return Share(first, size, stride, num_full, last_start, last_size, num_units)
