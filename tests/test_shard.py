@@ -99,3 +99,47 @@ def test_bad_arguments(arguments, error):
 def test_an_unknown_tail_is_named():
     with pytest.raises(ValueError, match="wrap"):
         perm_of(10).shard(0, 3, tail="wrap")
+
+
+def of_epoch(perm, epoch: int) -> list[int]:
+    """The rows that a loader serves in an epoch, sorted."""
+    loader = perm.loader(1000, format="numpy_dict").set_epoch(epoch)
+    return sorted(row for batch in loader for row in batch["id"].tolist())
+
+
+@given(
+    num_rows=st.integers(2, 60),
+    world_size=st.integers(1, 5),
+    tail=st.sampled_from(["uneven", "drop", "pad"]),
+    times=st.integers(1, 3),
+    seed=st.integers(0, 2**64 - 1),
+    windowed=st.booleans(),
+    data=st.data(),
+)
+def test_slices_of_a_shard_of_a_shuffle_keep_their_rows(
+    num_rows, world_size, tail, times, seed, windowed, data
+):
+    options = {"block_size": 3, "window_blocks": 2} if windowed else {}
+    perm = perm_of(num_rows).shuffle(seed=seed, **options).with_repeat(times)
+    shard = perm.shard(data.draw(st.integers(0, world_size - 1)), world_size, tail=tail)
+    cut = data.draw(st.integers(0, len(shard)))
+    parts = [shard.with_take(cut), shard.with_skip(cut)]
+    if 0 < cut < len(shard):
+        parts += shard.split([cut, len(shard) - cut], how="sequential")
+        # And shards of slices, which are of the same rows.
+        part = perm.with_take(max(1, cut))
+        shards = [part.shard(rank, world_size) for rank in range(world_size)]
+        rows = [row for one in shards for row in of_epoch(one, 3)]
+        assert sorted(rows) == of_epoch(part, 0)
+    for part in parts:
+        if len(part) not in (0, len(shard)):
+            assert of_epoch(part, 0) == of_epoch(part, 1) == sorted(ids(part))
+
+
+def test_a_shard_of_a_shuffle_is_that_of_the_shuffle_of_the_epoch():
+    perm = perm_of(21)
+    for rank in range(2):
+        shard = perm.shuffle(seed=1).shard(rank, 2)
+        for epoch in range(3):
+            whole = perm.shuffle(seed=1, epoch=epoch).shard(rank, 2)
+            assert of_epoch(shard, epoch) == sorted(ids(whole))

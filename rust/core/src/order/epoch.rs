@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Map, Order, Purpose, Shuffle, Windowed};
+use super::{Map, Order, Purpose, Shuffle, Windowed, too_long};
 use crate::error::Result;
 
 impl Order {
     /// The order with its last shuffle made anew for `epoch`, and with the same rows in every epoch:
-    /// a shuffle that rows were split, filtered, sampled or sliced from afterwards stays as it is. Shards
-    /// of a shuffle are shards of the new one. An order that is not shuffled is the same in every epoch.
+    /// a shuffle that rows were split, filtered, sampled or sliced from afterwards stays as it is, also
+    /// if that was done to a shard of it. Shards of a whole shuffle are shards of the new one. An order
+    /// that is not shuffled is the same in every epoch.
     ///
     /// Constant time.
     ///
@@ -17,37 +18,107 @@ impl Order {
     /// None for an order that could be made.
     pub fn with_epoch(&self, epoch: u64) -> Result<Self> {
         let mut order = self.clone();
-        for map in &mut order.maps {
+        let Some(at) = self.renewed() else {
+            return Ok(order);
+        };
+        order.maps[at] = match &self.maps[at] {
+            Map::Shuffle(shuffle) => {
+                let (len, seed, clump) = (shuffle.len(), shuffle.seed(), shuffle.clump());
+                let next = Shuffle::new(len, Purpose::Shuffle, seed, epoch, clump)?;
+                Map::Shuffle(Arc::new(next))
+            }
+            Map::Windowed(windowed) => {
+                let (len, seed) = (windowed.len(), windowed.seed());
+                let (block, window_blocks) = (windowed.block(), windowed.window_blocks());
+                let next = Windowed::new(len, seed, epoch, block, window_blocks)?;
+                Map::Windowed(Arc::new(next))
+            }
+            Map::Mixed(mixed) => Map::Mixed(Arc::new(mixed.with_epoch(epoch)?)),
+            map => map.clone(),
+        };
+        Ok(order)
+    }
+
+    /// The map that another epoch makes anew: a shuffle or a mixture, of which all that comes before it
+    /// is a share of the whole.
+    fn renewed(&self) -> Option<usize> {
+        // Of how many positions the next map is the front, where that is known.
+        let mut len = Some(self.len);
+        for (at, map) in self.maps.iter().enumerate() {
             match map {
                 Map::Shuffle(shuffle) if shuffle.purpose() == Purpose::Shuffle => {
-                    let (len, seed, clump) = (shuffle.len(), shuffle.seed(), shuffle.clump());
-                    let next = Shuffle::new(len, Purpose::Shuffle, seed, epoch, clump)?;
-                    *map = Map::Shuffle(Arc::new(next));
-                    break;
+                    return len.is_none_or(|len| len == shuffle.len()).then_some(at);
                 }
                 Map::Windowed(windowed) => {
-                    let (len, seed) = (windowed.len(), windowed.seed());
-                    let (block, window_blocks) = (windowed.block(), windowed.window_blocks());
-                    let next = Windowed::new(len, seed, epoch, block, window_blocks)?;
-                    *map = Map::Windowed(Arc::new(next));
-                    break;
+                    return len.is_none_or(|len| len == windowed.len()).then_some(at);
                 }
                 Map::Mixed(mixed) => {
-                    *map = Map::Mixed(Arc::new(mixed.with_epoch(epoch)?));
-                    break;
+                    return len.is_none_or(|len| len == mixed.len()).then_some(at);
                 }
                 // What chooses rows, of those that come before it.
-                Map::Range { step: 1, .. }
-                | Map::Bitmap(_)
+                Map::Bitmap(_)
                 | Map::Listed(_)
                 | Map::Shuffle(_)
                 | Map::Weighted(_)
-                | Map::Concat(_) => break,
-                // Shards, which every epoch has, and repeats.
-                Map::Range { .. } | Map::Blocks { .. } | Map::Repeat { .. } => {}
+                | Map::Concat(_) => return None,
+                Map::Range { .. } => {
+                    let is_share = |len| map.is_share(len, Whole::of(self.maps.get(at + 1)));
+                    if !len.map_or(!map.is_slice(), is_share) {
+                        return None;
+                    }
+                    len = None;
+                }
+                Map::Blocks { .. } => len = None,
+                Map::Repeat { len: repeated } => len = Some(*repeated),
             }
         }
+        None
+    }
+
+    /// Whether `len` images of `map` are what one of several readers gets of all positions.
+    pub(super) fn is_share(&self, map: &Map, len: u64) -> bool {
+        map.is_share(len, Whole::Is(self.len))
+    }
+
+    /// Puts `map`, known to fit, in front, so that [`with_epoch`](Self::with_epoch) makes a shuffle anew
+    /// only for shares of all its rows. Ranges next to each other become one, where that can be told.
+    pub(super) fn in_front(&self, map: Map, len: u64, is_share: bool) -> Result<Self> {
+        let is_renewed = is_share && self.renewed().is_some();
+        if let Some(joined) = self.joined(&map, len)?
+            && joined.renewed().is_some() == is_renewed
+        {
+            return Ok(joined);
+        }
+        let mut maps = Vec::with_capacity(self.maps.len() + 2);
+        maps.push(map);
+        maps.extend_from_slice(&self.maps);
+        let mut order = Self { len, maps };
+        if !is_renewed {
+            order.keep_from(1);
+        }
         Ok(order)
+    }
+
+    /// Has no epoch make anew what stands at map `first` or behind it.
+    pub(super) fn keep_from(&mut self, first: usize) {
+        if self.renewed().is_some_and(|at| at >= first) {
+            self.maps.insert(first, Map::Range { start: 0, step: 1 });
+        }
+    }
+
+    /// With a range and the one before it as one.
+    fn joined(&self, map: &Map, len: u64) -> Result<Option<Self>> {
+        let (&Map::Range { start, step }, Some(&Map::Range { start: base, step: stride })) =
+            (map, self.maps.first())
+        else {
+            return Ok(None);
+        };
+        let joined = i128::from(base) + i128::from(start) * i128::from(stride);
+        let start = u64::try_from(joined).map_err(|_| too_long(start))?;
+        let step = step.checked_mul(stride).ok_or_else(|| too_long(start))?;
+        let mut maps = self.maps.clone();
+        maps[0] = Map::Range { start, step };
+        Ok(Some(Self { len, maps }))
     }
 
     /// Whether an order is known to be the same one: made by the same steps from the same parts.
@@ -82,9 +153,65 @@ impl Order {
     }
 }
 
+/// Of how many positions a map takes some.
+#[derive(Debug, Clone, Copy)]
+enum Whole {
+    Is(u64),
+    /// Once or several times as many.
+    Repeats(u64),
+    Unknown,
+}
+
+impl Whole {
+    /// What an order that begins with `map` says of its length.
+    fn of(map: Option<&Map>) -> Self {
+        match map {
+            Some(Map::Shuffle(shuffle)) => Self::Is(shuffle.len()),
+            Some(Map::Windowed(windowed)) => Self::Is(windowed.len()),
+            Some(Map::Mixed(mixed)) => Self::Is(mixed.len()),
+            Some(Map::Repeat { len }) => Self::Repeats(*len),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether it may be in `least..=most`.
+    fn may_be(self, least: i128, most: i128) -> bool {
+        match self {
+            Self::Is(len) => (least..=most).contains(&i128::from(len)),
+            Self::Repeats(len) => most / i128::from(len.max(1)) * i128::from(len) >= least,
+            Self::Unknown => true,
+        }
+    }
+}
+
+impl Map {
+    /// Whether `len` positions are what one of several readers gets of the whole, and not a slice.
+    fn is_share(&self, len: u64, whole: Whole) -> bool {
+        match self {
+            // From one of the first positions on to one of the last, or one before that: see `Tail`.
+            Self::Range { start, step } if !self.is_slice() => {
+                let (len, step) = (i128::from(len), i128::from(*step));
+                let lowest = i128::from(*start) + ((len - 1).saturating_mul(step)).min(0);
+                let (before, after) = (len - 1, len + 1);
+                let stride = step.abs();
+                lowest < stride
+                    && whole
+                        .may_be(before.saturating_mul(stride) + 1, after.saturating_mul(stride) - 1)
+            }
+            Self::Blocks { .. } | Self::Repeat { .. } => true,
+            _ => false,
+        }
+    }
+
+    fn is_slice(&self) -> bool {
+        matches!(self, Self::Range { step: 1, .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::{Tail, shard as shard_of};
 
     #[test]
     fn only_the_last_shuffle_is_made_anew() {
@@ -120,6 +247,39 @@ mod tests {
             rows
         };
         assert_eq!(sorted(&again), sorted(&train));
+    }
+
+    #[test]
+    fn slices_that_look_like_shards_are_told_apart() {
+        let shuffled = |epoch| Order::all(21).shuffled(1, epoch, 1).unwrap();
+        let of = |rank, tail| shard_of(&shuffled(0), rank, 2, tail).unwrap();
+        // Either is positions 0, 2, …, 18 of the shuffle.
+        let (shard, slice) = (of(0, Tail::Drop), of(0, Tail::Uneven).slice(0, 10).unwrap());
+        assert_eq!(shard.to_vec(), slice.to_vec());
+        assert_eq!(slice.with_epoch(1).unwrap().to_vec(), slice.to_vec());
+        let next = shard_of(&shuffled(1), 0, 2, Tail::Drop).unwrap();
+        assert_eq!(shard.with_epoch(1).unwrap().to_vec(), next.to_vec());
+        // Orders that cannot be mistaken are the maps that they were in every release.
+        assert_eq!((shard.maps().len(), slice.maps().len()), (2, 3));
+        assert_eq!(of(0, Tail::Uneven).slice(0, 6).unwrap().maps().len(), 2);
+        assert_eq!(of(1, Tail::Uneven).slice(3, 7).unwrap().maps().len(), 2);
+        assert_eq!(of(1, Tail::Uneven).strided(1, 2, 5).unwrap().maps().len(), 2);
+        let sorted = shard_of(&Order::all(21), 0, 2, Tail::Uneven).unwrap();
+        assert_eq!(sorted.slice(0, 10).unwrap().maps().len(), 1);
+    }
+
+    #[test]
+    fn picks_and_blocks_of_slices_stay_and_of_shards_do_not() {
+        let shuffled = Order::all(20).shuffled(1, 0, 1).unwrap();
+        let half = Order::all(20).strided(0, 2, 10).unwrap();
+        let shard = shuffled.strided(0, 2, 10).unwrap();
+        let stays = |order: &Order| order.with_epoch(3).unwrap().to_vec() == order.to_vec();
+        assert!(stays(&shuffled.pick(&half).unwrap()));
+        assert!(stays(&shuffled.pick(&Order::all(7)).unwrap()));
+        assert!(!stays(&shuffled.pick(&Order::all(20)).unwrap()));
+        assert!(!stays(&shard.blocks(0, 2, 4, 6).unwrap()));
+        assert!(stays(&shard.slice(0, 6).unwrap().blocks(0, 2, 4, 4).unwrap()));
+        assert!(stays(&shuffled.slice(0, 6).unwrap().blocks(0, 2, 4, 4).unwrap()));
     }
 
     #[test]

@@ -238,9 +238,13 @@ impl Order {
             let offset = bound - 1;
             return Err(Error::OutOfRange { offset, num_rows });
         }
+        if positions.maps.is_empty() {
+            return self.slice(0, positions.len);
+        }
         let mut picked = self.clone();
         picked.len = positions.len;
         picked.maps.splice(0..0, positions.maps.iter().cloned());
+        picked.keep_from(positions.maps.len());
         Ok(picked)
     }
 
@@ -336,29 +340,14 @@ impl Order {
         size_of::<Self>() + self.maps.iter().map(Map::num_bytes).sum::<usize>()
     }
 
-    /// Puts `map`, known to fit, in front. Ranges next to each other become one.
+    /// Puts `map`, known to fit, in front.
     fn picked(&self, map: Map, len: u64) -> Result<Self> {
-        if len == 0 {
-            return Ok(Self::all(0));
+        let is_share = self.is_share(&map, len);
+        match map {
+            _ if len == 0 => Ok(Self::all(0)),
+            Map::Range { start: 0, step: 1 } if len == self.len => Ok(self.clone()),
+            map => self.in_front(map, len, is_share),
         }
-        let mut maps = Vec::with_capacity(self.maps.len() + 1);
-        match (map, self.maps.first()) {
-            (Map::Range { start: 0, step: 1 }, _) if len == self.len => {
-                maps.extend_from_slice(&self.maps);
-            }
-            (Map::Range { start, step }, Some(&Map::Range { start: base, step: stride })) => {
-                let joined = i128::from(base) + i128::from(start) * i128::from(stride);
-                let start = u64::try_from(joined).map_err(|_| too_long(start))?;
-                let step = step.checked_mul(stride).ok_or_else(|| too_long(start))?;
-                maps.push(Map::Range { start, step });
-                maps.extend_from_slice(&self.maps[1..]);
-            }
-            (map, _) => {
-                maps.push(map);
-                maps.extend_from_slice(&self.maps);
-            }
-        }
-        Ok(Self { len, maps })
     }
 
     fn fill(&self, start: u64, out: &mut [u64]) {

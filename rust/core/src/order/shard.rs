@@ -4,7 +4,7 @@
 //! `world_size · b` positions are then the same rows whatever the world size, as in PyTorch's
 //! `DistributedSampler`, and a reader needs no word from the others.
 
-use super::Order;
+use super::{Map, Order};
 use crate::error::{Error, Result};
 
 /// What becomes of the `len % world_size` positions left over.
@@ -43,7 +43,13 @@ pub fn shard(order: &Order, rank: u64, world_size: u64, tail: Tail) -> Result<Or
     } else {
         order.clone()
     };
-    source.strided(rank, world_size, count)
+    let step =
+        i64::try_from(world_size).map_err(|_| Error::invalid(world_size, "fewer readers"))?;
+    match count {
+        0 => Ok(Order::all(0)),
+        _ if world_size == 1 => Ok(source),
+        _ => source.in_front(Map::Range { start: rank, step }, count, true),
+    }
 }
 
 /// How many times `len` positions must be served to give each of `world_size` readers one.

@@ -10,11 +10,11 @@ enum Verb {
     Slice(u64, u64),
     Step(u64, i64),
     Shuffle(u64, u64, u64),
-    Window(u64, u64, u64),
+    Window(u64, u64, u64, u64),
     Repeat(u64),
     Filter(u64),
     Pick(Vec<u64>),
-    Shard(u64, u64),
+    Shard(u64, u64, Tail),
     Draw(u64, u64),
     Twice,
 }
@@ -24,11 +24,12 @@ fn verb() -> impl Strategy<Value = Verb> {
         (0_u64..100, 0_u64..100).prop_map(|(start, len)| Verb::Slice(start, len)),
         (0_u64..100, -5_i64..6).prop_map(|(start, step)| Verb::Step(start, step)),
         (any::<u64>(), 0_u64..3, 1_u64..5).prop_map(|(s, e, c)| Verb::Shuffle(s, e, c)),
-        (any::<u64>(), 1_u64..40, 1_u64..9).prop_map(|(s, b, w)| Verb::Window(s, b, w)),
+        (any::<u64>(), 1_u64..40, 1_u64..9).prop_map(|(s, b, w)| Verb::Window(s, 0, b, w)),
         (0_u64..4).prop_map(Verb::Repeat),
         (1_u64..5).prop_map(Verb::Filter),
         prop::collection::vec(any::<u64>(), 0..20).prop_map(Verb::Pick),
-        (0_u64..4, 1_u64..5).prop_map(|(rank, world)| Verb::Shard(rank % world, world)),
+        (0_u64..4, 1_u64..5, prop_oneof![Just(Tail::Uneven), Just(Tail::Drop), Just(Tail::Pad)])
+            .prop_map(|(rank, world, tail)| Verb::Shard(rank % world, world, tail)),
         (any::<u64>(), 0_u64..60).prop_map(|(seed, count)| Verb::Draw(seed, count)),
         Just(Verb::Twice),
     ]
@@ -60,11 +61,11 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             shuffle.apply(&mut positions);
             (order, positions.into_iter().map(at).collect())
         }
-        Verb::Window(seed, block, blocks) => {
-            let windowed = Windowed::new(len, *seed, 0, *block, *blocks).unwrap();
+        Verb::Window(seed, epoch, block, blocks) => {
+            let windowed = Windowed::new(len, *seed, *epoch, *block, *blocks).unwrap();
             let mut positions: Vec<u64> = (0..len).collect();
             windowed.apply(&mut positions);
-            let order = order.windowed(*seed, 0, *block, *blocks).unwrap();
+            let order = order.windowed(*seed, *epoch, *block, *blocks).unwrap();
             (order, positions.into_iter().map(at).collect())
         }
         Verb::Repeat(times) => {
@@ -82,10 +83,10 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
             let wanted = positions.iter().map(|&k| at(k)).collect();
             (order.pick(&Order::listed(positions)).unwrap(), wanted)
         }
-        Verb::Shard(rank, world_size) => {
-            let order = shard(order, *rank, *world_size, Tail::Uneven).unwrap();
-            let mine = (*rank..len).step_by(usize::try_from(*world_size).unwrap());
-            (order, mine.map(at).collect())
+        Verb::Shard(rank, world_size, tail) => {
+            let order = shard(order, *rank, *world_size, *tail).unwrap();
+            let mine = positions_of(len, *rank, *world_size, *tail);
+            (order, mine.into_iter().map(|k| at(k % len)).collect())
         }
         Verb::Draw(seed, count) if len > 0 => {
             let weighted = Weighted::uniform(len, *seed, 0).unwrap();
@@ -100,6 +101,49 @@ fn apply(order: &Order, rows: &[u64], verb: &Verb) -> (Order, Vec<u64>) {
         }
         Verb::Step(..) | Verb::Pick(_) | Verb::Draw(..) => (order.clone(), rows.to_vec()),
     }
+}
+
+/// The positions of a shard, those beyond the end counted on from the start.
+fn positions_of(len: u64, rank: u64, world_size: u64, tail: Tail) -> Vec<u64> {
+    let end = match tail {
+        Tail::Uneven => len,
+        Tail::Drop => len / world_size * world_size,
+        Tail::Pad if len == 0 => 0,
+        Tail::Pad => len.div_ceil(world_size) * world_size,
+    };
+    (rank..end).step_by(usize::try_from(world_size).unwrap()).collect()
+}
+
+/// Whether what a verb keeps of `len` positions is a share of all, which every epoch has: all of them,
+/// once or more, or one of their shards, from its start or from its end on.
+fn is_share(verb: &Verb, len: u64) -> bool {
+    match verb {
+        Verb::Slice(start, count) => {
+            let start = start % (len + 1);
+            count % (len - start + 1) == len
+        }
+        Verb::Step(start, step) if len > 0 && *step != 0 => {
+            let (start, stride) = (start % len, step.unsigned_abs());
+            let mut positions: Vec<u64> = if *step > 0 {
+                (start..len).step_by(usize::try_from(stride).unwrap()).collect()
+            } else {
+                (0..=start).rev().step_by(usize::try_from(stride).unwrap()).collect()
+            };
+            positions.sort_unstable();
+            let tails = [Tail::Uneven, Tail::Drop];
+            (0..stride).any(|k| tails.iter().any(|t| positions == positions_of(len, k, stride, *t)))
+        }
+        Verb::Filter(_) | Verb::Twice => false,
+        Verb::Pick(_) | Verb::Draw(..) => len == 0,
+        Verb::Shuffle(..) | Verb::Window(..) => false,
+        Verb::Step(..) | Verb::Shard(..) | Verb::Repeat(_) => true,
+    }
+}
+
+/// The last shuffle of which all that comes after it is a share.
+fn renewed(verbs: &[(Verb, u64)]) -> Option<usize> {
+    let behind = verbs.iter().rposition(|(verb, len)| !is_share(verb, *len))?;
+    matches!(verbs[behind].0, Verb::Shuffle(..) | Verb::Window(..)).then_some(behind)
 }
 
 fn check(order: &Order, rows: &[u64]) {
@@ -146,6 +190,41 @@ proptest! {
             }
         }
         check(&order, &rows);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn another_epoch_makes_a_shuffle_anew_only_for_shares_of_it(
+        num_rows in 1_u64..40,
+        given in prop::collection::vec(verb(), 1..6),
+        first in any::<u64>(),
+        epoch in 1_u64..100,
+    ) {
+        let rows_of = |verbs: &[(Verb, u64)]| {
+            let start = (Order::all(num_rows), (0..num_rows).collect::<Vec<u64>>());
+            verbs.iter().fold(start, |(order, rows), (verb, _)| apply(&order, &rows, verb))
+        };
+        let mut verbs = vec![(Verb::Shuffle(first, 0, 1), num_rows)];
+        for verb in given {
+            let len = rows_of(&verbs).1.len() as u64;
+            if len <= 500 {
+                verbs.push((verb, len));
+            }
+        }
+        let (order, rows) = rows_of(&verbs);
+        let at = renewed(&verbs);
+        if let Some(Verb::Shuffle(_, of, _) | Verb::Window(_, of, _, _)) =
+            at.map(|at| &mut verbs[at].0)
+        {
+            *of = epoch;
+        }
+        let (next, wanted) = rows_of(&verbs);
+        prop_assert!(at.is_some() || wanted == rows);
+        prop_assert_eq!(order.with_epoch(epoch).unwrap().to_vec(), wanted, "{}", &order);
+        let again = Order::from_maps(order.len(), order.maps().to_vec()).unwrap();
+        prop_assert_eq!(again.with_epoch(epoch).unwrap().to_vec(), next.to_vec());
     }
 }
 
@@ -244,8 +323,8 @@ proptest! {
                     order.stepped(start, *step, left / step.unsigned_abs() + 1)
                 }
                 Verb::Shuffle(seed, epoch, clump) => order.shuffled(*seed, *epoch, *clump),
-                Verb::Window(seed, block, blocks) => order.windowed(*seed, 1, *block, *blocks),
-                Verb::Shard(rank, world_size) => shard(&order, *rank, *world_size, Tail::Uneven),
+                Verb::Window(seed, _, block, blocks) => order.windowed(*seed, 1, *block, *blocks),
+                Verb::Shard(rank, world_size, _) => shard(&order, *rank, *world_size, Tail::Uneven),
                 _ => Ok(order),
             }.unwrap();
         }
