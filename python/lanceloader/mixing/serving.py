@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from lanceloader import _native
 from lanceloader.loading.raw import cut_at, watch_of
 from lanceloader.loading.served import Rows, order_of, plan_of
 from lanceloader.loading.threads import Ordered
@@ -13,7 +14,6 @@ from lanceloader.mixing.watching import Watches, summed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lanceloader import _native
     from lanceloader.loading.share import Share
     from lanceloader.mixing.mixture import Mixture
 
@@ -103,10 +103,12 @@ class MixedRows:
 
     def reads(self) -> _native.ReadStats | None:
         """Say what was read so far, of all tables together, if all are read natively."""
-        found = [Rows(view).reads() for view in self._mixture._readers()]
-        known = [reads for reads in found if reads is not None]
+        readers = [view._ensure_open() for view in self._mixture._readers()]
+        known = [
+            reader.stats() for reader in readers if isinstance(reader, _native.Reader)
+        ]
         # It has what the native class has.
-        return cast("Any", summed(known)) if len(known) == len(found) else None
+        return cast("Any", summed(known)) if len(known) == len(readers) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_convert": None}

@@ -1,0 +1,178 @@
+"""One iteration of a loader in several threads: each batch goes to one, and it ends for all."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import lanceloader as ll
+import lanceloader.torch
+import numpy as np
+import pyarrow as pa
+import pytest
+from programs import PRELUDE, finish, start
+
+THREADS = 4
+LIMIT_S = 30
+
+
+@pytest.fixture(scope="module")
+def perm():
+    return ll.open(pa.table({"id": np.arange(1000)})).with_format("torch_dict")
+
+
+def shares_of(iteration):
+    """What each of some threads gets."""
+    barrier = threading.Barrier(THREADS)
+
+    def pull(_):
+        barrier.wait(LIMIT_S)
+        return [batch["id"].tolist() for batch in iteration]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(pull, range(THREADS)))
+
+
+MAKES = {
+    "rows": lambda perm: perm.loader(7),
+    "shuffled": lambda perm: perm.loader(7, shuffle=True, seed=1),
+    "threads": lambda perm: perm.loader(7, transform=dict, transform_threads=3),
+    "here": lambda perm: perm.loader(7, transform=dict, transform_threads=0),
+    "collate": lambda perm: perm.loader(7, collate=dict),
+    "epochs": lambda perm: perm.loader(7, epochs=3),
+    "mixture": lambda perm: ll.mix([perm, perm.with_take(300)]).loader(7),
+    "helper": lambda perm: perm.loader(7, in_process=False),
+    "workers": lambda perm: ll.torch.DataLoader(perm, 7, num_workers=2),
+}
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_each_batch_goes_to_one_thread(perm, name):
+    wanted = [batch["id"].tolist() for batch in MAKES[name](perm)]
+    loader = MAKES[name](perm)
+    shares = shares_of(iter(loader))
+    found = list(itertools.chain.from_iterable(shares))
+    assert sorted(found) == sorted(wanted)
+    if name == "rows":
+        assert all(share == sorted(share) for share in shares)
+    assert loader.stats().batches == len(wanted)
+
+
+def test_the_state_is_that_of_all_threads_together(perm):
+    loader = perm.loader(7, shuffle=True, seed=1)
+    iteration, barrier = iter(loader), threading.Barrier(THREADS)
+
+    def pull(_):
+        barrier.wait(LIMIT_S)
+        return [next(iteration)["id"].tolist() for _ in range(5)]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(itertools.chain.from_iterable(pool.map(pull, range(THREADS))))
+    other = perm.loader(7, shuffle=True, seed=1)
+    other.load_state_dict(loader.state_dict())
+    found += [batch["id"].tolist() for batch in other]
+    assert sorted(itertools.chain.from_iterable(found)) == list(range(1000))
+
+
+def test_one_thread_closes_what_another_waits_for(perm):
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def slowly(batch):
+        waits.set()
+        assert goes_on.wait(LIMIT_S)
+        return batch
+
+    loader = perm.loader(7, transform=slowly, transform_threads=0)
+    iteration = iter(loader)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: [len(batch["id"]) for batch in iteration])
+        assert waits.wait(LIMIT_S)
+        iteration.close()
+        assert not found.done()
+        goes_on.set()
+        assert found.result(LIMIT_S) == [7]
+    assert list(iteration) == []
+
+
+def test_an_error_is_raised_once_and_ends_it_for_all(perm):
+    def fails(batch):
+        if batch["id"][0] >= 70:
+            raise ZeroDivisionError
+        return batch
+
+    iteration, barrier = iter(perm.loader(7, transform=fails)), threading.Barrier(4)
+
+    def pull(_):
+        barrier.wait(LIMIT_S)
+        try:
+            return sum(1 for _ in iteration)
+        except ZeroDivisionError:
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(pull, range(THREADS)))
+    assert found.count(None) == 1
+    assert list(iteration) == []
+
+
+def test_a_transform_that_asks_for_its_own_batch_does_not_wait_for_itself(perm):
+    loader = perm.loader(7, transform=lambda _: next(iteration), transform_threads=0)
+    iteration = iter(loader)
+    with pytest.raises(ValueError, match="already executing"):
+        next(iteration)
+
+
+HANGS = """
+waits = threading.Event()
+
+
+def hangs(batch):
+    waits.set()
+    time.sleep(1000)
+
+
+perm = ll.open(pa.table({"id": np.arange(100)}))
+it = iter(perm.loader(4, transform=hangs, transform_threads=1))
+threading.Thread(target=next, args=(it, None), daemon=True).start()
+waits.wait()
+"""
+
+
+def test_ctrl_c_while_another_thread_waits_for_a_batch(tmp_path):
+    program = """
+from lanceloader.loading import threads
+
+threads.GRACE_S = 0.1
+try:
+    print("ready", flush=True)
+    next(it)
+except KeyboardInterrupt:
+    done(interrupted=True)
+"""
+    process = start(PRELUDE + HANGS + program, tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 60) == {"interrupted": True}
+
+
+def test_after_a_fork_nobody_waits_for_threads_that_are_not_there(tmp_path):
+    program = """
+import warnings
+
+warnings.simplefilter("ignore")
+from lanceloader.loading import threads
+
+threads.GRACE_S = 0.1
+child = os.fork()
+if child == 0:
+    try:
+        next(it)
+    except ValueError:
+        os._exit(7)
+    os._exit(1)
+done(code=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    process = start(PRELUDE + HANGS + program, tmp_path)
+    assert finish(process, 60) == {"code": 7}
