@@ -198,6 +198,10 @@ def test_arguments_are_checked(perm):
         (lambda: two.pack(4, column="c"), "`c`"),
         (lambda: perm.select_columns(["id"]).pack(4), "there is none"),
         (lambda: perm.pack(4).loader(4, batch_tokens=9), "wanted batch_size"),
+        (lambda: perm.pack(4).loader(4, long="error"), r"wanted pack\(long=\.\.\.\)"),
+        (lambda: perm.pack(4).loader(4, padded=True), "padded=True for blocks of 4"),
+        (lambda: perm.pack(4).loader(4, bucket_rows=8), "bucket_rows=8 for blocks"),
+        (lambda: perm.pack(4).loader(4, length="n"), "length='n' for blocks"),
         (lambda: perm.pack(4).loader(0), "batch_size 0"),
     ]
     for make, message in cases:

@@ -284,9 +284,13 @@ class LoadVerbs(SequenceVerbs):
             )
             # Each rank takes whole batches.
             batch_size = 1
-        elif length is not None:
-            message = f"length={length!r} without batch_tokens: wanted both"
-            raise ValueError(message)
+        else:
+            _check_unused(
+                length=(length, None),
+                padded=(padded, True),
+                bucket_rows=(bucket_rows, 8192),
+                long=(long, "alone"),
+            )
         if batch_size is None and global_batch_size is None:
             batch_size = self.batch_size
         steps = Steps.of(batch_size, global_batch_size, drop_last, tail, epochs, world)
@@ -310,3 +314,15 @@ class LoadVerbs(SequenceVerbs):
         else:
             served = Rows(view, by_column=finish.by_row)
         return Loader(served, steps, finish, progress=progress, in_process=in_process)
+
+
+def _check_unused(**options: tuple[Any, Any]) -> None:
+    """Refuse options of batches of so many tokens that are not at their defaults.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, (value, default) in options.items():
+        if value != default:
+            message = f"{name}={value!r} without batch_tokens: wanted both"
+            raise ValueError(message)

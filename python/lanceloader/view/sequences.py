@@ -130,6 +130,16 @@ class SequenceVerbs(SplitVerbs):
         return source, self._with_selection({name: source}).schema.field(0).type
 
 
+_NOT_OF_BLOCKS = {
+    "batch_tokens": "batch_size",
+    "length": "pack(lengths=...)",
+    "padded": "none, as blocks are of one length",
+    "bucket_rows": "pack(window=...)",
+    "long": "pack(long=...)",
+}
+"""Options of a loader of so many tokens, and what is wanted instead."""
+
+
 class PackedView:
     """Documents packed into blocks; ``Permutation.pack`` makes one.
 
@@ -155,12 +165,11 @@ class PackedView:
             ValueError: As for ``Permutation.loader``; or if batches are to hold so many tokens:
                 blocks are of one length.
         """
-        if options.get("batch_tokens") is not None:
-            message = (
-                f"batch_tokens={options['batch_tokens']} for blocks of {self.length} tokens: "
-                "wanted batch_size"
-            )
-            raise ValueError(message)
+        for name, wanted in _NOT_OF_BLOCKS.items():
+            value = options.get(name)
+            if value is not None:
+                message = f"{name}={value!r} for blocks of {self.length} tokens: wanted {wanted}"
+                raise ValueError(message)
         progress = bool(options.get("progress"))
 
         def serve(view: Any) -> PackedBlocks:
