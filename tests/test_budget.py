@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 
@@ -221,6 +222,18 @@ def test_lengths_that_are_none_are_named(lengths, kind, message):
     assert len(list(perm.with_take(1).loader(batch_tokens=10, length="n"))) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"drop_last": True}])
+def test_the_number_of_rows_of_a_rank(perm, options):
+    """Its units are batches, what is counted are rows."""
+    for rank, epoch in itertools.product(range(3), (0, 1)):
+        loader = perm.shuffle(4).loader(
+            batch_tokens=120, length="n", rank=rank, world_size=3, **options
+        )
+        loader.set_epoch(epoch)
+        rows = sum(len(batch) for batch in loader)
+        assert loader.num_rows == loader.stats().rows == rows
+
+
 def test_arguments_are_checked(perm):
     cases = [
         ({"batch_tokens": 0}, "batch_tokens 0"),
@@ -231,6 +244,9 @@ def test_arguments_are_checked(perm):
         ({"batch_tokens": 9, "length": "x"}, "`x`"),
         ({"batch_tokens": 9, "global_batch_size": 4}, "wanted one of them"),
         ({"length": "n"}, "without batch_tokens"),
+        ({"padded": False}, "padded=False without batch_tokens"),
+        ({"bucket_rows": 9}, "bucket_rows=9 without batch_tokens"),
+        ({"long": "error", "batch_size": 2}, "long='error' without batch_tokens"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):

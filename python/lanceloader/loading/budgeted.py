@@ -106,6 +106,11 @@ class Budgeted(Planned):
         """Count the batches; epochs may differ by a few."""
         return self.buckets(epoch).num_batches
 
+    def num_rows(self, epoch: int | None, share: Share) -> int:
+        """Count the rows in the batches of a share."""
+        order, _ = self.buckets(epoch).share(share)
+        return order.num_rows
+
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> Iterator[Any]:

@@ -63,8 +63,11 @@ class Loader(Iterating):
 
     @property
     def num_rows(self) -> int:
-        """The number of rows of an epoch, of this rank."""
-        return self._share(0, self._served.num_units(self.epoch)).num_served
+        """The number of rows of an epoch, of this rank; of packed documents, of blocks."""
+        share = self._share(0, self._served.num_units(self.epoch))
+        # Of batches, say, each has its own number.
+        count_rows = getattr(self._served, "num_rows", None)
+        return share.num_served if count_rows is None else count_rows(self.epoch, share)
 
     @property
     def sampler(self) -> Self:
