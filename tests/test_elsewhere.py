@@ -65,6 +65,20 @@ def test_the_state_is_of_what_was_handed_over(perm):
     assert ids(back) == ids(rest_of(perm, state))
 
 
+def test_rows_are_counted_with_each_batch(perm):
+    """Whatever else the helper says now and then."""
+    loader = perm.loader(10, in_process=False)
+    sizes = []
+    for batch in loader:
+        sizes.append(batch["id"].nbytes + batch["x"].nbytes)
+        stats = loader.stats()
+        assert (stats.batches, stats.rows) == (len(sizes), 10 * len(sizes))
+        assert stats.bytes == pytest.approx(sum(sizes), rel=0.2)
+        if len(sizes) == 50:
+            break
+    assert (loader.stats().batches, loader.stats().rows) == (50, 500)
+
+
 def rest_of(perm, state):
     loader = perm.loader(100, epochs=2)
     loader.load_state_dict(state)

@@ -47,6 +47,14 @@ def test_blocks_are_those_of_the_oracle(perm, strategy, eos, window):
     assert len(loader) == len(batches)
 
 
+def test_what_is_counted_are_blocks(perm):
+    loader = perm.pack(24).loader(5, format="arrow")
+    batches = list(loader)
+    stats = loader.stats()
+    assert stats.rows == sum(batch.num_rows for batch in batches) == loader.num_rows
+    assert stats.bytes == sum(batch.nbytes for batch in batches)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_every_type_of_token(kind, where, tmp_path):

@@ -7,7 +7,7 @@ import pickle
 import time
 from collections import deque
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader.loading.aside import aside
 
@@ -24,6 +24,15 @@ PERIOD_S = 0.1
 """How often the helper says what it did: a batch may take less than saying it."""
 
 
+class Told(NamedTuple):
+    """What the helper says with a batch: where its loader stands, and now and then what it did."""
+
+    at: At
+    rows: int
+    num_bytes: int
+    stats: Stats | None
+
+
 class Teller:
     """Says in the helper where its loader stands, and now and then what it did."""
 
@@ -31,13 +40,13 @@ class Teller:
         self._loader = loader
         self._said = 0.0
 
-    def __call__(self) -> tuple[At, Stats | None]:
+    def __call__(self) -> Told:
         now, running = time.monotonic(), self._loader._running
-        is_over = running is not None and running.has_ended
-        if now - self._said < PERIOD_S and not is_over:
-            return self._loader._at, None
-        self._said = now
-        return self._loader._at, self._loader.stats()
+        stats = None
+        if now - self._said >= PERIOD_S or running.has_ended:
+            self._said, stats = now, self._loader.stats()
+        rows, num_bytes = running.size_handed
+        return Told(self._loader._at, rows, num_bytes, stats)
 
 
 def batches_of_helper(
@@ -67,7 +76,7 @@ def batches_of_helper(
         )
         raise TypeError(message) from error
     # What is done here may run ahead of what is handed over.
-    told: deque[tuple[At, Stats | None]] = deque()
+    told: deque[Told] = deque()
 
     def noted() -> Iterator[Any]:
         for item in items:
@@ -76,9 +85,8 @@ def batches_of_helper(
         told.append(items.statistics)
 
     def take() -> At:
-        at, stats = told.popleft()
-        if stats is not None:
-            running.told(stats)
+        at, rows, num_bytes, stats = told.popleft()
+        running.told(rows, num_bytes, stats)
         return at
 
     with closing(items):

@@ -199,6 +199,12 @@ class Watched:
     def __next__(self) -> Any:
         return next(self._batches)
 
+    def size_of(self, batch: Any) -> int:
+        """Give the bytes of a batch, which are not those of its rows."""
+        import pyarrow as pa
+
+        return int(pa.record_batch(batch).nbytes)
+
     def watch(self) -> Any:
         """Give what counts the rows."""
         return self._rows.watch()

@@ -205,10 +205,16 @@ class Running:
         """Whether the iteration is over."""
         return self._ended is not None
 
-    def told(self, stats: Stats) -> None:
+    @property
+    def size_handed(self) -> tuple[int, int]:
+        """Rows and bytes that were handed out."""
+        return self._rows, self._bytes
+
+    def told(self, rows: int, num_bytes: int, stats: Stats | None) -> None:
         """Take what a helper process did from what it says itself."""
-        self._others = stats
-        self._rows, self._bytes = stats.rows, stats.bytes
+        self._rows, self._bytes = rows, num_bytes
+        if stats is not None:
+            self._others = stats
 
     def lap(self) -> Callable[[], str]:
         """Begin a part of the iteration; what this gives says how fast it was so far."""
@@ -324,6 +330,7 @@ class Taken:
         self._watch = watch
         self._running = running
         self._bytes = 0
+        self._size_of: Callable[[Any], int] | None = getattr(raw, "size_of", None)
 
     def __iter__(self) -> Self:
         return self
@@ -331,7 +338,9 @@ class Taken:
     def __next__(self) -> Any:
         start = clock()
         batch = next(self._raw)
-        if self._watch is None:
+        if self._size_of is not None:
+            size = self._size_of(batch)
+        elif self._watch is None:
             size = getattr(batch, "nbytes", 0)
         else:
             before, self._bytes = self._bytes, self._watch.stats().bytes
