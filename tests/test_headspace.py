@@ -79,9 +79,25 @@ def test_few_batches(perm, num_rows):
     )
 
 
-def test_what_is_left_of_an_epoch(perm):
-    loader = perm.loader(100).skip_batches(45)
-    assert len(list(loader.headspace(after=10))) == 5
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("skipped", [0, 5, 30, 45, 50])
+def test_what_is_left_of_an_epoch(perm, epochs, skipped):
+    wanted = 50 * epochs - skipped
+    loader = perm.loader(100, epochs=epochs).set_epoch(2).skip_batches(skipped)
+    state = loader.state_dict()
+    trial = loader.headspace(after=10)
+    assert len(trial) == len(list(trial)) == wanted
+    # And then from the start on.
+    assert len(trial) == len(loader) == 50 * epochs
+    again = perm.loader(100, epochs=epochs)
+    again.load_state_dict(state)
+    assert len(list(again.headspace(after=10))) == wanted
+
+
+def test_what_is_left_of_batches_of_so_many_tokens(perm):
+    loader = perm.loader(batch_tokens=10**5, length="id", epochs=2).skip_batches(9)
+    trial = loader.headspace(after=10)
+    assert len(trial) == len(loader) - 9 == len(list(trial))
 
 
 def test_without_an_end(perm):

@@ -97,13 +97,17 @@ class Headspace:
         self._clock = _Clock(after)
 
     def __len__(self) -> int:
-        """The number of batches of the loader."""
-        return len(self._loader)
+        """The number of batches that the next iteration of the loader gives.
+
+        Raises:
+            TypeError: If it never ends.
+        """
+        return self._loader._num_left()
 
     def __iter__(self) -> Iterator[Any]:
         self._clock = clock = _Clock(self._after)
         kept: deque[Any] = deque(maxlen=self._keep)
-        wanted = None if self._loader.epochs is None else len(self._loader)
+        wanted = None if self._loader.epochs is None else len(self)
         batches: Any = iter(self._loader)
         num_read = 0
         try:

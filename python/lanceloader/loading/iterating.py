@@ -84,19 +84,26 @@ class Iterating:
         Raises:
             TypeError: If it never ends.
         """
+        return self._num_batches(self._first_place())
+
+    def _num_left(self) -> int:
+        """Count the batches of the next iteration, from where it begins."""
+        return self._num_batches(self._start)
+
+    def _num_batches(self, start: At) -> int:
         if self._steps.epochs is None:
             raise TypeError("a loader of epochs=None never ends, and has no length")
-        epochs = (
-            [self.epoch]
-            if self._steps.epochs == 1
-            else range(self._first_epoch(), self._first_epoch() + self._steps.epochs)
-        )
+        epoch, rest = start.epoch, range(0)
+        if self._has_several:
+            first = self._first_epoch() if start.first is None else start.first
+            epoch = first if epoch is None else epoch
+            rest = range(epoch + 1, first + self._steps.epochs)
+        units = self._served.num_units(epoch)
+        begun = self._share(start.position, units).num_batches
         if self._served.unit == "row":
-            units = self._served.num_units(self.epoch)
-            return self._share(0, units).num_batches * len(epochs)
-        return sum(
-            self._share(0, self._served.num_units(epoch)).num_batches
-            for epoch in epochs
+            return begun + self._share(0, units).num_batches * len(rest)
+        return begun + sum(
+            self._share(0, self._served.num_units(epoch)).num_batches for epoch in rest
         )
 
     def _asked(self, running: Running) -> Iterable[At]:

@@ -192,7 +192,7 @@ class Loader(Iterating):
             keep: How many of the last ones of them are kept, at most, and served again and again.
 
         Returns:
-            As many batches as this loader gives; its ``report()`` compares the steps per second.
+            As many batches as this loader gives next; its ``report()`` compares the steps per second.
 
         Raises:
             ValueError: If ``after`` is less than 5, or ``keep`` less than 1.
