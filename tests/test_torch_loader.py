@@ -94,6 +94,15 @@ def test_after_the_last_batch(perm, num_workers, persistent):
     assert ids(loader) == wanted(perm)
 
 
+@pytest.mark.parametrize("epoch", [2**32 + 1, 2**63 + 3, 2**64 - 1])
+def test_workers_that_stay_hear_of_any_epoch(perm, epoch):
+    loader = loader_of(perm, 2, persistent_workers=True)
+    for number in (epoch, 0, epoch):
+        loader.set_epoch(number).skip_batches(3)
+        assert ids(loader) == left(3, number, perm)
+    assert loader.state_dict()["epoch"] == epoch
+
+
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_several_epochs_in_one_iteration(perm, num_workers):
     loader = loader_of(perm, num_workers, epochs=3, batch_size=300)

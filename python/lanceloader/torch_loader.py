@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset
 from lanceloader.loading import Loader
 from lanceloader.loading.iterating import register_as_dataset
 from lanceloader.loading.running import Running
+from lanceloader.loading.state import halves_of
 from lanceloader.loading.threads import loud
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ class DataLoader(TorchLoader[Any]):
         )
         # Lightning looks for set_epoch there.
         self.__dict__["sampler"] = Steps(self.dataset)
-        self._signal = torch.zeros(3, dtype=torch.int64) if persistent_workers else None
+        self._signal = (
+            torch.zeros((3, 2), dtype=torch.int64) if persistent_workers else None
+        )
         if self._signal is not None:
             self._signal.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -188,8 +191,7 @@ class DataLoader(TorchLoader[Any]):
         if self._signal is not None:
             first = self.dataset.epoch if start.first is None else start.first
             numbers = first, start.epoch, start.position
-            told = [-1 if number is None else number for number in numbers]
-            self._signal.copy_(torch.tensor(told))
+            self._signal.copy_(torch.tensor([halves_of(number) for number in numbers]))
         slots: Iterator[Any] = super().__iter__()
         return slots
 

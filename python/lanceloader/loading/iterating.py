@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._progress import check_bar, progress_over
 from lanceloader.loading.iteration import Iteration
 from lanceloader.loading.share import Share, share_of
-from lanceloader.loading.state import At, Way
+from lanceloader.loading.state import At, Way, of_halves
 from lanceloader.world import World
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ class Iterating:
     def _signalled(self) -> At | None:
         if self._signal is None:
             return None
-        first, epoch, position = (int(number) for number in self._signal)
-        before, self.epoch = self.epoch, None if first < 0 else first
+        first, epoch, position = map(of_halves, self._signal.tolist())
+        before, self.epoch = self.epoch, first
         self._is_advancing = before is not None and self.epoch == before + 1
-        return At(None if epoch < 0 else epoch, position)
+        return At(epoch, position or 0)
 
     def _serves(self, epoch: int | None) -> bool:
         """Whether an epoch is one of those of an iteration, or to come in it."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["At", "Turn", "Way", "numbered", "read_state", "write_state"]
+__all__ = [
+    "At",
+    "Turn",
+    "Way",
+    "halves_of",
+    "numbered",
+    "of_halves",
+    "read_state",
+    "write_state",
+]
 
 LAYOUT = 1
 _LABELS = {
@@ -227,6 +236,17 @@ def check_plan(theirs: Any, ours: dict[str, int | str], *, is_numbered: bool) ->
         listed = "; ".join(f"{label}: {what}" for label, what in different.items())
         message = f"a state of another plan, so its rows would not be these. {listed}"
         raise ValueError(message)
+
+
+def halves_of(number: int | None) -> tuple[int, int]:
+    """Give a number of 64 bits as two that have a sign, of which none has a negative one."""
+    return (-1, 0) if number is None else divmod(number, 2**32)
+
+
+def of_halves(halves: tuple[int, int]) -> int | None:
+    """Give the number that ``halves_of`` took apart."""
+    high, low = halves
+    return None if high < 0 else high * 2**32 + low
 
 
 def is_count(value: Any) -> bool:
