@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.formats._columns import Ragged
-from lanceloader.loading.joining import joined, num_rows_of
+from lanceloader.loading.joining import emptied, joined, num_rows_of
 from lanceloader.loading.transforming import Policy, transformed
 
 
@@ -61,6 +61,17 @@ def test_rows_are_joined(kind):
     batch = pa.record_batch({"x": [1, 2, 3, 4, 5]})
     (found,) = transformed([batch], call, threads=1, policy=Policy("skip"))
     assert same(found, as_kind(kind, [1, 2, 4, 5]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_without_rows(kind):
+    """They are joined with any others as if they were not there."""
+    some = as_kind(kind, [1, 2])
+    none = emptied(some)
+    assert type(none) is type(some)
+    assert num_rows_of(none) == 0
+    assert same(joined([none, some]), some)
+    assert same(some, as_kind(kind, [1, 2]))
 
 
 def test_parts_of_lists():

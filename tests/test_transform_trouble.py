@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import lanceloader as ll
@@ -9,6 +10,7 @@ import lanceloader.torch
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from lanceloader.loading import threads
 from lanceloader.loading.transforming import transformed
 
@@ -119,3 +121,60 @@ def test_a_collate_function_of_torch_that_stops_is_an_error(num_workers):
     )
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(loader)
+
+
+def stacked(batch):
+    """Fails on a batch of no rows."""
+    return torch.stack([row * 2 for row in batch["id"]])
+
+
+REPAIRS = {
+    "value": {"error_value": torch.zeros(1, dtype=torch.int64)},
+    "repair": {"repair": lambda error, row: torch.zeros(1, dtype=torch.int64)},
+    "repair of the row": {
+        "repair": lambda error, row: torch.tensor(row["id"].to_pylist()).long()
+    },
+}
+
+
+@pytest.mark.parametrize("how", REPAIRS)
+@pytest.mark.parametrize("transform_threads", [0, 2])
+def test_ranks_take_the_same_steps_where_a_batch_has_no_rows(how, transform_threads):
+    """A rank whose last batch is empty must hand it over: the others wait for its gradients."""
+    steps = []
+    for rank in range(3):
+        loader = table(7).loader(
+            global_batch_size=6,
+            rank=rank,
+            world_size=3,
+            tail="uneven",
+            format="torch_dict",
+            transform=stacked,
+            transform_threads=transform_threads,
+            on_error="fill",
+            **REPAIRS[how],
+        )
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert all(batch.dtype == torch.int64 for batch in batches)
+        steps.append([batch.tolist() for batch in batches])
+        stats = loader.stats()
+        assert (stats.rows_filled, stats.batches_skipped) == (0, 0)
+    assert steps == [[[0, 2], [12]], [[4, 6], []], [[8, 10], []]]
+
+
+def test_a_batch_without_rows_that_is_left_out_is_called_that(caplog):
+    loader = table(7).loader(
+        global_batch_size=6,
+        rank=2,
+        world_size=3,
+        tail="uneven",
+        format="torch_dict",
+        transform=stacked,
+        on_error="skip",
+    )
+    with caplog.at_level(logging.WARNING, "lanceloader"):
+        assert [batch.tolist() for batch in loader] == [[8, 10]]
+    (record,) = caplog.records
+    assert "without rows" in record.getMessage()
+    assert "non-empty TensorList" in record.getMessage()

@@ -12,7 +12,7 @@ from typing import Any
 
 from lanceloader.formats._columns import Ragged
 
-__all__ = ["joined", "num_rows_of"]
+__all__ = ["emptied", "joined", "num_rows_of"]
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "pandas", "polars")
 
@@ -79,7 +79,7 @@ def joined(parts: list[Any]) -> Any:
         if len({len(part) for part in parts}) > 1:
             raise ValueError("tuples of different lengths are no batch")
         places = [joined(list(place)) for place in zip(*parts, strict=True)]
-        return type(first)(*places) if hasattr(first, "_fields") else tuple(places)
+        return tuple_like(first, places)
     if isinstance(first, list):
         return list(itertools.chain.from_iterable(parts))
     try:
@@ -90,18 +90,45 @@ def joined(parts: list[Any]) -> Any:
         raise ValueError(message) from error
 
 
+def emptied(value: Any) -> Any:
+    """Give a batch of the same kind, without rows.
+
+    Raises:
+        ValueError: If it is nothing that has rows.
+    """
+    num_rows_of(value)
+    if isinstance(value, Ragged):
+        return Ragged(value.values[:0], value.offsets[:1] * 0)
+    if isinstance(value, Mapping):
+        return like(value, {name: emptied(part) for name, part in value.items()})
+    if isinstance(value, tuple):
+        return tuple_like(value, [emptied(part) for part in value])
+    if library_of(value) == "pandas":
+        return value.iloc[:0]
+    return value[:0]
+
+
 def joined_dicts(parts: list[Any]) -> Any:
     first = parts[0]
     if any(part.keys() != first.keys() for part in parts):
         keys = {tuple(part.keys()) for part in parts}
         message = f"dicts of different keys are no batch: {keys}"
         raise ValueError(message)
-    whole = {name: joined([part[name] for part in parts]) for name in first}
+    return like(first, {name: joined([part[name] for part in parts]) for name in first})
+
+
+def like(first: Any, columns: dict[Any, Any]) -> Any:
+    """Give columns as a dict of the same class."""
     if not isinstance(first, dict) or type(first) is dict:
-        return whole
+        return columns
     new = copy.copy(first)
-    new.update(whole)
+    new.update(columns)
     return new
+
+
+def tuple_like(first: Any, parts: list[Any]) -> Any:
+    """Give parts as a tuple of the same class."""
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
 def joined_lists(parts: list[Ragged]) -> Ragged:

@@ -12,7 +12,7 @@ from operator import attrgetter, index
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader import _native
-from lanceloader.loading.joining import joined, num_rows_of
+from lanceloader.loading.joining import emptied, joined, num_rows_of
 from lanceloader.loading.threads import Ordered
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Policy:
         fill_value: With ``"fill"``, what the transform would have made of a batch of one such
             row: ``[None]``, ``{"x": torch.zeros(1, 3)}``. A deep copy is put in.
         repair: With ``"fill"``, instead of a value: called with the exception and the batch of
-            one row, gives what the transform would have.
+            one row, gives what the transform would have. Of a batch without rows, which ranks
+            may have for the sake of equal steps, it gets that; rows that it gives are left off.
 
     Raises:
         ValueError: If there is no such policy, or its options do not fit.
@@ -130,11 +131,17 @@ class Policy:
 
 def one_row_batches(batch: Any) -> Iterator[Any]:
     """Give the rows of a batch as Arrow batches of one row. No copy, if the batch owns its rows."""
+    whole = as_arrow(batch)
+    return (whole.slice(at, 1) for at in range(whole.num_rows))
+
+
+def as_arrow(batch: Any) -> Any:
+    """Give a batch of the core as an Arrow batch, and any other as it is."""
     import pyarrow as pa
 
     if isinstance(batch, _native.Batch):
-        batch = pa.record_batch(batch if batch.is_owned else batch.to_owned())
-    return (batch.slice(at, 1) for at in range(batch.num_rows))
+        return pa.record_batch(batch if batch.is_owned else batch.to_owned())
+    return batch
 
 
 def transformed(
@@ -254,7 +261,12 @@ class _Outcome:
         self.seconds = 0.0
 
     def log(self) -> None:
-        if self.is_empty:
+        if self.is_empty and not self.num_rows:
+            logger.warning(
+                "A batch without rows is left out: the transform failed on it (%r)",
+                self.error,
+            )
+        elif self.is_empty:
             logger.warning(
                 "A batch is left out: the transform failed on all its %d rows (first error: %r)",
                 self.num_rows,
@@ -313,10 +325,21 @@ class _Stage:
         except Exception as error:
             if not self.policy.forgives(error):
                 raise
+            if self.num_rows(batch) == 0:
+                return self.without_rows(batch, error)
         else:
             check_rows(value, self.num_rows(batch), "the transform")
             return _Outcome(value)
         return self.row_by_row(batch)
+
+    def without_rows(self, batch: Any, error: Exception) -> _Outcome:
+        """Give a batch without rows: other ranks have one with rows, and take the step together."""
+        if self.policy.on_error == "fill":
+            return _Outcome(emptied(self.policy.filler(error, as_arrow(batch))))
+        outcome = _Outcome()
+        outcome.is_empty = True
+        outcome.error = error.with_traceback(None)
+        return outcome
 
     def row_by_row(self, batch: Any) -> _Outcome:
         outcome = _Outcome()
