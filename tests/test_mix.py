@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections import Counter
 from fractions import Fraction
@@ -13,7 +14,9 @@ import pytest
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
+from lanceloader.mixing.mixture import MOST_EPOCHS
 from lanceloader.mixing.weights import whole_weights
+from lanceloader.world import World
 from loads import STRATEGIES
 from mixtures import flat, mixed, numbered, served, shorter, sources_of
 
@@ -282,6 +285,44 @@ def test_epochs_that_differ_in_length():
     assert lengths[0] < lengths[1] < 40
     several = mixture.loader(1, format="python_col", epochs=4)
     assert len(served(several)) == len(several) == sum(lengths)
+
+
+@pytest.mark.parametrize("stop", ["first", 16])
+def test_epochs_of_a_schedule_are_found_again_and_few_are_kept(stop):
+    schedule = [(0, {"a": 1, "b": 3}), (10_000, {"a": 3, "b": 1})]
+    mixture = ll.mix(sources_of([10, 10]), schedule=schedule, shape="linear", stop=stop)
+    other = copy.copy(mixture)
+    counted = [mixture._with_epoch(epoch).counts() for epoch in range(60)]
+    assert counted[0] != counted[59]
+    assert other._with_epoch(59).counts() == counted[59]
+    travelled = pickle.loads(pickle.dumps(mixture))
+    for epoch in (30, 0, 59, 58):
+        loader = mixture.loader(1, format="python_col").set_epoch(epoch)
+        assert len(served(loader)) == sum(counted[epoch].values())
+        for one in (mixture, travelled):
+            one._native(epoch)
+            assert one._with_epoch(epoch).counts() == counted[epoch]
+        assert len(mixture._mixes) <= MOST_EPOCHS
+
+
+def test_a_mixture_of_shards_is_not_shared_out_again(monkeypatch):
+    monkeypatch.setattr(World, "in_use", classmethod(lambda cls: cls(0, 2)))
+    shard = numbered(0, 20).shard(0, 2)
+    assert flat(served(shard.loader(4, format="python_col"))) == ids_of(shard)
+    for mixture in (ll.mix([shard]), ll.mix([numbered(100, 10), shard])):
+        for one in (mixture, mixture.shuffle(1), pickle.loads(pickle.dumps(mixture))):
+            rows = flat(served(one.loader(4, format="python_col")))
+            assert sorted(rows) == sorted(
+                row for view in mixture.sources.values() for row in ids_of(view)
+            )
+    whole = ll.mix([numbered(0, 20)]).loader(4, format="python_col")
+    assert len(flat(served(whole))) == 10
+    ranked = ll.mix([shard]).loader(2, rank=0, world_size=2, format="python_col")
+    assert len(flat(served(ranked))) == 5
+
+
+def ids_of(view):
+    return view.to_arrow()["id"].to_pylist()
 
 
 def test_weights_in_a_straight_line():

@@ -38,6 +38,10 @@ def test_columns_must_fit():
         ({"weights": [1, float("nan")]}, "wanted a finite number"),
         ({"weights": [0, 0]}, "all 0"),
         ({"weights": [1, 0], "stop": "all"}, "never served whole"),
+        (
+            {"schedule": [(0, [1, 1]), (8, [1, 0])], "stop": "all"},
+            "source 'b' of weight 0 from row 8 on",
+        ),
         ({"weights": [1, 1], "schedule": [(0, [1, 1])]}, "wanted one of them"),
         ({"schedule": [(5, [1, 1])]}, r"rows \[5\] on"),
         ({"schedule": [(0, [1, 1]), (9, [1, 1]), (4, [1, 1])]}, "ascend from 0 on"),
@@ -64,3 +68,11 @@ def test_other_things_cannot_be_mixed():
         ll.mix([numbered(0, 5)], weights=["x"])
     with pytest.raises(TypeError, match='"size" or "equal"'):
         ll.mix([numbered(0, 5)], weights="some")
+
+
+def test_sources_that_are_served_in_the_end_may_begin_late():
+    mixture = ll.mix(
+        sources_of([4, 4]), schedule=[(0, [1, 0]), (20, [1, 1])], stop="all"
+    )
+    loader = mixture.loader(1, format="python_col")
+    assert [len(served(loader.set_epoch(epoch))) for epoch in range(3)] == [28, 8, 8]

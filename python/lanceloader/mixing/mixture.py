@@ -12,7 +12,7 @@ from lanceloader._native import Mix
 from lanceloader.mixing.budget import shared, with_options
 from lanceloader.mixing.serving import MixedRows
 from lanceloader.mixing.sources import grouped, source_views
-from lanceloader.mixing.weights import Schedule, Weights, stages_of
+from lanceloader.mixing.weights import Schedule, Weights, check_all, stages_of
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
 from lanceloader.stats import readable
@@ -96,6 +96,8 @@ def mix(
         message = f'stop={stop!r}: wanted "first", "all" or a number of rows'
         raise ValueError(message)
     stages = stages_of(weights, schedule, names, sizes)
+    if stop == "all":
+        check_all(stages, names)
     mixture = Mixture(
         views,
         stages,
@@ -118,6 +120,7 @@ class Mixture:
     """
 
     _is_shard = False
+    """Whether some source is a shard, so that nobody else should share rows out."""
     _serve: Any = None
     """What makes of this what a loader serves, while one is made."""
 
@@ -136,6 +139,7 @@ class Mixture:
         self.source_column = source_column
         self._views, self._groups = grouped(views.values())
         self._orders = [view._order for view in views.values()]
+        self._is_shard = any(view._is_shard for view in views.values())
         self._stages = stages
         self._is_linear = is_linear
         self._options = ReadOptions()
@@ -147,7 +151,7 @@ class Mixture:
     def _drop(self) -> None:
         """Forget what is made again when it is asked for."""
         self._mixes: dict[int, Mix] = {}
-        self._starts = [0]
+        self._starts = {0: 0}
         self._opened: tuple[int, list[Permutation]] | None = None
 
     @property
@@ -310,15 +314,15 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_mixes", "_starts", "_opened"):
+        for name in ("_mixes", "_opened"):
             del state[name]
         by_id = [view._source.rows_are_ids for view in self._views]
         return state | {"rows_are_ids": by_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         by_id = state.pop("rows_are_ids")
-        self.__dict__.update(state)
         self._drop()
+        self.__dict__.update(state)
         for view, wanted in zip(self._views, by_id, strict=True):
             if view._source.rows_are_ids != wanted:
                 message = (
@@ -360,17 +364,24 @@ class Mixture:
         first_row = self._first_row(epoch or 0)
         found = self._mixes.get(first_row)
         if found is None:
-            is_number = isinstance(self.stop, int)
-            found = self._mixes[first_row] = Mix(
-                [order.num_rows for order in self._orders],
-                self._groups,
-                self._stages,
-                linear=self._is_linear,
-                first_row=first_row,
-                stop="rows" if is_number else str(self.stop),
-                rows=int(self.stop) if is_number else 0,
-            )
+            found = self._mix_from(first_row)
+            # Never changed, as copies and threads share it.
+            kept = list(self._mixes.items())[1 - MOST_EPOCHS :]
+            self._mixes = dict([*kept, (first_row, found)])
         return found
+
+    def _mix_from(self, first_row: int) -> Mix:
+        """Make the arithmetic of the epoch that begins with this row of the training."""
+        is_number = isinstance(self.stop, int)
+        return Mix(
+            [order.num_rows for order in self._orders],
+            self._groups,
+            self._stages,
+            linear=self._is_linear,
+            first_row=first_row,
+            stop="rows" if is_number else str(self.stop),
+            rows=int(self.stop) if is_number else 0,
+        )
 
     def _first_row(self, epoch: int) -> int:
         """Give the row of the training that an epoch begins with.
@@ -380,11 +391,14 @@ class Mixture:
         last = self._stages[-1][0]
         if isinstance(self.stop, int):
             return min(last, epoch * self.stop)
-        while len(self._starts) <= epoch and self._starts[-1] < last:
-            start = self._starts[-1]
-            rows = self._native(len(self._starts) - 1).num_rows
-            self._starts.append(min(last, start + rows))
-        return self._starts[min(epoch, len(self._starts) - 1)]
+        starts = self._starts
+        known = min(epoch, len(starts) - 1)
+        while known < epoch and starts[known] < last:
+            rows = self._mix_from(starts[known]).num_rows
+            # Threads that come by at the same time write the same.
+            starts[known + 1] = min(last, starts[known] + rows)
+            known += 1
+        return starts[known]
 
     def _order(
         self, group: int, epoch: int | None, share: Share | None = None
@@ -400,6 +414,9 @@ class Mixture:
 
 MOST_LINES = 12
 """Sources that are listed by name."""
+
+MOST_EPOCHS = 4
+"""Epochs whose arithmetic is kept: the one that is served, the next, and the first."""
 
 
 def seed_of(seed: int, name: Any) -> int:

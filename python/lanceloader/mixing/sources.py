@@ -47,12 +47,13 @@ def source_views(
         message = f"source_column {source_column!r}: wanted a name that no column has"
         raise ValueError(message)
     found = {first: wanted}
-    known: dict[int, None] = {}
+    # Held, so that no other has the number of one.
+    known: dict[int, Any] = {}
     for name in others:
         view = aligned(name, named[name], first, wanted.column_names)
         reader = view._ensure_open()
         if id(reader) not in known:
-            known[id(reader)] = None
+            known[id(reader)] = reader
             check_types(name, view.schema, first, wanted.schema)
         found[name] = view
     return found

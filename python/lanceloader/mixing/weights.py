@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from lanceloader.numbers import count
 
-__all__ = ["Schedule", "Stages", "Weights", "stages_of"]
+__all__ = ["Schedule", "Stages", "Weights", "check_all", "stages_of"]
 
 Weights: TypeAlias = Mapping[Any, float] | Sequence[float] | str
 """A number for each source by name or by place, ``"size"`` or ``"equal"``."""
@@ -53,6 +53,22 @@ def stages_of(
         message = f"a schedule with weights from rows {rows} on: wanted rows that ascend from 0 on"
         raise ValueError(message)
     return stages
+
+
+def check_all(stages: Stages, names: Sequence[Any]) -> None:
+    """Refuse weights by which some source would not be served whole, once they are the last.
+
+    Raises:
+        ValueError: If there is one, naming it.
+    """
+    row, weights = stages[-1]
+    for name, weight in zip(names, weights, strict=True):
+        if weight == 0:
+            message = (
+                f"source {name!r} of weight 0 from row {row} on is never served whole: wanted a "
+                'weight above 0 with stop="all"'
+            )
+            raise ValueError(message)
 
 
 def whole_weights(
