@@ -133,9 +133,8 @@ fn is_share(verb: &Verb, len: u64) -> bool {
             let tails = [Tail::Uneven, Tail::Drop];
             (0..stride).any(|k| tails.iter().any(|t| positions == positions_of(len, k, stride, *t)))
         }
-        Verb::Filter(_) | Verb::Twice => false,
         Verb::Pick(_) | Verb::Draw(..) => len == 0,
-        Verb::Shuffle(..) | Verb::Window(..) => false,
+        Verb::Filter(_) | Verb::Twice | Verb::Shuffle(..) | Verb::Window(..) => false,
         Verb::Step(..) | Verb::Shard(..) | Verb::Repeat(_) => true,
     }
 }
