@@ -178,3 +178,122 @@ def test_a_batch_without_rows_that_is_left_out_is_called_that(caplog):
     (record,) = caplog.records
     assert "without rows" in record.getMessage()
     assert "non-empty TensorList" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transform_threads": 0, "transform_timeout": 5},
+        {"transform_timeout": -1},
+        {"transform_timeout": 0},
+        {"transform_timeout": float("nan")},
+    ],
+)
+def test_a_timeout_that_cannot_be_is_refused_at_once(options):
+    with pytest.raises(ValueError, match=r"transform_timeout.*wanted seconds above 0"):
+        table(8).loader(4, transform=len, **options)
+    if "transform_threads" not in options:
+        with pytest.raises(ValueError, match="transform_timeout"):
+            ll.torch.DataLoader(table(8), 4, num_workers=2, transform=len, **options)
+
+
+HANG = threading.Event()
+
+
+def hangs_at_22(batch):
+    rows = batch["id"].to_pylist()
+    if 22 in rows:
+        HANG.wait(4 * LIMIT_S)
+    return rows
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_timeout_in_workers_names_the_batch(num_workers):
+    perm = table(100).with_format("arrow")
+    loader = ll.torch.DataLoader(
+        perm, 4, num_workers=num_workers, transform=hangs_at_22, transform_timeout=0.5
+    )
+    HANG.clear()
+    batches = iter(loader)
+    assert [next(batches)[0] for _ in range(5)] == [0, 4, 8, 12, 16]
+    with pytest.raises(TimeoutError, match=r"batch 5 of 4 rows.*0\.5 s"):
+        next(batches)
+    # In this process its thread goes on.
+    HANG.set()
+
+
+def most_under_way(iterator, entered, changed, num_batches, most):
+    """How many batches were ever taken and not handed over, given time to take too many."""
+    found = []
+    for handed, _ in enumerate(iterator, 1):
+        with changed:
+            wanted = min(num_batches, handed + most)
+            assert changed.wait_for(lambda n=wanted: len(entered) >= n, LIMIT_S)
+            found.append(len(entered) - handed)
+    return max(found)
+
+
+@pytest.mark.parametrize(
+    ("limit_kib", "most"), [(8, 1), (64, 1), (128, 2), (1024, 16), (10_000, 16)]
+)
+def test_what_is_read_ahead_under_a_transform_is_bounded_in_bytes(limit_kib, most):
+    """Batches of 32 KiB on 8 threads, of which half of the limit may be under way."""
+    values = pa.array(np.zeros(40 * 4 * 1024))
+    rows = pa.FixedSizeListArray.from_arrays(values, 1024)
+    perm = ll.open(pa.table({"x": rows})).with_format("arrow")
+    entered, changed = [], threading.Condition()
+
+    def call(batch):
+        with changed:
+            entered.append(len(batch))
+            changed.notify_all()
+        return batch
+
+    loader = perm.loader(
+        4, transform=call, transform_threads=8, memory_limit=limit_kib * 1024
+    )
+    found = most_under_way(iter(loader), entered, changed, 40, most)
+    assert found == most
+
+
+def test_batches_of_different_sizes_are_bounded_by_the_largest_so_far():
+    sizes = [1, 1, 10, 1, 1, 1, 30, 1, 1, 1, 1, 1]
+    taken, changed = 0, threading.Condition()
+
+    def source():
+        nonlocal taken
+        for size in sizes:
+            with changed:
+                taken += 1
+                changed.notify_all()
+            yield size
+
+    def most(handed):
+        """How many may be taken by the time that so many are handed over."""
+        end = handed
+        while end < len(sizes) and (
+            end == handed
+            or (
+                end - handed < 8
+                and sum(sizes[handed:end]) + max(sizes[:end], default=0) <= 20
+            )
+        ):
+            end += 1
+        return end
+
+    batches = transformed(
+        source(), lambda size: size, threads=4, num_bytes=int, most_bytes=20
+    )
+    for handed, size in enumerate(batches, 1):
+        assert size == sizes[handed - 1]
+        with changed:
+            wanted = most(handed)
+            assert changed.wait_for(lambda n=wanted: taken >= n, LIMIT_S)
+            assert taken == wanted, handed
+
+
+def test_threads_are_as_many_as_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5, 7})
+    loader = table(40).loader(4, transform=len)
+    assert len(list(loader)) == 10
+    assert loader.stats().transform_threads == 3

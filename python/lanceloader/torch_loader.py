@@ -126,8 +126,9 @@ class DataLoader(TorchLoader[Any]):
         own["drop_last"] = drop_last
         options |= {name: value for name, value in own.items() if value is not None}
         if num_workers and options.get("transform") is not None:
-            # Workers are as many as are wanted at once.
-            options.setdefault("transform_threads", 0)
+            # Workers are as many as are wanted at once; one that hangs takes a thread of its own.
+            has_timeout = options.get("transform_timeout") is not None
+            options.setdefault("transform_threads", int(has_timeout))
         register_as_dataset()
         super().__init__(
             cast("Dataset[Any]", loader_of(dataset, options)),

@@ -13,10 +13,27 @@ from lanceloader.numbers import count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lanceloader.loading.running import Running
+    from lanceloader.loading.running import Running, Taken
     from lanceloader.loading.served import Served
 
 __all__ = ["Finish"]
+
+
+MOST_BYTES = 1 << 30
+"""Raw batches that transforms may hold where no ``memory_limit`` was given."""
+
+
+def most_bytes_of(served: Served) -> int:
+    """Give how many bytes of raw batches transforms may hold: half of what rows may take."""
+    limit = served.view._options.for_native()["memory_limit"]
+    return MOST_BYTES if limit is None else int(limit) // 2
+
+
+def num_cpus() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -56,16 +73,23 @@ class Finish:
         """Check what a user gave; see ``Permutation.loader``.
 
         Raises:
-            ValueError: If options are given for a transform that is not.
+            ValueError: If options are given for a transform that is not, or a timeout is no time or
+                has no thread to leave behind.
         """
         if transform is None and (policy.on_error != "raise" or timeout is not None):
             raise ValueError(
                 "on_error and transform_timeout without a transform: wanted transform= too"
             )
         if threads is None:
-            num_threads = 0 if transform is None else os.cpu_count() or 1
+            num_threads = 0 if transform is None else num_cpus()
         else:
             num_threads = count(threads)
+        if timeout is not None and not (timeout > 0 and num_threads):
+            message = (
+                f"transform_timeout={timeout!r} with transform_threads={num_threads}: wanted "
+                "seconds above 0, and a thread that can be left behind"
+            )
+            raise ValueError(message)
         return cls(transform, num_threads, policy, timeout, collate, pin_memory, device)
 
     @property
@@ -79,9 +103,22 @@ class Finish:
         return self.transform is not None or self.threads > 0
 
     def over(
-        self, raw: Iterator[Any], served: Served, running: Running, first: int
+        self,
+        raw: Taken,
+        served: Served,
+        running: Running,
+        first: int,
+        stride: int = 1,
     ) -> Iterator[Any]:
-        """Give finished batches, in order; ``first`` is the number of the first one, for messages."""
+        """Give finished batches, in order.
+
+        Args:
+            raw: The batches as they are read.
+            served: What they are of.
+            running: Counts what is done.
+            first: The number of the first one, for messages.
+            stride: From the number of a batch to that of the next.
+        """
         if not self._is_called:
             convert = loud(running.timed("format", served.convert))
             values: Iterator[Any] = map(convert, raw)
@@ -94,6 +131,9 @@ class Finish:
                 timeout=self.timeout,
                 counts=running.counts,
                 first=first,
+                stride=stride,
+                num_bytes=lambda _: raw.num_bytes,
+                most_bytes=most_bytes_of(served),
             )
             running.transform_threads = self.threads
             running.lined_up(values)

@@ -316,7 +316,8 @@ class Iterating:
             then = following, after.of_worker(turn - way.num_batches, num_workers)
         raw = running.over(self._served.load(start.epoch, share, then))
         step = start.position // way.global_batch_size
-        values = self._finish.over(raw, self._served, running, step)
+        numbers = step + turn % num_workers, num_workers
+        values = self._finish.over(raw, self._served, running, *numbers)
         first = 0 if way.num_workers else step
         what = "loading" if start.epoch is None else f"epoch {start.epoch}"
         total = first + share.num_batches

@@ -93,7 +93,7 @@ class Running:
         self._points = _Points()
         self._others: Stats | None = None
 
-    def over(self, raw: Iterator[Any]) -> Iterator[Any]:
+    def over(self, raw: Iterator[Any]) -> Taken:
         """Pass the batches of an epoch on, and count them."""
         watched: _native.Watch | None = watch_of(raw)
         if watched is not None:
@@ -231,7 +231,8 @@ class Running:
     def stats(self) -> Stats:
         """Give what was done so far."""
         found: dict[str, Any] = {}
-        mine = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
+        with self._lock:
+            mine = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
         if self._others is not None:
             found = {
                 name: getattr(self._others, name) for name in Stats.__dataclass_fields__
@@ -321,7 +322,11 @@ class Running:
 
 
 class Taken:
-    """Raw batches of an epoch, counted as they are taken."""
+    """Raw batches of an epoch, counted as they are taken.
+
+    Attributes:
+        num_bytes: The size of the one that was taken last.
+    """
 
     def __init__(
         self, raw: Iterator[Any], watch: _native.Watch | None, running: Running
@@ -330,6 +335,7 @@ class Taken:
         self._watch = watch
         self._running = running
         self._bytes = 0
+        self.num_bytes = 0
         self._size_of: Callable[[Any], int] | None = getattr(raw, "size_of", None)
 
     def __iter__(self) -> Self:
@@ -346,6 +352,7 @@ class Taken:
             before, self._bytes = self._bytes, self._watch.stats().bytes
             size = self._bytes - before
         is_watched = self._watch is not None
+        self.num_bytes = size
         self._running.took(batch, size, start, is_watched=is_watched)
         return batch
 

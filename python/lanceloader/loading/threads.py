@@ -40,6 +40,9 @@ class Ordered(Generic[Item, Result]):
         call: Called from several threads at once.
         threads: Their number. 0 calls in the thread that asks, ahead of nothing.
         ahead: Items that may be taken and not handed over.
+        weigh: Gives the weight of an item that was just taken.
+        most: Of items that are taken and not handed over, more than one only within this weight,
+            as far as the heaviest so far says what the next will weigh.
         timeout: Seconds that one call may take once somebody waits for it.
         late: The message of the ``TimeoutError``, of an item's number and the item.
         name: What the threads are called.
@@ -52,11 +55,14 @@ class Ordered(Generic[Item, Result]):
         *,
         threads: int,
         ahead: int,
+        weigh: Callable[[Item], int] = lambda _: 0,
+        most: int = 0,
         timeout: float | None = None,
         late: Callable[[int, Item], str] = lambda number, _: f"item {number} is late",
         name: str,
     ) -> None:
-        self._work = _Work(iter(items), call, ahead, timeout, late)
+        space = _Space(ahead, weigh, most)
+        self._work = _Work(iter(items), call, space, timeout, late)
         self._num_threads = threads
         self._name = name
         self._finalizer = weakref.finalize(self, _stop, self._work)
@@ -107,15 +113,43 @@ class Ordered(Generic[Item, Result]):
 class _Job(Generic[Item, Result]):
     """One item on its way."""
 
-    __slots__ = ("error", "is_done", "item", "number", "result", "started")
+    __slots__ = ("error", "is_done", "item", "number", "result", "started", "weight")
 
     def __init__(self, number: int, item: Item | None) -> None:
         self.number = number
         self.item = item
         self.started = time.monotonic()
+        self.weight = 0
         self.is_done = False
         self.result: Result | None = None
         self.error: BaseException | None = None
+
+
+class _Space(Generic[Item]):
+    """How many items may be under way: of those that are, their number and weight."""
+
+    def __init__(self, ahead: int, weigh: Callable[[Item], int], most: int) -> None:
+        self.ahead = ahead
+        self.weigh = weigh
+        self.most = most
+        self.num_items = 0
+        self.weight = 0
+        self.heaviest = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be taken; without any, nothing would go on."""
+        return self.num_items == 0 or (
+            self.num_items < self.ahead and self.weight + self.heaviest <= self.most
+        )
+
+    def add(self, weight: int) -> None:
+        self.weight += weight
+        self.heaviest = max(self.heaviest, weight)
+
+    def remove(self, weight: int) -> None:
+        self.num_items -= 1
+        self.weight -= weight
 
 
 class _Work(Generic[Item, Result]):
@@ -125,13 +159,13 @@ class _Work(Generic[Item, Result]):
         self,
         items: Iterator[Item],
         call: Callable[[Item], Result],
-        ahead: int,
+        space: _Space[Item],
         timeout: float | None,
         late: Callable[[int, Item], str],
     ) -> None:
         self.items = items
         self.call = call
-        self.ahead = ahead
+        self.space = space
         self.timeout = timeout
         self.late = late
         self.process = os.getpid()
@@ -143,7 +177,6 @@ class _Work(Generic[Item, Result]):
         self.taking = threading.Lock()
         self.jobs: deque[_Job[Item, Result]] = deque()
         self.num_taken = 0
-        self.num_under_way = 0
         self.is_over = False
         self.is_stopped = False
 
@@ -173,10 +206,10 @@ class _Work(Generic[Item, Result]):
         """Wait until another item may be taken, and take it; ``None`` if there are no more."""
         with self.taking:
             with self.lock:
-                while self.num_under_way >= self.ahead and not self.is_at_end:
+                while not (self.space.has_room or self.is_at_end):
                     self.room.wait()
                 if not self.is_at_end:
-                    self.num_under_way += 1
+                    self.space.num_items += 1
             job = None if self.is_at_end else self.taken()
             if not self.is_stopped:
                 return job
@@ -190,7 +223,9 @@ class _Work(Generic[Item, Result]):
     def taken(self) -> _Job[Item, Result] | None:
         """Take an item, with the place in order that it has thereby."""
         try:
-            job = _Job[Item, Result](self.num_taken, next(self.items))
+            item = next(self.items)
+            job = _Job[Item, Result](self.num_taken, item)
+            job.weight = self.space.weigh(item)
         except StopIteration:
             with self.lock:
                 self.is_over = True
@@ -201,6 +236,7 @@ class _Work(Generic[Item, Result]):
             job.error, job.is_done = error, True
         with self.lock:
             self.num_taken += 1
+            self.space.add(job.weight)
             self.jobs.append(job)
             self.is_over = self.is_over or job.is_done
             # Whoever waits for the first in line may have waited before it was there.
@@ -227,9 +263,10 @@ class _Work(Generic[Item, Result]):
         with self.lock:
             while not self.is_stopped:
                 if self.jobs and self.jobs[0].is_done:
-                    self.num_under_way -= 1
+                    job = self.jobs.popleft()
+                    self.space.remove(job.weight)
                     self.room.notify()
-                    return self.jobs.popleft()
+                    return job
                 if self.is_over and not self.jobs:
                     return None
                 self.done.wait(self.seconds_left())

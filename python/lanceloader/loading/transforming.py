@@ -153,12 +153,16 @@ def transformed(
     timeout: float | None = None,
     counts: Counts | None = None,
     first: int = 0,
+    stride: int = 1,
+    num_bytes: Callable[[Any], int] = lambda _: 0,
+    most_bytes: int = 0,
     num_rows: Callable[[Any], int] = attrgetter("num_rows"),
     one_row_batches: Callable[[Any], Iterable[Any]] = one_row_batches,
 ) -> Transformed:
     """Call a function with each batch, in threads, and give what it makes, in order.
 
-    At most ``2 * threads`` batches are under way. Nothing begins before the first ``next``;
+    At most ``2 * threads`` batches are under way, and of those of more than ``most_bytes``
+    together only one. Nothing begins before the first ``next``;
     closing or dropping the iterator ends it. A call that hangs neither keeps Ctrl-C from
     working nor the program from exiting.
 
@@ -178,6 +182,9 @@ def transformed(
             its thread is left behind.
         counts: Where to count.
         first: The number of the first batch, for messages.
+        stride: From the number of a batch to that of the next.
+        num_bytes: Gives the size of a batch that was just taken.
+        most_bytes: What batches under way may have together.
         num_rows: Counts the rows of a batch.
         one_row_batches: Takes a batch apart.
 
@@ -197,14 +204,16 @@ def transformed(
             f"timeout={timeout!r} with {threads} threads: wanted seconds, and a thread"
         )
         raise ValueError(message)
-    stage = _Stage(call, policy or Policy(), num_rows, one_row_batches, timeout, first)
+    stage = _Stage(call, policy or Policy(), num_rows, one_row_batches, timeout)
     results = Ordered(
         batches,
         stage.outcome,
         threads=threads,
         ahead=AHEAD * threads,
         timeout=timeout,
-        late=stage.late,
+        late=lambda number, batch: stage.late(first + number * stride, batch),
+        weigh=num_bytes,
+        most=most_bytes,
         name="lanceloader-transform",
     )
     return Transformed(results, counts or Counts())
@@ -291,24 +300,19 @@ class _Stage:
         num_rows: Callable[[Any], int],
         one_row_batches: Callable[[Any], Iterable[Any]],
         timeout: float | None,
-        first: int,
     ) -> None:
         self.call = call
         self.policy = policy
         self.num_rows = num_rows
         self.one_row_batches = one_row_batches
         self.timeout = timeout
-        self.first = first
 
     def late(self, number: int, batch: Any) -> str:
         rows = ""
         # Whatever was given to count them: being late is what must be told.
         with contextlib.suppress(Exception):
             rows = f" of {self.num_rows(batch)} rows"
-        return (
-            f"batch {self.first + number}{rows}: the transform was not done in "
-            f"{self.timeout:g} s"
-        )
+        return f"batch {number}{rows}: the transform was not done in {self.timeout:g} s"
 
     def outcome(self, batch: Any) -> _Outcome:
         started = time.perf_counter()
