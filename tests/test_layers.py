@@ -33,6 +33,7 @@ RUST = {
     "error": set(),
     "interrupt": set(),
     "histogram": set(),
+    "recycled": set(),
     "stages": set(),
     "runtime": {"interrupt"},
     "order": {"interrupt"},
@@ -69,7 +70,7 @@ WORDS = {
     r"lance_\w+::": {"error", "table"},
     "tokio": {"runtime"},
     "datafusion": {"hash"},
-    "unsafe": {"table", "cache"},
+    "unsafe": {"table", "cache", "recycled"},
     "pyo3": set(),
 }
 

@@ -17,7 +17,11 @@ mod share;
 mod stats;
 mod table;
 
+use lanceloader_core::recycled::Recycled;
 use pyo3::pymodule;
+
+#[global_allocator]
+static ALLOCATOR: Recycled = Recycled::new();
 
 /// The compiled part of lanceloader. Use the classes of `lanceloader` instead.
 #[pymodule]

@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 const TILE_ROWS: usize = 64;
 /// The distance of bytes that share a cache line.
 const LINE_BYTES: usize = 64;
+/// Wider values are lists.
+const WIDEST_VALUE: usize = 16;
 
 /// The rows of an answer: for each its head and the tails of its block.
 pub(crate) struct Heads<'a> {
@@ -154,7 +156,12 @@ impl Packing {
             }
         }
         for group in &mut groups {
-            group.out = MutableBuffer::from_len_zeroed(group.leaves.len() * group.width * num_rows);
+            let bytes = group.leaves.len() * group.width * num_rows;
+            group.out = if group.is_appended() {
+                MutableBuffer::with_capacity(bytes)
+            } else {
+                MutableBuffer::from_len_zeroed(bytes)
+            };
         }
         let bits = |(leaf, field): (usize, Option<&Field>)| match (field, self.leaves[leaf]) {
             (Some(_), Leaf::Bit { bit }) => Some((leaf, bit)),
@@ -219,11 +226,31 @@ struct Group<'a> {
     out: MutableBuffer,
 }
 
+impl Group<'_> {
+    /// Whether its values can be written one after another, with nothing in between.
+    fn is_appended(&self) -> bool {
+        self.leaves.len() == 1 && self.width > WIDEST_VALUE
+    }
+}
+
 /// A part of the tails; `None` where it is only passed over.
 struct TailOut {
     leaf: usize,
     slot: usize,
     parts: Option<Parts>,
+}
+
+impl TailOut {
+    /// Notes where the parts of these rows will end.
+    fn measure(&mut self, heads: &[&[u8]]) {
+        if let Some(Parts { ends, .. }) = &mut self.parts {
+            let mut end = ends.last().copied().unwrap_or(0);
+            ends.extend(heads.iter().map(|head| {
+                end += read_u32(head, self.slot);
+                end
+            }));
+        }
+    }
 }
 
 impl Outputs<'_> {
@@ -233,7 +260,17 @@ impl Outputs<'_> {
             let tile = start..num_rows.min(start + TILE_ROWS);
             rows.touch(tile.clone());
             let heads = &rows.heads[tile.clone()];
-            for Group { width, leaves, out, .. } in &mut self.groups {
+            for group in &mut self.groups {
+                let is_appended = group.is_appended();
+                let Group { width, leaves, out, .. } = group;
+                if let (true, Leaf::Fixed { slot, width }) =
+                    (is_appended, packing.leaves[leaves[0]])
+                {
+                    for head in heads {
+                        out.extend_from_slice(&head[slot..slot + width]);
+                    }
+                    continue;
+                }
                 let regions = out.as_slice_mut().chunks_exact_mut((*width * num_rows).max(1));
                 for (region, leaf) in regions.zip(leaves.iter()) {
                     if let Leaf::Fixed { slot, width } = packing.leaves[*leaf] {
@@ -242,24 +279,40 @@ impl Outputs<'_> {
                     }
                 }
             }
-            if let (Some(slot), false) = (packing.tail_slot, self.tails.is_empty()) {
-                rows.touch_tails(tile.clone(), slot);
-                for row in tile {
-                    let (head, tails) = (rows.heads[row], rows.tails[row]);
-                    let mut at = read_u64(head, slot);
-                    for tail in &mut self.tails {
-                        let end = at + read_u32(head, tail.slot);
-                        if let Some(parts) = &mut tail.parts {
-                            parts.data.extend_from_slice(&tails[at..end]);
-                            parts.ends.push(parts.data.len());
-                        }
-                        at = end;
-                    }
-                }
+            for tail in &mut self.tails {
+                tail.measure(heads);
             }
+        }
+        if let (Some(slot), false) = (packing.tail_slot, self.tails.is_empty()) {
+            self.fill_tails(rows, slot);
         }
         let boolean = |&(_, bit): &(usize, usize)| bits_of(rows, bit);
         self.booleans = self.bits.iter().map(boolean).collect();
+    }
+
+    fn fill_tails(&mut self, rows: &Heads<'_>, slot: usize) {
+        // Lengths may come from a file that was changed behind our back: memory is asked for only
+        // if there is so much to copy.
+        let most: usize = rows.tails.iter().map(|tails| tails.len()).sum();
+        for parts in self.tails.iter_mut().filter_map(|tail| tail.parts.as_mut()) {
+            let bytes = parts.ends.last().copied().unwrap_or(0);
+            parts.data = MutableBuffer::with_capacity(bytes.min(most));
+        }
+        for start in (0..rows.heads.len()).step_by(TILE_ROWS) {
+            let tile = start..rows.heads.len().min(start + TILE_ROWS);
+            rows.touch_tails(tile.clone(), slot);
+            for row in tile {
+                let (head, tails) = (rows.heads[row], rows.tails[row]);
+                let mut at = read_u64(head, slot);
+                for tail in &mut self.tails {
+                    let end = at + read_u32(head, tail.slot);
+                    if let Some(parts) = &mut tail.parts {
+                        parts.data.extend_from_slice(&tails[at..end]);
+                    }
+                    at = end;
+                }
+            }
+        }
     }
 
     /// What was written, by leaf.
