@@ -81,29 +81,54 @@ impl Order {
     }
 
     /// Puts `map`, known to fit, in front, so that [`with_epoch`](Self::with_epoch) makes a shuffle anew
-    /// only for shares of all its rows. Ranges next to each other become one, where that can be told.
+    /// only for shares of all its rows. Ranges next to each other become one.
     pub(super) fn in_front(&self, map: Map, len: u64, is_share: bool) -> Result<Self> {
         let is_renewed = is_share && self.renewed().is_some();
-        if let Some(joined) = self.joined(&map, len)?
-            && joined.renewed().is_some() == is_renewed
-        {
-            return Ok(joined);
+        let plain = self.clone().unmarked();
+        if let Some(mut joined) = plain.joined(&map, len)? {
+            if !is_renewed {
+                joined.keep_from(1);
+            }
+            if joined.renewed().is_some() == is_renewed {
+                return Ok(joined);
+            }
         }
-        let mut maps = Vec::with_capacity(self.maps.len() + 2);
-        maps.push(map);
-        maps.extend_from_slice(&self.maps);
-        let mut order = Self { len, maps };
+        let mut order = plain;
+        order.len = len;
+        order.maps.insert(0, map);
         if !is_renewed {
             order.keep_from(1);
         }
         Ok(order)
     }
 
-    /// Has no epoch make anew what stands at map `first` or behind it.
+    /// Has no epoch make anew what stands at map `first` or behind it, by a mark: a range that changes
+    /// nothing. Only orders that would be mistaken have one, so that all others are told by the same maps,
+    /// and by the same fingerprint, as before there were marks.
     pub(super) fn keep_from(&mut self, first: usize) {
-        if self.renewed().is_some_and(|at| at >= first) {
-            self.maps.insert(first, Map::Range { start: 0, step: 1 });
+        if let Some(at) = self.renewed().filter(|&at| at >= first) {
+            self.maps.insert(at, Map::Range { start: 0, step: 1 });
         }
+    }
+
+    /// Without marks.
+    pub(super) fn unmarked(mut self) -> Self {
+        let is_mark = |at: usize| match &self.maps[at..] {
+            [Map::Range { start: 0, step: 1 }, next, ..] if at > 0 => match self.maps[at - 1] {
+                // Nothing else stands between a range and what it chooses from, or takes all of it.
+                Map::Range { .. } => true,
+                Map::Repeat { len } => {
+                    matches!(Whole::of(Some(next)), Whole::Is(whole) if whole == len)
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        let marks: Vec<usize> = (0..self.maps.len()).filter(|&at| is_mark(at)).collect();
+        for at in marks.into_iter().rev() {
+            self.maps.remove(at);
+        }
+        self
     }
 
     /// With a range and the one before it as one.
@@ -264,6 +289,13 @@ mod tests {
         assert_eq!(of(0, Tail::Uneven).slice(0, 6).unwrap().maps().len(), 2);
         assert_eq!(of(1, Tail::Uneven).slice(3, 7).unwrap().maps().len(), 2);
         assert_eq!(of(1, Tail::Uneven).strided(1, 2, 5).unwrap().maps().len(), 2);
+        // Nor are those that are made of one that can.
+        let kinds = |order: &Order| order.maps().len();
+        assert_eq!(kinds(&slice.slice(2, 5).unwrap()), 2);
+        assert_eq!(kinds(&slice.shuffled(3, 0, 1).unwrap()), 3);
+        assert_eq!(kinds(&slice.repeat(2).unwrap().slice(0, 15).unwrap()), 4);
+        let twice = slice.repeat(2).unwrap();
+        assert_eq!(twice.with_epoch(1).unwrap().to_vec(), twice.to_vec());
         let sorted = shard_of(&Order::all(21), 0, 2, Tail::Uneven).unwrap();
         assert_eq!(sorted.slice(0, 10).unwrap().maps().len(), 1);
     }

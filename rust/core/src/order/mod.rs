@@ -241,7 +241,7 @@ impl Order {
         if positions.maps.is_empty() {
             return self.slice(0, positions.len);
         }
-        let mut picked = self.clone();
+        let mut picked = self.clone().unmarked();
         picked.len = positions.len;
         picked.maps.splice(0..0, positions.maps.iter().cloned());
         picked.keep_from(positions.maps.len());
@@ -307,7 +307,8 @@ impl Order {
         let len = len.ok_or_else(|| {
             Error::invalid(format!("{} orders end to end", orders.len()), "fewer rows")
         })?;
-        Ok(Self { len, maps: vec![Map::Concat(orders.into())] })
+        let orders = orders.into_iter().map(Self::unmarked).collect();
+        Ok(Self { len, maps: vec![Map::Concat(orders)] })
     }
 
     /// The positions whose offset is a member of `rows`, in the order they stand.
