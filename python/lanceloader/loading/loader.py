@@ -27,8 +27,8 @@ class Loader(Iterating):
     """The batches of a permutation, read ahead by threads; ``Permutation.loader`` makes one.
 
     Each iteration gives the current epoch from its start, or from where ``load_state_dict`` or
-    ``skip_batches`` left it. Several may run at once, also in several threads; the state is that
-    of the one that was begun last.
+    ``skip_batches`` left it. Several may run at once, also in several threads, and several threads
+    may ask one; the state is that of the one that was begun last.
 
     It is an ``IterableDataset`` to torch: ``DataLoader(loader, batch_size=None)`` works with
     any number of workers, as do torchdata's ``StatefulDataLoader`` and

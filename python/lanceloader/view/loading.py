@@ -209,7 +209,7 @@ class LoadVerbs(SequenceVerbs):
             transform: Called with each batch in its format, in threads; gives what is handed out.
             transform_threads: Threads that call it, by default one per core; 0 calls it in the
                 thread that asks for batches. Without a transform, threads only convert.
-            transform_timeout: Seconds for one batch, after which the iteration ends.
+            transform_timeout: Seconds for one batch, after which the iteration ends. Wants threads.
             on_error: What becomes of rows that the transform fails on, found by trying them one by
                 one: ``"raise"``; ``"skip"``; ``"warn"``, which says so in the log; a function
                 of the exception that says whether to skip; or ``"fill"``. Other than with
@@ -217,7 +217,7 @@ class LoadVerbs(SequenceVerbs):
             error_value: With ``"fill"``, what the transform would have given for a batch of one
                 such row.
             repair: With ``"fill"``, instead: called with the exception and the Arrow batch of one
-                row, gives it.
+                row, gives it. Of a batch without rows, which ranks may have, it gets that.
             collate: Called with what the transform gives.
             pin_memory: Whether tensors are put into pinned memory.
             device: Where tensors are copied to, one batch ahead.
