@@ -5,6 +5,7 @@ An arm is plain data: the process that runs it imports only what that arm needs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ NUMBERS = ("narrow", "embeddings")
 MOSAIC_VENV = "mosaicml"
 
 LOADER = "loader()"
+RESIDENT = 'loader(read="resident")'
 SKIPS, STATE, REPLAYS = "draws the order, and skips", "state", "reads up to the step"
 
 
@@ -66,16 +68,22 @@ def arms(table: str) -> Iterator[Arm]:
 
 def our_loader(table: str) -> Iterator[Arm]:
     outputs = {"text": ("arrow", "python"), "image": ("arrow",)}
-    for output in outputs.get(table, ("torch_dict",)):
+    ways: list[tuple[str, dict[str, Any]]] = [(LOADER, {})]
+    if table == "image":
+        # Wide rows are read from the table's files; those who hold them in memory are raced so, too.
+        ways.append((RESIDENT, {"read": "resident"}))
+    for output, (how, options) in itertools.product(
+        outputs.get(table, ("torch_dict",)), ways
+    ):
         yield Arm(
             OURS,
-            LOADER,
+            how,
             {"arrow": ARROW, "python": ITEMS, "torch_dict": TENSORS}[output],
             EXACT,
             "mapped:loader",
             ("lanceloader", "lancedb", "torch"),
-            {"output": output},
-            make="mapped:fill_rows",
+            {"output": output, **options},
+            make="mapped:fill_rows" if how == LOADER else "mapped:fill_resident",
             resumes=STATE,
             state="mapped:loader_state",
         )

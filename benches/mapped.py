@@ -100,9 +100,13 @@ def permutation_of(table: BenchTable, library: str) -> Any:
 
 def fill_rows(table: BenchTable) -> None:
     """Read one epoch of ours, so that what it keeps between epochs is there."""
-    for _ in permutation_of(table, "lanceloader").loader(
-        table.batch_size, shuffle=True, seed=0, format="arrow"
-    ):
+    for _ in loader_of(table, 0, "arrow"):
+        pass
+
+
+def fill_resident(table: BenchTable) -> None:
+    """Read one epoch of ours into packed rows, whatever it would choose."""
+    for _ in loader_of(table, 0, "arrow", read="resident"):
         pass
 
 
@@ -112,9 +116,10 @@ def loader(
     *,
     output: str,
     state: dict[str, Any] | None = None,
+    read: str | None = None,
 ) -> Batches:
     """Our own loader, epoch after epoch, or from a state on."""
-    found = loader_of(table, seed, output)
+    found = loader_of(table, seed, output, read)
     first = 0
     if state is not None:
         found.load_state_dict(state)
@@ -125,9 +130,16 @@ def loader(
         yield from found.set_epoch(epoch)
 
 
-def loader_of(table: BenchTable, seed: int, output: str) -> Any:
+def loader_of(
+    table: BenchTable, seed: int, output: str, read: str | None = None
+) -> Any:
     return permutation_of(table, "lanceloader").loader(
-        table.batch_size, drop_last=True, shuffle=True, seed=seed, format=output
+        table.batch_size,
+        drop_last=True,
+        shuffle=True,
+        seed=seed,
+        format=output,
+        read=read,
     )
 
 

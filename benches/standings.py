@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from arms import EXACT, LOADER, OURS, TABLES, WINDOWED
+from arms import EXACT, LOADER, OURS, RESIDENT, TABLES, WINDOWED
 from results import Record, Results, median, ratio, unique
 
 SHUFFLES = (EXACT, WINDOWED)
@@ -62,19 +62,25 @@ class Standings:
             if arm["library"] != OURS and shuffle in (None, arm["shuffle"])
         ]
 
-    def ours(self, what: str, table: str, output: str) -> Key | None:
+    def ours(self, what: str, table: str, output: str, how: str = LOADER) -> Key | None:
         """Give ``loader()`` with an output, or with its own if it has no such output."""
         mine = [key_of(arm) for arm in self.arms(what, table)]
-        mine = [key for key in mine if key[:2] == (OURS, LOADER)]
+        mine = [key for key in mine if key[:2] == (OURS, how)]
         same = [key for key in mine if key[2] == output]
         return next(iter([*same, *mine]), None)
 
     def ahead(self, table: str, peer: Record) -> float | None:
         """Give our rows/s as a multiple of a peer's."""
-        mine = self.ours("speed", table, peer["output"])
-        if mine is None:
-            return None
-        own = self.value("speed", table, mine, "rows_per_s")
+        output = peer["output"]
+        rates = [
+            self.value("speed", table, mine, "rows_per_s")
+            for mine in (
+                self.ours("speed", table, output),
+                self.ours("speed", table, output, RESIDENT),
+            )
+            if mine is not None
+        ]
+        own = max((rate for rate in rates if rate is not None), default=None)
         return ratio(own, self.value("speed", table, key_of(peer), "rows_per_s"))
 
     def least_ahead(self, table: str, shuffle: str) -> tuple[float, str] | None:
@@ -87,9 +93,9 @@ class Standings:
     def share_of_best(
         self, what: str, table: str, field: str
     ) -> tuple[float, str] | None:
-        """Give the best peer of what should be little, and ours as a multiple of it."""
+        """Give the best peer with an exact shuffle of what should be little, and ours as a multiple of it."""
         found = []
-        for peer in self.peers(what, table):
+        for peer in self.peers(what, table, EXACT):
             mine = self.ours(what, table, peer["output"])
             own = self.value(what, table, mine, field) if mine else None
             share = ratio(own, self.value(what, table, key_of(peer), field))
@@ -198,10 +204,10 @@ def lines(standings: Standings) -> Iterator[Line]:
             ("peak_anonymous_bytes", "memory that is no file's"),
         ):
             found = standings.share_of_best("speed", table, field)
-            yield line(f"{table}, {words}", found, is_more=False)
+            yield line(f"{table}, {words}, {EXACT}", found, is_more=False)
     for table in standings.tables("resume") or TABLES[:1]:
         found = standings.share_of_best("resume", table, "resume_s")
-        yield line(f"{table}, resuming", found, is_more=False)
+        yield line(f"{table}, resuming, {EXACT}", found, is_more=False)
 
 
 def line(what: str, found: tuple[float, str] | None, *, is_more: bool) -> Line:
