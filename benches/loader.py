@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime as dt
 import gc
 import importlib.util
 import json
@@ -62,14 +63,19 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
+        self.begin()
+        self.tables: dict[str, BenchTable] = {}
+        self.parts: dict[str, dict[str, Any]] = {}
+        self.bar = tqdm(unit=" turns", mininterval=1)
+
+    def begin(self) -> None:
+        """Begin a part: an experiment, with all that is found in it."""
         self.samples: list[Sample] = []
         self.measured: list[Measured] = []
         self.failures: list[Failure] = []
         self.peers: list[against.PeerRun] = []
         self.timeline: dict[str, Any] = {}
-        self.tables: dict[str, BenchTable] = {}
-        self.took_s: dict[str, float] = {}
-        self.bar = tqdm(unit=" turns", mininterval=1)
+        self.started = time.perf_counter()
 
     def step(self, what: str) -> None:
         self.bar.set_description(what)
@@ -94,9 +100,9 @@ class Bench:
             orders.ORDERS: self.run_orders,
         }
         for name in sorted(self.options.only, key=EXPERIMENTS.index):
-            start = time.perf_counter()
+            self.begin()
             jobs[name]()
-            self.took_s[name] = round(time.perf_counter() - start, 1)
+            self.parts[name] = self.part()
         self.bar.close()
 
     def race(self, race: Race, rounds: int, seconds: float) -> None:
@@ -194,33 +200,54 @@ class Bench:
         self.measured.extend(found[0])
         self.failures.extend(found[1])
 
-    def as_json(self) -> dict[str, Any]:
+    def part(self) -> dict[str, Any]:
+        loads = [sample.load for sample in self.samples] or [os.getloadavg()[0]]
         return {
-            "machine": machine.machine(),
-            "versions": machine.versions(),
+            "day": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
             "rounds": self.options.rounds,
             "seconds_per_turn": self.options.seconds,
-            "quick": self.options.quick,
-            "took_s": self.took_s,
-            "load_at_end": os.getloadavg()[0],
-            "tables": [
-                {
-                    "name": table.name,
-                    "columns": table.what,
-                    "num_rows": table.num_rows,
-                    "num_bytes": table.num_bytes,
-                    "batch_size": table.batch_size,
-                    "large_batch_size": table.large_batch_size,
-                }
-                for table in self.tables.values()
-            ],
+            "took_s": round(time.perf_counter() - self.started, 1),
+            "load": [min(loads), max(loads)],
             "samples": as_dicts(self.samples),
             "peers": as_dicts(self.peers),
             "measured": as_dicts(self.measured),
             "failures": as_dicts(self.failures),
             "timeline": self.timeline,
+        }
+
+    def as_json(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Give all that is known; what was not measured now is that of ``before``."""
+        tables = {
+            table.name: {
+                "name": table.name,
+                "columns": table.what,
+                "num_rows": table.num_rows,
+                "num_bytes": table.num_bytes,
+                "batch_size": table.batch_size,
+                "large_batch_size": table.large_batch_size,
+            }
+            for table in self.tables.values()
+        }
+        parts = before.get("parts", {}) | self.parts
+        return {
+            "machine": machine.machine(),
+            "versions": machine.versions(),
+            "quick": self.options.quick,
+            "tables": list(
+                (
+                    {one["name"]: one for one in before.get("tables", [])} | tables
+                ).values()
+            ),
+            "parts": {name: parts[name] for name in EXPERIMENTS if name in parts},
             "core": core.estimates(),
         }
+
+
+def found_before(path: Path, *, quick: bool) -> dict[str, Any]:
+    """Give the results that are there, if they are of such a machine and such tables."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    is_alike = found.get("machine") == machine.machine() and found["quick"] == quick
+    return found if is_alike else {}
 
 
 def as_dicts(records: Iterable[Any]) -> list[dict[str, Any]]:
@@ -249,7 +276,8 @@ def main() -> None:
     finally:
         shutil.rmtree(rows, ignore_errors=True)
     path = options.out / "loader.json"
-    path.write_text(json.dumps(bench.as_json()) + "\n")
+    before = found_before(path, quick=options.quick)
+    path.write_text(json.dumps(bench.as_json(before)) + "\n")
     # Here, because processes started above may import this file, and need no matplotlib.
     import report
 

@@ -173,23 +173,31 @@ def header(run: dict[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {version}" for name, version in run["versions"].items()
     )
-    took = sum(run["took_s"].values()) / 60
     quick = (
         " **Tables of a twentieth: a test of the bench, no result.**"
         if run["quick"]
         else ""
     )
     return (
-        f"One run of {took:.0f} minutes on {machine['cores']} cores of {machine['cpu']}, "
+        f"On {machine['cores']} cores of {machine['cpu']}, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['kernel']}. {versions}. "
-        f"{run['rounds']} rounds, {run['seconds_per_turn']:g} s a turn. "
-        f"Load average during the run: {load(run)}.{quick}"
+        f"{' '.join(runs(run['parts']))}{quick}"
     )  # fmt: skip
 
 
-def load(run: dict[str, Any]) -> str:
-    found = [sample["load"] for sample in run["samples"]] or [run["load_at_end"]]
-    return f"{min(found):.1f} to {max(found):.1f}"
+def runs(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Say of each run what was measured in it."""
+    keys = ("day", "rounds", "seconds_per_turn")
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, part in parts.items():
+        alike.setdefault(tuple(part[key] for key in keys), []).append(name)
+    for (day, rounds, seconds), names in alike.items():
+        took = sum(parts[name]["took_s"] for name in names) / 60
+        loads = [load for name in names for load in parts[name]["load"]]
+        yield (
+            f"{day}, {took:.0f} minutes, {rounds} rounds, {seconds:g} s a turn, load average "
+            f"{min(loads):.1f} to {max(loads):.1f}: {', '.join(names)}."
+        )
 
 
 def verdict_rows(found: list[Verdict]) -> Iterator[Row]:

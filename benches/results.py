@@ -30,11 +30,17 @@ def best(*values: float | None) -> float | None:
 @dataclass(frozen=True)
 class Results:
     run: Record
-    """Everything in the file."""
+    """Everything in the file, and what all its parts have found, together."""
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        return cls(json.loads(path.read_text()))
+        run = json.loads(path.read_text())
+        parts = run["parts"].values()
+        for name in ("samples", "peers", "measured", "failures"):
+            run[name] = [one for part in parts for one in part[name]]
+        timelines = (part["timeline"] for part in parts if part["timeline"])
+        run["timeline"] = next(timelines, {})
+        return cls(run)
 
     @cached_property
     def samples(self) -> list[Record]:
