@@ -127,8 +127,8 @@ def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-threading.Thread(target=interrupt, daemon=True).start()
 try:
+    threading.Thread(target=interrupt, daemon=True).start()
     perm.materialize(folder + "/new/copy.lance")
 except KeyboardInterrupt:
     done(left=os.listdir(folder + "/new") if os.path.exists(folder + "/new") else [])

@@ -425,11 +425,25 @@ except TimeoutError:
 
 def test_ctrl_c_while_waiting(tmp_path):
     program = """
-found = transformed(range(9), lambda number: number or time.sleep(1), threads=2)
-threading.Timer(0.2, lambda: print("ready", flush=True)).start()
+begun, may_end = threading.Event(), threading.Event()
+
+
+def slow(number):
+    if number == 0:
+        begun.wait()
+        # So that whoever has begun is waiting.
+        time.sleep(0.5)
+        print("ready", flush=True)
+        may_end.wait()
+    return number
+
+
+found = transformed(range(9), slow, threads=2)
 try:
+    begun.set()
     next(found)
 except KeyboardInterrupt:
+    may_end.set()
     done(interrupted=True, left=list(found))
 """
     process = start(PRELUDE + STAGE + program, tmp_path)
