@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import deque
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 import torch
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from lanceloader.stats import Stats
 
 __all__ = ["DataLoader"]
+
+ENDING_S = 1.0
+"""Within this time a worker has ended whose connections are closed."""
 
 REFUSED = {
     "sampler": "rows come in the order of the permutation: wanted perm.sample() or shuffle=True",
@@ -214,7 +218,7 @@ class DataLoader(TorchLoader[Any]):
         at = next(epochs, None)
         if at is None:
             return
-        slots = self._workers(at)
+        slots = received(self._workers(at))
         last, num_given = at, 0
 
         def each_place() -> Iterator[At]:
@@ -246,6 +250,25 @@ class DataLoader(TorchLoader[Any]):
             message = f"workers ended before position {missing.position} of epoch {missing.epoch}"
             raise RuntimeError(message)
         loader._ended(loader._end(last), running)
+
+
+def received(slots: Any) -> Iterator[Any]:
+    """Pass on what workers give, and say so if one has ended with batches on their way.
+
+    Raises:
+        RuntimeError: If one has, as torch does where none are.
+    """
+    try:
+        yield from slots
+    except (OSError, EOFError) as error:
+        # It may be an error of the user's, which a worker has sent.
+        by_sentinel = {worker.sentinel: worker for worker in slots._workers}
+        ended = wait(list(by_sentinel), timeout=ENDING_S)
+        if not ended:
+            raise
+        pids = ", ".join(str(by_sentinel[sentinel].pid) for sentinel in ended)
+        message = f"DataLoader worker (pid(s) {pids}) exited unexpectedly: {error!r} while a batch was taken"
+        raise RuntimeError(message) from error
 
 
 class InWorker(IterableDataset[Any]):
