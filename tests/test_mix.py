@@ -14,7 +14,7 @@ import pytest
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
-from lanceloader.mixing.mixture import MOST_EPOCHS
+from lanceloader.mixing.epochs import MOST_EPOCHS
 from lanceloader.mixing.weights import whole_weights
 from lanceloader.world import World
 from loads import STRATEGIES
@@ -300,9 +300,9 @@ def test_epochs_of_a_schedule_are_found_again_and_few_are_kept(stop):
         loader = mixture.loader(1, format="python_col").set_epoch(epoch)
         assert len(served(loader)) == sum(counted[epoch].values())
         for one in (mixture, travelled):
-            one._native(epoch)
+            one._epochs.of(epoch)
             assert one._with_epoch(epoch).counts() == counted[epoch]
-        assert len(mixture._mixes) <= MOST_EPOCHS
+        assert len(mixture._epochs._mixes) <= MOST_EPOCHS
 
 
 def test_a_mixture_of_shards_is_not_shared_out_again(monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+
 from typing import TYPE_CHECKING
 
 from lanceloader._native import Reader
+from lanceloader.loading.finishing import num_cpus
 from lanceloader.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def shared(views: Sequence[Permutation], limit: int | None) -> list[Permutation]
     found = []
     for view, share in zip(views, shares, strict=True):
         own = view._options if limit is None else ReadOptions()
-        threads = view._options.for_native()["threads"] or os.cpu_count() or 1
+        threads = view._options.for_native()["threads"] or num_cpus()
         given = ReadOptions(
             memory_limit=share if own.memory_limit is None else own.memory_limit,
             threads=view._options.threads or max(1, -(-threads // len(views))),

@@ -8,8 +8,8 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
-from lanceloader._native import Mix
 from lanceloader.mixing.budget import shared, with_options
+from lanceloader.mixing.epochs import Epochs
 from lanceloader.mixing.serving import MixedRows
 from lanceloader.mixing.sources import grouped, source_views
 from lanceloader.mixing.weights import Schedule, Weights, check_all, stages_of
@@ -105,7 +105,7 @@ def mix(
         is_linear=shape == "linear",
         source_column=source_column,
     )
-    mixture._native(None)
+    mixture._epochs.of(None)
     return mixture
 
 
@@ -142,16 +142,12 @@ class Mixture:
         self._is_shard = any(view._is_shard for view in views.values())
         self._stages = stages
         self._is_linear = is_linear
+        sizes = [order.num_rows for order in self._orders]
+        self._epochs = Epochs(sizes, self._groups, stages, stop, is_linear=is_linear)
         self._options = ReadOptions()
         self._epoch: int | None = None
         first = self._views[0]
         self.batch_size = first.batch_size or DEFAULT_BATCH_SIZE
-        self._drop()
-
-    def _drop(self) -> None:
-        """Forget what is made again when it is asked for."""
-        self._mixes: dict[int, Mix] = {}
-        self._starts = {0: 0}
         self._opened: tuple[int, list[Permutation]] | None = None
 
     @property
@@ -172,7 +168,7 @@ class Mixture:
     @property
     def num_rows(self) -> int:
         """Rows of the first epoch; with a schedule, others may have more or fewer."""
-        return self._native(self._epoch).num_rows
+        return self._epochs.of(self._epoch).num_rows
 
     @property
     def schema(self) -> pa.Schema:
@@ -196,7 +192,7 @@ class Mixture:
 
     def counts(self, position: SupportsIndex | None = None) -> dict[Any, int]:
         """Count the rows that each source has of the first ``position``, by default of an epoch."""
-        mix = self._native(self._epoch)
+        mix = self._epochs.of(self._epoch)
         end = mix.num_rows if position is None else count(position)
         return dict(zip(self.names, mix.counts(end), strict=True))
 
@@ -313,15 +309,11 @@ class Mixture:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("_mixes", "_opened"):
-            del state[name]
         by_id = [view._source.rows_are_ids for view in self._views]
-        return state | {"rows_are_ids": by_id}
+        return self.__dict__ | {"_opened": None, "rows_are_ids": by_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         by_id = state.pop("rows_are_ids")
-        self._drop()
         self.__dict__.update(state)
         for view, wanted in zip(self._views, by_id, strict=True):
             if view._source.rows_are_ids != wanted:
@@ -359,47 +351,6 @@ class Mixture:
             self._opened = pid, found
         return self._opened[1]
 
-    def _native(self, epoch: int | None) -> Mix:
-        """Give the arithmetic of an epoch."""
-        first_row = self._first_row(epoch or 0)
-        found = self._mixes.get(first_row)
-        if found is None:
-            found = self._mix_from(first_row)
-            # Never changed, as copies and threads share it.
-            kept = list(self._mixes.items())[1 - MOST_EPOCHS :]
-            self._mixes = dict([*kept, (first_row, found)])
-        return found
-
-    def _mix_from(self, first_row: int) -> Mix:
-        """Make the arithmetic of the epoch that begins with this row of the training."""
-        is_number = isinstance(self.stop, int)
-        return Mix(
-            [order.num_rows for order in self._orders],
-            self._groups,
-            self._stages,
-            linear=self._is_linear,
-            first_row=first_row,
-            stop="rows" if is_number else str(self.stop),
-            rows=int(self.stop) if is_number else 0,
-        )
-
-    def _first_row(self, epoch: int) -> int:
-        """Give the row of the training that an epoch begins with.
-
-        No later than that of the last weights: from there on all epochs are the same.
-        """
-        last = self._stages[-1][0]
-        if isinstance(self.stop, int):
-            return min(last, epoch * self.stop)
-        starts = self._starts
-        known = min(epoch, len(starts) - 1)
-        while known < epoch and starts[known] < last:
-            rows = self._mix_from(starts[known]).num_rows
-            # Threads that come by at the same time write the same.
-            starts[known + 1] = min(last, starts[known] + rows)
-            known += 1
-        return starts[known]
-
     def _order(
         self, group: int, epoch: int | None, share: Share | None = None
     ) -> Order:
@@ -409,14 +360,11 @@ class Mixture:
             for order, of in zip(self._orders, self._groups, strict=True)
             if of == group
         ]
-        return self._native(epoch).order(group, orders, epoch, share)
+        return self._epochs.of(epoch).order(group, orders, epoch, share)
 
 
 MOST_LINES = 12
 """Sources that are listed by name."""
-
-MOST_EPOCHS = 4
-"""Epochs whose arithmetic is kept: the one that is served, the next, and the first."""
 
 
 def seed_of(seed: int, name: Any) -> int:

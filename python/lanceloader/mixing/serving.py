@@ -42,7 +42,7 @@ class MixedRows:
 
     def num_units(self, epoch: int | None) -> int:
         """Count the rows of an epoch; with a schedule, epochs may differ."""
-        return self._mixture._native(epoch).num_rows
+        return self._mixture._epochs.of(epoch).num_rows
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
@@ -59,7 +59,7 @@ class MixedRows:
                 self._load_group(group, epoch, share, following)
                 for group in range(len(mixture._views))
             ]
-        return Merged(mixture, mixture._native(epoch), share, parts)
+        return Merged(mixture, mixture._epochs.of(epoch), share, parts)
 
     def _load_one(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
@@ -84,7 +84,7 @@ class MixedRows:
         view = mixture._readers()[group]
         reader = view._ensure_open() if self._by_column else view._open_for_format()
         order = mixture._order(group, epoch, share)
-        ends = mixture._native(epoch).ends(group, share)
+        ends = mixture._epochs.of(epoch).ends(group, share)
         after = None
         if following is not None:
             next_epoch, next_share = following
