@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import traceback
@@ -89,6 +90,12 @@ def run(
         del item
 
 
+def unless_ended(found: Any) -> None:
+    """Say what was raised where nobody could catch it, but for the end, which may come anywhere."""
+    if not isinstance(found.exc_value, EndedError):
+        sys.__unraisablehook__(found)
+
+
 class Link:
     """The connection to the reader, who grants credits, gives segments back, and may go."""
 
@@ -99,6 +106,7 @@ class Link:
         self.lock = threading.Lock()
         self.statistics: Callable[[], Any] | None = None
         self.has_ended = self.is_told = False
+        sys.unraisablehook = unless_ended
         # Ctrl-C goes to all processes of a terminal; the reader says what comes of it.
         signal.signal(signal.SIGINT, self.interrupted)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
