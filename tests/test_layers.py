@@ -14,7 +14,8 @@ CORE = ROOT / "rust" / "core" / "src"
 
 # Lower layers first: a module imports from the lines above its own, or from its own package.
 PYTHON = [
-    {"_native", "_typing", "_progress", "_report", "choices", "errors", "numbers"},
+    {"_native", "_typing", "_progress", "_report", "choices", "errors"},
+    {"numbers"},
     {"options", "stats", "materialize", "world"},
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},

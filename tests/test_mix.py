@@ -152,7 +152,7 @@ def test_a_state_of_another_mixture_is_refused(change):
     else:
         seed = 4
     other = ll.mix(sources, **options).loader(10, shuffle=seed is not None, seed=seed)
-    with pytest.raises(ValueError, match="a state of another plan"):
+    with pytest.raises(ValueError, match="this checkpoint is for another"):
         other.load_state_dict(state)
 
 

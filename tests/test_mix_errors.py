@@ -64,7 +64,9 @@ def test_other_things_cannot_be_mixed():
         ll.mix([[1, 2]])
     with pytest.raises(ValueError, match="source 1 has no rows"):
         ll.mix([numbered(0, 5), numbered(0, 5).with_take(0)])
-    with pytest.raises(TypeError, match="weight 'x' of source 0"):
+    with pytest.raises(
+        TypeError, match="`weights` must be numbers, got 'x' for source 0"
+    ):
         ll.mix([numbered(0, 5)], weights=["x"])
     with pytest.raises(TypeError, match='"size" or "equal"'):
         ll.mix([numbered(0, 5)], weights="some")

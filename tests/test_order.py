@@ -64,8 +64,11 @@ def test_a_windowed_shuffle_says_so():
     [
         ({"block_size": 8, "clump_size": 2}, "clump_size=2 with block_size=8"),
         ({"window_blocks": 8}, "window_blocks=8 without block_size"),
-        ({"block_size": 0}, "block_size 0: wanted at least 1 row"),
-        ({"block_size": 4, "window_blocks": 0}, "window_blocks 0: wanted at least 1"),
+        ({"block_size": 0}, "`block_size` must be at least 1, got 0"),
+        (
+            {"block_size": 4, "window_blocks": 0},
+            "`window_blocks` must be at least 1, got 0",
+        ),
     ],
 )
 def test_windows_that_cannot_be(arguments, wanted):

@@ -40,9 +40,9 @@ def test_states_of_other_plans_are_refused(perm):
         perm.loader(4),
         perm.loader(batch_tokens=100),
     ):
-        with pytest.raises(ValueError, match="another plan"):
+        with pytest.raises(ValueError, match="this checkpoint is for another"):
             other.load_state_dict(state)
-    with pytest.raises(ValueError, match="units: 'row'"):
+    with pytest.raises(ValueError, match="another unit: row there, block here"):
         view.loader(4).load_state_dict(perm.loader(4).state_dict())
 
 
@@ -202,7 +202,7 @@ def test_arguments_are_checked(perm):
         (lambda: perm.pack(4).loader(4, padded=True), "padded=True for blocks of 4"),
         (lambda: perm.pack(4).loader(4, bucket_rows=8), "bucket_rows=8 for blocks"),
         (lambda: perm.pack(4).loader(4, length="n"), "length='n' for blocks"),
-        (lambda: perm.pack(4).loader(0), "batch_size 0"),
+        (lambda: perm.pack(4).loader(0), "`batch_size` must be at least 1, got 0"),
     ]
     for make, message in cases:
         with pytest.raises(ValueError, match=message):

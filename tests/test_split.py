@@ -225,7 +225,11 @@ BAD = [
     (lambda p: p.split([0.5], seed=2**64), OverflowError, "too big"),
     (lambda p: p.split([0.5], seed=1.5), TypeError, "float"),
     (lambda p: p.split([0.5], how="sideways"), ValueError, "how='sideways'"),
-    (lambda p: p.split([0.5], seed=1, clump_size=0), ValueError, "clump_size 0"),
+    (
+        lambda p: p.split([0.5], seed=1, clump_size=0),
+        ValueError,
+        "`clump_size` must be at least 1, got 0",
+    ),
     (
         lambda p: p.split([0.5], seed=1, group_by="id", hash_by="id"),
         ValueError,

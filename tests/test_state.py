@@ -309,7 +309,7 @@ def test_an_unnumbered_epoch_is_that_of_the_permutation(perm):
     again.load_state_dict(state)
     assert ids(again) == wanted(perm, 5)[100:]
     other = perm.shuffle(5, epoch=6).loader(BATCH)
-    with pytest.raises(ValueError, match="epochs of the permutation"):
+    with pytest.raises(ValueError, match="another epoch of the permutation"):
         other.load_state_dict(state)
     several = fifth.loader(BATCH, epochs=2)
     with pytest.raises(ValueError, match=r"without a number.*set_epoch"):
@@ -330,24 +330,36 @@ def test_the_table_may_be_moved_and_must_be_the_same(path, tmp_path):
     shutil.copytree(path, moved)
     assert ids(resumed(ll.open(str(moved)), state)) == wanted(ll.open(path))[100:]
     lance.write_dataset(tables.narrow(7), moved, mode="append")
-    with pytest.raises(ValueError, match=r"tables: .*numbers of rows: 1003 .* 1010"):
+    with pytest.raises(
+        ValueError,
+        match=r"another table: version 1 there, version 2 here.*number of rows: 1,003 there, 1,010",
+    ):
         resumed(ll.open(str(moved)), state)
     resumed(ll.open(str(moved), version=lance.dataset(path).version), state)
     same_rows = tmp_path / "again.lance"
     lance.write_dataset(tables.narrow(ROWS), same_rows)
-    with pytest.raises(ValueError, match=r"of another plan.*tables:"):
+    with pytest.raises(ValueError, match=r"another table: its files are not"):
         resumed(ll.open(str(same_rows)), state)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda perm: perm.shuffle(6), "orders: .*seed 5.* in the state, .*seed 6.*"),
-        (lambda perm: perm, "orders: .*seed 5.* in the state, '1003 rows' here"),
-        (lambda perm: perm.filter("id > 3").shuffle(5), "rows: 1003 in .*, 999 here"),
-        (lambda perm: perm.split([0.5, 0.5], seed=1)[0].shuffle(5), "numbers of rows"),
-        (lambda perm: perm.shuffle(5, block_size=10), "orders: "),
-        (lambda perm: perm.shuffle(2).shuffle(5), "orders: "),
+        (
+            lambda perm: perm.shuffle(6),
+            "for another order: seed 5 there, seed 6 here\\.",
+        ),
+        (
+            lambda perm: perm,
+            "another order: shuffled by seed 5 .* there, not shuffled here",
+        ),
+        (
+            lambda perm: perm.filter("id > 3").shuffle(5),
+            "another number of rows: 1,003 there, 999 here",
+        ),
+        (lambda perm: perm.split([0.5, 0.5], seed=1)[0].shuffle(5), "number of rows"),
+        (lambda perm: perm.shuffle(5, block_size=10), "another order: "),
+        (lambda perm: perm.shuffle(2).shuffle(5), "another order: "),
     ],
 )
 def test_states_of_another_plan_are_refused_saying_what_differs(perm, change, words):
@@ -372,7 +384,7 @@ DAMAGED = [
     ({"position": "7"}, "position '7'"),
     ({"position": ROWS + 1}, "position 1,004 of 1,003 rows"),
     ({"plan": None}, "plan None"),
-    ({"plan": {}}, "another plan"),
+    ({"plan": {}}, "another table: nothing there"),
     ({"worker": 3}, "worker 3"),
     ({"worker": [2, 2]}, "worker .2, 2."),
 ]
@@ -439,7 +451,7 @@ def test_data_in_memory_are_known_by_their_columns_and_rows():
     ]
     for other in others:
         loader = ll.open(other).with_take(10).loader(4)
-        with pytest.raises(ValueError, match=r"tables: 'data of .* here"):
+        with pytest.raises(ValueError, match=r"another table: data of .* here"):
             loader.load_state_dict(state)
     wide = pa.table({f"a column of some length {k}": [1] for k in range(999)})
     state = travelled(ll.open(wide).loader(1).state_dict())

@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import threading
+import types
 from collections import Counter
 
 import lance
@@ -42,6 +43,8 @@ def legacy(tmp_path):
 
 class Nothing:
     """What is served, as far as counting asks."""
+
+    view = types.SimpleNamespace(transform_fn=len)
 
     def reads(self):
         return None
@@ -444,3 +447,32 @@ def test_bars_need_tqdm(perm, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match=r"pip install lanceloader\[progress\]"):
         perm.loader(500, progress=True)
+
+
+@pytest.mark.parametrize("format", [None, "python", "torch", "torch_dict", "arrow"])
+def test_nobody_is_told_to_use_the_format_in_use(format):
+    slow = {"format": 1.0}
+    numbers = {"batches": 9, "rows": 90, "seconds": 1.0, "wait_seconds": 0.9}
+    stats = Stats(**numbers, stage_seconds=slow, format=format)
+    assert "most of all for format" in stats.verdict
+    assert ("a columnar format" in stats.verdict) == (
+        format in (None, "python", "torch")
+    )
+
+
+@pytest.mark.parametrize("format", ["python", "torch_dict", "numpy_dict", "arrow"])
+def test_statistics_know_the_format(format):
+    loader = ll.open(tables.narrow(10)).loader(5, format=format)
+    assert len(list(loader)) == 2
+    assert loader.stats().format == format
+    transformed = ll.open(tables.narrow(10)).with_transform(len).loader(5)
+    assert list(transformed) == [5, 5]
+    assert transformed.stats().format is None
+
+
+def test_the_repr_is_one_line(perm):
+    loader = perm.loader(1)
+    assert len(list(loader)) == perm.num_rows
+    text = repr(loader.stats())
+    assert text.startswith(f"<Stats of {perm.num_rows:,} batches, ")
+    assert len(text) < 120

@@ -148,6 +148,8 @@ WRONG = [
     {"filter": "id < 2", "num_splits": 3},
     {"shuffle_seed": -1},
     {"epoch": -1},
+    {"rank": 9},
+    {"rank": -1},
     {"shuffle_clump_size": -1},
     {"pack_sequences": 0},
     {"pack_sequences": 4},
@@ -158,8 +160,6 @@ WRONG = [
 WRONG_LATER = [
     {"columns": ["nothing"]},
     {"columns": []},
-    {"rank": 9},
-    {"rank": -1},
     {"worker_info_override": Worker(0, 2)},
     {"transform": lambda batch: [1]},
     {"transform": lambda batch: 1},
@@ -199,7 +199,7 @@ def test_reads_of_no_rows_are_refused(shared, size):
 
 
 def test_no_splits_are_refused(shared):
-    with pytest.raises(ValueError, match="num_splits 0"):
+    with pytest.raises(ValueError, match=r"`num_splits` must be from 1 .* got 0"):
         StreamingDataset(shared, num_splits=0)
 
 

@@ -80,7 +80,7 @@ def test_no_epoch_begins_under_a_live_iterator(shared):
         with pytest.raises(RuntimeError, match="concurrent iteration"):
             call()
     iterator.close()
-    assert outcome(lambda: dataset.set_epoch(-1))[0] is OverflowError
+    assert issubclass(outcome(lambda: dataset.set_epoch(-1))[0], OverflowError)
     assert dataset.state_dict()["epoch"] == 0
     assert dataset.state_dict()["samples_consumed_per_split"] == [1, 0, 0, 0]
 
@@ -319,7 +319,7 @@ def test_a_loader_of_what_reads_as_a_worker(shared):
 
 @pytest.mark.parametrize("rank", [-1, 2, 5])
 def test_a_rank_is_one_of_the_world(shared, rank):
-    with pytest.raises(ValueError, match=f"rank {rank}: wanted"):
+    with pytest.raises(ValueError, match=f"rank {rank}: `rank` must be from 0 to 1"):
         StreamingDataset(shared, tail="uneven", rank=rank, world_size=2)
 
 

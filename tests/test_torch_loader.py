@@ -259,7 +259,7 @@ def test_workers_end_with_the_iteration(perm):
         ),
         ({"sampler": [1]}, "sampler=.*perm.sample"),
         ({"batch_sampler": [[1]]}, "batch_sampler=.*wanted batch_size"),
-        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"seed": 1}, "wanted shuffle=True"),
         ({"persistent_workers": True}, "needs num_workers > 0"),
         ({"num_workers": -1}, "non-negative"),
@@ -287,7 +287,7 @@ def test_arguments_that_a_loader_had_already(perm, options, words):
 def test_other_datasets(perm):
     with pytest.raises(TypeError, match="type list: wanted a Loader or a Permutation"):
         DataLoader([1, 2, 3])
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match="for another"):
         loader_of(perm).load_state_dict(perm.loader(5).state_dict())
 
 

@@ -260,13 +260,13 @@ def test_arguments():
         {"on_error": "ignore"},
         {"on_error": 3},
         {"on_error": "fill"},
-        {"on_error": "fill", "fill_value": [1], "repair": print},
-        {"on_error": "skip", "fill_value": [1]},
+        {"on_error": "fill", "error_value": [1], "repair": print},
+        {"on_error": "skip", "error_value": [1]},
         {"on_error": "raise", "repair": print},
-        {"on_error": "fill", "fill_value": [1, 2]},
-        {"on_error": "fill", "fill_value": None},
+        {"on_error": "fill", "error_value": [1, 2]},
+        {"on_error": "fill", "error_value": None},
     ):
-        with pytest.raises(ValueError, match="wanted"):
+        with pytest.raises(ValueError, match=r"wanted|`error_value`"):
             Policy(**options)
 
 
@@ -283,7 +283,7 @@ def test_rows_that_fail(sizes, bad, threads, on_error):
     starts = np.cumsum([0, *sizes]).tolist()
     batches = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
     policy = {
-        "fill": lambda: Policy("fill", fill_value=[None]),
+        "fill": lambda: Policy("fill", error_value=[None]),
         "repair": lambda: Policy("fill", repair=lambda error, row: [(error.args, row)]),
         "function": lambda: Policy(lambda error: isinstance(error, BadError)),
     }.get(on_error, lambda: Policy(on_error))()
@@ -361,12 +361,12 @@ def test_what_is_logged(caplog):
 
 
 def test_what_is_filled_in_is_a_copy():
-    policy = Policy("fill", fill_value=[{"x": []}])
+    policy = Policy("fill", error_value=[{"x": []}])
     found = of_lists(batches_of(1, 2), unless(lambda row: True), policy=policy)
     first, second = next(found)
     first["x"].append(1)
     assert second == {"x": []}
-    assert policy.fill_value == [{"x": []}]
+    assert policy.error_value == [{"x": []}]
 
 
 def test_counts_belong_to_what_was_handed_over():

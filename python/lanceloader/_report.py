@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
     from lanceloader.stats import Stats
 
-__all__ = ["FINISHING", "READING", "brief", "quantile", "readable", "text", "verdict"]
+__all__ = [
+    "FINISHING",
+    "READING",
+    "brief",
+    "line",
+    "quantile",
+    "readable",
+    "text",
+    "verdict",
+]
 
 READING = ("order", "plan", "read", "gather")
 """The stages of the threads that read."""
@@ -25,6 +34,9 @@ _LONG_START = 0.2
 
 _FROM_MEMORY = 0.9
 """Of rows read this share came from memory: more of it would not help."""
+
+_COLUMNAR = ("arrow", "numpy_dict", "torch_dict", "torch_matrix")
+"""Formats that cost little for a batch, however many rows it has."""
 
 _ADVICE = {
     "order": "the order is drawn row by row: a sample without weights, or a shuffle, costs less",
@@ -68,9 +80,14 @@ def _advice(stage: str, stats: Stats) -> str:
         return "rows come from memory already: more threads, or narrower columns"
     if stage == "read" and stats.rows_spilled > stats.rows_direct + stats.rows_packed:
         return "rows go through scratch files: more memory (memory_limit), or a faster disk"
+    advice = _ADVICE[stage]
+    if stage == "format" and stats.format in _COLUMNAR:
+        advice = (
+            "fewer columns (select_columns) and batches of more rows cost less a row"
+        )
     if stage == "format" and not stats.transform_threads:
-        return f"transform_threads=1 takes it off the trainer; {_ADVICE[stage]}"
-    return _ADVICE[stage]
+        return f"transform_threads=1 takes it off the trainer; {advice}"
+    return advice
 
 
 def text(stats: Stats) -> str:
@@ -94,6 +111,14 @@ def text(stats: Stats) -> str:
     if stats.ranks:
         lines += ["", *_table(stats.ranks)]
     return "\n".join(lines)
+
+
+def line(stats: Stats) -> str:
+    """Return the sum of it in one line, for ``repr``."""
+    return (
+        f"<Stats of {stats.batches:,} batches, {stats.rows:,} rows in {stats.seconds:.2f} s "
+        f"({stats.rows_per_second:,.0f} rows/s), waited {brief(stats.wait_seconds)}>"
+    )
 
 
 def _served(stats: Stats) -> str:

@@ -167,8 +167,8 @@ class PermutationBuilder:
         if len(set(names)) < len(names) or "_rowid" in names:
             message = f"Invalid input, Duplicate column name in {names}: wanted each once, and not _rowid"
             raise ValueError(message)
-        weights = [count(weight) for weight in split_weights]
-        discard = count(discard_weight or 0)
+        weights = [count(weight, "split_weights") for weight in split_weights]
+        discard = count(discard_weight or 0, "discard_weight")
 
         def split(table: Table) -> Rows:
             return hashed(table, names, weights, discard)
@@ -368,8 +368,10 @@ def checked_sizes(
     """
     sizes = {
         "ratios": None if ratios is None else [float(ratio) for ratio in ratios],
-        "counts": None if counts is None else [count(rows) for rows in counts],
-        "fixed": None if fixed is None else count(fixed),
+        "counts": None
+        if counts is None
+        else [count(rows, "counts") for rows in counts],
+        "fixed": None if fixed is None else count(fixed, "fixed"),
     }
     given = {name: value for name, value in sizes.items() if value is not None}
     if len(given) != 1:
@@ -384,11 +386,11 @@ def checked_shuffle(seed: int | None, clump_size: int | None) -> tuple[int, int]
     Raises:
         ValueError: If the clump size is 0.
     """
-    clump = 1 if clump_size is None else count(clump_size)
+    clump = 1 if clump_size is None else count(clump_size, "clump_size")
     if clump == 0:
         message = "Invalid input, clump_size 0: wanted at least 1 row"
         raise ValueError(message)
-    return (secrets.randbits(64) if seed is None else count(seed)), clump
+    return (secrets.randbits(64) if seed is None else count(seed, "seed")), clump
 
 
 def word(text: Any, what: str) -> str:

@@ -1,10 +1,21 @@
-"""Names that users choose from."""
+"""Arguments that are one of several names, or a function."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
-__all__ = ["check_choice"]
+__all__ = ["check_choice", "check_function"]
+
+
+def check_function(name: str, value: Any) -> None:
+    """Check an argument that must be a function, or ``None``.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if value is not None and not callable(value):
+        message = f"`{name}` must be a function, not {value!r}"
+        raise TypeError(message)
 
 
 def check_choice(what: str, value: Any, kind: Any) -> None:

@@ -10,6 +10,7 @@ code written for LanceDB catches them.
 from __future__ import annotations
 
 __all__ = [
+    "BoundsError",
     "ColumnNotFoundError",
     "CorruptFileError",
     "DegradedWarning",
@@ -42,6 +43,14 @@ class ColumnNotFoundError(LanceloaderError, KeyError, ValueError):
     def __str__(self) -> str:
         # KeyError shows the repr of its argument, which is for keys and not for sentences.
         return RuntimeError.__str__(self)
+
+
+class BoundsError(LanceloaderError, OverflowError, ValueError):
+    """A number that an argument cannot take; the message names both.
+
+    LanceDB raises ``OverflowError`` where a number is negative or needs more than 64 bits, and
+    ``ValueError`` for others that are out of range: this is both.
+    """
 
 
 class TableChangedError(LanceloaderError):

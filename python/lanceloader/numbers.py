@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from typing import TYPE_CHECKING, Any
+
+from lanceloader.errors import BoundsError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,18 +28,34 @@ def offsets_of(order: Order) -> pa.Array:
     return numbers_of(order.offsets(0, len(order)))
 
 
-def count(value: Any) -> int:
-    """Check a number that the core takes as unsigned.
+def count(value: Any, name: str, *, least: int = 0) -> int:
+    """Return an argument as a whole number of 64 bits without a sign.
+
+    Args:
+        value: What was passed.
+        name: The argument's name, for messages.
+        least: The smallest number allowed.
 
     Raises:
-        OverflowError: If it is negative or beyond 64 bits.
-        TypeError: If it is no whole number.
+        BoundsError: If it is below ``least`` or does not fit in 64 bits; this is both a
+            ``ValueError`` and an ``OverflowError``.
+        TypeError: If it is not a whole number.
     """
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        message = (
+            f"`{name}` must be a whole number, not {reprlib.repr(value)} of type "
+            f"{type(value).__name__}"
+        )
+        raise TypeError(message) from None
     if number < 0:
-        message = f"can't convert negative int to unsigned: {number}"
-        raise OverflowError(message)
+        message = f"`{name}` must not be negative, got {number}"
+        raise BoundsError(message)
+    if number < least:
+        message = f"`{name}` must be at least {least}, got {number}"
+        raise BoundsError(message)
     if number >= 2**64:
-        message = f"int too big to convert: {number}"
-        raise OverflowError(message)
+        message = f"`{name}` is too big: pass a number below 2**64 instead of {number}"
+        raise BoundsError(message)
     return number

@@ -32,7 +32,7 @@ def bytes_of(size: Size, what: str) -> int:
         ValueError: If a text is no size.
     """
     if not isinstance(size, str):
-        return count(size)
+        return count(size, what)
     match = _SIZE.fullmatch(size)
     if match is None:
         message = f'{what} {size!r}: wanted a number of bytes, or a text like "4GiB"'
@@ -66,8 +66,8 @@ class ReadOptions:
         """
         if read is not None:
             check_choice(f"read={read!r}", read, Read)
-        if threads is not None and count(threads) == 0:
-            raise ValueError("threads=0: wanted at least 1")
+        if threads is not None:
+            threads = count(threads, "threads", least=1)
         limit = None
         if memory_limit is not None:
             limit = bytes_of(memory_limit, "memory_limit")

@@ -322,6 +322,6 @@ def split_number(permutation_table: Any | None, split: str | int | None) -> int:
             raise ValueError(message)
         return names.index(split)
     if isinstance(split, int):
-        return count(split)
+        return count(split, "split")
     message = f"Invalid split: {split}"
     raise TypeError(message)

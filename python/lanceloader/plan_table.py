@@ -165,7 +165,7 @@ def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
     if version is None:
         return None
     try:
-        return count(int(version))
+        return count(int(version), "version")
     except (ValueError, OverflowError):
         message = f"Invalid input, unreadable base_version {version!r} in the permutation table"
         raise ValueError(message) from None

@@ -83,12 +83,13 @@ class Sizes:
         if isinstance(sizes, Mapping):
             self.names = [str(name) for name in sizes]
             sizes = list(sizes.values())
-        if hasattr(sizes, "tolist"):
+        is_text = isinstance(sizes, str | bytes | bytearray | memoryview)
+        if hasattr(sizes, "tolist") and not is_text:
             sizes = sizes.tolist()
         if isinstance(sizes, int) and not isinstance(sizes, bool):
             self._given = {"fixed": sizes}
             return
-        if isinstance(sizes, str) or not isinstance(sizes, Sequence) or not sizes:
+        if is_text or not isinstance(sizes, Sequence) or not sizes:
             message = (
                 f"sizes {sizes!r}: wanted a dict or sequence of shares (0.9, 0.1) or of row "
                 "counts (900, 100), or a number of equal parts"

@@ -27,7 +27,7 @@ _SUMMED = (
 """What ranks have together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stats:
     """What one iteration of a loader did so far, in this process.
 
@@ -70,6 +70,7 @@ class Stats:
         rows_skipped: Rows left out because a transform failed on them.
         rows_filled: Rows that something was put in the place of, for the same reason.
         batches_skipped: Batches all of whose rows were left out.
+        format: The format of the batches, or ``None`` where a function of the user makes them.
         failure: Why rows could not be packed or written to files, if so; they were then read
             in another way.
     """
@@ -104,6 +105,7 @@ class Stats:
     rows_filled: int = 0
     batches_skipped: int = 0
     failure: str | None = None
+    format: str | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -214,6 +216,7 @@ class Stats:
             fill_seconds=max(each.fill_seconds for each in ranks),
             is_shared=is_shared,
             failure=next((each.failure for each in ranks if each.failure), None),
+            format=slowest.format,
         )
 
     def to_dict(self, prefix: str = "") -> dict[str, int | float]:
@@ -248,6 +251,9 @@ class Stats:
 
     def __str__(self) -> str:
         return _report.text(self)
+
+    def __repr__(self) -> str:
+        return _report.line(self)
 
 
 def reads_between(

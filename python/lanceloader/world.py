@@ -29,8 +29,8 @@ class World:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             message = (
-                f"rank {self.rank} of world_size {self.world_size}: "
-                "wanted 0 <= rank < world_size"
+                f"`rank` must be below `world_size`, got rank {self.rank} of world_size "
+                f"{self.world_size}"
             )
             raise ValueError(message)
 
@@ -56,12 +56,16 @@ class World:
             return cls._of_mesh(mesh)
         if rank is None and world_size is None:
             return None
-        if world_size is not None and rank is None and count(world_size) == 1:
+        if (
+            world_size is not None
+            and rank is None
+            and count(world_size, "world_size") == 1
+        ):
             return cls()
         if rank is None or world_size is None:
             message = f"rank={rank!r}, world_size={world_size!r}: wanted both or none"
             raise ValueError(message)
-        return cls(count(rank), count(world_size))
+        return cls(count(rank, "rank"), count(world_size, "world_size", least=1))
 
     @classmethod
     def _of_mesh(cls, mesh: Any) -> Self:

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, get_args
 
 from lanceloader._typing import Format
-from lanceloader.formats._columns import check_nulls
+from lanceloader.formats._columns import check_fill_columns, check_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "check_fill_columns",
     "check_nulls",
     "is_format",
     "is_matrix",
+    "name_of",
     "native_of",
     "needs_own_buffers",
     "transform_of",
@@ -77,6 +79,16 @@ def transform_of(name: object, **options: Any) -> Transform:
             raise ValueError(message)
         transform = functools.partial(transform, **options)
     return transform
+
+
+def name_of(transform: Transform) -> str | None:
+    """Return the name of the format whose transform this is, or ``None`` for a function of the user."""
+    function: Any = getattr(transform, "func", transform)
+    package, _, library = (getattr(function, "__module__", None) or "").rpartition(".")
+    if package != __name__:
+        return None
+    found = library, getattr(function, "__name__", None)
+    return next((name for name, place in FORMATS.items() if place == found), None)
 
 
 def native_of(transform: Transform) -> Callable[[Batch], Any] | None:

@@ -6,20 +6,29 @@ values with offsets, a list of Python objects, or a dict for a struct.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lanceloader.errors import FormatError
+from lanceloader.errors import ColumnNotFoundError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
     from lanceloader._native import Batch
     from lanceloader._typing import Nulls, Transform
 
-__all__ = ["Columns", "Ragged", "as_integers", "check_nulls", "convert", "gather_runs"]
+__all__ = [
+    "Columns",
+    "Ragged",
+    "as_integers",
+    "check_fill_columns",
+    "check_nulls",
+    "convert",
+    "gather_runs",
+]
 
 
 class Ragged(NamedTuple):
@@ -96,6 +105,38 @@ def check_nulls(nulls: str, fill_value: Any) -> None:
         )
         message = f"nulls={nulls!r}, fill_value={fill_value!r}: wanted {wanted}"
         raise ValueError(message)
+
+
+def check_fill_columns(fill_value: Any, schema: pa.Schema) -> None:
+    """Check that fill values given by column name are for columns that exist.
+
+    Raises:
+        ColumnNotFoundError: If there is no such column, naming the nearest.
+    """
+    if not isinstance(fill_value, Mapping):
+        return
+    known = [path for field in schema for path in paths_in(field)]
+    for name in fill_value:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4)
+            listed = ", ".join(f"`{path}`" for path in near or known[:10])
+            what = "the nearest columns are" if near else "the columns are"
+            message = (
+                f"`fill_value` names column {name!r}, which does not exist; {what} "
+                f"{listed}"
+            )
+            raise ColumnNotFoundError(message)
+
+
+def paths_in(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of a field and of all fields inside it."""
+    import pyarrow as pa
+
+    path = f"{prefix}{field.name}"
+    yield path
+    if pa.types.is_struct(field.type):
+        for child in field.type:
+            yield from paths_in(child, f"{path}.")
 
 
 def convert(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from lanceloader.choices import check_function
 from lanceloader.loading.threads import loud
 from lanceloader.loading.transforming import Policy, transformed
 from lanceloader.numbers import count
@@ -73,9 +75,12 @@ class Finish:
         """Check what a user gave; see ``Permutation.loader``.
 
         Raises:
+            TypeError: If a function is none, or a number.
             ValueError: If options are given for a transform that is not, or a timeout is no time or
                 has no thread to leave behind.
         """
+        check_function("transform", transform)
+        check_function("collate", collate)
         if transform is None and (policy.on_error != "raise" or timeout is not None):
             raise ValueError(
                 "on_error and transform_timeout without a transform: wanted transform= too"
@@ -83,7 +88,12 @@ class Finish:
         if threads is None:
             num_threads = 0 if transform is None else num_cpus()
         else:
-            num_threads = count(threads)
+            num_threads = count(threads, "transform_threads")
+        if timeout is not None and not isinstance(timeout, Real):
+            message = (
+                f"`transform_timeout` must be a number of seconds, not {timeout!r}"
+            )
+            raise TypeError(message)
         if timeout is not None and not (timeout > 0 and num_threads):
             message = (
                 f"transform_timeout={timeout!r} with transform_threads={num_threads}: wanted "

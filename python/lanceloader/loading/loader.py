@@ -85,7 +85,7 @@ class Loader(Iterating):
         Returns:
             This loader.
         """
-        before, self.epoch = self.epoch, count(epoch)
+        before, self.epoch = self.epoch, count(epoch, "epoch")
         self._is_advancing = before is not None and self.epoch == before + 1
         self._renumbered()
         return self
@@ -99,7 +99,10 @@ class Loader(Iterating):
             This loader.
         """
         units = self._served.num_units(self._start.epoch)
-        position = self._start.position + count(num_batches) * self.global_batch_size
+        position = (
+            self._start.position
+            + count(num_batches, "num_batches") * self.global_batch_size
+        )
         self._begin_at(replace(self._start, position=min(units, position)))
         return self
 
@@ -202,7 +205,7 @@ class Loader(Iterating):
             >>> print(len([batch for batch in trial]), trial.report().steps_replayed)
             10 5
         """
-        return Headspace(self, count(after), count(keep))
+        return Headspace(self, count(after, "after"), count(keep, "keep"))
 
     def __repr__(self) -> str:
         number = "endless" if self._steps.epochs is None else f"{len(self):,}"

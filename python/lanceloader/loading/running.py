@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader._native import Histogram
+from lanceloader.formats import name_of
 from lanceloader.loading.raw import watch_of
 from lanceloader.loading.transforming import Counts
 from lanceloader.stats import Stats, reads_between
@@ -269,6 +270,7 @@ class Running:
             "series": self._points.until(self._point()) if self.num_handed else (),
             "rank": self.world.rank,
             "world_size": self.world.world_size,
+            "format": name_of(self._served.view.transform_fn),
         }
         return Stats(**found)
 

@@ -121,10 +121,10 @@ def share_of(
             last_start += rank * least
         else:
             most = least + (over > 0)
-            # Where the batch does not divide, some ranks have no room for one more.
-            sizes = [min(most, each + (r < more)) for r in range(ranks)]
-            last_size = sizes[rank]
-            last_start += sum(sizes[:rank])
+            # Where the batch does not divide, ranks from `more` on may have no room for one more.
+            last_size = min(most, each + (rank < more))
+            roomy = min(rank, more)
+            last_start += roomy * min(most, each + 1) + (rank - roomy) * min(most, each)
     stride = global_batch_size
     if not num_full:
         # The core counts in 64 bits: of batches that there are not, no more than there is.

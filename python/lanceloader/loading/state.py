@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lanceloader.loading.differences import differences
+
 __all__ = [
     "At",
     "Turn",
@@ -17,15 +19,6 @@ __all__ = [
 ]
 
 LAYOUT = 1
-_LABELS = {
-    "unit": "units",
-    "table": "tables",
-    "version": "versions of the table",
-    "rows": "numbers of rows",
-    "order": "orders",
-    "fingerprint": "orders",
-    "as it is": "epochs of the permutation",
-}
 MAX_EPOCHS = 2**64
 
 
@@ -215,26 +208,12 @@ def check_plan(theirs: Any, ours: dict[str, int | str], *, is_numbered: bool) ->
     if not isinstance(theirs, dict):
         message = f"a state with the plan {theirs!r}: wanted the dict of state_dict()"
         raise ValueError(message)
-    different: dict[str, str] = {}
-    # States of rows do not say so.
-    here_and_there = {"unit": "row"} | ours, {"unit": "row"} | theirs
-    for name in here_and_there[0] | here_and_there[1]:
-        here, there = (plan.get(name) for plan in here_and_there)
-        label = _LABELS.get(name, name)
-        if there != here and label not in different:
-            different[label] = f"{there!r} in the state, {here!r} here"
-    # What an order says of itself may change between releases; what it serves does not.
-    if theirs.get("fingerprint") == ours.get("fingerprint"):
-        different.pop("orders", None)
-    # A number takes the place of the permutation's own epoch.
-    if is_numbered:
-        different.pop("epochs of the permutation", None)
-    # A version that shows the same files shows the same rows.
-    if theirs.get("table") == ours.get("table"):
-        different.pop("versions of the table", None)
-    if different:
-        listed = "; ".join(f"{label}: {what}" for label, what in different.items())
-        message = f"a state of another plan, so its rows would not be these. {listed}"
+    found = differences(theirs, ours, is_numbered=is_numbered)
+    if found:
+        message = (
+            f"this checkpoint is for {'; and for '.join(found)}. Load it into a loader made with "
+            "the arguments and the table it was taken from, or start without it"
+        )
         raise ValueError(message)
 
 

@@ -59,13 +59,9 @@ class Steps:
             "epochs": epochs,
         }
         counts = {
-            name: None if size is None else count(size) for name, size in sizes.items()
+            name: None if size is None else count(size, name, least=1)
+            for name, size in sizes.items()
         }
-        for name, size in counts.items():
-            if size == 0:
-                unit = "epoch" if name == "epochs" else "row"
-                message = f"{name} 0: wanted at least 1 {unit}"
-                raise ValueError(message)
         return cls(
             counts["batch_size"],
             counts["global_batch_size"],

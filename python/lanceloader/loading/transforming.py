@@ -12,6 +12,7 @@ from operator import attrgetter, index
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader import _native
+from lanceloader.choices import check_function
 from lanceloader.loading.joining import emptied, joined, num_rows_of
 from lanceloader.loading.threads import Ordered
 
@@ -39,7 +40,7 @@ class Unset:
 
 
 UNSET: Any = Unset()
-"""Says that no ``fill_value`` was given: ``None`` is a value."""
+"""Says that no ``error_value`` was given: ``None`` is a value."""
 
 # Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
 AHEAD = 2
@@ -77,7 +78,7 @@ class Policy:
         on_error: ``"raise"`` raises. ``"skip"`` leaves the rows out, ``"warn"`` says so in the
             log too, a function does if it answers true to the exception. ``"fill"`` puts
             something in their place.
-        fill_value: With ``"fill"``, what the transform would have made of a batch of one such
+        error_value: With ``"fill"``, what the transform would have made of a batch of one such
             row: ``[None]``, ``{"x": torch.zeros(1, 3)}``. A deep copy is put in.
         repair: With ``"fill"``, instead of a value: called with the exception and the batch of
             one row, gives what the transform would have. Of a batch without rows, which ranks
@@ -90,7 +91,7 @@ class Policy:
     def __init__(
         self,
         on_error: OnError = "raise",
-        fill_value: Any = UNSET,
+        error_value: Any = UNSET,
         repair: Callable[[Exception, Any], Any] | None = None,
     ) -> None:
         is_name = isinstance(on_error, str) and on_error in (
@@ -99,22 +100,30 @@ class Policy:
         if not is_name and not callable(on_error):
             message = f'on_error={on_error!r}: wanted "raise", "skip", "warn", "fill" or a function'
             raise ValueError(message)
-        num_given = (fill_value is not UNSET) + (repair is not None)
+        check_function("repair", repair)
+        num_given = (error_value is not UNSET) + (repair is not None)
         if num_given != (on_error == "fill"):
             message = (
-                f"on_error={on_error!r} with {num_given} of fill_value and repair: wanted "
-                'exactly one of them with "fill", and none with anything else'
+                f"`on_error`={on_error!r} with {num_given} of `error_value` and `repair`: pass "
+                'exactly one of them with on_error="fill", and neither otherwise'
             )
             raise ValueError(message)
-        if fill_value is not UNSET and num_rows_of(fill_value) != 1:
+        if error_value is not UNSET and num_rows_of(error_value) != 1:
             message = (
-                f"fill_value of {num_rows_of(fill_value)} rows: wanted what the transform "
-                "gives for a batch of one row"
+                f"`error_value` has {num_rows_of(error_value)} rows: pass what the transform "
+                "returns for a batch of one row"
             )
             raise ValueError(message)
         self.on_error = on_error
-        self.fill_value = fill_value
+        self.error_value = error_value
         self.repair = repair
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of 0.1.0 have another name for it.
+        if "fill_value" in state:
+            state = {**state, "error_value": state["fill_value"]}
+            del state["fill_value"]
+        self.__dict__.update(state)
 
     def forgives(self, error: Exception) -> bool:
         """Whether to go on without the rows, or with others in their place."""
@@ -126,7 +135,7 @@ class Policy:
         """Give what stands in the place of a row."""
         if self.repair is not None:
             return self.repair(error, row)
-        return copy.deepcopy(self.fill_value)
+        return copy.deepcopy(self.error_value)
 
 
 def one_row_batches(batch: Any) -> Iterator[Any]:

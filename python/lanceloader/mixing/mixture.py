@@ -101,7 +101,7 @@ def mix(
     mixture = Mixture(
         views,
         stages,
-        stop if isinstance(stop, str) else count(stop),
+        stop if isinstance(stop, str) else count(stop, "stop"),
         is_linear=shape == "linear",
         source_column=source_column,
     )
@@ -193,7 +193,7 @@ class Mixture:
     def counts(self, position: SupportsIndex | None = None) -> dict[Any, int]:
         """Count the rows that each source has of the first ``position``, by default of an epoch."""
         mix = self._epochs.of(self._epoch)
-        end = mix.num_rows if position is None else count(position)
+        end = mix.num_rows if position is None else count(position, "position")
         return dict(zip(self.names, mix.counts(end), strict=True))
 
     def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
@@ -202,7 +202,7 @@ class Mixture:
         The seed of a source is made from ``seed`` and its name, so that sources of equal length
         are not shuffled alike.
         """
-        number = secrets.randbits(64) if seed is None else count(seed)
+        number = secrets.randbits(64) if seed is None else count(seed, "seed")
         orders = [
             view.shuffle(seed_of(number, name), **options)._order
             for name, view in self.sources.items()

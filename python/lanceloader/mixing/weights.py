@@ -46,7 +46,8 @@ def stages_of(
     if weights is not None:
         raise ValueError("weights and schedule: wanted one of them")
     stages = [
-        (count(row), whole_weights(given, names, sizes)) for row, given in schedule
+        (count(row, "schedule"), whole_weights(given, names, sizes))
+        for row, given in schedule
     ]
     rows = [row for row, _ in stages]
     if not rows or rows[0] != 0 or rows != sorted(set(rows)):
@@ -122,9 +123,12 @@ def fraction_of(number: Any, name: Any) -> Fraction:
         exact = Fraction(number)
     else:
         try:
+            # float() reads text too.
+            if isinstance(number, str | bytes | bytearray):
+                raise TypeError
             value = float(number)
         except (TypeError, ValueError):
-            message = f"weight {number!r} of source {name!r}: wanted a number"
+            message = f"`weights` must be numbers, got {number!r} for source {name!r}"
             raise TypeError(message) from None
         if not math.isfinite(value):
             message = f"weight {number!r} of source {name!r}: wanted a finite number"

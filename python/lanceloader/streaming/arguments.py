@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+from lanceloader.errors import BoundsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +20,9 @@ _EPOCH_PRIME = 100003
 
 DEFAULT_READ_BATCH_SIZE = 64
 DEFAULT_PREFETCH_BATCHES = 4
+
+MOST_SPLITS = 2**20
+"""Each split costs memory in every process."""
 
 TAILS = "pad", "drop", "uneven"
 
@@ -38,9 +44,15 @@ def check_topology(
     """Check that splits go around.
 
     Raises:
-        ValueError: If they do not, or ``tail`` is not known or has no such rank.
+        ValueError: If they do not, there is no such rank, or ``tail`` is not known.
         ZeroDivisionError: If there are no ranks.
     """
+    for name, value in {
+        "num_splits": num_splits,
+        "rank": rank,
+        "world_size": world_size,
+    }.items():
+        check_whole(name, value)
     if world_size == 0:
         raise ZeroDivisionError("world_size 0: wanted at least 1 rank")
     if tail not in (None, *TAILS):
@@ -51,22 +63,44 @@ def check_topology(
             f"num_splits ({num_splits}) must be divisible by world_size ({world_size})"
         )
         raise ValueError(message)
-    # Without a tail, such a rank has no splits to read; LanceDB says so when it begins.
-    if tail is not None and not 0 <= rank < world_size:
-        message = f"rank {rank}: wanted a rank of {world_size}, from 0 on"
+    if not 0 <= rank < world_size:
+        message = (
+            f"No rows found for rank {rank}: `rank` must be from 0 to {world_size - 1} with "
+            f"world_size={world_size}"
+        )
+        raise BoundsError(message)
+    if not 1 <= num_splits <= MOST_SPLITS:
+        message = (
+            f"`num_splits` must be from 1 to {MOST_SPLITS:,}, got {num_splits}; a number with many "
+            "divisors, such as 48 or 720, leaves the choice of ranks and workers open"
+        )
         raise ValueError(message)
-    if num_splits < 1:
-        message = f"num_splits {num_splits}: wanted at least 1"
-        raise ValueError(message)
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Check a whole number.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    try:
+        operator.index(value)
+    except TypeError:
+        message = f"`{name}` must be a whole number, got {value!r}"
+        raise TypeError(message) from None
 
 
 def check_positive(name: str, value: int | None) -> None:
     """Check a count that may be left out.
 
     Raises:
+        TypeError: If it is not a whole number.
         ValueError: If it is 0 or less.
     """
-    if value is not None and value <= 0:
+    if value is None:
+        return
+    check_whole(name, value)
+    if value <= 0:
         message = f"{name} must be greater than 0"
         raise ValueError(message)
 

@@ -23,6 +23,7 @@ MICROSECONDS = 1_000_000
 
 # Workers beyond this share cells; no rank has as many where splits are not fewer.
 MIN_SLOTS = 64
+MAX_SLOTS = 4096
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Counting(Fields):
     """The counters, and the properties that show them."""
 
     def _start_counting(self, num_splits: int) -> None:
-        slots = max(MIN_SLOTS, num_splits)
+        slots = min(max(MIN_SLOTS, num_splits), MAX_SLOTS)
         self._worker_stats = streaming.RawArray(ctypes.c_int64, slots * NUM_CELLS + 1)
         self._stats_lock = streaming.threading.Lock()
         self._stats_slot = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import IterableDataset
 
 from lanceloader import streaming
+from lanceloader.numbers import count
 from lanceloader.options import bytes_of
 from lanceloader.plan_table import PlanTable
 from lanceloader.sources import pinned_source
@@ -238,7 +239,10 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         fixed = self._num_splits if self._tail is None else 1
         if not self._shuffle:
             return builder.split_sequential(fixed=fixed).execute()
-        seed = self._shuffle_seed + self._epoch * _EPOCH_PRIME
+        seed = count(
+            self._shuffle_seed + self._epoch * _EPOCH_PRIME,
+            f"shuffle_seed + epoch * {_EPOCH_PRIME}",
+        )
         return builder.split_random(
             fixed=fixed, seed=seed, clump_size=self._shuffle_clump_size
         ).execute()

@@ -275,11 +275,11 @@ class LoadVerbs(SequenceVerbs):
                     "batch_tokens and global_batch_size: wanted one of them"
                 )
             budget = Budget(
-                count(batch_tokens),
+                count(batch_tokens, "batch_tokens"),
                 view._length_column(length),
                 padded,
-                None if batch_size is None else count(batch_size),
-                count(bucket_rows),
+                None if batch_size is None else count(batch_size, "batch_size"),
+                count(bucket_rows, "bucket_rows"),
                 long,
             )
             # Each rank takes whole batches.

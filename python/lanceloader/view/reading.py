@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 from lanceloader import _native
 from lanceloader._progress import progress_over
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
+    check_fill_columns,
     check_nulls,
     is_format,
     is_matrix,
@@ -83,6 +85,8 @@ class Reading(ColumnVerbs):
         transform = transform_of(format, **given)
         if given:
             check_nulls(nulls or "error", fill_value)
+            if isinstance(fill_value, Mapping):
+                check_fill_columns(fill_value, self.schema)
         return self.with_transform(transform)
 
     def with_transform(self, transform: Transform) -> Self:
@@ -92,11 +96,19 @@ class Reading(ColumnVerbs):
         """
         if transform is None:
             raise AssertionError("transform is required")
+        if not callable(transform):
+            message = f"`transform` must be a function of a pyarrow.RecordBatch, not {transform!r}"
+            raise TypeError(message)
         return self._replace(transform_fn=transform)
 
     def with_batch_size(self, batch_size: int) -> Self:
-        """Set the rows of a batch of ``for batch in perm``."""
-        return self._replace(batch_size=batch_size)
+        """Set the rows of a batch of ``for batch in perm``.
+
+        Raises:
+            ValueError: If ``batch_size`` is negative.
+            TypeError: If it is not a whole number.
+        """
+        return self._replace(batch_size=count(batch_size, "batch_size"))
 
     def with_connection_factory(self, connection_factory: Callable[[str], Any]) -> Self:
         """Reopen the table with ``connection_factory(name)`` where this is unpickled.
@@ -106,6 +118,12 @@ class Reading(ColumnVerbs):
         """
         if connection_factory is None:
             raise AssertionError("connection_factory is required")
+        if not callable(connection_factory):
+            message = (
+                "`connection_factory` must be a function that opens the table of a name, not "
+                f"{connection_factory!r}"
+            )
+            raise TypeError(message)
         return self._replace(connection_factory=connection_factory)
 
     def __iter__(self) -> Iterator[Any]:
@@ -126,7 +144,7 @@ class Reading(ColumnVerbs):
             skip_last_batch: Whether to leave a short last batch out.
             progress: Whether to show a bar.
         """
-        size = count(batch_size) or ENGINE_BATCH_SIZE
+        size = count(batch_size, "batch_size") or ENGINE_BATCH_SIZE
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
@@ -228,7 +246,7 @@ class Reading(ColumnVerbs):
 
     def head(self, n: int = 5) -> Any:
         """Give the first ``n`` rows as one batch, or fewer if there are fewer."""
-        return self[: count(n)]
+        return self[: count(n, "n")]
 
     def to_arrow(self, *, progress: bool = False) -> pa.Table:
         """Read everything into a ``pyarrow.Table``."""

@@ -35,7 +35,7 @@ class RowVerbs(Reading):
             ValueError: If there are fewer, counting what ``with_take`` keeps.
         """
         if skip is not None:
-            skip = count(skip)
+            skip = count(skip, "skip")
         return self._replace(offset=skip, _order=self._sliced(skip, self.limit))
 
     def with_take(self, limit: int | None) -> Self:
@@ -45,12 +45,12 @@ class RowVerbs(Reading):
             ValueError: If there are fewer.
         """
         if limit is not None:
-            limit = count(limit)
+            limit = count(limit, "limit")
         return self._replace(limit=limit, _order=self._sliced(self.offset, limit))
 
     def with_repeat(self, times: int) -> Self:
         """Serve the rows ``times`` times over, in the same order each time."""
-        return self._with_rows(self._order.repeat(count(times)))
+        return self._with_rows(self._order.repeat(count(times, "times")))
 
     def skip(self, skip: int) -> Self:
         """Call ``with_skip`` instead."""
@@ -156,10 +156,11 @@ class RowVerbs(Reading):
             ValueError: If a size is 0, ``block_size`` is combined with ``clump_size``, or
                 ``window_blocks`` is given without it.
         """
-        if seed is None:
-            seed = secrets.randbits(64)
+        seed = secrets.randbits(64) if seed is None else count(seed, "seed")
+        epoch = count(epoch, "epoch")
+        clump = count(clump_size, "clump_size", least=1)
         if block_size is not None or window_blocks is not None:
-            if count(clump_size) != 1:
+            if clump != 1:
                 message = (
                     f"clump_size={clump_size} with block_size={block_size}: wanted one of them, "
                     "as the rows of a window do not stay together"
@@ -170,15 +171,12 @@ class RowVerbs(Reading):
                     f"window_blocks={window_blocks} without block_size: wanted both"
                 )
                 raise ValueError(message)
-            blocks = WINDOW_BLOCKS if window_blocks is None else count(window_blocks)
-            return self._with_rows(
-                self._order.windowed(
-                    count(seed), count(epoch), count(block_size), blocks
-                )
-            )
-        return self._with_rows(
-            self._order.shuffled(count(seed), count(epoch), count(clump_size))
-        )
+            size = count(block_size, "block_size", least=1)
+            blocks = WINDOW_BLOCKS
+            if window_blocks is not None:
+                blocks = count(window_blocks, "window_blocks", least=1)
+            return self._with_rows(self._order.windowed(seed, epoch, size, blocks))
+        return self._with_rows(self._order.shuffled(seed, epoch, clump))
 
     def _with_epoch(self, epoch: int) -> Self:
         """Shuffle anew, for another epoch of the same seed."""
@@ -206,7 +204,8 @@ class RowVerbs(Reading):
             >>> [len(perm.shard(rank, 4)) for rank in range(4)]
             [3, 3, 2, 2]
         """
-        new = self._with_rows(self._order.shard(count(rank), count(world_size), tail))
+        ranks = count(world_size, "world_size", least=1)
+        new = self._with_rows(self._order.shard(count(rank, "rank"), ranks, tail))
         return new._replace(_is_shard=True)
 
 

@@ -69,7 +69,7 @@ class SampleVerb(RowVerbs):
             (0, True)
         """
         rows = self._rows_of(size, replacement=replacement)
-        chosen = {"seed": count(seed), "epoch": count(epoch)}
+        chosen = {"seed": count(seed, "seed"), "epoch": count(epoch, "epoch")}
         if rows == 0:
             return self._with_rows(self._order.slice(0, 0))
         if self.num_rows == 0:
@@ -104,7 +104,7 @@ class SampleVerb(RowVerbs):
                 message = f"a sample of {size} of the rows: wanted {wanted}"
                 raise ValueError(message)
             rows = round(size * self.num_rows)
-        rows = count(rows)
+        rows = count(rows, "size")
         if rows > self.num_rows and not replacement:
             message = f"a sample of {rows} rows: there are {self.num_rows}"
             raise ValueError(message)

@@ -6,6 +6,7 @@ import operator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from lanceloader.loading.packed import PackedBlocks, PackSettings
+from lanceloader.numbers import count
 from lanceloader.view.splitting import SplitVerbs
 
 if TYPE_CHECKING:
@@ -75,14 +76,14 @@ class SequenceVerbs(SplitVerbs):
         """
         tokens = self._list_column(column, "column", "pack")
         settings = PackSettings(
-            operator.index(length),
+            count(length, "length"),
             tokens,
             tokens if lengths is None else self._length_column(lengths),
             None if eos_id is None else operator.index(eos_id),
             operator.index(pad_id),
             strategy,
             long,
-            operator.index(window),
+            count(window, "window"),
         )
         return PackedView(self, settings)
 

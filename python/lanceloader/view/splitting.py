@@ -108,9 +108,11 @@ class SplitVerb(int):
                 'splits alike, or how="sequential"'
             )
             raise ValueError(message)
-        seed = count(seed)
+        seed = count(seed, "seed")
         if not given:
-            shuffled = perm._order.shuffled_for_split(seed, count(clump_size))
+            shuffled = perm._order.shuffled_for_split(
+                seed, count(clump_size, "clump_size", least=1)
+            )
             parts = sequential(shuffled, wanted.counts(perm.num_rows))
             return perm._splits(parts, wanted.names)
         ((kind, columns),) = given.items()

@@ -4,7 +4,7 @@ use lanceloader_core::order::Tail;
 use lanceloader_core::read::Strategy;
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
-use pyo3::types::{PyAnyMethods, PyTypeMethods};
+use pyo3::types::{PyAnyMethods, PyBool, PyByteArray, PyBytes, PyStringMethods, PyTypeMethods};
 use pyo3::{Borrowed, Bound, FromPyObject, PyAny, PyErr, PyResult};
 
 /// Whole numbers, none negative: a buffer of integers of any width, or any sequence of them.
@@ -24,17 +24,35 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Numbers {
             .or_else(|| signed::<i8>(object));
         match found {
             Some(numbers) => numbers.map(Self),
-            // A string is a sequence too, of strings.
-            None => match object.extract::<Vec<u64>>() {
-                Ok(numbers) => Ok(Self(numbers)),
-                Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => Err(error),
-                Err(_) => Err(PyTypeError::new_err(format!(
-                    "wanted a sequence or 1-d array of whole numbers, got {}",
-                    object.get_type().name()?
-                ))),
-            },
+            None => listed(object).map(Self),
         }
     }
+}
+
+/// The numbers of a sequence. Text, bytes and masks are sequences too, but hold no positions.
+fn listed(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    let wrong = |what: &str| {
+        PyTypeError::new_err(format!(
+            "expected a sequence or 1-d array of whole numbers, not {what}"
+        ))
+    };
+    if object.is_instance_of::<PyBytes>() || object.is_instance_of::<PyByteArray>() {
+        return Err(wrong("bytes"));
+    }
+    let numbers = match object.extract::<Vec<u64>>() {
+        Ok(numbers) => numbers,
+        Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => return Err(error),
+        Err(_) => return Err(wrong(&object.get_type().name()?.to_cow()?)),
+    };
+    // Looked at only where all numbers could be booleans: this is in the path of every batch.
+    if numbers.iter().all(|&number| number <= 1) {
+        for item in object.try_iter()? {
+            if item?.is_instance_of::<PyBool>() {
+                return Err(wrong("booleans; for a mask use `filter(mask)`"));
+            }
+        }
+    }
+    Ok(numbers)
 }
 
 /// Weights: a 1-d buffer of 64-bit floats.

@@ -1,0 +1,87 @@
+"""How the plan of a checkpoint differs from that of the loader it is loaded into, in words."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["differences"]
+
+_NOUNS = {
+    "as it is": "epoch of the permutation",
+    "rows": "number of rows",
+    "fingerprint": "order",
+}
+_SEED = re.compile(r"\bseed (\d+)")
+_NUM_ROWS = re.compile(r"^\d+ rows(?:, )?")
+MAX_TEXT = 200
+
+
+def differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_numbered: bool
+) -> list[str]:
+    """Return what decides the rows differently in two plans, a phrase for each.
+
+    Args:
+        theirs: The plan of the checkpoint.
+        ours: The plan of the loader.
+        is_numbered: Whether the checkpoint is of an epoch with a number, which takes the place of
+            the permutation's own.
+
+    Returns:
+        Phrases such as ``"another order: seed 2 there, seed 1 here"``; none if the plans serve the
+        same rows in the same places.
+    """
+    # Plans of rows do not name their unit.
+    there, here = {"unit": "row"} | dict(theirs), {"unit": "row"} | dict(ours)
+    names = [name for name in here | there if there.get(name) != here.get(name)]
+    # What an order says of itself may change between releases; what it serves does not.
+    if there.get("fingerprint") == here.get("fingerprint"):
+        names = [name for name in names if name != "order"]
+    elif "order" in names:
+        names.remove("fingerprint")
+    # A number takes the place of the permutation's own epoch; another order has another one.
+    if "as it is" in names and (is_numbered or {"order", "fingerprint"} & {*names}):
+        names.remove("as it is")
+    # A version that has the same files has the same rows.
+    if "version" in names:
+        names.remove("version")
+    return [
+        f"another {_NOUNS.get(name, name)}: {_pair(name, there, here)}"
+        for name in names
+    ]
+
+
+def _pair(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    texts = there.get(name), here.get(name)
+    if name == "order":
+        return "{} there, {} here".format(*_orders(*(text or "" for text in texts)))
+    if name in ("fingerprint", "as it is"):
+        return "it serves other rows"
+    if name == "table":
+        versions = there.get("version"), here.get("version")
+        if None not in versions and versions[0] != versions[1]:
+            return "version {} there, version {} here".format(*versions)
+        if all(isinstance(text, str) and " " not in text for text in texts):
+            return "its files are not those that are here"
+    return "{} there, {} here".format(*map(_text, texts))
+
+
+def _orders(there: str, here: str) -> tuple[str, str]:
+    """Return the texts of two orders, or only their seeds where nothing else differs."""
+    if _SEED.sub("", there) == _SEED.sub("", here):
+        seeds = zip(_SEED.findall(there), _SEED.findall(here), strict=True)
+        one, other = next(pair for pair in seeds if pair[0] != pair[1])
+        return f"seed {one}", f"seed {other}"
+    one, other = (_NUM_ROWS.sub("", text) or "not shuffled" for text in (there, here))
+    return _text(one), _text(other)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
