@@ -75,6 +75,13 @@ def ours(table: BenchTable) -> ll.Permutation:
     return perm.select_columns(list(table.columns)) if table.columns else perm
 
 
+def strategy_of(table: BenchTable) -> str:
+    """Return how `loader()` reads a shuffled epoch of a table, as `explain()` says it."""
+    lines = ours(table).shuffle(seed=0).explain().splitlines()
+    (line,) = (line for line in lines if line.startswith("read "))
+    return line.split()[1].rstrip(",")
+
+
 def theirs(table: BenchTable) -> lancedb.permutation.Permutation:
     perm = lancedb.permutation.Permutation.identity(open_table(table))
     return perm.select_columns(list(table.columns)) if table.columns else perm

@@ -1,20 +1,23 @@
-"""What a run found, as text: the figures of README.md, made from loader.json and nothing else.
+"""What a run found, as text: the figures of both README.md, made from loader.json and nothing else.
 
-``python benches/report.py`` prints them; ``--write`` also puts them into README.md, and draws
-the pictures again.
+``python benches/report.py`` prints those of the benches; ``--write`` also puts them and those of
+``front.py`` into the pages, and draws the pictures again. ``--check`` compares the pages with the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import re
-from collections.abc import Iterator, Sequence
+import difflib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from contenders import LANCEDB
 from epochs import COLD, EXTERNAL
+from front import front_page
+from layout import Row, table
 from orders import ORDERS
 from outside import MIB
 from races import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
@@ -27,10 +30,6 @@ from workers import WORKERS
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NOTHING = "-"
-FIGURE = re.compile(r"(?:[\d≥≤-].*)?$")
-"""What a cell of figures begins with, if it is not empty."""
-
-Row = Sequence[str]
 Column = tuple[str, str, float, str]
 """Heading, name of the figure, factor, and how it is written."""
 
@@ -95,24 +94,6 @@ PICTURES = {
     "growth": "Rows per second and time to first batch by rows of the table",
     "external": "Memory of the process that shuffles more than its budget",
 }
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Lay out a Markdown table that reads well as text, too; the first row is the heading."""
-    columns = [laid_out(column) for column in zip(*rows, strict=True)]
-    lines = [" | ".join(row) for row in zip(*columns, strict=True)]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def laid_out(column: tuple[str, ...]) -> list[str]:
-    """Pad a column, with the rule below its heading; figures stand on the right."""
-    heading, *cells = column
-    width = max(3, *map(len, column))
-    if all(map(FIGURE.match, cells)):
-        return [
-            cell.rjust(width) for cell in (heading, "-" * (width - 1) + ":", *cells)
-        ]
-    return [cell.ljust(width) for cell in (heading, "-" * width, *cells)]
 
 
 def sections(results: Results) -> Iterator[str]:
@@ -180,23 +161,24 @@ def header(run: dict[str, Any]) -> str:
     )
     return (
         f"On {machine['cores']} cores of {machine['cpu']}, "
-        f"{machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['kernel']}. {versions}. "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB of memory. {versions}. "
         f"{' '.join(runs(run['parts']))}{quick}"
     )  # fmt: skip
 
 
 def runs(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Say of each run what was measured in it."""
-    keys = ("day", "rounds", "seconds_per_turn")
+    keys = ("day", "rounds", "seconds_per_turn", "kernel")
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, part in parts.items():
-        alike.setdefault(tuple(part[key] for key in keys), []).append(name)
-    for (day, rounds, seconds), names in alike.items():
+        alike.setdefault(tuple(part.get(key) for key in keys), []).append(name)
+    for (day, rounds, seconds, kernel), names in alike.items():
         took = sum(parts[name]["took_s"] for name in names) / 60
         loads = [load for name in names for load in parts[name]["load"]]
         yield (
-            f"{day}, {took:.0f} minutes, {rounds} rounds, {seconds:g} s a turn, load average "
-            f"{min(loads):.1f} to {max(loads):.1f}: {', '.join(names)}."
+            f"{day}{f', {kernel}' if kernel else ''}, {took:.0f} minutes, {rounds} rounds, "
+            f"{seconds:g} s a turn, load average {min(loads):.1f} to {max(loads):.1f}: "
+            f"{', '.join(names)}."
         )
 
 
@@ -308,21 +290,49 @@ def pictures(folder: Path) -> Iterator[str]:
             yield f"![{what}]({folder.name}/{name}.png)"
 
 
-def publish(path: Path, readme: Path | None) -> None:
-    """Print a run, draw its pictures beside it, and put its figures into a page."""
+def pages(results: Results, folder: Path) -> dict[Path, str]:
+    """Return each page, with the figures of a run between its marks."""
+    first, *others = sections(results)
+    figures = {
+        HERE / "README.md": "\n\n".join([first, *pictures(folder), *others]),
+        HERE.parent / "README.md": front_page(results),
+    }
+    return {page: filled(page.read_text(), text) for page, text in figures.items()}
+
+
+def filled(page: str, figures: str) -> str:
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+
+
+def stale(results: Results, folder: Path) -> list[str]:
+    """Return the lines of the pages that are not what the run found, as a diff."""
+    return [
+        line
+        for page, text in pages(results, folder).items()
+        for line in difflib.unified_diff(
+            page.read_text().splitlines(),
+            text.splitlines(),
+            f"{page.relative_to(HERE.parent)} as it is",
+            "as it should be",
+            lineterm="",
+            n=0,
+        )
+    ]
+
+
+def publish(path: Path, *, is_written: bool) -> None:
+    """Print a run and draw its pictures beside it; put its figures into the pages if it is so wanted."""
     results = Results.read(path)
-    text = list(sections(results))
-    print("\n\n".join(text))
+    print("\n\n".join(sections(results)))
     # Late: only this needs matplotlib.
     import picture
 
     picture.draw(results, path.parent)
-    if readme is not None:
-        page = readme.read_text()
-        before, rest = page.split(BEGIN)
-        _, after = rest.split(END)
-        figures = "\n\n".join([BEGIN, text[0], *pictures(path.parent), *text[1:], END])
-        readme.write_text(before + figures + after)
+    if is_written:
+        for page, text in pages(results, path.parent).items():
+            page.write_text(text)
 
 
 def main() -> None:
@@ -330,9 +340,17 @@ def main() -> None:
     arguments.add_argument(
         "path", nargs="?", type=Path, default=HERE / "results" / "loader.json"
     )
-    arguments.add_argument("--write", action="store_true", help="into README.md")
+    arguments.add_argument("--write", action="store_true", help="into both README.md")
+    arguments.add_argument(
+        "--check", action="store_true", help="whether both README.md agree with it"
+    )
     options = arguments.parse_args()
-    publish(options.path, HERE / "README.md" if options.write else None)
+    if options.check:
+        lines = stale(Results.read(options.path), options.path.parent)
+        sys.exit(
+            "\n".join(["figures are not those of the run:", *lines]) if lines else 0
+        )
+    publish(options.path, is_written=options.write)
 
 
 if __name__ == "__main__":

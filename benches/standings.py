@@ -69,18 +69,10 @@ class Standings:
         same = [key for key in mine if key[2] == output]
         return next(iter([*same, *mine]), None)
 
-    def ahead(self, table: str, peer: Record) -> float | None:
-        """Give our rows/s as a multiple of a peer's."""
-        output = peer["output"]
-        rates = [
-            self.value("speed", table, mine, "rows_per_s")
-            for mine in (
-                self.ours("speed", table, output),
-                self.ours("speed", table, output, RESIDENT),
-            )
-            if mine is not None
-        ]
-        own = max((rate for rate in rates if rate is not None), default=None)
+    def ahead(self, table: str, peer: Record, how: str = LOADER) -> float | None:
+        """Return our rows/s as a multiple of a peer's, of ``loader()`` if nothing else is said."""
+        mine = self.ours("speed", table, peer["output"], how)
+        own = self.value("speed", table, mine, "rows_per_s") if mine else None
         return ratio(own, self.value("speed", table, key_of(peer), "rows_per_s"))
 
     def least_ahead(self, table: str, shuffle: str) -> tuple[float, str] | None:
@@ -148,7 +140,16 @@ def mebibytes(value: float | None) -> str:
 def matrix_rows(standings: Standings) -> Iterator[Row]:
     """Our rows/s as a multiple of the best arm of each library, by kind of shuffle."""
     tables = standings.tables("speed")
-    yield "", "shuffle", *tables
+    # Where a strategy was asked for, it has a column of its own.
+    asked = [
+        (table, arm["how"])
+        for table in tables
+        for arm in standings.arms("speed", table)
+        if arm["library"] == OURS and arm["how"] == RESIDENT
+    ]
+    ways = [*((table, LOADER) for table in tables), *unique(asked)]
+    headings = (t if how == LOADER else f"{t}, {how}" for t, how in ways)
+    yield "", "shuffle", *headings
     entries = unique(
         (arm["library"], shuffle)
         for table in tables
@@ -156,13 +157,15 @@ def matrix_rows(standings: Standings) -> Iterator[Row]:
         for arm in standings.peers("speed", table, shuffle)
     )
     for library, shuffle in sorted(entries):
-        cells = [best_of(standings, table, library, shuffle) for table in tables]
+        cells = [best_of(standings, library, shuffle, *way) for way in ways]
         yield library, shuffle, *cells
 
 
-def best_of(standings: Standings, table: str, library: str, shuffle: str) -> str:
+def best_of(
+    standings: Standings, library: str, shuffle: str, table: str, how: str
+) -> str:
     found = [
-        standings.ahead(table, arm)
+        standings.ahead(table, arm, how)
         for arm in standings.peers("speed", table, shuffle)
         if arm["library"] == library
     ]

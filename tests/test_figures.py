@@ -1,0 +1,63 @@
+"""Figures in README.md and benches/README.md are those of benches/results/loader.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def check(root):
+    command = [sys.executable, str(root / "benches" / "report.py"), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "benches", tmp_path / "benches", ignore=ignored)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def test_pages_agree_with_the_results():
+    found = check(ROOT)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "benches/README.md"])
+def test_a_figure_typed_by_hand_is_found(copy, page):
+    path = copy / page
+    before, mark, figures = path.read_text().partition("<!-- figures: begin -->")
+    changed, count = re.subn(r"\d\.\d\d", "9.99", figures, count=1)
+    assert count == 1
+    path.write_text(before + mark + changed)
+    found = check(copy)
+    assert found.returncode == 1
+    assert f"{page} as it is" in found.stderr
+    assert "9.99" in found.stderr
+
+
+def test_a_row_is_the_call_that_it_names(copy):
+    """`loader()` stands for the loader without a strategy, whatever another one gives."""
+    path = copy / "benches" / "results" / "loader.json"
+    run = json.loads(path.read_text())
+    for sample in run["parts"]["tables"]["samples"]:
+        if sample["race"] == "image" and sample["contender"].startswith("lanceloader"):
+            ways = {"loader()": 1e3, "loader(read='resident')": 2e3}
+            way = sample["contender"].partition(", ")[2]
+            sample["rows_per_s"] = ways.get(way, 9e9)
+    path.write_text(json.dumps(run))
+    command = [sys.executable, str(copy / "benches" / "report.py"), "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = [line for line in found.stderr.splitlines() if line.startswith("+| images: ")]
+    assert [re.split(r" *\| *", row)[4] for row in rows] == ["1 k", "2 k"]
