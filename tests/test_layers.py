@@ -23,6 +23,7 @@ PYTHON = [
     {"loading"},
     {"view"},
     {"pickling"},
+    {"_permutation"},
     {"permutation"},
     {"torch_loader"},
     {"torch", "streaming", "plots", "mixing"},
@@ -64,7 +65,7 @@ RUST = {
 }
 
 # Calls up, made in a function: what travels is a permutation, and is made one again.
-UPWARDS = {("pickling", "permutation")}
+UPWARDS = {("pickling", "_permutation")}
 
 # Words that only some stages of the core may use.
 WORDS = {

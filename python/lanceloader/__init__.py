@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader import errors
 from lanceloader._native import __version__
-from lanceloader.builder import PermutationBuilder, permutation_builder
-from lanceloader.mixing import Mixture, mix
-from lanceloader.permutation import (
-    Loader,
+from lanceloader._permutation import (
     Permutation,
     Permutations,
-    Transforms,
     open,  # noqa: A004
 )
+from lanceloader.builder import PermutationBuilder, permutation_builder
+from lanceloader.loading import Loader
+from lanceloader.mixing import Mixture, mix
 from lanceloader.splits import Fold, Splits
 from lanceloader.stats import Stats
+from lanceloader.transforms import Transforms
 
 if TYPE_CHECKING:
     from lanceloader import plots as plots

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["LeftBehind", "from_state", "to_state"]
 
@@ -203,7 +203,7 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
     """Fill a permutation from what ``lancedb.permutation`` pickled, now or in older releases."""
     import lancedb
 
-    from lanceloader.permutation import rows_of_split
+    from lanceloader._permutation import rows_of_split
 
     factory = state["connection_factory"]
     is_rebuilt = False

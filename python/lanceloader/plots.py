@@ -17,7 +17,7 @@ from lanceloader.stats import STAGES, Stats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["order", "stages", "throughput", "waits"]
 

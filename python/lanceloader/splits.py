@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader._native import Order
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["Fold", "Splits"]
 

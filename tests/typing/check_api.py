@@ -33,7 +33,10 @@ def made(table: Any, plan: Any) -> None:
     assert_type(Permutation.identity(table), Permutation)
     assert_type(Permutation.from_tables(table, plan, "train"), Permutation)
     assert_type(Permutation.from_tables(table, plan, split=1), Permutation)
-    assert_type(lanceloader.permutation.Permutation.identity(table), Permutation)
+    as_in_lancedb = lanceloader.permutation.Permutation.identity(table)
+    assert_type(as_in_lancedb, lanceloader.permutation.Permutation)
+    as_elsewhere: Permutation = as_in_lancedb
+    assert_type(len(as_elsewhere), int)
 
     ll.open("t.lance", version="7")  # type: ignore[arg-type]
     ll.open("t.lance", format="jax")  # type: ignore[arg-type]

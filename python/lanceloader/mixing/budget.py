@@ -11,7 +11,7 @@ from lanceloader.options import ReadOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["shared", "with_options"]
 

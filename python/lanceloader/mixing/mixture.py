@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader._native import Order
+    from lanceloader._permutation import Permutation
     from lanceloader._typing import Format, Nulls, Read, Size, Transform
     from lanceloader.loading import Loader
     from lanceloader.loading.share import Share
     from lanceloader.mixing.weights import Stages
-    from lanceloader.permutation import Permutation
 
 __all__ = ["Mixture", "mix"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._permutation import Permutation
 from lanceloader.errors import ColumnNotFoundError
-from lanceloader.permutation import Permutation
 
 if TYPE_CHECKING:
     import pyarrow as pa

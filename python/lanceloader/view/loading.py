@@ -20,6 +20,7 @@ from lanceloader.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lanceloader._permutation import Permutation
     from lanceloader._typing import (
         Format,
         LongRows,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     )
     from lanceloader.loading.served import Served
     from lanceloader.loading.transforming import OnError
-    from lanceloader.permutation import Permutation
 
 __all__ = ["LoadVerbs"]
 

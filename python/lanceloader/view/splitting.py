@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lanceloader._native import Order
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["SplitVerb", "SplitVerbs"]
 
