@@ -23,6 +23,7 @@ from torch.utils.data import (
     DataLoader,
     RandomSampler,
     SequentialSampler,
+    StackDataset,
     Subset,
     WeightedRandomSampler,
     default_collate,
@@ -200,6 +201,90 @@ def test_subsets_random_splits_and_concatenations(perm):
     both = ConcatDataset([perm, perm])
     assert len(both) == 200
     assert both[150] == perm[50]
+
+
+STACKED = tables.every_type(7, nulls=False).select(
+    ["int32", "float64", "bool", "string", "point"]
+)
+FORMATS = {
+    "python": lambda item: item["int32"],
+    "python_col": lambda item: item["int32"],
+    "torch": lambda item: item["int32"],
+    "torch_dict": lambda item: item["int32"],
+    "numpy_dict": lambda item: item["int32"],
+    "torch_row": lambda item: item[0],
+    "torch_col": lambda item: item[0],
+    "torch_matrix": lambda item: item[0],
+    "numpy": lambda item: item[0],
+    "arrow": lambda item: item["int32"][0].as_py(),
+    "pandas": lambda item: item["int32"].iloc[0],
+    "polars": lambda item: item["int32"][0],
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("names", ["args", "kwargs"])
+@pytest.mark.parametrize("subset", [False, True])
+def test_stacks_of_data_sets_are_put_together_by_row(kind, names, subset):
+    """Of as many columns as a batch has rows, torch would take those for rows."""
+    columns = STACKED.column_names
+    if kind in ("torch_row", "torch_col", "torch_matrix", "numpy"):
+        columns = ["int32"] * 1 if kind == "torch_matrix" else ["int32", "float64"]
+    perm = ll.open(STACKED.select(columns), format=kind)
+    other = [f"label {row}" for row in range(7)]
+    if subset:
+        perm, other = Subset(perm, range(6, -1, -1)), other[::-1]
+    parts = {"x": perm, "y": other}
+    stack = StackDataset(*parts.values()) if names == "args" else StackDataset(**parts)
+    wanted = STACKED["int32"].to_pylist()[:: -1 if subset else 1]
+    found = []
+    for batch in DataLoader(stack, batch_size=len(columns), collate_fn=list):
+        for row in batch:
+            item, label = row if names == "args" else (row["x"], row["y"])
+            found.append((int(FORMATS[kind](item)), label))
+    assert found == list(zip(wanted, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["torch_dict", "numpy_dict", "python_col"])
+def test_stacks_collate_as_their_parts_do(kind):
+    """Vectors, structs and masks too."""
+    data = tables.every_type(7, nulls=False).select(["int32", "point", "struct"])
+    options = {"nulls": "mask"} if kind.endswith("_dict") else {}
+    perm = ll.open(data)
+    perm = perm.with_format(kind, **options)
+    stack = StackDataset(a=perm.select_columns(["int32", "point"]), b=perm)
+    for found, start in zip(DataLoader(stack, batch_size=3), (0, 3, 6), strict=True):
+        wanted = perm[start : start + 3]
+        assert found["a"]["int32"].tolist() == list(wanted["int32"])
+        if kind != "python_col":
+            assert np.array_equal(found["b"]["point"], wanted["point"])
+            assert np.array_equal(found["b"]["struct"]["x"], wanted["struct"]["x"])
+        if options:
+            assert found["a"]["int32_mask"].all()
+
+
+def test_lists_in_stacks_are_their_own_rows():
+    data = pa.table({"x": [[1, 2], [3], [], [4, 5, 6]]})
+    stack = StackDataset(ll.open(data, format="torch_dict"))
+    batches = DataLoader(stack, batch_size=2, collate_fn=list)
+    found = [item["x"].tolist() for batch in batches for (item,) in batch]
+    assert found == data["x"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda batch: batch.num_rows, "a batch of type int"),
+        (lambda batch: {"x": [1, 2]}, "`x` of type list does not have one value"),
+    ],
+)
+def test_stacks_of_what_has_no_rows_are_refused(transform, message):
+    perm = ll.open(pa.table({"x": range(6)})).with_transform(transform)
+    with pytest.raises(ll.errors.FormatError, match=message):
+        list(DataLoader(StackDataset(perm), batch_size=3))
+    as_a_list = perm.with_transform(lambda batch: batch["x"].to_pylist())
+    batches = DataLoader(StackDataset(as_a_list), batch_size=3)
+    assert [part.tolist() for (part,) in batches] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_samplers(perm):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import multiprocessing
 from collections import deque
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
@@ -19,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from lanceloader.loading import Loader
 from lanceloader.loading.iterating import register_as_dataset
+from lanceloader.loading.mainguard import UNGUARDED, imports_main
 from lanceloader.loading.running import Running
 from lanceloader.loading.state import halves_of
 from lanceloader.loading.threads import loud
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
     from torch.utils.data import Dataset
 
+    from lanceloader._permutation import Permutation
     from lanceloader.loading.state import At
-    from lanceloader.permutation import Permutation
     from lanceloader.stats import Stats
 
 __all__ = ["DataLoader"]
@@ -82,7 +84,7 @@ class DataLoader(TorchLoader[Any]):
         dataset: Loader | Permutation,
         batch_size: SupportsIndex | None = None,
         shuffle: bool | None = None,  # noqa: FBT001
-        sampler: None = None,
+        sampler: Steps | None = None,
         batch_sampler: None = None,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
@@ -104,7 +106,8 @@ class DataLoader(TorchLoader[Any]):
             dataset: A ``Loader``, or a permutation to make one of.
             batch_size: Of a permutation: rows of a batch of one rank; by default its own.
             shuffle: Of a permutation: whether to shuffle its rows.
-            sampler: Not taken: the order is that of the permutation.
+            sampler: Not taken: the order is that of the permutation. Trainers that make a loader anew
+                pass that of the loader they found, whose rows are then served.
             batch_sampler: Not taken.
             num_workers: Processes that make batches; with 0 the threads of this one do.
             collate_fn: Called with each batch; by default batches are as the loader makes them.
@@ -123,12 +126,15 @@ class DataLoader(TorchLoader[Any]):
             ValueError: If an argument cannot be taken, saying what is wanted instead.
             TypeError: If ``dataset`` is neither.
         """
-        refuse("sampler", sampler)
         refuse("batch_sampler", batch_sampler)
         refuse("in_order", None if in_order else in_order)
         own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
         own["drop_last"] = drop_last
         options |= {name: value for name, value in own.items() if value is not None}
+        if isinstance(sampler, Steps):
+            dataset, options = sampler.loader, {}
+        else:
+            refuse("sampler", sampler)
         if num_workers and options.get("transform") is not None:
             # Workers are as many as are wanted at once; one that hangs takes a thread of its own.
             has_timeout = options.get("transform_timeout") is not None
@@ -146,8 +152,9 @@ class DataLoader(TorchLoader[Any]):
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
         )
-        # Lightning looks for set_epoch there.
+        # Lightning looks for set_epoch there, and makes a loader anew of all that it finds.
         self.__dict__["sampler"] = Steps(self.dataset)
+        self.__dict__["drop_last"] = self.dataset.drop_last
         self._signal = (
             torch.zeros((3, 2), dtype=torch.int64) if persistent_workers else None
         )
@@ -258,8 +265,15 @@ def received(slots: Any) -> Iterator[Any]:
     Raises:
         RuntimeError: If one has, as torch does where none are.
     """
+    has_begun = False
     try:
-        yield from slots
+        for slot in slots:
+            has_begun = True
+            yield slot
+    except RuntimeError as error:
+        if not has_begun and any(map(could_not_begin, slots._workers)):
+            error.add_note(UNGUARDED)
+        raise
     except (OSError, EOFError) as error:
         # It may be an error of the user's, which a worker has sent.
         by_sentinel = {worker.sentinel: worker for worker in slots._workers}
@@ -269,6 +283,12 @@ def received(slots: Any) -> Iterator[Any]:
         pids = ", ".join(str(by_sentinel[sentinel].pid) for sentinel in ended)
         message = f"DataLoader worker (pid(s) {pids}) exited unexpectedly: {error!r} while a batch was taken"
         raise RuntimeError(message) from error
+
+
+def could_not_begin(worker: Any) -> bool:
+    """Whether a worker that gave nothing has ended as one does that fails to import the main module."""
+    method = worker._start_method or multiprocessing.get_start_method()
+    return worker.exitcode == 1 and imports_main(method)
 
 
 class InWorker(IterableDataset[Any]):
@@ -315,14 +335,18 @@ class Collate:
 
 
 class Steps:
-    """The sampler of torch's loader: asks for one batch after another."""
+    """The sampler of torch's loader: asks for one batch after another.
+
+    Attributes:
+        loader: What makes the batches.
+    """
 
     def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+        self.loader = loader
 
     def set_epoch(self, epoch: SupportsIndex) -> None:
         """Serve another epoch."""
-        self._loader.set_epoch(epoch)
+        self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[None]:
         return itertools.repeat(None)
@@ -337,7 +361,8 @@ def loader_of(dataset: Any, options: dict[str, Any]) -> Loader:
     """
     if isinstance(dataset, Loader):
         for name, value in options.items():
-            refuse(name, value)
+            if name != "drop_last" or value != dataset.drop_last:
+                refuse(name, value)
         return dataset
     make = getattr(dataset, "loader", None)
     if make is None:

@@ -31,6 +31,7 @@ __all__ = [
     "native_of",
     "needs_own_buffers",
     "transform_of",
+    "whole_of",
 ]
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -118,6 +119,12 @@ def is_format(transform: Transform, format: Format) -> bool:  # noqa: A002
     module = getattr(transform, "__module__", None)
     name = getattr(transform, "__name__", None)
     return module == f"{__name__}.{library}" and name == function
+
+
+def whole_of(transform: Transform) -> str | None:
+    """Return the name of a format whose batches are no sequence of rows, nor a dict of columns."""
+    wholes: tuple[Format, ...] = "arrow", "pandas", "polars", "torch_col"
+    return next((name for name in wholes if is_format(transform, name)), None)
 
 
 def is_matrix(transform: Transform) -> bool:

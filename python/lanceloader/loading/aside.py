@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader.errors import UnsupportedError
 from lanceloader.loading.helper import END, ERROR, GRACE_S, HEAD, serve
+from lanceloader.loading.mainguard import UNGUARDED, imports_main
 from lanceloader.loading.parcels import Layout, unpacked
 from lanceloader.loading.segments import Readable
 
@@ -109,7 +110,7 @@ class Aside:
             name="lanceloader-aside",
             daemon=True,
         )
-        self._link = _Link(ours, process)
+        self._link = _Link(ours, process, imports_main=imports_main(method))
         self._finalizer = weakref.finalize(self, self._link.end)
         _LIVE.append(weakref.ref(self, _forget))
         try:
@@ -168,8 +169,13 @@ class Aside:
 class _Link:
     """The process and the connection to it. It does not know ``Aside``, whose end is theirs."""
 
-    def __init__(self, connection: socket.socket, process: Any) -> None:
+    def __init__(
+        self, connection: socket.socket, process: Any, *, imports_main: bool
+    ) -> None:
         self.owner = os.getpid()
+        self.imports_main = imports_main
+        self.has_begun = False
+        """Whether the process has sent anything."""
         self.connection = connection
         self.process = process
         self.poll = select.poll()
@@ -203,11 +209,15 @@ class _Link:
         if self.connection.fileno() in ready:
             message, files = self.read()
             if message:
+                self.has_begun = True
                 return message, files
         self.process.join(GRACE_S)
         how = described(self.process.exitcode)
-        message_of_end = f"the helper process {how} before batch {number} was there"
-        raise RuntimeError(message_of_end)
+        end = f"the helper process {how} before batch {number} was there"
+        # Once it has begun, whatever is raised there is sent.
+        if self.imports_main and not self.has_begun and self.process.exitcode == 1:
+            end = f"{end}. {UNGUARDED}"
+        raise RuntimeError(end)
 
     def read(self) -> tuple[bytes, list[int]]:
         # That the process left with credits unread is said once, before what it has sent.

@@ -12,6 +12,7 @@ from lanceloader._progress import check_bar, progress_over
 from lanceloader.loading.iteration import Iteration
 from lanceloader.loading.share import Share, share_of
 from lanceloader.loading.state import At, Way, of_halves
+from lanceloader.loading.trainers import sampler_of
 from lanceloader.world import World
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ class Iterating:
         if progress:
             check_bar()
         steps.together(self.world)
+        self._meet_torch()
+
+    def _meet_torch(self) -> None:
+        """Be what torch and trainers look for, if torch is there."""
         register_as_dataset()
+        # Trainers that wrap a loader copy what stands in the instance.
+        self.sampler = self.batch_sampler = sampler_of(self)
 
     @property
     def world(self) -> World:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, cast
 
 from lanceloader.loading.headspace import Headspace
-from lanceloader.loading.iterating import Iterating, register_as_dataset
+from lanceloader.loading.iterating import Iterating
 from lanceloader.loading.running import Running
 from lanceloader.loading.state import numbered, read_state, write_state
 from lanceloader.loading.trace import Trace
+from lanceloader.loading.trainers import check_collation, refuse_dataset
 from lanceloader.numbers import count
 from lanceloader.stats import Stats
 from lanceloader.world import World
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from lanceloader.permutation import Permutation
+    from lanceloader._permutation import Permutation
 
 __all__ = ["Loader"]
 
@@ -36,6 +38,8 @@ class Loader(Iterating):
 
     Attributes:
         epoch: The epoch, as ``set_epoch`` set it, or ``None`` for that of the permutation.
+        sampler: Where trainers look for ``set_epoch``, and see that rows are shared out already.
+        batch_sampler: The same, for trainers that look there.
     """
 
     @property
@@ -70,9 +74,13 @@ class Loader(Iterating):
         return share.num_served if count_rows is None else count_rows(self.epoch, share)
 
     @property
-    def sampler(self) -> Self:
-        """This loader: trainers look here for ``set_epoch``."""
-        return self
+    def dataset(self) -> NoReturn:
+        """Not there: the rows are those of ``permutation``.
+
+        Raises:
+            AttributeError: Saying what trainers that ask for it need instead.
+        """
+        refuse_dataset()
 
     def set_epoch(self, epoch: SupportsIndex) -> Self:
         """Serve another epoch: the same rows, shuffled anew. Constant time, at any size.
@@ -143,6 +151,7 @@ class Loader(Iterating):
         self._begin_at(at if self._has_several else replace(at, first=None))
 
     def __iter__(self) -> Iterator[Any]:
+        check_collation(sys._getframe(1))
         # All epochs share the reader, and what it keeps.
         self._served.view._ensure_open()
         running = Running(self._served, self.world, is_traced=self._trace is not None)
@@ -217,9 +226,11 @@ class Loader(Iterating):
         world = self._steps.world or World.in_use()
         steps = replace(self._steps, world=world)
         gone = ("_running", "_leading", "_asked_last", "_trace")
-        away = dict.fromkeys(gone)
-        return self.__dict__ | {"_steps": steps} | away
+        state = self.__dict__ | {"_steps": steps} | dict.fromkeys(gone)
+        # They know this loader.
+        del state["sampler"], state["batch_sampler"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        register_as_dataset()
+        self._meet_torch()

@@ -18,7 +18,9 @@ from lanceloader.formats import (
     native_of,
     needs_own_buffers,
     transform_of,
+    whole_of,
 )
+from lanceloader.formats._apart import is_for_a_stack, rows_of
 from lanceloader.formats.python import LazyRows
 from lanceloader.loading.threads import loud
 from lanceloader.numbers import count
@@ -127,8 +129,12 @@ class Reading(ColumnVerbs):
         return self._replace(connection_factory=connection_factory)
 
     def __iter__(self) -> Iterator[Any]:
-        """Give batches of ``batch_size`` rows. As in LanceDB, a short last one is left out."""
-        return self.iter(self.batch_size, skip_last_batch=True)
+        """Iterate over batches of ``batch_size`` rows; the last may have fewer.
+
+        Permutations made by LanceDB's names, of ``lanceloader.permutation``, leave a short last one
+        out, as LanceDB does.
+        """
+        return self.iter(self.batch_size)
 
     def iter(
         self,
@@ -196,7 +202,10 @@ class Reading(ColumnVerbs):
         transform = self.transform_fn
         if transform is Transforms.arrow2python or is_format(transform, "torch"):
             return LazyRows(self._record_batch(taken), transform)
-        return self._converter()(taken)
+        batch = self._converter()(taken)
+        if is_for_a_stack(sys._getframe(1)):
+            return rows_of(batch, taken.num_rows, whole_of(transform))
+        return batch
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Any: ...
