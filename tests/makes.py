@@ -101,6 +101,11 @@ def exits():
     os._exit(7)
 
 
+def exits_as_one_that_raises():
+    yield 1
+    os._exit(1)
+
+
 def killed_with_children():
     # Processes that keep open whatever they inherit.
     program = [sys.executable, "-c", "import time; time.sleep(60)"]

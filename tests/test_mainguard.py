@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
+import makes
 import pytest
 from lanceloader.loading.aside import aside
 from lanceloader.loading.mainguard import imports_main
@@ -63,15 +63,10 @@ def test_a_script_with_a_main_guard_runs(tmp_path, how):
     assert done.returncode == 0, done.stderr
 
 
-def gives_one():
-    yield 1
-    os._exit(1)
-
-
 @pytest.mark.slow
 def test_other_ends_are_not_put_down_to_it():
     """What has begun has imported the main module."""
-    items = aside(gives_one, method="spawn")
+    items = aside(makes.exits_as_one_that_raises, method="spawn")
     with pytest.raises(RuntimeError, match="exit code 1 before batch 1") as caught:
         list(items)
     assert SAID not in str(caught.value)
