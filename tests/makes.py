@@ -182,3 +182,17 @@ def paired(batch):
 def refuses(batch):
     """Raise, whatever the batch."""
     raise ValueError("no batch is good enough")
+
+
+UNLUCKY = 13
+
+
+class BadRowError(Exception):
+    pass
+
+
+def unlucky(batch):
+    rows = batch["id"].to_pylist()
+    if UNLUCKY in rows:
+        raise BadRowError("bad")
+    return rows

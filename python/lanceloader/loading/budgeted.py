@@ -11,12 +11,14 @@ from lanceloader._typing import LongRows
 from lanceloader.choices import check_choice
 from lanceloader.loading.planned import Planned
 from lanceloader.loading.raw import cut_at, is_external, stepping_along
+from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lanceloader._native import Order
     from lanceloader.loading.share import Share
+    from lanceloader.sources import Source
     from lanceloader.view.reading import Reading
 
 __all__ = ["Budget", "Budgeted"]
@@ -110,6 +112,14 @@ class Budgeted(Planned):
         """Count the rows in the batches of a share."""
         order, _ = self.buckets(epoch).share(share)
         return order.num_rows
+
+    def rows_at(
+        self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
+    ) -> tuple[Source, list[int]] | None:
+        """Say where in the table the rows at some places of a batch lie."""
+        order, ends = self.buckets(epoch).share(share)
+        start = numbers_of(ends)[number - 1].as_py() if number else 0
+        return self._view._source, [order.at(start + at) for at in ats]
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader.choices import check_function
+from lanceloader.loading.places import noting
 from lanceloader.loading.threads import loud
 from lanceloader.loading.transforming import Policy, transformed
 from lanceloader.numbers import count
@@ -15,6 +16,7 @@ from lanceloader.numbers import count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lanceloader.loading.places import Place
     from lanceloader.loading.running import Running, Taken
     from lanceloader.loading.served import Served
 
@@ -117,6 +119,7 @@ class Finish:
         raw: Taken,
         served: Served,
         running: Running,
+        places: Callable[[int], Place],
         first: int,
         stride: int = 1,
     ) -> Iterator[Any]:
@@ -126,11 +129,12 @@ class Finish:
             raw: The batches as they are read.
             served: What they are of.
             running: Counts what is done.
+            places: Gives the place of a batch, counted from 0, for messages.
             first: The number of the first one, for messages.
             stride: From the number of a batch to that of the next.
         """
         if not self._is_called:
-            convert = loud(running.timed("format", served.convert))
+            convert = noting(loud(self._call(served, running)), places)
             values: Iterator[Any] = map(convert, raw)
         else:
             values = transformed(
@@ -142,13 +146,14 @@ class Finish:
                 counts=running.counts,
                 first=first,
                 stride=stride,
+                places=places,
                 num_bytes=lambda _: raw.num_bytes,
                 most_bytes=most_bytes_of(served),
             )
             running.transform_threads = self.threads
             running.lined_up(values)
             values = running.in_line(values)
-        if self.collate is not None and (self.by_row or not self._is_called):
+        if self.collate is not None and self.by_row:
             collate = loud(running.timed("format", self.collate, "collate"))
             values = map(collate, values)
         return self.copied(values, running)
@@ -180,6 +185,8 @@ class Finish:
             steps.append(running.timed("transform", self.transform))
         if self.collate is not None and not self.by_row:
             steps.append(running.timed("format", self.collate, "collate"))
+        if len(steps) == 1:
+            return steps[0]
 
         def call(raw: Any) -> Any:
             value = raw

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._progress import check_bar, progress_over
 from lanceloader.loading.iteration import Iteration
+from lanceloader.loading.places import Places
 from lanceloader.loading.share import Share, share_of
 from lanceloader.loading.state import At, Way, of_halves
 from lanceloader.loading.trainers import sampler_of
@@ -324,7 +325,8 @@ class Iterating:
         raw = running.over(self._served.load(start.epoch, share, then))
         step = start.position // way.global_batch_size
         numbers = step + turn % num_workers, num_workers
-        values = self._finish.over(raw, self._served, running, *numbers)
+        places = Places(self._served, start.epoch, share, *numbers)
+        values = self._finish.over(raw, self._served, running, places, *numbers)
         first = 0 if way.num_workers else step
         what = "loading" if start.epoch is None else f"epoch {start.epoch}"
         total = first + share.num_batches

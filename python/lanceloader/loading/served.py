@@ -10,14 +10,22 @@ from lanceloader._native import Order
 from lanceloader.loading.raw import batches_of, stepping_along
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lanceloader.loading.share import Share
     from lanceloader.sources import Source
     from lanceloader.view.base import View
     from lanceloader.view.reading import Reading
 
-__all__ = ["FromView", "Rows", "Served", "epoch_of", "order_of", "plan_of"]
+__all__ = [
+    "FromView",
+    "Rows",
+    "Served",
+    "epoch_of",
+    "offsets_at",
+    "order_of",
+    "plan_of",
+]
 
 
 class Served(Protocol):
@@ -43,6 +51,11 @@ class Served(Protocol):
 
     def plan(self) -> dict[str, int | str]:
         """Give what decides which unit stands where, but for the epoch, for states and messages."""
+
+    def rows_at(
+        self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
+    ) -> tuple[Source, list[int]] | None:
+        """Say where in a table the rows at some places of a batch lie, for messages."""
 
     # Those that are more than rows have `explain()` too.
 
@@ -86,6 +99,13 @@ class FromView:
         reader = self._view._ensure_open()
         return reader.stats() if isinstance(reader, _native.Reader) else None
 
+    def rows_at(
+        self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
+    ) -> tuple[Source, list[int]] | None:
+        """Say where in the table the rows at some places of a batch lie: here it is not known."""
+        del epoch, share, number, ats
+        return None
+
     def _reader(self) -> Any:
         view = self._view
         return view._ensure_open() if self._by_column else view._open_for_format()
@@ -118,6 +138,13 @@ class Rows(FromView):
             after = order_of(epoch_of(order, next_epoch), next_share)
         return self.load_order(epoch_of(order, epoch), share, after)
 
+    def rows_at(
+        self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
+    ) -> tuple[Source, list[int]] | None:
+        """Say where in the table the rows at some places of a batch lie."""
+        order = epoch_of(self._view._order, epoch)
+        return self._view._source, offsets_at(order, share, number, ats)
+
     def load_order(
         self, order: Order, share: Share, after: Order | None
     ) -> Iterator[Any]:
@@ -130,6 +157,14 @@ class Rows(FromView):
 def epoch_of(order: Order, epoch: int | None) -> Order:
     """Give an order as it is in an epoch."""
     return order if epoch is None else order.with_epoch(epoch)
+
+
+def offsets_at(
+    order: Order, share: Share, number: int, ats: Sequence[int]
+) -> list[int]:
+    """Give what an order has at some places of a batch of a share."""
+    units = share.batch(number)
+    return [order.at(units[at] % share.num_units) for at in ats]
 
 
 def order_of(order: Order, share: Share) -> Order:

@@ -68,6 +68,13 @@ class Share:
         if self.last_size is not None:
             yield range(self.last_start, self.last_start + self.last_size)
 
+    def batch(self, number: int) -> range:
+        """Give the units of a batch, as ``batches`` does."""
+        if number < self.num_full:
+            start = self.first + number * self.stride
+            return range(start, start + self.size)
+        return range(self.last_start, self.last_start + (self.last_size or 0))
+
     def of_worker(self, worker: int, num_workers: int) -> Share:
         """Give every ``num_workers``-th batch, from batch ``worker % num_workers`` on."""
         if num_workers == 1:

@@ -327,6 +327,8 @@ def plain(error: BaseException) -> BaseException:
     if isinstance(error, StopIteration | GeneratorExit):
         new = RuntimeError(f"{type(error).__name__} was raised while a batch was made")
         new.__cause__ = error
+        for note in getattr(error, "__notes__", ()):
+            new.add_note(note)
         return new
     return error
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
 from operator import attrgetter, index
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from lanceloader import _native
 from lanceloader.choices import check_function
 from lanceloader.loading.joining import emptied, joined, num_rows_of
+from lanceloader.loading.places import Place
 from lanceloader.loading.threads import Ordered
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ class Unset:
 
 UNSET: Any = Unset()
 """Says that no ``error_value`` was given: ``None`` is a value."""
+
+HOW_TO_FIND = '; on_error="warn" finds out which of them fail'
+"""Said of a batch whose rows were not tried one by one."""
 
 # Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
 AHEAD = 2
@@ -163,6 +168,7 @@ def transformed(
     counts: Counts | None = None,
     first: int = 0,
     stride: int = 1,
+    places: Callable[[int], Place] | None = None,
     num_bytes: Callable[[Any], int] = lambda _: 0,
     most_bytes: int = 0,
     num_rows: Callable[[Any], int] = attrgetter("num_rows"),
@@ -192,6 +198,7 @@ def transformed(
         counts: Where to count.
         first: The number of the first batch, for messages.
         stride: From the number of a batch to that of the next.
+        places: Gives the place of a batch, counted from 0, for messages; by default its number.
         num_bytes: Gives the size of a batch that was just taken.
         most_bytes: What batches under way may have together.
         num_rows: Counts the rows of a batch.
@@ -199,7 +206,8 @@ def transformed(
 
     Returns:
         An iterator that several threads may ask. It raises what the function raises, with its
-        traceback; a ``StopIteration`` as ``RuntimeError``; ``ValueError`` if there is not one
+        traceback and a note that names the batch and its rows, or the row if it was called with
+        that alone; a ``StopIteration`` as ``RuntimeError``; ``ValueError`` if there is not one
         output row per input row; ``TimeoutError``. Any of these ends it.
 
     Raises:
@@ -214,18 +222,51 @@ def transformed(
         )
         raise ValueError(message)
     stage = _Stage(call, policy or Policy(), num_rows, one_row_batches, timeout)
+    if places is None:
+
+        def places(number: int) -> Place:
+            return Place(f"batch {first + number * stride}")
+
     results = Ordered(
-        batches,
-        stage.outcome,
+        _Numbered(batches),
+        lambda item: stage.outcome(item.batch, functools.partial(places, item.number)),
         threads=threads,
         ahead=AHEAD * threads,
         timeout=timeout,
-        late=lambda number, batch: stage.late(first + number * stride, batch),
-        weigh=num_bytes,
+        late=lambda number, item: stage.late(first + number * stride, item.batch),
+        weigh=lambda item: num_bytes(item.batch),
         most=most_bytes,
         name="lanceloader-transform",
     )
     return Transformed(results, counts or Counts())
+
+
+class _Item(NamedTuple):
+    """A batch, and which it is."""
+
+    number: int
+    batch: Any
+
+
+class _Numbered:
+    """Counts batches as they are taken."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = iter(batches)
+        self._number = -1
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Item:
+        batch = next(self._batches)
+        self._number += 1
+        return _Item(self._number, batch)
+
+    def close(self) -> None:
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
 
 
 class Transformed:
@@ -264,8 +305,8 @@ class _Outcome:
     """What became of one batch."""
 
     __slots__ = (
-        *("does_warn", "error", "is_empty", "num_rows", "rows_filled", "rows_skipped"),
-        *("seconds", "value"),
+        *("does_warn", "error", "failed", "is_empty", "num_rows", "place"),
+        *("rows_filled", "rows_skipped", "seconds", "value"),
     )
 
     def __init__(self, value: Any = None) -> None:
@@ -277,25 +318,43 @@ class _Outcome:
         self.does_warn = False
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.failed: list[int] = []
+        """The places in the batch of rows that failed."""
+        self.place: Place | None = None
 
     def log(self) -> None:
+        if self.place is None:
+            return
+        level = logging.WARNING if self.is_empty or self.does_warn else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
+        where = self.place.batch
+        if self.failed:
+            where = f"{self.place.rows(self.failed)}, in {where}"
         if self.is_empty and not self.num_rows:
-            logger.warning(
-                "A batch without rows is left out: the transform failed on it (%r)",
+            logger.log(
+                level,
+                "A batch without rows is left out: the transform failed on it (%r): %s",
                 self.error,
+                where,
             )
         elif self.is_empty:
-            logger.warning(
-                "A batch is left out: the transform failed on all its %d rows (first error: %r)",
+            logger.log(
+                level,
+                "A batch is left out: the transform failed on all its %d rows (first error: %r): %s",
                 self.num_rows,
                 self.error,
+                where,
             )
-        elif self.rows_skipped and self.does_warn:
-            logger.warning(
-                "Skipped %d of %d rows whose transform failed (first error: %r)",
-                self.rows_skipped,
+        else:
+            logger.log(
+                level,
+                "%s %d of %d rows whose transform failed (first error: %r): %s",
+                "Filled" if self.rows_filled else "Skipped",
+                len(self.failed),
                 self.num_rows,
                 self.error,
+                where,
             )
 
 
@@ -323,46 +382,62 @@ class _Stage:
             rows = f" of {self.num_rows(batch)} rows"
         return f"batch {number}{rows}: the transform was not done in {self.timeout:g} s"
 
-    def outcome(self, batch: Any) -> _Outcome:
+    def outcome(self, batch: Any, place: Callable[[], Place]) -> _Outcome:
         started = time.perf_counter()
         if self.policy.on_error == "raise":
-            outcome = _Outcome(self.call(batch))
+            try:
+                outcome = _Outcome(self.call(batch))
+            except Exception as error:
+                self.note(error, batch, place(), HOW_TO_FIND)
+                raise
         else:
-            outcome = self.forgiving(batch)
+            outcome = self.forgiving(batch, place)
         outcome.seconds = time.perf_counter() - started
         return outcome
 
-    def forgiving(self, batch: Any) -> _Outcome:
+    def note(self, error: Exception, batch: Any, place: Place, more: str = "") -> None:
+        # Whatever was given to count rows: the error is what must be told.
+        with contextlib.suppress(Exception):
+            num_rows = self.num_rows(batch)
+            place.note(error, num_rows, more if num_rows > 1 else "")
+
+    def forgiving(self, batch: Any, place: Callable[[], Place]) -> _Outcome:
         try:
             value = self.call(batch)
         except Exception as error:
+            where = place()
+            self.note(error, batch, where)
             if not self.policy.forgives(error):
                 raise
             if self.num_rows(batch) == 0:
-                return self.without_rows(batch, error)
+                return self.without_rows(batch, error, where)
         else:
             check_rows(value, self.num_rows(batch), "the transform")
             return _Outcome(value)
-        return self.row_by_row(batch)
+        return self.row_by_row(batch, where)
 
-    def without_rows(self, batch: Any, error: Exception) -> _Outcome:
+    def without_rows(self, batch: Any, error: Exception, place: Place) -> _Outcome:
         """Give a batch without rows: other ranks have one with rows, and take the step together."""
         if self.policy.on_error == "fill":
             return _Outcome(emptied(self.policy.filler(error, as_arrow(batch))))
         outcome = _Outcome()
+        outcome.place = place
         outcome.is_empty = True
         outcome.error = error.with_traceback(None)
         return outcome
 
-    def row_by_row(self, batch: Any) -> _Outcome:
+    def row_by_row(self, batch: Any, place: Place) -> _Outcome:
         outcome = _Outcome()
         outcome.does_warn = self.policy.on_error == "warn"
         parts = []
-        for row in self.one_row_batches(batch):
+        for at, row in enumerate(self.one_row_batches(batch)):
             outcome.num_rows += 1
             try:
                 part = self.call(row)
             except Exception as error:
+                place.note_row(error, at)
+                outcome.failed.append(at)
+                outcome.place = place
                 if not self.policy.forgives(error):
                     raise
                 outcome.error = outcome.error or error

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader import _native
 from lanceloader.loading.raw import cut_at, watch_of
-from lanceloader.loading.served import Rows, order_of, plan_of
+from lanceloader.loading.served import Rows, offsets_at, order_of, plan_of
 from lanceloader.loading.threads import Ordered
 from lanceloader.mixing.watching import Watches, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lanceloader.loading.share import Share
     from lanceloader.mixing.mixture import Mixture
+    from lanceloader.sources import Source
 
 __all__ = ["MixedRows"]
 
@@ -90,6 +91,16 @@ class MixedRows:
             next_epoch, next_share = following
             after = mixture._order(group, next_epoch, next_share)
         return cut_at(reader, order, ends, after)
+
+    def rows_at(
+        self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
+    ) -> tuple[Source, list[int]] | None:
+        """Say where in the table the rows at some places of a batch lie, if there is but one table."""
+        mixture = self._mixture
+        if len(mixture._views) > 1:
+            return None
+        order = mixture._order(0, epoch)
+        return mixture._views[0]._source, offsets_at(order, share, number, ats)
 
     def convert(self, raw: Any) -> Any:
         """Give a raw batch in the format of the mixture."""

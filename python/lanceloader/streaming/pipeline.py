@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader import streaming
+from lanceloader.loading.places import Place, rows_named
 from lanceloader.streaming.counting import Gauges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import pyarrow as pa
@@ -36,6 +37,18 @@ class Stream(NamedTuple):
     """The position in the split that the first row has."""
     offsets: Callable[[int, int], list[int]]
     """Row numbers ``start`` to ``stop`` as positions in ``perm``."""
+
+    def place(self, start: int) -> Place:
+        """Give the place of the batch whose first row has this position."""
+        row = start - self.first
+
+        def name(ats: Sequence[int], num_rows: int) -> str:
+            found = self.offsets(row, row + max(ats) + 1)
+            positions = [found[at] for at in ats]
+            offsets = [self.perm._order.at(position) for position in positions]
+            return rows_named(self.perm._source, offsets, num_rows)
+
+        return Place(f"the batch at position {start}", name)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Pipeline:
         self,
         streams: list[Stream],
         limits: Limits,
-        transform: Callable[[int, pa.RecordBatch], list[Any]],
+        transform: Callable[[int, pa.RecordBatch, Place], list[Any]],
         make_queue: Callable[[], Any],
         counting: Counting,
     ) -> None:
@@ -68,7 +81,7 @@ class Pipeline:
             streams: What to read.
             limits: How much may be under way.
             transform: Turns a batch, of which the first row has this position, into items
-                for a queue.
+                for a queue; its place is for messages.
             make_queue: Makes the queue of what is ready: with ``extend`` and a length in rows.
             counting: Counts what the stages do.
         """
@@ -195,10 +208,12 @@ class Pipeline:
         self.counting._count(bytes_loaded=batch.nbytes, fetch_time=seconds)
         return batch
 
-    def _tx_call_guarded(self, start: int, batch: pa.RecordBatch) -> list[Any]:
+    def _tx_call_guarded(
+        self, start: int, batch: pa.RecordBatch, stream: Stream
+    ) -> list[Any]:
         try:
             began = streaming.time.perf_counter()
-            items = self.transform(start, batch)
+            items = self.transform(start, batch, stream.place(start))
             seconds = streaming.time.perf_counter() - began
             self.counting._count(transform_time=seconds)
             return items
@@ -232,7 +247,8 @@ class Pipeline:
     def _transform_next(self, i: int) -> None:
         start, batch = self.raw[i].popleft()
         self.raw_rows -= batch.num_rows
-        future = self._workers.submit(self._tx_call_guarded, start, batch)
+        stream = self.streams[i]
+        future = self._workers.submit(self._tx_call_guarded, start, batch, stream)
         self.transforming[i].append((start + batch.num_rows, future))
         self._stir_by(future, i)
 

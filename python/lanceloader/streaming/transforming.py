@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,10 +14,15 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from lanceloader.loading.places import Place
     from lanceloader.streaming.arguments import Filling
     from lanceloader.streaming.counting import Counting
 
     OnError = str | Callable[[Exception], bool]
+
+
+HOW_TO_FIND = '; on_transform_error="warn" finds out which of them fail'
+"""Said of a batch whose rows were not tried one by one."""
 
 
 class Kind(Protocol):
@@ -82,14 +88,16 @@ class Transforming:
         self.filling = filling
         self.counting = counting
 
-    def __call__(self, start: int, batch: pa.RecordBatch) -> list[Any]:
+    def __call__(self, start: int, batch: pa.RecordBatch, place: Place) -> list[Any]:
         """Make items of a batch, of which the first row has position ``start``."""
         try:
             made = self.kind.make(batch)
         except Exception as error:
+            is_tried = self.on_error != "raise" or batch.num_rows < 2
+            place.note(error, batch.num_rows, "" if is_tried else HOW_TO_FIND)
             if not self._tolerates(error):
                 raise
-            return self._row_by_row(start, batch)
+            return self._row_by_row(start, batch, place)
         return self.kind.place(start, batch.num_rows, made)
 
     def _tolerates(self, error: Exception) -> bool:
@@ -97,32 +105,38 @@ class Transforming:
             return bool(self.on_error(error))
         return self.on_error != "raise"
 
-    def _row_by_row(self, start: int, batch: pa.RecordBatch) -> list[Any]:
+    def _row_by_row(self, start: int, batch: pa.RecordBatch, place: Place) -> list[Any]:
         """Find the rows that fail, and drop or replace only those."""
         items: list[Any] = []
         failures: list[Exception] = []
+        failed: list[int] = []
         for i in range(batch.num_rows):
             row = batch.slice(i, 1)
             try:
                 made = self.kind.make(row)
             except Exception as failure:
+                place.note_row(failure, i)
                 if not self._tolerates(failure):
                     raise
                 failures.append(failure)
+                failed.append(i)
                 if not self._is_filling:
                     continue
                 made = self.kind.stand_in(self._stand_in(failure, row))
             items += self.kind.place(start + i, 1, made)
-        if self._is_filling:
-            self.counting._count(rows_filled=len(failures))
-            return items
-        self.counting._count(rows_skipped=len(failures))
-        if failures and self.on_error == "warn":
-            streaming.logger.warning(
-                "Skipped %d of %d rows whose transform failed (first error: %r)",
+        done = "filled" if self._is_filling else "skipped"
+        self.counting._count(**{f"rows_{done}": len(failures)})
+        level = logging.WARNING if self.on_error == "warn" else logging.INFO
+        if failures and streaming.logger.isEnabledFor(level):
+            streaming.logger.log(
+                level,
+                "%s %d of %d rows whose transform failed (first error: %r): %s, in %s",
+                done.capitalize(),
                 len(failures),
                 batch.num_rows,
                 failures[0],
+                place.rows(failed),
+                place.batch,
             )
         return items
 

@@ -22,6 +22,7 @@ from lanceloader.formats import (
 )
 from lanceloader.formats._apart import is_for_a_stack, rows_of
 from lanceloader.formats.python import LazyRows
+from lanceloader.loading.places import noting, place_of_rows
 from lanceloader.loading.threads import loud
 from lanceloader.numbers import count
 from lanceloader.transforms import Transforms
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader.loading.places import Place
     from lanceloader.sources import Reader
 
 __all__ = ["Reading"]
@@ -160,7 +162,15 @@ class Reading(ColumnVerbs):
         counted = progress_over(
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
         )
-        yield from map(self._converter(), counted)
+
+        def place(number: int) -> Place:
+            start = number * size
+            positions = range(start, min(start + size, self.num_rows))
+            return place_of_rows(
+                self._source, self._order, positions, f"batch {number}"
+            )
+
+        yield from map(noting(self._converter(), place), counted)
 
     def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
@@ -189,7 +199,7 @@ class Reading(ColumnVerbs):
             TypeError: If they are no whole numbers.
         """
         taken = self._take_native(offsets)
-        return self._converter()(taken)
+        return self._converted(taken, offsets)
 
     def __getitems__(self, indices: Positions) -> Any:
         """Give the rows at these positions: what ``DataLoader`` calls for a batch.
@@ -202,7 +212,7 @@ class Reading(ColumnVerbs):
         transform = self.transform_fn
         if transform is Transforms.arrow2python or is_format(transform, "torch"):
             return LazyRows(self._record_batch(taken), transform)
-        batch = self._converter()(taken)
+        batch = self._converted(taken, indices)
         if is_for_a_stack(sys._getframe(1)):
             return rows_of(batch, taken.num_rows, whole_of(transform))
         return batch
@@ -223,7 +233,9 @@ class Reading(ColumnVerbs):
             length = len(range(start, stop, step))
             picked = self._order.slice(start if length else 0, length, step)
             reader = self._open_for_format()
-            return self._converter()(reader.read(picked, 0, length))
+            return self._converted(
+                reader.read(picked, 0, length), range(start, stop, step)
+            )
         if isinstance(index, str):
             message = (
                 f"perm[{index!r}]: wanted positions; for a column use select_columns"
@@ -343,6 +355,16 @@ class Reading(ColumnVerbs):
 
         # Whoever asks may be in a loop, which must not end without a word.
         return loud(hand_out)
+
+    def _converted(self, batch: Any, positions: Any) -> Any:
+        """Give the batch of the rows at some positions in its format."""
+        try:
+            return self._converter()(batch)
+        except Exception as error:
+            place_of_rows(self._source, self._order, positions).note(
+                error, batch.num_rows
+            )
+            raise
 
     def _record_batch(self, batch: Any) -> pa.RecordBatch:
         """Import a batch; give it buffers of its own if what is made of it may be written to."""
