@@ -196,3 +196,15 @@ def unlucky(batch):
     if UNLUCKY in rows:
         raise BadRowError("bad")
     return rows
+
+
+class Keyed:
+    """Draws by the row and the epoch."""
+
+    epoch = 0
+
+    def __call__(self, batch):
+        return {
+            row: np.random.default_rng([7, self.epoch, row]).random()
+            for row in batch["_rowid"].tolist()
+        }

@@ -14,6 +14,7 @@ CORE = ROOT / "rust" / "core" / "src"
 
 # Lower layers first: a module imports from the lines above its own, or from its own package.
 PYTHON = [
+    {"_extras"},
     {"_native", "_typing", "_progress", "_report", "choices", "errors"},
     {"numbers"},
     {"options", "stats", "materialize", "world"},

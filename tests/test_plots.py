@@ -152,9 +152,9 @@ def test_too_little_to_draw(perm):
 def test_without_matplotlib(perm, monkeypatch):
     for name in ("matplotlib", "matplotlib.pyplot", "matplotlib.ticker"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install lanceloader\[plots\]"):
+    with pytest.raises(ImportError, match=r'pip install "lanceloader\[plots\]"'):
         ll.plots.order(perm)
-    with pytest.raises(ImportError, match=r"pip install lanceloader\[plots\]"):
+    with pytest.raises(ImportError, match=r'pip install "lanceloader\[plots\]"'):
         ll.plots.waits(STATS)
 
 

@@ -445,7 +445,7 @@ def test_one_bar_for_all_ranks(perm, capsys):
 
 def test_bars_need_tqdm(perm, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"pip install lanceloader\[progress\]"):
+    with pytest.raises(ImportError, match=r'pip install "lanceloader\[progress\]"'):
         perm.loader(500, progress=True)
 
 

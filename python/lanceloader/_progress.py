@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lanceloader._extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,9 +58,7 @@ def check_bar() -> None:
     Raises:
         ImportError: If tqdm is not installed.
     """
-    if importlib.util.find_spec("tqdm") is None:
-        message = "progress=True: pip install lanceloader[progress]"
-        raise ImportError(message)
+    need("tqdm", "progress=True", "progress")
 
 
 def new_bar(**options: Any) -> Any:

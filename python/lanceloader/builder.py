@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
+from lanceloader._extras import need
 from lanceloader.engine import memory_table
 from lanceloader.numbers import count, numbers_of, offsets_of
 from lanceloader.plan_table import json_of, metadata_of
@@ -219,7 +220,9 @@ class PermutationBuilder:
             ValueError: If sizes, columns or expressions do not fit the table.
             NotImplementedError: If the table has an LSM write spec.
             RuntimeError: If the builder was executed before.
+            ImportError: If lancedb is not installed.
         """
+        need("lancedb", "permutation_builder")
         import pyarrow as pa
 
         plan = self._current()

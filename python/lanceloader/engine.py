@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._extras import need
 from lanceloader.errors import UnsupportedError
 from lanceloader.numbers import numbers_of
 
@@ -338,7 +339,12 @@ def engine_of_handle(handle: Any, version: int | None, branch: str | None) -> En
 
 
 def memory_table(name: str, data: pa.Table) -> Any:
-    """Make a LanceDB table in memory, alone in its database."""
+    """Make a LanceDB table in memory, alone in its database.
+
+    Raises:
+        ImportError: If lancedb is not installed.
+    """
+    need("lancedb", "a LanceDB table in memory, as permutation_builder makes one,")
     import lancedb
 
     return lancedb.connect("memory://").create_table(name, data)

@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._extras import need
 from lanceloader._report import brief
 from lanceloader.loading import Loader
 from lanceloader.stats import STAGES, Stats
@@ -205,11 +206,9 @@ def _of(stats: Stats | Loader) -> Stats:
 
 
 def _axes(ax: Axes | None) -> Axes:
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError:
-        message = "plots: pip install lanceloader[plots]"
-        raise ImportError(message) from None
+    need("matplotlib", "lanceloader.plots", "plots")
+    from matplotlib import pyplot as plt
+
     if ax is not None:
         return ax
     _, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -22,8 +22,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from torch.utils.data import DataLoader as TorchLoader
-from torch.utils.data._utils.collate import default_collate_fn_map
+
+from lanceloader._extras import need
+
+try:
+    from torch.utils.data import DataLoader as TorchLoader
+    from torch.utils.data._utils.collate import default_collate_fn_map
+except ModuleNotFoundError:
+    need("torch", "lanceloader.torch")
+    raise
 
 from lanceloader import _native
 from lanceloader.formats import transform_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lanceloader._extras import need
 from lanceloader.formats import arrow, pandas, polars, python
 
 if TYPE_CHECKING:
@@ -35,4 +36,5 @@ class Transforms:
     @staticmethod
     def arrow2polars() -> Callable[[pa.RecordBatch], pl.DataFrame]:
         """Give the function that gives a polars frame: in LanceDB, this one takes nothing."""
+        need("polars", "Transforms.arrow2polars()")
         return polars.frame

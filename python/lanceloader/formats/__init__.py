@@ -12,6 +12,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+from lanceloader._extras import need
 from lanceloader._typing import Format
 from lanceloader.formats._columns import check_fill_columns, check_nulls
 
@@ -53,6 +54,9 @@ FORMATS: dict[str, tuple[str, str]] = {
 if set(FORMATS) != set(get_args(Format)):
     raise AssertionError(set(FORMATS) ^ set(get_args(Format)))
 
+OPTIONAL = ("pandas", "polars", "torch")
+"""Modules of formats that are called as the library they need, which may not be installed."""
+
 # These cannot be written through: Python objects are copies, and the others are read-only.
 _READ_ONLY = ("arrow", "numpy", "pandas", "polars", "python")
 
@@ -66,12 +70,15 @@ def transform_of(name: object, **options: Any) -> Transform:
 
     Raises:
         ValueError: If there is no such format.
+        ImportError: If its library is not installed.
     """
     if not isinstance(name, str) or name not in FORMATS:
         known = ", ".join(sorted(FORMATS))
         message = f"Invalid format: {name}; wanted one of {known}"
         raise ValueError(message)
     module, function = FORMATS[name]
+    if module in OPTIONAL:
+        need(module, f'format "{name}"')
     library = importlib.import_module(f"lanceloader.formats.{module}")
     transform: Transform = getattr(library, function)
     if options:

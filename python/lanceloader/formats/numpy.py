@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lanceloader._extras import need
 from lanceloader.formats._columns import (
     as_integers,
     check_nulls,
@@ -36,6 +37,7 @@ def matrix(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             arrays = [column.to_numpy(zero_copy_only=True) for column in batch.columns]
             return np.stack(arrays).T
+    need("pandas", 'format "numpy" of columns of several types, or with nulls,')
     values: np.ndarray[Any, Any] = batch.to_pandas().to_numpy()
     return values
 

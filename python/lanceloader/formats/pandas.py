@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lanceloader._extras import need
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
@@ -13,4 +15,5 @@ __all__ = ["frame"]
 
 def frame(batch: pa.RecordBatch) -> pd.DataFrame:
     """Give a frame of shape (rows, columns). A copy for most types."""
+    need("pandas", 'format "pandas"')
     return batch.to_pandas()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from lanceloader._extras import need
+
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
@@ -13,6 +15,7 @@ __all__ = ["frame"]
 
 def frame(batch: pa.RecordBatch) -> pl.DataFrame:
     """Give a frame of shape (rows, columns). No copy for most types."""
+    need("polars", 'format "polars"')
     import polars as pl
 
     return cast("pl.DataFrame", pl.from_arrow(batch))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from lanceloader._extras import need
 from lanceloader.choices import check_function
 from lanceloader.loading.places import noting
 from lanceloader.loading.threads import loud
@@ -77,6 +78,7 @@ class Finish:
         """Check what a user gave; see ``Permutation.loader``.
 
         Raises:
+            ImportError: If torch is needed, and not installed.
             TypeError: If a function is none, or a number.
             ValueError: If options are given for a transform that is not, or a timeout is no time or
                 has no thread to leave behind.
@@ -96,6 +98,8 @@ class Finish:
                 f"`transform_timeout` must be a number of seconds, not {timeout!r}"
             )
             raise TypeError(message)
+        if device is not None or pin_memory:
+            need("torch", "pin_memory=True" if device is None else f"device={device!r}")
         if timeout is not None and not (timeout > 0 and num_threads):
             message = (
                 f"transform_timeout={timeout!r} with transform_threads={num_threads}: wanted "

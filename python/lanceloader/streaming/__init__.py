@@ -20,7 +20,13 @@ import warnings as warnings
 from concurrent.futures import ThreadPoolExecutor as ThreadPoolExecutor
 from multiprocessing import RawArray as RawArray
 
-from torch.utils.data import get_worker_info as get_worker_info
+from lanceloader._extras import need
+
+try:
+    from torch.utils.data import get_worker_info as get_worker_info
+except ModuleNotFoundError:
+    need("torch", "lanceloader.streaming")
+    raise
 
 from lanceloader.permutation import Permutation as Permutation
 from lanceloader.permutation import Transforms as Transforms

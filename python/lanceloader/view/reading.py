@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 from lanceloader import _native
-from lanceloader._progress import progress_over
+from lanceloader._extras import need
+from lanceloader._progress import check_bar, progress_over
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
     check_fill_columns,
@@ -153,6 +154,17 @@ class Reading(ColumnVerbs):
             progress: Whether to show a bar.
         """
         size = count(batch_size, "batch_size") or ENGINE_BATCH_SIZE
+        if progress:
+            check_bar()
+        return self._batches(size, skip_last_batch, progress=progress)
+
+    def _batches(
+        self,
+        size: int,
+        skip_last_batch: bool,  # noqa: FBT001
+        *,
+        progress: bool,
+    ) -> Iterator[Any]:
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
@@ -278,6 +290,7 @@ class Reading(ColumnVerbs):
 
     def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
         """Read everything into a polars frame."""
+        need("polars", "to_polars()")
         import polars as pl
 
         frame = pl.from_arrow(self.to_arrow(progress=progress))
@@ -287,6 +300,7 @@ class Reading(ColumnVerbs):
 
     def to_pandas(self, *, progress: bool = False) -> pd.DataFrame:
         """Read everything into a pandas frame."""
+        need("pandas", "to_pandas()")
         return self.to_arrow(progress=progress).to_pandas()
 
     def unique(self, column: str, *, progress: bool = False) -> list[Any]:
