@@ -419,6 +419,12 @@ def test_trainer_evaluates_and_predicts(perm, tmp_path, kind, offline):
 
 
 @pytest.mark.filterwarnings("default")
+def test_trainer_does_not_put_batches_into_batches_once_more(perm, tmp_path, offline):
+    with pytest.raises(ValueError, match="pass the permutation as the data set"):
+        trained(tmp_path, train_dataset=loader_of(perm))
+
+
+@pytest.mark.filterwarnings("default")
 def test_trainer_over_a_loader_without_workers(perm, tmp_path, offline):
     seen = trained(tmp_path, OurTrainer, loader=loader_of(perm))
     assert seen == wanted(perm, 0) + wanted(perm, 1)

@@ -97,7 +97,7 @@ def check_collation(frame: FrameType) -> None:
         frame: Of the caller who asks for an iteration.
 
     Raises:
-        ValueError: If it is torch's, with a ``batch_size`` and no ``collate_fn``.
+        ValueError: If it is torch's with a ``batch_size`` and no ``collate_fn``, or of transformers.
     """
     fetch = sys.modules.get("torch.utils.data._utils.fetch")
     data = sys.modules.get("torch.utils.data")
@@ -109,9 +109,19 @@ def check_collation(frame: FrameType) -> None:
         caller = frame.f_locals.get("self")
     if not isinstance(caller, fetch._IterableDatasetFetcher):
         return
-    if caller.auto_collation and caller.collate_fn is data.default_collate:
+    if not caller.auto_collation:
+        return
+    if caller.collate_fn is data.default_collate:
         raise ValueError(
             "torch's DataLoader would collate the batches of this loader into batches once more: "
             "pass `batch_size=None`, as in DataLoader(loader, batch_size=None); how many rows a "
             "batch has is chosen in perm.loader(batch_size)"
+        )
+    if (getattr(caller.collate_fn, "__module__", None) or "").startswith(
+        "transformers."
+    ):
+        raise ValueError(
+            "transformers' Trainer would collate the batches of this loader into batches once more: "
+            "pass the permutation as the data set, or return `lanceloader.torch.DataLoader(loader)` "
+            "from `get_train_dataloader`"
         )
