@@ -16,7 +16,7 @@ CORE = ROOT / "rust" / "core" / "src"
 PYTHON = [
     {"_extras"},
     {"_native", "_typing", "_progress", "_report", "choices", "errors"},
-    {"numbers"},
+    {"numbers", "values"},
     {"options", "stats", "materialize", "world"},
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},

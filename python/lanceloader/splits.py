@@ -154,22 +154,22 @@ def sequential(order: Order, counts: Sequence[int]) -> list[Order]:
 
 
 def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
-    """Give each row a small whole number that says which distinct row it equals."""
+    """Number the distinct rows of canonical columns, and return the number of each row."""
     import numpy as np
     import pyarrow as pa
 
     codes = np.zeros(columns.num_rows, dtype=np.int64)
+    if columns.num_rows == 0:
+        return codes
     for name, column in zip(columns.column_names, columns.columns, strict=True):
-        values = column.combine_chunks()
-        if isinstance(values, pa.DictionaryArray):
-            values = values.dictionary_decode()
         try:
-            encoded = values.dictionary_encode(null_encoding="encode")
+            # All chunks have the dictionary of the whole column.
+            parts = column.dictionary_encode(null_encoding="encode").chunks
         except pa.ArrowNotImplementedError as error:
-            message = f"column `{name}` of type {values.type}: rows are not split by its values"
+            message = f"column `{name}` of type {column.type}: rows are not split by its values"
             raise FormatError(message) from error
-        indices = encoded.indices.to_numpy().astype(np.int64)
-        codes = codes * len(encoded.dictionary) + indices
+        indices = np.concatenate([part.indices.to_numpy() for part in parts])
+        codes = codes * len(parts[0].dictionary) + indices.astype(np.int64)
         # By first appearance, so that codes say nothing of the values and stay small.
         _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
         ranks = np.empty(len(first), dtype=np.int64)

@@ -27,6 +27,7 @@ from lanceloader.loading.places import noting, place_of_rows
 from lanceloader.loading.threads import loud
 from lanceloader.numbers import count
 from lanceloader.transforms import Transforms
+from lanceloader.values import canonical, listed
 from lanceloader.view.columns import ColumnVerbs
 
 if TYPE_CHECKING:
@@ -317,12 +318,10 @@ class Reading(ColumnVerbs):
         parts = []
         try:
             for batch in narrow._bulk(f"reading {column}", progress=progress):
-                values = batch.column(0)
-                if isinstance(values, pa.DictionaryArray):
-                    values = values.dictionary_decode()
+                values = canonical(pa.Table.from_batches([batch])).column(0)
                 parts.append(pc.unique(values))
             kind = parts[0].type if parts else pa.null()
-            distinct: list[Any] = pc.unique(pa.chunked_array(parts, kind)).to_pylist()
+            distinct = listed(pc.unique(pa.chunked_array(parts, kind)))
         except pa.ArrowNotImplementedError as error:
             message = (
                 f"column `{column}` of type {narrow.schema.field(0).type}: {error}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from lanceloader import _native
 from lanceloader.numbers import count
 from lanceloader.splits import codes_of
+from lanceloader.values import by_value, canonical, listed
 from lanceloader.view.rows import RowVerbs, nulls_in
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class SampleVerb(RowVerbs):
     def _columns(
         self, columns: str | Sequence[str], what: str, *, progress: bool
     ) -> pa.Table:
-        """Read columns of all rows, also ones that are not selected."""
+        """Read columns of all rows, also ones that are not selected, as canonical values."""
         names = [columns] if isinstance(columns, str) else list(columns)
         if not names:
             message = f"{what} without columns: wanted at least one"
@@ -121,7 +122,7 @@ class SampleVerb(RowVerbs):
         known = self._source.schema.names
         whole = self._replace(selection={name: name for name in known} | self.selection)
         selection = {name: whole._resolve(name) for name in names}
-        return self._with_selection(selection).to_arrow(progress=progress)
+        return canonical(self._with_selection(selection).to_arrow(progress=progress))
 
 
 def of_rows(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:
@@ -171,7 +172,8 @@ def of_classes(
         )
         raise ValueError(message)
     _, first = np.unique(codes, return_index=True)
-    values = classes.column(0).take(first).to_pylist()
+    values = listed(classes.column(0).take(first))
+    weights = by_value(weights)
     missing = [value for value in values if value not in weights]
     if missing:
         message = (

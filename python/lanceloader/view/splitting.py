@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader import _native
+from lanceloader.errors import FormatError
 from lanceloader.numbers import count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
+from lanceloader.values import listed
 from lanceloader.view.sampling import SampleVerb
 
 if TYPE_CHECKING:
@@ -170,7 +172,15 @@ class SplitVerbs(SampleVerb):
             >>> mixture = ll.mix(perm.strata("x"), weights="equal", stop="all")
         """
         orders, values = self._by_value(column, "strata", progress=progress)
-        return dict(zip(values, self._splits(orders, None), strict=True))
+        strata = dict(zip(values, self._splits(orders, None), strict=True))
+        if len(strata) < len(values):
+            # Such as times of nanoseconds, which Python's types round.
+            message = (
+                f"column `{column}`: some of its {len(values)} values are equal as Python "
+                "objects, which name the strata; use split_by"
+            )
+            raise FormatError(message)
+        return strata
 
     def _by_value(
         self, column: str, what: str, *, progress: bool
@@ -182,7 +192,7 @@ class SplitVerbs(SampleVerb):
         codes = codes_of(table)
         rows = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
-        values = table.column(0).take(rows[starts]).to_pylist()
+        values = listed(table.column(0).take(rows[starts]))
         picks = map(_native.Order.set, np.split(rows, starts[1:]))
         return (list(map(self._order.pick, picks)) if values else []), values
 

@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 
 /// The split that LanceDB's `split_hash` puts each row in, or `None` if it discards the row.
 ///
-/// The hash is DataFusion's with seed 0, as in LanceDB 0.40; it is not stable across its releases.
+/// The hash is DataFusion's with seed 0, as in LanceDB 0.40; it is not stable across its releases. Unlike
+/// [`stable_hashes`], it tells 0 from -0 and one NaN from another.
 ///
 /// # Errors
 ///
@@ -99,6 +100,7 @@ fn append(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
         DataType::Float16 => floats::<Float16Type>(column, rows),
         DataType::Float32 => floats::<Float32Type>(column, rows),
         DataType::Float64 => floats::<Float64Type>(column, rows),
+        DataType::Null => rows.iter_mut().for_each(|row| row.push(0)),
         DataType::Boolean => {
             let values = column.as_boolean();
             write(column, rows, |at, row| integer(values.value(at).into(), row));
@@ -121,6 +123,10 @@ fn append(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
         }
         DataType::LargeBinary => {
             let values = column.as_binary::<i64>();
+            write(column, rows, |at, row| string(values.value(at), row));
+        }
+        DataType::BinaryView => {
+            let values = column.as_binary_view();
             write(column, rows, |at, row| string(values.value(at), row));
         }
         DataType::FixedSizeBinary(_) => {
@@ -184,8 +190,9 @@ fn reinterpret(column: &ArrayRef, data_type: DataType) -> Result<ArrayRef> {
 mod tests {
     use super::*;
     use arrow_array::{
-        DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, LargeStringArray,
-        ListArray, StringArray, TimestampMicrosecondArray,
+        BinaryViewArray, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array,
+        LargeStringArray, ListArray, NullArray, StringArray, StringViewArray,
+        TimestampMicrosecondArray,
     };
     use std::sync::Arc;
 
@@ -231,6 +238,33 @@ mod tests {
         let single: ArrayRef = Arc::new(Float32Array::from(vec![0.5, -0.0, f32::NAN]));
         let double: ArrayRef = Arc::new(Float64Array::from(vec![0.5, 0.0, -f64::NAN]));
         assert_eq!(hashes(vec![single]), hashes(vec![double]));
+    }
+
+    #[test]
+    fn views_and_nulls_are_hashed_as_what_they_stand_for() {
+        let strings = [Some("a"), None, Some("a text too long to lie in a view")];
+        let bytes = strings.map(|text| text.map(str::as_bytes));
+        let plain: ArrayRef = Arc::new(StringArray::from(strings.to_vec()));
+        let text_view: ArrayRef = Arc::new(StringViewArray::from(strings.to_vec()));
+        let view: ArrayRef = Arc::new(BinaryViewArray::from(bytes.to_vec()));
+        let keys = Int32Array::from(vec![Some(0), Some(1), Some(2)]);
+        let coded = DictionaryArray::new(keys, Arc::clone(&text_view));
+        let wanted = hashes(vec![plain]);
+        assert_eq!(hashes(vec![text_view]), wanted);
+        assert_eq!(hashes(vec![view]), wanted);
+        assert_eq!(hashes(vec![Arc::new(coded)]), wanted);
+        let nulls: ArrayRef = Arc::new(NullArray::new(2));
+        let all_null: ArrayRef = Arc::new(Int32Array::from(vec![None, None]));
+        assert_eq!(hashes(vec![nulls]), hashes(vec![all_null]));
+    }
+
+    #[test]
+    fn lancedb_tells_zeros_apart_and_stable_hashes_do_not() {
+        let zeros: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0]));
+        let splits = lancedb_splits(&[Arc::clone(&zeros)], &[1; 1000], 0).unwrap();
+        assert_ne!(splits[0], splits[1]);
+        let equal = hashes(vec![zeros]);
+        assert_eq!(equal[0], equal[1]);
     }
 
     #[test]

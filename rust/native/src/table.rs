@@ -415,7 +415,14 @@ pub(crate) fn stable_hashes(
     columns: Bound<'_, PyAny>,
     seed: u64,
 ) -> PyResult<Batch> {
-    let (columns, num_rows) = columns_of(py, &columns)?;
-    let hashes = enter(py, || hash::stable_hashes(&columns, num_rows, seed))?;
+    let stream = stream_of(&columns)?;
+    let hashes = enter(py, || {
+        let (_, batches) = collect(stream)?;
+        let mut hashes = Vec::new();
+        for batch in batches {
+            hashes.extend(hash::stable_hashes(batch.columns(), batch.num_rows(), seed)?);
+        }
+        Ok(hashes)
+    })?;
     Batch::of_numbers("hash", hashes)
 }

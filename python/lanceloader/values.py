@@ -1,0 +1,185 @@
+"""What the values of a column are, whatever they are stored as, and which of them are equal.
+
+Equality is that of SQL's ``GROUP BY``: 0.0 equals -0.0, a NaN equals any other, a null any other
+null. Hashes, groups, strata, splits and classes all go by it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+    _Data = TypeVar("_Data", pa.RecordBatch, pa.Table)
+
+__all__ = [
+    "as_storable",
+    "bits_of",
+    "by_value",
+    "canonical",
+    "is_bfloat16",
+    "listed",
+    "plain",
+    "storable",
+]
+
+
+def is_bfloat16(field: pa.Field) -> bool:
+    """Return whether a field holds Lance's 16-bit floats, which Arrow knows as two bytes each.
+
+    pyarrow knows the extension type only once pylance was imported.
+    """
+    import pyarrow as pa
+
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name == "lance.bfloat16"
+    return (
+        pa.types.is_fixed_size_binary(kind)
+        and kind.byte_width == 2
+        and (field.metadata or {}).get(b"ARROW:extension:name") == b"lance.bfloat16"
+    )
+
+
+def bits_of(column: pa.Array) -> pa.Array:
+    """Return values of two bytes as 16-bit integers, which they may be already. No copy."""
+    import pyarrow as pa
+
+    column = plain(column)
+    if pa.types.is_int16(column.type):
+        return column
+    return pa.Array.from_buffers(
+        pa.int16(), len(column), column.buffers(), offset=column.offset
+    )
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Return the values that a column stands for.
+
+    Those are the storage of an extension type, what the keys of a dictionary mean, and the values
+    of runs. No copy but for dictionaries and runs.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while True:
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = column.storage
+        elif pa.types.is_dictionary(column.type):
+            values = without_views(column.dictionary)
+            if values is not column.dictionary:
+                column = pa.DictionaryArray.from_arrays(column.indices, values)
+            column = column.dictionary_decode()
+        elif pa.types.is_run_end_encoded(column.type):
+            column = pc.run_end_decode(column)
+        else:
+            return column
+
+
+def without_views(column: pa.Array) -> pa.Array:
+    """Return text and bytes in a layout that all functions of pyarrow take."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    if pa.types.is_binary_view(column.type):
+        return column.cast(pa.large_binary())
+    return column
+
+
+def canonical(table: pa.Table) -> pa.Table:
+    """Return columns of plain values in which equal ones have equal bits."""
+    import pyarrow as pa
+
+    columns = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        chunks = column.chunks or [pa.nulls(0, field.type)]
+        columns.append(pa.chunked_array([_canonical(field, chunk) for chunk in chunks]))
+    return pa.table(columns, names=table.column_names)
+
+
+def _canonical(field: pa.Field, column: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = _floats_of(column) if is_bfloat16(field) else plain(column)
+    column = without_views(column)
+    kind = column.type
+    if pa.types.is_decimal(kind) and kind.bit_width < 128:
+        return column.cast(pa.decimal128(kind.precision, kind.scale))
+    if not pa.types.is_floating(kind):
+        return column
+    if pa.types.is_float16(kind):
+        column = column.cast(pa.float32())
+    nan = pa.scalar(math.nan, column.type)
+    # Adding 0 turns -0 into 0.
+    zero = pa.scalar(0.0, column.type)
+    return pc.if_else(pc.is_nan(column), nan, pc.add(column, zero))
+
+
+def _floats_of(column: pa.Array) -> pa.Array:
+    """Return Lance's 16-bit floats as those of 32 bits, which begin with the same bits."""
+    import numpy as np
+    import pyarrow as pa
+
+    bits = bits_of(column)
+    wide = bits.fill_null(0).to_numpy().astype(np.uint32) << 16
+    nulls = bits.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(wide.view(np.float32), mask=nulls)
+
+
+def listed(column: pa.Array) -> list[Any]:
+    """Return values as Python objects that find themselves in a dict: each NaN is ``math.nan``."""
+    values = column.to_pylist()
+    return [math.nan if _is_nan(value) else value for value in values]
+
+
+def by_value(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a dict in which ``math.nan`` finds what any NaN found."""
+    return {math.nan if _is_nan(key) else key: value for key, value in mapping.items()}
+
+
+def _is_nan(value: Any) -> bool:
+    import numpy as np
+
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
+def as_storable(data: _Data) -> _Data:
+    """Return a batch or a table with columns of storable types."""
+    for at, field in enumerate(data.schema):
+        kind = storable(field.type)
+        if kind != field.type:
+            column = data.column(at).cast(kind)
+            data = data.set_column(at, field.with_type(kind), column)
+    return data
+
+
+def storable(kind: pa.DataType) -> pa.DataType:
+    """Return a type that every library takes for the same values.
+
+    Neither Lance nor pandas takes dictionaries of views, which polars makes of its categories.
+    """
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        values = kind.value_type
+        if types.is_string_view(values):
+            values = pa.string()
+        elif types.is_binary_view(values):
+            values = pa.binary()
+        return pa.dictionary(kind.index_type, values, kind.ordered)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(storable(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        item = kind.value_field.with_type(storable(kind.value_type))
+        return pa.large_list(item) if types.is_large_list(kind) else pa.list_(item)
+    if types.is_fixed_size_list(kind):
+        item = kind.value_field.with_type(storable(kind.value_type))
+        return pa.list_(item, kind.list_size)
+    return kind
