@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from lanceloader.engine import EngineReader
 
 
 @pytest.fixture
@@ -172,3 +175,85 @@ def test_metadata_of_fields_and_table_is_kept():
     renamed = perm.rename_column("x", "y").with_format("arrow")
     assert renamed.head().schema.field("y").metadata == {b"unit": b"m"}
     assert renamed.head().schema.metadata == {b"by": b"hand"}
+
+
+SYSTEM = ["_rowid", "_rowaddr", "_rowoffset"]
+
+
+@pytest.fixture(params=["memory", "table", "packed", "external", "engine"])
+def stored(request, tmp_path):
+    """Twenty rows with a column of unsigned numbers, however they are read."""
+    data = pa.table({"n": pa.array(range(20), pa.uint64()), "id": range(20)})
+    if request.param == "memory":
+        return ll.open(data)
+    lance.write_dataset(data, tmp_path / "t.lance", max_rows_per_file=8)
+    perm = ll.open(tmp_path / "t.lance")
+    if request.param == "engine":
+        source = perm._source
+        source.reader = lambda columns, options=None: EngineReader(
+            source.engine(), columns, "_rowid", source.native
+        )
+        return perm
+    ways = {"table": "direct", "packed": "resident", "external": "external"}
+    return perm.with_read(ways[request.param])
+
+
+def test_torch_gets_signed_numbers_of_rows(stored):
+    view = stored.select_columns([*SYSTEM, "n", "id"]).rename_column("_rowid", "key")
+    wanted = view.with_format("arrow").take_offsets([7, 2, 19])
+    assert wanted.schema.field("key").type == pa.uint64()
+    names = ["key", "_rowaddr", "_rowoffset"]
+    batch = view.with_format("torch_dict").take_offsets([7, 2, 19])
+    rows = view.with_format("torch").take_offsets([7, 2, 19])
+    for name in names:
+        assert batch[name].dtype == torch.int64
+        assert (batch[name] + 1).tolist() == [k + 1 for k in wanted[name].to_pylist()]
+        assert rows[1][name].dtype == torch.int64
+        assert rows[1][name].item() == wanted[name][1].as_py()
+    assert batch["n"].dtype == rows[0]["n"].dtype == torch.uint64
+    arrays = view.with_format("numpy_dict").take_offsets([7, 2, 19])
+    assert arrays["key"].dtype == np.uint64
+    loader = view.loader(6, shuffle=True, seed=1, format="torch_dict")
+    for epoch in range(2):
+        for batch in loader.set_epoch(epoch):
+            assert batch["_rowoffset"].dtype == torch.int64
+            assert batch["_rowoffset"].equal(batch["id"])
+    mixture = ll.mix([view, view.shuffle(seed=2)]).loader(5, format="torch_dict")
+    assert {batch["key"].dtype for batch in mixture} == {torch.int64}
+    # The readers of both formats are one: neither schema nor data of the other change.
+    assert view.with_format("arrow").take_offsets([7, 2, 19]) == wanted
+    assert view.with_format("torch_dict").to_arrow().schema == wanted.schema
+
+
+@pytest.mark.parametrize("format", ["torch_col", "torch_matrix", "torch_row"])
+def test_numbers_of_rows_stand_beside_signed_ones(stored, format):
+    view = stored.select_columns(["_rowoffset", "id"]).with_format(format)
+    found = view.take_offsets([7, 2, 19])
+    if format == "torch_row":
+        found = torch.stack(found)
+    if format == "torch_col":
+        found = found.T
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[7, 7], [2, 2], [19, 19]]
+    narrow = stored.select_columns(["n"]).with_format(format)
+    assert torch.as_tensor(narrow.take_offsets([3])[0]).dtype == torch.uint64
+
+
+def test_results_of_queries_have_numbers_of_rows_too():
+    data = pa.table({"_rowid": pa.array([5, 7], pa.uint64()), "x": [1, 2]})
+    batch = ll.open(data).with_format("torch_dict")[:2]
+    assert batch["_rowid"].dtype == torch.int64
+    assert batch["_rowid"].tolist() == [5, 7]
+
+
+def test_rows_that_a_transform_fails_on_have_signed_numbers(stored):
+    def failing(batch):
+        if 3 in batch["id"]:
+            raise ValueError
+        return batch
+
+    view = stored.select_columns(["_rowoffset", "id"])
+    loader = view.loader(4, format="torch_dict", transform=failing, on_error="skip")
+    batches = list(loader)
+    assert {batch["_rowoffset"].dtype for batch in batches} == {torch.int64}
+    assert sum(len(batch["id"]) for batch in batches) == 19

@@ -7,6 +7,7 @@ path of a batch of an ordinary table.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
@@ -218,6 +219,20 @@ class EngineReader:
         self._key = key
         self._keys = keys
         self._schema = self._output_schema()
+
+    def as_signed(self) -> EngineReader:
+        """Return the same reader, whose ids, addresses and offsets of rows are signed numbers."""
+        import pyarrow as pa
+
+        fields = [
+            field.with_type(pa.int64())
+            if source in SYSTEM and field.type == pa.uint64()
+            else field
+            for field, (_, source) in zip(self._schema, self._columns, strict=True)
+        ]
+        new = copy.copy(self)
+        new._schema = pa.schema(fields, metadata=self._schema.metadata)
+        return new
 
     def __arrow_c_schema__(self) -> Any:
         """Give the schema of the batches."""

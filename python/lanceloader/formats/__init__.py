@@ -28,6 +28,7 @@ __all__ = [
     "check_nulls",
     "is_format",
     "is_matrix",
+    "is_torch",
     "name_of",
     "native_of",
     "needs_own_buffers",
@@ -137,6 +138,13 @@ def whole_of(transform: Transform) -> str | None:
 def is_matrix(transform: Transform) -> bool:
     """Whether a transform wants the values of each row side by side."""
     return is_format(transform, "torch_matrix")
+
+
+def is_torch(transform: Transform) -> bool:
+    """Whether a transform is that of a format of torch."""
+    if isinstance(transform, functools.partial):
+        transform = transform.func
+    return getattr(transform, "__module__", None) == f"{__name__}.torch"
 
 
 def needs_own_buffers(transform: Transform) -> bool:

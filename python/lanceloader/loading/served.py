@@ -107,8 +107,7 @@ class FromView:
         return None
 
     def _reader(self) -> Any:
-        view = self._view
-        return view._ensure_open() if self._by_column else view._open_for_format()
+        return self._view._open_for_format(by_column=self._by_column)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_convert": None}

@@ -83,7 +83,7 @@ class MixedRows:
         """Load what the batches of a share have of the sources of one table."""
         mixture = self._mixture
         view = mixture._readers()[group]
-        reader = view._ensure_open() if self._by_column else view._open_for_format()
+        reader = view._open_for_format(by_column=self._by_column)
         order = mixture._order(group, epoch, share)
         ends = mixture._epochs.of(epoch).ends(group, share)
         after = None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
-    from lanceloader import _native
     from lanceloader._native import Order
     from lanceloader._typing import Transform
     from lanceloader.sources import Reader, Source
@@ -48,8 +47,8 @@ class View:
     """Whether ``shard`` was asked, so that nobody else should."""
     _serve: Callable[[Any], Any] | None = None
     """Gives what a loader serves of it, if that is not its rows."""
-    _matrix: tuple[_native.Reader, _native.Reader] | None = None
-    """The reader, and the one that puts its rows side by side."""
+    _formed: tuple[Reader, Any, Reader] | None = None
+    """The reader, what a format wants of it, and the reader that gives that."""
 
     def _assign(self, source: Source, rows: Order, split: int) -> None:
         """Set everything, with all columns and LanceDB's defaults."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast, overload
 
 from lanceloader import _native
 from lanceloader._extras import need
 from lanceloader._progress import check_bar, progress_over
+from lanceloader.engine import SYSTEM
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
     check_fill_columns,
     check_nulls,
     is_format,
     is_matrix,
+    is_torch,
     native_of,
     needs_own_buffers,
     transform_of,
@@ -27,7 +29,7 @@ from lanceloader.loading.places import noting, place_of_rows
 from lanceloader.loading.threads import loud
 from lanceloader.numbers import count
 from lanceloader.transforms import Transforms
-from lanceloader.values import canonical, listed
+from lanceloader.values import as_storable, canonical, listed
 from lanceloader.view.columns import ColumnVerbs
 
 if TYPE_CHECKING:
@@ -302,7 +304,7 @@ class Reading(ColumnVerbs):
     def to_pandas(self, *, progress: bool = False) -> pd.DataFrame:
         """Read everything into a pandas frame."""
         need("pandas", "to_pandas()")
-        return self.to_arrow(progress=progress).to_pandas()
+        return as_storable(self.to_arrow(progress=progress)).to_pandas()
 
     def unique(self, column: str, *, progress: bool = False) -> list[Any]:
         """Give the distinct values of a column, in order of first appearance.
@@ -340,21 +342,41 @@ class Reading(ColumnVerbs):
             )
         return reader.take(self._order, positions)
 
-    def _open_for_format(self) -> Reader:
-        """Give the reader, which puts rows side by side if that is what the format wants.
+    def _open_for_format(self, *, by_column: bool = False) -> Reader:
+        """Return the reader of batches as the format wants them.
+
+        torch can neither index with unsigned numbers nor add them, so its formats get ids,
+        addresses and offsets of rows as signed ones.
+
+        Args:
+            by_column: Whether rows must not be put side by side, even for a matrix.
 
         Raises:
-            FormatError: If the columns are not of one type.
+            FormatError: If the columns of a matrix are not of one type.
         """
         reader = self._ensure_open()
-        if not is_matrix(self.transform_fn) or not isinstance(reader, _native.Reader):
+        transform = self.transform_fn
+        if not is_torch(transform):
             return reader
-        if self._matrix is None or self._matrix[0] is not reader:
+        key = transform, by_column
+        known = self._formed
+        if known is None or known[:2] != (reader, key):
+            known = reader, key, self._formed_for(transform, by_column=by_column)
+            self._formed = known
+        return known[2]
+
+    def _formed_for(self, transform: Transform, *, by_column: bool) -> Reader:
+        reader: Any = self._ensure_open()
+        formed = reader
+        if not set(SYSTEM).isdisjoint(self.selection.values()):
+            formed = reader.as_signed()
+        is_native = isinstance(reader, _native.Reader)
+        if is_matrix(transform) and not by_column and is_native:
             try:
-                self._matrix = reader, reader.as_matrix()
+                formed = formed.as_matrix()
             except ValueError as error:
                 raise FormatError(str(error)) from None
-        return self._matrix[1]
+        return cast("Reader", formed)
 
     def _converter(self) -> Callable[[Any], Any]:
         """Give what turns a batch of the core into what is handed out."""

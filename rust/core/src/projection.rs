@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
+use arrow_array::types::UInt64Type;
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
@@ -71,6 +72,33 @@ impl Projection {
         self.outputs.contains(source)
     }
 
+    /// The schema of the batches of [`signed`](Self::signed).
+    pub(crate) fn signed_schema(&self) -> SchemaRef {
+        let signed = |(source, field): (&Source, &Arc<Field>)| match field.data_type() {
+            DataType::UInt64 if says_which_row(source) => {
+                Arc::new(field.as_ref().clone().with_data_type(DataType::Int64))
+            }
+            _ => Arc::clone(field),
+        };
+        let fields: Vec<_> = self.outputs.iter().zip(self.schema.fields()).map(signed).collect();
+        Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
+    }
+
+    /// A batch that came out, its ids, addresses and offsets of rows as signed numbers. No copy.
+    pub(crate) fn signed(&self, whole: &RecordBatch) -> Result<RecordBatch> {
+        let signed = |(source, column): (&Source, &ArrayRef)| -> ArrayRef {
+            match column.as_primitive_opt::<UInt64Type>() {
+                Some(ids) if says_which_row(source) => {
+                    let values = ids.values().inner().clone().into();
+                    Arc::new(Int64Array::new(values, ids.nulls().cloned()))
+                }
+                _ => Arc::clone(column),
+            }
+        };
+        let columns = self.outputs.iter().zip(whole.columns()).map(signed).collect();
+        batch(self.signed_schema(), columns, whole.num_rows())
+    }
+
     /// The names of the columns, if all of them are whole columns of the table.
     pub(crate) fn columns(&self) -> Option<Vec<&str>> {
         fn name(source: &Source) -> Option<&str> {
@@ -120,6 +148,12 @@ impl Projection {
     }
 }
 
+/// Whether a column holds Lance's 16-bit floats, which Arrow knows as two bytes each.
+pub fn is_bfloat16(field: &Field) -> bool {
+    field.data_type() == &DataType::FixedSizeBinary(2)
+        && field.extension_type_name() == Some("lance.bfloat16")
+}
+
 /// A batch of `columns` that has `num_rows` rows even without columns.
 pub(crate) fn batch(
     schema: SchemaRef,
@@ -129,6 +163,16 @@ pub(crate) fn batch(
     let options = RecordBatchOptions::new().with_row_count(Some(num_rows));
     RecordBatch::try_new_with_options(schema, columns, &options)
         .map_err(|error: ArrowError| Error::Bug(format!("a batch does not fit: {error}")))
+}
+
+/// Whether a column holds ids, addresses or offsets of rows, also as the result of a query.
+fn says_which_row(source: &Source) -> bool {
+    match source {
+        Source::RowId | Source::RowAddress | Source::RowOffset => true,
+        Source::Column(path) => {
+            path.len() == 1 && [ROW_ID, ROW_ADDRESS, ROW_OFFSET].contains(&path[0].as_str())
+        }
+    }
 }
 
 fn resolve(table: &Schema, name: &str) -> Result<(Source, Field)> {
@@ -206,6 +250,7 @@ fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow_array::types::Int64Type;
     use arrow_array::{Int32Array, StructArray, UInt64Array};
 
     fn table() -> Schema {
@@ -263,6 +308,28 @@ mod tests {
         assert!(!schema.field(2).is_nullable());
         assert_eq!(schema.metadata()["owner"], "us");
         assert!(projection.wants(&Source::RowId) && !projection.wants(&Source::RowAddress));
+    }
+
+    #[test]
+    fn signed_batches_differ_in_the_columns_of_every_table_only() {
+        let table = Schema::new(vec![
+            Field::new("n", DataType::UInt64, false),
+            Field::new(ROW_ID, DataType::UInt64, false),
+        ]);
+        let columns = [("n", "n"), ("at", ROW_OFFSET), ("found", ROW_ID)];
+        let projection = Projection::new(&table, columns).unwrap();
+        let read: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(vec![u64::MAX, 5])),
+            Arc::new(UInt64Array::from(vec![3, 4])),
+        ];
+        let read = RecordBatch::try_new(Arc::new(table), read).unwrap();
+        let rows = |_: &Source| Ok(Arc::new(UInt64Array::from(vec![7, 8])) as ArrayRef);
+        let whole = projection.assemble(&read, rows).unwrap();
+        let signed = projection.signed(&whole).unwrap();
+        assert_eq!(signed.schema(), projection.signed_schema());
+        assert_eq!(signed.column(0), whole.column(0));
+        assert_eq!(signed.column(1).as_primitive::<Int64Type>().values().as_ref(), [7, 8]);
+        assert_eq!(signed.column(2).as_primitive::<Int64Type>().values().as_ref(), [3, 4]);
     }
 
     #[test]

@@ -312,7 +312,12 @@ impl Reader {
 impl Reader {
     /// The schema of the batches, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
-        schema_capsule(py, self.reader.schema())
+        schema_capsule(py, &self.reader.schema())
+    }
+
+    /// The same reader, whose ids, addresses and offsets of rows are signed numbers.
+    fn as_signed(&self) -> Self {
+        Self::new(self.reader.as_signed())
     }
 
     /// The same reader, whose batches are one column of vectors with the values of all columns.

@@ -200,7 +200,8 @@ impl Feed {
             Ok(Gathered { batch, is_owned: true })
         };
         let batches = cuts.ranges(count).map(cut).collect::<Result<Vec<_>>>()?;
-        formed(batches, self.reader.is_matrix).map(Some)
+        let projection = self.reader.shared.base.projection();
+        formed(projection, batches, self.reader.form).map(Some)
     }
 
     /// Bytes that a window should hold.

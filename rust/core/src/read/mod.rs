@@ -47,8 +47,16 @@ const BATCH_ROWS: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Reader {
     shared: Arc<Shared>,
+    form: Form,
+}
+
+/// What batches are handed out as.
+#[derive(Debug, Clone, Copy, Default)]
+struct Form {
     /// Whether a batch is one column, of a vector with the values of all columns for each row.
     is_matrix: bool,
+    /// Whether ids, addresses and offsets of rows are signed, as torch wants them.
+    is_signed: bool,
 }
 
 #[derive(Debug)]
@@ -200,12 +208,24 @@ impl Reader {
             ahead: ArcSwapOption::empty(),
             scratch: Arc::default(),
         });
-        Self { shared, is_matrix: false }
+        Self { shared, form: Form::default() }
     }
 
-    /// The schema of the batches it gives.
-    pub fn schema(&self) -> &SchemaRef {
-        self.shared.base.projection().schema()
+    /// The schema of the batches it gives, unless they are matrices.
+    pub fn schema(&self) -> SchemaRef {
+        let projection = self.shared.base.projection();
+        if self.form.is_signed {
+            projection.signed_schema()
+        } else {
+            Arc::clone(projection.schema())
+        }
+    }
+
+    /// The same reader, whose ids, addresses and offsets of rows are signed numbers.
+    #[must_use]
+    pub fn as_signed(&self) -> Self {
+        let form = Form { is_signed: true, ..self.form };
+        Self { shared: Arc::clone(&self.shared), form }
     }
 
     /// The same reader, whose batches have one column: for each row a vector of the values of all
@@ -215,8 +235,9 @@ impl Reader {
     ///
     /// [`Error::Invalid`] if they are of several types, or of one that is no number.
     pub fn as_matrix(&self) -> Result<Self> {
-        crate::matrix::type_of(self.schema())?;
-        Ok(Self { shared: Arc::clone(&self.shared), is_matrix: true })
+        crate::matrix::type_of(&self.schema())?;
+        let form = Form { is_matrix: true, ..self.form };
+        Ok(Self { shared: Arc::clone(&self.shared), form })
     }
 
     /// Whether rows at random come from packed rows by now.
@@ -322,10 +343,10 @@ impl Reader {
     ) -> Result<Vec<Gathered>> {
         let base = &self.shared.base;
         if let Some(packed) = packed {
-            return packed.take_window(base, offsets, cuts, self.is_matrix);
+            return packed.take_window(base, offsets, cuts, self.form);
         }
         self.shared.rows_direct.fetch_add(offsets.len() as u64, Ordering::Relaxed);
-        formed(base.take_window(offsets, cuts)?, self.is_matrix)
+        formed(base.projection(), base.take_window(offsets, cuts)?, self.form)
     }
 
     /// Bytes of rows that may be held in memory.
@@ -380,10 +401,17 @@ impl Reader {
     }
 }
 
-/// Batches as they are handed out: of columns, or as matrices.
-fn formed(mut batches: Vec<Gathered>, is_matrix: bool) -> Result<Vec<Gathered>> {
-    if is_matrix {
-        for gathered in &mut batches {
+/// Batches of the columns of a projection, as they are handed out.
+fn formed(
+    projection: &Projection,
+    mut batches: Vec<Gathered>,
+    form: Form,
+) -> Result<Vec<Gathered>> {
+    for gathered in &mut batches {
+        if form.is_signed {
+            gathered.batch = projection.signed(&gathered.batch)?;
+        }
+        if form.is_matrix {
             let batch = crate::matrix::side_by_side(&gathered.batch)?;
             *gathered = Gathered { batch, is_owned: true };
         }

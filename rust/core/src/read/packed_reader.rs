@@ -13,7 +13,7 @@ use arrow_schema::{Field, SchemaRef};
 use super::choose::{Choice, Options};
 use super::direct::Direct;
 use super::resident::{Resident, block_rows};
-use super::{Base, Cuts, ReadStats, batch, formed};
+use super::{Base, Cuts, Form, ReadStats, batch, formed};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
@@ -112,7 +112,7 @@ impl PackedReader {
         base: &Base,
         offsets: &[u64],
         cuts: Cuts<'_>,
-        is_matrix: bool,
+        form: Form,
     ) -> Result<Vec<Gathered>> {
         let num_rows = base.scan().num_rows();
         if let Some(&offset) = offsets.iter().find(|&&offset| offset >= num_rows) {
@@ -123,7 +123,7 @@ impl PackedReader {
                 let first = self.mixed(base, offsets, cuts);
                 self.is_first_read.store(true, Ordering::Relaxed);
                 self.resident.fill(self.threads)?;
-                return formed(first?, is_matrix);
+                return formed(base.projection(), first?, form);
             }
             let patience = Instant::now();
             while !self.is_first_read.load(Ordering::Relaxed) && patience.elapsed() < FIRST_READ {
@@ -134,7 +134,7 @@ impl PackedReader {
             self.resident.fill(self.threads)?;
             self.resident.wait()?;
         }
-        if let Some(columns) = self.matrix.as_ref().filter(|_| is_matrix)
+        if let Some(columns) = self.matrix.as_ref().filter(|_| form.is_matrix)
             && let Some(matrices) = self.matrices(base, offsets, cuts, columns)?
         {
             return Ok(matrices);
@@ -150,10 +150,13 @@ impl PackedReader {
         for range in cuts.ranges(offsets.len()) {
             match packed(range)? {
                 Some(gathered) => batches.push(gathered),
-                None => return formed(self.mixed(base, offsets, cuts)?, is_matrix),
+                None => {
+                    let mixed = self.mixed(base, offsets, cuts)?;
+                    return formed(base.projection(), mixed, form);
+                }
             }
         }
-        formed(batches, is_matrix)
+        formed(base.projection(), batches, form)
     }
 
     /// Matrices straight from the rows; `None` if that cannot be, or rows are missing.
