@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from lanceloader.errors import UnsupportedError
+from lanceloader.values import as_storable, storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,7 @@ def write_table(
     import pyarrow as pa
 
     failures: list[BaseException] = []
+    schema, batches = as_stored(schema, batches)
     reader = pa.RecordBatchReader.from_batches(schema, noting(batches, failures))
     try:
         if uri.startswith("file://"):
@@ -62,6 +64,16 @@ def write_table(
             message = f"{uri} is there already: wanted a new address"
             raise FileExistsError(message) from error
         raise
+
+
+def as_stored(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return a schema and batches of types that Lance writes."""
+    import pyarrow as pa
+
+    fields = [field.with_type(storable(field.type)) for field in schema]
+    return pa.schema(fields, schema.metadata), map(as_storable, batches)
 
 
 def noting(

@@ -15,6 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from lanceloader.errors import FormatError
 from lanceloader.formats._columns import (
     Collated,
+    Library,
     Ragged,
     as_integers,
     check_nulls,
@@ -23,6 +24,7 @@ from lanceloader.formats._columns import (
     is_text,
 )
 from lanceloader.formats.python import LazyRows, Row
+from lanceloader.values import bits_of, is_bfloat16, plain
 
 if TYPE_CHECKING:
     from lanceloader._native import Batch
@@ -53,7 +55,7 @@ DTYPES = {
     name: getattr(torch, name)
     for name in (
         *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64"),
+        *("bfloat16", "float16", "float32", "float64"),
     )
 }
 
@@ -68,8 +70,8 @@ def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     Vectors are 1-D tensors; text and bytes stay Python objects.
     """
     sequences = {
-        name: row_values(name, column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        field.name: row_values(field, column)
+        for field, column in zip(batch.schema, batch.columns, strict=True)
     }
     return [
         {name: values[at] for name, values in sequences.items()}
@@ -79,7 +81,9 @@ def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 def row_tensors(batch: pa.RecordBatch) -> list[torch.Tensor]:
     """Give a 1-D tensor per row, its columns promoted to one dtype. A copy."""
-    arrays = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
+    if any(is_bfloat16(field) for field in batch.schema):
+        return list(torch.stack(tensors_of(batch, "torch_row"), dim=1).unbind(dim=0))
+    arrays = [plain(column).to_numpy(zero_copy_only=False) for column in batch.columns]
     for name, values in zip(batch.schema.names, arrays, strict=True):
         if values.dtype.kind not in "iufb":
             message = (
@@ -92,17 +96,12 @@ def row_tensors(batch: pa.RecordBatch) -> list[torch.Tensor]:
 
 def matrix(batch: pa.RecordBatch) -> torch.Tensor:
     """Give one tensor of shape (columns, rows), its columns promoted to one dtype. A copy."""
-    return torch.stack(
-        [
-            tensor_of(name, column, "torch_col")
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        ]
-    )
+    return torch.stack(tensors_of(batch, "torch_col"))
 
 
 def row_matrix(batch: pa.RecordBatch) -> torch.Tensor:
     """Give one tensor of shape (rows, columns); all columns are numbers of one type."""
-    kinds = dict(zip(batch.schema.types, batch.schema.names, strict=True))
+    kinds = {str(field.type): field.name for field in batch.schema}
     if len(kinds) > 1:
         found = ", ".join(f"{kind} (`{name}`)" for kind, name in kinds.items())
         message = f"torch_matrix holds columns of one type, not of {found}"
@@ -114,8 +113,8 @@ def matrix_from_native(batch: Batch) -> torch.Tensor:
     """Give what ``row_matrix`` gives, of a batch of vectors of the core."""
     _, runs, _ = batch.runs()
     if batch.num_rows == 0:
-        column = pa.record_batch(batch).column(0)
-        return array(column.values).reshape(0, column.type.list_size)
+        rows = pa.record_batch(batch)
+        return convert_column(rows.schema[0], rows.column(0))  # type: ignore[no-any-return]
     ((_, dtype, width, block),) = runs
     return torch.frombuffer(block, dtype=DTYPES[dtype]).view(-1, width)
 
@@ -125,9 +124,7 @@ def columns(
 ) -> dict[str, Any]:
     """Give a tensor per column; see ``Permutation.with_format`` for types and nulls."""
     check_nulls(nulls, fill_value)
-    return convert(
-        batch, array, nulls=nulls, fill_value=fill_value, format="torch_dict"
-    )
+    return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value)
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
@@ -135,8 +132,9 @@ def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
     return gather_runs(batch, transform, vectors)
 
 
-def vectors(block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+def vectors(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     """Give columns of one dtype that lie end to end, as views of one tensor."""
+    del name
     whole = torch.frombuffer(block, dtype=DTYPES[dtype])
     if shape[0] == 1:
         return (whole if len(shape) == 2 else whole.view(shape[1:]),)
@@ -154,12 +152,34 @@ def array(column: pa.Array) -> torch.Tensor:
     return from_dlpack(column)
 
 
-def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa: A002
+def bfloat16(name: str, bits: torch.Tensor) -> torch.Tensor:
+    """Give 16-bit integers as floats with these bits, without a copy."""
+    del name
+    return bits.view(torch.bfloat16)
+
+
+LIBRARY = Library(array, bfloat16, torch.permute, "torch_dict")
+
+
+def tensors_of(batch: pa.RecordBatch, format: str) -> list[torch.Tensor]:  # noqa: A002
+    """Give each column as a 1-D tensor; see ``tensor_of``."""
+    return [
+        tensor_of(field, column, format)
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+    ]
+
+
+def tensor_of(
+    field: pa.Field,
+    column: pa.Array,
+    format: str,  # noqa: A002
+) -> torch.Tensor:
     """Give a column of numbers or booleans as a 1-D tensor.
 
     Raises:
         TensorError: If it holds anything else, or nulls.
     """
+    name, column = field.name, plain(column)
     kind = column.type
     if column.null_count:
         message = (
@@ -168,40 +188,44 @@ def tensor_of(name: str, column: pa.Array, format: str) -> torch.Tensor:  # noqa
             f'nulls="fill", or filter them out with {name} IS NOT NULL'
         )
         raise TensorError(message)
+    if is_bfloat16(field):
+        return bfloat16(name, array(bits_of(column)))
     if not (
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
     ):
         message = (
-            f"column `{name}` of type {kind}: {format} holds numbers and booleans; leave it "
+            f"column `{name}` of type {field.type}: {format} holds numbers and booleans; leave it "
             "out, or use torch_dict"
         )
         raise TensorError(message)
     return array(column)
 
 
-def row_values(name: str, column: pa.Array) -> Any:
+def row_values(field: pa.Field, column: pa.Array) -> Any:
     """Give a sequence of what each row has in a column."""
-    kind = column.type
-    if is_text(kind):
-        return column.to_pylist()
+    values = plain(column)
+    kind = values.type
+    if is_text(kind) and not is_bfloat16(field):
+        return values.to_pylist()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        ragged = convert_column(name, column)
+        ragged = convert_column(field, column)
         if isinstance(ragged, Ragged):
             ends = ragged.offsets.tolist()
             return [
                 ragged.values[start:stop] for start, stop in itertools.pairwise(ends)
             ]
     if pa.types.is_fixed_size_list(kind):
-        return convert_column(name, column)
-    return tensor_of(name, column, "torch")
+        return convert_column(field, column)
+    return tensor_of(field, column, "torch")
 
 
-def convert_column(name: str, column: pa.Array) -> Any:
+def convert_column(field: pa.Field, column: pa.Array) -> Any:
     """Convert one column as ``torch_dict`` does."""
-    batch = pa.RecordBatch.from_arrays([column], names=[name])
-    return convert(batch, array, nulls="error", fill_value=None, format="torch")[name]
+    batch = pa.RecordBatch.from_arrays([column], schema=pa.schema([field]))
+    library = LIBRARY._replace(format="torch")
+    return convert(batch, library, nulls="error", fill_value=None)[field.name]
 
 
 def register() -> None:
@@ -217,11 +241,10 @@ def collate_rows(rows: Any, *, collate_fn_map: Any = None) -> Any:
         # Somebody put the row into another list, or changed rows.
         return default_collate([dict(row) for row in rows])
     batch = rows.batch
-    collate = collate_tensors if rows.make is globals()["rows"] else collate_objects
-    return {
-        name: collate(name, column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    }
+    columns = zip(batch.schema, batch.columns, strict=True)
+    if rows.make is globals()["rows"]:
+        return {field.name: collate_tensors(field, column) for field, column in columns}
+    return {field.name: collate_objects(column) for field, column in columns}
 
 
 def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
@@ -230,15 +253,15 @@ def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
     return dict(batch)
 
 
-def collate_tensors(name: str, column: pa.Array) -> Any:
+def collate_tensors(field: pa.Field, column: pa.Array) -> Any:
     """Give what collating the rows of the ``torch`` format gives for a column."""
-    values = row_values(name, column)
-    if isinstance(values, torch.Tensor) or is_text(column.type):
+    values = row_values(field, column)
+    if isinstance(values, torch.Tensor) or is_text(plain(column).type):
         return values
     return default_collate(values)
 
 
-def collate_objects(name: str, column: pa.Array) -> Any:
+def collate_objects(column: pa.Array) -> Any:
     """Give what collating Python objects gives for a column: 64-bit numbers and lists."""
     kind = column.type
     if column.null_count == 0 and len(column) > 0:
@@ -254,9 +277,7 @@ def collate_objects(name: str, column: pa.Array) -> Any:
             return column.to_pylist()
         if pa.types.is_struct(kind):
             children = zip(kind, column.flatten(), strict=True)
-            return {
-                field.name: collate_objects(name, child) for field, child in children
-            }
+            return {child.name: collate_objects(values) for child, values in children}
         if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
             size = kind.list_size
             values = column.values.slice(column.offset * size, len(column) * size)

@@ -197,10 +197,21 @@ class MemorySource(NativeSource):
             branch: The branch of that version.
             make_engine: Gives the engine of that table.
         """
+        import pyarrow as pa
+
         self.name = name
         self.version = version
         self.branch = branch
-        self._native = Table.from_arrow(data, row_ids=row_ids)
+        # By way of pyarrow, which takes null columns as polars makes them. No copy.
+        try:
+            stream = pa.RecordBatchReader.from_stream(data)
+        except pa.ArrowInvalid as error:
+            message = (
+                f"{type(data).__name__} with a column of a type that pyarrow does not know "
+                f"({error}); cast the column, or leave it out"
+            )
+            raise UnsupportedError(message) from error
+        self._native = Table.from_arrow(stream, row_ids=row_ids)
         self._make_engine = make_engine
         names = self.schema.names
         twice = [column for column in dict.fromkeys(names) if names.count(column) > 1]

@@ -144,10 +144,19 @@ fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
             DataType::UInt64 => dictionaries::<UInt64Type>(parts, places),
             _ => interleave(parts, places),
         },
-        data_type => match data_type.primitive_width() {
+        data_type => match width_of(data_type) {
             Some(width) => fixed_width(parts, places, data_type, width),
             None => interleave(parts, places),
         },
+    }
+}
+
+/// Bytes of each value, for types whose values are bytes at a fixed distance.
+fn width_of(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
+        DataType::Dictionary(..) => None,
+        other => other.primitive_width(),
     }
 }
 
@@ -288,7 +297,7 @@ fn lists<O: OffsetSizeTrait>(parts: &[&ArrayRef], places: &[Place]) -> Result<Ar
 fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Result<ArrayRef> {
     let data_type = values[0].data_type();
     let has_nulls = values.iter().any(|part| part.null_count() > 0);
-    if let Some(width) = data_type.primitive_width().filter(|_| !has_nulls) {
+    if let Some(width) = width_of(data_type).filter(|_| !has_nulls) {
         let data: Vec<ArrayData> = values.iter().map(Array::to_data).collect();
         let mut out = MutableBuffer::with_capacity(ranges.num_values * width);
         for (&(block, _), range) in places.iter().zip(&ranges.each) {
@@ -388,6 +397,9 @@ mod tests {
             values.iter().flat_map(|v| [f32::from(v.unwrap_or(1)); 3]),
         );
         let item = Arc::new(Field::new("item", DataType::Float32, false));
+        let shorts = values.iter().map(|v| v.map(|v| [v.unsigned_abs(), 7]));
+        let shorts = FixedSizeBinaryArray::try_from_sparse_iter_with_size(shorts, 2).unwrap();
+        let short = Arc::new(Field::new("item", DataType::FixedSizeBinary(2), true));
         vec![
             Arc::new(Int8Array::from(values.to_vec())),
             Arc::new(UInt64Array::from_iter(
@@ -412,6 +424,8 @@ mod tests {
                 )
                 .unwrap(),
             ),
+            Arc::new(shorts.clone()),
+            Arc::new(FixedSizeListArray::new(short, 1, Arc::new(shorts), None)),
             Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists())),
             Arc::new(GenericListArray::<i64>::from_iter_primitive::<Int64Type, _, _>(
                 values.iter().map(dense),

@@ -8,7 +8,7 @@ use arrow_data::ArrayData;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
-use crate::projection::batch;
+use crate::projection::{batch, is_bfloat16};
 
 /// What the column is called.
 const NAME: &str = "matrix";
@@ -26,14 +26,17 @@ pub(crate) fn type_of(schema: &SchemaRef) -> Result<&DataType> {
     let Some(first) = fields.first() else {
         return Err(Error::invalid("a matrix without columns", wanted));
     };
-    if !(first.data_type().is_integer() || first.data_type().is_floating()) {
+    if !is_number(first) {
         let (name, data_type) = (first.name(), first.data_type());
         return Err(Error::invalid(
             format!("column `{name}` of type {data_type} in a matrix"),
             wanted,
         ));
     }
-    match fields.iter().find(|field| field.data_type() != first.data_type()) {
+    let is_other = |field: &&Arc<Field>| {
+        field.data_type() != first.data_type() || is_bfloat16(field) != is_bfloat16(first)
+    };
+    match fields.iter().find(is_other) {
         None => Ok(first.data_type()),
         Some(other) => Err(Error::invalid(
             format!(
@@ -45,6 +48,17 @@ pub(crate) fn type_of(schema: &SchemaRef) -> Result<&DataType> {
             ),
             wanted,
         )),
+    }
+}
+
+fn is_number(field: &Field) -> bool {
+    field.data_type().is_integer() || field.data_type().is_floating() || is_bfloat16(field)
+}
+
+fn width_of(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::FixedSizeBinary(width) => usize::try_from(*width).unwrap_or(1),
+        other => other.primitive_width().unwrap_or(1),
     }
 }
 
@@ -62,11 +76,19 @@ pub(crate) fn from_values(
         .add_buffer(values)
         .build()
         .map_err(bug)?;
-    let child = Arc::new(Field::new("item", data_type.clone(), false));
+    let mut child = Field::new("item", data_type.clone(), false);
+    if is_bfloat16(schema.field(0)) {
+        child.set_metadata(schema.field(0).metadata().clone());
+    }
     let size = i32::try_from(num_columns)
         .map_err(|_| Error::invalid(format!("a matrix of {num_columns} columns"), "fewer"))?;
-    let rows =
-        FixedSizeListArray::try_new_with_length(child, size, make_array(values), None, num_rows);
+    let rows = FixedSizeListArray::try_new_with_length(
+        Arc::new(child),
+        size,
+        make_array(values),
+        None,
+        num_rows,
+    );
     let rows = rows.map_err(bug)?;
     let field = Field::new(NAME, rows.data_type().clone(), false);
     batch(Arc::new(Schema::new(vec![field])), vec![Arc::new(rows)], num_rows)
@@ -79,7 +101,7 @@ pub(crate) fn from_values(
 /// Those of [`type_of`]; [`Error::Invalid`] if there are nulls.
 pub(crate) fn side_by_side(rows: &RecordBatch) -> Result<RecordBatch> {
     let schema = rows.schema();
-    let width = type_of(&schema)?.primitive_width().unwrap_or(1);
+    let width = width_of(type_of(&schema)?);
     if let Some(at) = rows.columns().iter().position(|column| column.null_count() > 0) {
         let (name, count) = (schema.field(at).name(), rows.column(at).null_count());
         return Err(Error::invalid(
@@ -110,7 +132,7 @@ mod tests {
     use super::*;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Float32Type;
-    use arrow_array::{ArrayRef, Float32Array, Int32Array};
+    use arrow_array::{ArrayRef, FixedSizeBinaryArray, Float32Array, Int32Array};
 
     fn rows(columns: Vec<ArrayRef>) -> RecordBatch {
         let field = |(at, column): (usize, &ArrayRef)| {
@@ -133,6 +155,30 @@ mod tests {
             [149.0, 1149.0]
         );
         assert_eq!(side_by_side(&rows(vec![column(0)]).slice(0, 0)).unwrap().num_rows(), 0);
+    }
+
+    #[test]
+    fn lance_s_floats_of_16_bits_are_numbers() {
+        let column = |bytes: [[u8; 2]; 2]| -> ArrayRef {
+            Arc::new(FixedSizeBinaryArray::try_from_iter(bytes.into_iter()).unwrap())
+        };
+        let columns = [column([[1, 2], [3, 4]]), column([[5, 6], [7, 8]])];
+        let rows = rows(columns.to_vec());
+        assert!(side_by_side(&rows).is_err(), "bytes are no numbers");
+        let name = ("ARROW:extension:name".to_string(), "lance.bfloat16".to_string());
+        let field = |field: &Arc<Field>| {
+            field.as_ref().clone().with_metadata([name.clone()].into_iter().collect())
+        };
+        let fields: Vec<Field> = rows.schema().fields().iter().map(field).collect();
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.to_vec()).unwrap();
+        let matrix = side_by_side(&rows).unwrap();
+        let vectors = matrix.column(0).as_fixed_size_list();
+        let values = vectors.values().as_fixed_size_binary();
+        assert_eq!(values.value_data(), [1, 2, 5, 6, 3, 4, 7, 8]);
+        let DataType::FixedSizeList(child, 2) = vectors.data_type() else {
+            panic!("{}", vectors.data_type());
+        };
+        assert!(is_bfloat16(child));
     }
 
     #[test]

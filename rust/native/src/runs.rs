@@ -3,9 +3,11 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
+use lanceloader_core::projection::is_bfloat16;
 use pyo3::exceptions::PyBufferError;
 use pyo3::{Bound, PyResult, ffi, pyclass, pymethods};
 
@@ -58,9 +60,7 @@ pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
     let mut numbers = Vec::new();
     let mut others = Vec::new();
     for (at, column) in batch.columns().iter().enumerate() {
-        // Extension types have shapes of their own.
-        let is_plain = schema.field(at).extension_type_name().is_none();
-        match values_of(column).filter(|_| is_plain) {
+        match values_of(schema.field(at), column) {
             Some((dtype, width, values)) => numbers.push((values, at, dtype, width)),
             None => others.push(at),
         }
@@ -85,17 +85,21 @@ pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
 }
 
 /// The dtype, the values of each row if they are vectors, and the bytes of a column without nulls.
-fn values_of(column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
-    if column.null_count() > 0 {
+fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
+    let is_bfloat16 = is_bfloat16(field);
+    // Other extension types have shapes of their own.
+    let is_plain = is_bfloat16 || field.extension_type_name().is_none();
+    if column.null_count() > 0 || !is_plain {
         return None;
     }
-    if let DataType::FixedSizeList(_, size) = column.data_type() {
+    if let DataType::FixedSizeList(child, size) = column.data_type() {
         let len = usize::try_from(*size).ok().filter(|&len| len > 0)?;
-        let values = arrow_array::cast::AsArray::as_fixed_size_list(column).values();
-        let (dtype, width, values) = values_of(values)?;
+        let values = column.as_fixed_size_list().values();
+        let (dtype, width, values) = values_of(child, values)?;
         return (width == 0).then_some((dtype, len, values));
     }
     let dtype = match column.data_type() {
+        DataType::FixedSizeBinary(_) if is_bfloat16 => "bfloat16",
         DataType::Int8 => "int8",
         DataType::Int16 => "int16",
         DataType::Int32 => "int32",
@@ -109,7 +113,7 @@ fn values_of(column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
         DataType::Float64 => "float64",
         _ => return None,
     };
-    let width = column.data_type().primitive_width()?;
+    let width = if is_bfloat16 { 2 } else { column.data_type().primitive_width()? };
     let data = column.to_data();
     let values = data.buffers()[0].slice_with_length(data.offset() * width, data.len() * width);
     Some((dtype, 0, values))
