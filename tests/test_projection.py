@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.engine import EngineReader
+from lanceloader.torch import collate_as
 
 
 @pytest.fixture
@@ -257,3 +258,13 @@ def test_rows_that_a_transform_fails_on_have_signed_numbers(stored):
     batches = list(loader)
     assert {batch["_rowoffset"].dtype for batch in batches} == {torch.int64}
     assert sum(len(batch["id"]) for batch in batches) == 19
+
+
+@pytest.mark.parametrize("make", [pa.table, pa.record_batch])
+def test_collating_results_of_lancedb_gives_signed_numbers_of_rows(make):
+    data = {"_rowid": pa.array([5, 7], pa.uint64()), "n": pa.array([1, 2], pa.uint64())}
+    batch = collate_as("torch_dict")(make(data))
+    assert batch["_rowid"].dtype == torch.int64
+    assert batch["_rowid"].tolist() == [5, 7]
+    assert batch["n"].dtype == torch.uint64
+    assert collate_as("numpy_dict")(make(data))["_rowid"].dtype == np.uint64

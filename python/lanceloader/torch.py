@@ -33,7 +33,8 @@ except ModuleNotFoundError:
     raise
 
 from lanceloader import _native
-from lanceloader.formats import transform_of
+from lanceloader.engine import SYSTEM
+from lanceloader.formats import is_torch, transform_of
 from lanceloader.formats.torch import register
 from lanceloader.pickling import (
     _table_from_pickle_state,
@@ -82,7 +83,17 @@ def collate_as(
 
 
 def _collate(transform: Callable[[Any], Any], batch: Any) -> Any:
-    return transform(one_batch(batch) if isinstance(batch, pa.Table) else batch)
+    batch = one_batch(batch) if isinstance(batch, pa.Table) else batch
+    return transform(with_signed_rows(batch) if is_torch(transform) else batch)
+
+
+def with_signed_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose ids, addresses and offsets of rows are signed, as torch wants them."""
+    for at, field in enumerate(batch.schema):
+        if field.name in SYSTEM and field.type == pa.uint64():
+            signed = batch.column(at).view(pa.int64())
+            batch = batch.set_column(at, field.with_type(pa.int64()), signed)
+    return batch
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:

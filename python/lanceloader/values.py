@@ -37,12 +37,10 @@ def is_bfloat16(field: pa.Field) -> bool:
 
     kind = field.type
     if isinstance(kind, pa.BaseExtensionType):
-        return kind.extension_name == "lance.bfloat16"
-    return (
-        pa.types.is_fixed_size_binary(kind)
-        and kind.byte_width == 2
-        and (field.metadata or {}).get(b"ARROW:extension:name") == b"lance.bfloat16"
-    )
+        return bool(kind.extension_name == "lance.bfloat16")
+    name = (field.metadata or {}).get(b"ARROW:extension:name")
+    is_two_bytes = pa.types.is_fixed_size_binary(kind) and kind.byte_width == 2
+    return bool(is_two_bytes and name == b"lance.bfloat16")
 
 
 def bits_of(column: pa.Array) -> pa.Array:
