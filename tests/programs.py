@@ -92,12 +92,14 @@ def wanted_of(perm):
 
 
 def start(program, folder, *arguments):
+    paths = [str(Path(__file__).parent)]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", program, str(folder), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         # Whatever it started dies with it.
         start_new_session=True,
     )

@@ -72,9 +72,9 @@ def listing(root: Path, prefix: str) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(folder: Path):
+def serving(folder: Path, request: type[Request] = Request):
     """Serve a folder as a bucket; gives the endpoint."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Request) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), request) as server:
         server.daemon_threads = True
         server.folder = folder
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

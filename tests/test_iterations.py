@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import lance
 import lanceloader as ll
 import lanceloader.torch
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3_folder
 from programs import PRELUDE, finish, start
 
 THREADS = 4
@@ -175,4 +178,79 @@ if child == 0:
 done(code=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     process = start(PRELUDE + HANGS + program, tmp_path)
+    assert finish(process, 60) == {"code": 7}
+
+
+# The core's iterator, while another thread is inside of it.
+
+
+@pytest.fixture
+def stalled(tmp_path):
+    """Arguments of a program whose table's data files are asked for, and not answered."""
+
+    class Stalled(s3_folder.Request):
+        def do_GET(self):
+            if "/data/" in self.path:
+                (tmp_path / "asked").touch()
+                is_over.wait(LIMIT_S)
+            super().do_GET()
+
+    is_over = threading.Event()
+    lance.write_dataset(pa.table({"id": range(100)}), tmp_path / "t.lance")
+    with s3_folder.serving(tmp_path, Stalled) as endpoint:
+        options = {
+            "aws_endpoint": endpoint,
+            "allow_http": "true",
+            "aws_access_key_id": "x",
+            "aws_secret_access_key": "x",
+            "aws_region": "us-east-1",
+        }
+        try:
+            yield f"s3://{s3_folder.BUCKET}/t.lance", json.dumps(options)
+        finally:
+            is_over.set()
+
+
+STALLED = """
+perm = ll.open(sys.argv[2], storage_options=json.loads(sys.argv[3]))
+it = perm.reader.load(perm._order, 4, False)
+threading.Thread(target=next, args=(it, None), daemon=True).start()
+assert soon(lambda: os.path.exists(folder + "/asked"))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_another_thread_is_inside_the_core(tmp_path, stalled):
+    program = """
+try:
+    print("ready", flush=True)
+    next(it)
+except KeyboardInterrupt:
+    done(interrupted=True)
+    os._exit(0)
+"""
+    process = start(PRELUDE + STALLED + program, tmp_path, *stalled)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 60) == {"interrupted": True}
+
+
+@pytest.mark.slow
+def test_after_a_fork_the_core_s_iterator_waits_for_no_thread(tmp_path, stalled):
+    program = """
+import warnings
+
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    answers = it.position == 0 and it.watch().stats().batches == 0
+    try:
+        next(it)
+    except ValueError as error:
+        os._exit(7 if answers and "forked" in str(error) else 2)
+    os._exit(1)
+done(code=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0)
+"""
+    process = start(PRELUDE + STALLED + program, tmp_path, *stalled)
     assert finish(process, 60) == {"code": 7}

@@ -178,6 +178,20 @@ def test_one_iteration_shared_by_threads_serves_every_row_once(perm, read):
     assert len(found) == 4286
 
 
+def test_as_many_threads_read_as_were_asked_for():
+    settle()
+    perm = ll.open(pa.table({"id": range(100_000)})).shuffle(1).with_repeat(10_000)
+
+    def reading():
+        return sum(name.startswith("lanceloader-rea") for name in threads())
+
+    batches = iter(perm.loader(10, format="arrow", threads=16))
+    next(batches)
+    assert soon(lambda: reading() == 16), threads()
+    batches.close()
+    settle()
+
+
 @pytest.mark.parametrize("read", STRATEGIES)
 def test_breaking_out_ends_the_threads(perm, read):
     settle()

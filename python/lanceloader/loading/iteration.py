@@ -29,6 +29,7 @@ class Iteration:
 
     def __init__(self, batches: Iterator[Any], running: Running) -> None:
         self._batches = measured(batches, running)
+        self._running = running
         # Reentrant: a transform that asks for a batch is told so, and does not wait for itself.
         self._lock = threading.RLock()
         self._is_closed = False
@@ -120,6 +121,7 @@ def _in_child() -> None:
         iteration = each()
         if iteration is not None:
             iteration._lock = threading.RLock()
+            iteration._running.unlock()
 
 
 os.register_at_fork(after_in_child=_in_child)

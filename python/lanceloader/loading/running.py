@@ -94,6 +94,10 @@ class Running:
         self._points = _Points()
         self._others: Stats | None = None
 
+    def unlock(self) -> None:
+        """Free the lock in a forked child, where the thread that holds it may not exist."""
+        self._lock = threading.Lock()
+
     def over(self, raw: Iterator[Any]) -> Taken:
         """Pass the batches of an epoch on, and count them."""
         watched: _native.Watch | None = watch_of(raw)

@@ -62,12 +62,15 @@ class LoadVerbs(SequenceVerbs):
                 * ``"direct"``: rows are read from the table's files each time.
             memory_limit: Bytes of rows that may be held in memory, or a text like ``"4GiB"``;
                 by default ``LANCELOADER_MEMORY_LIMIT``, or half of what is free, also under a
-                limit of the control group.
+                limit of the control group. Rows take no more than this, 256 MiB, and three times
+                the longest row of a batch. ``"resident"`` and ``"external"`` raise ``ValueError``
+                on the first batch if they cannot do with it.
             cache_dir: Where packed rows are kept; by default ``LANCELOADER_CACHE_DIR``, or
                 ``~/.cache/lanceloader/rows``. An empty text keeps them in memory of the process.
                 It holds at most ``LANCELOADER_CACHE_LIMIT`` bytes, by default half of the disk's
                 free space; what was not used for longest goes first.
-            threads: Threads that read; by default one per core.
+            threads: Threads that read ahead, as far as there are batches for them, and threads
+                that pack rows; by default one per core, of those that read at most four.
 
         Raises:
             ValueError: If there is no such strategy, or a size is none.

@@ -2,6 +2,36 @@
 
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::{Error, Result};
+
+/// Less than this is not looked for in advance.
+const SMALL_BYTES: u64 = 1 << 20;
+/// What is read is there up to three times: as it lies in files, decoded, and put together.
+const COPIES: u64 = 3;
+
+/// Looks whether there is address space for `bytes` of something, in a process that has a limit of it.
+///
+/// Arrow's and Lance's own buffers end the process if there is no memory for them, so it is looked for
+/// before.
+///
+/// # Errors
+///
+/// [`Error::Memory`].
+pub(crate) fn check_room(what: &'static str, bytes: u64) -> Result<()> {
+    if bytes < SMALL_BYTES || getrlimit(Resource::As).current.is_none() {
+        return Ok(());
+    }
+    let wanted = bytes.saturating_mul(COPIES);
+    let mut room: Vec<u8> = Vec::new();
+    let is_there =
+        usize::try_from(wanted).is_ok_and(|wanted| room.try_reserve_exact(wanted).is_ok());
+    // Not left out as unused: it was seen from outside.
+    std::hint::black_box(&mut room);
+    if is_there { Ok(()) } else { Err(Error::memory(what, bytes)) }
+}
+
 /// Bytes that are free to use: what the machine has available, or what the control group that this
 /// process is in still allows, whichever is less. `None` if the system does not say.
 pub fn available_memory() -> Option<u64> {

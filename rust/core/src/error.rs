@@ -87,6 +87,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// There is no memory for what was asked.
+    #[error("no memory for {bytes} bytes of {what}")]
+    Memory {
+        /// What it was wanted for.
+        what: &'static str,
+        /// How much was wanted.
+        bytes: u64,
+    },
+
     /// Something a Lance table may contain that this reader does not read.
     #[error("not supported by the native reader: {0}")]
     Unsupported(String),
@@ -104,6 +113,11 @@ impl Error {
     /// An argument outside its domain: `what` was got, `wanted` would have been right.
     pub fn invalid(what: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Self {
         Self::Invalid(format!("{what}: wanted {wanted}"))
+    }
+
+    /// There is no memory for so many bytes of `what`.
+    pub fn memory(what: &'static str, bytes: u64) -> Self {
+        Self::Memory { what, bytes }
     }
 
     /// An iterator that is asked in a child of the process that has its threads.

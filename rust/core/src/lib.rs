@@ -56,6 +56,7 @@ pub mod interrupt;
 pub mod recycled;
 mod runtime;
 pub mod stages;
+pub mod turns;
 
 pub mod order;
 

@@ -10,11 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::budget::check_room;
 use crate::error::{Error, Result};
 use crate::interrupt;
 
 /// Threads that drive requests to object storage; decoding happens on the caller's thread.
 const IO_THREADS: usize = 2;
+
+/// What the stack of a thread takes, at least.
+const THREAD_BYTES: u64 = 2 << 20;
 
 static RUNTIME: PerProcess<Runtime> = PerProcess::new();
 
@@ -94,6 +98,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// [`Error::Io`] if its threads cannot be started.
 pub(crate) fn runtime() -> Result<Arc<Runtime>> {
     RUNTIME.get_or_make(|| {
+        check_room("threads", IO_THREADS as u64 * THREAD_BYTES)?;
         #[expect(clippy::disallowed_methods, reason = "this is the only runtime")]
         let mut builder = Builder::new_multi_thread();
         builder
@@ -145,8 +150,10 @@ pub(crate) fn blocking<T: Send + 'static>(
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if the system has no thread to give.
+/// [`Error::Io`] if the system has no thread to give; [`Error::Memory`].
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    // What a thread sets up before it runs cannot fail but by ending the process.
+    check_room("a thread", THREAD_BYTES)?;
     let thread = std::thread::Builder::new().name(name.to_string());
     thread.spawn(work).map(drop).map_err(|error| Error::io("a thread", &error))
 }

@@ -5,7 +5,7 @@
 
 use lanceloader_core::Error;
 use pyo3::exceptions::{
-    PyFileNotFoundError, PyIndexError, PyKeyboardInterrupt, PyOSError, PyValueError,
+    PyFileNotFoundError, PyIndexError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyValueError,
 };
 use pyo3::types::{PyAnyMethods, PyType};
 use pyo3::{Bound, PyErr, PyResult, Python};
@@ -18,6 +18,7 @@ pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::Invalid(_) => PyValueError::new_err(message),
         Error::NotFound { .. } => PyFileNotFoundError::new_err(message),
         Error::Io { .. } | Error::Write { .. } => PyOSError::new_err(message),
+        Error::Memory { .. } => PyMemoryError::new_err(message),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::NoColumn { .. } => ours(py, "ColumnNotFoundError", message),
         Error::TableChanged { .. } => ours(py, "TableChangedError", message),

@@ -1,8 +1,10 @@
 //! `lanceloader_core::loader` as an iterator.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use lanceloader_core::{Error, loader};
+use lanceloader_core::loader;
+use lanceloader_core::turns::Turns;
 use pyo3::{PyRef, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
@@ -12,17 +14,15 @@ use crate::stats::Watch;
 /// The batches of an order, read ahead on a thread of its own.
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Loader {
-    pid: u32,
-    loader: Mutex<loader::Loader>,
+    loader: Turns<loader::Loader>,
+    watch: Arc<loader::Watch>,
+    position: AtomicU64,
 }
 
 impl Loader {
     pub(crate) fn new(loader: loader::Loader) -> Self {
-        Self { pid: std::process::id(), loader: Mutex::new(loader) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, loader::Loader> {
-        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
+        let (watch, position) = (loader.watch(), loader.position());
+        Self { loader: Turns::new(loader), watch, position: AtomicU64::new(position) }
     }
 }
 
@@ -35,23 +35,23 @@ impl Loader {
     /// The next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let batch = enter(py, || {
-            if self.pid != std::process::id() {
-                // The lock may be held by a thread that this process does not have.
-                return Err(Error::forked());
-            }
-            self.lock().next_batch()
+            self.loader.take(|loader| {
+                let batch = loader.next_batch();
+                self.position.store(loader.position(), Ordering::Relaxed);
+                batch
+            })
         })?;
         Ok(batch.map(Batch::new))
     }
 
     /// What counts what is handed out, also after the loader is gone.
-    fn watch(&self, py: Python<'_>) -> PyResult<Watch> {
-        enter(py, || Ok(Watch(self.lock().watch())))
+    fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.watch))
     }
 
     /// The position of the first row that was not handed out yet.
     #[getter]
-    fn position(&self, py: Python<'_>) -> PyResult<u64> {
-        enter(py, || Ok(self.lock().position()))
+    fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
     }
 }

@@ -7,6 +7,7 @@ use lanceloader_core::order::Bitmap;
 use lanceloader_core::sequences::{
     self, Budget, Cursor, Long, Oversized, Packed, Placement, Settings, Step, reads,
 };
+use lanceloader_core::turns::Turns;
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyBytes, PyIterator, PyTuple};
@@ -206,16 +207,14 @@ impl Packing {
         let filler = enter(py, || {
             sequences::Filler::new(Arc::clone(&self.0), share.into(), pad_id, eos_id)
         })?;
-        let pid = std::process::id();
-        Ok(Filler { pid, blocks: Mutex::new(filler), rows: rows.unbind() })
+        Ok(Filler { blocks: Turns::new(filler), rows: rows.unbind() })
     }
 }
 
 /// The batches of blocks of a share.
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Filler {
-    pid: u32,
-    blocks: Mutex<sequences::Filler>,
+    blocks: Turns<sequences::Filler>,
     rows: Py<PyIterator>,
 }
 
@@ -227,23 +226,18 @@ impl Filler {
 
     /// The next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
-        // The lock is only waited for without the interpreter, so whoever has it can enter Python.
-        enter(py, || {
-            if self.pid != std::process::id() {
-                return Err(Error::forked());
+        // A turn is only waited for without the interpreter, so whoever has it can enter Python.
+        let next = |filler: &mut sequences::Filler| loop {
+            match filler.next_batch()? {
+                Step::Batch(batch) => return Ok(Ok(Some(Batch::owned(batch)))),
+                Step::End => return Ok(Ok(None)),
+                Step::Rows => match Python::attach(|py| self.next_rows(py)) {
+                    Ok(column) => filler.push(&column)?,
+                    Err(error) => return Ok(Err(error)),
+                },
             }
-            let mut filler = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-            loop {
-                match filler.next_batch()? {
-                    Step::Batch(batch) => return Ok(Ok(Some(Batch::owned(batch)))),
-                    Step::End => return Ok(Ok(None)),
-                    Step::Rows => match Python::attach(|py| self.next_rows(py)) {
-                        Ok(column) => filler.push(&column)?,
-                        Err(error) => return Ok(Err(error)),
-                    },
-                }
-            }
-        })?
+        };
+        enter(py, || self.blocks.take(next))?
     }
 }
 

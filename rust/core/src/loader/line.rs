@@ -6,12 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use arrow_array::{Array, RecordBatch};
-
 use super::watch::{Event, Watch};
 use super::{Batches, FIRST_ROWS};
+use crate::budget;
 use crate::error::{Error, Result, text_of_panic};
-use crate::gather::Gathered;
+use crate::gather::{Gathered, num_bytes};
 use crate::interrupt;
 use crate::read::{Cuts, Feed};
 use crate::runtime::{self, lock};
@@ -65,15 +64,52 @@ struct State {
     /// Windows taken by threads, and those handed to the consumer.
     taken: u64,
     served: u64,
-    done: BTreeMap<u64, Result<Vec<Weighed>>>,
+    done: BTreeMap<u64, Window>,
+    /// Bytes of batches in line, with the consumer, and, as far as is known, of those being read.
+    held: u64,
+    /// Of these, what the consumer was given last.
+    given: u64,
     /// Windows that may be under way or waiting at once.
     depth: u64,
     threads: usize,
 }
 
+/// What was read of a window, and is in line.
+#[derive(Debug, Default)]
+struct Window {
+    batches: Vec<Weighed>,
+    /// Whether nothing more will come.
+    is_over: bool,
+    error: Option<Error>,
+}
+
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl State {
+    /// What the consumer gets next, if it is there.
+    fn next(&mut self) -> Option<Result<Vec<Weighed>>> {
+        loop {
+            let window = self.done.get_mut(&self.served)?;
+            let batches = std::mem::take(&mut window.batches);
+            let error = if batches.is_empty() { window.error.take() } else { None };
+            if window.is_over && window.error.is_none() {
+                self.done.remove(&self.served);
+                self.served += 1;
+            } else if batches.is_empty() {
+                return None;
+            }
+            if let Some(error) = error {
+                return Some(Err(error));
+            }
+            if !batches.is_empty() {
+                self.given = batches.iter().map(|batch| batch.bytes as u64).sum();
+                return Some(Ok(batches));
+            }
+        }
     }
 }
 
@@ -87,15 +123,13 @@ impl Running {
         watch: &Arc<Watch>,
     ) -> Result<Self> {
         let feed = Arc::new(feed);
-        let threads = feed.num_threads();
-        // One in each thread's hands, and one for each in line.
-        let most_depth = 2 * threads as u64;
+        let threads = feed.num_threads().min(batches.left(num_rows - position, batch)).max(1);
         let state = State {
             position,
             batch,
             is_over: false,
             rows: match batches {
-                Batches::AsRead => FIRST_ROWS,
+                Batches::AsRead => (feed.window_bytes() / feed.row_bytes().max(1)).clamp(1, FIRST_ROWS),
                 Batches::Every(size) => *size,
                 Batches::Ends(_) => 1,
             },
@@ -103,7 +137,10 @@ impl Running {
             taken: 0,
             served: 0,
             done: BTreeMap::new(),
-            depth: most_depth,
+            held: 0,
+            given: 0,
+            // One in each thread's hands, and one for each in line.
+            depth: 2 * threads as u64,
             threads,
         };
         let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
@@ -116,7 +153,6 @@ impl Running {
                 feed: Arc::clone(&feed),
                 batches: batches.clone(),
                 num_rows,
-                most_depth,
                 line: Arc::clone(&running.line),
                 stop: Arc::clone(&running.stop),
                 watch: Arc::clone(watch),
@@ -133,11 +169,15 @@ impl Running {
         }
         let line = &self.line;
         let mut state = line.lock();
-        let ready = state.done.values().flatten().map(Vec::len).sum();
+        // The consumer is done with what it was given before.
+        let given = std::mem::take(&mut state.given);
+        state.held = state.held.saturating_sub(given);
+        let ready = state.done.values().map(|window| window.batches.len()).sum();
+        if given > 0 {
+            line.changed.notify_all();
+        }
         loop {
-            let next = state.served;
-            if let Some(window) = state.done.remove(&next) {
-                state.served += 1;
+            if let Some(window) = state.next() {
                 line.changed.notify_all();
                 return window.map(|window| (window, ready));
             }
@@ -176,18 +216,19 @@ struct Work {
     feed: Arc<Feed>,
     batches: Batches,
     num_rows: u64,
-    /// Windows under way or waiting if they are small.
-    most_depth: u64,
     line: Arc<Line>,
     stop: Arc<AtomicBool>,
     watch: Arc<Watch>,
 }
 
 /// A run of positions to read.
+#[derive(Debug, Clone)]
 struct Ticket {
     number: u64,
     positions: Range<u64>,
-    batches: Range<usize>,
+    /// The first of its batches, and how many they are.
+    batch: usize,
+    num_batches: usize,
     /// Rows that were meant to be in it.
     rows: usize,
 }
@@ -198,24 +239,106 @@ impl Ticket {
     }
 }
 
+/// A thread at work, which the consumer waits for; not any more once it ends, also by a panic.
+struct Working<'a>(&'a Line);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Work {
     fn run(self) {
+        let _working = Working(&self.line);
         while let Some(ticket) = self.next_ticket() {
-            let window = self.read(&ticket);
+            let read = || self.read_window(&ticket);
+            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+                Err(Error::Bug(format!("a reading thread: {}", text_of_panic(&*panic))))
+            });
             let mut state = self.line.lock();
-            match &window {
-                Ok(batches) => {
-                    let bytes = batches.iter().map(|batch| batch.bytes).sum();
-                    self.learn(&mut state, &ticket, bytes);
-                }
-                // Nothing behind this one will be asked for.
-                Err(_) => state.is_over = true,
-            }
-            state.done.insert(ticket.number, window);
+            let is_failed = result.is_err();
+            let window = state.done.entry(ticket.number).or_default();
+            window.is_over = true;
+            window.error = result.err();
+            // Nothing behind a window that failed will be asked for.
+            state.is_over |= is_failed;
             self.line.changed.notify_all();
         }
-        self.line.lock().threads -= 1;
-        self.line.changed.notify_all();
+    }
+
+    /// Reads a window in parts that have room, and puts them in line.
+    fn read_window(&self, ticket: &Ticket) -> Result<()> {
+        let mut rest = ticket.clone();
+        while let Some((part, expected)) = self.next_part(&mut rest)? {
+            if !self.make_room(ticket.number, expected) {
+                return Err(Error::Interrupted);
+            }
+            let read = budget::check_room("rows", expected).and_then(|()| self.read(&part));
+            let mut state = self.line.lock();
+            state.held = state.held.saturating_sub(expected);
+            let batches = read?;
+            let bytes = batches.iter().map(|batch| batch.bytes).sum();
+            state.held += bytes as u64;
+            self.learn(&mut state, &part, bytes);
+            state.done.entry(ticket.number).or_default().batches.extend(batches);
+            self.line.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// The first of the batches that are left, as many as a window should have, and about how many bytes
+    /// they have.
+    fn next_part(&self, rest: &mut Ticket) -> Result<Option<(Ticket, u64)>> {
+        if rest.num_batches == 0 {
+            return Ok(None);
+        }
+        if matches!(self.batches, Batches::AsRead) || !self.feed.is_uneven() {
+            let expected = self.feed.weigh(rest.positions.clone())?;
+            let part = rest.clone();
+            rest.num_batches = 0;
+            return Ok(Some((part, expected)));
+        }
+        let most = self.feed.window_bytes() as u64;
+        let (mut count, mut end, mut expected) = (0, rest.positions.start, 0);
+        while count < rest.num_batches {
+            let next = match &self.batches {
+                Batches::Ends(ends) => ends[rest.batch + count],
+                Batches::Every(size) => rest.positions.end.min(end + *size as u64),
+                Batches::AsRead => rest.positions.end,
+            };
+            let bytes = self.feed.weigh(end..next)?;
+            if count > 0 && expected + bytes > most {
+                break;
+            }
+            (count, end, expected) = (count + 1, next, expected + bytes);
+        }
+        let part = Ticket { positions: rest.positions.start..end, num_batches: count, ..rest.clone() };
+        rest.positions.start = end;
+        rest.batch += count;
+        rest.num_batches -= count;
+        Ok(Some((part, expected)))
+    }
+
+    /// Waits until so many bytes may be read for a window; `false` if nobody wants them any more.
+    ///
+    /// The window that the consumer waits for always has room.
+    fn make_room(&self, number: u64, bytes: u64) -> bool {
+        let mut state = self.line.lock();
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            let is_wanted = number == state.served
+                && state.done.get(&number).is_none_or(|window| window.batches.is_empty());
+            if is_wanted || state.held == 0 || state.held + bytes <= self.feed.budget() {
+                state.held += bytes;
+                return true;
+            }
+            let woken = self.line.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn read(&self, ticket: &Ticket) -> Result<Vec<Weighed>> {
@@ -224,12 +347,12 @@ impl Work {
                 let start = ticket.positions.start;
                 let positions = ticket.positions.clone();
                 let batches = match &self.batches {
-                    Batches::AsRead => self.feed.read(positions, Cuts::Every(ticket.rows))?,
+                    Batches::AsRead => self.feed.read(positions, Cuts::Every(ticket.num_rows()))?,
                     Batches::Every(size) => self.feed.read(positions, Cuts::Every(*size))?,
                     Batches::Ends(ends) => {
                         let place = |end: &u64| usize::try_from(end - start).unwrap_or(usize::MAX);
-                        let ends: Vec<usize> =
-                            ends[ticket.batches.clone()].iter().map(place).collect();
+                        let ends = &ends[ticket.batch..ticket.batch + ticket.num_batches];
+                        let ends: Vec<usize> = ends.iter().map(place).collect();
                         self.feed.read(positions, Cuts::Ends(&ends))?
                     }
                 };
@@ -238,15 +361,9 @@ impl Work {
         };
         stages::take();
         let start_nanos = self.watch.now_nanos();
-        let window = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-            Err(Error::Bug(format!("a reading thread: {}", text_of_panic(&*panic))))
-        });
+        let window = read();
         let stage_nanos = stages::take();
-        self.watch.count(|stats| {
-            for (sum, nanos) in stats.stage_nanos.iter_mut().zip(stage_nanos) {
-                *sum += nanos;
-            }
-        });
+        self.watch.spent(stage_nanos);
         self.watch.happened(|| {
             let bytes: usize = window.iter().flatten().map(|batch| batch.bytes).sum();
             Event {
@@ -261,15 +378,13 @@ impl Work {
         window
     }
 
-    /// How long the next windows should be, and how many.
+    /// How long the next windows should be.
     fn learn(&self, state: &mut State, ticket: &Ticket, bytes: usize) {
         let found = ticket.num_rows();
         let row_bytes = bytes.div_ceil(found.max(1)).max(1);
-        let fitting = self.feed.budget() / (bytes as u64).max(1);
-        state.depth = fitting.clamp(1, self.most_depth);
+        let row_bytes = row_bytes.max(self.feed.row_bytes());
         if matches!(self.batches, Batches::AsRead) {
             if ticket.number == 0 {
-                let row_bytes = row_bytes.max(self.feed.row_bytes());
                 state.row_bytes = row_bytes;
                 state.rows = self.next_rows(row_bytes, ticket.rows);
             }
@@ -300,32 +415,45 @@ impl Work {
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
         let rows = state.rows;
-        let wanted = self.num_rows.min(state.position + rows as u64);
-        let (end, batch) = match &self.batches {
+        let start = state.position;
+        let mut end = self.num_rows.min(start + rows as u64);
+        let mut num_batches = 1;
+        match &self.batches {
             Batches::AsRead => {
                 if state.taken > 0 {
                     state.rows = self.next_rows(state.row_bytes, rows);
                 }
-                (wanted, state.batch)
+                end = self.end_of_batch(start..end);
             }
-            Batches::Every(_) => (wanted, state.batch),
+            Batches::Every(size) => {
+                num_batches = usize::try_from((end - start).div_ceil(*size as u64)).unwrap_or(usize::MAX);
+            }
             Batches::Ends(ends) => {
                 let rest = &ends[state.batch..];
                 // Whole batches up to what is wanted, but one at least.
-                let batch = state.batch + rest.partition_point(|&end| end <= wanted).max(1);
-                (ends[batch - 1], batch)
+                num_batches = rest.partition_point(|&at| at <= end).max(1);
+                end = rest[num_batches - 1];
             }
-        };
-        let ticket = Ticket {
-            number: state.taken,
-            positions: state.position..end,
-            batches: state.batch..batch,
-            rows,
-        };
+        }
+        let ticket =
+            Ticket { number: state.taken, positions: start..end, batch: state.batch, num_batches, rows };
         state.position = end;
-        state.batch = batch;
+        state.batch += num_batches;
         state.taken += 1;
         Some(ticket)
+    }
+
+    /// Where a batch ends that is as long as a window should be, where rows are of different length.
+    fn end_of_batch(&self, positions: Range<u64>) -> u64 {
+        let Range { start, mut end } = positions;
+        if !self.feed.is_uneven() {
+            return end;
+        }
+        let most = self.feed.window_bytes() as u64;
+        while end - start > 1 && self.feed.weigh(start..end).is_ok_and(|bytes| bytes > most) {
+            end = start + (end - start) / 2;
+        }
+        end
     }
 
     /// Whole batches that fill a window, after one of `rows` rows.
@@ -338,11 +466,4 @@ impl Work {
         let fitting = (self.feed.window_bytes() / row_bytes).min(most);
         (fitting / unit).max(1) * unit
     }
-}
-
-/// Bytes of the rows themselves, without what else their buffers hold.
-fn num_bytes(batch: &RecordBatch) -> usize {
-    let bytes =
-        |column: &arrow_array::ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
-    batch.columns().iter().map(bytes).sum()
 }

@@ -50,6 +50,19 @@ pub enum Batches {
     Ends(Arc<[u64]>),
 }
 
+impl Batches {
+    /// The most batches that are left, with so many rows and from this batch on.
+    fn left(&self, num_rows: u64, batch: usize) -> usize {
+        match self {
+            Self::AsRead => usize::try_from(num_rows).unwrap_or(usize::MAX),
+            Self::Every(size) => {
+                usize::try_from(num_rows.div_ceil(*size as u64)).unwrap_or(usize::MAX)
+            }
+            Self::Ends(ends) => ends.len() - batch,
+        }
+    }
+}
+
 impl From<usize> for Batches {
     fn from(batch_size: usize) -> Self {
         Self::Every(batch_size)
@@ -160,16 +173,7 @@ impl Loader {
         self.position += rows;
         self.batch += 1;
         let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.watch.count(|stats| {
-            if stats.batches == 0 {
-                stats.first_batch_nanos = nanos;
-            }
-            stats.batches += 1;
-            stats.rows += rows;
-            stats.bytes += bytes as u64;
-            stats.wait_nanos += nanos;
-            stats.ready += ready as u64;
-        });
+        self.watch.handed(rows, bytes as u64, ready as u64, nanos);
         self.watch.happened(|| Event {
             thread: 0,
             start_nanos: self.watch.now_nanos().saturating_sub(nanos),
@@ -276,6 +280,13 @@ mod tests {
         assert!(batches(loader(&[]).unwrap()).is_empty());
         assert!(loader(&[3, 2]).is_err());
         assert!(matches!(loader(&[1001]), Err(Error::OutOfRange { .. })));
+    }
+
+    #[test]
+    fn batches_that_are_left_bound_the_threads() {
+        assert_eq!(Batches::Every(4).left(9, 7), 3);
+        assert_eq!(Batches::Ends([1, 1, 5, 6].into()).left(5, 1), 3);
+        assert_eq!(Batches::AsRead.left(5, 1), 5);
     }
 
     #[test]

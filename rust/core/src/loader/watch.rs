@@ -1,7 +1,7 @@
 //! What a loader counts.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::runtime::lock;
@@ -48,19 +48,35 @@ pub struct Event {
 }
 
 /// Counts on while a loader runs, and outlives it.
+///
+/// Counters take no lock, which a fork may have left locked in a child.
 #[derive(Debug)]
 pub struct Watch {
+    pid: u32,
     made: Instant,
-    stats: Mutex<LoadStats>,
+    counts: Counts,
     is_tracing: AtomicBool,
     events: Mutex<Vec<Event>>,
+}
+
+/// [`LoadStats`] that several threads add to.
+#[derive(Debug, Default)]
+struct Counts {
+    batches: AtomicU64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    first_batch_nanos: AtomicU64,
+    wait_nanos: AtomicU64,
+    stage_nanos: [AtomicU64; 4],
+    ready: AtomicU64,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
         Self {
+            pid: std::process::id(),
             made: Instant::now(),
-            stats: Mutex::default(),
+            counts: Counts::default(),
             is_tracing: AtomicBool::new(false),
             events: Mutex::default(),
         }
@@ -68,7 +84,17 @@ impl Watch {
 
     /// What was counted so far.
     pub fn stats(&self) -> LoadStats {
-        lock(&self.stats).clone()
+        let counts = &self.counts;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LoadStats {
+            batches: of(&counts.batches),
+            rows: of(&counts.rows),
+            bytes: of(&counts.bytes),
+            first_batch_nanos: of(&counts.first_batch_nanos),
+            wait_nanos: of(&counts.wait_nanos),
+            stage_nanos: counts.stage_nanos.each_ref().map(of),
+            ready: of(&counts.ready),
+        }
     }
 
     /// Keeps events from now on, the first 2²⁰ of them.
@@ -77,8 +103,13 @@ impl Watch {
     }
 
     /// What took time since [`trace`](Self::trace).
+    ///
+    /// In a child of the process that is traced, none if they were just being written at the fork.
     pub fn events(&self) -> Vec<Event> {
-        lock(&self.events).clone()
+        if self.pid == std::process::id() {
+            return lock(&self.events).clone();
+        }
+        self.events.try_lock().map(|events| events.clone()).unwrap_or_default()
     }
 
     /// The time on the clock of events.
@@ -86,8 +117,23 @@ impl Watch {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut LoadStats)) {
-        change(&mut lock(&self.stats));
+    /// Counts a batch that was handed out, with the batches that were `ready` and the time waited for it.
+    pub(super) fn handed(&self, rows: u64, bytes: u64, ready: u64, nanos: u64) {
+        let counts = &self.counts;
+        if counts.batches.fetch_add(1, Ordering::Relaxed) == 0 {
+            counts.first_batch_nanos.store(nanos, Ordering::Relaxed);
+        }
+        counts.rows.fetch_add(rows, Ordering::Relaxed);
+        counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        counts.wait_nanos.fetch_add(nanos, Ordering::Relaxed);
+        counts.ready.fetch_add(ready, Ordering::Relaxed);
+    }
+
+    /// Adds what a thread spent on each stage.
+    pub(super) fn spent(&self, nanos: Nanos) {
+        for (sum, nanos) in self.counts.stage_nanos.iter().zip(nanos) {
+            sum.fetch_add(nanos, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn happened(&self, event: impl FnOnce() -> Event) {

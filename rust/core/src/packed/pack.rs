@@ -4,7 +4,7 @@ use arrow_array::RecordBatch;
 
 use super::leaves::{Nulls, Tail, Values, take_apart};
 use super::{Leaf, Packing, too_long};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Rows whose columns are written one after another while their heads stay in L1.
 const TILE_ROWS: usize = 256;
@@ -22,6 +22,21 @@ pub(crate) struct PackedRows {
 }
 
 impl PackedRows {
+    /// Bytes of the rows.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.heads.len() + self.tails.len()
+    }
+
+    /// Makes room for rows that have so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn reserve(&mut self, heads: u64, tails: u64) -> Result<()> {
+        reserve(&mut self.heads, heads)?;
+        reserve(&mut self.tails, tails)
+    }
+
     /// Forgets the rows and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.heads.clear();
@@ -45,6 +60,7 @@ impl Packing {
         rows.bits_set.resize(self.num_bits, false);
         let start = rows.heads.len();
         let count = batch.num_rows();
+        reserve(&mut rows.heads, count as u64 * self.stride as u64)?;
         rows.heads.resize(start + count * self.stride, 0);
         rows.num_rows += count;
         if self.stride == 0 {
@@ -89,7 +105,7 @@ impl Packing {
             return Ok(());
         }
         let sum: usize = parts.iter().flat_map(|(_, tail)| &tail.ranges).map(|(_, len)| len).sum();
-        tails.reserve(sum);
+        reserve(tails, sum as u64)?;
         for (row, head) in heads.chunks_exact_mut(self.stride).enumerate() {
             self.set_tail(head, tails.len());
             for (slot, tail) in &parts {
@@ -101,6 +117,19 @@ impl Packing {
         }
         Ok(())
     }
+}
+
+/// Makes room for more bytes.
+fn reserve(bytes: &mut Vec<u8>, more: u64) -> Result<()> {
+    let room = bytes.capacity() - bytes.len();
+    match usize::try_from(more) {
+        Ok(more) if more <= room => Ok(()),
+        // Exactly, the first time: what comes next mostly is as long.
+        Ok(more) if bytes.capacity() == 0 => bytes.try_reserve_exact(more).map_err(|_| ()),
+        Ok(more) => bytes.try_reserve(more).map_err(|_| ()),
+        Err(_) => Err(()),
+    }
+    .map_err(|()| Error::memory("packed rows", more))
 }
 
 /// Writes one value into each head of a tile.

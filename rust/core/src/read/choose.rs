@@ -1,8 +1,10 @@
 //! Which way rows are read, and why.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::resident::Scan;
+use super::weights::Weights;
 use crate::budget::available_memory;
 use crate::error::{Error, Result};
 use crate::packed::{PackedRows, Packing};
@@ -12,10 +14,15 @@ use crate::packed::{PackedRows, Packing};
 const WIDE_BYTES: u64 = 16 << 10;
 /// Rows wider than this are not shuffled by writing them out again, where they do not fit in memory.
 const MEDIUM_BYTES: u64 = 4 << 10;
-/// Rows looked at, all over the table, to learn how long they are where their types do not say.
+/// Rows looked at, all over the table, to learn how long they are where their types do not say; fewer
+/// if they have this many bytes together.
 const SAMPLE_ROWS: u64 = 128;
+const SAMPLE_BYTES: u64 = 8 << 20;
 /// Less than this is not worth a file.
 const SMALL_BYTES: u64 = 8 << 20;
+
+/// Threads of a loader, unless a user says otherwise: one gathers faster than most consumers can take.
+const READING_THREADS: usize = 4;
 
 /// Why, where a user said so.
 const ASKED_FOR: &str = "it was asked for";
@@ -45,21 +52,36 @@ pub struct Options {
     /// Where scratch files of the external strategy go; by default to the cache folder, or the
     /// system's folder for temporary files.
     pub scratch_folder: Option<PathBuf>,
-    /// Threads that decode, gather and fill; by default one per core.
+    /// Threads that read, and threads that pack; by default one per core, of those that read at most
+    /// four.
     pub threads: Option<usize>,
 }
 
 impl Options {
-    /// The number of threads.
+    /// The number of threads that pack.
     pub fn num_threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.unwrap_or_else(cores).max(1)
+        self.threads.unwrap_or_else(num_cores).max(1)
+    }
+
+    /// The number of threads of a loader, if there is work for all.
+    pub fn reading_threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| num_cores().min(READING_THREADS)).max(1)
+    }
+
+    /// Whether packed rows are bound by the limit even if they were asked for. Those in files of a cache
+    /// folder, which the system can take out of memory, are only where a user set one.
+    pub(super) fn is_limited(&self) -> bool {
+        self.memory_limit.is_some() || self.cache_folder.is_none()
     }
 
     /// Bytes of rows that may be held in memory.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_limit.unwrap_or_else(|| available_memory().unwrap_or(1 << 30) / 2)
     }
+}
+
+fn num_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A strategy, and what it was chosen from.
@@ -88,13 +110,19 @@ impl Choice {
         self.packed_bytes() >= SMALL_BYTES
     }
 
-    /// The one for a table that `scan` reads. Looks at a few rows if their types do not say how long
-    /// they are.
+    /// The one for a table that `scan` reads. Looks at `weights` and a few rows if their types do not say
+    /// how long they are.
     ///
     /// # Errors
     ///
-    /// Those of reading; [`Error::Unsupported`] if a strategy was asked for that cannot be.
-    pub(super) fn new(scan: &dyn Scan, options: &Options, is_in_memory: bool) -> Result<Self> {
+    /// Those of reading; [`Error::Unsupported`] if a strategy was asked for that cannot be, and
+    /// [`Error::Invalid`] if it cannot be within the limit.
+    pub(super) fn new(
+        scan: &dyn Scan,
+        weights: impl FnOnce() -> Result<Arc<Weights>>,
+        options: &Options,
+        is_in_memory: bool,
+    ) -> Result<Self> {
         let memory_bytes = options.memory_bytes();
         let choice = |strategy, reason: String, row_bytes| Self {
             strategy,
@@ -113,7 +141,7 @@ impl Choice {
         if options.strategy == Some(Strategy::Direct) {
             return Ok(choice(Strategy::Direct, ASKED_FOR.into(), packing.stride() as u64));
         }
-        let row_bytes = match average_bytes(scan, &packing) {
+        let row_bytes = match average_bytes(scan, &packing, weights) {
             Ok(bytes) => bytes,
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // Reading them directly will say what is wrong with them.
@@ -124,11 +152,8 @@ impl Choice {
         };
         let packed_bytes = row_bytes.saturating_mul(scan.num_rows());
         if let Some(strategy) = options.strategy {
-            if memory_bytes < row_bytes {
-                return Err(Error::invalid(
-                    format!("a memory_limit of {memory_bytes} bytes"),
-                    format!("at least one row, which has about {row_bytes}"),
-                ));
+            if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes {
+                return Err(too_little(memory_bytes, packed_bytes));
             }
             return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
         }
@@ -157,21 +182,94 @@ impl Choice {
     }
 }
 
-/// Bytes of a packed row, from its types or from a few rows all over the table.
-fn average_bytes(scan: &dyn Scan, packing: &Packing) -> Result<u64> {
-    let num_rows = scan.num_rows();
+/// All rows are wanted in memory, and they do not fit.
+pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64) -> Error {
+    Error::invalid(
+        format!("a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"),
+        format!("at least {packed_bytes}, or read=\"external\" or \"direct\""),
+    )
+}
+
+/// Bytes of a packed row on average, from its types, or from a few rows and what files say.
+fn average_bytes(
+    scan: &dyn Scan,
+    packing: &Packing,
+    weights: impl FnOnce() -> Result<Arc<Weights>>,
+) -> Result<u64> {
     let stride = packing.stride() as u64;
-    if !packing.has_tails() || num_rows == 0 {
+    if !packing.has_tails() || scan.num_rows() == 0 {
         return Ok(stride);
     }
+    let Sample { rows, bytes, longest } = sample(scan, packing)?;
+    let stored = weights()?.mean();
+    // Files know all rows, but not how long compressed ones are. A sample does, but misses long rows that
+    // are rare, or makes too much of the one that it met.
+    let is_explained = (bytes - longest).div_ceil((rows - 1).max(1)) <= stored;
+    let sampled = stride + bytes.div_ceil(rows);
+    Ok(if is_explained { stored.max(stride) } else { sampled.max(stored) })
+}
+
+/// Rows that were looked at, the bytes of their tails, and those of the longest.
+#[derive(Debug, Default)]
+struct Sample {
+    rows: u64,
+    bytes: u64,
+    longest: u64,
+}
+
+fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
+    let num_rows = scan.num_rows();
     let count = SAMPLE_ROWS.min(num_rows);
     let middle =
         |part: u64| (u128::from(2 * part + 1) * u128::from(num_rows)) / u128::from(2 * count);
-    let offsets: Vec<u64> =
-        (0..count).map(|part| u64::try_from(middle(part)).unwrap_or(0)).collect();
+    let offset = |part: u64| u64::try_from(middle(part)).unwrap_or(0);
     let mut rows = PackedRows::default();
-    for batch in scan.sample(&offsets)? {
-        packing.pack(&batch, &mut rows)?;
+    let mut found = Sample::default();
+    while found.rows < count && found.bytes < SAMPLE_BYTES {
+        // As many as were seen, or as seem to fit: long rows are met one by one.
+        let seen = found.rows;
+        let fitting = (SAMPLE_BYTES - found.bytes) * seen.max(1) / found.bytes.max(1);
+        let group = seen.clamp(1, fitting.max(1)).min(count - seen);
+        let mut offsets: Vec<u64> =
+            (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
+        offsets.sort_unstable();
+        for batch in scan.sample(&offsets)? {
+            rows.clear();
+            packing.pack(&batch, &mut rows)?;
+            found.bytes += rows.tails.len() as u64;
+            let lengths =
+                rows.heads.chunks_exact(packing.stride()).map(|head| packing.tail_of(head).len());
+            found.longest = found.longest.max(lengths.max().unwrap_or(0) as u64);
+        }
+        found.rows += group;
     }
-    Ok(stride + (rows.tails.len() as u64).div_ceil(rows.num_rows.max(1) as u64))
+    Ok(found)
+}
+
+/// The numbers `0..count` in an order whose beginnings are spread evenly.
+fn scattered(at: u64, count: u64) -> u64 {
+    // Steps of about the golden ratio of `count`, and without a common divisor, meet every number.
+    let mut step = (count * 618 / 1000).max(1);
+    while greatest_common_divisor(step, count) > 1 {
+        step += 1;
+    }
+    (at * step + count / 2) % count
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scattered_numbers_are_all_of_them() {
+        for count in 1..=SAMPLE_ROWS {
+            let mut all: Vec<u64> = (0..count).map(|at| scattered(at, count)).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        }
+    }
 }

@@ -12,6 +12,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::resident::Scan;
+use super::weights::{self, Weights};
 use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
@@ -20,6 +21,9 @@ use crate::projection::{Projection, Source, batch};
 use crate::runtime::{self, PerProcess, lock};
 use crate::stages::{Stage, measure};
 use crate::table::{Columns, FragmentReader, Pending, Table};
+
+/// Fragments that are asked how long their rows are, at most: each may have to be opened.
+const LOOKED_AT: usize = 8;
 
 /// Reads a projection of a Lance table.
 #[derive(Debug)]
@@ -135,6 +139,50 @@ impl Scan for Direct {
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
 
+    fn weights(&self) -> Result<Weights> {
+        let fragments = self.table.layout().fragments();
+        let file_bytes: Vec<Option<u64>> =
+            (0..fragments.len()).map(|index| self.table.bytes_of_fragment(index)).collect();
+        // The bytes of a fragment that its files hold of the columns, and what they are a share of.
+        let (mut stored, mut shared) = (0_u128, 0_u128);
+        let are_known = file_bytes.iter().all(Option::is_some);
+        let share_of = |index: usize| match file_bytes[index] {
+            Some(bytes) if are_known => u128::from(bytes),
+            _ => u128::from(fragments[index].num_places),
+        };
+        let mut known = vec![None; fragments.len()];
+        for index in looked_at(&file_bytes) {
+            let reader = self.table.fragment(index, &self.columns);
+            let reader = reader.map_err(|error| self.table.changed(error))?;
+            let pages = reader.pages();
+            stored += pages.iter().flatten().map(|(_, bytes)| u128::from(*bytes)).sum::<u128>();
+            shared += share_of(index);
+            known[index] = Some(weights::of_pages(u64::from(fragments[index].num_places), &pages));
+            if reader.is_remote() && shared > 0 {
+                break;
+            }
+        }
+        let runs = known.into_iter().enumerate().flat_map(|(index, runs)| {
+            let fragment = &fragments[index];
+            let places = u64::from(fragment.num_places).max(1);
+            let runs = runs.unwrap_or_else(|| {
+                let bytes = share_of(index) * stored / shared.max(1);
+                let row_bytes = bytes.div_ceil(places.into());
+                vec![(places, u64::try_from(row_bytes).unwrap_or(u64::MAX))]
+            });
+            // Rows that were deleted are taken to be spread evenly.
+            let (live, mut place, mut row) = (fragment.num_rows(), 0_u64, 0);
+            let scaled = move |(rows, row_bytes)| {
+                place += rows;
+                let end = u128::from(place) * u128::from(live) / u128::from(places);
+                let end = u64::try_from(end).unwrap_or(live);
+                (end - std::mem::replace(&mut row, end), row_bytes)
+            };
+            runs.into_iter().map(scaled).collect::<Vec<_>>()
+        });
+        Ok(Weights::new(runs))
+    }
+
     fn forget(&self) {
         let open = self.fragments.get_or_make(|| Err(Error::Bug("nothing is open".into())));
         let Ok(fragments) = open else {
@@ -143,6 +191,20 @@ impl Scan for Direct {
         let readers = lock(&fragments).clone();
         readers.iter().flatten().for_each(|reader| reader.forget());
     }
+}
+
+/// The fragments to ask how long their rows are: those with the largest files, and some all over the table.
+fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
+    let mut largest: Vec<usize> = (0..file_bytes.len()).collect();
+    largest.sort_by_key(|&index| std::cmp::Reverse(file_bytes[index]));
+    largest.truncate(LOOKED_AT / 2);
+    let step = file_bytes.len().div_ceil(LOOKED_AT / 2).max(1);
+    for index in (0..file_bytes.len()).step_by(step) {
+        if !largest.contains(&index) {
+            largest.push(index);
+        }
+    }
+    largest
 }
 
 /// The run that offsets are, if they follow each other without a gap.

@@ -3,9 +3,11 @@
 //! Pass 1 scans the table in storage order. Each row's position is known from its offset, as an order
 //! can be inverted; the packed row goes to the *bucket* of that run of positions, through a buffer, to
 //! a scratch file. Pass 2 reads one bucket after another and serves its rows in the order of their
-//! positions. Memory is that of some buckets and of a buffer for each. (J. Vitter and E. Shriver,
+//! positions. Memory is that of some buckets and of a buffer for each. Long rows stay in the file until
+//! they are served: however they are spread over buckets, these take no more than planned. (J. Vitter and E. Shriver,
 //! "Algorithms for Parallel Memory I: Two-Level Memories", 1994, permute so by distribution.)
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -15,8 +17,9 @@ use arrow_array::RecordBatch;
 
 use super::batch;
 use super::choose::Options;
-use super::resident::{Scan, pack_run, scan_rows};
+use super::resident::{Scan, scan_at_once, scan_rows};
 use super::scratch::{Extent, Pool, Scratch};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gather::gather;
 use crate::interrupt;
@@ -31,6 +34,11 @@ const PLACE_BYTES: usize = size_of::<u32>();
 const MIN_BUFFER: u64 = 1 << 10;
 /// And no larger than this, which is enough.
 const MAX_BUFFER: u64 = 1 << 20;
+/// Rows longer than this are not read with their bucket, but when they are served.
+const LONG_BYTES: usize = 64 << 10;
+/// A bucket that is larger than planned by more than this is not read whole: an order that is no shuffle
+/// may put the longer rows side by side.
+const SPARE_BYTES: usize = 32 << 20;
 /// Rows of a bucket are numbered in 32 bits.
 const MAX_BUCKET_ROWS: u64 = 1 << 31;
 /// The budget in parts: up to three buckets take a sixth each, the buffers of pass 1 together a
@@ -44,9 +52,11 @@ const SCAN_SHARE: u64 = 16;
 pub(super) struct Shape {
     num_rows: u64,
     bucket_rows: u64,
+    bucket_bytes: usize,
     buffer_bytes: usize,
-    /// Rows that a thread decodes at once.
+    /// Rows and bytes that a thread decodes at once.
     scan_rows: u64,
+    scan_bytes: u64,
 }
 
 impl Shape {
@@ -90,7 +100,7 @@ impl Shape {
         // A list takes what it takes, up to half; buckets share the rest.
         let budget =
             budget.checked_sub(list_bytes.checked_mul(2)?).map(|rest| rest + list_bytes)?;
-        let record = row_bytes + PLACE_BYTES as u64 + size_of::<usize>() as u64;
+        let record = row_bytes.min(LONG_BYTES as u64) + PLACE_BYTES as u64 + size_of::<usize>() as u64;
         let bucket_rows = (budget / BUCKET_SHARE / record).min(MAX_BUCKET_ROWS);
         let num_buckets = num_rows.checked_div(bucket_rows)? + 1;
         let buffer = budget / BUFFER_SHARE / num_buckets;
@@ -101,8 +111,10 @@ impl Shape {
         Some(Self {
             num_rows,
             bucket_rows,
+            bucket_bytes: usize::try_from(budget / BUCKET_SHARE).unwrap_or(usize::MAX),
             buffer_bytes: usize::try_from(buffer.min(MAX_BUFFER)).unwrap_or(usize::MAX),
             scan_rows: scan_rows(row_bytes, at_once),
+            scan_bytes: at_once,
         })
     }
 
@@ -127,6 +139,7 @@ impl Shape {
 #[derive(Debug)]
 pub(super) struct External {
     scan: Arc<dyn Scan>,
+    weights: Arc<Weights>,
     order: Order,
     packing: Packing,
     shape: Shape,
@@ -156,6 +169,8 @@ pub(super) struct External {
 struct Bucket {
     buffer: Vec<u8>,
     extents: Vec<Extent>,
+    /// Long rows, by place, and where each is.
+    long: Vec<(u32, Extent)>,
 }
 
 /// How far pass 1 is.
@@ -166,15 +181,42 @@ struct Pass {
     error: Option<Error>,
 }
 
+/// What one thread does of pass 1. Others wait for its end, also if it panics.
+struct Part<'a>(&'a Mutex<Pass>, &'a Condvar);
+
+impl<'a> Part<'a> {
+    fn of(pass: &'a Mutex<Pass>, passed: &'a Condvar) -> Self {
+        lock(pass).threads += 1;
+        Self(pass, passed)
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        let mut pass = lock(self.0);
+        pass.threads -= 1;
+        if std::thread::panicking() {
+            let error = Error::Bug("a thread that wrote rows to scratch files panicked".into());
+            pass.error.get_or_insert(error);
+        }
+        self.1.notify_all();
+    }
+}
+
 /// Where a bucket is put; locked while it is read.
 type Slot = Mutex<Option<Arc<Loaded>>>;
+
+/// Instead of where a row begins.
+const NOT_HERE: usize = usize::MAX;
 
 /// A bucket in memory.
 #[derive(Debug)]
 struct Loaded {
     bytes: Vec<u8>,
-    /// Where each place's row begins.
+    /// Where each place's row begins, or [`NOT_HERE`].
     starts: Vec<usize>,
+    /// Places whose rows are still in the file.
+    far: HashMap<u32, Extent>,
     memory: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -200,12 +242,12 @@ impl External {
     pub(super) fn new(
         scan: Arc<dyn Scan>,
         order: Order,
-        row_bytes: u64,
+        (row_bytes, weights): (u64, Arc<Weights>),
         options: &Options,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
         let packing = Packing::new(scan.schema())?;
-        let (budget, threads) = (options.memory_bytes(), options.num_threads());
+        let (budget, threads) = (options.memory_bytes(), options.reading_threads());
         let is_listed = !order.is_invertible();
         let pair_bytes = if is_listed { size_of::<(u64, u64)>() as u64 } else { 0 };
         let list_bytes = order.len().saturating_mul(pair_bytes);
@@ -216,6 +258,7 @@ impl External {
             buckets: (0..shape.num_buckets()).map(|_| Mutex::default()).collect(),
             bits_set: (0..packing.num_bits()).map(|_| AtomicBool::new(false)).collect(),
             scan,
+            weights,
             order,
             packing,
             shape,
@@ -255,13 +298,13 @@ impl External {
     ///
     /// Those of reading; [`Error::Interrupted`].
     pub(super) fn prepare(&self) -> Result<()> {
-        lock(&self.pass).threads += 1;
+        let part = Part::of(&self.pass, &self.passed);
         let result = self.distribute();
-        let mut pass = lock(&self.pass);
-        pass.threads -= 1;
         if let Err(error) = result {
-            pass.error.get_or_insert(error);
+            lock(&self.pass).error.get_or_insert(error);
         }
+        drop(part);
+        let mut pass = lock(&self.pass);
         loop {
             if let Some(error) = &pass.error {
                 self.passed.notify_all();
@@ -313,16 +356,28 @@ impl External {
             if start >= num_rows {
                 return Ok(());
             }
-            let offsets = start..num_rows.min(start + step);
-            self.places_of(offsets.clone(), &mut places)?;
-            if places.is_empty() {
-                continue;
-            }
-            rows.clear();
-            pack_run(self.scan.as_ref(), &self.packing, offsets, step, &mut rows)?;
-            self.scan.forget();
-            if let Err(error) = self.deal(&rows, &mut places) {
-                self.give_up(error);
+            let end = num_rows.min(start + step);
+            let mut start = start;
+            while start < end && self.failure.load().is_none() {
+                let run = scan_at_once(&self.weights, start..end, step, self.shape.scan_bytes);
+                start = run.end;
+                self.places_of(run.clone(), &mut places)?;
+                if places.is_empty() {
+                    continue;
+                }
+                self.check()?;
+                if rows.num_bytes() > LONG_BYTES.max(2 * self.shape.scan_bytes as usize) {
+                    // As much will not be wanted again soon.
+                    rows = PackedRows::default();
+                }
+                rows.clear();
+                for batch in self.scan.scan(run)? {
+                    self.packing.pack(&batch, &mut rows)?;
+                }
+                self.scan.forget();
+                if let Err(error) = self.deal(&rows, &mut places) {
+                    self.give_up(error);
+                }
             }
         }
         Ok(())
@@ -363,14 +418,26 @@ impl External {
             for &(_, place, row) in run {
                 let head = &rows.heads[row * stride..(row + 1) * stride];
                 let tail = &rows.tails[self.packing.tail_of(head)];
+                let record = PLACE_BYTES + stride + tail.len();
+                if record > LONG_BYTES {
+                    let mut head = head.to_vec();
+                    self.packing.set_tail(&mut head, 0);
+                    let extent = self.scratch().append_parts(&[&head, tail])?;
+                    bucket.long.push((place, extent));
+                    continue;
+                }
+                if bucket.buffer.len() + record > self.shape.buffer_bytes {
+                    self.spill(&mut bucket)?;
+                }
+                let most = record.max(self.shape.buffer_bytes);
+                if bucket.buffer.capacity() < record {
+                    reserve(&mut bucket.buffer, most)?;
+                }
                 let start = bucket.buffer.len();
                 bucket.buffer.extend_from_slice(&place.to_le_bytes());
                 bucket.buffer.extend_from_slice(head);
                 self.packing.set_tail(&mut bucket.buffer[start + PLACE_BYTES..], 0);
                 bucket.buffer.extend_from_slice(tail);
-                if bucket.buffer.len() >= self.shape.buffer_bytes {
-                    self.spill(&mut bucket)?;
-                }
             }
         }
         self.rows_spilled.fetch_add(places.len() as u64, Ordering::Relaxed);
@@ -378,6 +445,9 @@ impl External {
     }
 
     fn spill(&self, bucket: &mut Bucket) -> Result<()> {
+        if bucket.buffer.is_empty() {
+            return Ok(());
+        }
         let extent = self.scratch().append(&bucket.buffer)?;
         bucket.extents.push(extent);
         bucket.buffer.clear();
@@ -388,9 +458,7 @@ impl External {
     fn flush(&self) -> Result<()> {
         for bucket in &self.buckets {
             let mut bucket = lock(bucket);
-            if !bucket.buffer.is_empty() {
-                self.spill(&mut bucket)?;
-            }
+            self.spill(&mut bucket)?;
             bucket.buffer = Vec::new();
         }
         Ok(())
@@ -411,7 +479,9 @@ impl External {
             let rows = self.shape.rows_of(number);
             let end = positions.end.min(rows.end);
             let loaded = self.load(number)?;
-            let heads = self.heads(&loaded, start - rows.start..end - rows.start);
+            let places = start - rows.start..end - rows.start;
+            let far = self.read_far(&loaded, places.clone())?;
+            let heads = self.heads(&loaded, &far, places);
             let columns = self.packing.unpack(&heads, &bits_set, &all)?;
             parts.push(batch(Arc::clone(schema), columns, heads.heads.len())?);
             // The next one is read while this one is served by others.
@@ -425,13 +495,36 @@ impl External {
         Ok(gather(schema, &parts, true, &Rows::AsRead)?.batch)
     }
 
-    fn heads<'a>(&self, bucket: &'a Loaded, places: Range<u64>) -> Heads<'a> {
+    /// The rows at these places that are still in the file, one after another.
+    fn read_far(&self, bucket: &Loaded, places: Range<u64>) -> Result<Vec<Vec<u8>>> {
+        if bucket.far.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places = places.filter_map(|place| bucket.far.get(&u32::try_from(place).ok()?));
+        places
+            .map(|&extent| {
+                self.check()?;
+                let mut row = Vec::new();
+                reserve(&mut row, extent.len)?;
+                row.resize(extent.len, 0);
+                self.scratch().read(extent, &mut row)?;
+                Ok(row)
+            })
+            .collect()
+    }
+
+    fn heads<'a>(&self, bucket: &'a Loaded, far: &'a [Vec<u8>], places: Range<u64>) -> Heads<'a> {
         let place = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
         let stride = self.packing.stride();
         let starts = &bucket.starts[place(places.start)..place(places.end)];
         let mut heads = Heads::with_capacity(starts.len());
+        let mut far = far.iter();
         for &start in starts {
-            let (head, tail) = bucket.bytes[start..].split_at(stride);
+            let row = match start {
+                NOT_HERE => far.next().expect("a row is in memory or in the file"),
+                start => &bucket.bytes[start..],
+            };
+            let (head, tail) = row.split_at(stride);
             heads.heads.push(head);
             if self.packing.has_tails() {
                 heads.tails.push(tail);
@@ -465,37 +558,69 @@ impl External {
 
     fn read_bucket(&self, number: usize) -> Result<Loaded> {
         let bucket = lock(&self.buckets[number]);
-        let sum = bucket.extents.iter().map(|extent| extent.len).sum();
-        let mut bytes = lock(&self.memory).pop().unwrap_or_default();
-        bytes.resize(sum, 0);
-        let mut at = 0;
-        for &extent in &bucket.extents {
-            self.check()?;
-            self.scratch().read(extent, &mut bytes[at..at + extent.len])?;
-            at += extent.len;
-        }
+        let sum: usize = bucket.extents.iter().map(|extent| extent.len).sum();
+        let is_here = sum <= self.shape.bucket_bytes.saturating_add(SPARE_BYTES);
         let rows = self.shape.rows_of(number);
         let count = usize::try_from(rows.end - rows.start).unwrap_or(usize::MAX);
-        let mut starts = vec![usize::MAX; count];
+        let mut bytes = lock(&self.memory).pop().unwrap_or_default();
+        bytes.clear();
+        if is_here {
+            reserve(&mut bytes, sum)?;
+        }
+        let mut starts = vec![NOT_HERE; count];
+        let mut far: HashMap<u32, Extent> = bucket.long.iter().copied().collect();
+        for &extent in &bucket.extents {
+            self.check()?;
+            if !is_here {
+                bytes.clear();
+                reserve(&mut bytes, extent.len)?;
+            }
+            let first = bytes.len();
+            bytes.resize(first + extent.len, 0);
+            self.scratch().read(extent, &mut bytes[first..])?;
+            for (place, row) in self.records(&bytes[first..]) {
+                if is_here {
+                    starts[place as usize] = first + row.start;
+                } else {
+                    let start = extent.start + row.start as u64;
+                    far.insert(place, Extent { start, len: row.len() });
+                }
+            }
+        }
+        let found = starts.iter().filter(|&&start| start != NOT_HERE).count() + far.len();
+        if found != count {
+            return Err(Error::Bug(format!("bucket {number} has {found} rows of {count}")));
+        }
+        Ok(Loaded { bytes, starts, far, memory: Arc::clone(&self.memory) })
+    }
+
+    /// The place of each row of an extent, and where the row is.
+    fn records<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (u32, Range<usize>)> + 'a {
         let stride = self.packing.stride();
         let mut at = 0;
-        while at < bytes.len() {
-            let place: [u8; PLACE_BYTES] =
-                bytes[at..at + PLACE_BYTES].try_into().expect("four bytes were cut");
-            at += PLACE_BYTES;
-            starts[u32::from_le_bytes(place) as usize] = at;
-            at += stride + self.packing.tail_of(&bytes[at..at + stride]).len();
-        }
-        match starts.iter().position(|&start| start == usize::MAX) {
-            Some(place) => Err(Error::Bug(format!("bucket {number} has no row {place}"))),
-            None => Ok(Loaded { bytes, starts, memory: Arc::clone(&self.memory) }),
-        }
+        std::iter::from_fn(move || {
+            let place = bytes.get(at..at + PLACE_BYTES)?;
+            let start = at + PLACE_BYTES;
+            at = start + stride + self.packing.tail_of(&bytes[start..start + stride]).len();
+            let place = u32::from_le_bytes(place.try_into().expect("four bytes were cut"));
+            Some((place, start..at))
+        })
     }
+}
+
+/// Makes room for so many bytes in all.
+fn reserve(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
+    let more = len.saturating_sub(bytes.len());
+    let failed = |_| Error::memory("rows in scratch files", len as u64);
+    bytes.try_reserve_exact(more).map_err(failed)
 }
 
 /// Offsets and positions of an order that cannot be inverted, by offset.
 fn sorted(order: &Order) -> Result<Vec<(u64, u64)>> {
-    let mut pairs = Vec::with_capacity(usize::try_from(order.len()).unwrap_or(0));
+    let mut pairs = Vec::new();
+    let len = usize::try_from(order.len()).unwrap_or(usize::MAX);
+    let failed = |_| Error::memory("positions", order.len().saturating_mul(16));
+    pairs.try_reserve_exact(len).map_err(failed)?;
     let mut start = 0;
     while start < order.len() {
         let end = order.len().min(start + (1 << 20));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::external::External;
+use super::weights::Weights;
 use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
@@ -20,8 +21,6 @@ const DIRECT_WINDOW_BYTES: u64 = 16 << 20;
 const PACKED_WINDOW_BYTES: u64 = 1 << 20;
 /// Of a budget, what one window under way may take.
 const WINDOW_SHARE: u64 = 32;
-/// Threads of a loader: one gathers faster than most consumers can take.
-const MAX_THREADS: usize = 4;
 
 /// Windows of an order, read by several threads at once.
 #[derive(Debug)]
@@ -35,6 +34,8 @@ pub(crate) struct Feed {
     is_guess: bool,
     /// Bytes of rows that may be held in memory.
     memory_bytes: u64,
+    weights: Arc<Weights>,
+    is_uneven: bool,
 }
 
 #[derive(Debug)]
@@ -84,8 +85,21 @@ impl Reader {
             Strategy::Resident => Kind::Resident,
             Strategy::External => self.external_or_direct(order)?,
         };
-        let memory_bytes = self.memory_bytes();
-        Ok(Feed { reader: self.clone(), order: order.clone(), kind, next, is_guess, memory_bytes })
+        let weights = match self.weights() {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // Reading rows will say what is wrong with them.
+            weights => weights.unwrap_or_default(),
+        };
+        Ok(Feed {
+            reader: self.clone(),
+            order: order.clone(),
+            kind,
+            next,
+            is_guess,
+            memory_bytes: self.memory_bytes(),
+            is_uneven: weights.is_uneven(),
+            weights,
+        })
     }
 
     fn external_or_direct(&self, order: &Order) -> Result<Kind> {
@@ -125,7 +139,8 @@ impl Reader {
     fn new_external(&self, order: &Order) -> Result<Arc<External>> {
         let row_bytes = self.choice()?.row_bytes;
         let Shared { base, options, scratch, .. } = self.shared.as_ref();
-        External::new(base.scan(), order.clone(), row_bytes, options, scratch).map(Arc::new)
+        let sizes = (row_bytes, self.weights()?);
+        External::new(base.scan(), order.clone(), sizes, options, scratch).map(Arc::new)
     }
 
     /// Starts pass 1 of an order that will probably be read next.
@@ -221,15 +236,28 @@ impl Feed {
         self.memory_bytes / 4
     }
 
-    /// Bytes of a row on average, if that is known.
+    /// Bytes of a row on average, as far as is known.
     pub(crate) fn row_bytes(&self) -> usize {
         let choice = self.reader.shared.choice.load();
         let bytes = choice.as_ref().map_or(0, |choice| choice.row_bytes);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
+        usize::try_from(bytes.max(self.weights.mean())).unwrap_or(usize::MAX)
     }
 
-    /// Threads that should read.
+    /// Whether some rows are far longer than others.
+    pub(crate) fn is_uneven(&self) -> bool {
+        self.is_uneven
+    }
+
+    /// About how many bytes the rows at these positions have.
+    pub(crate) fn weigh(&self, positions: Range<u64>) -> Result<u64> {
+        if self.is_uneven {
+            return Ok(self.weights.of_rows(&self.order.offsets(positions)?));
+        }
+        Ok((positions.end - positions.start).saturating_mul(self.row_bytes() as u64))
+    }
+
+    /// Threads that should read, if there is work for all.
     pub(crate) fn num_threads(&self) -> usize {
-        self.reader.options().num_threads().min(MAX_THREADS)
+        self.reader.options().reading_threads()
     }
 }

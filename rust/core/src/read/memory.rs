@@ -7,9 +7,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::resident::Scan;
+use super::weights::Weights;
 use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
-use crate::gather::Gathered;
+use crate::gather::{Gathered, num_bytes};
 use crate::plan::Rows;
 use crate::projection::{Projection, Source, batch};
 
@@ -215,5 +216,13 @@ impl Scan for Memory {
 
     fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
         self.run(offsets)
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        let run = |block: &RecordBatch| {
+            let rows = block.num_rows() as u64;
+            (rows, (num_bytes(block) as u64).div_ceil(rows.max(1)))
+        };
+        Ok(Weights::new(self.blocks.iter().map(run)))
     }
 }

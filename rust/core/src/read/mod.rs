@@ -14,6 +14,7 @@ mod memory;
 mod packed_reader;
 mod resident;
 mod scratch;
+mod weights;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,12 +31,14 @@ pub use memory::MemoryTable;
 
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
+use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::{Projection, Source, batch};
 use crate::stages::{Stage, measure};
 use crate::table::Table;
 use packed_reader::PackedReader;
 use resident::Scan;
+use weights::Weights;
 
 /// Packed rows are filled once this part of a table was asked for: reading single rows costs some
 /// thirty times as much as reading all of them in order.
@@ -64,6 +67,7 @@ struct Shared {
     base: Base,
     options: Options,
     choice: ArcSwapOption<Choice>,
+    weights: ArcSwapOption<Weights>,
     packed: ArcSwapOption<PackedReader>,
     /// Rows asked for at random so far, and how often.
     rows_asked: AtomicU64,
@@ -199,6 +203,7 @@ impl Reader {
             base,
             options,
             choice: ArcSwapOption::empty(),
+            weights: ArcSwapOption::empty(),
             packed: ArcSwapOption::empty(),
             rows_asked: AtomicU64::new(0),
             takes: AtomicU64::new(0),
@@ -264,9 +269,28 @@ impl Reader {
         }
         let is_in_memory = matches!(shared.base, Base::Memory(_));
         let scan = shared.base.scan();
-        let choice = Arc::new(Choice::new(scan.as_ref(), &shared.options, is_in_memory)?);
+        let weights = || self.weights();
+        let choice = Choice::new(scan.as_ref(), weights, &shared.options, is_in_memory)?;
+        let choice = Arc::new(choice);
         shared.choice.store(Some(Arc::clone(&choice)));
         Ok(choice)
+    }
+
+    /// About how many bytes rows have, by their types or by what files say.
+    fn weights(&self) -> Result<Arc<Weights>> {
+        let shared = &self.shared;
+        if let Some(weights) = shared.weights.load_full() {
+            return Ok(weights);
+        }
+        let scan = shared.base.scan();
+        let weights = Arc::new(match Packing::new(scan.schema()) {
+            Ok(packing) if !packing.has_tails() => {
+                Weights::new([(scan.num_rows(), packing.stride() as u64)])
+            }
+            _ => scan.weights()?,
+        });
+        shared.weights.store(Some(Arc::clone(&weights)));
+        Ok(weights)
     }
 
     /// What was read so far.
@@ -394,7 +418,9 @@ impl Reader {
         if let Some(packed) = shared.packed.load_full() {
             return Ok(packed);
         }
-        let made = Arc::new(PackedReader::open(&shared.base, choice, &shared.options)?);
+        let weights = self.weights()?;
+        let made = PackedReader::open(&shared.base, choice, &weights, &shared.options)?;
+        let made = Arc::new(made);
         let none = None::<Arc<PackedReader>>;
         let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
         Ok(before.as_ref().map_or(made, Arc::clone))

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, SchemaRef};
 
-use super::choose::{Choice, Options};
+use super::choose::{Choice, Options, Strategy};
 use super::direct::Direct;
-use super::resident::{Resident, block_rows};
+use super::resident::{Resident, Scan, Sizes, block_rows};
+use super::weights::Weights;
 use super::{Base, Cuts, Form, ReadStats, batch, formed};
 use crate::cache::{Entry, Found, make_room};
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub(super) struct PackedReader {
     schema: SchemaRef,
     /// Threads that fill.
     threads: usize,
+    /// Whether a user wants all rows to be kept.
+    is_asked_for: bool,
     /// The packed columns that a matrix of what is read is made of, if it can be made of those alone.
     matrix: Option<Vec<usize>>,
     /// Whether a first batch was asked for, and whether it was read. It should not wait for anything,
@@ -54,16 +57,28 @@ pub(super) struct PackedReader {
 
 impl PackedReader {
     /// Packed rows for what `base` reads. Nothing is read yet.
-    pub(super) fn open(base: &Base, choice: &Choice, options: &Options) -> Result<Self> {
+    pub(super) fn open(
+        base: &Base,
+        choice: &Choice,
+        weights: &Arc<Weights>,
+        options: &Options,
+    ) -> Result<Self> {
         let scan = base.scan();
         let schema = Arc::clone(scan.schema());
+        let is_asked_for = options.strategy == Some(Strategy::Resident);
+        let sizes = Sizes {
+            row_bytes: choice.row_bytes,
+            weights: Arc::clone(weights),
+            block_rows: block_rows(choice.row_bytes, weights, choice.num_rows),
+            limit: choice.memory_bytes,
+            limits_files: !is_asked_for || options.is_limited(),
+        };
         let (resident, is_warm) = match base {
             Base::Memory(_) => {
                 let packing = Packing::new(&schema)?;
-                let rows = block_rows(choice.row_bytes);
-                (Arc::new(Resident::new(scan, packing, rows, choice.row_bytes, None, None)), false)
+                (Arc::new(Resident::new(scan, packing, sizes, None, None)), false)
             }
-            Base::Direct(direct) => open_shared(direct, choice, options)?,
+            Base::Direct(direct) => open_shared(direct, choice, sizes, options)?,
         };
         let wanted = numbers_of(resident.packing().schema(), &schema)?;
         let packed = resident.packing().schema();
@@ -77,6 +92,7 @@ impl PackedReader {
             wanted,
             schema: Arc::new(schema),
             threads: options.num_threads(),
+            is_asked_for,
             matrix,
             is_first_taken: AtomicBool::new(is_warm),
             is_first_read: AtomicBool::new(is_warm),
@@ -133,6 +149,12 @@ impl PackedReader {
             // Also after a fork, which threads do not survive.
             self.resident.fill(self.threads)?;
             self.resident.wait()?;
+            if self.is_asked_for
+                && let Some(failure) = self.resident.failure()
+                && matches!(*failure, Error::Invalid(_))
+            {
+                return Err(Error::clone(&failure));
+            }
         }
         if let Some(columns) = self.matrix.as_ref().filter(|_| form.is_matrix)
             && let Some(matrices) = self.matrices(base, offsets, cuts, columns)?
@@ -228,6 +250,7 @@ impl PackedReader {
 fn open_shared(
     direct: &Arc<Direct>,
     choice: &Choice,
+    sizes: Sizes,
     options: &Options,
 ) -> Result<(Arc<Resident>, bool)> {
     let table = direct.table();
@@ -235,12 +258,12 @@ fn open_shared(
     let folder = options.cache_folder.as_deref().filter(|_| choice.is_worth_a_file());
     let paths: Vec<Vec<String>> =
         direct.projection().paths().into_iter().map(<[String]>::to_vec).collect();
-    let key = format!("{identity} {paths:?} {folder:?}");
+    let key = format!("{identity} {paths:?} {folder:?} {:?}", options.memory_limit);
     let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
     if let Some(resident) = lock(&open).get(&key).and_then(Weak::upgrade) {
         return Ok((resident, false));
     }
-    let (resident, is_warm) = open_rows(direct, choice, options, &identity, paths, folder)?;
+    let (resident, is_warm) = open_rows(direct, choice, sizes, options, &identity, paths, folder)?;
     let resident = Arc::new(resident);
     let mut open = lock(&open);
     open.retain(|_, resident| resident.strong_count() > 0);
@@ -254,17 +277,18 @@ fn open_shared(
 fn open_rows(
     direct: &Arc<Direct>,
     choice: &Choice,
+    sizes: Sizes,
     options: &Options,
     identity: &str,
     paths: Vec<Vec<String>>,
     folder: Option<&Path>,
 ) -> Result<(Resident, bool)> {
     let packing = Packing::new(direct.columns().schema())?;
-    let rows = block_rows(choice.row_bytes);
+    let rows = sizes.block_rows;
     let ours = Found::new(paths, choice.num_rows, rows, packing.stride(), packing.signature());
     let Some(folder) = folder else {
         let scan = Arc::clone(direct) as _;
-        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, None, None), false));
+        return Ok((Resident::new(scan, packing, sizes, None, None), false));
     };
     // Rows that hold these columns among others do as well, if they are there already.
     let includes = |found: &Found| {
@@ -278,10 +302,10 @@ fn open_rows(
         && packing.signature() == found.signature
         && let Ok(entry) = Entry::open(folder, identity, &found)
     {
-        let rows = found.block_rows;
         let scan = Arc::new(wider);
-        let entry = Some(entry);
-        return Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry, None), true));
+        let weights = Arc::new(scan.weights()?);
+        let sizes = Sizes { block_rows: found.block_rows, weights, ..sizes };
+        return Ok((Resident::new(scan, packing, sizes, Some(entry), None), true));
     }
     // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
     let is_warm = Entry::find(folder, identity, |found| *found == ours).is_some();
@@ -289,7 +313,7 @@ fn open_rows(
     let (entry, detached) = entry.map_or_else(|error| (None, Some(error)), |e| (Some(e), None));
     let is_warm = is_warm && entry.is_some();
     let scan = Arc::clone(direct) as _;
-    Ok((Resident::new(scan, packing, rows, choice.row_bytes, entry, detached), is_warm))
+    Ok((Resident::new(scan, packing, sizes, entry, detached), is_warm))
 }
 
 fn open_entry(

@@ -15,6 +15,8 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 
+use super::choose::too_little;
+use super::weights::Weights;
 use crate::cache::{Block, Entry};
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
@@ -24,6 +26,12 @@ use crate::runtime::{self, PerProcess, lock};
 /// What a block aims to hold: large enough to decode at full speed, small enough that threads and
 /// processes can share the work.
 const BLOCK_BYTES: u64 = 16 << 20;
+/// A block may be so many times as large, where rows are long.
+const LARGE_BLOCKS: u64 = 4;
+/// What all that is under way may take beside the rows that are kept.
+const UNDER_WAY_BYTES: u64 = 192 << 20;
+/// A block that is being filled is there up to three times: decoded, packed, and where it is kept.
+const COPIES: u64 = 3;
 /// Rows and bytes that are decoded at a time while a block is filled.
 const SCAN_ROWS: u64 = 1 << 14;
 const SCAN_BYTES: u64 = 8 << 20;
@@ -53,14 +61,42 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
         Ok(rows.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// About how many bytes the rows have, by what is known without reading them.
+    fn weights(&self) -> Result<Weights>;
+
     /// Gives memory back that holds what was scanned, and will not be wanted again soon.
     fn forget(&self) {}
 }
 
-/// How many rows a block has, so that it has some [`BLOCK_BYTES`]; a power of two.
-pub(super) fn block_rows(row_bytes: u64) -> u64 {
-    let rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1 << 8, 1 << 20);
-    1 << rows.ilog2()
+/// How large rows are, and how many bytes of them may be kept.
+#[derive(Debug, Clone)]
+pub(super) struct Sizes {
+    /// Of a row, on average.
+    pub(super) row_bytes: u64,
+    pub(super) weights: Arc<Weights>,
+    /// A power of two.
+    pub(super) block_rows: u64,
+    /// Bytes of all rows that may be packed.
+    pub(super) limit: u64,
+    /// Whether the limit also holds where rows are kept in files.
+    pub(super) limits_files: bool,
+}
+
+/// How many rows a block has, so that it has some [`BLOCK_BYTES`], and none far more; a power of two.
+pub(super) fn block_rows(row_bytes: u64, weights: &Weights, num_rows: u64) -> u64 {
+    let rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, 1 << 20);
+    let mut rows = 1 << rows.ilog2();
+    let most_blocks = 8 * (num_rows / rows + 1);
+    let is_large = |start: u64, rows| {
+        weights.of_run(start..num_rows.min(start + rows)) > LARGE_BLOCKS * BLOCK_BYTES
+    };
+    while rows > 1
+        && num_rows / rows < most_blocks
+        && (0..num_rows).step_by(usize::try_from(rows).unwrap_or(usize::MAX)).any(|start| is_large(start, rows))
+    {
+        rows /= 2;
+    }
+    rows
 }
 
 /// Rows to scan at once.
@@ -68,23 +104,11 @@ pub(super) fn scan_rows(row_bytes: u64, budget: u64) -> u64 {
     (budget / row_bytes.max(1)).clamp(1, SCAN_ROWS)
 }
 
-/// Packs the rows at `offsets`, a run that fits in memory after another.
-pub(super) fn pack_run(
-    scan: &dyn Scan,
-    packing: &Packing,
-    offsets: Range<u64>,
-    rows_at_once: u64,
-    rows: &mut PackedRows,
-) -> Result<()> {
-    let mut start = offsets.start;
-    while start < offsets.end {
-        let end = offsets.end.min(start + rows_at_once);
-        for batch in scan.scan(start..end)? {
-            packing.pack(&batch, rows)?;
-        }
-        start = end;
-    }
-    Ok(())
+/// The beginning of a run of rows to scan at once, by the bytes of rows on average and by where the long
+/// ones are.
+pub(super) fn scan_at_once(weights: &Weights, offsets: Range<u64>, most_rows: u64, most_bytes: u64) -> Range<u64> {
+    let end = offsets.end.min(offsets.start.saturating_add(most_rows));
+    offsets.start..weights.end_of_run(offsets.start..end, most_bytes)
 }
 
 /// All rows of a table, as far as they were packed.
@@ -95,7 +119,10 @@ pub(super) struct Resident {
     num_rows: u64,
     /// A block has two to the power of this many rows.
     shift: u32,
-    row_bytes: u64,
+    sizes: Sizes,
+    /// Rows that were packed here or are being packed, and their bytes.
+    packed_rows: AtomicU64,
+    packed_bytes: AtomicU64,
     entry: Option<Entry>,
     /// Why the entry could not be written to.
     detached: ArcSwapOption<Error>,
@@ -166,21 +193,22 @@ impl Resident {
     pub(super) fn new(
         scan: Arc<dyn Scan>,
         packing: Packing,
-        block_rows: u64,
-        row_bytes: u64,
+        sizes: Sizes,
         entry: Option<Entry>,
         detached: Option<Error>,
     ) -> Self {
         let num_rows = scan.num_rows();
-        let count = usize::try_from(num_rows.div_ceil(block_rows)).unwrap_or(usize::MAX);
+        let count = usize::try_from(num_rows.div_ceil(sizes.block_rows)).unwrap_or(usize::MAX);
         let bits_set = vec![false; packing.num_bits()];
         let blocks = Blocks { all: vec![None; count], bits_set, missing: count };
         Self {
             scan,
             packing,
             num_rows,
-            shift: block_rows.ilog2(),
-            row_bytes,
+            shift: sizes.block_rows.ilog2(),
+            sizes,
+            packed_rows: AtomicU64::new(0),
+            packed_bytes: AtomicU64::new(0),
             entry,
             detached: ArcSwapOption::from(detached.map(Arc::new)),
             blocks: ArcSwap::from_pointee(blocks),
@@ -245,7 +273,7 @@ impl Resident {
             })
         })?;
         if is_new {
-            for _ in 0..threads.clamp(1, filling.num_blocks.max(1)) {
+            for _ in 0..self.threads(threads).clamp(1, filling.num_blocks.max(1)) {
                 let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
                 let counted = Arc::clone(&filling);
                 counted.threads.fetch_add(1, Ordering::Relaxed);
@@ -344,6 +372,21 @@ impl Resident {
         Some(rows)
     }
 
+    /// How many of `threads` may fill blocks at once without taking more than they should.
+    fn threads(&self, threads: usize) -> usize {
+        let Some(limit) = self.limit() else {
+            return threads;
+        };
+        let kept = self.sizes.row_bytes.saturating_mul(self.num_rows);
+        let room = limit.saturating_sub(kept) + UNDER_WAY_BYTES;
+        threads.min(usize::try_from(room / (COPIES * BLOCK_BYTES)).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes of all rows that may be packed, if there is a limit.
+    fn limit(&self) -> Option<u64> {
+        (self.sizes.limits_files || !self.is_shared()).then_some(self.sizes.limit)
+    }
+
     fn rows_of(&self, block: usize) -> Range<u64> {
         let start = (block as u64) << self.shift;
         start..self.num_rows.min(start + (1 << self.shift))
@@ -376,9 +419,7 @@ impl Resident {
             claim.into_iter().for_each(crate::cache::Claim::abandon);
             return Ok(Attempt::Mapped(found));
         }
-        rows.clear();
-        let at_once = scan_rows(self.row_bytes, SCAN_BYTES);
-        if let Err(error) = pack_run(self.scan.as_ref(), &self.packing, wanted, at_once, rows) {
+        if let Err(error) = self.pack(wanted, rows) {
             claim.into_iter().for_each(crate::cache::Claim::abandon);
             return Err(error);
         }
@@ -394,6 +435,43 @@ impl Resident {
             }
             None => Block::in_memory(rows).map(Attempt::Filled),
         }
+    }
+
+    /// Packs the rows of a block, unless all would be more than may be kept.
+    fn pack(&self, wanted: Range<u64>, rows: &mut PackedRows) -> Result<()> {
+        if rows.num_bytes() as u64 > LARGE_BLOCKS * BLOCK_BYTES {
+            // As much will not be wanted again soon.
+            *rows = PackedRows::default();
+        }
+        rows.clear();
+        let count = wanted.end - wanted.start;
+        let heads = count * self.packing.stride() as u64;
+        let expected = heads.max(self.sizes.weights.of_run(wanted.clone()));
+        let packed_rows = self.packed_rows.fetch_add(count, Ordering::Relaxed) + count;
+        let sum = self.packed_bytes.fetch_add(expected, Ordering::Relaxed) + expected;
+        let check = |sum: u64| match self.limit() {
+            Some(limit) if sum > limit => {
+                let all = u128::from(sum) * u128::from(self.num_rows) / u128::from(packed_rows);
+                Err(too_little(limit, u64::try_from(all).unwrap_or(u64::MAX)))
+            }
+            _ => Ok(()),
+        };
+        check(sum)?;
+        rows.reserve(heads, expected - heads)?;
+        let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
+        let mut start = wanted.start;
+        while start < wanted.end {
+            let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
+            start = run.end;
+            for batch in self.scan.scan(run)? {
+                self.packing.pack(&batch, rows)?;
+            }
+            check(sum - expected + rows.num_bytes() as u64)?;
+        }
+        let found = rows.num_bytes() as u64;
+        self.packed_bytes.fetch_add(found, Ordering::Relaxed);
+        self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);
+        Ok(())
     }
 
     fn install(&self, at: usize, block: Block) {

@@ -77,9 +77,23 @@ impl Scratch {
     ///
     /// [`Error::Write`], mostly because the disk is full.
     pub(super) fn append(&self, bytes: &[u8]) -> Result<Extent> {
-        let start = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.file.write_all_at(bytes, start).map_err(|error| failed(&self.folder, &error))?;
-        Ok(Extent { start, len: bytes.len() })
+        self.append_parts(&[bytes])
+    }
+
+    /// Appends parts that lie end to end afterwards. Several threads may.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub(super) fn append_parts(&self, parts: &[&[u8]]) -> Result<Extent> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let start = self.end.fetch_add(len as u64, Ordering::Relaxed);
+        let mut at = start;
+        for part in parts {
+            self.file.write_all_at(part, at).map_err(|error| failed(&self.folder, &error))?;
+            at += part.len() as u64;
+        }
+        Ok(Extent { start, len })
     }
 
     /// Reads an extent into `out`.
@@ -124,12 +138,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(Some(&folder.path().join("made"))).unwrap();
         let extents = [&b"one"[..], b"", b"three"].map(|bytes| scratch.append(bytes).unwrap());
+        let parts = scratch.append_parts(&[b"a", b"", b"bc"]).unwrap();
         let read = |extent: Extent| {
             let mut out = vec![0; extent.len];
             scratch.read(extent, &mut out).unwrap();
             out
         };
         assert_eq!(extents.map(read), [b"one".to_vec(), vec![], b"three".to_vec()]);
+        assert_eq!(read(parts), b"abc");
         assert_eq!(std::fs::read_dir(folder.path().join("made")).unwrap().count(), 0);
     }
 }

@@ -123,7 +123,7 @@ fn a_limit_that_cannot_be_kept_says_which_could() {
     let least: u64 = error.rsplit(' ').next().unwrap().parse().unwrap();
     assert!(error.contains("a memory_limit of 20000 bytes to shuffle"), "{error}");
     assert!(load(least).is_ok());
-    assert!(load(10).unwrap_err().to_string().contains("at least one row"));
+    assert!(load(10).unwrap_err().to_string().contains("a memory_limit of 10 bytes"));
     for memory in [30, 60, 100, 200, 300, 1000] {
         let reader = reader(5, Strategy::External, memory, None);
         let order = Order::all(5).shuffled(1, 0, 1).unwrap().repeat(2).unwrap();
@@ -165,4 +165,144 @@ fn what_was_asked_for_at_random_is_kept_after_a_while() {
     }
     assert!(reader.stats().rows_packed > 4000, "{:?}", reader.stats());
     assert!(reader.take(&[5000, 1]).is_err());
+}
+
+/// Strings of lengths that the files do not tell of, and a number of a row to panic at.
+#[derive(Debug)]
+struct Strings {
+    schema: SchemaRef,
+    lengths: Vec<usize>,
+    weights: Weights,
+    panics_at: Option<u64>,
+    num_read: AtomicU64,
+}
+
+impl Strings {
+    fn new(lengths: Vec<usize>) -> Self {
+        let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Utf8, false)]));
+        let weights = Weights::default();
+        Self { schema, lengths, weights, panics_at: None, num_read: AtomicU64::new(0) }
+    }
+}
+
+impl Scan for Strings {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn num_rows(&self) -> u64 {
+        self.lengths.len() as u64
+    }
+
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        assert!(self.panics_at.is_none_or(|at| !offsets.contains(&at)), "on purpose");
+        self.num_read.fetch_add(offsets.end - offsets.start, Ordering::Relaxed);
+        let row = |at: u64| at.to_string().repeat(self.lengths[usize::try_from(at).unwrap()]);
+        let column: StringArray = offsets.map(|at| Some(row(at))).collect();
+        Ok(vec![RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(column)]).unwrap()])
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Ok(self.weights.clone())
+    }
+}
+
+fn limited(memory: u64) -> Options {
+    Options { memory_limit: Some(memory), threads: Some(2), ..Options::default() }
+}
+
+#[test]
+fn long_rows_are_looked_at_one_by_one() {
+    let choice = |scan: &Strings| {
+        Choice::new(scan, || Ok(Arc::new(scan.weights.clone())), &limited(1 << 20), false).unwrap()
+    };
+    let long = Strings::new(vec![1 << 20; 300]);
+    let choice_of_long = choice(&long);
+    assert_eq!(choice_of_long.strategy, Strategy::Direct);
+    assert!(choice_of_long.row_bytes >= 2 << 20, "{choice_of_long:?}");
+    assert!(long.num_read.load(Ordering::Relaxed) <= 5, "{long:?}");
+    let short = Strings::new(vec![1; 300]);
+    assert!(choice(&short).row_bytes < 32);
+    assert_eq!(short.num_read.load(Ordering::Relaxed), 128);
+    // Long rows that no sample meets, and one that it does.
+    let mut rare = Strings::new(vec![1; 300]);
+    rare.weights = Weights::new([(300, 1 << 20)]);
+    assert_eq!(choice(&rare).row_bytes, 1 << 20);
+    let mut one = Strings::new(vec![1; 129]);
+    one.lengths[64] = 8 << 20;
+    one.weights = Weights::new([(129, 200_000)]);
+    assert_eq!(choice(&one).row_bytes, 200_000);
+}
+
+#[test]
+fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
+    let sizes = |limit| resident::Sizes {
+        row_bytes: 10_000,
+        weights: Arc::default(),
+        block_rows: 16,
+        limit,
+        limits_files: true,
+    };
+    let filled = |limit| {
+        let scan = Arc::new(Strings::new(vec![10_000; 100]));
+        let packing = Packing::new(&scan.schema).unwrap();
+        let rows = Arc::new(resident::Resident::new(scan, packing, sizes(limit), None, None));
+        rows.fill(1).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !rows.is_complete() && rows.failure().is_none() && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        rows
+    };
+    assert!(filled(3 << 20).is_complete());
+    let rows = filled(1 << 20);
+    let failure = rows.failure().unwrap().to_string();
+    assert!(failure.contains("a memory_limit of 1048576 bytes to keep"), "{failure}");
+    assert!((1..=1 << 20).contains(&rows.kept_bytes()), "{}", rows.kept_bytes());
+}
+
+#[test]
+fn a_panic_in_the_first_pass_ends_the_wait_of_others() {
+    let mut scan = Strings::new(vec![1; 100_000]);
+    scan.panics_at = Some(99_000);
+    let order = Order::all(100_000).shuffled(1, 0, 1).unwrap();
+    let sizes = (10, Arc::new(Weights::default()));
+    let pool = Arc::default();
+    let external =
+        external::External::new(Arc::new(scan), order, sizes, &limited(4 << 20), &pool).unwrap();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| external.prepare())).collect();
+        let ends: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
+        assert!(ends.iter().flatten().all(|end| matches!(end, Err(Error::Bug(_)))), "{ends:?}");
+    });
+}
+
+#[test]
+fn long_rows_come_back_from_scratch_files_in_any_order() {
+    let mut lengths: Vec<usize> = (0..3000).map(|row| row % 7).collect();
+    for row in (0..3000).step_by(97) {
+        lengths[row] = 20_000 * (1 + row % 5);
+    }
+    let all = Order::all(3000);
+    let mut by_length: Vec<u64> = (0..3000).collect();
+    by_length.sort_by_key(|&row| lengths[usize::try_from(row).unwrap()]);
+    for order in [all.clone(), all.shuffled(1, 0, 1).unwrap(), Order::listed(by_length)] {
+        let scan = Arc::new(Strings::new(lengths.clone()));
+        let sizes = (100, Arc::new(Weights::new([(1500, 10), (1500, 100_000)])));
+        let pool = Arc::default();
+        let scan_of_rows = Arc::clone(&scan) as Arc<dyn Scan>;
+        let external =
+            external::External::new(scan_of_rows, order.clone(), sizes, &limited(1 << 20), &pool)
+                .unwrap();
+        external.prepare().unwrap();
+        for start in (0..3000).step_by(500) {
+            let found = external.gather(start..start + 500).unwrap();
+            let offsets = order.offsets(start..start + 500).unwrap();
+            let wanted = offsets.into_iter().flat_map(|at| scan.scan(at..at + 1).unwrap());
+            let wanted: Vec<RecordBatch> = wanted.collect();
+            let wanted = arrow_select::concat::concat_batches(&scan.schema, &wanted).unwrap();
+            assert_eq!(found, wanted);
+        }
+    }
 }

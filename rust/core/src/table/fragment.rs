@@ -13,7 +13,7 @@ use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
 use lance_arrow::RecordBatchExt;
 use lance_arrow::json::{convert_lance_json_to_arrow, has_json_fields};
 use lance_core::datatypes::{Field, Schema};
-use lance_encoding::decoder::FilterExpression;
+use lance_encoding::decoder::{FilterExpression, PageInfo};
 use lance_file::reader::ReaderProjection;
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::reader_projection_from_field_ids;
@@ -131,6 +131,17 @@ impl FragmentReader {
         self.files.iter().for_each(|columns| columns.file.forget());
     }
 
+    /// The rows and the bytes of each page of the columns that are read, column by column.
+    pub(crate) fn pages(&self) -> Vec<Vec<(u64, u64)>> {
+        let of_file = |columns: &FileColumns| -> Vec<Vec<(u64, u64)>> {
+            let infos = &columns.file.reader.metadata().column_infos;
+            let known = columns.projection.column_indices.iter();
+            let known = known.filter_map(|&column| infos.get(column as usize));
+            known.map(|info| info.page_infos.iter().map(rows_and_bytes).collect()).collect()
+        };
+        self.files.iter().flat_map(of_file).collect()
+    }
+
     /// Whether reads wait for another machine.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())
@@ -210,6 +221,10 @@ impl Pending<'_> {
             }
         }
     }
+}
+
+fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {
+    (page.num_rows, page.buffer_offsets_and_sizes.iter().map(|(_, bytes)| bytes).sum())
 }
 
 /// Mostly one batch; Lance splits what would overflow 32-bit offsets.

@@ -166,6 +166,12 @@ impl Table {
         files.map(|file| file.file_size_bytes.get().map(u64::from)).sum()
     }
 
+    /// Bytes of the data files of the fragment with this index, or `None` if an old writer did not say.
+    pub(crate) fn bytes_of_fragment(&self, index: usize) -> Option<u64> {
+        let files = self.manifest.fragments[index].files.iter();
+        files.map(|file| file.file_size_bytes.get().map(u64::from)).sum()
+    }
+
     /// A name for its rows and columns that no other table or version has, unless it shows the same:
     /// a hash of the names of its data and deletion files and of its fields.
     pub fn identity(&self) -> String {

@@ -1,0 +1,147 @@
+"""Memory, seen from outside: tables of ragged rows, under every way to read, within what is promised."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+from loads import STRATEGIES
+from programs import PRELUDE, finish, start
+from watching import anonymous
+
+MIB = 1 << 20
+SPARE = 256 * MIB
+
+# The lengths of rows, and the rows of a batch.
+SHAPES = {
+    "all of 8 MB": ([8_000_000] * 60, 1),
+    "all of 3 MB": ([3_000_000] * 150, 4),
+    "one of 200 MB": ([100] * 1000 + [200_000_000] + [100] * 1000, 16),
+    "rare ones of 16 MiB": (([50] * 499 + [16 * MIB]) * 40, 16),
+    "16 MiB, side by side": ([50] * 9000 + [16 * MIB] * 40 + [50] * 9000, 1),
+}
+
+
+def ragged(path, lengths):
+    """A table of rows so long, in one file, whose bytes cannot be compressed."""
+    pool = np.random.default_rng(1).bytes(max(lengths) + 10_000)
+    schema = pa.schema({"id": pa.int64(), "value": pa.large_binary()})
+
+    def batches():
+        start = 0
+        while start < len(lengths):
+            end = start + 1
+            while end < len(lengths) and sum(lengths[start : end + 1]) < 8 * MIB:
+                end += 1
+            values = [pool[at % 9973 :][:n] for at, n in enumerate(lengths[start:end])]
+            columns = [pa.array(range(start, end)), pa.array(values, pa.large_binary())]
+            yield pa.record_batch(columns, schema=schema)
+            start = end
+
+    lance.write_dataset(batches(), path, schema=schema, max_bytes_per_file=1 << 40)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def table(request, tmp_path_factory):
+    lengths, batch_size = SHAPES[request.param]
+    folder = tmp_path_factory.mktemp("memory")
+    ragged(folder / "t.lance", lengths)
+    yield folder, lengths, batch_size
+    for file in folder.rglob("*.lance"):
+        if file.is_file():
+            file.unlink()
+
+
+READS = """
+import resource
+
+strategies, batch_size, limit, room = sys.argv[3].split(","), *map(int, sys.argv[4:7])
+next(iter(ll.open(pa.table({"id": range(99)})).loader(9)))
+print("ready", flush=True)
+assert soon(lambda: os.path.exists(folder + "/go"))
+if room:
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+ends = {}
+for read in strategies:
+    try:
+        perm = ll.open(path).with_read(read, memory_limit=limit or None, cache_dir="")
+        perm.shuffle(1).explain()
+        rows = 0
+        for batch in perm.loader(batch_size, shuffle=True, seed=1, format="arrow"):
+            rows += batch.num_rows
+            for id, value in zip(batch["id"].to_pylist(), batch["value"]):
+                last = id, len(value.as_buffer())
+        ends[read] = rows
+    except (ValueError, MemoryError, OSError) as error:
+        ends[read] = f"{type(error).__name__}: {error}"
+    batch = value = perm = None
+done(**ends)
+"""
+
+
+def outcome(folder, strategies, batch_size, limit, room=0):
+    """What each way to read ends with, and the most memory of its own that the process had."""
+    (folder / "go").unlink(missing_ok=True)
+    arguments = ",".join(strategies), batch_size, limit, room
+    process = start(PRELUDE + READS, folder, "", *map(str, arguments))
+    assert process.stdout.readline() == "ready\n"
+    baseline = anonymous(process.pid)
+    peak, is_over = [baseline], threading.Event()
+
+    def watch():
+        while not is_over.is_set():
+            peak.append(max(peak.pop(), anonymous(process.pid)))
+            time.sleep(0.003)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    (folder / "go").touch()
+    try:
+        return finish(process), peak[0] - baseline
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("limit", [MIB, 64 * MIB])
+def test_memory_stays_within_what_is_promised(table, limit):
+    folder, lengths, batch_size = table
+    for strategies in (["resident", "external"], ["direct", "auto"]):
+        found, peak = outcome(folder, strategies, batch_size, limit)
+        for read, end in found.items():
+            is_refused = read in ("resident", "external") and "memory_limit" in str(end)
+            assert is_refused or end == len(lengths), (read, end)
+        assert peak <= limit + SPARE + 3 * max(lengths), (found, peak / MIB)
+
+
+@pytest.mark.slow
+def test_a_limit_that_a_refusal_names_would_do(table):
+    folder, lengths, batch_size = table
+    for read in ("resident", "external"):
+        found, _ = outcome(folder, [read], batch_size, MIB)
+        if found[read] == len(lengths):
+            continue
+        limit = int(found[read].partition("at least ")[2].split(",")[0])
+        found, peak = outcome(folder, [read], batch_size, limit)
+        assert found[read] == len(lengths), found
+        assert peak <= limit + SPARE + 3 * max(lengths), peak / MIB
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("room", [100 * MIB, 400 * MIB, 1200 * MIB])
+def test_a_process_without_room_gets_an_error(table, room):
+    """And is not ended."""
+    folder, lengths, batch_size = table
+    for read in STRATEGIES:
+        found, _ = outcome(folder, [read], batch_size, 0, room)
+        end = found[read]
+        assert end == len(lengths) or end.startswith(("MemoryError", "OSError")), found
