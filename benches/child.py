@@ -124,6 +124,13 @@ def dataset_of(who: str, table: Any) -> Any:
     return perm.with_read("resident").with_format("arrow")
 
 
+def first(table: Any, **arguments: Any) -> None:
+    """Open a table and read a batch, then more: ``wide.py`` says how."""
+    import wide
+
+    wide.first(table, say, sys.stdin.readline, **arguments)
+
+
 def peer(table: Any, what: str, arm: dict[str, Any], **arguments: Any) -> None:
     """Run an arm of ``arms.py``: ``peering.py`` says how."""
     import peering
@@ -140,7 +147,8 @@ def main() -> None:
     if described["columns"] is not None:
         described["columns"] = tuple(described["columns"])
     table = BenchTable(**described)
-    {"scan": scan, "load": load, "work": work, "peer": peer}[job](table, **arguments)
+    jobs = {"scan": scan, "load": load, "work": work, "first": first, "peer": peer}
+    jobs[job](table, **arguments)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import machine
 import orders
 import peers
 import races
+import wide
 import workers
 from epochs import COLD, EXTERNAL, run_cold, run_external
 from measure import Failure, Measured, Sample, check_equal, failure, run_race
@@ -47,6 +48,7 @@ EXPERIMENTS = (
     EXTERNAL,
     workers.WORKERS,
     orders.ORDERS,
+    wide.WIDE,
     TABLES,
     against.PEERS,
     PACKING,
@@ -99,6 +101,7 @@ class Bench:
             EXTERNAL: self.run_external,
             workers.WORKERS: self.run_workers,
             orders.ORDERS: self.run_orders,
+            wide.WIDE: self.run_wide,
         }
         for name in sorted(self.options.only, key=EXPERIMENTS.index):
             self.begin()
@@ -198,6 +201,15 @@ class Bench:
     def run_orders(self) -> None:
         quick, rounds = self.options.quick, self.options.rounds
         found = orders.run_orders(rounds, self.step, quick=quick)
+        self.measured.extend(found[0])
+        self.failures.extend(found[1])
+
+    def run_wide(self) -> None:
+        options = self.options
+        seconds = options.seconds * CURVE_SHARE
+        found = wide.run_wide(
+            options.folder, options.rounds, seconds, self.step, quick=options.quick
+        )
         self.measured.extend(found[0])
         self.failures.extend(found[1])
 

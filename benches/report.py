@@ -25,6 +25,7 @@ from results import Results, ratio
 from standings import Standings, matrix_rows, resume_rows
 from standings import race_rows as peer_rows
 from targets import PACKING, Verdict, verdicts
+from wide import COLUMNS, FRAGMENTS
 from workers import WORKERS
 
 HERE = Path(__file__).parent
@@ -75,6 +76,24 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         [
             ("tokens/s", "tokens_per_s", 1, ",.0f"),
             ("fill, %", "fill", 100, ".1f"),
+        ],
+    ),
+    COLUMNS: (
+        "Batches of 32 rows by columns",
+        [
+            ("rows/s", "rows_per_s", 1, ",.0f"),
+            ("CPU of a batch, µs", "process_s_per_batch", 1e6, ",.0f"),
+            ("ms to first batch", "first_batch_s", 1e3, ",.1f"),
+        ],
+    ),
+    FRAGMENTS: (
+        "Opening, and 500 batches of 32 rows at random, by fragments",
+        [
+            ("ms to first batch", "first_batch_s", 1e3, ",.1f"),
+            ("MiB then", "first_bytes", MIB_OF, ",.0f"),
+            ("ms a batch, later", "later_batch_s", 1e3, ",.2f"),
+            ("MiB later", "later_bytes", MIB_OF, ",.0f"),
+            ("anonymous", "later_anonymous_bytes", MIB_OF, ",.0f"),
         ],
     ),
     ORDERS: (

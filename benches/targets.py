@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import wide
 from arms import OURS as OURS_LIBRARY
 from contenders import (
     ARROW,
@@ -73,6 +74,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield from whole_epochs(results)
     yield from other_tables(results)
     yield from orders(results)
+    yield from shapes(results)
     yield from workers(results)
     yield from peers(results)
     yield from packing(results)
@@ -205,6 +207,40 @@ def orders(results: Results) -> Iterator[Verdict]:
     ):
         found = times(results.figure(ORDERS, kept, name), 1e-6)
         yield Verdict("filter of 100 M rows", what, found, AT_LEAST, 50, "M")
+
+
+def shapes(results: Results) -> Iterator[Verdict]:
+    target = "wide and fragmented tables"
+
+    def cpu(width: int, selected: str, arm: str) -> float | None:
+        case = wide.case_of_columns(width, selected, arm)
+        return results.figure(wide.COLUMNS, case, "process_s_per_batch")
+
+    few, many = wide.WIDTHS[-2:]
+    for arm in (wide.LOADER, wide.DIRECT):
+        grown = ratio(cpu(many, wide.ALL, arm), cpu(few, wide.ALL, arm))
+        what = f"{arm}: CPU of {many:,} columns, x that of {few:,}"
+        yield Verdict(target, what, grown, AT_MOST, 1.2 * many / few)
+        grown = ratio(cpu(many, wide.ONE, arm), cpu(wide.WIDTHS[0], wide.ONE, arm))
+        what = (
+            f"{arm}: CPU of one of {many:,} columns, x that of one of {wide.WIDTHS[0]}"
+        )
+        yield Verdict(target, what, grown, AT_MOST, 1.2)
+
+    def figure(count: int, arm: str, name: str) -> float | None:
+        return results.figure(wide.FRAGMENTS, wide.case_of_fragments(count, arm), name)
+
+    for count in wide.NUM_FRAGMENTS:
+        own, theirs = (
+            figure(count, arm, "first_batch_s") for arm in (wide.OUR_TAKE, wide.TAKE)
+        )
+        what = f"{count:,} fragments: time to the first batch, x pylance take"
+        yield Verdict(target, what, ratio(own, theirs), AT_MOST, 1.2)
+    few, many = wide.NUM_FRAGMENTS[-2:]
+    most, least = (figure(count, wide.OUR_TAKE, "later_bytes") for count in (many, few))
+    grown = None if most is None or least is None else (most - least) / MIB
+    what = f"memory of {many:,} fragments, beyond that of {few:,}"
+    yield Verdict(target, what, grown, AT_MOST, 128, "MiB")
 
 
 def workers(results: Results) -> Iterator[Verdict]:

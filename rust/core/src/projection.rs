@@ -4,8 +4,10 @@
 //! three columns every table has: `_rowid`, `_rowaddr` and `_rowoffset`. They come out in the order
 //! asked for, under the names asked for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, make_array};
@@ -26,6 +28,17 @@ pub const ROW_OFFSET: &str = "_rowoffset";
 pub struct Projection {
     outputs: Vec<Source>,
     schema: SchemaRef,
+    /// Where the outputs are in what was read last: mostly, all that a reader reads has one schema.
+    places: Arc<ArcSwapOption<Places>>,
+}
+
+/// Where outputs are in batches of one schema.
+#[derive(Debug)]
+struct Places {
+    read: SchemaRef,
+    /// For each output the index of its column, and those of the fields inside it; nothing if it is
+    /// not there.
+    indexes: Vec<Vec<usize>>,
 }
 
 /// Where one output column comes from.
@@ -53,13 +66,14 @@ impl Projection {
     ) -> Result<Self> {
         let mut outputs = Vec::new();
         let mut fields = Vec::new();
+        let known = by_name(table);
         for (name, source) in columns {
-            let (source, field) = resolve(table, source)?;
+            let (source, field) = resolve(table, &known, source)?;
             outputs.push(source);
             fields.push(field.with_name(name));
         }
         let schema = Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()));
-        Ok(Self { outputs, schema })
+        Ok(Self { outputs, schema, places: Arc::default() })
     }
 
     /// The schema of the batches that come out.
@@ -139,12 +153,32 @@ impl Projection {
         read: &RecordBatch,
         mut rows: impl FnMut(&Source) -> Result<ArrayRef>,
     ) -> Result<RecordBatch> {
-        let column = |source: &Source| match source {
-            Source::Column(path) => extract(read, path),
+        let places = self.places(read.schema_ref());
+        let column = |(source, place): (&Source, &Vec<usize>)| match source {
+            Source::Column(path) => extract(read, path, place),
             system => rows(system),
         };
-        let columns = self.outputs.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let outputs = self.outputs.iter().zip(&places.indexes);
+        let columns = outputs.map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&self.schema), columns, read.num_rows())
+    }
+
+    /// Where the outputs are in batches of this schema.
+    fn places(&self, read: &SchemaRef) -> Arc<Places> {
+        if let Some(places) = self.places.load_full()
+            && Arc::ptr_eq(&places.read, read)
+        {
+            return places;
+        }
+        let known = by_name(read);
+        let indexes = |source: &Source| match source {
+            Source::Column(path) => indexes(read, &known, path).unwrap_or_default(),
+            Source::RowId | Source::RowAddress | Source::RowOffset => Vec::new(),
+        };
+        let indexes = self.outputs.iter().map(indexes).collect();
+        let places = Arc::new(Places { read: Arc::clone(read), indexes });
+        self.places.store(Some(Arc::clone(&places)));
+        places
     }
 }
 
@@ -175,9 +209,31 @@ fn says_which_row(source: &Source) -> bool {
     }
 }
 
-fn resolve(table: &Schema, name: &str) -> Result<(Source, Field)> {
-    if let Ok(field) = table.field_with_name(name) {
-        return Ok((Source::Column(vec![name.to_string()]), field.clone()));
+/// The index of each column; of the first one if several have a name.
+pub(crate) fn by_name(schema: &Schema) -> HashMap<&str, usize> {
+    let fields = schema.fields().iter().enumerate().rev();
+    fields.map(|(at, field)| (field.name().as_str(), at)).collect()
+}
+
+/// The index of a column, and of each field on the way inside it; `None` if it is not there.
+fn indexes(read: &Schema, known: &HashMap<&str, usize>, path: &[String]) -> Option<Vec<usize>> {
+    let top = *known.get(path.first()?.as_str())?;
+    let mut found = vec![top];
+    let mut data_type = read.field(top).data_type();
+    for name in &path[1..] {
+        let DataType::Struct(fields) = data_type else {
+            return None;
+        };
+        let (at, field) = fields.find(name)?;
+        found.push(at);
+        data_type = field.data_type();
+    }
+    Some(found)
+}
+
+fn resolve(table: &Schema, known: &HashMap<&str, usize>, name: &str) -> Result<(Source, Field)> {
+    if let Some(&at) = known.get(name) {
+        return Ok((Source::Column(vec![name.to_string()]), table.field(at).clone()));
     }
     let system = |source| Ok((source, Field::new(name, DataType::UInt64, true)));
     match name {
@@ -223,12 +279,14 @@ fn nested(table: &Schema, name: &str) -> Option<(Source, Field)> {
     }
 }
 
-fn extract(read: &RecordBatch, path: &[String]) -> Result<ArrayRef> {
+/// The column at `path`, which is at `place` in what was read.
+fn extract(read: &RecordBatch, path: &[String], place: &[usize]) -> Result<ArrayRef> {
     let missing = || Error::Bug(format!("column {} was not read", path.join(".")));
-    let mut column = Arc::clone(read.column_by_name(&path[0]).ok_or_else(missing)?);
-    for name in &path[1..] {
+    let (&top, inside) = place.split_first().ok_or_else(missing)?;
+    let mut column = Arc::clone(read.column(top));
+    for &at in inside {
         let parent = column.as_struct_opt().ok_or_else(missing)?;
-        let child = parent.column_by_name(name).ok_or_else(missing)?;
+        let child = parent.column(at);
         column = match parent.nulls().filter(|nulls| nulls.null_count() > 0) {
             Some(outer) => with_nulls(child, outer)?,
             None => Arc::clone(child),
@@ -360,6 +418,31 @@ mod tests {
             &Int32Array::from(vec![Some(1), None, Some(3)])
         );
         assert_eq!(batch.num_rows(), 3);
+    }
+
+    #[test]
+    fn columns_are_found_in_batches_of_several_schemas() {
+        let projection = Projection::new(&table(), [("a", "id"), ("b", "top.dotted")]).unwrap();
+        let batch = |names: &[&str]| {
+            let fields = names.iter().map(|name| Field::new(*name, DataType::Int32, true));
+            let values = |(_, at): (&&str, i32)| Arc::new(Int32Array::from(vec![at])) as ArrayRef;
+            let columns = names.iter().zip(0..).map(values).collect();
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            RecordBatch::try_new(schema, columns).unwrap()
+        };
+        let values = |read: &RecordBatch| {
+            let found = projection.assemble(read, |_| unreachable!()).unwrap();
+            let value =
+                |column: &ArrayRef| column.as_primitive::<arrow_array::types::Int32Type>().value(0);
+            found.columns().iter().map(value).collect::<Vec<_>>()
+        };
+        let (one, other) = (batch(&["id", "top.dotted"]), batch(&["top.dotted", "x", "id", "id"]));
+        for _ in 0..2 {
+            assert_eq!(values(&one), [0, 1]);
+            assert_eq!(values(&other), [2, 0]);
+        }
+        let error = projection.assemble(&batch(&["id"]), |_| unreachable!()).unwrap_err();
+        assert_eq!(error.to_string().matches("top.dotted was not read").count(), 1, "{error}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Reads the data files of a Lance table, a window of offsets at a time.
 //!
-//! Nothing is kept between windows but open files and their page indexes. Local files are decoded on
-//! the caller's thread, straight from their mapping; for remote files all requests of a window are
-//! under way before the first one is decoded, and the caller's thread only waits, so that it can be
-//! interrupted.
+//! Nothing is kept between windows but open files and where their columns are, and of these no more
+//! than the limits of a process. Local files are decoded on the caller's thread, straight from their
+//! mapping; for remote files all requests of a window are under way before the first one is decoded,
+//! and the caller's thread only waits, so that it can be interrupted.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
-use crate::runtime::{self, PerProcess, lock};
+use crate::runtime;
 use crate::stages::{Stage, measure};
-use crate::table::{Columns, FragmentReader, Pending, Table};
+use crate::table::{self, Columns, FragmentReader, Pending, Table};
 
 /// Fragments that are asked how long their rows are, at most: each may have to be opened.
 const LOOKED_AT: usize = 8;
@@ -31,16 +31,12 @@ pub(super) struct Direct {
     table: Arc<Table>,
     projection: Projection,
     columns: Columns,
-    fragments: PerProcess<Fragments>,
 }
-
-/// The fragment readers that one process has opened, by index.
-type Fragments = Mutex<Vec<Option<Arc<FragmentReader>>>>;
 
 impl Direct {
     pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
         let columns = table.columns(&projection)?;
-        Ok(Self { table, projection, columns, fragments: PerProcess::new() })
+        Ok(Self { table, projection, columns })
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
@@ -90,33 +86,28 @@ impl Direct {
 
     /// The blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
-        let open = |read: &Read| self.fragment(read.fragment);
-        let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let is_remote = readers.iter().any(|reader| reader.is_remote());
-        let work = move || {
-            let pairs = || readers.iter().zip(&reads);
-            let blocks: Vec<RecordBatch> = if is_remote {
-                // Every request is sent before the first answer is waited for.
-                let pending = pairs().map(request).collect::<Result<Vec<_>>>()?;
-                pending.into_iter().map(Pending::decode).collect::<Result<_>>()?
-            } else {
-                pairs().map(|pair| request(pair)?.decode()).collect::<Result<_>>()?
-            };
-            let are_owned = readers.iter().zip(&blocks).all(|(reader, block)| reader.owns(block));
-            Ok((blocks, are_owned))
-        };
-        if is_remote { runtime::blocking(work) } else { work() }
-    }
-
-    fn fragment(&self, index: usize) -> Result<Arc<FragmentReader>> {
-        let fragments = self
-            .fragments
-            .get_or_make(|| Ok(Mutex::new(vec![None; self.table.layout().fragments().len()])))?;
-        if let Some(reader) = &lock(&fragments)[index] {
-            return Ok(Arc::clone(reader));
+        let mut blocks = vec![None; reads.len()];
+        let mut are_owned = true;
+        let mut remote = Vec::new();
+        // Mapped files one by one: there may be more of them than a process can have open.
+        for (at, read) in reads.into_iter().enumerate() {
+            let reader = self.table.fragment(read.fragment, &self.columns)?;
+            if reader.is_remote() {
+                remote.push((at, reader, read));
+                continue;
+            }
+            let block = request(&reader, &read)?.decode()?;
+            are_owned &= reader.owns(&block);
+            blocks[at] = Some(block);
         }
-        let reader = Arc::new(self.table.fragment(index, &self.columns)?);
-        Ok(Arc::clone(lock(&fragments)[index].get_or_insert(reader)))
+        if !remote.is_empty() {
+            for (at, block, is_owned) in runtime::blocking(|| decode_all(remote))? {
+                are_owned &= is_owned;
+                blocks[at] = Some(block);
+            }
+        }
+        let all: Option<Vec<_>> = blocks.into_iter().collect();
+        Ok((all.ok_or_else(|| Error::Bug("a block was not read".into()))?, are_owned))
     }
 }
 
@@ -184,12 +175,7 @@ impl Scan for Direct {
     }
 
     fn forget(&self) {
-        let open = self.fragments.get_or_make(|| Err(Error::Bug("nothing is open".into())));
-        let Ok(fragments) = open else {
-            return;
-        };
-        let readers = lock(&fragments).clone();
-        readers.iter().flatten().for_each(|reader| reader.forget());
+        table::forget_touched();
     }
 }
 
@@ -215,7 +201,21 @@ fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
     is_run.then(|| first..last + 1)
 }
 
-fn request<'a>((reader, read): (&'a Arc<FragmentReader>, &Read)) -> Result<Pending<'a>> {
+fn request<'a>(reader: &'a FragmentReader, read: &Read) -> Result<Pending<'a>> {
     crate::interrupt::check()?;
     reader.request(&read.places, read.num_rows)
+}
+
+/// Every request is sent before the first answer is waited for.
+fn decode_all(
+    reads: Vec<(usize, FragmentReader, Read)>,
+) -> Result<Vec<(usize, RecordBatch, bool)>> {
+    let pending = reads.iter().map(|(_, reader, read)| request(reader, read));
+    let pending = pending.collect::<Result<Vec<_>>>()?;
+    let decode = |((at, reader, _), pending): (&(usize, FragmentReader, Read), Pending<'_>)| {
+        let block = pending.decode()?;
+        let is_owned = reader.owns(&block);
+        Ok((*at, block, is_owned))
+    };
+    reads.iter().zip(pending).map(decode).collect()
 }

@@ -12,7 +12,7 @@ use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, num_bytes};
 use crate::plan::Rows;
-use crate::projection::{Projection, Source, batch};
+use crate::projection::{Projection, Source, batch, by_name};
 
 /// Record batches, and the row id of each row if they came from a table.
 #[derive(Debug)]
@@ -138,14 +138,14 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new(table: &Arc<MemoryTable>, projection: Projection) -> Result<Self> {
+        let known = by_name(&table.schema);
         let mut columns: Vec<usize> = Vec::new();
         for path in projection.paths() {
-            let found = table.schema.index_of(&path[0]);
-            let at = found.map_err(|_| Error::Bug(format!("column {} is not there", path[0])))?;
-            if !columns.contains(&at) {
-                columns.push(at);
-            }
+            let missing = || Error::Bug(format!("column {} is not there", path[0]));
+            columns.push(*known.get(path[0].as_str()).ok_or_else(missing)?);
         }
+        // Paths are sorted: those into one column follow each other.
+        columns.dedup();
         let project = |error| Error::Bug(format!("columns of a batch: {error}"));
         let schema = Arc::new(table.schema.project(&columns).map_err(project)?);
         let keep = |whole: &RecordBatch| {

@@ -22,7 +22,7 @@ use crate::interrupt;
 use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
-use crate::projection::Projection;
+use crate::projection::{Projection, by_name};
 use crate::runtime::{PerProcess, lock};
 use crate::stages::{Stage, measure};
 use crate::table::Table;
@@ -84,8 +84,8 @@ impl PackedReader {
         let packed = resident.packing().schema();
         let schema = packed.project(&wanted).map_err(|error| Error::Bug(error.to_string()))?;
         let matrix = base.projection().columns().and_then(|names| {
-            let number = |name: &str| packed.index_of(name).ok();
-            names.into_iter().map(number).collect()
+            let known = by_name(packed);
+            names.into_iter().map(|name| known.get(name).copied()).collect()
         });
         Ok(Self {
             resident,
@@ -343,8 +343,10 @@ fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
 
 /// The numbers of the columns of `packed` that `wanted` names.
 fn numbers_of(packed: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<usize>> {
+    let known = by_name(packed);
     let number = |field: &Arc<Field>| {
-        packed.index_of(field.name()).map_err(|error| Error::Bug(error.to_string()))
+        let missing = || Error::Bug(format!("column {} is not packed", field.name()));
+        known.get(field.name().as_str()).copied().ok_or_else(missing)
     };
     wanted.fields().iter().map(number).collect()
 }

@@ -4,49 +4,85 @@
 //! is in none of them is null; the fields of one struct may be spread over files. The rules are those
 //! of Lance's own `FragmentReader`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchReader, new_null_array};
+use arrow_array::{
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, RecordBatchReader, new_null_array,
+};
 use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
 use lance_arrow::RecordBatchExt;
 use lance_arrow::json::{convert_lance_json_to_arrow, has_json_fields};
 use lance_core::datatypes::{Field, Schema};
-use lance_encoding::decoder::{FilterExpression, PageInfo};
-use lance_file::reader::ReaderProjection;
+use lance_encoding::decoder::{
+    DecoderConfig, DecoderPlugins, FilterExpression, PageInfo, RequestedRows,
+    SchedulerDecoderConfig,
+    schedule_and_decode_blocking,
+};
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::reader_projection_from_field_ids;
-use lance_io::ReadBatchParams;
-use lance_table::format::Fragment;
+use lance_table::format::{DataFile as DataFileOf, Fragment};
 
-use super::Columns;
 use super::blobs::{BlobHome, load, with_binary, with_descriptors};
+use super::footer::Run;
 use super::guard::guard;
+use super::held::Metadata;
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
 use crate::runtime;
 
-/// Reads chosen columns of one fragment.
+/// How columns lie in the files of each fragment. Most fragments of a table are alike.
 #[derive(Debug)]
-pub(crate) struct FragmentReader {
-    storage: Arc<Storage>,
-    files: Vec<FileColumns>,
+pub(super) struct Shapes {
+    all: Vec<Arc<Shape>>,
+    /// Which of them each fragment has.
+    of: Vec<usize>,
+}
+
+/// How columns lie in the files of a fragment.
+#[derive(Debug)]
+pub(super) struct Shape {
+    files: Vec<FileShape>,
     /// Columns that lie in no file, as nullable fields.
     absent: Option<SchemaRef>,
     /// Of the columns as they are stored.
     schema: SchemaRef,
+    /// Where each column comes from: the file, or one more for absent columns, and the column there.
+    /// A struct may come from several.
+    origins: Vec<Vec<(usize, usize)>>,
     has_json: bool,
 }
 
 /// The columns to read from one file.
 #[derive(Debug)]
-struct FileColumns {
-    file: Arc<DataFile>,
-    projection: ReaderProjection,
+struct FileShape {
+    /// The index of the file in the fragment.
+    index: usize,
     /// The columns as the table knows them.
     fields: Schema,
+    /// The same as they are decoded.
+    stored: Arc<Schema>,
+    /// The columns of the file whose metadata is needed.
+    columns: Arc<[Run]>,
+    /// Where among these each column of `stored` begins.
+    starts: Vec<u32>,
+}
+
+/// Reads chosen columns of one fragment.
+#[derive(Debug)]
+pub(crate) struct FragmentReader {
+    storage: Arc<Storage>,
+    shape: Arc<Shape>,
+    files: Vec<FileColumns>,
+}
+
+/// A file of a fragment, and where its columns are in it.
+#[derive(Debug)]
+struct FileColumns {
+    file: Arc<DataFile>,
+    metadata: Metadata,
     home: BlobHome,
 }
 
@@ -57,21 +93,57 @@ pub(crate) struct Pending<'a> {
     num_rows: usize,
 }
 
-impl FragmentReader {
-    /// A reader for `columns` of a table with this schema.
+impl Shapes {
+    /// The shapes of `fragments` for the columns of `schema`, of a table with this schema.
     ///
-    /// Opens the files that hold some of them; their footers are read on first use.
-    pub(super) fn open(
-        storage: &Arc<Storage>,
-        fragment: &Fragment,
-        table: &Schema,
-        columns: &Columns,
-    ) -> Result<Self> {
-        let schema = &columns.fields;
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if a column is stored in a way this reader does not read.
+    pub(super) fn new(fragments: &[Fragment], table: &Schema, schema: &Schema) -> Result<Self> {
+        let key = |fragment: &Fragment| -> Vec<_> {
+            let files = fragment.files.iter();
+            files
+                .map(|file| {
+                    let version = (file.file_major_version, file.file_minor_version);
+                    (Arc::clone(&file.fields), Arc::clone(&file.column_indices), version)
+                })
+                .collect()
+        };
+        let (mut all, mut of) = (Vec::new(), Vec::with_capacity(fragments.len()));
+        let mut known = HashMap::new();
+        let mut last = None;
+        for fragment in fragments {
+            let key = key(fragment);
+            // Arrays that are the same one are equal at once.
+            let at = match last.as_ref().filter(|(last, _)| *last == key) {
+                Some((_, at)) => *at,
+                None => match known.get(&key) {
+                    Some(&at) => at,
+                    None => {
+                        all.push(Arc::new(Shape::new(fragment, table, schema)?));
+                        known.insert(key.clone(), all.len() - 1);
+                        all.len() - 1
+                    }
+                },
+            };
+            of.push(at);
+            last = Some((key, at));
+        }
+        Ok(Self { all, of })
+    }
+
+    /// The shape of the fragment with this index.
+    pub(super) fn of(&self, fragment: usize) -> &Arc<Shape> {
+        &self.all[self.of[fragment]]
+    }
+}
+
+impl Shape {
+    fn new(fragment: &Fragment, table: &Schema, schema: &Schema) -> Result<Self> {
         let wanted = wanted_ids(table, schema);
         let mut files = Vec::new();
         let mut found = HashSet::new();
-        for data_file in &fragment.files {
+        for (index, data_file) in fragment.files.iter().enumerate() {
             if !data_file.fields.iter().any(|id| wanted.contains(id)) {
                 continue;
             }
@@ -101,10 +173,9 @@ impl FragmentReader {
             let stored = with_descriptors(&in_file);
             let projection = reader_projection_from_field_ids(version, &stored, &column_of)
                 .map_err(|e| lance(&e))?;
-            let file =
-                storage.file(data_file.base_id, &data_file.path, &data_file.file_size_bytes)?;
-            let home = BlobHome { base: data_file.base_id, name: data_file.path.clone() };
-            files.push(FileColumns { file, projection, fields: in_file, home });
+            let (columns, starts) = runs(&projection.column_indices, data_file)?;
+            let (fields, stored) = (in_file, projection.schema);
+            files.push(FileShape { index, fields, stored, columns: columns.into(), starts });
         }
         let missing: Vec<i32> =
             schema.field_ids().into_iter().filter(|id| !found.contains(id)).collect();
@@ -115,7 +186,31 @@ impl FragmentReader {
         });
         let schema = Arc::new(with_binary(schema));
         let has_json = schema.fields().iter().any(|field| has_json_fields(field));
-        Ok(Self { storage: Arc::clone(storage), files, absent, schema, has_json })
+        let origins = origins(&schema, &files, absent.as_ref());
+        Ok(Self { files, absent, schema, origins, has_json })
+    }
+}
+
+impl FragmentReader {
+    /// A reader for the fragment with this index.
+    ///
+    /// Opens the files that hold some of the columns of `shape`, and reads where these are in them.
+    pub(super) fn open(
+        storage: &Arc<Storage>,
+        index: usize,
+        fragment: &Fragment,
+        shape: &Arc<Shape>,
+    ) -> Result<Self> {
+        let open = |part: &FileShape| {
+            let DataFileOf { path, base_id, file_size_bytes, .. } = &fragment.files[part.index];
+            let key = storage.key(index, part.index);
+            let file = storage.file(&key, *base_id, path, file_size_bytes)?;
+            let metadata = storage.metadata(&key, &file, &part.columns)?;
+            let home = BlobHome { base: *base_id, name: path.clone() };
+            Ok(FileColumns { file, metadata, home })
+        };
+        let files = shape.files.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { storage: Arc::clone(storage), shape: Arc::clone(shape), files })
     }
 
     /// Whether a block has buffers of its own, none of them a part of a mapped file.
@@ -126,23 +221,13 @@ impl FragmentReader {
         })
     }
 
-    /// Gives the memory back that mapped files take in this process.
-    pub(crate) fn forget(&self) {
-        self.files.iter().for_each(|columns| columns.file.forget());
-    }
-
     /// The rows and the bytes of each page of the columns that are read, column by column.
     pub(crate) fn pages(&self) -> Vec<Vec<(u64, u64)>> {
-        let of_file = |columns: &FileColumns| -> Vec<Vec<(u64, u64)>> {
-            let infos = &columns.file.reader.metadata().column_infos;
-            let known = columns.projection.column_indices.iter();
-            let known = known.filter_map(|&column| infos.get(column as usize));
-            known.map(|info| info.page_infos.iter().map(rows_and_bytes).collect()).collect()
-        };
-        self.files.iter().flat_map(of_file).collect()
+        let columns = self.files.iter().flat_map(|columns| columns.metadata.iter());
+        columns.map(|info| info.page_infos.iter().map(rows_and_bytes).collect()).collect()
     }
 
-    /// Whether reads wait for another machine.
+    /// Whether reads wait, for another machine or a disk.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())
     }
@@ -151,7 +236,7 @@ impl FragmentReader {
     ///
     /// For remote files all requests are under way when this returns.
     pub(crate) fn request(&self, places: &[Range<u32>], num_rows: usize) -> Result<Pending<'_>> {
-        let ranges: Arc<[Range<u64>]> =
+        let ranges: Vec<Range<u64>> =
             places.iter().map(|range| range.start.into()..range.end.into()).collect();
         let batch_size = u32::try_from(num_rows).map_err(|_| {
             Error::invalid(format!("{num_rows} rows of one fragment at once"), "fewer than 2^32")
@@ -159,19 +244,32 @@ impl FragmentReader {
         // Some decoders of file version 2.0 start tasks.
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let open = |columns: &FileColumns| {
-            columns.file.check()?;
-            let params = ReadBatchParams::Ranges(Arc::clone(&ranges));
-            let projection = Some(columns.projection.clone());
-            let filter = FilterExpression::no_filter();
-            let reader = &columns.file.reader;
-            guard(&columns.file.path, || {
-                reader
-                    .read_stream_projected_blocking(params, batch_size, projection, filter)
-                    .map_err(|error| Error::lance(&columns.file.path, &error))
+        let open = |(columns, part): (&FileColumns, &FileShape)| {
+            let file = &columns.file;
+            file.check()?;
+            let config = SchedulerDecoderConfig {
+                decoder_plugins: Arc::<DecoderPlugins>::default(),
+                batch_size,
+                io: Arc::clone(&file.io),
+                cache: Arc::clone(&file.pages),
+                decoder_config: DecoderConfig::default(),
+                batch_size_bytes: None,
+            };
+            guard(&file.path, || {
+                // Not by Lance's reader of files, which looks at all columns of the file each time.
+                schedule_and_decode_blocking(
+                    columns.metadata.to_vec(),
+                    RequestedRows::Ranges(ranges.clone()),
+                    FilterExpression::no_filter(),
+                    part.starts.clone(),
+                    Arc::clone(&part.stored),
+                    config,
+                )
+                .map_err(|error| Error::lance(&file.path, &error))
             })
         };
-        let streams = self.files.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let files = self.files.iter().zip(&self.shape.files);
+        let streams = files.map(open).collect::<Result<Vec<_>>>()?;
         Ok(Pending { reader: self, streams, num_rows })
     }
 }
@@ -183,44 +281,112 @@ impl Pending<'_> {
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
         let Self { reader, streams, num_rows } = self;
+        let shape = &reader.shape;
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let mut merged: Option<RecordBatch> = None;
-        let mut merge = |part: RecordBatch| -> Result<()> {
-            merged = Some(match merged.take() {
-                None => part,
-                Some(whole) => whole.merge(&part).map_err(|e| Error::arrow("a data file", &e))?,
-            });
-            Ok(())
-        };
-        for (stream, columns) in streams.into_iter().zip(&reader.files) {
+        let mut parts = Vec::with_capacity(streams.len() + 1);
+        for ((stream, columns), part) in streams.into_iter().zip(&reader.files).zip(&shape.files) {
             let path = &columns.file.path;
-            let part = guard(path, || collect(stream, path))?;
-            if part.num_rows() != num_rows {
+            let read = guard(path, || collect(stream, path))?;
+            if read.num_rows() != num_rows {
                 return Err(Error::Corrupt {
                     path: path.clone(),
-                    reason: format!("it gave {} rows of {num_rows}", part.num_rows()),
+                    reason: format!("it gave {} rows of {num_rows}", read.num_rows()),
                 });
             }
-            merge(load(&reader.storage, &columns.home, &columns.fields, &part)?)?;
+            parts.push(load(&reader.storage, &columns.home, &part.fields, &read)?);
         }
-        if let Some(absent) = &reader.absent {
+        if let Some(absent) = &shape.absent {
             let nulls = absent.fields().iter().map(|f| new_null_array(f.data_type(), num_rows));
-            merge(batch(Arc::clone(absent), nulls.collect(), num_rows)?)?;
+            parts.push(batch(Arc::clone(absent), nulls.collect(), num_rows)?);
         }
-        match merged {
-            None => batch(Arc::clone(&reader.schema), Vec::new(), num_rows),
-            Some(merged) => {
-                let fail = |error| Error::arrow("a data file", &error);
-                let merged = merged.project_by_schema(&reader.schema).map_err(fail)?;
-                if reader.has_json {
-                    convert_lance_json_to_arrow(&merged).map_err(fail)
-                } else {
-                    Ok(merged)
-                }
-            }
+        let columns = (0..shape.origins.len()).map(|at| shape.column(at, &parts));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let fail = |error| Error::arrow("a data file", &error);
+        let options = RecordBatchOptions::new().with_row_count(Some(num_rows));
+        let whole = RecordBatch::try_new_with_options(Arc::clone(&shape.schema), columns, &options)
+            .map_err(fail)?;
+        if shape.has_json { convert_lance_json_to_arrow(&whole).map_err(fail) } else { Ok(whole) }
+    }
+}
+
+impl Shape {
+    /// One column, from what was read of each file.
+    fn column(&self, at: usize, parts: &[RecordBatch]) -> Result<ArrayRef> {
+        let origins = &self.origins[at];
+        if let &[(part, column)] = origins.as_slice()
+            && parts[part].column(column).data_type() == self.schema.field(at).data_type()
+        {
+            return Ok(Arc::clone(parts[part].column(column)));
+        }
+        let fail = |error| Error::arrow("a data file", &error);
+        let mut merged: Option<RecordBatch> = None;
+        for &(part, column) in origins {
+            let one = parts[part].project(&[column]).map_err(fail)?;
+            merged = Some(match merged {
+                None => one,
+                Some(whole) => whole.merge(&one).map_err(fail)?,
+            });
+        }
+        let wanted = self.schema.project(&[at]).map_err(fail)?;
+        let name = wanted.field(0).name();
+        let merged = merged.ok_or_else(|| Error::Bug(format!("column `{name}` was not read")))?;
+        Ok(Arc::clone(merged.project_by_schema(&wanted).map_err(fail)?.column(0)))
+    }
+}
+
+/// Where each column of `schema` comes from.
+fn origins(
+    schema: &ArrowSchema,
+    files: &[FileShape],
+    absent: Option<&SchemaRef>,
+) -> Vec<Vec<(usize, usize)>> {
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let position: HashMap<&str, usize> = names.zip(0..).collect();
+    let mut origins = vec![Vec::new(); schema.fields().len()];
+    let mut add = |part: usize, column: usize, name: &str| {
+        if let Some(&at) = position.get(name) {
+            origins[at].push((part, column));
+        }
+    };
+    for (part, file) in files.iter().enumerate() {
+        for (column, field) in file.fields.fields.iter().enumerate() {
+            add(part, column, &field.name);
         }
     }
+    for (column, field) in absent.iter().flat_map(|absent| absent.fields().iter()).enumerate() {
+        add(files.len(), column, field.name());
+    }
+    origins
+}
+
+/// The columns of a file whose metadata is needed, and where among them each of `columns` begins.
+///
+/// In file version 2.0 a column may go on in the columns after it, which no field names.
+fn runs(columns: &[u32], file: &DataFileOf) -> Result<(Vec<Run>, Vec<u32>)> {
+    let known = file.column_indices.iter().filter_map(|&column| u32::try_from(column).ok());
+    let mut known: Vec<u32> = known.collect();
+    known.sort_unstable();
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_unstable_by_key(|&at| columns[at]);
+    let (mut runs, mut starts): (Vec<Run>, _) = (Vec::new(), vec![0; columns.len()]);
+    let mut start = 0_u32;
+    for at in order {
+        let first = columns[at];
+        let next = known.partition_point(|&column| column <= first);
+        // The last one may go on to the end of the file.
+        let end = known.get(next).copied().unwrap_or(u32::MAX);
+        if runs.last().is_some_and(|run| run.0 == first) {
+            return Err(Error::Corrupt {
+                path: file.path.clone(),
+                reason: format!("two fields have its column {first}"),
+            });
+        }
+        runs.push((first, end));
+        starts[at] = start;
+        start = start.saturating_add(end - first);
+    }
+    Ok((runs, starts))
 }
 
 fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {
@@ -253,10 +419,13 @@ fn wanted_ids(table: &Schema, schema: &Schema) -> HashSet<i32> {
         field.children.iter().for_each(|child| collect(child, ids));
     }
     let mut ids: HashSet<i32> = schema.field_ids().into_iter().collect();
-    for parent in schema.fields_pre_order().filter(|field| !field.children.is_empty()) {
-        if let Some(whole) = table.field_by_id(parent.id) {
-            collect(whole, &mut ids);
-        }
+    let parents: HashSet<i32> = schema
+        .fields_pre_order()
+        .filter(|field| !field.children.is_empty())
+        .map(|field| field.id)
+        .collect();
+    for whole in table.fields_pre_order().filter(|field| parents.contains(&field.id)) {
+        collect(whole, &mut ids);
     }
     ids
 }
@@ -266,21 +435,28 @@ fn wanted_ids(table: &Schema, schema: &Schema) -> HashSet<i32> {
 /// Where the file has a parent but none of its projected children, one of the children it does have
 /// is kept, for the parent's validity.
 fn columns_in_file(schema: &Schema, file_schema: &Schema) -> lance_core::Result<Schema> {
-    let mut found = schema.intersection_ignore_types(file_schema)?;
-    for field in &mut found.fields {
-        keep_a_leaf(field, file_schema)?;
+    let in_file: HashMap<i32, &Field> =
+        file_schema.fields.iter().map(|field| (field.id, field)).collect();
+    let mut found = Schema { fields: Vec::new(), metadata: schema.metadata.clone() };
+    for field in &schema.fields {
+        if let Some(in_file) = in_file.get(&field.id) {
+            let mut common = field.intersection_ignore_types(in_file)?;
+            keep_a_leaf(&mut common, in_file)?;
+            found.fields.push(common);
+        }
     }
     Ok(found)
 }
 
-fn keep_a_leaf(field: &mut Field, file_schema: &Schema) -> lance_core::Result<()> {
+/// `top` is the column of the file that `field` is, or is a part of.
+fn keep_a_leaf(field: &mut Field, top: &Field) -> lance_core::Result<()> {
     if field.is_blob() || field.is_packed_struct() {
         return Ok(());
     }
     if !field.children.is_empty() {
-        return field.children.iter_mut().try_for_each(|child| keep_a_leaf(child, file_schema));
+        return field.children.iter_mut().try_for_each(|child| keep_a_leaf(child, top));
     }
-    let Some(in_file) = file_schema.field_by_id(field.id) else {
+    let Some(in_file) = field_by_id(top, field.id) else {
         return Ok(());
     };
     if in_file.children.is_empty() {
@@ -296,4 +472,11 @@ fn keep_a_leaf(field: &mut Field, file_schema: &Schema) -> lance_core::Result<()
     }
     *field = in_file.project(&path)?;
     Ok(())
+}
+
+fn field_by_id(field: &Field, id: i32) -> Option<&Field> {
+    if field.id == id {
+        return Some(field);
+    }
+    field.children.iter().find_map(|child| field_by_id(child, id))
 }

@@ -11,11 +11,18 @@
 //! kill the process with SIGBUS where it is touched beyond its new end, so [`MappedFile::check`]
 //! looks at the size before each read, and file systems of other machines, where this can happen
 //! behind our back, are not mapped at all.
+//!
+//! # Memory
+//!
+//! Pages of a mapping that were touched count as memory of the process until they are taken out of it,
+//! although the system may take them back, and has them in its page cache. They are taken out once
+//! some [`KEPT_BYTES`] were asked for.
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
@@ -26,45 +33,94 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::disk::is_remote;
 use crate::error::{Error, Result};
+use crate::runtime::{PerProcess, lock};
+
+/// Bytes that may be asked for before the pages of all mappings leave the process.
+const KEPT_BYTES: u64 = 128 << 20;
+/// What a request takes beyond its bytes: the system maps pages around those that are touched.
+const AROUND_BYTES: u64 = 32 << 10;
+
+static TOUCHED: PerProcess<Touched> = PerProcess::new();
+
+/// What was asked for since pages last left the process.
+#[derive(Debug, Default)]
+struct Touched {
+    bytes: AtomicU64,
+    mappings: Mutex<Mappings>,
+}
+
+#[derive(Debug, Default)]
+struct Mappings {
+    now: Vec<Weak<Mapping>>,
+    /// Of the time before: a slow reader may have touched them after their pages had left.
+    before: Vec<Weak<Mapping>>,
+}
 
 /// A mapped data file.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
-    mapping: Arc<Mmap>,
+    mapping: Arc<Mapping>,
     bytes: Bytes,
 }
 
+#[derive(Debug)]
+struct Mapping {
+    map: Mmap,
+    /// Whether it is among those whose pages are to leave.
+    is_touched: AtomicBool,
+}
+
+/// What became of an attempt to map a file.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    Mapped(MappedFile),
+    /// Its file system should not be mapped.
+    Unsuitable,
+    /// The system gives this process no more mappings, open files or address space.
+    NoRoom,
+}
+
 /// What `Bytes` holds of a mapping.
-struct Shown(Arc<Mmap>);
+struct Shown(Arc<Mapping>);
 
 impl AsRef<[u8]> for Shown {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.0.map
     }
 }
 
 impl MappedFile {
     /// Maps the file at `path`, whose size the manifest says is `expected_bytes`.
     ///
-    /// `Ok(None)` if its file system should not be mapped.
-    ///
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::Io`], and [`Error::Corrupt`] if the size is another one.
-    pub(crate) fn open(path: &Path, expected_bytes: Option<u64>) -> Result<Option<Self>> {
+    pub(crate) fn open(path: &Path, expected_bytes: Option<u64>) -> Result<Attempt> {
         let failed = |error: std::io::Error| Error::io(path.display(), &error);
-        let file = File::open(path).map_err(failed)?;
+        let file = match File::open(path) {
+            Err(error) if has_no_room(&error) => return Ok(Attempt::NoRoom),
+            file => file.map_err(failed)?,
+        };
         if is_remote(&file) {
-            return Ok(None);
+            return Ok(Attempt::Unsuitable);
         }
         let found = file.metadata().map_err(failed)?.len();
         if let Some(wanted) = expected_bytes.filter(|&wanted| wanted != found) {
             return Err(wrong_size(path, found, wanted));
         }
-        let mapping = Arc::new(map(&file).map_err(failed)?);
+        let mapping = match map(&file) {
+            Err(error) if has_no_room(&error) => return Ok(Attempt::NoRoom),
+            map => Mapping { map: map.map_err(failed)?, is_touched: AtomicBool::new(false) },
+        };
+        let mapping = Arc::new(mapping);
         let bytes = Bytes::from_owner(Shown(Arc::clone(&mapping)));
-        Ok(Some(Self { path: path.to_path_buf(), mapping, bytes }))
+        Ok(Attempt::Mapped(Self { path: path.to_path_buf(), mapping, bytes }))
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn num_bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// Some of its bytes.
@@ -73,6 +129,18 @@ impl MappedFile {
     ///
     /// [`Error::Corrupt`] if the file has fewer.
     pub(crate) fn slice(&self, range: Range<u64>) -> Result<Bytes> {
+        self.slices(vec![range]).map(|mut slices| slices.remove(0))
+    }
+
+    fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+        let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+        if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
+            touched.add(&self.mapping, bytes + ranges.len() as u64 * AROUND_BYTES);
+        }
+        ranges.into_iter().map(|range| self.part(range)).collect()
+    }
+
+    fn part(&self, range: Range<u64>) -> Result<Bytes> {
         let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
         match (inside(range.start), inside(range.end)) {
             (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
@@ -84,15 +152,6 @@ impl MappedFile {
                 ),
             }),
         }
-    }
-
-    /// Takes the mapping's pages out of this process; they stay in the page cache, from where they
-    /// come back when they are touched.
-    #[expect(unsafe_code, reason = "advice on a mapping")]
-    pub(crate) fn forget(&self) {
-        // SAFETY: the mapping is of a file and is never written to, so its pages come back with the
-        // same contents.
-        let _ = unsafe { self.mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     /// Whether a buffer is a part of the mapping.
@@ -117,18 +176,69 @@ impl MappedFile {
     }
 }
 
+impl Touched {
+    /// Takes note that so many bytes of a mapping are about to be touched.
+    fn add(&self, mapping: &Arc<Mapping>, bytes: u64) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) > KEPT_BYTES {
+            self.forget();
+        }
+        if !mapping.is_touched.swap(true, Ordering::Relaxed) {
+            lock(&self.mappings).now.push(Arc::downgrade(mapping));
+        }
+    }
+
+    /// Takes the pages of what was touched out of this process, and says how many mappings that were.
+    fn forget(&self) -> usize {
+        self.bytes.store(0, Ordering::Relaxed);
+        let leaving = {
+            let mut mappings = lock(&self.mappings);
+            let now = std::mem::take(&mut mappings.now);
+            let now: Vec<_> = now.into_iter().filter_map(|mapping| mapping.upgrade()).collect();
+            let held = now.iter().map(Arc::downgrade).collect();
+            let before = std::mem::replace(&mut mappings.before, held);
+            now.iter().for_each(|mapping| mapping.is_touched.store(false, Ordering::Relaxed));
+            now.into_iter().chain(before.iter().filter_map(Weak::upgrade)).collect::<Vec<_>>()
+        };
+        leaving.iter().for_each(|mapping| mapping.leave());
+        leaving.len()
+    }
+}
+
+impl Mapping {
+    /// Takes its pages out of this process; they stay in the page cache, from where they come back when
+    /// they are touched.
+    #[expect(unsafe_code, reason = "advice on a mapping")]
+    fn leave(&self) {
+        // SAFETY: the mapping is of a file and is never written to, so its pages come back with the
+        // same contents.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+}
+
+/// Takes the pages of all mappings that were touched since the last time out of this process.
+pub(crate) fn forget_touched() {
+    if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
+        touched.forget();
+    }
+}
+
 impl EncodingsIo for MappedFile {
     fn submit_request(
         &self,
         ranges: Vec<Range<u64>>,
         _priority: u64,
     ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
-        let slice = |range| {
-            self.slice(range).map_err(|error| lance_core::Error::invalid_input(error.to_string()))
-        };
-        let slices = ranges.into_iter().map(slice).collect();
+        let slices = self.slices(ranges);
+        let slices = slices.map_err(|error| lance_core::Error::invalid_input(error.to_string()));
         std::future::ready(slices).boxed()
     }
+}
+
+/// Whether it says that a process has too much open.
+fn has_no_room(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::NOMEM | Errno::MFILE | Errno::NFILE))
 }
 
 fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {
@@ -155,6 +265,13 @@ mod tests {
         file
     }
 
+    fn open(path: &Path, expected_bytes: Option<u64>) -> MappedFile {
+        match MappedFile::open(path, expected_bytes).unwrap() {
+            Attempt::Mapped(mapped) => mapped,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn ask(mapped: &MappedFile, ranges: Vec<Range<u64>>) -> lance_core::Result<Vec<Bytes>> {
         mapped.submit_request(ranges, 0).now_or_never().expect("a mapping answers at once")
     }
@@ -162,7 +279,7 @@ mod tests {
     #[test]
     fn requests_are_slices_of_the_mapping() {
         let file = file(b"0123456789");
-        let mapped = MappedFile::open(file.path(), Some(10)).unwrap().unwrap();
+        let mapped = open(file.path(), Some(10));
         let slices = ask(&mapped, vec![2..5, 9..10, 4..4]).unwrap();
         assert_eq!(slices, ["234".as_bytes(), b"9", b""]);
         assert_eq!(slices[0].as_ptr(), mapped.bytes[2..].as_ptr());
@@ -183,7 +300,7 @@ mod tests {
     #[test]
     fn a_file_cut_after_mapping_is_noticed_and_a_removed_one_is_not_missed() {
         let file = file(&[7; 10_000]);
-        let mapped = MappedFile::open(file.path(), None).unwrap().unwrap();
+        let mapped = open(file.path(), None);
         mapped.check().unwrap();
         file.as_file().set_len(5_000).unwrap();
         assert!(matches!(mapped.check(), Err(Error::Corrupt { .. })));
@@ -191,6 +308,43 @@ mod tests {
         drop(file);
         mapped.check().unwrap();
         assert_eq!(ask(&mapped, vec![0..1, 2..2]).unwrap()[0].len(), 1);
+    }
+
+    #[test]
+    fn pages_of_what_was_touched_leave_and_of_nothing_else() {
+        let files: Vec<_> = (0..10).map(|_| file(&[7; 10_000])).collect();
+        let mapped: Vec<_> = files.iter().map(|file| open(file.path(), None)).collect();
+        let touched = Touched::default();
+        let add = |at: usize, bytes| touched.add(&mapped[at].mapping, bytes);
+        assert_eq!(touched.forget(), 0);
+        add(3, 1);
+        add(3, 1);
+        add(5, 1);
+        assert_eq!(touched.forget(), 2);
+        add(4, 1);
+        // Those of the time before as well.
+        assert_eq!(touched.forget(), 3);
+        assert_eq!([touched.forget(), touched.forget()], [1, 0]);
+        // Once there is too much.
+        for at in 0..10 {
+            add(at, KEPT_BYTES / 4);
+        }
+        assert_eq!(lock(&touched.mappings).now.len(), 5);
+        assert!(touched.bytes.load(Ordering::Relaxed) <= KEPT_BYTES);
+        drop((mapped, files));
+        assert_eq!(touched.forget(), 0);
+    }
+
+    #[test]
+    fn only_a_lack_of_room_is_one() {
+        let of = std::io::Error::from_raw_os_error;
+        for number in [12, 23, 24] {
+            assert!(has_no_room(&of(number)), "{number}");
+        }
+        for number in [1, 2, 5, 13] {
+            assert!(!has_no_room(&of(number)), "{number}");
+        }
+        assert!(!has_no_room(&std::io::Error::other("no number")));
     }
 
     #[test]

@@ -5,12 +5,16 @@
 //! library can take over.
 
 mod blobs;
+mod footer;
 mod fragment;
 mod guard;
+mod held;
+mod lru;
 mod mapped;
 mod rows;
 mod storage;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
@@ -24,7 +28,9 @@ use lance_table::io::manifest::read_manifest;
 use prost::Message;
 use twox_hash::XxHash3_128;
 
+use fragment::Shapes;
 pub(crate) use fragment::{FragmentReader, Pending};
+pub(crate) use mapped::forget_touched;
 pub use storage::StorageOptions;
 
 use crate::error::{Error, Result};
@@ -199,8 +205,10 @@ impl Table {
     /// [`Error::Unsupported`] if a column is stored in a way this reader does not read.
     pub(crate) fn columns(&self, projection: &Projection) -> Result<Columns> {
         let mut ids = Vec::new();
+        let top = self.manifest.schema.fields.iter().map(|field| (field.name.as_str(), field));
+        let top: HashMap<&str, &Field> = top.collect();
         for path in projection.paths() {
-            let field = field_at(&self.manifest.schema, path)?;
+            let field = field_at(&top, path)?;
             if !field.is_blob_v2() {
                 readable(field)?;
             }
@@ -211,7 +219,8 @@ impl Table {
         }
         let fields = self.manifest.schema.project_by_ids(&ids, true);
         let schema = arrow_schema_of(&fields);
-        Ok(Columns { fields, schema })
+        let shapes = Shapes::new(&self.manifest.fragments, &self.manifest.schema, &fields)?;
+        Ok(Columns { schema, shapes })
     }
 
     /// A reader for `columns` of the fragment with this index.
@@ -224,7 +233,7 @@ impl Table {
             })
         })?;
         let fragment = &self.manifest.fragments[index];
-        FragmentReader::open(&storage, fragment, &self.manifest.schema, columns)
+        FragmentReader::open(&storage, index, fragment, columns.shapes.of(index))
     }
 
     /// What it means that a file the manifest names was not found.
@@ -240,9 +249,9 @@ impl Table {
 /// Columns of a table, as its data files name them.
 #[derive(Debug)]
 pub(crate) struct Columns {
-    fields: Schema,
     /// Of the blocks that come out.
     schema: SchemaRef,
+    shapes: Shapes,
 }
 
 impl Columns {
@@ -368,16 +377,14 @@ fn check(uri: &str, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn field_at<'a>(schema: &'a Schema, path: &[String]) -> Result<&'a Field> {
+fn field_at<'a>(top: &HashMap<&str, &'a Field>, path: &[String]) -> Result<&'a Field> {
     let missing = || Error::Bug(format!("{} is not in the schema", path.join(".")));
-    let mut fields = &schema.fields;
-    let mut found = None;
-    for name in path {
-        let field = fields.iter().find(|field| field.name == *name).ok_or_else(missing)?;
-        fields = &field.children;
-        found = Some(field);
+    let mut field = *path.first().and_then(|name| top.get(name.as_str())).ok_or_else(missing)?;
+    for name in &path[1..] {
+        let child = field.children.iter().find(|child| child.name == *name);
+        field = child.ok_or_else(missing)?;
     }
-    found.ok_or_else(missing)
+    Ok(field)
 }
 
 /// Refuses columns that a decoder alone cannot give.

@@ -1,18 +1,18 @@
-//! What one process holds open of a table: object stores, schedulers and data files.
+//! What one process reads a table through: object stores, schedulers and data files.
 //!
 //! Connections and I/O tasks do not survive a fork, so a table keeps its storage per process and
 //! opens files on first use.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow_buffer::NullBuffer;
 use arrow_data::ArrayData;
 use bytes::Bytes;
 use lance_core::cache::LanceCache;
-use lance_encoding::decoder::DecoderPlugins;
-use lance_file::reader::{FileReader, FileReaderOptions};
+use lance_encoding::EncodingsIo;
+use lance_file::LanceEncodingsIo;
 use lance_io::local::to_local_path;
 use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor,
@@ -22,13 +22,11 @@ use lance_io::utils::CachedFileSize;
 use lance_table::format::BasePath;
 use object_store::path::Path;
 
-use super::guard::guard;
-use super::mapped::MappedFile;
+use super::footer::{Run, read_columns};
+use super::held::{self, Held, Key, Metadata, Name, held};
+use super::mapped::{Attempt, MappedFile};
 use crate::error::{Error, Result};
 use crate::runtime;
-
-/// Page indexes of data files are kept up to this size; they hold no data.
-const PAGE_CACHE_BYTES: usize = 1 << 30;
 
 /// Where the data of a table lies, as a plain description.
 pub type StorageOptions = HashMap<String, String>;
@@ -77,13 +75,19 @@ pub(super) fn params(options: &StorageOptions) -> ObjectStoreParams {
 /// A data file, ready to be decoded with any projection.
 #[derive(Debug)]
 pub(super) struct DataFile {
-    pub(super) reader: FileReader,
     pub(super) path: String,
+    pub(super) io: Arc<dyn EncodingsIo>,
+    /// Where Lance keeps what it learns about pages.
+    pub(super) pages: Arc<LanceCache>,
     mapped: Option<Arc<MappedFile>>,
+    num_bytes: u64,
+    /// Bytes to read at once from its end.
+    tail_bytes: u64,
 }
 
 impl DataFile {
-    /// Whether reads wait for another machine, so that they should not run on the caller's thread.
+    /// Whether reads wait, for another machine or a disk, so that they should not run on the caller's
+    /// thread.
     pub(super) fn is_remote(&self) -> bool {
         self.mapped.is_none()
     }
@@ -98,13 +102,6 @@ impl DataFile {
             || data.child_data().iter().any(|child| self.holds_some_of(child))
     }
 
-    /// Gives the memory back that the mapped file takes in this process.
-    pub(super) fn forget(&self) {
-        if let Some(mapped) = &self.mapped {
-            mapped.forget();
-        }
-    }
-
     /// # Errors
     ///
     /// [`Error::Corrupt`] if a mapped file was cut since.
@@ -113,14 +110,19 @@ impl DataFile {
     }
 }
 
-/// What one process holds open.
+/// What one process reads a table through. What it opens is held with that of other tables.
 #[derive(Debug)]
 pub(super) struct Storage {
+    number: u64,
+    held: Arc<Held>,
     data: Folder,
     bases: HashMap<u32, Folder>,
-    cache: LanceCache,
-    files: Mutex<HashMap<String, Arc<DataFile>>>,
-    blobs: Mutex<HashMap<Path, Arc<MappedFile>>>,
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        held::close(self.number);
+    }
 }
 
 /// A folder of data files and the scheduler of its store.
@@ -153,35 +155,39 @@ impl Storage {
             let place = if base.is_dataset_root { place.join("data") } else { place };
             folders.insert(id, Folder::new(place));
         }
-        Ok(Self {
-            data: Folder::new(root.join("data")),
-            bases: folders,
-            cache: LanceCache::with_capacity(PAGE_CACHE_BYTES),
-            files: Mutex::default(),
-            blobs: Mutex::default(),
-        })
+        let data = Folder::new(root.join("data"));
+        Ok(Self { number: held::new_storage(), held: held()?, data, bases: folders })
     }
 
-    /// A data file, opened on first use and kept.
+    /// What the file with these indexes of a fragment and in it is held by.
+    pub(super) fn key(&self, fragment: usize, file: usize) -> Key {
+        Key { storage: self.number, name: Name::Data { fragment, file } }
+    }
+
+    /// A data file, opened on first use and kept for a while.
     pub(super) fn file(
         &self,
+        key: &Key,
         base: Option<u32>,
         name: &str,
         size: &CachedFileSize,
     ) -> Result<Arc<DataFile>> {
-        let folder = self.folder(base, name)?;
-        let path = folder.place.join(name).path;
-        let key = format!("{base:?} {path}");
-        // Held only to look and to store: a lock held over I/O would serialize the first batch.
-        let lock = || self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = lock().get(&key) {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.open_file(folder, &path, size)?);
-        Ok(Arc::clone(lock().entry(key).or_insert(file)))
+        self.held.file(key, || self.open_file(base, name, size))
     }
 
-    /// Bytes of a file that is no data file, kept open if it is mapped.
+    /// Metadata of some columns of a data file, read on first use and kept for a while.
+    pub(super) fn metadata(
+        &self,
+        key: &Key,
+        file: &DataFile,
+        columns: &Arc<[Run]>,
+    ) -> Result<Metadata> {
+        self.held.metadata(key, columns, || {
+            read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns)
+        })
+    }
+
+    /// Bytes of a file that is no data file, kept open for a while if it is mapped.
     ///
     /// `path` makes its path from that of the folder of `base`.
     pub(super) fn read_ranges(
@@ -211,15 +217,26 @@ impl Storage {
     }
 
     fn mapped_file(&self, path: &Path) -> Result<Option<Arc<MappedFile>>> {
-        let lock = || self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mapped) = lock().get(path) {
-            return Ok(Some(Arc::clone(mapped)));
-        }
+        let key = Key { storage: self.number, name: Name::Beside(path.clone()) };
+        self.held.beside(&key, || self.map(path, None))
+    }
+
+    /// Maps a local file; `None` if it should not be, or cannot be for want of room.
+    fn map(&self, path: &Path, size: Option<u64>) -> Result<Option<MappedFile>> {
         let local = to_local_path(path);
-        let Some(mapped) = MappedFile::open(std::path::Path::new(&local), None)? else {
-            return Ok(None);
+        let attempt = || MappedFile::open(std::path::Path::new(&local), size);
+        let first = attempt()?;
+        let second = match first {
+            Attempt::NoRoom => {
+                self.held.make_room();
+                attempt()?
+            }
+            other => other,
         };
-        Ok(Some(Arc::clone(lock().entry(path.clone()).or_insert(Arc::new(mapped)))))
+        Ok(match second {
+            Attempt::Mapped(mapped) => Some(mapped),
+            Attempt::NoRoom | Attempt::Unsuitable => None,
+        })
     }
 
     fn folder(&self, base: Option<u32>, name: &str) -> Result<&Folder> {
@@ -232,29 +249,35 @@ impl Storage {
         }
     }
 
-    fn open_file(&self, folder: &Folder, path: &Path, size: &CachedFileSize) -> Result<DataFile> {
-        let name = path.to_string();
-        let known_size = size.get().map(u64::from);
-        let mapped = if folder.place.store.has_direct_local_paths() {
-            let local = to_local_path(path);
-            MappedFile::open(std::path::Path::new(&local), known_size)?.map(Arc::new)
-        } else {
-            None
-        };
-        let open = async {
-            let file = folder.scheduler.open_file(path, size).await;
-            let file = file.map_err(|error| Error::lance(&name, &error))?;
-            let plugins = Arc::<DecoderPlugins>::default();
-            let options = FileReaderOptions::default();
-            FileReader::try_open(file, None, plugins, &self.cache, options)
-                .await
-                .map_err(|error| Error::lance(&name, &error))
-        };
-        let reader = guard(&name, || runtime::wait(open))?;
-        let reader = match &mapped {
-            Some(mapped) => reader.with_scheduler(Arc::clone(mapped) as _),
-            None => reader,
-        };
-        Ok(DataFile { reader, path: name, mapped })
+    fn open_file(&self, base: Option<u32>, name: &str, size: &CachedFileSize) -> Result<DataFile> {
+        let folder = self.folder(base, name)?;
+        let place = folder.place.join(name).path;
+        let path = place.to_string();
+        let number = self.number;
+        let pages = Arc::new(self.held.pages.with_key_prefix(&format!("{number} {base:?} {path}")));
+        if folder.place.store.has_direct_local_paths()
+            && let Some(mapped) = self.map(&place, size.get().map(u64::from))?
+        {
+            let mapped = Arc::new(mapped);
+            let (io, num_bytes) = (Arc::clone(&mapped) as _, mapped.num_bytes());
+            return Ok(DataFile {
+                path,
+                io,
+                pages,
+                mapped: Some(mapped),
+                num_bytes,
+                tail_bytes: 0,
+            });
+        }
+        let lance = |error: &lance_core::Error| Error::lance(&path, error);
+        let (file, num_bytes) = runtime::wait(async {
+            let file = folder.scheduler.open_file(&place, size).await.map_err(|e| lance(&e))?;
+            let num_bytes = file.reader().size().await;
+            let num_bytes = num_bytes.map_err(|error| lance(&error.into()))? as u64;
+            Ok((file, num_bytes))
+        })?;
+        let tail_bytes = file.reader().block_size() as u64;
+        let io = Arc::new(LanceEncodingsIo::new(file)) as _;
+        Ok(DataFile { path, io, pages, mapped: None, num_bytes, tail_bytes })
     }
 }
