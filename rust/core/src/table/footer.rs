@@ -62,7 +62,7 @@ pub(super) fn read_columns(
         runtime::wait(async { wanted.await.map_err(|error| Error::lance(path, &error)) })
     };
     let tail_start = file_bytes - tail_bytes.clamp(FOOTER_BYTES, file_bytes);
-    let mut fetched = fetch(vec![tail_start..file_bytes])?;
+    let mut fetched = fetch(std::iter::once(tail_start..file_bytes).collect())?;
     let tail = fetched.pop().filter(|tail| tail.len() as u64 == file_bytes - tail_start);
     let tail = tail.ok_or_else(|| corrupt("its end is missing".to_string()))?;
     // What the tail holds is taken from there.
@@ -155,7 +155,9 @@ impl Footer {
     fn alone(&self, columns: &[Bytes]) -> Bytes {
         let length: usize = columns.iter().map(Bytes::len).sum();
         let mut bytes = BytesMut::with_capacity(length + columns.len() * 16 + 40);
-        columns.iter().for_each(|column| bytes.put_slice(column));
+        for column in columns {
+            bytes.put_slice(column);
+        }
         let mut position = 0;
         for column in columns {
             bytes.put_u64_le(position);

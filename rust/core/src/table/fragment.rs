@@ -111,21 +111,18 @@ impl Shapes {
         };
         let (mut all, mut of) = (Vec::new(), Vec::with_capacity(fragments.len()));
         let mut known = HashMap::new();
-        let mut last = None;
+        let mut last: Option<(_, usize)> = None;
         for fragment in fragments {
             let key = key(fragment);
-            // Arrays that are the same one are equal at once.
-            let at = match last.as_ref().filter(|(last, _)| *last == key) {
-                Some((_, at)) => *at,
-                None => match known.get(&key) {
-                    Some(&at) => at,
-                    None => {
-                        all.push(Arc::new(Shape::new(fragment, table, schema)?));
-                        known.insert(key.clone(), all.len() - 1);
-                        all.len() - 1
-                    }
-                },
-            };
+            // Arrays that are the same one are equal at once, and need no hash.
+            if let Some((_, at)) = last.as_ref().filter(|(last, _)| *last == key) {
+                of.push(*at);
+                continue;
+            }
+            let at = *known.entry(key.clone()).or_insert(all.len());
+            if at == all.len() {
+                all.push(Arc::new(Shape::new(fragment, table, schema)?));
+            }
             of.push(at);
             last = Some((key, at));
         }
@@ -141,6 +138,12 @@ impl Shapes {
 impl Shape {
     fn new(fragment: &Fragment, table: &Schema, schema: &Schema) -> Result<Self> {
         let wanted = wanted_ids(table, schema);
+        // The other columns need not be looked at.
+        let top: HashSet<i32> = schema.fields.iter().map(|field| field.id).collect();
+        let table = Schema {
+            fields: table.fields.iter().filter(|field| top.contains(&field.id)).cloned().collect(),
+            metadata: HashMap::new(),
+        };
         let mut files = Vec::new();
         let mut found = HashSet::new();
         for (index, data_file) in fragment.files.iter().enumerate() {
@@ -149,7 +152,7 @@ impl Shape {
             }
             let lance = |error: &lance_core::Error| Error::lance(&data_file.path, error);
             let in_file =
-                columns_in_file(schema, &data_file.schema(table)).map_err(|e| lance(&e))?;
+                columns_in_file(schema, &data_file.schema(&table)).map_err(|e| lance(&e))?;
             if in_file.fields.is_empty() {
                 continue;
             }
@@ -158,6 +161,7 @@ impl Shape {
                 .fields
                 .iter()
                 .zip(data_file.column_indices.iter())
+                .filter(|(id, _)| wanted.contains(id))
                 .filter_map(|(&id, &column)| {
                     Some((u32::try_from(id).ok()?, u32::try_from(column).ok()?))
                 })
@@ -244,33 +248,43 @@ impl FragmentReader {
         // Some decoders of file version 2.0 start tasks.
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let open = |(columns, part): (&FileColumns, &FileShape)| {
-            let file = &columns.file;
-            file.check()?;
-            let config = SchedulerDecoderConfig {
-                decoder_plugins: Arc::<DecoderPlugins>::default(),
-                batch_size,
-                io: Arc::clone(&file.io),
-                cache: Arc::clone(&file.pages),
-                decoder_config: DecoderConfig::default(),
-                batch_size_bytes: None,
-            };
-            guard(&file.path, || {
-                // Not by Lance's reader of files, which looks at all columns of the file each time.
-                schedule_and_decode_blocking(
-                    columns.metadata.to_vec(),
-                    RequestedRows::Ranges(ranges.clone()),
-                    FilterExpression::no_filter(),
-                    part.starts.clone(),
-                    Arc::clone(&part.stored),
-                    config,
-                )
-                .map_err(|error| Error::lance(&file.path, &error))
-            })
-        };
         let files = self.files.iter().zip(&self.shape.files);
-        let streams = files.map(open).collect::<Result<Vec<_>>>()?;
+        let request =
+            |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size);
+        let streams = files.map(request).collect::<Result<Vec<_>>>()?;
         Ok(Pending { reader: self, streams, num_rows })
+    }
+}
+
+impl FileColumns {
+    /// Not by Lance's reader of files, which looks at all columns of the file each time.
+    fn request(
+        &self,
+        part: &FileShape,
+        ranges: &[Range<u64>],
+        batch_size: u32,
+    ) -> Result<Box<dyn RecordBatchReader + Send>> {
+        let file = &self.file;
+        file.check()?;
+        let config = SchedulerDecoderConfig {
+            decoder_plugins: Arc::<DecoderPlugins>::default(),
+            batch_size,
+            io: Arc::clone(&file.io),
+            cache: Arc::clone(&file.pages),
+            decoder_config: DecoderConfig::default(),
+            batch_size_bytes: None,
+        };
+        guard(&file.path, || {
+            schedule_and_decode_blocking(
+                self.metadata.to_vec(),
+                RequestedRows::Ranges(ranges.to_vec()),
+                FilterExpression::no_filter(),
+                part.starts.clone(),
+                Arc::clone(&part.stored),
+                config,
+            )
+            .map_err(|error| Error::lance(&file.path, &error))
+        })
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) enum Name {
     Beside(Path),
 }
 
+/// Columns of a file.
+type ColumnsKey = (Key, Arc<[Run]>);
+
 /// What is open.
 #[derive(Debug, Clone)]
 enum Open {
@@ -69,7 +72,7 @@ pub(super) struct Held {
     files: Mutex<Lru<Key, Open>>,
     /// What a file weighs that is not mapped; a mapping weighs 1.
     reader_weight: u64,
-    metadata: Mutex<Lru<(Key, Arc<[Run]>), Metadata>>,
+    metadata: Mutex<Lru<ColumnsKey, Metadata>>,
     pub(super) pages: LanceCache,
 }
 
@@ -144,7 +147,7 @@ impl Held {
             return Ok(found);
         }
         let made: Metadata = read()?.into();
-        let bytes = made.iter().map(|info| info.deep_size_of()).sum::<usize>();
+        let bytes = made.iter().map(DeepSizeOf::deep_size_of).sum::<usize>();
         let (kept, gone) = lock(&self.metadata).insert(key, made, bytes as u64);
         drop(gone);
         Ok(kept)

@@ -21,7 +21,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use arrow_buffer::Buffer;
@@ -30,6 +30,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
 use memmap2::{Mmap, UncheckedAdvice};
+use rustix::process::{Resource, getrlimit};
 
 use crate::disk::is_remote;
 use crate::error::{Error, Result};
@@ -39,6 +40,11 @@ use crate::runtime::{PerProcess, lock};
 const KEPT_BYTES: u64 = 128 << 20;
 /// What a request takes beyond its bytes: the system maps pages around those that are touched.
 const AROUND_BYTES: u64 = 32 << 10;
+
+/// Where address space is limited (`ulimit -v`), what is left for memory, and how many times larger than
+/// a file the rest must be for it to be mapped: who allocates finds no room where mappings took it all.
+const ADDRESSES_LEFT: u64 = 128 << 20;
+const ADDRESSES_PER_BYTE: u64 = 8;
 
 static TOUCHED: PerProcess<Touched> = PerProcess::new();
 
@@ -67,8 +73,8 @@ pub(crate) struct MappedFile {
 #[derive(Debug)]
 struct Mapping {
     map: Mmap,
-    /// Whether it is among those whose pages are to leave.
-    is_touched: AtomicBool,
+    /// Bytes that were asked for since its pages last left the process.
+    touched: AtomicU64,
 }
 
 /// What became of an attempt to map a file.
@@ -109,9 +115,12 @@ impl MappedFile {
         if let Some(wanted) = expected_bytes.filter(|&wanted| wanted != found) {
             return Err(wrong_size(path, found, wanted));
         }
+        if !has_addresses_for(found) {
+            return Ok(Attempt::NoRoom);
+        }
         let mapping = match map(&file) {
             Err(error) if has_no_room(&error) => return Ok(Attempt::NoRoom),
-            map => Mapping { map: map.map_err(failed)?, is_touched: AtomicBool::new(false) },
+            map => Mapping { map: map.map_err(failed)?, touched: AtomicU64::new(0) },
         };
         let mapping = Arc::new(mapping);
         let bytes = Bytes::from_owner(Shown(Arc::clone(&mapping)));
@@ -133,9 +142,8 @@ impl MappedFile {
     }
 
     fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-        let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
         if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
-            touched.add(&self.mapping, bytes + ranges.len() as u64 * AROUND_BYTES);
+            touched.add(&self.mapping, touched_by(&ranges));
         }
         ranges.into_iter().map(|range| self.part(range)).collect()
     }
@@ -179,12 +187,17 @@ impl MappedFile {
 impl Touched {
     /// Takes note that so many bytes of a mapping are about to be touched.
     fn add(&self, mapping: &Arc<Mapping>, bytes: u64) {
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) > KEPT_BYTES {
+        if self.bytes.load(Ordering::Relaxed) > KEPT_BYTES {
             self.forget();
         }
-        if !mapping.is_touched.swap(true, Ordering::Relaxed) {
+        let before = mapping.touched.fetch_add(bytes, Ordering::Relaxed);
+        if before == 0 && bytes > 0 {
             lock(&self.mappings).now.push(Arc::downgrade(mapping));
         }
+        // No more of it can be in memory than there is.
+        let all = mapping.map.len() as u64;
+        let new = all.min(before.saturating_add(bytes)) - all.min(before);
+        self.bytes.fetch_add(new, Ordering::Relaxed);
     }
 
     /// Takes the pages of what was touched out of this process, and says how many mappings that were.
@@ -196,10 +209,14 @@ impl Touched {
             let now: Vec<_> = now.into_iter().filter_map(|mapping| mapping.upgrade()).collect();
             let held = now.iter().map(Arc::downgrade).collect();
             let before = std::mem::replace(&mut mappings.before, held);
-            now.iter().for_each(|mapping| mapping.is_touched.store(false, Ordering::Relaxed));
+            for mapping in &now {
+                mapping.touched.store(0, Ordering::Relaxed);
+            }
             now.into_iter().chain(before.iter().filter_map(Weak::upgrade)).collect::<Vec<_>>()
         };
-        leaving.iter().for_each(|mapping| mapping.leave());
+        for mapping in &leaving {
+            mapping.leave();
+        }
         leaving.len()
     }
 }
@@ -213,6 +230,19 @@ impl Mapping {
         // same contents.
         let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
+}
+
+/// Bytes of a file that come into memory when these ranges are touched.
+fn touched_by(ranges: &[Range<u64>]) -> u64 {
+    let mut end = 0;
+    let mut bytes = 0;
+    for range in ranges {
+        let between =
+            range.start.checked_sub(end).map_or(AROUND_BYTES, |gap| gap.min(AROUND_BYTES));
+        bytes += between + range.end.saturating_sub(range.start);
+        end = range.end;
+    }
+    bytes
 }
 
 /// Takes the pages of all mappings that were touched since the last time out of this process.
@@ -232,6 +262,20 @@ impl EncodingsIo for MappedFile {
         let slices = slices.map_err(|error| lance_core::Error::invalid_input(error.to_string()));
         std::future::ready(slices).boxed()
     }
+}
+
+/// Whether the address space, if it is limited, has room for a mapping of so many bytes, and more.
+fn has_addresses_for(bytes: u64) -> bool {
+    let Some(limit) = getrlimit(Resource::As).current else {
+        return true;
+    };
+    let used = || -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    let left = used().map_or(limit, |used| limit.saturating_sub(used));
+    left > ADDRESSES_LEFT && bytes <= left / ADDRESSES_PER_BYTE
 }
 
 /// Whether it says that a process has too much open.
@@ -312,7 +356,8 @@ mod tests {
 
     #[test]
     fn pages_of_what_was_touched_leave_and_of_nothing_else() {
-        let files: Vec<_> = (0..10).map(|_| file(&[7; 10_000])).collect();
+        let large = |file: &tempfile::NamedTempFile| file.as_file().set_len(KEPT_BYTES).unwrap();
+        let files: Vec<_> = (0..10).map(|_| file(b"")).inspect(large).collect();
         let mapped: Vec<_> = files.iter().map(|file| open(file.path(), None)).collect();
         let touched = Touched::default();
         let add = |at: usize, bytes| touched.add(&mapped[at].mapping, bytes);
@@ -330,9 +375,31 @@ mod tests {
             add(at, KEPT_BYTES / 4);
         }
         assert_eq!(lock(&touched.mappings).now.len(), 5);
-        assert!(touched.bytes.load(Ordering::Relaxed) <= KEPT_BYTES);
+        assert_eq!(touched.bytes.load(Ordering::Relaxed), KEPT_BYTES / 4 * 5);
         drop((mapped, files));
         assert_eq!(touched.forget(), 0);
+    }
+
+    #[test]
+    fn a_small_file_is_never_much_to_keep() {
+        let file = file(&[7; 10_000]);
+        let mapped = open(file.path(), None);
+        let touched = Touched::default();
+        for _ in 0..3 {
+            touched.add(&mapped.mapping, KEPT_BYTES);
+        }
+        assert_eq!(touched.bytes.load(Ordering::Relaxed), 10_000);
+        assert_eq!(lock(&touched.mappings).now.len(), 1);
+    }
+
+    #[test]
+    fn ranges_touch_what_lies_around_them_once() {
+        let around = AROUND_BYTES;
+        assert_eq!(touched_by(&[]), 0);
+        let one = 10 * around..10 * around + 5;
+        assert_eq!(touched_by(std::slice::from_ref(&one)), around + 5);
+        assert_eq!(touched_by(&[0..5, 10..15, 9 * around..9 * around + 1]), 15 + around + 1);
+        assert_eq!(touched_by(&[100..110, 0..10]), 100 + 10 + around + 10);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod mapped;
 mod rows;
 mod storage;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
@@ -217,10 +217,9 @@ impl Table {
         if projection.wants(&Source::RowId) {
             self.ids()?;
         }
-        let fields = self.manifest.schema.project_by_ids(&ids, true);
+        let fields = project(&self.manifest.schema, &ids);
         let schema = arrow_schema_of(&fields);
-        let shapes = Shapes::new(&self.manifest.fragments, &self.manifest.schema, &fields)?;
-        Ok(Columns { schema, shapes })
+        Ok(Columns { fields, schema, shapes: PerProcess::new() })
     }
 
     /// A reader for `columns` of the fragment with this index.
@@ -232,8 +231,11 @@ impl Table {
                 Storage::open(&root, &self.manifest.base_paths, &self.address.options).await
             })
         })?;
-        let fragment = &self.manifest.fragments[index];
-        FragmentReader::open(&storage, index, fragment, columns.shapes.of(index))
+        let fragments = &self.manifest.fragments;
+        let shapes = columns
+            .shapes
+            .get_or_make(|| Shapes::new(fragments, &self.manifest.schema, &columns.fields))?;
+        FragmentReader::open(&storage, index, &fragments[index], shapes.of(index))
     }
 
     /// What it means that a file the manifest names was not found.
@@ -249,9 +251,11 @@ impl Table {
 /// Columns of a table, as its data files name them.
 #[derive(Debug)]
 pub(crate) struct Columns {
+    fields: Schema,
     /// Of the blocks that come out.
     schema: SchemaRef,
-    shapes: Shapes,
+    /// Found on first use: many columns are asked for and never read.
+    shapes: PerProcess<Shapes>,
 }
 
 impl Columns {
@@ -375,6 +379,21 @@ fn check(uri: &str, manifest: &Manifest) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The fields with these ids, each with all that is inside it.
+fn project(schema: &Schema, ids: &[i32]) -> Schema {
+    let wanted: HashSet<i32> = ids.iter().copied().collect();
+    let mut fields = Vec::new();
+    for field in &schema.fields {
+        let one = Schema { fields: vec![field.clone()], metadata: HashMap::new() };
+        let inside: Vec<i32> =
+            one.fields_pre_order().map(|field| field.id).filter(|id| wanted.contains(id)).collect();
+        if !inside.is_empty() {
+            fields.extend(one.project_by_ids(&inside, true).fields);
+        }
+    }
+    Schema { fields, metadata: schema.metadata.clone() }
 }
 
 fn field_at<'a>(top: &HashMap<&str, &'a Field>, path: &[String]) -> Result<&'a Field> {
