@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
 from operator import attrgetter, index
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader import _native
 from lanceloader.choices import check_function
@@ -221,47 +220,42 @@ def transformed(
             f"timeout={timeout!r} with {threads} threads: wanted seconds, and a thread"
         )
         raise ValueError(message)
-    stage = _Stage(call, policy or Policy(), num_rows, one_row_batches, timeout)
     if places is None:
 
         def places(number: int) -> Place:
             return Place(f"batch {first + number * stride}")
 
+    policy = policy or Policy()
+    stage = _Stage(call, policy, num_rows, one_row_batches, timeout, places)
     results = Ordered(
         _Numbered(batches),
-        lambda item: stage.outcome(item.batch, functools.partial(places, item.number)),
+        stage.outcome,
         threads=threads,
         ahead=AHEAD * threads,
         timeout=timeout,
-        late=lambda number, item: stage.late(first + number * stride, item.batch),
-        weigh=lambda item: num_bytes(item.batch),
+        late=lambda number, item: stage.late(first + number * stride, item[1]),
+        weigh=lambda item: num_bytes(item[1]),
         most=most_bytes,
         name="lanceloader-transform",
     )
     return Transformed(results, counts or Counts())
 
 
-class _Item(NamedTuple):
-    """A batch, and which it is."""
-
-    number: int
-    batch: Any
-
-
 class _Numbered:
-    """Counts batches as they are taken."""
+    """Batches, each with its number; ``enumerate`` would hold on to the last one."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self._batches = iter(batches)
+        self._next = self._batches.__next__
         self._number = -1
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> _Item:
-        batch = next(self._batches)
-        self._number += 1
-        return _Item(self._number, batch)
+    def __next__(self) -> tuple[int, Any]:
+        batch = self._next()
+        self._number = number = self._number + 1
+        return number, batch
 
     def close(self) -> None:
         close = getattr(self._batches, "close", None)
@@ -368,8 +362,10 @@ class _Stage:
         num_rows: Callable[[Any], int],
         one_row_batches: Callable[[Any], Iterable[Any]],
         timeout: float | None,
+        places: Callable[[int], Place],
     ) -> None:
         self.call = call
+        self.places = places
         self.policy = policy
         self.num_rows = num_rows
         self.one_row_batches = one_row_batches
@@ -382,16 +378,17 @@ class _Stage:
             rows = f" of {self.num_rows(batch)} rows"
         return f"batch {number}{rows}: the transform was not done in {self.timeout:g} s"
 
-    def outcome(self, batch: Any, place: Callable[[], Place]) -> _Outcome:
+    def outcome(self, item: tuple[int, Any]) -> _Outcome:
+        number, batch = item
         started = time.perf_counter()
         if self.policy.on_error == "raise":
             try:
                 outcome = _Outcome(self.call(batch))
             except Exception as error:
-                self.note(error, batch, place(), HOW_TO_FIND)
+                self.note(error, batch, self.places(number), HOW_TO_FIND)
                 raise
         else:
-            outcome = self.forgiving(batch, place)
+            outcome = self.forgiving(batch, number)
         outcome.seconds = time.perf_counter() - started
         return outcome
 
@@ -401,11 +398,11 @@ class _Stage:
             num_rows = self.num_rows(batch)
             place.note(error, num_rows, more if num_rows > 1 else "")
 
-    def forgiving(self, batch: Any, place: Callable[[], Place]) -> _Outcome:
+    def forgiving(self, batch: Any, number: int) -> _Outcome:
         try:
             value = self.call(batch)
         except Exception as error:
-            where = place()
+            where = self.places(number)
             self.note(error, batch, where)
             if not self.policy.forgives(error):
                 raise
