@@ -23,7 +23,7 @@ use arrow_schema::{ArrowError, DataType, SchemaRef};
 use self::dictionaries::dictionaries;
 use crate::error::{Error, Result};
 use crate::plan::Rows;
-use crate::projection::batch;
+use crate::projection::{batch, width_of};
 
 /// `(block, row)`: where a row of the answer stands.
 type Place = (usize, usize);
@@ -148,15 +148,6 @@ fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
             Some(width) => fixed_width(parts, places, data_type, width),
             None => interleave(parts, places),
         },
-    }
-}
-
-/// Bytes of each value, for types whose values are bytes at a fixed distance.
-fn width_of(data_type: &DataType) -> Option<usize> {
-    match data_type {
-        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
-        DataType::Dictionary(..) => None,
-        other => other.primitive_width(),
     }
 }
 

@@ -8,7 +8,7 @@ use arrow_data::ArrayData;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
-use crate::projection::{batch, is_bfloat16};
+use crate::projection::{batch, is_bfloat16, width_of};
 
 /// What the column is called.
 const NAME: &str = "matrix";
@@ -55,13 +55,6 @@ fn is_number(field: &Field) -> bool {
     field.data_type().is_integer() || field.data_type().is_floating() || is_bfloat16(field)
 }
 
-fn width_of(data_type: &DataType) -> usize {
-    match data_type {
-        DataType::FixedSizeBinary(width) => usize::try_from(*width).unwrap_or(1),
-        other => other.primitive_width().unwrap_or(1),
-    }
-}
-
 /// The batch of `num_rows` rows with these values, row after row, for columns of `schema`.
 pub(crate) fn from_values(
     schema: &SchemaRef,
@@ -101,7 +94,7 @@ pub(crate) fn from_values(
 /// Those of [`type_of`]; [`Error::Invalid`] if there are nulls.
 pub(crate) fn side_by_side(rows: &RecordBatch) -> Result<RecordBatch> {
     let schema = rows.schema();
-    let width = width_of(type_of(&schema)?);
+    let width = width_of(type_of(&schema)?).unwrap_or(1);
     if let Some(at) = rows.columns().iter().position(|column| column.null_count() > 0) {
         let (name, count) = (schema.field(at).name(), rows.column(at).null_count());
         return Err(Error::invalid(

@@ -182,6 +182,15 @@ impl Projection {
     }
 }
 
+/// Bytes of each value, for types whose values are bytes at a fixed distance.
+pub(crate) fn width_of(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
+        DataType::Dictionary(..) => None,
+        other => other.primitive_width(),
+    }
+}
+
 /// Whether a column holds Lance's 16-bit floats, which Arrow knows as two bytes each.
 pub fn is_bfloat16(field: &Field) -> bool {
     field.data_type() == &DataType::FixedSizeBinary(2)

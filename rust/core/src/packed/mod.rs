@@ -254,11 +254,7 @@ impl Plan {
 
 /// Bytes of each value, for types whose values are bytes at a fixed distance.
 fn width_of(field: &Field) -> Option<usize> {
-    match field.data_type() {
-        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
-        DataType::Dictionary(..) => None,
-        other => other.primitive_width(),
-    }
+    crate::projection::width_of(field.data_type())
 }
 
 /// A value that outgrew what its head can say.

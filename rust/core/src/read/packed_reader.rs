@@ -170,13 +170,11 @@ impl PackedReader {
         };
         let mut batches = Vec::new();
         for range in cuts.ranges(offsets.len()) {
-            match packed(range)? {
-                Some(gathered) => batches.push(gathered),
-                None => {
-                    let mixed = self.mixed(base, offsets, cuts)?;
-                    return formed(base.projection(), mixed, form);
-                }
-            }
+            let Some(gathered) = packed(range)? else {
+                let mixed = self.mixed(base, offsets, cuts)?;
+                return formed(base.projection(), mixed, form);
+            };
+            batches.push(gathered);
         }
         formed(base.projection(), batches, form)
     }
