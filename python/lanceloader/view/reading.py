@@ -74,7 +74,8 @@ class Reading(ColumnVerbs):
                 * ``"torch_matrix"``: a tensor of shape (rows, columns), of columns of one type;
                 * ``"torch_dict"``, ``"numpy_dict"``: a dict with a tensor or array per
                   column, each of its own dtype: of shape (rows,), or (rows, dim) for
-                  fixed-size lists. Lists become ``Ragged(values, offsets)``, structs dicts,
+                  fixed-size lists, and in their logical shape for tensors. Lists become
+                  ``Ragged(values, offsets)``, structs dicts,
                   times whole numbers (in numpy, ``datetime64``), decimals 64-bit floats,
                   text and bytes lists of Python objects.
             nulls: For the dict formats: ``"error"``, the default; ``"fill"`` to put
