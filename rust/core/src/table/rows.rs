@@ -70,12 +70,23 @@ fn live(num_places: u32, deleted: &DeletionVector) -> Bitmap {
     live.finish()
 }
 
+/// The places that are deleted.
+fn deleted(fragment: &FragmentRows) -> DeletionVector {
+    let Some(live) = &fragment.live else {
+        return DeletionVector::default();
+    };
+    // First as a list: a vector of unknown length would begin as a hash set.
+    let places = (0..fragment.num_places).filter(|&place| !live.contains(place.into()));
+    places.collect::<Vec<_>>().into_iter().collect()
+}
+
 /// Which id each row has.
 #[derive(Debug)]
 pub(super) enum RowIds {
     /// A row's id is its address.
     Addresses,
-    /// Ids stay with their rows when these move.
+    /// Ids stay with their rows when these move: an updated row has its id at two places, the older
+    /// of which is deleted.
     Stable { sequences: Vec<Arc<RowIdSequence>>, index: RowIdIndex },
 }
 
@@ -105,8 +116,7 @@ impl RowIds {
             .map(|(fragment, sequence)| FragmentRowIdIndex {
                 fragment_id: fragment.id,
                 row_id_sequence: Arc::clone(sequence),
-                // Deleted rows are left out by the layout.
-                deletion_vector: Arc::new(DeletionVector::default()),
+                deletion_vector: Arc::new(deleted(fragment)),
             })
             .collect();
         let index = RowIdIndex::new(&fragments).map_err(|e| failed(&e))?;
@@ -156,6 +166,10 @@ impl RowIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lance_file::version::ConcreteFileVersion;
+    use lance_table::feature_flags::FLAG_STABLE_ROW_IDS;
+    use lance_table::format::DataStorageFormat;
+    use lance_table::rowids::write_row_ids;
 
     #[test]
     fn live_places_are_those_not_deleted() {
@@ -171,5 +185,57 @@ mod tests {
         check(0, &[], &[]);
         // A vector that reaches beyond the fragment must not add rows.
         check(3, &[1, 7], &[0, 2]);
+    }
+
+    /// A table of fragments with these row ids, and the places deleted in each.
+    fn table(fragments: &[(&[u64], &[u32])]) -> (Manifest, Layout) {
+        let (mut stored, mut rows) = (Vec::new(), Vec::new());
+        for (id, (ids, deleted)) in (0..).zip(fragments) {
+            let num_places = u32::try_from(ids.len()).unwrap();
+            let mut fragment = Fragment::new(id);
+            fragment.physical_rows = Some(ids.len());
+            let sequence = write_row_ids(&RowIdSequence::from(*ids));
+            fragment.row_id_meta = Some(RowIdMeta::Inline(sequence.into()));
+            stored.push(fragment);
+            let live =
+                (!deleted.is_empty()).then(|| live(num_places, &deleted.iter().copied().collect()));
+            rows.push(FragmentRows { id: u32::try_from(id).unwrap(), num_places, live });
+        }
+        let format = DataStorageFormat::new(ConcreteFileVersion::V2_1);
+        let schema = lance_core::datatypes::Schema::default();
+        let mut manifest =
+            Manifest::new(schema, Arc::new(stored), format, std::collections::HashMap::new());
+        manifest.reader_feature_flags |= FLAG_STABLE_ROW_IDS;
+        (manifest, Layout::new(rows).unwrap())
+    }
+
+    #[test]
+    fn an_updated_row_keeps_its_id_at_its_new_place() {
+        let check = |fragments: &[(&[u64], &[u32])]| {
+            let (manifest, layout) = table(fragments);
+            let row_ids = RowIds::new(&manifest, &layout).unwrap();
+            let live = |(ids, deleted): &(&[u64], &[u32])| -> Vec<u64> {
+                let kept = ids.iter().zip(0..).filter(|(_, place)| !deleted.contains(place));
+                kept.map(|(&id, _)| id).collect()
+            };
+            let ids: Vec<u64> = fragments.iter().flat_map(live).collect();
+            let all: Vec<u64> = (0..layout.num_rows()).collect();
+            assert_eq!(row_ids.ids(&layout, &all).unwrap(), ids);
+            let found = row_ids.offsets(&layout, &ids).unwrap();
+            assert_eq!(found, all.iter().copied().map(Some).collect::<Vec<_>>());
+            // Ids that no row has: beyond all of them, and of rows that are gone.
+            for gone in (0..12).chain([1 << 40]).filter(|id| !ids.contains(id)) {
+                assert_eq!(row_ids.offsets(&layout, &[gone]).unwrap(), [None], "{gone}");
+            }
+        };
+        check(&[(&[0, 1, 2, 3, 4, 5], &[])]);
+        // Row 3 updated, and then deleted row 0.
+        check(&[(&[0, 1, 2, 3, 4, 5], &[3]), (&[3], &[])]);
+        check(&[(&[0, 1, 2, 3, 4, 5], &[0, 3]), (&[3], &[])]);
+        // Rows 2 and 3 updated, row 2 once more, row 3 deleted.
+        check(&[(&[0, 1, 2, 3, 4, 5], &[2, 3]), (&[2, 3], &[0]), (&[2], &[])]);
+        check(&[(&[0, 1, 2, 3, 4, 5], &[2, 3]), (&[2, 3], &[0, 1]), (&[2], &[])]);
+        // All rows of a fragment updated, in another order, and rows added.
+        check(&[(&[0, 1, 2, 3], &[0, 1, 2, 3]), (&[6, 7, 8], &[1]), (&[3, 1, 0, 2, 7], &[])]);
     }
 }
