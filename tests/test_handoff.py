@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
@@ -110,6 +111,74 @@ def test_batches_of_a_scan_may_be_written_to_without_disturbing_each_other(db):
         batch["x"].zero_()
     b = list(perm.iter(100))
     assert [int(batch["x"][0]) for batch in b] == list(range(0, 1000, 100))
+
+
+def writable(value, path=""):
+    """The arrays and tensors in a batch, which may be written to, by name."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from writable(inner, f"{path}/{name}")
+    elif isinstance(value, list | tuple):
+        for at, inner in enumerate(value):
+            yield from writable(inner, f"{path}/{at}")
+    elif hasattr(value, "fill_") or getattr(getattr(value, "flags", 0), "writeable", 0):
+        yield path, value
+
+
+def repeated_columns(kind, folder):
+    """Rows of numbers in structs, from one kind of source."""
+    inner = pa.array([{"w": i, "v": [i, 2 * i]} for i in range(40)]).cast(
+        pa.struct({"w": pa.int64(), "v": pa.list_(pa.float32(), 2)})
+    )
+    data = pa.table(
+        {
+            "x": np.arange(40),
+            "m": inner,
+            "l": pa.array([[i] * (i % 3) for i in range(40)]),
+        }
+    )
+    if kind == "table":
+        return ll.open(lance.write_dataset(data, folder / "t.lance"))
+    if kind == "engine":
+        return ll.open(
+            lance.write_dataset(data, folder / "t", data_storage_version="legacy")
+        )
+    return ll.open(data)
+
+
+@pytest.mark.parametrize("source", ["table", "engine", "arrow"])
+@pytest.mark.parametrize("kind", ["torch_dict", "numpy_dict", "torch", "torch_row"])
+@pytest.mark.parametrize("read", ["direct", "resident", "external"])
+def test_columns_that_come_out_twice_share_nothing(tmp_path, source, kind, read):
+    pytest.importorskip("torch")
+    if source != "table" and read != "direct":
+        pytest.skip("read in one way only")
+    perm = repeated_columns(source, tmp_path)
+    columns = {"y": "x", "x": "x", "z": "x"}
+    if kind.endswith("_dict"):
+        columns |= {
+            "m": "m",
+            "m.w": "m.w",
+            "l": "l",
+            "k": "l",
+            "m.v": "m.v",
+            "v": "m.v",
+        }
+    if source == "engine":
+        columns = {name: path for name, path in columns.items() if "." not in path}
+    view = perm._with_selection(columns).with_format(kind)
+    if source == "table":
+        view = view.with_read(read)
+    for batch in (view[:10], view.take_offsets([5, 3, 3, 9]), *view.iter(20)):
+        parts = list(writable(batch))
+        # What the engine gives is copied, or cannot be written to.
+        assert len(parts) > 2 or source == "engine"
+        before = [value.tolist() for _, value in parts]
+        for at, (name, value) in enumerate(parts):
+            value[...] = -1
+            before[at] = value.tolist()
+            for (other, kept), wanted in zip(parts, before, strict=True):
+                assert kept.tolist() == wanted, f"{other} changed with {name}"
 
 
 def test_ownership_is_known(table):

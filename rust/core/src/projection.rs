@@ -12,6 +12,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::NullBuffer;
+use arrow_data::transform::MutableArrayData;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub const ROW_OFFSET: &str = "_rowoffset";
 #[derive(Debug, Clone)]
 pub struct Projection {
     outputs: Vec<Source>,
+    /// Whether another output holds the values of this one.
+    is_repeated: Vec<bool>,
     schema: SchemaRef,
     /// Where the outputs are in what was read last: mostly, all that a reader reads has one schema.
     places: Arc<ArcSwapOption<Places>>,
@@ -73,7 +76,8 @@ impl Projection {
             fields.push(field.with_name(name));
         }
         let schema = Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()));
-        Ok(Self { outputs, schema, places: Arc::default() })
+        let is_repeated = repeated(&outputs);
+        Ok(Self { outputs, is_repeated, schema, places: Arc::default() })
     }
 
     /// The schema of the batches that come out.
@@ -143,7 +147,8 @@ impl Projection {
     /// The batch that comes out, given the columns read and the ids of their rows.
     ///
     /// `read` holds at least the columns of [`paths`](Self::paths), under the names of the table.
-    /// `rows` gives a system column on demand.
+    /// `rows` gives a system column on demand. No two columns that come out share values, so that one
+    /// may be written to without changing another.
     ///
     /// # Errors
     ///
@@ -154,11 +159,13 @@ impl Projection {
         mut rows: impl FnMut(&Source) -> Result<ArrayRef>,
     ) -> Result<RecordBatch> {
         let places = self.places(read.schema_ref());
-        let column = |(source, place): (&Source, &Vec<usize>)| match source {
+        let column = |((source, place), &is_repeated): ((&Source, &Vec<usize>), &bool)| match source
+        {
+            Source::Column(path) if is_repeated => Ok(copied(&extract(read, path, place)?)),
             Source::Column(path) => extract(read, path, place),
             system => rows(system),
         };
-        let outputs = self.outputs.iter().zip(&places.indexes);
+        let outputs = self.outputs.iter().zip(&places.indexes).zip(&self.is_repeated);
         let columns = outputs.map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&self.schema), columns, read.num_rows())
     }
@@ -286,6 +293,37 @@ fn nested(table: &Schema, name: &str) -> Option<(Source, Field)> {
             None => return Some((Source::Column(path), field.clone().with_nullable(nullable))),
         }
     }
+}
+
+/// Which outputs are a column that comes out before, or a field of a column that comes out.
+fn repeated(outputs: &[Source]) -> Vec<bool> {
+    let mut by_path: Vec<(&[String], usize)> = outputs
+        .iter()
+        .enumerate()
+        .filter_map(|(at, source)| match source {
+            Source::Column(path) => Some((path.as_slice(), at)),
+            Source::RowId | Source::RowAddress | Source::RowOffset => None,
+        })
+        .collect();
+    by_path.sort_unstable();
+    let mut is_repeated = vec![false; outputs.len()];
+    let mut outer: Option<&[String]> = None;
+    for (path, at) in by_path {
+        // A path sorts directly before the paths inside it.
+        match outer {
+            Some(outer) if path.starts_with(outer) => is_repeated[at] = true,
+            _ => outer = Some(path),
+        }
+    }
+    is_repeated
+}
+
+/// The same values in buffers of their own.
+fn copied(array: &ArrayRef) -> ArrayRef {
+    let data = array.to_data();
+    let mut copy = MutableArrayData::new(vec![&data], false, data.len());
+    copy.extend(0, 0, data.len());
+    make_array(copy.freeze())
 }
 
 /// The column at `path`, which is at `place` in what was read.
@@ -452,6 +490,62 @@ mod tests {
         }
         let error = projection.assemble(&batch(&["id"]), |_| unreachable!()).unwrap_err();
         assert_eq!(error.to_string().matches("top.dotted was not read").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn columns_that_come_out_twice_share_nothing() {
+        let meta = table().field(1).clone();
+        let (id, top) = (Int32Array::from(vec![1, 2]), Int32Array::from(vec![Some(5), None]));
+        let width: ArrayRef = Arc::new(Int32Array::from(vec![7, 8]));
+        let DataType::Struct(fields) = meta.data_type() else { panic!("{meta}") };
+        let DataType::Struct(inner) = fields[1].data_type() else { panic!("{fields:?}") };
+        let inner = StructArray::new(inner.clone(), vec![Arc::clone(&width)], None);
+        let dotted: ArrayRef = Arc::new(Int32Array::from(vec![None, Some(1)]));
+        let children =
+            vec![Arc::new(Int32Array::from(vec![3, 4])) as ArrayRef, Arc::new(inner), dotted];
+        let meta = StructArray::new(fields.clone(), children, None);
+        let columns: Vec<ArrayRef> = vec![Arc::new(id), Arc::new(meta), Arc::new(top)];
+        let read = RecordBatch::try_new(Arc::new(table()), columns).unwrap();
+
+        fn buffers(data: &arrow_data::ArrayData, found: &mut Vec<*const u8>) {
+            let nulls = data.nulls().map(NullBuffer::buffer);
+            found.extend(data.buffers().iter().chain(nulls).map(arrow_buffer::Buffer::as_ptr));
+            data.child_data().iter().for_each(|child| buffers(child, found));
+        }
+        let schema = read.schema();
+        let known = by_name(&schema);
+        let place = |source| indexes(&schema, &known, &path(source)).unwrap();
+        let names = ["meta.inner.x", "id", "meta", "top.dotted", "meta.inner", "meta.width"];
+        let columns = names.iter().map(|&name| (name, name));
+        let columns = columns.chain([("again", "id"), ("once more", "id"), ("m", "meta")]);
+        let batch = Projection::new(&table(), columns).unwrap();
+        let batch = batch.assemble(&read, |_| unreachable!()).unwrap();
+        for (name, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            let source = match name.name().as_str() {
+                "again" | "once more" => "id",
+                "m" => "meta",
+                name => name,
+            };
+            let alone = Projection::new(&table(), [("it", source)]).unwrap();
+            let wanted = alone.assemble(&read, |_| unreachable!()).unwrap();
+            assert_eq!(column, wanted.column(0), "{name}");
+            assert_eq!(
+                buffers_of(wanted.column(0)),
+                buffers_of(&extract(&read, &path(source), &place(source)).unwrap())
+            );
+        }
+        let mut found = Vec::new();
+        batch.columns().iter().for_each(|column| buffers(&column.to_data(), &mut found));
+        let num_buffers = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), num_buffers);
+
+        fn buffers_of(column: &ArrayRef) -> Vec<*const u8> {
+            let mut found = Vec::new();
+            buffers(&column.to_data(), &mut found);
+            found
+        }
     }
 
     #[test]

@@ -129,7 +129,9 @@ impl Running {
             batch,
             is_over: false,
             rows: match batches {
-                Batches::AsRead => (feed.window_bytes() / feed.row_bytes().max(1)).clamp(1, FIRST_ROWS),
+                Batches::AsRead => {
+                    (feed.window_bytes() / feed.row_bytes().max(1)).clamp(1, FIRST_ROWS)
+                }
                 Batches::Every(size) => *size,
                 Batches::Ends(_) => 1,
             },
@@ -314,7 +316,8 @@ impl Work {
             }
             (count, end, expected) = (count + 1, next, expected + bytes);
         }
-        let part = Ticket { positions: rest.positions.start..end, num_batches: count, ..rest.clone() };
+        let part =
+            Ticket { positions: rest.positions.start..end, num_batches: count, ..rest.clone() };
         rest.positions.start = end;
         rest.batch += count;
         rest.num_batches -= count;
@@ -426,7 +429,8 @@ impl Work {
                 end = self.end_of_batch(start..end);
             }
             Batches::Every(size) => {
-                num_batches = usize::try_from((end - start).div_ceil(*size as u64)).unwrap_or(usize::MAX);
+                num_batches =
+                    usize::try_from((end - start).div_ceil(*size as u64)).unwrap_or(usize::MAX);
             }
             Batches::Ends(ends) => {
                 let rest = &ends[state.batch..];
@@ -435,8 +439,13 @@ impl Work {
                 end = rest[num_batches - 1];
             }
         }
-        let ticket =
-            Ticket { number: state.taken, positions: start..end, batch: state.batch, num_batches, rows };
+        let ticket = Ticket {
+            number: state.taken,
+            positions: start..end,
+            batch: state.batch,
+            num_batches,
+            rows,
+        };
         state.position = end;
         state.batch += num_batches;
         state.taken += 1;

@@ -152,7 +152,8 @@ impl Choice {
         };
         let packed_bytes = row_bytes.saturating_mul(scan.num_rows());
         if let Some(strategy) = options.strategy {
-            if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes {
+            if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes
+            {
                 return Err(too_little(memory_bytes, packed_bytes));
             }
             return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
@@ -185,7 +186,9 @@ impl Choice {
 /// All rows are wanted in memory, and they do not fit.
 pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64) -> Error {
     Error::invalid(
-        format!("a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"),
+        format!(
+            "a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"
+        ),
         format!("at least {packed_bytes}, or read=\"external\" or \"direct\""),
     )
 }

@@ -100,7 +100,8 @@ impl Shape {
         // A list takes what it takes, up to half; buckets share the rest.
         let budget =
             budget.checked_sub(list_bytes.checked_mul(2)?).map(|rest| rest + list_bytes)?;
-        let record = row_bytes.min(LONG_BYTES as u64) + PLACE_BYTES as u64 + size_of::<usize>() as u64;
+        let record =
+            row_bytes.min(LONG_BYTES as u64) + PLACE_BYTES as u64 + size_of::<usize>() as u64;
         let bucket_rows = (budget / BUCKET_SHARE / record).min(MAX_BUCKET_ROWS);
         let num_buckets = num_rows.checked_div(bucket_rows)? + 1;
         let buffer = budget / BUFFER_SHARE / num_buckets;

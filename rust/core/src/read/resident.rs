@@ -92,7 +92,9 @@ pub(super) fn block_rows(row_bytes: u64, weights: &Weights, num_rows: u64) -> u6
     };
     while rows > 1
         && num_rows / rows < most_blocks
-        && (0..num_rows).step_by(usize::try_from(rows).unwrap_or(usize::MAX)).any(|start| is_large(start, rows))
+        && (0..num_rows)
+            .step_by(usize::try_from(rows).unwrap_or(usize::MAX))
+            .any(|start| is_large(start, rows))
     {
         rows /= 2;
     }
@@ -106,7 +108,12 @@ pub(super) fn scan_rows(row_bytes: u64, budget: u64) -> u64 {
 
 /// The beginning of a run of rows to scan at once, by the bytes of rows on average and by where the long
 /// ones are.
-pub(super) fn scan_at_once(weights: &Weights, offsets: Range<u64>, most_rows: u64, most_bytes: u64) -> Range<u64> {
+pub(super) fn scan_at_once(
+    weights: &Weights,
+    offsets: Range<u64>,
+    most_rows: u64,
+    most_bytes: u64,
+) -> Range<u64> {
     let end = offsets.end.min(offsets.start.saturating_add(most_rows));
     offsets.start..weights.end_of_run(offsets.start..end, most_bytes)
 }

@@ -17,8 +17,7 @@ use lance_arrow::json::{convert_lance_json_to_arrow, has_json_fields};
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::{
     DecoderConfig, DecoderPlugins, FilterExpression, PageInfo, RequestedRows,
-    SchedulerDecoderConfig,
-    schedule_and_decode_blocking,
+    SchedulerDecoderConfig, schedule_and_decode_blocking,
 };
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::reader_projection_from_field_ids;
