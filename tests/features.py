@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import lance
 import lancedb
@@ -182,6 +183,70 @@ def stable_row_ids(path):
     dataset.update({"name": "'moved'"}, where="id < 20")
     dataset.optimize.compact_files()
     return lance.dataset(path)
+
+
+def updated(version):
+    """Rows whose ids live at new places, while their old ones are deleted, not compacted."""
+
+    def make(path):
+        data = tables.narrow(100)
+        dataset = lance.write_dataset(
+            data,
+            path,
+            max_rows_per_file=30,
+            enable_stable_row_ids=True,
+            data_storage_version=version,
+        )
+        dataset.update({"name": "'once'"}, where="id = 3")
+        dataset.update({"name": "'twice'"}, where="id < 5 or id = 70")
+        dataset.update({"name": "'thrice'"}, where="id = 3")
+        dataset.delete("id = 4 or id = 50")
+        new = tables.narrow(110, seed=1).slice(90)
+        builder = dataset.merge_insert("id").when_matched_update_all()
+        builder.when_not_matched_insert_all().execute(new)
+        return lance.dataset(path)
+
+    make.__name__ = f"updates_with_stable_row_ids_{version}"
+    return make
+
+
+for _version in ("2.0", "2.1", "2.2"):
+    feature(updated(_version))
+
+
+@feature
+def file_sizes_not_in_the_manifest(path):
+    """As older writers left them; Lance looks the sizes up when it opens the files."""
+    dataset = lance.write_dataset(tables.narrow(90), path, max_rows_per_file=40)
+    if "://" in str(path):
+        return dataset
+    without_file_sizes(path)
+    return lance.dataset(path)
+
+
+def without_file_sizes(path):
+    """Make the sizes of data files zero, which means unknown, in the manifest of a table."""
+    sizes = {
+        file.file_size_bytes
+        for fragment in lance.dataset(path).get_fragments()
+        for file in fragment.metadata.files
+    }
+    for manifest in Path(path, "_versions").glob("*.manifest"):
+        content = manifest.read_bytes()
+        for size in sizes:
+            # Field 6 of a file, as a varint of the same length.
+            number = varint(size)
+            zero = b"\x80" * (len(number) - 1) + b"\0"
+            content = content.replace(b"\x30" + number, b"\x30" + zero)
+        manifest.write_bytes(content)
+
+
+def varint(number):
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 @feature

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import tables
 import torch
+from features import without_file_sizes
 from hypothesis import given
 from hypothesis import strategies as st
 from loads import STRATEGIES
@@ -340,6 +341,33 @@ def test_the_table_may_be_moved_and_must_be_the_same(path, tmp_path):
     lance.write_dataset(tables.narrow(ROWS), same_rows)
     with pytest.raises(ValueError, match=r"another table: its files are not"):
         resumed(ll.open(str(same_rows)), state)
+
+
+@pytest.mark.parametrize("read", STRATEGIES)
+def test_reading_does_not_change_which_table_it_is(tmp_path, read):
+    """Lance looks up the sizes of files that a manifest does not tell."""
+    path = str(tmp_path / "t.lance")
+    lance.write_dataset(tables.narrow(ROWS), path, max_rows_per_file=300)
+    without_file_sizes(path)
+
+    def states():
+        perm = ll.open(path).select_columns(["id"])
+        loader = loader_of(perm, read=read)
+        yield loader.state_dict()
+        batches = iter(loader)
+        for _ in range(2):
+            next(batches)
+            yield loader.state_dict()
+        perm.to_arrow()
+        yield loader_of(perm, read=read).state_dict()
+
+    plans = [state["plan"] for state in (*states(), *states())]
+    assert plans == [plans[0]] * len(plans)
+    state = list(states())[1]
+    read_before = ll.open(path).select_columns(["id"])
+    rows = wanted(read_before)
+    for perm in (read_before, ll.open(path).select_columns(["id"])):
+        assert ids(resumed(perm, state)) == rows[BATCH:]
 
 
 @pytest.mark.parametrize(

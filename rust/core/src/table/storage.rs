@@ -271,7 +271,9 @@ impl Storage {
         }
         let lance = |error: &lance_core::Error| Error::lance(&path, error);
         let (file, num_bytes) = runtime::wait(async {
-            let file = folder.scheduler.open_file(&place, size).await.map_err(|e| lance(&e))?;
+            // A copy: an unknown size is filled in, and the manifest must stay as it was read.
+            let file = folder.scheduler.open_file(&place, &size.clone()).await;
+            let file = file.map_err(|e| lance(&e))?;
             let num_bytes = file.reader().size().await;
             let num_bytes = num_bytes.map_err(|error| lance(&error.into()))? as u64;
             Ok((file, num_bytes))
