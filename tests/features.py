@@ -9,6 +9,7 @@ import lance
 import lancedb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tables
 
 FEATURES = {}
@@ -359,6 +360,107 @@ def blobs_of_version_2(path):
     )
 
 
+def blob_values(num_rows):
+    """Blobs of every kind: none, empty, inline, packed with others, and alone in a file."""
+    sizes = [0, 10, 5_000, 70_000, 5_000_000]
+    return [None if i % 7 == 6 else bytes([i]) * sizes[i % 5] for i in range(num_rows)]
+
+
+def nested_blobs():
+    """Blobs in structs, in lists, and in both."""
+    blobs = lance.blob_array(blob_values(24))
+    blob = lance.blob_field("blob")
+    absent = pa.array([i % 5 == 3 for i in range(24)])
+    pair = pa.StructArray.from_arrays(
+        [pa.array(range(24)), blobs], fields=[pa.field("n", pa.int64()), blob]
+    )
+    maybe = pa.StructArray.from_arrays(
+        [blobs, pa.array(map(str, range(24)))],
+        fields=[blob, pa.field("text", pa.string())],
+        mask=absent,
+    )
+    deep = pa.StructArray.from_arrays([maybe], names=["inner"])
+    ends = pa.array([0, 2, 2, None, 9, 10, 24], pa.int32())
+    columns = {
+        "id": pa.array(range(24)),
+        "pair": pair,
+        "deep": deep,
+    }
+    listed = {
+        "id": pa.array(range(6)),
+        "pages": pa.ListArray.from_arrays(ends, blobs),
+        "pairs": pa.ListArray.from_arrays(ends, maybe),
+        "lists": pa.ListArray.from_arrays(
+            pa.array([0, 1, 1, 3, 4, 5, 6], pa.int32()),
+            pa.ListArray.from_arrays(ends, blobs),
+        ),
+        "large": pa.LargeListArray.from_arrays(ends.cast(pa.int64()), blobs),
+    }
+    return pa.table(columns), pa.table(listed)
+
+
+@feature
+def blobs_in_structs(path):
+    return lance.write_dataset(
+        nested_blobs()[0], path, data_storage_version="2.2", max_rows_per_file=10
+    )
+
+
+@feature
+def blobs_in_lists(path):
+    dataset = lance.write_dataset(
+        nested_blobs()[1], path, data_storage_version="2.2", max_rows_per_file=4
+    )
+    dataset.delete("id = 4")
+    return dataset
+
+
+def packed(version, *, nulls):
+    """Structs whose fields lie in one column of the file."""
+
+    def make(path):
+        kind = pa.struct({"x": pa.int32(), "y": pa.float32(), "z": pa.int8()})
+        values = [
+            None if nulls and i % 4 == 3 else {"x": i, "y": i / 2, "z": i % 5}
+            for i in range(60)
+        ]
+        field = pa.field("p", kind, metadata={"packed": "true"})
+        inner = pa.field("inner", pa.struct([field, pa.field("id", pa.int32())]))
+        p = pa.array(values, kind)
+        nested = pa.StructArray.from_arrays(
+            [p, pa.array(range(60), pa.int32())], fields=list(inner.type)
+        )
+        schema = pa.schema([pa.field("id", pa.int64()), field, inner])
+        data = pa.table([pa.array(range(60)), p, nested], schema=schema)
+        return lance.write_dataset(
+            data, path, data_storage_version=version, max_rows_per_file=25
+        )
+
+    make.__name__ = f"packed_structs_{version}" + ("_with_nulls" if nulls else "")
+    return make
+
+
+for _version, _nulls in (("2.0", False), ("2.1", True), ("2.2", False), ("2.2", True)):
+    feature(packed(_version, nulls=_nulls))
+
+
+@feature
+def packed_structs_of_text(path):
+    """Packed structs whose rows differ in length, alone and in lists, some of them empty."""
+    kind = pa.struct({"x": pa.int32(), "s": pa.string(), "b": pa.large_binary()})
+    field = pa.field("p", kind, metadata={"packed": "true"})
+    several = pa.field("several", pa.list_(field.with_name("item")))
+    values = [{"x": i, "s": "é" * (i % 4), "b": bytes(i % 3)} for i in range(70)]
+    lists = [None if i % 5 == 1 else values[i : i + i % 5 % 4] for i in range(70)]
+    data = pa.table(
+        [pa.array(range(70)), pa.array(values, kind), pa.array(lists, several.type)],
+        schema=pa.schema([pa.field("id", pa.int64()), field, several]),
+    )
+    return lance.write_dataset(
+        data, path, data_storage_version="2.2", max_rows_per_file=30
+    )
+
+
 @feature
 def written_by_lancedb(path):
     folder, _, name = str(path).rpartition("/")
@@ -368,4 +470,60 @@ def written_by_lancedb(path):
     )
     table.add([{"id": 99, "when": None, "v": [1.0, 2.0]}])
     table.delete("id = 5")
+    return lance.dataset(path)
+
+
+def lists_of_structs_of_a_fixed_size(path):
+    """Lists that a file holds as columns of another length, and what was written.
+
+    pylance reads such a column only alone.
+    """
+    pair = pa.list_(pa.struct({"a": pa.int32(), "s": pa.string()}), 2)
+    deep = pa.struct({"n": pa.int32(), "pair": pair})
+
+    def value(i):
+        return [{"a": i, "s": str(i)}, None if i % 3 == 2 else {"a": -i, "s": None}]
+
+    pairs = pa.array([None if i % 5 == 4 else value(i) for i in range(50)], pair)
+    inner = [None if i % 7 == 6 else {"n": i, "pair": value(i)} for i in range(50)]
+    data = pa.table(
+        {
+            "pair": pairs,
+            "id": np.arange(50),
+            "deep": pa.array(inner, deep),
+            "again": pairs,
+        }
+    )
+    dataset = lance.write_dataset(
+        data, path, data_storage_version="2.2", max_rows_per_file=20
+    )
+    dataset.delete("id = 7 or id = 22")
+    return dataset, data.filter(pc.field("id") != 7).filter(pc.field("id") != 22)
+
+
+def external_blobs(path, *, nested):
+    """Blobs that are ranges of other files, all or some of them."""
+    others = Path(path).parent
+    for i in range(6):
+        (others / f"{i}.bin").write_bytes(bytes([i]) * (1_000 * i))
+    values = [
+        (others / f"{i % 6}.bin").as_uri() if i % 3 else bytes([i]) * 50
+        for i in range(20)
+    ]
+    values[5:7] = [None, lance.Blob.from_uri((others / "4.bin").as_uri(), 100, 30)]
+    blobs, field = lance.blob_array(values), lance.blob_field("image")
+    ids = pa.array(range(20))
+    if nested:
+        fields = [pa.field("n", pa.int64()), field]
+        blobs = pa.StructArray.from_arrays([ids, blobs], fields=fields)
+        field = pa.field("image", blobs.type)
+    schema = pa.schema([pa.field("id", pa.int64()), field])
+    dataset = lance.write_dataset(
+        pa.table([ids, blobs], schema=schema),
+        path,
+        data_storage_version="2.2",
+        max_rows_per_file=8,
+        allow_external_blob_outside_bases=True,
+    )
+    dataset.delete("id = 2")
     return lance.dataset(path)

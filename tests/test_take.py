@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import lance
@@ -10,19 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
-from features import FEATURES
+from features import FEATURES, external_blobs, lists_of_structs_of_a_fixed_size
 from lanceloader import _native
 
 
 def oracle(dataset) -> pa.Table:
     """The whole table in storage order, by pylance, blobs as bytes."""
-    blobs = [f.name for f in dataset.schema if f.name == "image"]
-    plain = [f.name for f in dataset.schema if f.name not in blobs]
-    whole = dataset.to_table(columns=plain, with_row_id=True, with_row_address=True)
-    for name in blobs:
-        files = dataset.take_blobs(name, indices=list(range(whole.num_rows)))
-        values = [None if file is None else file.readall() for file in files]
-        whole = whole.append_column(name, pa.array(values, pa.large_binary()))
+    whole = dataset.to_table(
+        with_row_id=True, with_row_address=True, blob_handling="all_binary"
+    )
     return whole.select([*dataset.schema.names, "_rowid", "_rowaddr"])
 
 
@@ -70,9 +67,10 @@ def test_every_column_alone_and_in_reverse(dataset):
 
 def test_schemas_are_those_of_pylance(dataset):
     perm = ll.open(dataset)
+    read = oracle(dataset).schema
     for ours, theirs in zip(perm.schema, dataset.schema, strict=True):
-        if theirs.name == "image":
-            assert ours.type == pa.large_binary()
+        if "blob" in str(theirs.type) or theirs.name == "image":
+            assert ours.type == read.field(theirs.name).type
         else:
             assert ours.equals(theirs, check_metadata=True)
     assert perm.schema.metadata == dataset.schema.metadata
@@ -120,6 +118,33 @@ def test_fields_of_structs_by_dotted_name(tmp_path):
     assert renamed.to_arrow()["m.n"].to_pylist() == [
         at(row, "meta", "n") for row in rows
     ]
+
+
+def paths_of(field, prefix="") -> list[str]:
+    """A column and the fields of its structs, by dotted name."""
+    path = f"{prefix}{field.name}"
+    children = field.type if pa.types.is_struct(field.type) else []
+    inner = (paths_of(child, f"{path}.") for child in children)
+    return [path, *itertools.chain.from_iterable(inner)]
+
+
+def test_every_field_of_a_struct_is_that_of_the_whole_struct(dataset):
+    perm = ll.open(dataset).with_format("arrow")
+    wanted = oracle(dataset).to_pylist()
+    paths = [path for field in perm.schema for path in paths_of(field) if "." in path]
+    if not paths:
+        return
+
+    def at(row, path):
+        for name in path.split("."):
+            row = None if row is None else row[name]
+        return row
+
+    for columns in [*([path] for path in paths), [perm.column_names[0], *paths[::-1]]]:
+        view = perm.select_columns(columns)
+        for got in (view.to_arrow(), view.take_offsets(range(len(perm)))):
+            for column in columns:
+                assert got[column].to_pylist() == [at(row, column) for row in wanted]
 
 
 def test_only_selected_columns_are_read(tmp_path):
@@ -192,6 +217,88 @@ def test_the_native_reader_reads_every_feature(dataset):
     assert isinstance(reader, _native.Reader)
 
 
+@pytest.mark.parametrize("read", ["direct", "resident", "external"])
+def test_lists_of_structs_of_a_fixed_size(tmp_path, read):
+    dataset, wanted = lists_of_structs_of_a_fixed_size(tmp_path / "t.lance")
+    perm = ll.open(dataset).with_format("arrow").with_read(read)
+    nested = {"deep.n": "n", "deep.pair": "pair"}
+    for path, name in nested.items():
+        rows = [row and row[name] for row in wanted["deep"].to_pylist()]
+        wanted = wanted.append_column(path, pa.array(rows))
+    for columns in (
+        ["pair"],
+        ["id", "pair"],
+        ["deep"],
+        ["deep.pair", "id", "deep.n"],
+        ["again", "deep", "id", "pair"],
+    ):
+        view = perm.select_columns(columns)
+        assert isinstance(view._ensure_open(), _native.Reader)
+        assert rows_of(view.to_arrow()) == rows_of(wanted.select(columns))
+        got = view.take_offsets([31, 3, 3, 19, 20])
+        assert rows_of(got) == rows_of(wanted.select(columns).take([31, 3, 3, 19, 20]))
+        shuffled = view.shuffle(seed=1)
+        order = perm.select_columns(["_rowoffset"]).shuffle(seed=1).to_arrow()
+        places = order["_rowoffset"].to_pylist()
+        rows = [row for batch in shuffled.iter(9) for row in batch.to_pylist()]
+        assert rows == rows_of(wanted.select(columns).take(places))
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "words"),
+    [
+        (
+            "2.2",
+            pa.list_(pa.struct({"l": pa.list_(pa.int32())}), 2),
+            "lists inside the structs of a list of a fixed size",
+        ),
+        ("2.0", pa.list_(pa.struct({"x": pa.int32()}), 2), "in a file of version 2.0"),
+    ],
+)
+def test_what_no_library_reads_is_named(tmp_path, version, kind, words):
+    data = pa.table({"id": range(3), "f": pa.array([None] * 3, kind)})
+    lance.write_dataset(data, tmp_path / "t.lance", data_storage_version=version)
+    table = _native.Table.open(str(tmp_path / "t.lance"))
+    with pytest.raises(ll.errors.UnsupportedError, match=words):
+        table.reader([("f", "f")]).take(_native.Order.all(3), [0])
+    perm = ll.open(tmp_path / "t.lance")
+    assert perm.select_columns(["id"]).take_offsets([1]) == [{"id": 1}]
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a struct"])
+def test_blobs_outside_of_the_table_are_read_by_its_own_library(tmp_path, nested):
+    dataset = external_blobs(str(tmp_path / "t.lance"), nested=nested)
+    wanted = oracle(dataset)
+    perm = ll.open(dataset).with_format("arrow")
+    assert not isinstance(perm._ensure_open(), _native.Reader)
+    assert isinstance(perm.select_columns(["id"])._ensure_open(), _native.Reader)
+    view = perm.select_columns([*perm.column_names, "_rowid"])
+    for got in (view, pickle.loads(pickle.dumps(view))):
+        assert rows_of(got.to_arrow()) == rows_of(wanted.drop_columns(["_rowaddr"]))
+        picked = rows_of(got.take_offsets([7, 3, 3, 0]).select(["id", "image"]))
+        rows = wanted.select(["id", "image"]).take([7, 3, 3, 0])
+        assert picked == rows_of(rows)
+        loader = got.loader(4, shuffle=True, seed=1, format="arrow")
+        rows = [row for batch in loader for row in batch.to_pylist()]
+        rows.sort(key=lambda row: row["id"])
+        assert rows == rows_of(wanted.drop_columns(["_rowaddr"]))
+
+
+def test_a_blob_outside_of_the_table_among_others_is_named(tmp_path):
+    (tmp_path / "it.bin").write_bytes(b"it")
+    values = [b"x"] * 3_000 + [(tmp_path / "it.bin").as_uri()]
+    data = pa.table(
+        {"image": lance.blob_array(values)},
+        schema=pa.schema([lance.blob_field("image")]),
+    )
+    path = tmp_path / "t.lance"
+    options = {"allow_external_blob_outside_bases": True, "data_storage_version": "2.2"}
+    perm = ll.open(lance.write_dataset(data, path, **options))
+    assert perm[:2] == [{"image": b"x"}] * 2
+    with pytest.raises(ll.errors.UnsupportedError, match="outside of the table"):
+        perm[3_000]
+
+
 def test_a_format_of_old_is_read_by_its_own_library(tmp_path):
     data = tables.narrow(50)
     dataset = lance.write_dataset(
@@ -207,3 +314,25 @@ def test_a_format_of_old_is_read_by_its_own_library(tmp_path):
             assert view.filter("id < 5").num_rows == 5
     dataset.delete("id < 10")
     assert perm.to_arrow().equals(data)
+
+
+def test_fields_of_structs_that_the_tables_own_library_reads(tmp_path):
+    rows = [
+        {"id": i, "m": None if i % 3 == 2 else {"w": i, "q": {"z.z": i}}}
+        for i in range(9)
+    ]
+    data = pa.Table.from_pylist(rows)
+    dataset = lance.write_dataset(
+        data, tmp_path / "t.lance", data_storage_version="legacy"
+    )
+    # The legacy format keeps no validity of structs.
+    rows = dataset.to_table().to_pylist()
+    perm = ll.open(dataset).with_format("arrow")
+    got = perm.select_columns(["m.q.z.z", "id", "m.w", "m"]).take_offsets([7, 2, 2])
+    for place, row in zip([7, 2, 2], got.to_pylist(), strict=True):
+        m = rows[place]["m"] or {"w": None, "q": {"z.z": None}}
+        wanted = {"m.q.z.z": m["q"]["z.z"], "id": place, "m.w": m["w"]}
+        assert row == wanted | {"m": rows[place]["m"]}
+    assert perm.flatten().column_names == ["id", "m.w", "m.q.z.z"]
+    with pytest.raises(ll.errors.ColumnNotFoundError, match=r"`m\.x` does not exist"):
+        perm.select_columns(["m.x"])

@@ -15,11 +15,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
-from lanceloader.errors import UnsupportedError
+from lanceloader.errors import ColumnNotFoundError, UnsupportedError
 from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -111,6 +111,13 @@ class LancedbEngine(Engine):
         import pyarrow as pa
 
         columns = [name for name in columns if name not in SYSTEM]
+        for name in columns:
+            if holds_blobs(self.schema().field(name)):
+                message = (
+                    f"column `{name}`: blobs outside of the table inside a struct or list are not "
+                    "read by lancedb; pip install lanceloader[lance] and open the table by its path"
+                )
+                raise UnsupportedError(message)
         blobs = [name for name in self.blob_columns() if name in columns]
         select = {name: quoted(name) for name in columns if name not in blobs}
         if key == ROW_OFFSET:
@@ -167,8 +174,10 @@ class PylanceEngine(Engine):
         import pyarrow as pa
 
         columns = [name for name in columns if name not in SYSTEM]
-        blobs = [field.name for field in self.schema() if is_blob(field)]
-        plain = [name for name in columns if name not in blobs]
+        schema = self.schema()
+        blobs = [field.name for field in schema if is_blob(field)]
+        nested = [name for name in columns if holds_blobs(schema.field(name))]
+        plain = [name for name in columns if name not in (*blobs, *nested)]
         if key == ROW_OFFSET:
             rows = self.dataset.take(list(keys), columns=plain)
         else:
@@ -180,7 +189,30 @@ class PylanceEngine(Engine):
             files = self.dataset.take_blobs(name, **{by: list(keys)})
             values = [None if file is None else file.readall() for file in files]
             rows = rows.append_column(name, pa.array(values, pa.large_binary()))
+        if nested:
+            found = self._take_by_scan(keys, key, nested)
+            for name in nested:
+                rows = rows.append_column(name, found[name])
         return rows.append_column(key, pa.array(keys, pa.uint64()))
+
+    def _take_by_scan(
+        self, keys: Sequence[int], key: str, columns: Sequence[str]
+    ) -> pa.Table:
+        """Fetch columns that hold blobs: only a scan gives their bytes."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        parts = []
+        for start in range(0, len(keys), KEYS_PER_TAKE):
+            part = ", ".join(map(str, keys[start : start + KEYS_PER_TAKE]))
+            scanner = self.dataset.scanner(
+                columns=[*columns, key],
+                filter=f"{key} IN ({part})",
+                blob_handling="all_binary",
+            )
+            parts.append(scanner.to_table())
+        rows = pa.concat_tables(parts).combine_chunks()
+        return rows.take(pc.index_in(pa.array(keys, pa.uint64()), value_set=rows[key]))
 
 
 class EngineReader:
@@ -215,7 +247,8 @@ class EngineReader:
                 )
                 raise UnsupportedError(message)
         self._engine = engine
-        self._columns = list(columns)
+        schema = engine.schema()
+        self._columns = [(name, path_of(schema, source)) for name, source in columns]
         self._key = key
         self._keys = keys
         self._schema = self._output_schema()
@@ -257,8 +290,8 @@ class EngineReader:
         if len(keys) == 0:
             return empty(self._schema)
         wanted = pc.unique(keys)
-        sources = [source for _, source in self._columns]
-        rows = self._engine.take(wanted.to_pylist(), self._key, sources)
+        tops = list(dict.fromkeys(top for _, (top, *_) in self._columns))
+        rows = self._engine.take(wanted.to_pylist(), self._key, tops)
         found = rows[self._key].combine_chunks()
         places = pc.index_in(keys, value_set=found)
         if places.null_count:
@@ -269,10 +302,11 @@ class EngineReader:
         system = self._system_columns(order, start, stop)
         system.setdefault(self._key, keys)
         columns = []
-        for field, (_, source) in zip(self._schema, self._columns, strict=True):
-            column = (
-                system[source] if source in system else rows[source].combine_chunks()
-            )
+        for field, (_, path) in zip(self._schema, self._columns, strict=True):
+            top, *inner = path
+            column = system[top] if top in system else rows[top].combine_chunks()
+            if inner:
+                column = pc.struct_field(column, inner)
             columns.append(column.cast(field.type))
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
@@ -306,15 +340,42 @@ class EngineReader:
 
         table = self._engine.schema()
         fields = []
-        for name, source in self._columns:
-            if source in SYSTEM and source not in table.names:
+        for name, (top, *inner) in self._columns:
+            if top in SYSTEM and top not in table.names:
                 fields.append(pa.field(name, pa.uint64()))
                 continue
-            field = table.field(source)
-            if is_blob(field):
-                field = pa.field(name, pa.large_binary(), metadata=field.metadata)
-            fields.append(field.with_name(name))
+            field = table.field(top)
+            for part in inner:
+                child = field.type.field(part)
+                field = child.with_nullable(child.nullable or field.nullable)
+            fields.append(with_bytes(field).with_name(name))
         return pa.schema(fields, metadata=table.metadata)
+
+
+def path_of(schema: pa.Schema, name: str) -> tuple[str, ...]:
+    """Find a column, or a field of structs by its dotted name: names from the top.
+
+    Raises:
+        ColumnNotFoundError: If there is none.
+    """
+    import pyarrow as pa
+
+    if name in schema.names or name in SYSTEM:
+        return (name,)
+
+    def paths(fields: Iterable[pa.Field], rest: str) -> Iterator[tuple[str, ...]]:
+        for field in fields:
+            if rest == field.name:
+                yield (field.name,)
+            elif rest.startswith(f"{field.name}.") and pa.types.is_struct(field.type):
+                inner = paths(list(field.type), rest[len(field.name) + 1 :])
+                yield from ((field.name, *path) for path in inner)
+
+    for path in paths(schema, name):
+        return path
+    known = ", ".join(f"`{column}`" for column in schema.names)
+    message = f"column `{name}` does not exist; there are {known}"
+    raise ColumnNotFoundError(message)
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:
@@ -335,6 +396,27 @@ def is_blob(field: pa.Field) -> bool:
         or metadata.get(b"ARROW:extension:name") == b"lance.blob.v2"
         or b"lance-encoding:blob" in metadata
     )
+
+
+def with_bytes(field: pa.Field) -> pa.Field:
+    """Put binary in the place of blobs, however deep they lie."""
+    import pyarrow as pa
+
+    kind = field.type
+    if is_blob(field):
+        return pa.field(field.name, pa.large_binary(), metadata=field.metadata)
+    if pa.types.is_struct(kind):
+        return field.with_type(pa.struct([with_bytes(child) for child in kind]))
+    if pa.types.is_list(kind):
+        return field.with_type(pa.list_(with_bytes(kind.value_field)))
+    if pa.types.is_large_list(kind):
+        return field.with_type(pa.large_list(with_bytes(kind.value_field)))
+    return field
+
+
+def holds_blobs(field: pa.Field) -> bool:
+    """Whether blobs lie inside the values of a column that is none itself."""
+    return not is_blob(field) and with_bytes(field).type != field.type
 
 
 def quoted(name: str) -> str:

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{UInt8Type, UInt32Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, LargeBinaryArray, RecordBatch, StructArray};
+use arrow_array::{
+    Array, ArrayRef, LargeBinaryArray, LargeListArray, ListArray, RecordBatch, StructArray,
+};
 use arrow_buffer::{BooleanBuffer, MutableBuffer, NullBuffer, OffsetBuffer};
-use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
+use arrow_schema::{DataType, FieldRef, Schema as ArrowSchema};
 use bytes::Bytes;
-use lance_core::datatypes::{BlobKind, Schema};
+use lance_core::datatypes::{BlobKind, Field, Schema};
 use lance_core::utils::blob::blob_path;
 
 use super::storage::Storage;
@@ -35,31 +37,65 @@ struct Blob {
     range: Range<u64>,
 }
 
+/// Whether a column is or holds blobs of version 2.
+pub(super) fn has_blobs(field: &Field) -> bool {
+    field.is_blob_v2() || field.children.iter().any(has_blobs)
+}
+
+/// The ids of the blobs of version 2 that a column is or holds.
+pub(super) fn blob_ids(field: &Field) -> Vec<i32> {
+    if field.is_blob_v2() {
+        return vec![field.id];
+    }
+    field.children.iter().flat_map(blob_ids).collect()
+}
+
 /// The schema to read from a file: descriptors in the place of blobs of version 2.
 pub(super) fn with_descriptors(schema: &Schema) -> Schema {
     let mut schema = schema.clone();
-    for field in &mut schema.fields {
-        if field.is_blob_v2() {
-            field.unloaded_mut();
-        }
-    }
+    schema.fields.iter_mut().for_each(Field::unload_blobs_recursive);
     schema
 }
 
 /// The Arrow schema of what comes out: binary in the place of blobs of version 2.
 pub(super) fn with_binary(schema: &Schema) -> ArrowSchema {
     let arrow = ArrowSchema::from(schema);
-    let binary = |(field, plain): (&lance_core::datatypes::Field, &Arc<ArrowField>)| {
-        if !field.is_blob_v2() {
-            return plain.as_ref().clone();
-        }
+    let fields = schema.fields.iter().zip(arrow.fields());
+    let fields: Vec<_> = fields.map(|(field, plain)| binary(field, plain)).collect();
+    ArrowSchema::new_with_metadata(fields, arrow.metadata)
+}
+
+fn binary(field: &Field, plain: &FieldRef) -> FieldRef {
+    if !has_blobs(field) {
+        return Arc::clone(plain);
+    }
+    let metadata = || {
         let mut metadata = plain.metadata().clone();
         metadata.retain(|key, _| !key.starts_with("ARROW:extension:"));
-        ArrowField::new(&field.name, DataType::LargeBinary, plain.is_nullable())
-            .with_metadata(metadata)
+        metadata
     };
-    let fields: Vec<_> = schema.fields.iter().zip(arrow.fields()).map(binary).collect();
-    ArrowSchema::new_with_metadata(fields, arrow.metadata)
+    let inner = |at: usize, plain: &FieldRef| binary(&field.children[at], plain);
+    let plain = plain.as_ref().clone();
+    Arc::new(match plain.data_type() {
+        _ if field.is_blob_v2() => {
+            let metadata = metadata();
+            plain.with_data_type(DataType::LargeBinary).with_metadata(metadata)
+        }
+        DataType::Struct(fields) => {
+            let fields = fields.iter().enumerate().map(|(at, field)| inner(at, field)).collect();
+            plain.with_data_type(DataType::Struct(fields))
+        }
+        DataType::List(item) => {
+            let item = inner(0, item);
+            plain.with_data_type(DataType::List(item))
+        }
+        DataType::LargeList(item) => {
+            let item = inner(0, item);
+            plain.with_data_type(DataType::LargeList(item))
+        }
+        // Refused when the column is read.
+        _ => plain,
+    })
 }
 
 /// Replaces the descriptors in `batch`, read from the file of `home`, by the blobs.
@@ -71,18 +107,81 @@ pub(super) fn load(
     fields: &Schema,
     batch: &RecordBatch,
 ) -> Result<RecordBatch> {
-    if !fields.fields.iter().any(lance_core::datatypes::Field::is_blob_v2) {
+    if !fields.fields.iter().any(has_blobs) {
         return Ok(batch.clone());
     }
-    let column = |(field, column): (&lance_core::datatypes::Field, &ArrayRef)| {
-        if !field.is_blob_v2() {
-            return Ok(Arc::clone(column));
-        }
-        read(storage, home, column.as_struct()).map(|blobs| Arc::new(blobs) as ArrayRef)
-    };
-    let columns = fields.fields.iter().zip(batch.columns()).map(column);
     let schema = Arc::new(with_binary(fields));
-    crate::projection::batch(schema, columns.collect::<Result<_>>()?, batch.num_rows())
+    let columns = fields.fields.iter().zip(schema.fields()).zip(batch.columns());
+    let columns =
+        columns.map(|((field, wanted), column)| loaded(storage, home, field, wanted, column));
+    let columns = columns.collect::<Result<_>>()?;
+    crate::projection::batch(schema, columns, batch.num_rows())
+}
+
+/// A column as `wanted`, with the blobs in the place of their descriptors, however deep these lie.
+fn loaded(
+    storage: &Storage,
+    home: &BlobHome,
+    field: &Field,
+    wanted: &FieldRef,
+    column: &ArrayRef,
+) -> Result<ArrayRef> {
+    if field.is_blob_v2() {
+        return read(storage, home, column.as_struct()).map(|blobs| Arc::new(blobs) as ArrayRef);
+    }
+    if !has_blobs(field) {
+        return Ok(Arc::clone(column));
+    }
+    let inner = |at: usize, wanted, part| loaded(storage, home, &field.children[at], wanted, part);
+    let fail = |error| Error::arrow(&home.name, &error);
+    let nulls = column.nulls().cloned();
+    match wanted.data_type() {
+        DataType::Struct(fields) => {
+            let parts = fields.iter().zip(column.as_struct().columns()).enumerate();
+            let parts = parts.map(|(at, (wanted, part))| inner(at, wanted, part));
+            let parts = parts.collect::<Result<_>>()?;
+            let len = column.len();
+            let array = StructArray::try_new_with_length(fields.clone(), parts, nulls, len);
+            Ok(Arc::new(array.map_err(fail)?))
+        }
+        DataType::List(item) => {
+            let list = column.as_list::<i32>();
+            let (values, offsets) = (inner(0, item, list.values())?, list.offsets().clone());
+            let array = ListArray::try_new(Arc::clone(item), offsets, values, nulls);
+            Ok(Arc::new(array.map_err(fail)?))
+        }
+        DataType::LargeList(item) => {
+            let list = column.as_list::<i64>();
+            let (values, offsets) = (inner(0, item, list.values())?, list.offsets().clone());
+            let array = LargeListArray::try_new(Arc::clone(item), offsets, values, nulls);
+            Ok(Arc::new(array.map_err(fail)?))
+        }
+        other => Err(Error::Bug(format!("blobs in a column of type {other}"))),
+    }
+}
+
+/// Adds the ids of the columns of blobs, in or below `field`, that have one outside of the table.
+///
+/// `column` holds descriptors.
+pub(super) fn find_external(field: &Field, column: &ArrayRef, found: &mut Vec<i32>) {
+    let is_external = |kind| match BlobKind::try_from(kind) {
+        Ok(BlobKind::Inline | BlobKind::Packed | BlobKind::Dedicated) | Err(_) => false,
+        Ok(BlobKind::External | BlobKind::Managed | BlobKind::ManagedWithBase) => true,
+    };
+    let parts = match column.data_type() {
+        DataType::Struct(_) => column.as_struct().columns(),
+        DataType::List(_) => std::slice::from_ref(column.as_list::<i32>().values()),
+        DataType::LargeList(_) => std::slice::from_ref(column.as_list::<i64>().values()),
+        _ => return,
+    };
+    if !field.is_blob_v2() {
+        let parts = field.children.iter().zip(parts);
+        return parts.for_each(|(field, part)| find_external(field, part, found));
+    }
+    let kinds = parts.first().and_then(|kinds| kinds.as_primitive_opt::<UInt8Type>());
+    if kinds.is_some_and(|kinds| kinds.iter().flatten().any(is_external)) {
+        found.push(field.id);
+    }
 }
 
 fn read(storage: &Storage, home: &BlobHome, descriptors: &StructArray) -> Result<LargeBinaryArray> {
@@ -147,7 +246,8 @@ fn describe(home: &BlobHome, descriptors: &StructArray, row: usize) -> Result<Op
         BlobKind::Dedicated => (Some(ids.value(row)), 0..size),
         BlobKind::External | BlobKind::Managed | BlobKind::ManagedWithBase => {
             return Err(Error::Unsupported(format!(
-                "{}: a blob of kind {kind:?}; read this column with the table's own library",
+                "{}: a blob that lies outside of the table ({kind:?}), in a column whose first blobs \
+                 do not; read this column with the table's own library",
                 home.name
             )));
         }

@@ -23,10 +23,11 @@ use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::reader_projection_from_field_ids;
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
-use super::blobs::{BlobHome, load, with_binary, with_descriptors};
+use super::blobs::{BlobHome, find_external, has_blobs, load, with_binary, with_descriptors};
 use super::footer::Run;
 use super::guard::guard;
 use super::held::Metadata;
+use super::lists::{decoded_together, is_list_of_structs, read_around, saw_no_value};
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
@@ -74,6 +75,7 @@ struct FileShape {
 pub(crate) struct FragmentReader {
     storage: Arc<Storage>,
     shape: Arc<Shape>,
+    num_places: u64,
     files: Vec<FileColumns>,
 }
 
@@ -85,10 +87,13 @@ struct FileColumns {
     home: BlobHome,
 }
 
+type Stream = Box<dyn RecordBatchReader + Send>;
+
 /// Rows of one fragment on their way from its files: requested, but not decoded yet.
 pub(crate) struct Pending<'a> {
     reader: &'a FragmentReader,
-    streams: Vec<Box<dyn RecordBatchReader + Send>>,
+    streams: Vec<Stream>,
+    ranges: Vec<Range<u64>>,
     num_rows: usize,
 }
 
@@ -150,6 +155,15 @@ impl Shape {
                 continue;
             }
             let lance = |error: &lance_core::Error| Error::lance(&data_file.path, error);
+            let version = data_file.file_version().map_err(|e| lance(&e))?;
+            if version == ConcreteFileVersion::V2_0
+                && schema.fields_pre_order().any(is_list_of_structs)
+            {
+                return Err(Error::Unsupported(format!(
+                    "{}: lists of a fixed size whose values are structs in a file of version 2.0",
+                    data_file.path
+                )));
+            }
             let in_file =
                 columns_in_file(schema, &data_file.schema(&table)).map_err(|e| lance(&e))?;
             if in_file.fields.is_empty() {
@@ -165,20 +179,21 @@ impl Shape {
                     Some((u32::try_from(id).ok()?, u32::try_from(column).ok()?))
                 })
                 .collect();
-            let version = data_file.file_version().map_err(|e| lance(&e))?;
             let is_old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
-            if is_old && in_file.fields.iter().any(Field::is_blob_v2) {
+            if is_old && in_file.fields.iter().any(has_blobs) {
                 return Err(Error::Unsupported(format!(
                     "{}: blobs of version 2 in a file of version {version}",
                     data_file.path
                 )));
             }
-            let stored = with_descriptors(&in_file);
-            let projection = reader_projection_from_field_ids(version, &stored, &column_of)
-                .map_err(|e| lance(&e))?;
-            let (columns, starts) = runs(&projection.column_indices, data_file)?;
-            let (fields, stored) = (in_file, projection.schema);
-            files.push(FileShape { index, fields, stored, columns: columns.into(), starts });
+            for fields in decoded_together(in_file) {
+                let stored = with_descriptors(&fields);
+                let projection = reader_projection_from_field_ids(version, &stored, &column_of)
+                    .map_err(|e| lance(&e))?;
+                let (columns, starts) = runs(&projection.column_indices, data_file)?;
+                let stored = projection.schema;
+                files.push(FileShape { index, fields, stored, columns: columns.into(), starts });
+            }
         }
         let missing: Vec<i32> =
             schema.field_ids().into_iter().filter(|id| !found.contains(id)).collect();
@@ -213,7 +228,8 @@ impl FragmentReader {
             Ok(FileColumns { file, metadata, home })
         };
         let files = shape.files.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { storage: Arc::clone(storage), shape: Arc::clone(shape), files })
+        let num_places = fragment.physical_rows.unwrap_or(0) as u64;
+        Ok(Self { storage: Arc::clone(storage), shape: Arc::clone(shape), num_places, files })
     }
 
     /// Whether a block has buffers of its own, none of them a part of a mapped file.
@@ -251,18 +267,13 @@ impl FragmentReader {
         let request =
             |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size);
         let streams = files.map(request).collect::<Result<Vec<_>>>()?;
-        Ok(Pending { reader: self, streams, num_rows })
+        Ok(Pending { reader: self, streams, ranges, num_rows })
     }
 }
 
 impl FileColumns {
     /// Not by Lance's reader of files, which looks at all columns of the file each time.
-    fn request(
-        &self,
-        part: &FileShape,
-        ranges: &[Range<u64>],
-        batch_size: u32,
-    ) -> Result<Box<dyn RecordBatchReader + Send>> {
+    fn request(&self, part: &FileShape, ranges: &[Range<u64>], batch_size: u32) -> Result<Stream> {
         let file = &self.file;
         file.check()?;
         let config = SchedulerDecoderConfig {
@@ -285,6 +296,25 @@ impl FileColumns {
             .map_err(|error| Error::lance(&file.path, &error))
         })
     }
+
+    /// The rows of `stream`, which are those in `ranges` of `num_places`.
+    fn read(
+        &self,
+        part: &FileShape,
+        stream: Stream,
+        ranges: &[Range<u64>],
+        num_places: u64,
+    ) -> Result<RecordBatch> {
+        let path = &self.file.path;
+        match guard(path, || collect(stream, path)) {
+            Err(error) if saw_no_value(&error) => read_around(ranges, num_places, |wider| {
+                let batch_size = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
+                let stream = self.request(part, &[wider], batch_size)?;
+                guard(path, || collect(stream, path))
+            }),
+            read => read,
+        }
+    }
 }
 
 impl Pending<'_> {
@@ -293,17 +323,16 @@ impl Pending<'_> {
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
-        let Self { reader, streams, num_rows } = self;
+        let Self { reader, streams, ranges, num_rows } = self;
         let shape = &reader.shape;
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
         let mut parts = Vec::with_capacity(streams.len() + 1);
         for ((stream, columns), part) in streams.into_iter().zip(&reader.files).zip(&shape.files) {
-            let path = &columns.file.path;
-            let read = guard(path, || collect(stream, path))?;
+            let read = columns.read(part, stream, &ranges, reader.num_places)?;
             if read.num_rows() != num_rows {
                 return Err(Error::Corrupt {
-                    path: path.clone(),
+                    path: columns.file.path.clone(),
                     reason: format!("it gave {} rows of {num_rows}", read.num_rows()),
                 });
             }
@@ -406,8 +435,25 @@ fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {
     (page.num_rows, page.buffer_offsets_and_sizes.iter().map(|(_, bytes)| bytes).sum())
 }
 
+impl Pending<'_> {
+    /// The ids of columns of blobs, some of which lie outside of the table.
+    pub(super) fn external_blobs(self) -> Result<Vec<i32>> {
+        let Self { reader, streams, ranges, .. } = self;
+        let runtime = runtime::runtime()?;
+        let _entered = runtime.enter();
+        let mut found = Vec::new();
+        let parts = reader.files.iter().zip(&reader.shape.files);
+        for (stream, (columns, part)) in streams.into_iter().zip(parts) {
+            let read = columns.read(part, stream, &ranges, reader.num_places)?;
+            let columns = part.fields.fields.iter().zip(read.columns());
+            columns.for_each(|(field, column)| find_external(field, column, &mut found));
+        }
+        Ok(found)
+    }
+}
+
 /// Mostly one batch; Lance splits what would overflow 32-bit offsets.
-fn collect(stream: Box<dyn RecordBatchReader + Send>, path: &str) -> Result<RecordBatch> {
+fn collect(stream: Stream, path: &str) -> Result<RecordBatch> {
     let schema = stream.schema();
     let mut batches = Vec::with_capacity(1);
     for part in stream {

@@ -9,6 +9,7 @@ mod footer;
 mod fragment;
 mod guard;
 mod held;
+mod lists;
 mod lru;
 mod mapped;
 mod rows;
@@ -34,11 +35,16 @@ pub(crate) use mapped::forget_touched;
 pub use storage::StorageOptions;
 
 use crate::error::{Error, Result};
-use crate::plan::Layout;
+use crate::plan::{Layout, plan_run};
 use crate::projection::{Projection, Source};
 use crate::runtime::{self, PerProcess};
 use rows::RowIds;
 use storage::{Place, Storage};
+
+/// How many fragments are looked at for blobs outside of the table.
+const FRAGMENTS_PROBED: usize = 8;
+/// How many rows of each.
+const ROWS_PROBED: u64 = 1024;
 
 /// Which version of a table to open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,6 +95,7 @@ pub struct Table {
     row_ids: PerProcess<RowIds>,
     storage: PerProcess<Storage>,
     identity: PerProcess<String>,
+    external_blobs: PerProcess<Vec<i32>>,
 }
 
 impl Table {
@@ -127,6 +134,7 @@ impl Table {
             row_ids: PerProcess::new(),
             storage: PerProcess::new(),
             identity: PerProcess::new(),
+            external_blobs: PerProcess::new(),
         })
     }
 
@@ -198,17 +206,49 @@ impl Table {
         let top: HashMap<&str, &Field> = top.collect();
         for path in projection.paths() {
             let field = field_at(&top, path)?;
-            if !field.is_blob_v2() {
-                readable(field)?;
-            }
+            readable(field)?;
             ids.push(field.id);
         }
         if projection.wants(&Source::RowId) {
             self.ids()?;
         }
-        let fields = project(&self.manifest.schema, &ids);
-        let schema = arrow_schema_of(&fields);
-        Ok(Columns { fields, schema, shapes: PerProcess::new() })
+        let columns = Columns::new(project(&self.manifest.schema, &ids));
+        for field in columns.fields.fields.iter().filter(|field| blobs::has_blobs(field)) {
+            let external = self.external_blobs().map_err(|error| self.changed(error))?;
+            if blobs::blob_ids(field).iter().any(|id| external.contains(id)) {
+                let reason =
+                    format!("column `{}`: blobs that lie outside of the table", field.name);
+                return Err(Error::Unsupported(reason));
+            }
+        }
+        Ok(columns)
+    }
+
+    /// The ids of columns of blobs, some of which lie outside of the table.
+    ///
+    /// Only the first rows of some fragments are looked at: where an image lies is mostly the same for
+    /// a whole column, and others are refused when they are read.
+    fn external_blobs(&self) -> Result<Arc<Vec<i32>>> {
+        self.external_blobs.get_or_make(|| {
+            let fields = self.manifest.schema.fields.iter().filter(|field| readable(field).is_ok());
+            let ids: Vec<i32> = fields.flat_map(blobs::blob_ids).collect();
+            let columns = Columns::new(project(&self.manifest.schema, &ids));
+            let num_fragments = self.layout.fragments().len();
+            let mut found = Vec::new();
+            for index in (0..num_fragments).step_by(num_fragments.div_ceil(FRAGMENTS_PROBED).max(1))
+            {
+                let rows = self.layout.offsets_of(index);
+                let rows = rows.start..rows.end.min(rows.start + ROWS_PROBED);
+                for read in plan_run(&self.layout, rows)? {
+                    let reader = self.fragment(read.fragment, &columns)?;
+                    let is_remote = reader.is_remote();
+                    let work =
+                        move || reader.request(&read.places, read.num_rows)?.external_blobs();
+                    found.extend(if is_remote { runtime::blocking(work)? } else { work()? });
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// A reader for `columns` of the fragment with this index.
@@ -290,6 +330,11 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
+    fn new(fields: Schema) -> Self {
+        let schema = arrow_schema_of(&fields);
+        Self { fields, schema, shapes: PerProcess::new() }
+    }
+
     /// The schema of the blocks read.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -427,24 +472,41 @@ fn project(schema: &Schema, ids: &[i32]) -> Schema {
     Schema { fields, metadata: schema.metadata.clone() }
 }
 
+/// The column at `path`, or the packed struct around it: its fields lie in one column of a file, and
+/// cannot be read alone.
 fn field_at<'a>(top: &HashMap<&str, &'a Field>, path: &[String]) -> Result<&'a Field> {
     let missing = || Error::Bug(format!("{} is not in the schema", path.join(".")));
     let mut field = *path.first().and_then(|name| top.get(name.as_str())).ok_or_else(missing)?;
     for name in &path[1..] {
+        if is_packed(field) {
+            break;
+        }
         let child = field.children.iter().find(|child| child.name == *name);
         field = child.ok_or_else(missing)?;
     }
     Ok(field)
 }
 
+fn is_packed(field: &Field) -> bool {
+    field.logical_type.is_struct() && field.is_packed_struct()
+}
+
 /// Refuses columns that a decoder alone cannot give.
 fn readable(field: &Field) -> Result<()> {
     let unsupported =
         |what: &str| Err(Error::Unsupported(format!("column `{}`: {what}", field.name)));
-    if field.is_blob_v2() {
-        return unsupported("a blob of version 2 inside a struct or list");
+    let data_type = field.data_type();
+    if blobs::has_blobs(field) && !field.is_blob_v2() && !may_hold_blobs(&data_type) {
+        return unsupported(&format!("blobs inside a column of type {data_type}"));
+    }
+    if lists::is_list_of_structs(field) && lists::holds_lists(&data_type) {
+        return unsupported("lists inside the structs of a list of a fixed size");
     }
     field.children.iter().try_for_each(readable)
+}
+
+fn may_hold_blobs(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Struct(_) | DataType::List(_) | DataType::LargeList(_))
 }
 
 #[cfg(test)]
@@ -477,9 +539,13 @@ mod tests {
     /// States and caches of earlier versions hold these.
     #[test]
     fn tables_are_named_as_in_earlier_versions() {
-        assert_eq!(identity(&[], 1234), "70615851184ffeb1bc4b7c5fe2dfef9d");
-        assert_eq!(identity(&[("unit", "m")], 1234), "");
-        assert_eq!(identity(&[], 0), "");
+        let names = [identity(&[], 1234), identity(&[("unit", "m")], 1234), identity(&[], 0)];
+        let wanted = [
+            "70615851184ffeb1bc4b7c5fe2dfef9d",
+            "2689d71791a146c3932a81d727624e6a",
+            "a68b30a52462f8d7dc9d0515dd23fcb0",
+        ];
+        assert_eq!(names, wanted);
     }
 
     #[test]
