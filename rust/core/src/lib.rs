@@ -53,6 +53,7 @@ mod disk;
 pub mod error;
 pub mod histogram;
 pub mod interrupt;
+mod processor;
 pub mod recycled;
 mod runtime;
 pub mod stages;

@@ -11,7 +11,10 @@
 //! The sequences are part of the contract: they are pinned by the tests below and published in
 //! `docs/determinism.md`.
 
+#![expect(clippy::inline_always, reason = "compiled anew for the processor, see `Tuned`")]
+
 use crate::error::{Error, Result};
+use crate::processor::{Processor, Tuned, tuned};
 
 /// The largest domain, so that both radices fit in 32 bits with room to add.
 pub const MAX_ROWS: u64 = 1 << 62;
@@ -181,7 +184,7 @@ impl Network {
             for ((l, r), value) in l.iter_mut().zip(&mut r).zip(chunk.iter()) {
                 (*l, *r) = self.split(*value);
             }
-            self.rounds(&mut l, &mut r);
+            tuned(Rounds::<false> { network: self, l: &mut l, r: &mut r });
             self.finish(n, &l, &r, chunk, Self::forward);
         }
     }
@@ -193,7 +196,7 @@ impl Network {
             for ((l, r), image) in l.iter_mut().zip(&mut r).zip(chunk.iter()) {
                 (*l, *r) = self.split(*image);
             }
-            self.rounds_back(&mut l, &mut r);
+            tuned(Rounds::<true> { network: self, l: &mut l, r: &mut r });
             self.finish(n, &l, &r, chunk, Self::inverse);
         }
     }
@@ -210,12 +213,13 @@ impl Network {
                     next_l = next_l.wrapping_add(1);
                 }
             }
-            self.rounds(&mut l, &mut r);
+            tuned(Rounds::<false> { network: self, l: &mut l, r: &mut r });
             self.finish(n, &l, &r, chunk, Self::forward);
         }
     }
 
     /// All rounds over all lanes. Each loop runs over whole arrays, so that it becomes vector code.
+    #[inline(always)]
     fn rounds(&self, l: &mut [u32; LANES], r: &mut [u32; LANES]) {
         for keys in self.keys.chunks_exact(2) {
             for (l, r) in l.iter_mut().zip(r.iter()) {
@@ -227,6 +231,7 @@ impl Network {
         }
     }
 
+    #[inline(always)]
     fn rounds_back(&self, l: &mut [u32; LANES], r: &mut [u32; LANES]) {
         for keys in self.keys.chunks_exact(2).rev() {
             for (r, l) in r.iter_mut().zip(l.iter()) {
@@ -277,6 +282,24 @@ impl Network {
             l = subtract(l, hash(r, keys[0], self.a), self.a);
         }
         self.join(l, r)
+    }
+}
+
+/// All rounds over all lanes, or all of them undone.
+struct Rounds<'a, const BACK: bool> {
+    network: &'a Network,
+    l: &'a mut [u32; LANES],
+    r: &'a mut [u32; LANES],
+}
+
+impl<const BACK: bool> Tuned for Rounds<'_, BACK> {
+    #[inline(always)]
+    fn run(self, _: Processor) {
+        if BACK {
+            self.network.rounds_back(self.l, self.r);
+        } else {
+            self.network.rounds(self.l, self.r);
+        }
     }
 }
 

@@ -4,17 +4,24 @@
 //! smallest of three forms, as in Roaring (S. Chambi, D. Lemire, O. Kaser and R. Godin, "Better
 //! bitmap performance with Roaring bitmaps", 2016): runs, a sorted list of 16-bit values, or a
 //! bitset. Beside Roaring, every chunk knows how many members lie before it and every bitset how
-//! many lie before each 512 bits, so that [`Bitmap::select`] (position → offset) and
-//! [`Bitmap::rank`] (offset → position) need a binary search and a few words.
+//! many lie before each 256 bits, so that [`Bitmap::select`] (position → offset) and
+//! [`Bitmap::rank`] (offset → position) read two or three cache lines. Many at a time are taken in
+//! tiles, so that the processor waits for many lines at once.
+
+#![expect(clippy::inline_always, reason = "compiled anew for the processor, see `Tuned`")]
 
 mod chunk;
 
 use self::chunk::{Chunk, Cursor, low16, not_a_bitmap};
 use super::inverse::NOWHERE;
 use crate::error::Result;
+use crate::processor::{Processor, Tuned, tuned};
 
 const CHUNK_BITS: u32 = 16;
 const CHUNK_ROWS: usize = 1 << CHUNK_BITS;
+/// Positions or offsets looked up side by side: enough for memory to be busy, few enough for what
+/// was fetched to be there still.
+const TILE: usize = 128;
 
 /// A set of row offsets, in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +33,8 @@ pub struct Bitmap {
     /// The chunk of every `1 << shift`-th position, and the last chunk: where to look for a position.
     samples: Vec<usize>,
     shift: u32,
+    /// Halvings that find a chunk between any sample and the next.
+    halvings: u32,
 }
 
 impl Bitmap {
@@ -53,11 +62,7 @@ impl Bitmap {
 
     /// Replaces each position, all in `0..len`, by the member that stands there.
     pub fn apply(&self, positions: &mut [u64]) {
-        for position in positions {
-            let at = self.chunk_at(*position);
-            let place = self.chunks[at].select(low16(*position - self.ranks[at]));
-            *position = (self.keys[at] << CHUNK_BITS) | u64::from(place);
-        }
+        tuned(Select { bitmap: self, positions });
     }
 
     /// Writes the members at positions `start, start + 1, …`, all in `0..len`, to `out`.
@@ -77,10 +82,17 @@ impl Bitmap {
     }
 
     /// The chunk that a position, in `0..len`, lies in.
+    ///
+    /// Takes as many steps wherever it lies, as a loop that ended sooner would be mispredicted.
+    #[inline(always)]
     fn chunk_at(&self, position: u64) -> usize {
         let sample = usize::try_from(position >> self.shift).expect("fewer than there are chunks");
-        let (low, high) = (self.samples[sample], self.samples[sample + 1]);
-        low + self.ranks[low + 1..=high].partition_point(|&end| end <= position)
+        let (mut at, last) = (self.samples[sample], self.chunks.len() - 1);
+        for halving in (0..self.halvings).rev() {
+            let next = last.min(at + (1 << halving));
+            at = if self.ranks[next] <= position { next } else { at };
+        }
+        at
     }
 
     /// The member at `position`, in ascending order, if there are that many.
@@ -104,12 +116,7 @@ impl Bitmap {
     ///
     /// Costs least for neighbouring offsets: they share a chunk, and mostly a word of it.
     pub(super) fn invert(&self, offsets: &mut [u64]) {
-        for run in offsets.chunk_by_mut(|a, b| a >> CHUNK_BITS == b >> CHUNK_BITS) {
-            match self.chunk_of(run[0] >> CHUNK_BITS) {
-                Ok(at) => self.chunks[at].invert(self.ranks[at], run),
-                Err(_) => run.fill(NOWHERE),
-            }
-        }
+        tuned(Rank { bitmap: self, offsets });
     }
 
     /// Whether `offset` is a member.
@@ -118,6 +125,7 @@ impl Bitmap {
     }
 
     /// The chunk of this key, or where it would stand.
+    #[inline]
     fn chunk_of(&self, key: u64) -> Result<usize, usize> {
         // Where no chunk is empty, a chunk stands where its key says.
         match usize::try_from(key) {
@@ -193,6 +201,69 @@ impl Bitmap {
             self.samples.push(at);
         }
         self.samples.push(last);
+        let between = self.samples.windows(2).map(|pair| pair[1] - pair[0]).max();
+        self.halvings = between.map_or(0, |most| usize::BITS - most.leading_zeros());
+    }
+}
+
+/// [`Bitmap::apply`], a tile at a time: each loop asks for what the next one reads.
+struct Select<'a> {
+    bitmap: &'a Bitmap,
+    positions: &'a mut [u64],
+}
+
+impl Tuned for Select<'_> {
+    #[inline(always)]
+    fn run(self, processor: Processor) {
+        let Bitmap { keys, chunks, ranks, .. } = self.bitmap;
+        let Some(first) = chunks.first() else {
+            return;
+        };
+        let mut found = [(first, 0, 0); TILE];
+        for tile in self.positions.chunks_mut(TILE) {
+            for (position, found) in tile.iter_mut().zip(&mut found) {
+                let at = self.bitmap.chunk_at(*position);
+                let (chunk, rank) = (&chunks[at], low16(*position - ranks[at]));
+                *found = (chunk, rank, chunk.group_of(rank));
+                *position = keys[at] << CHUNK_BITS;
+            }
+            for (chunk, rank, part) in &mut found[..tile.len()] {
+                *part = chunk.block_of(*part, *rank);
+            }
+            for (offset, &(chunk, rank, part)) in tile.iter_mut().zip(&found) {
+                *offset |= u64::from(chunk.select(part, rank, processor));
+            }
+        }
+    }
+}
+
+/// [`Bitmap::invert`], likewise.
+struct Rank<'a> {
+    bitmap: &'a Bitmap,
+    offsets: &'a mut [u64],
+}
+
+impl Tuned for Rank<'_> {
+    #[inline(always)]
+    fn run(self, _: Processor) {
+        let Bitmap { chunks, ranks, .. } = self.bitmap;
+        let key = |offset: &u64| offset >> CHUNK_BITS;
+        for tile in self.offsets.chunks_mut(TILE) {
+            // Neighbours share their lines.
+            if tile.first().map(key) != tile.last().map(key) {
+                for offset in tile.iter() {
+                    if let Ok(at) = self.bitmap.chunk_of(key(offset)) {
+                        chunks[at].fetch(low16(*offset));
+                    }
+                }
+            }
+            for run in tile.chunk_by_mut(|a, b| key(a) == key(b)) {
+                match self.bitmap.chunk_of(key(&run[0])) {
+                    Ok(at) => chunks[at].invert(ranks[at], run),
+                    Err(_) => run.fill(NOWHERE),
+                }
+            }
+        }
     }
 }
 

@@ -1,13 +1,19 @@
 //! The three forms of a chunk of a bitmap.
 
+#![expect(clippy::inline_always, reason = "compiled anew for the processor, see `Tuned`")]
+
 use super::super::inverse::NOWHERE;
 use super::CHUNK_ROWS;
 use crate::error::{Error, Result};
+use crate::processor::{Processor, prefetch};
 
 const WORDS: usize = CHUNK_ROWS / 64;
 /// Words per rank entry of a bitset.
-const BLOCK_WORDS: usize = 8;
+const BLOCK_WORDS: usize = 4;
 const BLOCKS: usize = WORDS / BLOCK_WORDS;
+/// Rank entries that are looked through at once: a cache line.
+const GROUP: usize = 32;
+const GROUPS: usize = BLOCKS / GROUP;
 /// A list of more values than this is larger than a bitset with its ranks.
 const LIST_MAX: usize = usize::midpoint(CHUNK_ROWS / 8, 2 * BLOCKS);
 
@@ -16,7 +22,7 @@ const LIST_MAX: usize = usize::midpoint(CHUNK_ROWS / 8, 2 * BLOCKS);
 pub(super) enum Chunk {
     Runs(Box<[Run]>),
     List(Box<[u16]>),
-    Bits(Box<Bits>),
+    Bits(Bits),
 }
 
 /// `first..=last`, with the number of members before it in the chunk.
@@ -29,15 +35,25 @@ pub(super) struct Run {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bits {
+    /// Members before each group of blocks. They lie with the chunk, and are not waited for.
+    starts: [u16; GROUPS],
+    blocks: Box<Blocks>,
+}
+
+// Aligned, so that a block lies in one cache line, and a group too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(align(64))]
+struct Blocks {
     words: [u64; WORDS],
-    ranks: [u16; BLOCKS],
+    /// Members before each block.
+    ranks: [[u16; GROUP]; GROUPS],
 }
 
 impl Chunk {
     pub(super) fn smallest(runs: &[(u16, u16)]) -> Self {
         let len: usize = runs.iter().map(|&(first, last)| usize::from(last - first) + 1).sum();
         let list = if len <= LIST_MAX { len * 2 } else { usize::MAX };
-        if runs.len() * size_of::<Run>() <= list.min(size_of::<Bits>()) {
+        if runs.len() * size_of::<Run>() <= list.min(size_of::<Blocks>()) {
             let mut rank = 0_u16;
             let runs = runs.iter().map(|&(first, last)| {
                 let run = Run { first, last, rank };
@@ -48,24 +64,64 @@ impl Chunk {
             return Self::Runs(runs.collect());
         }
         let members = || runs.iter().flat_map(|&(first, last)| first..=last);
-        if list <= size_of::<Bits>() {
+        if list <= size_of::<Blocks>() {
             return Self::List(members().collect());
         }
         let mut words = [0; WORDS];
         for member in members() {
             words[usize::from(member) / 64] |= 1 << (member % 64);
         }
-        Self::Bits(Box::new(Bits::new(&words)))
+        Self::Bits(Bits::new(&words))
     }
 
-    pub(super) fn select(&self, rank: u16) -> u16 {
+    /// The group of blocks that the member of a rank lies in, whose ranks are fetched; 0 where there are none.
+    #[inline(always)]
+    pub(super) fn group_of(&self, rank: u16) -> u8 {
+        match self {
+            Self::Runs(_) => 0,
+            Self::List(list) => {
+                prefetch(&list[usize::from(rank)]);
+                0
+            }
+            Self::Bits(bits) => {
+                let group = bits.group_of(rank);
+                prefetch(&bits.blocks.ranks[usize::from(group)]);
+                group
+            }
+        }
+    }
+
+    /// The block of that group, whose words are fetched.
+    #[inline(always)]
+    pub(super) fn block_of(&self, group: u8, rank: u16) -> u8 {
+        match self {
+            Self::Runs(_) | Self::List(_) => 0,
+            Self::Bits(bits) => {
+                let block = bits.block_of(group, rank);
+                prefetch(&bits.blocks.words[usize::from(block) * BLOCK_WORDS]);
+                block
+            }
+        }
+    }
+
+    /// The member of a rank, which lies in this block.
+    #[inline(always)]
+    pub(super) fn select(&self, block: u8, rank: u16, processor: Processor) -> u16 {
         match self {
             Self::Runs(runs) => {
                 let run = &runs[runs.partition_point(|run| run.rank <= rank) - 1];
                 run.first + (rank - run.rank)
             }
             Self::List(list) => list[usize::from(rank)],
-            Self::Bits(bits) => bits.select(rank),
+            Self::Bits(bits) => {
+                let (at, left) = bits.word_of(block, rank);
+                let word = bits.blocks.words[at];
+                let place = match processor.select(word, left) {
+                    Some(place) => low16(place.into()),
+                    None => select_in_word(word, left),
+                };
+                low16(at as u64 * 64) | place
+            }
         }
     }
 
@@ -114,8 +170,19 @@ impl Chunk {
         }
     }
 
+    /// Fetches what [`invert`](Self::invert) reads for a place, where that is known beforehand.
+    #[inline(always)]
+    pub(super) fn fetch(&self, place: u16) {
+        if let Self::Bits(bits) = self {
+            let word = usize::from(place) / 64;
+            prefetch(&bits.blocks.words[word]);
+            prefetch(&bits.blocks.ranks.as_flattened()[word / BLOCK_WORDS]);
+        }
+    }
+
     /// Replaces each offset, all of this chunk, by its position, of which `before` come before the
     /// chunk; and by [`NOWHERE`] if it is no member.
+    #[inline(always)]
     pub(super) fn invert(&self, before: u64, offsets: &mut [u64]) {
         match self {
             Self::Runs(runs) => {
@@ -160,7 +227,7 @@ impl Chunk {
                 at => place <= runs[at - 1].last,
             },
             Self::List(list) => list.binary_search(&place).is_ok(),
-            Self::Bits(bits) => bits.words[usize::from(place) / 64] >> (place % 64) & 1 == 1,
+            Self::Bits(bits) => bits.blocks.words[usize::from(place) / 64] >> (place % 64) & 1 == 1,
         }
     }
 
@@ -180,7 +247,7 @@ impl Chunk {
         match self {
             Self::Runs(runs) => size_of_val(&**runs),
             Self::List(list) => size_of_val(&**list),
-            Self::Bits(bits) => size_of_val(&**bits),
+            Self::Bits(bits) => size_of_val(&*bits.blocks),
         }
     }
 
@@ -201,7 +268,7 @@ impl Chunk {
             }
             Self::Bits(bits) => {
                 out.push(2);
-                out.extend(bits.words.iter().flat_map(|word| word.to_le_bytes()));
+                out.extend(bits.blocks.words.iter().flat_map(|word| word.to_le_bytes()));
             }
         }
     }
@@ -238,7 +305,7 @@ impl Chunk {
                 if words == [0; WORDS] {
                     return Err(not_a_bitmap());
                 }
-                Ok(Self::Bits(Box::new(Bits::new(&words))))
+                Ok(Self::Bits(Bits::new(&words)))
             }
             _ => Err(not_a_bitmap()),
         }
@@ -247,43 +314,67 @@ impl Chunk {
 
 impl Bits {
     fn new(words: &[u64; WORDS]) -> Self {
-        let mut ranks = [0; BLOCKS];
+        let mut ranks = [[0; GROUP]; GROUPS];
         let mut before = 0_u32;
-        for (rank, block) in ranks.iter_mut().zip(words.chunks_exact(BLOCK_WORDS)) {
-            // The last block of a full chunk has 65,024 before it: always within 16 bits.
+        for (rank, block) in
+            ranks.as_flattened_mut().iter_mut().zip(words.chunks_exact(BLOCK_WORDS))
+        {
+            // The last block of a full chunk has 65,280 before it: always within 16 bits.
             *rank = low16(u64::from(before));
             before += block.iter().map(|word| word.count_ones()).sum::<u32>();
         }
-        Self { words: *words, ranks }
+        let starts = ranks.map(|group| group[0]);
+        Self { starts, blocks: Box::new(Blocks { words: *words, ranks }) }
     }
 
-    fn select(&self, rank: u16) -> u16 {
-        let (word, left) = self.word_of(rank);
-        at_most_u16(word * 64) + select_in_word(self.words[word], left)
+    /// The group of blocks that the member of a rank lies in.
+    #[inline(always)]
+    fn group_of(&self, rank: u16) -> u8 {
+        let mut group = 0;
+        for half in [GROUPS / 2, GROUPS / 4, GROUPS / 8] {
+            group += if self.starts[group + half] <= rank { half } else { 0 };
+        }
+        group.to_le_bytes()[0]
+    }
+
+    /// The block of that group. Compares all, side by side: a search would wait for each comparison.
+    #[inline(always)]
+    fn block_of(&self, group: u8, rank: u16) -> u8 {
+        let mut count = 0_u16;
+        for &before in &self.blocks.ranks[usize::from(group)] {
+            count = count.wrapping_add(u16::from(before <= rank));
+        }
+        // The first one always is, and there are no more than 32.
+        group << GROUP.ilog2() | count.wrapping_sub(1).to_le_bytes()[0]
     }
 
     /// The word that the member of a rank lies in, and its rank there.
     ///
     /// Written without a branch that depends on the bits: for random ranks it would be mispredicted.
-    fn word_of(&self, rank: u16) -> (usize, u32) {
-        let block = self.ranks.partition_point(|&before| before <= rank) - 1;
-        let left = u32::from(rank - self.ranks[block]);
-        let first = block * BLOCK_WORDS;
-        let (mut at, mut before, mut end) = (first, 0, 0);
-        for word in &self.words[first..first + BLOCK_WORDS - 1] {
-            end += word.count_ones();
-            let is_later = end <= left;
-            at += usize::from(is_later);
-            before = if is_later { end } else { before };
+    #[inline(always)]
+    fn word_of(&self, block: u8, rank: u16) -> (usize, u32) {
+        let block = usize::from(block);
+        let mut left = u32::from(rank - self.blocks.ranks.as_flattened()[block]);
+        let mut at = block * BLOCK_WORDS;
+        let mut half = BLOCK_WORDS / 2;
+        while half > 0 {
+            let count: u32 =
+                self.blocks.words[at..at + half].iter().map(|word| word.count_ones()).sum();
+            let is_later = count <= left;
+            at += if is_later { half } else { 0 };
+            left -= if is_later { count } else { 0 };
+            half /= 2;
         }
-        (at, left - before)
+        (at, left)
     }
 
     fn fill(&self, base: u64, rank: u16, out: &mut [u64]) {
-        let (first, left) = self.word_of(rank);
-        let mut word = self.words[first] & (u64::MAX << select_in_word(self.words[first], left));
+        let block = self.block_of(self.group_of(rank), rank);
+        let (first, left) = self.word_of(block, rank);
+        let mut word =
+            self.blocks.words[first] & (u64::MAX << select_in_word(self.blocks.words[first], left));
         let mut base = base + first as u64 * 64;
-        let mut words = self.words[first + 1..].iter();
+        let mut words = self.blocks.words[first + 1..].iter();
         for member in out {
             while word == 0 {
                 word = *words.next().expect("there are as many members as asked for");
@@ -294,22 +385,24 @@ impl Bits {
         }
     }
 
+    #[inline(always)]
     fn rank(&self, place: u16) -> u16 {
         let word = usize::from(place) / 64;
         let block = word / BLOCK_WORDS;
-        let whole = &self.words[block * BLOCK_WORDS..word];
-        let below = self.words[word] & ((1 << (place % 64)) - 1);
+        let whole = &self.blocks.words[block * BLOCK_WORDS..word];
+        let below = self.blocks.words[word] & ((1 << (place % 64)) - 1);
         let inside: u32 = whole.iter().map(|word| word.count_ones()).sum();
-        self.ranks[block] + low16(u64::from(inside + below.count_ones()))
+        self.blocks.ranks.as_flattened()[block] + low16(u64::from(inside + below.count_ones()))
     }
 
+    #[inline(always)]
     fn invert(&self, before: u64, offsets: &mut [u64]) {
         let (mut at, mut word, mut rank) = (usize::MAX, 0, 0);
         for offset in offsets {
             let place = low16(*offset);
             if usize::from(place) / 64 != at {
                 at = usize::from(place) / 64;
-                word = self.words[at];
+                word = self.blocks.words[at];
                 rank = before + u64::from(self.rank(place & !63));
             }
             let bit = 1_u64 << (place % 64);
@@ -320,8 +413,9 @@ impl Bits {
 
     fn last_rank(&self) -> u16 {
         let last = BLOCKS - 1;
-        let tail: u32 = self.words[last * BLOCK_WORDS..].iter().map(|w| w.count_ones()).sum();
-        low16(u64::from(u32::from(self.ranks[last]) + tail - 1))
+        let tail: u32 =
+            self.blocks.words[last * BLOCK_WORDS..].iter().map(|w| w.count_ones()).sum();
+        low16(u64::from(u32::from(self.blocks.ranks.as_flattened()[last]) + tail - 1))
     }
 }
 
