@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,10 @@ import records
 from tables import BenchTable
 
 Batches = Iterator[Any]
+
+SORT_LIMIT = "LANCEDB_PERM_BUILDER_MEMORY_LIMIT"
+SORT_BYTES = 4 << 30
+"""What lancedb may use to sort an epoch: its 100 MB by default do not do for five million rows."""
 
 
 def streaming(
@@ -27,6 +32,7 @@ def streaming(
     Without ``num_workers`` it is read through torch's own DataLoader, in the process itself.
     Rows of numbers are handed on as packed bytes, which is several times faster than as dicts.
     """
+    os.environ.setdefault(SORT_LIMIT, str(SORT_BYTES))
     module = importlib.import_module(f"{library}.streaming")
     first, start = divmod(step, table.num_rows // table.batch_size)
     for epoch in itertools.count(first):
