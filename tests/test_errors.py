@@ -366,6 +366,28 @@ def test_no_filter_without_the_table_s_library(monkeypatch, tmp_path):
     assert len(perm.to_arrow()) == 10
 
 
+@pytest.mark.parametrize(
+    "opened", [lambda t: t, lambda t: t.uri, lambda t: t.to_lance()]
+)
+@pytest.mark.parametrize("predicate", ["labl = 1", "id > 3 AND `labl` IS NOT NULL"])
+def test_a_misspelt_column_of_a_filter_is_compared_with_the_table(
+    table, opened, predicate
+):
+    with pytest.raises(errors.ColumnNotFoundError) as caught:
+        ll.open(opened(table)).filter(predicate)
+    assert str(caught.value).startswith(
+        f"Invalid input, filter {predicate!r}: column `labl` does not exist; the nearest are "
+        "`label`"
+    )
+
+
+def test_a_wrong_filter_shows_no_source_of_lance(table):
+    for opened in (table, table.to_lance()):
+        with pytest.raises(ValueError, match="filter \"id > 'x'\": .*Int64") as caught:
+            ll.open(opened).filter("id > 'x'")
+        assert ".rs" not in str(caught.value)
+
+
 def test_masks_are_no_positions():
     perm = ll.open(pa.table({"x": range(3)}))
     for mask in (

@@ -17,7 +17,7 @@ PYTHON = [
     {"_extras"},
     {"_native", "_typing", "_progress", "_report", "choices", "errors"},
     {"numbers", "values"},
-    {"options", "stats", "materialize", "world"},
+    {"options", "sql", "stats", "materialize", "world"},
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},
     {"splits", "builder"},

@@ -31,7 +31,6 @@ __all__ = [
     "EngineReader",
     "LancedbEngine",
     "PylanceEngine",
-    "engine_of_data",
     "engine_of_handle",
     "engine_of_uri",
 ]
@@ -445,19 +444,6 @@ def memory_table(name: str, data: pa.Table) -> Any:
     import lancedb
 
     return lancedb.connect("memory://").create_table(name, data)
-
-
-def engine_of_data(data: pa.Table) -> Engine:
-    """Put Arrow data into an in-memory LanceDB table, where row ids are row offsets.
-
-    Raises:
-        UnsupportedError: If lancedb is not installed.
-    """
-    try:
-        return LancedbEngine(memory_table("data", data))
-    except ImportError:
-        message = "SQL over Arrow data: pip install lanceloader[lancedb]"
-        raise UnsupportedError(message) from None
 
 
 def engine_of_uri(

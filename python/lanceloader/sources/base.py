@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
 from lanceloader.errors import UnsupportedError
+from lanceloader.sql import complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,17 +111,18 @@ class Source(ABC):
 
 
 @contextmanager
-def answering(what: str, text: str) -> Iterator[None]:
+def answering(what: str, text: str, columns: Sequence[str]) -> Iterator[None]:
     """Make a ``ValueError`` that names an SQL text of what a library says of it."""
     try:
         yield
     except UnsupportedError:
         raise
     except Exception as error:
+        # pylance loses what a signal handler raised, but for its name.
+        if "KeyboardInterrupt" in str(error).replace(text, ""):
+            raise KeyboardInterrupt from error
         # LanceDB's planner panics on some expressions; its class for that is not public.
         is_panic = type(error).__name__ == "RustPanic"
         if not is_panic and not isinstance(error, RuntimeError | ValueError | OSError):
             raise
-        reason = str(error).removeprefix("Invalid input, ")
-        message = f"Invalid input, {what} {text!r}: {reason}"
-        raise ValueError(message) from error
+        raise complaint(what, text, error, columns) from error

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order, Table
-from lanceloader.engine import ROW_ID, EngineReader, engine_of_data, engine_of_uri
+from lanceloader.engine import ROW_ID, EngineReader, engine_of_uri
 from lanceloader.errors import UnsupportedError
 from lanceloader.numbers import numbers_of
 from lanceloader.options import ReadOptions
+from lanceloader.sources.arrow_sql import ArrowEngine
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import without_secrets
 
@@ -84,7 +85,7 @@ class NativeSource(Source):
         return self, self.native.order_of_row_ids(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        with answering("filter", predicate):
+        with answering("filter", predicate, self.schema.names):
             rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
         return self, order.filtered(rows)
 
@@ -232,13 +233,12 @@ class MemorySource(NativeSource):
     def engine(self) -> Engine:
         if self._make_engine is not None:
             return self._make_engine()
-        # Rows of a table of our own making have their offsets as ids.
-        return engine_of_data(self.to_arrow())
+        return ArrowEngine(self.to_arrow())
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
         if self._make_engine is not None:
             return super().matching(predicate, order)
-        with answering("filter", predicate):
+        with answering("filter", predicate, self.schema.names):
             found = self.engine().row_ids(predicate).read_all()
         return self, order.filtered(Order.set(found.column(0).to_numpy()))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
-from lanceloader.errors import ColumnNotFoundError
+from lanceloader.sql import missing_column
 from lanceloader.view.base import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
+    from lanceloader.errors import ColumnNotFoundError
 
 __all__ = ["ColumnVerbs"]
 
@@ -52,7 +52,7 @@ class ColumnVerbs(View):
                 return nested
             head, _, rest = rest.partition(".")
             top = f"{top}.{head}"
-        raise missing_column("select", name, self.column_names)
+        raise missing("select", name, self.column_names)
 
     def remove_columns(self, columns: Sequence[str]) -> Self:
         """Leave ``columns`` out; names that do not exist are ignored.
@@ -84,7 +84,7 @@ class ColumnVerbs(View):
             message = f"new_name {new_name!r}: wanted a string"
             raise TypeError(message)
         if old_name not in self.selection:
-            raise missing_column("rename", old_name, self.column_names)
+            raise missing("rename", old_name, self.column_names)
         if new_name in self.selection:
             message = (
                 f"Cannot rename column `{old_name}` to `{new_name}` because a column "
@@ -151,12 +151,7 @@ def check_names(columns: Sequence[str]) -> None:
         raise TypeError(message)
 
 
-def missing_column(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
+def missing(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
     """Make the error for a column that is not there, in LanceDB's words."""
-    near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4)
-    listed = ", ".join(f"`{column}`" for column in near or list(known)[:10])
-    what = "the nearest are" if near else "there are"
-    message = (
-        f"Cannot {verb} column `{name}` because it does not exist; {what} {listed}"
-    )
-    return ColumnNotFoundError(message)
+    message = f"Cannot {verb} column `{name}` because it does not exist"
+    return missing_column(message, name, known)

@@ -1,0 +1,137 @@
+"""SQL that users write: which columns it names, and what is wrong with it.
+
+Only the names of columns are looked for, in the dialect of Lance: `'` quotes text, ```` ` ````
+and ``"`` quote names, unquoted names match in any case, and dots lead into structs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from lanceloader.errors import ColumnNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = [
+    "Reference",
+    "complaint",
+    "missing_column",
+    "name_not_found",
+    "references",
+    "with_names",
+]
+
+NAME = r'(?:`(?:[^`]|``)*`|"(?:[^"]|"")*"|[^\W\d][\w@$#]*)'
+TOKEN = re.compile(
+    rf"""
+    '(?:[^']|'')*'          # text
+    | --[^\n]*              # comments
+    | /\*.*?\*/
+    | \d[\w.]*              # numbers
+    | (?P<path>{NAME}(?:\s*\.\s*{NAME})*) (?P<call>\s*\()?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+SOURCE_LOCATION = re.compile(r",?\s*\S+\.rs:\d+:\d+")
+NO_FIELD = re.compile(r'No field named (?:"((?:[^"]|"")+)"|(\S+?))\.(?:\s|$)')
+
+
+class Reference:
+    """A column that a text names, and where."""
+
+    def __init__(self, column: str, start: int, stop: int) -> None:
+        """Name ``column`` at ``text[start:stop]``."""
+        self.column = column
+        self.start = start
+        self.stop = stop
+
+
+def references(text: str, columns: Sequence[str]) -> Iterator[Reference]:
+    """Find where a text may name one of ``columns``.
+
+    Words of SQL that are names of columns too are found as well: only the engine's parser can
+    tell ``day`` in ``INTERVAL '1' day`` from a column.
+    """
+    by_case: dict[str, list[str]] = {}
+    for column in columns:
+        by_case.setdefault(column.casefold(), []).append(column)
+    exact = set(columns)
+    for token in TOKEN.finditer(text):
+        if token["path"] is None or (token["call"] and token["path"][0] not in '`"'):
+            continue
+        parts = list(re.finditer(NAME, token["path"]))
+        names = [unquoted(part[0]) for part in parts]
+        first = names[0]
+        if first in exact:
+            found, length = [first], 1
+        elif parts[0][0][0] not in '`"' and first.casefold() in by_case:
+            found, length = by_case[first.casefold()], 1
+        else:
+            # The name of one column may have dots.
+            joined = [".".join(names[:end]) for end in range(len(names), 1, -1)]
+            found = [name for name in joined if name in exact][:1]
+            length = len(names) - joined.index(found[0]) if found else 0
+        for column in found:
+            start = token.start("path")
+            yield Reference(column, start, start + parts[length - 1].end())
+
+
+def with_names(text: str, columns: Sequence[str], names: Mapping[str, str]) -> str:
+    """Return ``text`` with other names for some of its columns."""
+    parts, end = [], 0
+    for found in references(text, columns):
+        if found.column in names and found.start >= end:
+            parts += [text[end : found.start], names[found.column]]
+            end = found.stop
+    return "".join([*parts, text[end:]])
+
+
+def unquoted(name: str) -> str:
+    """Return what a name in a text stands for."""
+    quote = name[0]
+    if quote in '`"':
+        return name[1:-1].replace(quote * 2, quote)
+    return name
+
+
+def complaint(
+    what: str, text: str, error: Exception, columns: Sequence[str]
+) -> ValueError:
+    """Say what a library found wrong with a text, in terms of the table.
+
+    Args:
+        what: What the text is for: a filter, or an expression.
+        text: The text.
+        error: What the library raised.
+        columns: The names there are.
+    """
+    reason = SOURCE_LOCATION.sub("", str(error)).removeprefix("Invalid input, ")
+    reason = reason.removeprefix("Invalid user input: ")
+    prefix = f"Invalid input, {what} {text!r}"
+    name = name_not_found(error)
+    if name is None:
+        return ValueError(f"{prefix}: {reason}")
+    return missing_column(f"{prefix}: column `{name}` does not exist", name, columns)
+
+
+def name_not_found(error: Exception) -> str | None:
+    """Return the name that a library did not find, if that is its error."""
+    found = NO_FIELD.search(str(error))
+    if found is None:
+        return None
+    return found[1].replace('""', '"') if found[1] else found[2]
+
+
+def missing_column(
+    message: str, name: str, known: Sequence[str]
+) -> ColumnNotFoundError:
+    """Make the error for a column that is not there, which lists the nearest names."""
+    by_case = {column.casefold(): column for column in known}
+    near = difflib.get_close_matches(str(name).casefold(), by_case, n=5, cutoff=0.4)
+    listed = [by_case[column] for column in near] or list(known)[:10]
+    what = "the nearest are" if near else "there are"
+    names = ", ".join(f"`{column}`" for column in listed)
+    return ColumnNotFoundError(f"{message}; {what} {names}")
