@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copyreg
+import datetime as dt
 import pickle
 import subprocess
 import sys
 
+import lancedb
 import lanceloader as ll
 import lanceloader.torch as ll_torch
 import pyarrow as pa
@@ -87,6 +89,98 @@ def test_it_follows_the_table(any_table):
     assert any_table.__getitems__([101])["id"].to_pylist() == [2]
     any_table.checkout(1)
     assert any_table.__getitems__([0]).equals(first)
+
+
+class Written:
+    """A table that follows what another handle writes, and what it held at every version."""
+
+    def __init__(self, uri):
+        rows = pa.table({"id": range(100)})
+        lancedb.connect(uri).create_table("t", rows)
+        interval = dt.timedelta(0)
+        database = lancedb.connect(uri, read_consistency_interval=interval)
+        self.table = database.open_table("t")
+        self.writer = lancedb.connect(uri).open_table("t")
+        self.next = 100
+        self.versions = [sorted(rows["id"].to_pylist())]
+
+    def write(self):
+        """Delete some rows in the middle of the order, and add fewer or more."""
+        self.writer.delete(f"id % 7 = {self.next % 7} AND id < {self.next}")
+        self.note()
+        more = range(self.next, self.next + 5 + self.next % 9)
+        self.writer.add(pa.table({"id": more}))
+        self.next = more.stop
+        self.note()
+
+    def note(self):
+        self.versions.append(sorted(self.writer.to_arrow()["id"].to_pylist()))
+
+    def epoch(self, loader):
+        found = []
+        for batch in loader:
+            found += batch["id"].to_pylist()
+            self.write()
+        return sorted(found)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_is_of_one_version_whatever_is_written_meanwhile(tmp_path, shuffle):
+    written = Written(tmp_path / "db")
+    loader = DataLoader(written.table, batch_size=16, shuffle=shuffle)
+    for _ in range(4):
+        latest = written.versions[-1]
+        assert written.epoch(loader) == latest
+    assert len(written.table) == len(written.versions[-1])
+    assert written.table.__getitems__([0])["id"].to_pylist() == [
+        written.versions[-1][0]
+    ]
+
+
+def test_epochs_that_overlap_are_of_one_version(tmp_path):
+    """The handle is one, so the epoch that began first decides."""
+    written = Written(tmp_path / "db")
+    loader = DataLoader(written.table, batch_size=16)
+    first = iter(loader)
+    rows = next(first)["id"].to_pylist()
+    assert written.epoch(loader) == written.versions[0]
+    assert len(written.table) == 100
+    assert rows + ids(first) == written.versions[0]
+    del first
+    assert ids(loader) == written.versions[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:lancedb fork support")
+@pytest.mark.parametrize("stay", [False, True])
+@pytest.mark.parametrize("context", CONTEXTS[1:])
+def test_an_epoch_of_workers_is_of_one_version(tmp_path, context, stay):
+    written = Written(tmp_path / "db")
+    loader = DataLoader(
+        written.table,
+        batch_size=16,
+        shuffle=True,
+        num_workers=2,
+        multiprocessing_context=context,
+        persistent_workers=stay,
+        timeout=50,
+    )
+    for _ in range(3):
+        # Workers that stay have the version that they were started with.
+        latest = written.versions[0 if stay else -1]
+        assert written.epoch(loader) == latest
+
+
+def test_a_table_that_only_its_library_reads_is_pinned_too(tmp_path, monkeypatch):
+    def refused(*args, **options):
+        raise ll.errors.UnsupportedError
+
+    monkeypatch.setattr("lanceloader.sources.opening.LanceSource", refused)
+    written = Written(tmp_path / "db")
+    loader = DataLoader(written.table, batch_size=40, shuffle=True)
+    for _ in range(2):
+        latest = written.versions[-1]
+        assert written.epoch(loader) == latest
 
 
 def test_batches_are_one_s_own_to_write_to(any_table):
@@ -170,6 +264,7 @@ def test_uninstall_leaves_everything_as_it_was(table):
         next(iter(DataLoader(table, batch_size=4)))
     assert not hasattr(DataLoader.__iter__, "_original")
     assert not hasattr(lancedb.table.Table.__getitems__, "_original")
+    assert not hasattr(lancedb.table.Table.__len__, "_original")
     ll.install()
     assert next(iter(DataLoader(table, batch_size=4))).num_rows == 4
 

@@ -18,7 +18,7 @@ import functools
 import os
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -165,19 +165,26 @@ class Opened:
     version: tuple[int, str | None]
     source: Source
     reader: Reader
+    iterators: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    """The loaders' iterators that read it: while there are any, it is pinned."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether an epoch that this process iterates over reads it."""
+        return self.pid == os.getpid() and len(self.iterators) > 0
 
 
 _opened: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
 
 
 def opened(table: Any) -> Opened:
-    """Open a table at the version it is at.
+    """Open a table at the version it is at, or that of the epoch that is under way.
 
     In a forked process it stays at the version the parent opened: LanceDB's handle, which
     would have to be asked, is not safe to use there.
     """
     known = _opened.get(table)
-    if known is not None and known.pid != os.getpid():
+    if known is not None and (known.is_pinned or known.pid != os.getpid()):
         return known
     version = table.version, table.current_branch()
     if known is None or known.version != version:
@@ -216,8 +223,9 @@ def install() -> None:
     """Make LanceDB's tables work in ``DataLoader``; importing this module does it.
 
     * torch's default collate passes on ``pyarrow`` tables and batches, in workers too;
-    * ``table[...]`` batches of local tables are read by the native reader, at the version the
-      table is at; in workers, at the version it was at when they started;
+    * batches of local tables are read by the native reader. Iterating over a loader pins the
+      table to the version it is at: batches, and its length, are those of that version until the
+      iterator is gone, also in workers;
     * local tables pickle, as a light ``TableDataset``.
 
     Calling it again changes nothing. ``uninstall`` takes it back.
@@ -239,9 +247,10 @@ def uninstall() -> None:
         TorchLoader.__iter__ = original  # type: ignore[method-assign]
     tables = sys.modules.get("lancedb.table")
     if tables is not None:
-        original = getattr(tables.Table.__getitems__, "_original", None)
-        if original is not None:
-            tables.Table.__getitems__ = original
+        for name in ("__getitems__", "__len__"):
+            original = getattr(getattr(tables.Table, name), "_original", None)
+            if original is not None:
+                setattr(tables.Table, name, original)
         copyreg.dispatch_table.pop(tables.LanceTable, None)
     remote = sys.modules.get("lancedb.remote.table")
     if remote is not None:
@@ -253,25 +262,53 @@ def install_lancedb() -> None:
     tables = sys.modules.get("lancedb.table")
     if tables is not None and not hasattr(tables.Table.__getitems__, "_original"):
         tables.Table.__getitems__ = routed(tables.Table.__getitems__)
+        tables.Table.__len__ = counted(tables.Table.__len__)
         copyreg.pickle(tables.LanceTable, reduce_table)
     remote = sys.modules.get("lancedb.remote.table")
     if remote is not None:
         copyreg.pickle(remote.RemoteTable, reduce_remote)
 
 
+class Epoch:
+    """Stands for an iterator that is being made."""
+
+
 def prepared(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Open a loader's tables before it starts workers."""
+    """Open a loader's tables before it starts workers, and pin them while it is iterated over."""
 
     @functools.wraps(original)
     def __iter__(self: Any) -> Any:  # noqa: N807
         install_lancedb()
-        if self.num_workers > 0:
-            for table in tables_in(self.dataset):
-                opened(table)
-        return original(self)
+        beginning = Epoch()
+        pins = [pinned(table, beginning) for table in tables_in(self.dataset)]
+        iterator = original(self)
+        for pin in pins:
+            pin.iterators.add(iterator)
+        return iterator
 
     __iter__._original = original  # type: ignore[attr-defined]
     return __iter__
+
+
+def pinned(table: Any, iterator: Any) -> Opened:
+    """Open a table, and keep it at its version while ``iterator`` lives."""
+    known = opened(table)
+    known.iterators.add(iterator)
+    return known
+
+
+def counted(original: Callable[[Any], int]) -> Callable[[Any], int]:
+    """Count the rows that are read: samplers ask when an epoch has begun."""
+
+    @functools.wraps(original)
+    def __len__(self: Any) -> int:  # noqa: N807
+        known = _opened.get(self)
+        if known is None or not (known.is_pinned or known.pid != os.getpid()):
+            return original(self)
+        return known.source.num_rows
+
+    __len__._original = original  # type: ignore[attr-defined]
+    return __len__
 
 
 def routed(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -281,7 +318,7 @@ def routed(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def __getitems__(self: Any, offsets: Sequence[int]) -> pa.Table:  # noqa: N807
         if is_a(self, "lancedb", "LanceTable"):
             known = opened(self)
-            if not isinstance(known.source, EngineSource):
+            if known.is_pinned or not isinstance(known.source, EngineSource):
                 return take(known.source, known.reader, offsets)
         if len(offsets) == 0:
             return self.schema.empty_table()
