@@ -383,7 +383,7 @@ def test_a_misspelt_column_of_a_filter_is_compared_with_the_table(
 
 def test_a_wrong_filter_shows_no_source_of_lance(table):
     for opened in (table, table.to_lance()):
-        with pytest.raises(ValueError, match="filter \"id > 'x'\": .*Int64") as caught:
+        with pytest.raises(ValueError, match=r"filter \"id > 'x'\": .*Int64") as caught:
             ll.open(opened).filter("id > 'x'")
         assert ".rs" not in str(caught.value)
 

@@ -59,5 +59,7 @@ def test_a_row_is_the_call_that_it_names(copy):
     path.write_text(json.dumps(run))
     command = [sys.executable, str(copy / "benches" / "report.py"), "--check"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
-    rows = [line for line in found.stderr.splitlines() if line.startswith("+| images: ")]
+    rows = [
+        line for line in found.stderr.splitlines() if line.startswith("+| images: ")
+    ]
     assert [re.split(r" *\| *", row)[4] for row in rows] == ["1 k", "2 k"]

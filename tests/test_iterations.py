@@ -189,7 +189,7 @@ def stalled(tmp_path):
     """Arguments of a program whose table's data files are asked for, and not answered."""
 
     class Stalled(s3_folder.Request):
-        def do_GET(self):
+        def do_GET(self):  # noqa: N802
             if "/data/" in self.path:
                 (tmp_path / "asked").touch()
                 is_over.wait(LIMIT_S)

@@ -39,6 +39,7 @@ ROW_ID = "_rowid"
 ROW_ADDRESS = "_rowaddr"
 ROW_OFFSET = "_rowoffset"
 SYSTEM = (ROW_ID, ROW_ADDRESS, ROW_OFFSET)
+SYSTEM_PATHS = tuple((name,) for name in SYSTEM)
 # LanceDB asks servers for the row offset under this name.
 ROW_OFFSET_ALIAS = "__lancedb_take_row_offset"
 
@@ -258,9 +259,9 @@ class EngineReader:
 
         fields = [
             field.with_type(pa.int64())
-            if source in SYSTEM and field.type == pa.uint64()
+            if path in SYSTEM_PATHS and field.type == pa.uint64()
             else field
-            for field, (_, source) in zip(self._schema, self._columns, strict=True)
+            for field, (_, path) in zip(self._schema, self._columns, strict=True)
         ]
         new = copy.copy(self)
         new._schema = pa.schema(fields, metadata=self._schema.metadata)

@@ -89,10 +89,10 @@ def _collate(transform: Callable[[Any], Any], batch: Any) -> Any:
 
 def with_signed_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return a batch whose ids, addresses and offsets of rows are signed, as torch wants them."""
-    for at, field in enumerate(batch.schema):
-        if field.name in SYSTEM and field.type == pa.uint64():
+    for at, column in enumerate(batch.schema):
+        if column.name in SYSTEM and column.type == pa.uint64():
             signed = batch.column(at).view(pa.int64())
-            batch = batch.set_column(at, field.with_type(pa.int64()), signed)
+            batch = batch.set_column(at, column.with_type(pa.int64()), signed)
     return batch
 
 
