@@ -38,8 +38,12 @@ use crate::runtime::{PerProcess, lock};
 
 /// Bytes that may be asked for before the pages of all mappings leave the process.
 const KEPT_BYTES: u64 = 128 << 20;
-/// What a request takes beyond its bytes: the system maps pages around those that are touched.
-const AROUND_BYTES: u64 = 32 << 10;
+/// What a range takes beyond its bytes: the system maps pages around those that are touched.
+const AROUND_BYTES: u64 = 64 << 10;
+/// Ranges that are shorter than this count an eighth. To bring their pages back costs more of what
+/// reading them does: a page fault for some values, and not for some hundred thousand.
+const SHORT_BYTES: u64 = 64 << 10;
+const SHORT_SHARE: u64 = 8;
 
 /// Where address space is limited (`ulimit -v`), what is left for memory, and how many times larger than
 /// a file the rest must be for it to be mapped: who allocates finds no room where mappings took it all.
@@ -232,14 +236,16 @@ impl Mapping {
     }
 }
 
-/// Bytes of a file that come into memory when these ranges are touched.
+/// Bytes of a file that come into memory when these ranges are touched, those of short ones in part.
 fn touched_by(ranges: &[Range<u64>]) -> u64 {
     let mut end = 0;
     let mut bytes = 0;
     for range in ranges {
         let between =
             range.start.checked_sub(end).map_or(AROUND_BYTES, |gap| gap.min(AROUND_BYTES));
-        bytes += between + range.end.saturating_sub(range.start);
+        let length = range.end.saturating_sub(range.start);
+        let share = if length < SHORT_BYTES { SHORT_SHARE } else { 1 };
+        bytes += (between + length) / share;
         end = range.end;
     }
     bytes
@@ -394,12 +400,17 @@ mod tests {
 
     #[test]
     fn ranges_touch_what_lies_around_them_once() {
-        let around = AROUND_BYTES;
+        let (around, share) = (AROUND_BYTES, SHORT_SHARE);
         assert_eq!(touched_by(&[]), 0);
-        let one = 10 * around..10 * around + 5;
-        assert_eq!(touched_by(std::slice::from_ref(&one)), around + 5);
-        assert_eq!(touched_by(&[0..5, 10..15, 9 * around..9 * around + 1]), 15 + around + 1);
-        assert_eq!(touched_by(&[100..110, 0..10]), 100 + 10 + around + 10);
+        let one = 10 * around..10 * around + 800;
+        assert_eq!(touched_by(std::slice::from_ref(&one)), (around + 800) / share);
+        let near = [0..80, 160..240, 9 * around..9 * around + 8];
+        assert_eq!(touched_by(&near), (80 + 160 + around + 8) / share);
+        // Out of order.
+        assert_eq!(touched_by(&[800..880, 0..80]), (880 + around + 80) / share);
+        // Long ones count in full.
+        let long = [0..80, 80..80 + SHORT_BYTES, 9 * around..9 * around + 2 * SHORT_BYTES];
+        assert_eq!(touched_by(&long), 80 / share + 3 * SHORT_BYTES + around);
     }
 
     #[test]

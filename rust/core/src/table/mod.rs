@@ -204,7 +204,8 @@ impl Table {
         let mut ids = Vec::new();
         let top = self.manifest.schema.fields.iter().map(|field| (field.name.as_str(), field));
         let top: HashMap<&str, &Field> = top.collect();
-        for path in projection.paths() {
+        let paths = projection.paths();
+        for path in &paths {
             let field = field_at(&top, path)?;
             readable(field)?;
             ids.push(field.id);
@@ -212,7 +213,15 @@ impl Table {
         if projection.wants(&Source::RowId) {
             self.ids()?;
         }
-        let columns = Columns::new(project(&self.manifest.schema, &ids));
+        let whole = &self.manifest.schema;
+        // No path is inside another.
+        let is_whole = paths.len() == whole.fields.len() && paths.iter().all(|p| p.len() == 1);
+        let columns = if is_whole {
+            let schema = Arc::clone(&self.schema);
+            Columns { fields: whole.clone(), schema, shapes: PerProcess::new() }
+        } else {
+            Columns::new(project(whole, &ids))
+        };
         for field in columns.fields.fields.iter().filter(|field| blobs::has_blobs(field)) {
             let external = self.external_blobs().map_err(|error| self.changed(error))?;
             if blobs::blob_ids(field).iter().any(|id| external.contains(id)) {
