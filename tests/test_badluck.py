@@ -108,7 +108,7 @@ def load(source, cache, **options):
 def test_a_budget_below_one_row(uri, cache, limit):
     for read in ("resident", "external"):
         with pytest.raises(
-            ValueError, match=rf"memory_limit of {limit} bytes.*one row"
+            ValueError, match=rf"memory_limit of {limit} bytes.*at least \d+"
         ):
             load(uri, cache, read=read, memory_limit=limit)
     for read in ("direct", "auto"):

@@ -67,6 +67,9 @@ pub(super) fn read_columns(
     let tail = tail.ok_or_else(|| corrupt("its end is missing".to_string()))?;
     // What the tail holds is taken from there.
     let read = |ranges: &[Range<u64>]| -> Result<Vec<Bytes>> {
+        if ranges.iter().any(|range| range.start > range.end || range.end > file_bytes) {
+            return Err(corrupt("its footer points beyond its end".to_string()));
+        }
         let held = |range: &Range<u64>| {
             let at = |place: u64| usize::try_from(place.checked_sub(tail_start)?).ok();
             Some(tail.slice(at(range.start)?..at(range.end)?))
@@ -335,6 +338,10 @@ mod tests {
         };
         let far = u64::MAX - 8;
         assert!(told(changed(8, far.to_le_bytes())).contains("damaged"));
+        for beyond in [end as u64 - 8, end as u64 + 8, 1 << 51] {
+            let reason = told(changed(8, beyond.to_le_bytes()));
+            assert!(reason.contains("beyond its end"), "{beyond}: {reason}");
+        }
         // All metadata then lies before the place where it should begin.
         let outside = told(changed(0, (end as u64 - 41).to_le_bytes()));
         assert!(outside.contains("not where it should be"), "{outside}");
