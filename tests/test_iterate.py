@@ -278,7 +278,7 @@ def test_filters():
     ("predicate", "error", "text"),
     [
         ("x >", ValueError, "filter 'x >'"),
-        ("nothing = 1", ValueError, "No field named"),
+        ("nothing = 1", ValueError, "`nothing` does not exist"),
         ("", ValueError, "filter ''"),
         ("x + 1", ValueError, "filter"),
         ([True], ValueError, "5 booleans"),
