@@ -171,6 +171,27 @@ def test_a_missing_table_is_not_found(tmp_path):
         ll.open(tmp_path / "file")
 
 
+def test_what_is_at_a_path_that_is_no_table_is_said(db, tmp_path):
+    for name in ("songs", "artists"):
+        db.create_table(name, pa.table({"x": [1]}))
+    folder = str(tmp_path / "db")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("no table")
+    for path, said in {
+        folder: rf"a database, with the tables `artists`, `songs`; .*{folder}/artists\.lance",
+        f"{folder}/": r"a database, with the tables `artists`, `songs`",
+        f"file://{folder}": r"a database, with the tables `artists`, `songs`",
+        f"{folder}/songs": rf"there is a table at {folder}/songs\.lance; pass that",
+        f"{folder}/song.lance": "does not exist; its folder has the tables `artists`, `songs`",
+        str(tmp_path / "none"): "none: it does not exist$",
+        "/no/such/place.lance": "does not exist$",
+        str(tmp_path / "empty"): "has no manifest, so it is not a table",
+        str(tmp_path / "file"): "is a file, and a Lance table is a folder",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=said):
+            ll.open(path)
+
+
 def test_a_missing_version_tag_or_branch_is_named(table):
     with pytest.raises(errors.TableChangedError, match="version 99"):
         ll.open(table.uri, version=99)
@@ -383,7 +404,7 @@ def test_a_misspelt_column_of_a_filter_is_compared_with_the_table(
 
 def test_a_wrong_filter_shows_no_source_of_lance(table):
     for opened in (table, table.to_lance()):
-        with pytest.raises(ValueError, match=r"filter \"id > 'x'\": .*Int64") as caught:
+        with pytest.raises(ValueError, match=r"filter .id > 'x'.: .*Int64") as caught:
             ll.open(opened).filter("id > 'x'")
         assert ".rs" not in str(caught.value)
 

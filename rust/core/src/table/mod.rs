@@ -4,6 +4,7 @@
 //! checked: a table that uses a feature this reader does not know is refused, so that the table's own
 //! library can take over.
 
+mod absent;
 mod blobs;
 mod footer;
 mod fragment;
@@ -399,7 +400,10 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
         }
         _ => handler.resolve_latest_location(&root.path, &root.store).await,
     };
-    let location = location.map_err(|e| no_table(address, lance(&e)))?;
+    let location = match location {
+        Ok(location) => location,
+        Err(error) => return Err(no_table(root, address, lance(&error)).await),
+    };
     let manifest = read_manifest(&root.store, &location.path, location.size).await;
     match (manifest, &address.version) {
         (Ok(manifest), _) => Ok(manifest),
@@ -411,9 +415,9 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
                     reason: "its manifest".to_string(),
                 })
             }
-            error => Err(no_table(address, error)),
+            error => Err(no_table(root, address, error).await),
         },
-        (Err(error), _) => Err(no_table(address, lance(&error))),
+        (Err(error), _) => Err(no_table(root, address, lance(&error)).await),
     }
 }
 
@@ -422,11 +426,11 @@ async fn exists(root: &Place, handler: &dyn CommitHandler) -> bool {
 }
 
 /// "Not found" of a file inside a table means, for a user, that the table is not there.
-fn no_table(address: &Address, error: Error) -> Error {
+async fn no_table(root: &Place, address: &Address, error: Error) -> Error {
     match error {
         Error::NotFound { .. } => {
             let reason = match &address.branch {
-                None => "it has no manifest".to_string(),
+                None => absent::reason(root, &address.uri).await,
                 Some(branch) => format!("it has no branch {branch}"),
             };
             Error::NotFound { uri: address.uri.clone(), reason }
