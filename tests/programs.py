@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 LIMIT_S = 150
+TESTS = str(Path(__file__).parent)
+ALREADY = [path for path in [os.environ.get("PYTHONPATH")] if path]
 CONTEXTS = ["fork", "forkserver", "spawn"]
 
 PRELUDE = """

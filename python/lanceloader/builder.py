@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader import _native
 from lanceloader._extras import need
 from lanceloader.engine import memory_table
-from lanceloader.numbers import count, numbers_of, offsets_of
+from lanceloader.numbers import array_of, count, numbers_of, numpy_of, offsets_of
 from lanceloader.plan_table import json_of, metadata_of
 from lanceloader.sources import open_source
 from lanceloader.sources.base import answering
@@ -240,7 +240,7 @@ class PermutationBuilder:
             metadata["split_names"] = json_of(plan.split_names)
         kind = rows.split_ids.type
         columns = [
-            (pa.field("row_id", pa.uint64()), pa.array(rows.row_ids, pa.uint64())),
+            (pa.field("row_id", pa.uint64()), array_of(rows.row_ids)),
             (pa.field("split_id", kind, nullable=rows.is_calculated), rows.split_ids),
         ]
         if rows.is_calculated:
@@ -292,14 +292,13 @@ def one_split(table: Table) -> Rows:
 def cut(source: Source, order: Order, sizes: dict[str, Any] | None) -> Rows:
     """Put consecutive rows of ``order`` into splits of these sizes, or all into one."""
     import numpy as np
-    import pyarrow as pa
 
     counts = (
         [len(order)] if sizes is None else _native.split_counts(len(order), **sizes)
     )
-    row_ids = source.row_ids(order.slice(0, sum(counts))).to_numpy()
+    row_ids = numpy_of(source.row_ids(order.slice(0, sum(counts))))
     split_ids = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
-    return Rows(row_ids, pa.array(split_ids))
+    return Rows(row_ids, array_of(split_ids))
 
 
 def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -> Rows:
@@ -307,16 +306,16 @@ def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -
     import pyarrow as pa
 
     # Weights are wrong also where there are no rows to hash.
-    nothing = pa.table({name: pa.array([], pa.int64()) for name in columns})
+    nothing = pa.table({name: pa.nulls(0, pa.int64()) for name in columns})
     _native.lancedb_hash_splits(nothing, weights, discard)
     ids, splits = [], []
     for row_ids, batch in table.source.scan(columns, table.order, table.filter):
-        found = _native.lancedb_hash_splits(pa.table(batch), weights, discard)
+        found = _native.lancedb_hash_splits(batch, weights, discard)
         split_ids = numbers_of(found)
         kept = split_ids.is_valid()
         ids.append(row_ids.filter(kept))
         splits.append(split_ids.filter(kept))
-    row_ids = pa.chunked_array(ids, pa.uint64()).to_numpy()
+    row_ids = numpy_of(pa.chunked_array(ids, pa.uint64()))
     return Rows(row_ids, pa.chunked_array(splits, pa.uint64()).combine_chunks())
 
 
@@ -325,7 +324,7 @@ def calculated(table: Table, calculation: str) -> Rows:
     with answering("expression", calculation, table.source.schema.names):
         found = table.source.calculate({"split_id": calculation}, table.filter)
     split_ids = found["split_id"].combine_chunks()
-    return Rows(found["_rowid"].to_numpy(), split_ids, is_calculated=True)
+    return Rows(numpy_of(found["_rowid"]), split_ids, is_calculated=True)
 
 
 def shuffled(rows: Rows, seed: int, clump_size: int) -> Rows:
@@ -334,7 +333,7 @@ def shuffled(rows: Rows, seed: int, clump_size: int) -> Rows:
     positions = offsets_of(order)
     split_ids = rows.split_ids.take(positions)
     by_split = sorted_by_split(split_ids)
-    row_ids = rows.row_ids[positions.to_numpy()][by_split.to_numpy()]
+    row_ids = rows.row_ids[numpy_of(positions)][numpy_of(by_split)]
     return replace(rows, row_ids=row_ids, split_ids=split_ids.take(by_split))
 
 
@@ -351,7 +350,7 @@ def sorted_by_split(split_ids: pa.Array) -> pa.Array:
     kinds = pa.uint64(), pa.int64(), pa.uint32(), pa.int32()
     if split_ids.type not in kinds or split_ids.null_count or len(split_ids) >= 2**32:
         return pc.sort_indices(split_ids)
-    numbers = split_ids.to_numpy()
+    numbers = numpy_of(split_ids)
     bits = split_ids.type.bit_width
     if pa.types.is_signed_integer(split_ids.type):
         # The same comparisons, without a sign.

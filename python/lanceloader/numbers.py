@@ -1,19 +1,21 @@
-"""Whole numbers: from users, and from the core."""
+"""Numbers: from users, from the core, and between numpy and Arrow."""
 
 from __future__ import annotations
 
 import operator
 import reprlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.errors import BoundsError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from lanceloader._native import Batch, Order
 
-__all__ = ["count", "numbers_of", "offsets_of"]
+__all__ = ["array_of", "count", "numbers_of", "numpy_of", "offsets_of"]
 
 
 def numbers_of(batch: Batch) -> pa.Array:
@@ -26,6 +28,41 @@ def numbers_of(batch: Batch) -> pa.Array:
 def offsets_of(order: Order) -> pa.Array:
     """Give what an order holds, position by position."""
     return numbers_of(order.offsets(0, len(order)))
+
+
+def numpy_of(values: Any) -> np.ndarray[Any, Any]:
+    """Return an array of anybody's as one of numpy, which may be read-only.
+
+    pyarrow imports pandas for most ways to do this. That takes half a second, and an interrupt
+    that arrives meanwhile is lost; so numbers go by DLPack, and where pandas is needed it is
+    imported here, where an interrupt is not lost.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(values, pa.ChunkedArray):
+        chunks = values.chunks or [pa.nulls(0, values.type)]
+        values = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+    if not isinstance(values, pa.Array):
+        return np.asarray(values)
+    if not values.null_count:
+        if pa.types.is_boolean(values.type):
+            return numpy_of(values.cast(pa.uint8())).view(np.bool_)
+        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            return np.from_dlpack(values)
+    with suppress(ImportError):
+        import pandas  # noqa: F401, ICN001
+    return np.asarray(values)
+
+
+def array_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
+    """Return numbers of numpy as an Arrow array, also without pandas."""
+    import numpy as np
+    import pyarrow as pa
+
+    kind = pa.from_numpy_dtype(numbers.dtype)
+    buffer = pa.py_buffer(np.ascontiguousarray(numbers))
+    return pa.Array.from_buffers(kind, len(numbers), [None, buffer])
 
 
 def count(value: Any, name: str, *, least: int = 0) -> int:

@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import ArrowStreamExportable
-from lanceloader.numbers import count
+from lanceloader.numbers import count, numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,6 @@ class PlanTable:
             ValueError: If it has none.
         """
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         ids = self._split_ids
         if not pa.types.is_integer(ids.type):
@@ -87,8 +86,10 @@ class PlanTable:
                 "could not convert to literal of type uint64"
             )
             raise ValueError(message)
-        mask = pc.fill_null(pc.equal(ids, split), fill_value=False)
-        rows: np.ndarray[Any, Any] = self._row_ids.filter(mask).to_numpy()
+        known, row_ids = ids.is_valid(), self._row_ids
+        if ids.null_count:
+            ids, row_ids = ids.filter(known), row_ids.filter(known)
+        rows: np.ndarray[Any, Any] = numpy_of(row_ids)[numpy_of(ids) == split]
         if len(rows) == 0:
             message = f"Invalid input, No rows found for split {split} in the permutation table"
             raise ValueError(message)
@@ -108,7 +109,7 @@ def arrow_of(table: Any) -> pa.Table:
         return table.to_arrow()
     if not isinstance(table, ArrowStreamExportable):
         raise not_a_plan(table)
-    return pa.table(table)
+    return pa.RecordBatchReader.from_stream(table).read_all()
 
 
 def split_names(table: Any) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
-from lanceloader.numbers import numbers_of
+from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -168,7 +168,7 @@ def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
         except pa.ArrowNotImplementedError as error:
             message = f"column `{name}` of type {column.type}: rows are not split by its values"
             raise FormatError(message) from error
-        indices = np.concatenate([part.indices.to_numpy() for part in parts])
+        indices = np.concatenate([numpy_of(part.indices) for part in parts])
         codes = codes * len(parts[0].dictionary) + indices.astype(np.int64)
         # By first appearance, so that codes say nothing of the values and stay small.
         _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
@@ -186,7 +186,7 @@ def by_hash(columns: pa.Table, shares: Sequence[float], seed: int) -> list[Order
     """
     import numpy as np
 
-    hashes = numbers_of(_native.stable_hashes(columns, seed)).to_numpy()
+    hashes = numpy_of(numbers_of(_native.stable_hashes(columns, seed)))
     parts, start, total = [], 0, 0.0
     for share in shares:
         total += share

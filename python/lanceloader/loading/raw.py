@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader import _native
-from lanceloader.numbers import numbers_of
+from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def cut_at(
     """Give rows in batches that end at ``ends``, 64-bit numbers from the core; ``after`` is loaded next."""
     stops = numbers_of(ends)
     if isinstance(reader, _native.Reader):
-        return reader.load(order, None, False, after, stops.to_numpy())  # noqa: FBT003
+        return reader.load(order, None, False, after, numpy_of(stops))  # noqa: FBT003
     cuts = pairwise([0, *stops.to_pylist()])
     return (reader.read(order, start, stop) for start, stop in cuts)
 

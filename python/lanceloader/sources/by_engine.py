@@ -17,7 +17,7 @@ from lanceloader.engine import (
     engine_of_uri,
 )
 from lanceloader.errors import UnsupportedError
-from lanceloader.numbers import offsets_of
+from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.sources.base import Reader, Source, answering
 from lanceloader.sources.secrets import may_travel, without_secrets
 
@@ -203,4 +203,4 @@ class EngineSource(Source):
 
 def _column(stream: Any) -> Any:
     """Give the only column of a stream as a numpy array."""
-    return stream.read_all().column(0).to_numpy()
+    return numpy_of(stream.read_all().column(0))

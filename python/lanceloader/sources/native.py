@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._native import Order, Table
 from lanceloader.engine import ROW_ID, EngineReader, engine_of_uri
 from lanceloader.errors import UnsupportedError
-from lanceloader.numbers import numbers_of
+from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.options import ReadOptions
 from lanceloader.sources.arrow_sql import ArrowEngine
 from lanceloader.sources.base import Reader, Source, answering
@@ -240,13 +240,13 @@ class MemorySource(NativeSource):
             return super().matching(predicate, order)
         with answering("filter", predicate, self.schema.names):
             found = self.engine().row_ids(predicate).read_all()
-        return self, order.filtered(Order.set(found.column(0).to_numpy()))
+        return self, order.filtered(Order.set(numpy_of(found.column(0))))
 
     def to_arrow(self) -> pa.Table:
         """Give the data, without a copy."""
         import pyarrow as pa
 
-        return pa.table(self.native)
+        return pa.RecordBatchReader.from_stream(self.native).read_all()
 
     def __getstate__(self) -> dict[str, Any]:
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from lanceloader import streaming
+from lanceloader.numbers import numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class Documents:
             raise ValueError(
                 "pack_sequences does not support null token lists or values"
             )
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        lengths = numpy_of(pc.list_value_length(column))
         return self._joined(int64(values), lengths.astype(np.int64))
 
     def place(self, start: int, num_rows: int, made: Run) -> list[Run]:
@@ -171,7 +172,7 @@ def int64(values: pa.Array) -> Array:
         ValueError: If one does not fit.
     """
     try:
-        tokens: Array = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        tokens: Array = numpy_of(values.cast(pa.int64()))
     except pa.ArrowInvalid:
         highest = pc.max(values).as_py()
         message = (

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from lanceloader import streaming
+from lanceloader.numbers import numpy_of
 from lanceloader.plan_table import PlanTable
 from lanceloader.streaming.interleaving import InSequence
 from lanceloader.streaming.merging import (
@@ -341,7 +342,7 @@ class Checkpoints(InSequence):
             plan = PlanTable.of(self._perm_table)
             digest = hashlib.blake2b(digest_size=16)
             for rows in self._perm_table.to_arrow()["row_id"].chunks:
-                digest.update(rows.to_numpy())
+                digest.update(numpy_of(rows).data)
             self._known_plan = {
                 "shuffle": self._shuffle,
                 "shuffle_clump_size": self._shuffle_clump_size,

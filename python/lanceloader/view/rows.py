@@ -10,7 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
-from lanceloader.numbers import count
+from lanceloader.numbers import count, numpy_of
 from lanceloader.view.reading import Reading
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class RowVerbs(Reading):
                 "pyarrow.compute.fill_null(mask, False)"
             )
             raise ValueError(message)
-        mask = np.asarray(predicate)
+        mask = numpy_of(predicate)
         if mask.dtype != np.bool_ or mask.shape != (self.num_rows,):
             message = (
                 f"a filter of dtype {mask.dtype} and shape {mask.shape}: wanted an SQL string "

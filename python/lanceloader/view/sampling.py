@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
-from lanceloader.numbers import count
+from lanceloader.numbers import array_of, count, numpy_of
 from lanceloader.splits import codes_of
 from lanceloader.values import by_value, canonical, listed
 from lanceloader.view.rows import RowVerbs, nulls_in
@@ -144,7 +144,7 @@ def of_rows(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:
             f"weights from {what} with {nulls} nulls: wanted a number for each row"
         )
         raise ValueError(message)
-    numbers = np.asarray(weights)
+    numbers = numpy_of(weights)
     if numbers.dtype.kind not in "biuf" or numbers.shape != (num_rows,):
         message = (
             f"weights from {what} of dtype {numbers.dtype} and shape {numbers.shape}: wanted "
@@ -172,7 +172,7 @@ def of_classes(
         )
         raise ValueError(message)
     _, first = np.unique(codes, return_index=True)
-    values = listed(classes.column(0).take(first))
+    values = listed(classes.column(0).take(array_of(first)))
     weights = by_value(weights)
     missing = [value for value in values if value not in weights]
     if missing:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
-from lanceloader.numbers import count
+from lanceloader.numbers import array_of, count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
 from lanceloader.values import listed
 from lanceloader.view.sampling import SampleVerb
@@ -192,7 +192,7 @@ class SplitVerbs(SampleVerb):
         codes = codes_of(table)
         rows = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
-        values = listed(table.column(0).take(rows[starts]))
+        values = listed(table.column(0).take(array_of(rows[starts])))
         picks = map(_native.Order.set, np.split(rows, starts[1:]))
         return (list(map(self._order.pick, picks)) if values else []), values
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, RecordBatchReader};
-use arrow_schema::DataType;
 use lanceloader_core::ahead::Ahead;
 use lanceloader_core::loader::Batches;
 use lanceloader_core::order::{self, Bitmap};
@@ -15,12 +14,14 @@ use lanceloader_core::read::{self, MemoryTable};
 use lanceloader_core::table::{self, Address, StorageOptions, Version};
 use lanceloader_core::{Error, hash, loader};
 use pyo3::exceptions::PyValueError;
-use pyo3::types::PyCapsule;
+use pyo3::types::{PyAnyMethods, PyCapsule};
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
 
 use crate::arguments::{Numbers, strategy_of};
 use crate::enter::enter;
-use crate::handoff::{Batch, collect, columns_of, schema_capsule, stream_capsule, stream_of};
+use crate::handoff::{
+    Batch, batch_of, collect, columns_of, schema_capsule, stream_capsule, stream_of,
+};
 use crate::loader::Loader;
 use crate::order::Order;
 use crate::stats::{Choice, ReadStats, name_of};
@@ -223,27 +224,25 @@ impl Table {
         })
     }
 
-    /// The rows whose ids a stream of one `uint64` column holds, ascending by offset.
+    /// The rows whose ids are in `batches` of one `uint64` column, ascending by offset.
     ///
     /// Ids that no row has are left out: a filter may have been answered by an index that is behind.
-    fn set_of_row_ids(&self, py: Python<'_>, row_ids: Bound<'_, PyAny>) -> PyResult<Order> {
-        let stream = stream_of(&row_ids)?;
-        let data_type = stream.schema().fields().first().map(|field| field.data_type().clone());
-        if data_type != Some(DataType::UInt64) {
-            return Err(PyValueError::new_err(format!(
-                "row ids of type {data_type:?}: wanted one column of uint64"
-            )));
+    /// Batches come by iteration, because an error passes through that as it was raised, and through
+    /// Arrow's C interface as a text.
+    fn set_of_row_ids(&self, py: Python<'_>, batches: &Bound<'_, PyAny>) -> PyResult<Order> {
+        let mut offsets = Vec::new();
+        for batch in batches.try_iter()? {
+            let batch = batch_of(py, &batch?)?.batch;
+            let ids = batch.columns().first().and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
+            let Some(ids) = ids else {
+                let schema = batch.schema();
+                return Err(PyValueError::new_err(format!(
+                    "row ids as {schema}: wanted one column of uint64"
+                )));
+            };
+            offsets.extend(enter(py, || self.offsets(ids.values()))?.into_iter().flatten());
         }
-        enter(py, || {
-            let mut offsets = Vec::new();
-            for batch in stream {
-                lanceloader_core::interrupt::check()?;
-                let batch = batch.map_err(|error| Error::arrow("row ids", &error))?;
-                let ids = batch.column(0).as_primitive::<UInt64Type>();
-                offsets.extend(self.offsets(ids.values())?.into_iter().flatten());
-            }
-            Ok(Order(order::Order::bitmap(Bitmap::from_offsets(offsets))))
-        })
+        enter(py, || Ok(Order(order::Order::bitmap(Bitmap::from_offsets(offsets)))))
     }
 }
 
