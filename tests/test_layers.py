@@ -16,7 +16,8 @@ CORE = ROOT / "rust" / "core" / "src"
 PYTHON = [
     {"_extras"},
     {"_native", "_typing", "_progress", "_report", "choices", "errors"},
-    {"numbers", "values"},
+    {"numbers"},
+    {"values"},
     {"options", "sql", "stats", "materialize", "world"},
     {"formats", "engine", "plan_table"},
     {"sources", "transforms"},

@@ -244,8 +244,9 @@ def test_another_process_has_credentials_of_its_own(perm, tmp_path):
 
 
 def test_without_credentials_the_error_says_so(perm):
+    again = pickle.loads(pickle.dumps(perm))
     with pytest.raises(OSError, match=r"s3://.*credentials"):
-        pickle.loads(pickle.dumps(perm))
+        again.head()
 
 
 def test_what_is_missing_is_named(bucket, dataset, options):
@@ -255,6 +256,20 @@ def test_what_is_missing_is_named(bucket, dataset, options):
         ll.open(dataset.uri, tag="v1", storage_options=options)
     with pytest.raises(errors.TableChangedError, match="version 99"):
         ll.open(dataset.uri, version=99, storage_options=options)
+
+
+def test_what_is_at_an_address_that_is_no_table_is_said(bucket, options):
+    for name in ("songs", "artists"):
+        address = f"s3://{bucket}/db/{name}.lance"
+        lance.write_dataset(tables.narrow(5), address, storage_options=options)
+    for address, said in {
+        f"s3://{bucket}/db": "a database, with the tables `artists`, `songs`",
+        f"s3://{bucket}/db/songs": rf"there is a table at s3://{bucket}/db/songs\.lance; pass that",
+        f"s3://{bucket}/db/song.lance": "does not exist; its folder has the tables `artists`, `songs`",
+        f"s3://{bucket}/none/song.lance": "does not exist$",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=said):
+            ll.open(address, storage_options=options)
 
 
 def test_a_missing_bucket_is_named(options):
@@ -322,8 +337,9 @@ def test_a_deleted_manifest_is_a_changed_table(perm, s3, bucket, monkeypatch):
     pickled = pickle.dumps(perm)
     for key in sorted(objects(s3, bucket, "_versions"))[:1]:
         s3.delete_object(Bucket=bucket, Key=key)
+    again = pickle.loads(pickled)
     with pytest.raises(errors.TableChangedError, match="version 2"):
-        pickle.loads(pickled)
+        again.head()
 
 
 @pytest.mark.parametrize("keep", [0, 20, 0.5, -1])

@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import re
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
-from lanceloader.errors import ColumnNotFoundError, UnsupportedError
+from lanceloader.errors import ColumnNotFoundError, TableChangedError, UnsupportedError
 from lanceloader.numbers import numbers_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "EngineReader",
     "LancedbEngine",
     "PylanceEngine",
+    "checking_out",
     "engine_of_handle",
     "engine_of_uri",
 ]
@@ -428,11 +431,28 @@ def engine_of_handle(handle: Any, version: int | None, branch: str | None) -> En
     """Give the engine of a LanceDB table or ``lance`` dataset, pinned to a version."""
     if type(handle).__module__.partition(".")[0] == "lance":
         # A handle of its own: writes through the user's move that one.
-        return PylanceEngine(
-            handle.checkout_version((branch, version) if branch else version)
-        )
+        with checking_out(handle.uri, version):
+            at = handle.checkout_version((branch, version) if branch else version)
+        return PylanceEngine(at)
     # A handle of its own: the user's may be moved to another version.
-    return LancedbEngine(handle.branches.checkout(branch or "main", version))
+    with checking_out(handle.name, version):
+        return LancedbEngine(handle.branches.checkout(branch or "main", version))
+
+
+@contextmanager
+def checking_out(table: str, version: int | None) -> Iterator[None]:
+    """Raise ``TableChangedError`` for a version that a library does not find."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        is_gone = re.search("not found|no longer exists", str(error), re.IGNORECASE)
+        if version is None or not is_gone:
+            raise
+        message = (
+            f"version {version} of {table} is not there: if it was pinned before, it has been "
+            "cleaned away since; tag a version to keep it"
+        )
+        raise TableChangedError(message) from error
 
 
 def memory_table(name: str, data: pa.Table) -> Any:
@@ -462,7 +482,10 @@ def engine_of_uri(
         lance = importlib.import_module("lance")
         dataset = lance.dataset(uri, storage_options=storage_options)
         if version is not None:
-            dataset = dataset.checkout_version((branch, version) if branch else version)
+            with checking_out(uri, version):
+                dataset = dataset.checkout_version(
+                    (branch, version) if branch else version
+                )
         return PylanceEngine(dataset)
     path = PurePosixPath(uri)
     if importlib.util.find_spec("lancedb") is not None and path.suffix == ".lance":

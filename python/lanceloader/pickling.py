@@ -10,25 +10,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.engine import memory_table
-from lanceloader.numbers import offsets_of
+from lanceloader.engine import checking_out, memory_table
+from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.plan_table import json_of, metadata_of, split_names
 from lanceloader.sources import (
     EngineSource,
     LanceSource,
     MemorySource,
     Source,
+    Unopened,
     pinned_source,
 )
 from lanceloader.sources.native import absolute
 from lanceloader.sources.opening import is_a, lancedb_options
 from lanceloader.sources.secrets import without_secrets
+from lanceloader.world import is_starting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
+    from lanceloader._native import Order
     from lanceloader._permutation import Permutation
 
 __all__ = ["LeftBehind", "from_state", "to_state"]
@@ -74,6 +77,7 @@ class PermutationTable(LeftBehind):
         self.split_names = split_names
 
     def make(self, perm: Permutation) -> Any:
+        import numpy as np
         import pyarrow as pa
 
         metadata = {}
@@ -85,7 +89,7 @@ class PermutationTable(LeftBehind):
             metadata = metadata_of(perm._source)
         if self.split_names is not None:
             metadata["split_names"] = json_of(self.split_names)
-        split_ids = pa.repeat(pa.scalar(perm._split, pa.uint64()), len(row_ids))
+        split_ids = array_of(np.full(len(row_ids), perm._split, np.uint64))
         schema = pa.schema(
             [
                 pa.field("row_id", pa.uint64()),
@@ -165,14 +169,18 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     if "rows" not in state:
         from_lancedb_state(perm, state)
     elif factory is None:
-        perm._assign(state["source"], state["rows"], state["split"])
+        source, rows, selection = state["source"], state["rows"], state["selection"]
+        perm._assign(source, rows, state["split"], selection)
         perm._base_table = BaseTable(state["base_table_state"])
     else:
-        table = factory(state["base_table_name"])
-        source, rows = source_of_factory(table, state), state["rows"]
-        if state["rows_are_ids"]:
-            source, rows = source.rows_of_ids(offsets_of(rows).to_numpy())
-        perm._assign(source, rows, state["split"])
+        try:
+            table, source, rows = reopened(factory, state)
+        except Exception as error:
+            if not is_starting():
+                raise
+            # The trainer is told when it asks for rows.
+            table, source, rows = None, Unopened(error, state), state["rows"]
+        perm._assign(source, rows, state["split"], state["selection"])
         perm._base_table = table
     if "rows" in state:
         has_table = state["has_permutation_table"]
@@ -187,6 +195,17 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     perm.connection_factory = factory
     perm._options = state.get("read_options", perm._options)
     perm._order = perm._sliced(perm.offset, perm.limit)
+
+
+def reopened(
+    factory: Callable[[str], Any], state: dict[str, Any]
+) -> tuple[Any, Source, Order]:
+    """Open the table again with a factory, and find the rows in it."""
+    table = factory(state["base_table_name"])
+    source, rows = source_of_factory(table, state), state["rows"]
+    if state["rows_are_ids"]:
+        source, rows = source.rows_of_ids(numpy_of(offsets_of(rows)))
+    return table, source, rows
 
 
 def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
@@ -282,10 +301,11 @@ def _table_from_pickle_state(state: dict[str, Any]) -> Any:
             state["name"], namespace_path=state["namespace"] or None
         )
         version, branch = state.get("version"), state.get("branch")
-        if branch is not None:
-            return table.branches.checkout(branch, version)
-        if version is not None and version != table.version:
-            table.checkout(version)
+        with checking_out(state["name"], version):
+            if branch is not None:
+                return table.branches.checkout(branch, version)
+            if version is not None and version != table.version:
+                table.checkout(version)
         return table
     message = f"Unknown table pickle state kind: {kind}"
     raise ValueError(message)

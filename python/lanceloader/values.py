@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lanceloader.numbers import numpy_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -125,8 +127,8 @@ def _floats_of(column: pa.Array) -> pa.Array:
     import pyarrow as pa
 
     bits = bits_of(column)
-    wide = bits.fill_null(0).to_numpy().astype(np.uint32) << 16
-    nulls = bits.is_null().to_numpy(zero_copy_only=False)
+    wide = numpy_of(bits.fill_null(0)).astype(np.uint32) << 16
+    nulls = numpy_of(bits.is_null())
     return pa.array(wide.view(np.float32), mask=nulls)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex
 
 from lanceloader.numbers import count
 
-__all__ = ["World"]
+__all__ = ["World", "is_starting"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,11 @@ class World:
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world_size}"
+
+
+def is_starting() -> bool:
+    """Whether ``multiprocessing`` has begun this process, which has yet to be told what to run.
+
+    What fails now ends it without a word to its parent.
+    """
+    return hasattr(multiprocessing.current_process(), "_inheriting")

@@ -40,8 +40,11 @@ class Teller:
         self._loader = loader
         self._said = 0.0
 
-    def __call__(self) -> Told:
+    def __call__(self) -> Told | None:
         now, running = time.monotonic(), self._loader._running
+        if running is None:
+            # It failed before it began.
+            return None
         stats = None
         if now - self._said >= PERIOD_S or running.has_ended:
             self._said, stats = now, self._loader.stats()

@@ -10,6 +10,7 @@ from lanceloader.sources.base import Reader, Source
 from lanceloader.sources.by_engine import EngineSource
 from lanceloader.sources.native import LanceSource, MemorySource
 from lanceloader.sources.opening import open_source, pinned_source
+from lanceloader.sources.unopened import Unopened
 
 __all__ = [
     "EngineSource",
@@ -17,6 +18,7 @@ __all__ = [
     "MemorySource",
     "Reader",
     "Source",
+    "Unopened",
     "open_source",
     "pinned_source",
 ]

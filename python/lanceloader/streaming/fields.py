@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class Fields:
     """The attributes of a dataset, by what they are of."""
 
+    _failure: Exception | None = None
+    """Why it could not be opened in the worker that it travelled to."""
+
     # The arguments, checked.
     _table: Any
     _num_splits: int

@@ -56,6 +56,8 @@ class Reading(Counting, Checkpoints, OneIterator):
 
     def _iter(self, *, consumer_checkpoint_transport: bool = False) -> Iterator[Any]:
         """Iterate, under a lease of its own, or that of the loader that this is a part of."""
+        if self._failure is not None:
+            raise self._failure
         token = None
         before = self._consumer_iterator_lease
         if not consumer_checkpoint_transport:

@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 
 from lanceloader import streaming
 from lanceloader.engine import memory_table
-from lanceloader.numbers import offsets_of
+from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.plan_table import PlanTable
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.sources.secrets import may_travel
 from lanceloader.streaming.fields import Fields
+from lanceloader.world import is_starting
 
 if TYPE_CHECKING:
     State = dict[str, Any]
@@ -67,7 +68,15 @@ class Travelling(Fields):
 
     def __setstate__(self, state: State) -> None:
         """Open the table again, and build the permutation again if it did not travel."""
-        state = dict(state)
+        try:
+            self._open_again(dict(state))
+        except Exception as error:
+            if not is_starting():
+                raise
+            # The trainer is told when it asks for rows.
+            self._failure = error
+
+    def _open_again(self, state: State) -> None:
         name, table = state.pop("_table_name"), state.pop("_table")
         perm_name, perm_data = state.pop("_perm_table")
         self._restore(state)
@@ -134,10 +143,12 @@ class Travelling(Fields):
         )
 
     def _rows_of_rank(self) -> pa.Table:
+        import numpy as np
+
         data = self._perm_table.to_arrow()
         if self._tail is not None:
             return data
-        ours = pa.array(self._rank_splits, pa.uint64())
+        ours = array_of(np.array(self._rank_splits, np.uint64))
         return data.filter(pc.is_in(data["split_id"].cast(pa.uint64()), ours))
 
     def _rows_in_memory(self, perm_data: pa.Table) -> tuple[State, pa.Table]:
@@ -146,7 +157,7 @@ class Travelling(Fields):
         They get new row ids, which are their offsets.
         """
         source: Any = pinned_source(self._table, *self._pin)
-        _, order = source.rows_of_ids(perm_data["row_id"].to_numpy())
+        _, order = source.rows_of_ids(numpy_of(perm_data["row_id"]))
         row_ids = offsets_of(order).cast(pa.uint64())
         perm_data = perm_data.set_column(
             perm_data.schema.get_field_index("row_id"), "row_id", row_ids

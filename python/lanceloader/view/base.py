@@ -50,13 +50,21 @@ class View:
     _formed: tuple[Reader, Any, Reader] | None = None
     """The reader, what a format wants of it, and the reader that gives that."""
 
-    def _assign(self, source: Source, rows: Order, split: int) -> None:
-        """Set everything, with all columns and LanceDB's defaults."""
+    def _assign(
+        self,
+        source: Source,
+        rows: Order,
+        split: int,
+        selection: dict[str, str] | None = None,
+    ) -> None:
+        """Set everything, with LanceDB's defaults; without a selection, which opens the source, all columns."""
         self._source = source
         self._rows = rows
         self._order = rows
         self._split = split
-        self.selection = {name: name for name in source.schema.names}
+        if selection is None:
+            selection = {name: name for name in source.schema.names}
+        self.selection = selection
         self.batch_size = DEFAULT_BATCH_SIZE
         self.transform_fn = Transforms.arrow2python
         self.offset = None
