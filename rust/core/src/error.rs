@@ -3,10 +3,14 @@
 //! A variant carries the values that went wrong, and its message says what was wanted, so that the
 //! binding can choose an exception class without looking at text.
 
+mod fault;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 
 use arrow_schema::ArrowError;
+
+pub use fault::{Cause, Fault};
 
 /// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,8 +78,10 @@ pub enum Error {
     Io {
         /// The file.
         path: String,
-        /// What storage said.
+        /// What storage said, in one line.
         reason: String,
+        /// All that it said.
+        source: Option<Arc<Cause>>,
     },
 
     /// A file of our own could not be written.
@@ -83,8 +89,10 @@ pub enum Error {
     Write {
         /// The file, or its folder.
         path: String,
-        /// What the system said.
+        /// What the system said, or why it was not asked.
         reason: String,
+        /// What the system said, if it was asked.
+        source: Option<Arc<Cause>>,
     },
 
     /// There is no memory for what was asked.
@@ -135,7 +143,9 @@ impl Error {
     pub fn lance(path: impl std::fmt::Display, error: &lance_core::Error) -> Self {
         use lance_core::Error as Lance;
         let path = path.to_string();
-        let reason = without_location(&error.to_string());
+        let reason = fault::line_of(error).unwrap_or_else(|| without_location(&error.to_string()));
+        let source = Some(Cause::of(error));
+        let is_fault = fault::fault_of(error) != Fault::Lasting;
         let error = error.find_root();
         if let Lance::External { source } = error
             && let Some(inner) = source.downcast_ref::<Lance>()
@@ -152,8 +162,20 @@ impl Error {
             Lance::IO { source, .. } if is_missing(source.as_ref()) => {
                 Self::NotFound { uri: path, reason }
             }
-            Lance::IO { .. } | Lance::Timeout { .. } => Self::Io { path, reason },
+            Lance::IO { .. } | Lance::Timeout { .. } => Self::Io { path, reason, source },
+            // Whatever it was doing, what stopped it was not what the file holds.
+            _ if is_fault => Self::Io { path, reason, source },
             _ => Self::Corrupt { path, reason },
+        }
+    }
+
+    /// What an object store reported for `path`.
+    pub fn store(path: impl std::fmt::Display, error: object_store::Error) -> Self {
+        let is_missing = matches!(error, object_store::Error::NotFound { .. });
+        let error = lance_core::Error::io_source(Box::new(error));
+        match Self::lance(path, &error) {
+            Self::Io { path, reason, .. } if is_missing => Self::NotFound { uri: path, reason },
+            other => other,
         }
     }
 
@@ -164,7 +186,11 @@ impl Error {
         {
             return Self::lance(path, error);
         }
-        Self::Corrupt { path: path.to_string(), reason: without_location(&error.to_string()) }
+        let reason = without_location(&error.to_string());
+        if fault::fault_of(error) != Fault::Lasting {
+            return Self::Io { path: path.to_string(), reason, source: Some(Cause::of(error)) };
+        }
+        Self::Corrupt { path: path.to_string(), reason }
     }
 
     /// What the operating system reported for `path`.
@@ -174,7 +200,45 @@ impl Error {
         if error.kind() == ErrorKind::NotFound {
             Self::NotFound { uri: path, reason }
         } else {
-            Self::Io { path, reason }
+            Self::Io { path, reason, source: Some(Cause::of(error)) }
+        }
+    }
+
+    /// What the operating system reported when `path`, which is ours, was to be written. Also where
+    /// something is not found: what is missing is a place to write to, not data.
+    pub fn write(path: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let source = Some(Cause::of(error));
+        Self::Write { path: path.to_string(), reason: error.to_string(), source }
+    }
+
+    /// Why `path` is not written to, whatever the operating system would say.
+    pub fn refused(path: impl std::fmt::Display, reason: impl Into<String>) -> Self {
+        Self::Write { path: path.to_string(), reason: reason.into(), source: None }
+    }
+
+    /// The same, where it may be right another time.
+    pub fn refused_now(path: impl std::fmt::Display, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        let source = Some(Cause::new(&*reason, Fault::Passing));
+        Self::Write { path: path.to_string(), reason, source }
+    }
+
+    /// What kind of failure of storage or the system is behind it, if one is.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Io { source, .. } | Self::Write { source, .. } => {
+                source.as_ref().map(|cause| cause.fault())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the same may succeed later, as nothing is damaged or missing.
+    pub fn may_pass(&self) -> bool {
+        match (self, self.fault()) {
+            // Whoever owns a folder can mend it.
+            (Self::Interrupted, _) | (Self::Write { .. }, Some(_)) => true,
+            (_, fault) => fault.is_some_and(Fault::may_pass),
         }
     }
 }

@@ -123,10 +123,7 @@ fn nameless(folder: &Path) -> std::io::Result<File> {
 }
 
 fn failed(folder: &Path, error: &std::io::Error) -> Error {
-    Error::Write {
-        path: format!("a scratch file in {}", folder.display()),
-        reason: error.to_string(),
-    }
+    Error::write(format!("a scratch file in {}", folder.display()), error)
 }
 
 #[cfg(test)]

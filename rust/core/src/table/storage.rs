@@ -206,14 +206,7 @@ impl Storage {
             return ranges.iter().map(|range| mapped.slice(range.clone())).collect();
         }
         let read = store.inner.get_ranges(&path, ranges);
-        runtime::wait(async {
-            read.await.map_err(|error| match error {
-                object_store::Error::NotFound { .. } => {
-                    Error::NotFound { uri: path.to_string(), reason: error.to_string() }
-                }
-                error => Error::Io { path: path.to_string(), reason: error.to_string() },
-            })
-        })
+        runtime::wait(async { read.await.map_err(|error| Error::store(&path, error)) })
     }
 
     fn mapped_file(&self, path: &Path) -> Result<Option<Arc<MappedFile>>> {

@@ -1,0 +1,345 @@
+//! Why storage or the system failed: what it said, and whether it may be right another time.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use lance_core::Error as Lance;
+use object_store::Error as Store;
+use object_store::client::{HttpError, HttpErrorKind};
+
+/// What kind of failure it was, as far as what to do about it differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// An outage, a limit that was reached, a full disk: it may pass.
+    Passing,
+    /// Nobody answers at the address, or the connection broke.
+    Unreachable,
+    /// An answer did not come in time.
+    TimedOut,
+    /// The answer is that this is not allowed.
+    Denied,
+    /// There are no credentials to ask with.
+    NoCredentials,
+    /// The bucket does not exist.
+    NoBucket,
+    /// The bucket is in another region.
+    OtherRegion,
+    /// Plain HTTP was asked for, but not allowed.
+    PlainHttp,
+    /// Anything else.
+    Lasting,
+}
+
+impl Fault {
+    /// Whether the same request may succeed later, without anybody changing it.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Passing | Self::Unreachable | Self::TimedOut)
+    }
+}
+
+/// What an [`Error`](super::Error) came from: a copy of the chain, as the errors of libraries can
+/// neither be cloned nor shared.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    text: String,
+    fault: Fault,
+    source: Option<Arc<Cause>>,
+}
+
+impl Cause {
+    /// A copy of `error` and all that is behind it.
+    pub(crate) fn of(error: &(dyn StdError + 'static)) -> Arc<Self> {
+        let source = next(error).map(Self::of);
+        Arc::new(Self { text: error.to_string(), fault: fault_of(error), source })
+    }
+
+    /// One that begins here.
+    pub(crate) fn new(text: impl Into<String>, fault: Fault) -> Arc<Self> {
+        Arc::new(Self { text: text.into(), fault, source: None })
+    }
+
+    /// What kind of failure it was.
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Cause {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// What is behind an error. Some wrappers answer `source` with the source of what they wrap.
+fn next<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref() {
+        Some(Lance::External { source }) => return Some(source.as_ref()),
+        Some(Lance::Shared { source }) => return Some(source.as_ref()),
+        _ => {}
+    }
+    if let Some(shared) = error.downcast_ref::<Arc<Store>>() {
+        return Some(shared.as_ref());
+    }
+    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return Some(inner);
+    }
+    error.source()
+}
+
+/// An error, and all that is behind it.
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| next(*error))
+}
+
+/// What kind of failure an error is, by the first of its chain that says so.
+pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
+    // Known by their text only: their types are private, or were dropped on the way.
+    const TEXTS: [(&str, Fault); 8] = [
+        ("<Code>NoSuchBucket</Code>", Fault::NoBucket),
+        ("Bucket '", Fault::NoBucket),
+        ("Failed to get AWS credentials", Fault::NoCredentials),
+        ("URL scheme is not allowed", Fault::PlainHttp),
+        ("<Code>PermanentRedirect</Code>", Fault::OtherRegion),
+        ("<Code>AuthorizationHeaderMalformed</Code>", Fault::OtherRegion),
+        ("redirect without LOCATION", Fault::OtherRegion),
+        ("Failed to resolve region for bucket", Fault::Unreachable),
+    ];
+    let is_of_a_store = chain(error).any(<dyn StdError>::is::<Store>);
+    if is_of_a_store || matches!(error.downcast_ref(), Some(Lance::IO { .. })) {
+        let text = error.to_string();
+        let known = TEXTS.iter().find(|(part, _)| text.contains(part));
+        if let Some((_, fault)) = known {
+            return *fault;
+        }
+        match status_of(&text) {
+            Some(401 | 403) => return Fault::Denied,
+            Some(408 | 429 | 500..) => return Fault::Passing,
+            _ => {}
+        }
+    }
+    chain(error).find_map(fault_of_one).unwrap_or(Fault::Lasting)
+}
+
+fn fault_of_one(error: &(dyn StdError + 'static)) -> Option<Fault> {
+    if let Some(Lance::Timeout { .. }) = error.downcast_ref() {
+        return Some(Fault::TimedOut);
+    }
+    match error.downcast_ref::<Store>() {
+        Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }) => {
+            return Some(Fault::Denied);
+        }
+        Some(_) => return None,
+        None => {}
+    }
+    if let Some(http) = error.downcast_ref::<HttpError>() {
+        return match http.kind() {
+            HttpErrorKind::Timeout => Some(Fault::TimedOut),
+            HttpErrorKind::Connect | HttpErrorKind::Request | HttpErrorKind::Interrupted => {
+                Some(Fault::Unreachable)
+            }
+            _ => None,
+        };
+    }
+    error.downcast_ref::<std::io::Error>().and_then(fault_of_io)
+}
+
+fn fault_of_io(error: &std::io::Error) -> Option<Fault> {
+    use rustix::io::Errno;
+    if let Some(code) = error.raw_os_error() {
+        let passes =
+            [Errno::IO, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOLCK, Errno::ROFS];
+        if passes.contains(&Errno::from_raw_os_error(code)) {
+            return Some(Fault::Passing);
+        }
+    }
+    Some(match error.kind() {
+        ErrorKind::PermissionDenied => Fault::Denied,
+        ErrorKind::TimedOut => Fault::TimedOut,
+        ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::NotConnected
+        | ErrorKind::BrokenPipe
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::NetworkDown => Fault::Unreachable,
+        ErrorKind::Interrupted
+        | ErrorKind::WouldBlock
+        | ErrorKind::OutOfMemory
+        | ErrorKind::StorageFull
+        | ErrorKind::QuotaExceeded
+        | ErrorKind::ResourceBusy
+        | ErrorKind::StaleNetworkFileHandle => Fault::Passing,
+        _ => return None,
+    })
+}
+
+/// What an object store said, in one line without its protocol; `None` if no store is behind it.
+pub(super) fn line_of(error: &(dyn StdError + 'static)) -> Option<String> {
+    if !chain(error).any(<dyn StdError>::is::<Store>) {
+        return None;
+    }
+    let text = error.to_string();
+    let code = between(&text, "<Code>", "</Code>");
+    let system = chain(error)
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .filter(|error| error.get_ref().is_none())
+        .last()
+        .map(ToString::to_string);
+    let detail = |what: &str, more: Option<String>| match more {
+        Some(more) => format!("{what} ({more})"),
+        None => what.to_string(),
+    };
+    let status = status_of(&text).map(|status| format!("status {status}"));
+    let answer = code.map(str::to_string).or(status);
+    Some(match fault_of(error) {
+        Fault::NoCredentials => "no credentials were found".into(),
+        Fault::NoBucket => "there is no such bucket".into(),
+        Fault::OtherRegion => "the bucket is in another region".into(),
+        Fault::PlainHttp => "the endpoint is plain HTTP, which is not allowed".into(),
+        Fault::Denied => detail("access was denied", answer.or(system)),
+        Fault::TimedOut => "it did not answer in time".into(),
+        Fault::Unreachable => detail("it cannot be reached", system.or_else(|| innermost(error))),
+        Fault::Passing | Fault::Lasting => match (answer, system) {
+            (Some(answer), _) => format!("the server answered with an error ({answer})"),
+            (None, Some(system)) => system,
+            (None, None) => innermost(error).unwrap_or_else(|| "the request failed".into()),
+        },
+    })
+}
+
+/// The text of the last error of a chain, up to where a protocol or a second line begins.
+fn innermost(error: &(dyn StdError + 'static)) -> Option<String> {
+    let text = chain(error).last()?.to_string();
+    let text = text.split(['\n', '<']).next().unwrap_or_default();
+    let text = super::without_location(text);
+    (!text.trim().is_empty()).then(|| text.trim().to_string())
+}
+
+/// The status of an HTTP answer that an error tells of.
+fn status_of(text: &str) -> Option<u16> {
+    let (_, rest) = text.split_once("status code: ")?;
+    rest.get(..3)?.parse().ok()
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    let (found, _) = text.split_once(start)?.1.split_once(end)?;
+    let is_word = !found.is_empty() && found.chars().all(|c| c.is_ascii_alphanumeric());
+    is_word.then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    /// As they come from an object store: in text, under several wrappers.
+    fn answered(text: &str) -> Error {
+        let source = std::io::Error::other(text.to_string());
+        let error = Store::Generic { store: "S3", source: Box::new(source) };
+        Error::lance("s3://b/t.lance", &Lance::io_source(Box::new(error)))
+    }
+
+    fn fault(error: &Error) -> Fault {
+        error.fault().expect("it has a cause")
+    }
+
+    #[test]
+    fn answers_of_a_store_are_told_apart_and_said_in_one_line() {
+        let status = |status: &str, code: &str| {
+            format!(
+                "Error performing GET http://h/b?list-type=2 in 1.2ms - Server returned non-2xx \
+                 status code: {status}: <?xml version=\"1.0\"?>\n<Error><Code>{code}</Code>\
+                 <StringToSign>secret</StringToSign></Error>"
+            )
+        };
+        for (text, wanted, line) in [
+            (status("503 Service Unavailable", "SlowDown"), Fault::Passing, "error (SlowDown)"),
+            (status("500 Internal Server Error", "X"), Fault::Passing, "error (X)"),
+            (status("403 Forbidden", "SignatureDoesNotMatch"), Fault::Denied, "(SignatureDoes"),
+            (status("404 Not Found", "NoSuchBucket"), Fault::NoBucket, "no such bucket"),
+            (status("301 Moved", "PermanentRedirect"), Fault::OtherRegion, "another region"),
+            (status("400 Bad Request", "EntityTooLarge"), Fault::Lasting, "(EntityTooLarge)"),
+            (
+                "LanceError(IO): Failed to get AWS credentials: CredentialsNotLoaded(X { .. })"
+                    .into(),
+                Fault::NoCredentials,
+                "no credentials",
+            ),
+        ] {
+            let error = answered(&text);
+            assert_eq!(fault(&error), wanted, "{text}");
+            let message = error.to_string();
+            assert!(message.contains(line), "{message}");
+            assert!(!message.contains(['<', '\n']), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+            assert_eq!(error.may_pass(), wanted == Fault::Passing, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_system_that_may_pass_are_known() {
+        use rustix::io::Errno;
+        let errors = [
+            (Errno::IO, true),
+            (Errno::AGAIN, true),
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOSPC, true),
+            (Errno::DQUOT, true),
+            (Errno::NOMEM, true),
+            (Errno::TIMEDOUT, true),
+            (Errno::CONNREFUSED, true),
+            (Errno::CONNRESET, true),
+            (Errno::ISDIR, false),
+            (Errno::NAMETOOLONG, false),
+            (Errno::INVAL, false),
+        ];
+        for (errno, passes) in errors {
+            let error = || std::io::Error::from(errno);
+            assert_eq!(Error::io("x", &error()).may_pass(), passes, "{errno:?}");
+            // Whoever owns a folder can mend it, whatever is wrong with it.
+            assert!(Error::write("x", &error()).may_pass(), "{errno:?}");
+            // Also under what Lance and Arrow wrap it in.
+            let lance = || Lance::io_source(Box::new(error()));
+            assert_eq!(Error::lance("x", &lance()).may_pass(), passes, "{errno:?}");
+            let wrapped = Lance::External { source: Box::new(lance()) };
+            assert_eq!(Error::lance("x", &wrapped).may_pass(), passes, "{errno:?}");
+            let arrow = arrow_schema::ArrowError::ExternalError(Box::new(lance()));
+            assert_eq!(Error::arrow("x", &arrow).may_pass(), passes, "{errno:?}");
+        }
+        assert!(!Error::io("x", &std::io::Error::from(Errno::ACCESS)).may_pass());
+        assert!(Error::refused_now("x", "it is full").may_pass());
+        assert!(!Error::refused("x", "others can write to it").may_pass());
+    }
+
+    #[test]
+    fn damage_does_not_pass() {
+        let cut = std::io::Error::from(ErrorKind::UnexpectedEof);
+        assert!(!Error::lance("x", &Lance::io_source(Box::new(cut))).may_pass());
+        let corrupt = Error::lance("x", &Lance::invalid_input("bad magic"));
+        assert!(matches!(corrupt, Error::Corrupt { .. }));
+        assert!(!corrupt.may_pass());
+        assert!(!Error::Bug("a panic".into()).may_pass());
+    }
+
+    #[test]
+    fn the_source_is_kept() {
+        let refused = std::io::Error::from(rustix::io::Errno::CONNREFUSED);
+        let error = Store::Generic { store: "S3", source: Box::new(refused) };
+        let error = Error::lance("s3://b/t", &Lance::io_source(Box::new(error)));
+        let texts: Vec<String> = chain(&error).map(ToString::to_string).collect();
+        assert!(texts.last().is_some_and(|text| text.contains("refused")), "{texts:?}");
+        assert!(texts.len() > 2, "{texts:?}");
+    }
+}
