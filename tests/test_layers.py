@@ -50,7 +50,7 @@ RUST = {
     "disk": set(),
     "packed": {"projection", "processor"},
     "matrix": {"projection"},
-    "cache": {"packed", "disk"},
+    "cache": {"packed", "disk", "runtime", "interrupt"},
     "sequences": {"order", "interrupt"},
     "gather": {"plan", "projection"},
     "merge": {"order", "plan", "projection", "gather"},

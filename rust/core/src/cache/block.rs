@@ -39,6 +39,29 @@ enum Memory {
     Own(MmapMut),
 }
 
+/// Packed rows, wherever they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    heads: &'a [u8],
+    tails: &'a [u8],
+    count: usize,
+    bits_set: &'a [bool],
+}
+
+impl<'a> From<&'a PackedRows> for Rows<'a> {
+    fn from(rows: &'a PackedRows) -> Self {
+        let PackedRows { heads, tails, num_rows, bits_set } = rows;
+        Self { heads, tails, count: *num_rows, bits_set }
+    }
+}
+
+impl Rows<'_> {
+    /// The size of their file.
+    pub(super) fn num_bytes_in_file(self) -> u64 {
+        Header::of_sizes(0, self).num_bytes().unwrap_or(u64::MAX)
+    }
+}
+
 /// The first bytes of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
@@ -53,19 +76,24 @@ struct Header {
 }
 
 impl Header {
-    fn of(key: u64, rows: &PackedRows) -> Self {
-        let mut header = Self {
+    /// Without the checksum.
+    fn of_sizes(key: u64, rows: Rows<'_>) -> Self {
+        Self {
             key,
-            num_rows: rows.num_rows as u64,
+            num_rows: rows.count as u64,
             num_bits: rows.bits_set.len() as u64,
             heads: rows.heads.len() as u64,
             tails: rows.tails.len() as u64,
             checksum: 0,
-        };
+        }
+    }
+
+    fn of(key: u64, rows: Rows<'_>) -> Self {
+        let mut header = Self::of_sizes(key, rows);
         let mut hash = XxHash3_64::new();
         hash.write(&header.bits(rows));
-        hash.write(&rows.heads);
-        hash.write(&rows.tails);
+        hash.write(rows.heads);
+        hash.write(rows.tails);
         header.checksum = hash.finish();
         header
     }
@@ -98,7 +126,7 @@ impl Header {
     }
 
     /// A byte per bit, padded to where the heads begin.
-    fn bits(self, rows: &PackedRows) -> Vec<u8> {
+    fn bits(self, rows: Rows<'_>) -> Vec<u8> {
         let mut bits: Vec<u8> = rows.bits_set.iter().copied().map(u8::from).collect();
         bits.resize(self.heads_start() - HEADER_BYTES, 0);
         bits
@@ -138,12 +166,12 @@ impl Block {
     }
 
     /// Writes a block to a file.
-    pub(super) fn write(file: &mut File, key: u64, rows: &PackedRows) -> std::io::Result<()> {
+    pub(super) fn write(file: &mut File, key: u64, rows: Rows<'_>) -> std::io::Result<()> {
         let header = Header::of(key, rows);
         file.write_all(&header.to_bytes())?;
         file.write_all(&header.bits(rows))?;
-        file.write_all(&rows.heads)?;
-        file.write_all(&rows.tails)
+        file.write_all(rows.heads)?;
+        file.write_all(rows.tails)
     }
 
     /// Maps a file of rows; with `is_trusted`, which only its writer may say, without reading it.
@@ -189,6 +217,17 @@ impl Block {
             Memory::Mapped(bytes) => bytes,
             Memory::Own(bytes) => bytes,
         }
+    }
+
+    /// All of it, to be written; `None` if a file has it.
+    pub(crate) fn unwritten(&self) -> Option<Rows<'_>> {
+        let Self { num_rows, bits_set, .. } = self;
+        matches!(self.bytes, Memory::Own(_)).then(|| Rows {
+            heads: self.heads(),
+            tails: self.tails(),
+            count: *num_rows,
+            bits_set,
+        })
     }
 
     /// The heads, a stride apart.
@@ -238,7 +277,7 @@ mod tests {
 
     fn written(folder: &Path) -> std::path::PathBuf {
         let path = folder.join("a.rows");
-        Block::write(&mut File::create(&path).unwrap(), 7, &rows()).unwrap();
+        Block::write(&mut File::create(&path).unwrap(), 7, (&rows()).into()).unwrap();
         path
     }
 

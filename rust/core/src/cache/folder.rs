@@ -1,28 +1,40 @@
-//! Files of rows that processes share, and the folder that holds them under a limit.
+//! Files of rows that processes share: who writes which, and who uses them.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
-use super::Block;
-use crate::disk::is_remote;
+use super::locks::ProcessLock;
+use super::owned::{Folder, make_private, private};
+use super::room::{Cache, Name, Needed};
+use super::{Block, Rows};
 use crate::error::{Error, Result};
-use crate::packed::PackedRows;
 
-const DESCRIPTION: &str = "entry.json";
-const LOCK: &str = "lock";
+pub(super) const DESCRIPTION: &str = "entry.json";
+pub(super) const LOCK: &str = "lock";
 const BLOCK: &str = "rows";
-const PART: &str = "part";
+/// What all files end with that are not whole.
+const UNFINISHED: &str = "part";
+/// Earlier versions wrote to files without `new`, under locks that these do not see.
+const PART: &str = "new.part";
 /// Changes when the layout of packed rows or of their files does.
 const LAYOUT: u32 = 1;
+/// A description is written in no time.
+const ABANDONED: Duration = Duration::from_mins(1);
 
 /// The rows of some columns of one table, in a folder of their own.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    cache: Cache,
+    name: Name,
+    found: Found,
     path: PathBuf,
     key: u64,
     /// Locked, shared: whoever cleans up must not take the files of someone who reads them.
@@ -31,6 +43,7 @@ pub(crate) struct Entry {
 
 /// What an entry says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Found {
     pub(crate) layout: u32,
     /// Paths of the columns: names from the top.
@@ -57,57 +70,67 @@ impl Found {
         self.num_rows.div_ceil(self.block_rows.max(1))
     }
 
-    fn name(&self) -> String {
+    /// The description of an entry, if its folder has one.
+    pub(super) fn of(folder: &Folder) -> Option<Self> {
+        serde_json::from_slice(&folder.read(DESCRIPTION).ok()?).ok()
+    }
+
+    pub(super) fn name(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
         format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
     }
 }
 
-/// What is needed to write a block: nobody else writes it meanwhile.
+/// What is needed to write a block: nobody else writes it meanwhile. Dropped, nothing is left of it.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     entry: &'a Entry,
     block: usize,
     part: PathBuf,
-    file: File,
+    lock: ProcessLock,
+    is_published: bool,
 }
 
 impl Entry {
-    /// Opens an entry, making its folder if there is none.
+    /// Opens an entry that will have `needed` bytes, making its folder if there is none, and room for
+    /// it. 0 for one that is complete.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`] if the folder cannot be written to.
-    pub(crate) fn open(cache: &Path, table: &str, found: &Found) -> Result<Self> {
-        let path = cache.join(table).join(found.name());
-        Self::open_at(path, found)
+    /// [`Error::Write`] if the folder cannot be written to, or there is no room in it.
+    pub(crate) fn open(cache: &Cache, table: &str, found: &Found, needed: u64) -> Result<Self> {
+        let name = Name { table: table.into(), columns: found.name().into() };
+        // Nobody removes it before it is in use, or takes the room.
+        let room = cache.enter()?;
+        room.is_marked();
+        if room.make(&name, Needed::InAll(needed)).is_err() {
+            // What is there of it may exceed the limit by itself.
+            room.make(&name, Needed::InAll(0)).inspect_err(|_| room.discard(&name))?;
+            room.make(&name, Needed::InAll(needed))?;
+        }
+        Self::open_at(cache.clone(), name, found)
     }
 
-    fn open_at(path: PathBuf, found: &Found) -> Result<Self> {
-        let failed = |error: std::io::Error| cannot_write(&path, &error);
+    fn open_at(cache: Cache, name: Name, found: &Found) -> Result<Self> {
+        let path = cache.path_of(&name);
+        let failed = |error: std::io::Error| Error::write(path.display(), &error);
         make_private(&path).map_err(failed)?;
-        check(&path)?;
-        let lock = open_lock(&path).map_err(failed)?;
+        check(&cache, &name)?;
+        let mut options = private();
+        options.read(true).write(true).create(true).truncate(false);
+        let lock = options.open(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Write {
-                    path: path.display().to_string(),
-                    reason: "it is being removed".into(),
-                });
+                return Err(Error::refused_now(path.display(), "it is being removed"));
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let description = path.join(DESCRIPTION);
-        let text = serde_json::to_string_pretty(found).unwrap_or_default();
+        clean(&path);
         // Written anew each time, which also says when it was last used.
-        let part = path.join(format!("{DESCRIPTION}.{}.{PART}", std::process::id()));
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &description)).map_err(|error| {
-            let _ = fs::remove_file(&part);
-            failed(error)
-        })?;
+        describe(&path, found).map_err(failed)?;
         let key = XxHash3_64::oneshot(path_key(&path).as_bytes());
-        Ok(Self { path, key, _lock: lock })
+        Ok(Self { cache, name, found: found.clone(), path, key, _lock: lock })
     }
 
     /// A complete entry of this table whose columns include `columns`: the one with the shortest rows.
@@ -116,15 +139,15 @@ impl Entry {
         table: &str,
         includes: impl Fn(&Found) -> bool,
     ) -> Option<Found> {
-        let folders = fs::read_dir(cache.join(table)).ok()?;
-        let describe = |folder: fs::DirEntry| {
-            let found = describe(&folder.path())?;
-            let name = |block: u64| format!("{block:06}.{BLOCK}");
-            let is_there = |block| folder.path().join(name(block)).exists();
+        let folders = Folder::open(cache).ok()?.folder(OsStr::new(table)).ok()?.folders();
+        let describe = |(name, folder): (OsString, Folder)| {
+            let found = Found::of(&folder).filter(|found| name == *found.name())?;
+            let block = |block: u64| format!("{block:06}.{BLOCK}");
+            let is_there = |number| folder.about(OsStr::new(&block(number))).is_ok();
             let is_complete = found.layout == LAYOUT && (0..found.num_blocks()).all(is_there);
             (is_complete && includes(&found)).then_some(found)
         };
-        folders.flatten().filter_map(describe).min_by_key(|found| found.stride)
+        folders.into_iter().filter_map(describe).min_by_key(|found| found.stride)
     }
 
     fn file(&self, block: usize, suffix: &str) -> PathBuf {
@@ -155,174 +178,130 @@ impl Entry {
     /// [`Error::Write`] if the folder cannot be written to.
     pub(crate) fn claim(&self, block: usize) -> Result<Option<Claim<'_>>> {
         let part = self.file(block, PART);
-        let open = || private().write(true).create(true).truncate(false).open(&part);
-        let file = match open() {
+        let lock = match ProcessLock::try_new(&part) {
             // Somebody removed the whole folder.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_private(&self.path).and_then(|()| open())
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => make_private(&self.path)
+                .and_then(|()| describe(&self.path, &self.found))
+                .and_then(|()| ProcessLock::try_new(&part)),
             other => other,
         };
-        let file = file.map_err(|error| cannot_write(&part, &error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(cannot_write(&part, &error)),
-        }
-        // It may have got its name between opening and locking.
-        if !is_same_file(&file, &part) {
+        let failed = |error: std::io::Error| Error::write(self.path.display(), &error);
+        let Some(mut lock) = lock.map_err(failed)? else {
             return Ok(None);
-        }
-        file.set_len(0).map_err(|error| cannot_write(&part, &error))?;
-        Ok(Some(Claim { entry: self, block, part, file }))
+        };
+        // Of somebody who was killed.
+        lock.file().set_len(0).map_err(failed)?;
+        Ok(Some(Claim { entry: self, block, part, lock, is_published: false }))
     }
 }
 
 impl Claim<'_> {
+    /// Takes room for a block of this many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if there is none.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        let room = self.entry.cache.enter()?;
+        room.make(&self.entry.name, Needed::More(bytes))?;
+        let file = self.lock.file();
+        // Room on the disk too, where its file system can; the size is what counts.
+        let _ = rustix::fs::fallocate(&*file, FallocateFlags::empty(), 0, bytes);
+        file.set_len(bytes).map_err(|error| self.failed(&error))
+    }
+
     /// Writes the block and gives it its name.
     ///
     /// # Errors
     ///
     /// [`Error::Write`], after which nothing is left behind.
-    pub(crate) fn publish(mut self, rows: &PackedRows) -> Result<Block> {
+    pub(crate) fn publish(mut self, rows: Rows<'_>) -> Result<Block> {
         let key = self.entry.block_key(self.block);
         let path = self.entry.file(self.block, BLOCK);
-        let written = Block::write(&mut self.file, key, rows)
+        self.reserve(rows.num_bytes_in_file())?;
+        Block::write(self.lock.file(), key, rows)
             .and_then(|()| fs::rename(&self.part, &path))
-            .map_err(|error| cannot_write(&self.part, &error));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&self.part);
-            return Err(error);
-        }
+            .map_err(|error| self.failed(&error))?;
+        self.is_published = true;
         Block::map(&path, key, true)
     }
 
-    /// Gives the claim up.
-    pub(crate) fn abandon(self) {
-        let _ = fs::remove_file(&self.part);
+    /// Names the folder: what goes wrong with one block does with the others, and is said once.
+    fn failed(&self, error: &std::io::Error) -> Error {
+        Error::write(self.entry.path.display(), error)
     }
 }
 
-/// Makes room for an entry of `needed` bytes in a cache that may hold `limit`, by removing the entries
-/// that were not used for longest. Says whether there is room now. What `entry` holds already counts.
-///
-/// # Errors
-///
-/// [`Error::Write`] if the folder cannot be written to.
-pub(crate) fn make_room(
-    cache: &Path,
-    needed: u64,
-    limit: Option<u64>,
-    entry: Option<&Entry>,
-) -> Result<bool> {
-    let failed = |error: std::io::Error| cannot_write(cache, &error);
-    make_private(cache).map_err(failed)?;
-    let mut entries = entries(cache);
-    let mut used: u64 = entries.iter().map(|entry| entry.bytes).sum();
-    let is_own = |kept: &Kept| entry.is_some_and(|entry| entry.path == kept.path);
-    let own: u64 = entries.iter().filter(|kept| is_own(kept)).map(|kept| kept.bytes).sum();
-    let needed = needed.saturating_sub(own);
-    entries.retain(|kept| !is_own(kept));
-    let free = |cache: &Path| {
-        rustix::fs::statvfs(cache).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
-    };
-    // Half of what is there, so that a cache never is what fills a disk.
-    let limit = limit.unwrap_or_else(|| free(cache).saturating_add(used) / 2);
-    entries.sort_by_key(|entry| entry.last_used);
-    for entry in entries {
-        if used.saturating_add(needed) <= limit && needed <= free(cache) {
-            break;
-        }
-        if remove(&entry.path) {
-            used -= entry.bytes;
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.is_published {
+            let _ = fs::remove_file(&self.part);
         }
     }
-    Ok(used.saturating_add(needed) <= limit && needed <= free(cache))
 }
 
-struct Kept {
-    path: PathBuf,
-    bytes: u64,
-    last_used: SystemTime,
+/// Whether a file of an entry is one of those that are written here.
+pub(super) fn is_own_file(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name == DESCRIPTION
+        || name == LOCK
+        || [BLOCK, UNFINISHED].iter().any(|suffix| name.ends_with(&format!(".{suffix}")))
 }
 
-fn entries(cache: &Path) -> Vec<Kept> {
-    let folders = |path: &Path| -> Vec<PathBuf> {
-        let found = fs::read_dir(path).into_iter().flatten().flatten();
-        found.map(|found| found.path()).filter(|path| path.is_dir()).collect()
-    };
-    let entry = |path: PathBuf| {
-        let last_used =
-            fs::metadata(path.join(DESCRIPTION)).and_then(|file| file.modified()).ok()?;
-        let files = fs::read_dir(&path).ok()?.flatten();
-        let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-        Some(Kept { path, bytes, last_used })
-    };
-    folders(cache).iter().flat_map(|table| folders(table)).filter_map(entry).collect()
+fn describe(path: &Path, found: &Found) -> std::io::Result<()> {
+    /// So that threads do not take each other's files away.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let text = serde_json::to_string_pretty(found)?;
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let part = path.join(format!("{DESCRIPTION}.{process}.{count}.{UNFINISHED}"));
+    fs::write(&part, text).and_then(|()| fs::rename(&part, path.join(DESCRIPTION))).inspect_err(
+        |_| {
+            let _ = fs::remove_file(&part);
+        },
+    )
 }
 
-/// Removes an entry that nobody uses. Only files of ours are touched.
-fn remove(path: &Path) -> bool {
-    let Ok(lock) = open_lock(path) else {
-        return false;
-    };
-    if lock.try_lock().is_err() {
-        return false;
-    }
-    let is_ours = |name: &str| {
-        name == DESCRIPTION
-            || name == LOCK
-            || [BLOCK, PART].iter().any(|suffix| name.ends_with(&format!(".{suffix}")))
-    };
+/// Removes what processes have left in an entry that were killed while they wrote.
+fn clean(path: &Path) {
     for file in fs::read_dir(path).into_iter().flatten().flatten() {
-        if file.file_name().to_str().is_some_and(is_ours) {
-            let _ = fs::remove_file(file.path());
+        let (name, path) = (file.file_name(), file.path());
+        let name = name.to_string_lossy();
+        let Some(what) = name.strip_suffix(&format!(".{UNFINISHED}")) else {
+            continue;
+        };
+        let mut held = None;
+        let is_abandoned = if what.starts_with(DESCRIPTION) {
+            let modified = file.metadata().and_then(|about| about.modified());
+            let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+            age.is_ok_and(|age| age > ABANDONED)
+        } else if name.ends_with(PART) {
+            held = ProcessLock::try_new(&path).ok().flatten();
+            held.is_some()
+        } else {
+            // Of an earlier version, whose processes lock in another way.
+            let file = private().read(true).open(&path);
+            file.is_ok_and(|file| file.try_lock().is_ok())
+        };
+        if is_abandoned {
+            let _ = fs::remove_file(&path);
+        }
+        drop(held);
+    }
+}
+
+/// Refuses an entry that cannot be believed, as what lies in it is mapped.
+fn check(cache: &Cache, name: &Name) -> Result<()> {
+    let path = cache.path_of(name);
+    let failed = |error: std::io::Error| Error::write(path.display(), &error);
+    let table =
+        Folder::open(cache.path()).and_then(|root| root.folder(&name.table)).map_err(failed)?;
+    let entry = table.folder(&name.columns).map_err(failed)?;
+    for folder in [table, entry] {
+        if let Some(reason) = folder.distrust().map_err(failed)? {
+            return Err(Error::refused(path.display(), reason));
         }
     }
-    let _ = fs::remove_dir(path);
-    let _ = path.parent().map(fs::remove_dir);
-    true
-}
-
-fn describe(path: &Path) -> Option<Found> {
-    serde_json::from_slice(&fs::read(path.join(DESCRIPTION)).ok()?).ok()
-}
-
-fn open_lock(path: &Path) -> std::io::Result<File> {
-    private().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))
-}
-
-/// Options for files that only this user can read, and that are no links to others.
-fn private() -> OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = OpenOptions::new();
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits();
-    options.mode(0o600).custom_flags(flags.cast_signed());
-    options
-}
-
-/// Refuses a folder that others can write to, as what lies in it is mapped and believed, and one of
-/// another machine, whose files may change under a mapping.
-fn check(path: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let folder = File::open(path).map_err(|error| cannot_write(path, &error))?;
-    let about = folder.metadata().map_err(|error| cannot_write(path, &error))?;
-    let reason = if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0
-    {
-        "others can write to it"
-    } else if is_remote(&folder) {
-        "its file system is on another machine; give cache_dir a local folder"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Write { path: path.display().to_string(), reason: reason.into() })
-}
-
-/// Makes a folder that only this user can look into: a table may be readable by fewer people than a
-/// machine has.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    Ok(())
 }
 
 /// The table's name and the columns' name.
@@ -331,48 +310,40 @@ fn path_key(path: &Path) -> String {
     names.map(|name| name.as_os_str().to_string_lossy().into_owned()).collect()
 }
 
-fn is_same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
-}
-
-/// Also where something is not found: what is missing is a place to write to, not data.
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::Write { path: path.display().to_string(), reason: error.to_string() }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::packed::PackedRows;
 
-    fn found(columns: &[&str]) -> Found {
+    pub(in crate::cache) fn found(columns: &[&str]) -> Found {
         let columns = columns.iter().map(|name| vec![(*name).to_string()]).collect();
         Found::new(columns, 10, 5, 8, 1)
+    }
+
+    fn open(cache: &Path, found: &Found) -> Result<Entry> {
+        Entry::open(&Cache::new(cache, Some(1 << 30)), "t", found, 0)
     }
 
     fn rows(value: u8) -> PackedRows {
         PackedRows { heads: vec![value; 40], tails: Vec::new(), num_rows: 5, bits_set: Vec::new() }
     }
 
-    fn fill(entry: &Entry) {
+    pub(in crate::cache) fn fill(entry: &Entry) {
         for block in 0..2 {
-            entry.claim(block).unwrap().unwrap().publish(&rows(7)).unwrap();
+            entry.claim(block).unwrap().unwrap().publish((&rows(7)).into()).unwrap();
         }
     }
 
     #[test]
     fn a_block_is_written_by_one_and_read_by_all() {
         let cache = tempfile::tempdir().unwrap();
-        let ours = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
-        let theirs = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
+        let ours = open(cache.path(), &found(&["a"])).unwrap();
+        let theirs = open(cache.path(), &found(&["a"])).unwrap();
         assert!(ours.load(0).is_none());
         let claim = ours.claim(0).unwrap().unwrap();
         assert!(theirs.claim(0).unwrap().is_none(), "somebody writes it");
         assert!(theirs.claim(1).unwrap().is_some(), "but not the others");
-        claim.publish(&rows(3)).unwrap();
+        claim.publish((&rows(3)).into()).unwrap();
         assert_eq!(theirs.load(0).unwrap().heads(), [3; 40]);
         assert!(theirs.load(1).is_none());
     }
@@ -380,24 +351,24 @@ mod tests {
     #[test]
     fn a_part_that_was_left_behind_is_taken_over() {
         let cache = tempfile::tempdir().unwrap();
-        let entry = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
+        let entry = open(cache.path(), &found(&["a"])).unwrap();
         fs::write(entry.file(0, PART), b"half a block, and longer than a whole one".repeat(9))
             .unwrap();
-        entry.claim(0).unwrap().unwrap().publish(&rows(4)).unwrap();
+        entry.claim(0).unwrap().unwrap().publish((&rows(4)).into()).unwrap();
         assert_eq!(entry.load(0).unwrap().heads(), [4; 40]);
         assert!(!entry.file(0, PART).exists());
-        entry.claim(1).unwrap().unwrap().abandon();
+        drop(entry.claim(1).unwrap().unwrap());
         assert!(!entry.file(1, PART).exists());
     }
 
     #[test]
     fn a_damaged_block_is_removed_and_written_again() {
         let cache = tempfile::tempdir().unwrap();
-        let entry = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
+        let entry = open(cache.path(), &found(&["a"])).unwrap();
         fill(&entry);
         let path = entry.file(0, BLOCK);
         let len = fs::metadata(&path).unwrap().len();
-        OpenOptions::new().write(true).open(&path).unwrap().set_len(len - 1).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(len - 1).unwrap();
         assert!(entry.load(0).is_none());
         assert!(!path.exists());
         assert!(entry.claim(0).unwrap().is_some());
@@ -408,17 +379,18 @@ mod tests {
     #[test]
     fn a_folder_that_was_removed_is_made_again() {
         let cache = tempfile::tempdir().unwrap();
-        let entry = Entry::open(cache.path(), "t", &found(&["a"])).unwrap();
+        let entry = open(cache.path(), &found(&["a"])).unwrap();
         fs::remove_dir_all(cache.path().join("t")).unwrap();
-        entry.claim(0).unwrap().unwrap().publish(&rows(1)).unwrap();
+        fill(&entry);
         assert!(entry.load(0).is_some());
+        assert!(Entry::find(cache.path(), "t", |_| true).is_some(), "with its description");
     }
 
     #[test]
     fn a_complete_entry_with_more_columns_is_found() {
         let cache = tempfile::tempdir().unwrap();
         let wide = found(&["a", "b"]);
-        let entry = Entry::open(cache.path(), "t", &wide).unwrap();
+        let entry = open(cache.path(), &wide).unwrap();
         let has = |name: &'static str| {
             move |found: &Found| found.columns.iter().any(|path| path[0] == name)
         };
@@ -430,25 +402,62 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_nobody_uses_make_room() {
+    fn what_killed_processes_have_left_is_removed() {
         let cache = tempfile::tempdir().unwrap();
-        for name in ["old", "young"] {
-            fill(&Entry::open(cache.path(), "t", &found(&[name])).unwrap());
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        let entry = open(cache.path(), &found(&["a"])).unwrap();
+        let left = |name: &str| entry.path.join(name);
+        let hour_ago = SystemTime::now() - Duration::from_hours(1);
+        for name in ["000000.new.part", "000001.part", "entry.json.77.part", "000000.rows"] {
+            fs::write(left(name), "left").unwrap();
+            File::options().write(true).open(left(name)).unwrap().set_modified(hour_ago).unwrap();
         }
-        fs::write(cache.path().join("t").join("stranger"), b"not ours").unwrap();
-        let used: u64 = entries(cache.path()).iter().map(|entry| entry.bytes).sum();
-        assert!(make_room(cache.path(), 0, Some(used), None).unwrap());
-        assert_eq!(entries(cache.path()).len(), 2);
-        let young = Entry::open(cache.path(), "t", &found(&["young"])).unwrap();
-        assert!(make_room(cache.path(), 10, Some(used), None).unwrap());
-        assert_eq!(entries(cache.path()).len(), 1, "the old one went");
-        assert!(
-            !make_room(cache.path(), used, Some(used), None).unwrap(),
-            "the young one is in use"
-        );
-        drop(young);
-        assert!(make_room(cache.path(), used, Some(used), None).unwrap());
-        assert!(cache.path().join("t").join("stranger").exists());
+        fs::write(left("entry.json.78.part"), "being written").unwrap();
+        fs::write(left("notes"), "of a user").unwrap();
+        let of_earlier = File::create(left("000002.part")).unwrap();
+        of_earlier.try_lock().unwrap();
+        let claim = entry.claim(1).unwrap().unwrap();
+        drop(open(cache.path(), &found(&["a"])).unwrap());
+        let mut names: Vec<_> =
+            fs::read_dir(&entry.path).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        let wanted = [
+            "000000.rows",
+            "000001.new.part",
+            "000002.part",
+            "entry.json",
+            "entry.json.78.part",
+            "lock",
+            "notes",
+        ];
+        assert_eq!(names, wanted);
+        claim.publish((&rows(5)).into()).unwrap();
+        assert_eq!(entry.load(1).unwrap().heads(), [5; 40]);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_is_refused() {
+        let (cache, away) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(away.path(), cache.path().join("t")).unwrap();
+        assert!(open(cache.path(), &found(&["a"])).is_err());
+        fs::remove_file(cache.path().join("t")).unwrap();
+        let entry = cache.path().join("t").join(found(&["a"]).name());
+        fs::create_dir(cache.path().join("t")).unwrap();
+        std::os::unix::fs::symlink(away.path(), &entry).unwrap();
+        assert!(open(cache.path(), &found(&["a"])).is_err());
+        assert!(Entry::find(cache.path(), "t", |_| true).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_is_refused_for_good() {
+        use std::os::unix::fs::PermissionsExt;
+        for of_table in [true, false] {
+            let cache = tempfile::tempdir().unwrap();
+            let entry = open(cache.path(), &found(&["a"])).unwrap();
+            let path = if of_table { cache.path().join("t") } else { entry.path.clone() };
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+            let error = open(cache.path(), &found(&["a"])).unwrap_err();
+            assert!(error.to_string().contains("others can write to it"), "{error}");
+            assert!(!error.may_pass());
+        }
     }
 }

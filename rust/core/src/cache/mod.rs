@@ -1,20 +1,27 @@
 //! Where packed rows are kept: blocks in memory, and files of blocks that all processes share.
 //!
 //! ```text
-//! <cache folder>/<table>/<columns>/entry.json   what it holds, and when it was last used
-//!                                  lock         held, shared, by everyone who reads it
-//!                                  000000.rows  a block: header, heads, tails
-//!                                  000001.part  a block that somebody is writing, and holds locked
+//! <cache folder>/lanceloader-cache             says that what lies here may be removed
+//!                lanceloader.<user>.lock       held while room is made or taken
+//!                <table>/<columns>/entry.json  what it holds, and when it was last used
+//!                                  lock        held, shared, by everyone who reads it
+//!                                  000000.rows a block: header, heads, tails
+//!                                  000001.new.part  a block that somebody is writing, and holds locked
 //! ```
 //!
 //! Both names are hashes: of the data files, deletion files and fields of a table, and of the columns.
 //! A table written anew under an old address is another table, and a version that only adds
 //! an index is the same. A block appears under its name whole or not at all, carries a checksum
 //! that is compared when it is mapped, and is written by one process at a time: the lock of one that
-//! was killed is free again, and the next one takes its file over. Nothing here needs a recovery.
+//! was killed is free again, also if it has left children, and the next one takes its file over.
+//! Nothing here needs a recovery.
 
 mod block;
 mod folder;
+mod locks;
+mod owned;
+mod room;
 
-pub(crate) use block::Block;
-pub(crate) use folder::{Claim, Entry, Found, make_room};
+pub(crate) use block::{Block, Rows};
+pub(crate) use folder::{Entry, Found};
+pub(crate) use room::Cache;

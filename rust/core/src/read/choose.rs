@@ -97,6 +97,8 @@ pub struct Choice {
     pub num_rows: u64,
     /// Bytes of rows that may be held in memory.
     pub memory_bytes: u64,
+    /// Why rows could not be looked at, which another choice will be made after, if it passes.
+    pub failure: Option<Error>,
 }
 
 impl Choice {
@@ -130,6 +132,7 @@ impl Choice {
             row_bytes,
             num_rows: scan.num_rows(),
             memory_bytes,
+            failure: None,
         };
         let packing = match Packing::new(scan.schema()) {
             Ok(packing) => packing,
@@ -146,7 +149,8 @@ impl Choice {
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             // Reading them directly will say what is wrong with them.
             Err(error) if options.strategy.is_none() => {
-                return Ok(choice(Strategy::Direct, error.to_string(), 0));
+                let choice = choice(Strategy::Direct, error.to_string(), 0);
+                return Ok(Self { failure: Some(error), ..choice });
             }
             Err(error) => return Err(error),
         };

@@ -14,6 +14,7 @@ mod memory;
 mod packed_reader;
 mod resident;
 mod scratch;
+mod setback;
 mod weights;
 
 use std::ops::Range;
@@ -38,6 +39,7 @@ use crate::stages::{Stage, measure};
 use crate::table::Table;
 use packed_reader::PackedReader;
 use resident::Scan;
+use setback::Setback;
 use weights::Weights;
 
 /// Packed rows are filled once this part of a table was asked for: reading single rows costs some
@@ -68,6 +70,8 @@ struct Shared {
     options: Options,
     choice: ArcSwapOption<Choice>,
     weights: ArcSwapOption<Weights>,
+    /// Why rows could not be looked at for a choice.
+    unseen: Setback,
     packed: ArcSwapOption<PackedReader>,
     /// Rows asked for at random so far, and how often.
     rows_asked: AtomicU64,
@@ -204,6 +208,7 @@ impl Reader {
             options,
             choice: ArcSwapOption::empty(),
             weights: ArcSwapOption::empty(),
+            unseen: Setback::default(),
             packed: ArcSwapOption::empty(),
             rows_asked: AtomicU64::new(0),
             takes: AtomicU64::new(0),
@@ -264,7 +269,9 @@ impl Reader {
     /// [`Error::Invalid`] for options that cannot be met.
     pub fn choice(&self) -> Result<Arc<Choice>> {
         let shared = &self.shared;
-        if let Some(choice) = shared.choice.load_full() {
+        if let Some(choice) = shared.choice.load_full()
+            && (choice.failure.is_none() || shared.unseen.forbids())
+        {
             return Ok(choice);
         }
         let is_in_memory = matches!(shared.base, Base::Memory(_));
@@ -272,6 +279,9 @@ impl Reader {
         let weights = || self.weights();
         let choice = Choice::new(scan.as_ref(), weights, &shared.options, is_in_memory)?;
         let choice = Arc::new(choice);
+        if let Some(error) = &choice.failure {
+            shared.unseen.note(error.clone());
+        }
         shared.choice.store(Some(Arc::clone(&choice)));
         Ok(choice)
     }
@@ -416,6 +426,7 @@ impl Reader {
     fn packed(&self, choice: &Choice) -> Result<Arc<PackedReader>> {
         let shared = &self.shared;
         if let Some(packed) = shared.packed.load_full() {
+            packed.begin()?;
             return Ok(packed);
         }
         let weights = self.weights()?;

@@ -12,10 +12,10 @@ use arrow_schema::{Field, SchemaRef};
 
 use super::choose::{Choice, Options, Strategy};
 use super::direct::Direct;
-use super::resident::{Resident, Scan, Sizes, block_rows};
+use super::resident::{Home, Resident, Scan, Sizes, block_rows};
 use super::weights::Weights;
 use super::{Base, Cuts, Form, ReadStats, batch, formed};
-use crate::cache::{Entry, Found, make_room};
+use crate::cache::{Cache, Entry, Found};
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
 use crate::interrupt;
@@ -76,7 +76,7 @@ impl PackedReader {
         let (resident, is_warm) = match base {
             Base::Memory(_) => {
                 let packing = Packing::new(&schema)?;
-                (Arc::new(Resident::new(scan, packing, sizes, None, None)), false)
+                (Arc::new(Resident::new(scan, packing, sizes, None)), false)
             }
             Base::Direct(direct) => open_shared(direct, choice, sizes, options)?,
         };
@@ -103,6 +103,11 @@ impl PackedReader {
         self.resident.is_complete()
     }
 
+    /// Says that somebody begins to read: what could not be shared before may be shared now.
+    pub(super) fn begin(&self) -> Result<()> {
+        self.resident.share()
+    }
+
     pub(super) fn stats(&self) -> ReadStats {
         let counters = &self.resident.counters;
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -115,11 +120,7 @@ impl PackedReader {
             bytes_kept: self.resident.kept_bytes(),
             fill_nanos: of(&counters.fill_nanos),
             is_shared: self.resident.is_shared(),
-            failure: self
-                .resident
-                .failure()
-                .or_else(|| self.resident.detached())
-                .map(|error| error.to_string()),
+            failure: self.resident.failure().map(|error| error.to_string()),
         }
     }
 
@@ -259,6 +260,7 @@ fn open_shared(
     let key = format!("{identity} {paths:?} {folder:?} {:?}", options.memory_limit);
     let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
     if let Some(resident) = lock(&open).get(&key).and_then(Weak::upgrade) {
+        resident.share()?;
         return Ok((resident, false));
     }
     let (resident, is_warm) = open_rows(direct, choice, sizes, options, &identity, paths, folder)?;
@@ -286,7 +288,11 @@ fn open_rows(
     let ours = Found::new(paths, choice.num_rows, rows, packing.stride(), packing.signature());
     let Some(folder) = folder else {
         let scan = Arc::clone(direct) as _;
-        return Ok((Resident::new(scan, packing, sizes, None, None), false));
+        return Ok((Resident::new(scan, packing, sizes, None), false));
+    };
+    let home = |found: Found, needed: u64| {
+        let cache = Cache::new(folder, options.cache_limit);
+        Some(Home { cache, table: identity.to_string(), found, needed })
     };
     // Rows that hold these columns among others do as well, if they are there already.
     let includes = |found: &Found| {
@@ -298,39 +304,23 @@ fn open_rows(
         && let Ok(wider) = reader_of(direct.table(), &found.columns)
         && let Ok(packing) = Packing::new(wider.columns().schema())
         && packing.signature() == found.signature
-        && let Ok(entry) = Entry::open(folder, identity, &found)
     {
         let scan = Arc::new(wider);
         let weights = Arc::new(scan.weights()?);
-        let sizes = Sizes { block_rows: found.block_rows, weights, ..sizes };
-        return Ok((Resident::new(scan, packing, sizes, Some(entry), None), true));
+        let (wider, home) =
+            (Sizes { block_rows: found.block_rows, weights, ..sizes.clone() }, home(found, 0));
+        let resident = Resident::new(scan, packing, wider, home);
+        // Others may not be allowed to use them, or nobody, as they exceed the limit.
+        if resident.is_shared() {
+            return Ok((resident, true));
+        }
     }
-    // A folder that cannot be used is no reason to stop: rows are then kept by this process alone.
     let is_warm = Entry::find(folder, identity, |found| *found == ours).is_some();
-    let entry = open_entry(folder, identity, &ours, choice.packed_bytes(), options, is_warm);
-    let (entry, detached) = entry.map_or_else(|error| (None, Some(error)), |e| (Some(e), None));
-    let is_warm = is_warm && entry.is_some();
+    let needed = if is_warm { 0 } else { choice.packed_bytes() };
     let scan = Arc::clone(direct) as _;
-    Ok((Resident::new(scan, packing, sizes, entry, detached), is_warm))
-}
-
-fn open_entry(
-    folder: &Path,
-    identity: &str,
-    found: &Found,
-    needed: u64,
-    options: &Options,
-    is_warm: bool,
-) -> Result<Entry> {
-    // Opened first: nobody removes what is in use.
-    let entry = Entry::open(folder, identity, found)?;
-    if !is_warm && !make_room(folder, needed, options.cache_limit, Some(&entry))? {
-        return Err(Error::Write {
-            path: folder.display().to_string(),
-            reason: format!("there is no room for {needed} bytes within its limit"),
-        });
-    }
-    Ok(entry)
+    let resident = Resident::new(scan, packing, sizes, home(ours, needed));
+    let is_warm = is_warm && resident.is_shared();
+    Ok((resident, is_warm))
 }
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {

@@ -16,8 +16,9 @@ use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 
 use super::choose::too_little;
+use super::setback::Setback;
 use super::weights::Weights;
-use crate::cache::{Block, Entry};
+use crate::cache::{Block, Cache, Entry, Found, Rows};
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::{Heads, PackedRows, Packing};
@@ -130,13 +131,31 @@ pub(super) struct Resident {
     /// Rows that were packed here or are being packed, and their bytes.
     packed_rows: AtomicU64,
     packed_bytes: AtomicU64,
-    entry: Option<Entry>,
-    /// Why the entry could not be written to.
-    detached: ArcSwapOption<Error>,
+    home: Option<Home>,
+    entry: ArcSwapOption<Entry>,
+    /// Why the entry could not be opened or written to.
+    detached: Setback,
     blocks: ArcSwap<Blocks>,
-    filling: PerProcess<Filling>,
-    failure: ArcSwapOption<Error>,
+    filling: PerProcess<ArcSwapOption<Filling>>,
+    /// Why filling ended early.
+    failure: Setback,
     pub(super) counters: Counters,
+}
+
+/// Where packed rows are kept for other processes.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) cache: Cache,
+    pub(super) table: String,
+    pub(super) found: Found,
+    /// Bytes that it will need, or 0 if all of them are there.
+    pub(super) needed: u64,
+}
+
+impl Home {
+    fn open(&self) -> Result<Entry> {
+        Entry::open(&self.cache, &self.table, &self.found, self.needed)
+    }
 }
 
 /// The blocks there are.
@@ -159,7 +178,7 @@ pub(super) struct Counters {
     pub(super) fill_nanos: AtomicU64,
 }
 
-/// The work of filling, shared by the threads of one process.
+/// The work of filling, shared by the threads of one process, and done once.
 #[derive(Debug)]
 struct Filling {
     queue: Mutex<VecDeque<usize>>,
@@ -185,12 +204,18 @@ impl Filling {
         let each = self.started.elapsed() / u32::try_from(done).unwrap_or(u32::MAX);
         each.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
     }
+
+    fn is_over(&self) -> bool {
+        self.threads.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// What became of an attempt to fill a block.
 enum Attempt {
     Filled(Block),
     Mapped(Block),
+    /// It was in memory, and is in a file now if that could be.
+    Moved(Option<Block>),
     /// Another process is at it.
     Busy,
 }
@@ -201,14 +226,13 @@ impl Resident {
         scan: Arc<dyn Scan>,
         packing: Packing,
         sizes: Sizes,
-        entry: Option<Entry>,
-        detached: Option<Error>,
+        home: Option<Home>,
     ) -> Self {
         let num_rows = scan.num_rows();
         let count = usize::try_from(num_rows.div_ceil(sizes.block_rows)).unwrap_or(usize::MAX);
         let bits_set = vec![false; packing.num_bits()];
         let blocks = Blocks { all: vec![None; count], bits_set, missing: count };
-        Self {
+        let resident = Self {
             scan,
             packing,
             num_rows,
@@ -216,13 +240,17 @@ impl Resident {
             sizes,
             packed_rows: AtomicU64::new(0),
             packed_bytes: AtomicU64::new(0),
-            entry,
-            detached: ArcSwapOption::from(detached.map(Arc::new)),
+            home,
+            entry: ArcSwapOption::empty(),
+            detached: Setback::default(),
             blocks: ArcSwap::from_pointee(blocks),
             filling: PerProcess::new(),
-            failure: ArcSwapOption::empty(),
+            failure: Setback::default(),
             counters: Counters::default(),
-        }
+        };
+        // A folder that cannot be used is no reason to stop: this process then keeps rows alone.
+        resident.entry();
+        resident
     }
 
     /// The columns of a row.
@@ -235,19 +263,41 @@ impl Resident {
         self.blocks.load().missing == 0
     }
 
-    /// Why filling ended early.
+    /// Why rows are not packed, or not shared with other processes.
     pub(super) fn failure(&self) -> Option<Arc<Error>> {
-        self.failure.load_full()
-    }
-
-    /// Why rows are not shared with other processes any more.
-    pub(super) fn detached(&self) -> Option<Arc<Error>> {
-        self.detached.load_full()
+        self.failure.error().or_else(|| self.detached.error())
     }
 
     /// Whether blocks are files that other processes can map, and none had to be kept otherwise.
     pub(super) fn is_shared(&self) -> bool {
-        self.entry.is_some() && self.detached.load().is_none()
+        let is_attached = self.entry.load().is_some() && self.detached.error().is_none();
+        is_attached && self.blocks.load().all.iter().flatten().all(|b| b.unwritten().is_none())
+    }
+
+    /// Where blocks are written to, opened if there is another chance.
+    fn entry(&self) -> Option<Arc<Entry>> {
+        let home = self.home.as_ref().filter(|_| !self.detached.forbids())?;
+        self.detached.lift();
+        if let Some(entry) = self.entry.load_full() {
+            return Some(entry);
+        }
+        match home.open() {
+            Ok(entry) => {
+                let entry = Arc::new(entry);
+                self.entry.store(Some(Arc::clone(&entry)));
+                Some(entry)
+            }
+            Err(error) => {
+                self.detached.note(error);
+                None
+            }
+        }
+    }
+
+    /// Goes on without the entry, which is opened anew when there is another chance.
+    fn detach(&self, error: Error) {
+        self.entry.store(None);
+        self.detached.note(error);
     }
 
     /// Bytes of the blocks that are there.
@@ -255,41 +305,63 @@ impl Resident {
         self.blocks.load().all.iter().flatten().map(|block| block.num_bytes() as u64).sum()
     }
 
-    /// Starts filling, unless this process is at it.
+    /// Starts filling, unless this process is at it, or should not try again yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if no thread can be started.
+    /// Those of making what a process needs for it.
     pub(super) fn fill(self: &Arc<Self>, threads: usize) -> Result<()> {
-        if self.is_complete() || self.failure.load().is_some() {
+        if self.is_complete() { Ok(()) } else { self.start(threads) }
+    }
+
+    /// Shares rows that could not be shared before, if there is another chance: for those who begin
+    /// to read.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fill`](Self::fill).
+    pub(super) fn share(self: &Arc<Self>) -> Result<()> {
+        let is_alone = self.home.is_some() && self.is_complete() && !self.is_shared();
+        if is_alone && !self.detached.forbids() { self.start(1) } else { Ok(()) }
+    }
+
+    fn start(self: &Arc<Self>, threads: usize) -> Result<()> {
+        let slot = self.filling.get_or_make(|| Ok(ArcSwapOption::empty()))?;
+        let before = slot.load_full();
+        if before.as_ref().is_some_and(|before| !before.is_over()) || self.failure.forbids() {
             return Ok(());
         }
-        let mut is_new = false;
-        let filling = self.filling.get_or_make(|| {
-            is_new = true;
-            let blocks = self.blocks.load();
-            let missing = (0..blocks.all.len()).filter(|&at| blocks.all[at].is_none());
-            let queue: VecDeque<usize> = missing.collect();
-            Ok(Filling {
-                num_blocks: queue.len(),
-                queue: Mutex::new(queue),
-                progress: Condvar::new(),
-                started: Instant::now(),
-                done: AtomicUsize::new(0),
-                threads: AtomicUsize::new(0),
-            })
-        })?;
-        if is_new {
-            for _ in 0..self.threads(threads).clamp(1, filling.num_blocks.max(1)) {
-                let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
-                let counted = Arc::clone(&filling);
-                counted.threads.fetch_add(1, Ordering::Relaxed);
-                runtime::spawn("lanceloader-fill", move || run(&resident, &filling)).inspect_err(
-                    |_| {
-                        counted.threads.fetch_sub(1, Ordering::Relaxed);
-                    },
-                )?;
-            }
+        let blocks = self.blocks.load_full();
+        let is_left = |block: &Option<Arc<Block>>| {
+            let may_move = |block: &Arc<Block>| self.home.is_some() && block.unwritten().is_some();
+            block.as_ref().is_none_or(may_move)
+        };
+        let queue: VecDeque<usize> =
+            (0..blocks.all.len()).filter(|&at| is_left(&blocks.all[at])).collect();
+        let threads = self.threads(threads).clamp(1, queue.len().max(1));
+        let filling = Arc::new(Filling {
+            num_blocks: queue.len(),
+            queue: Mutex::new(queue),
+            progress: Condvar::new(),
+            started: Instant::now(),
+            done: AtomicUsize::new(0),
+            threads: AtomicUsize::new(threads),
+        });
+        let found = slot.compare_and_swap(&before, Some(Arc::clone(&filling)));
+        if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
+            // Another thread was faster.
+            return Ok(());
+        }
+        self.failure.lift();
+        let spawn = |_| {
+            let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
+            runtime::spawn("lanceloader-fill", move || run(&resident, &filling))
+        };
+        let (started, failed): (Vec<_>, Vec<_>) = (0..threads).map(spawn).partition(Result::is_ok);
+        filling.threads.fetch_sub(failed.len(), Ordering::Relaxed);
+        // A few threads do as well.
+        if let (true, Some(Err(error))) = (started.is_empty(), failed.into_iter().next()) {
+            self.failure.note(error);
         }
         Ok(())
     }
@@ -301,8 +373,8 @@ impl Resident {
     ///
     /// [`Error::Interrupted`].
     pub(super) fn wait(&self) -> Result<bool> {
-        let none = || Err(Error::Bug("nothing is filled".into()));
-        let Ok(filling) = self.filling.get_or_make(none) else {
+        let slot = self.filling.get_or_make(|| Ok(ArcSwapOption::empty()))?;
+        let Some(filling) = slot.load_full() else {
             // It failed before this process was forked.
             return Ok(self.is_complete());
         };
@@ -311,10 +383,9 @@ impl Resident {
             if self.is_complete() {
                 return Ok(true);
             }
-            let is_over = filling.threads.load(Ordering::Relaxed) == 0;
             let is_slow = filling.remaining() > WORTH_WAITING
                 && filling.started.elapsed() > WORTH_WAITING / 4;
-            if is_over || is_slow || self.failure.load().is_some() {
+            if filling.is_over() || is_slow || self.failure.error().is_some() {
                 return Ok(self.is_complete());
             }
             let queue = filling.lock();
@@ -402,19 +473,24 @@ impl Resident {
     fn attempt(&self, block: usize, rows: &mut PackedRows, is_alone: bool) -> Result<Attempt> {
         let wanted = self.rows_of(block);
         let count = usize::try_from(wanted.end - wanted.start).unwrap_or(usize::MAX);
-        let entry = self.entry.as_ref().filter(|_| self.is_shared());
+        let entry = self.entry();
+        let entry = entry.as_deref();
         let is_whole = |found: &Block| {
             found.num_rows() == count && found.heads().len() == count * self.packing.stride()
         };
         let load = || entry.and_then(|entry| entry.load(block)).filter(is_whole);
+        let kept = self.blocks.load().all[block].clone();
+        let mapped = |found| {
+            if kept.is_some() { Attempt::Moved(Some(found)) } else { Attempt::Mapped(found) }
+        };
         if let Some(found) = load() {
-            return Ok(Attempt::Mapped(found));
+            return Ok(mapped(found));
         }
         let claim = match entry.map(|entry| entry.claim(block)) {
             Some(Ok(None)) if !is_alone => return Ok(Attempt::Busy),
             Some(Ok(claim)) => claim,
             Some(Err(error)) => {
-                self.detached.store(Some(Arc::new(error)));
+                self.detach(error);
                 None
             }
             None => None,
@@ -423,23 +499,29 @@ impl Resident {
         if claim.is_some()
             && let Some(found) = load()
         {
-            claim.into_iter().for_each(crate::cache::Claim::abandon);
-            return Ok(Attempt::Mapped(found));
+            return Ok(mapped(found));
         }
-        if let Err(error) = self.pack(wanted, rows) {
-            claim.into_iter().for_each(crate::cache::Claim::abandon);
-            return Err(error);
+        let publish = |rows: Rows<'_>| match claim.map(|claim| claim.publish(rows)) {
+            Some(Ok(block)) => {
+                self.detached.end();
+                Some(block)
+            }
+            Some(Err(error)) => {
+                // The disk is full, or somebody took the folder away: go on in memory.
+                self.detach(error);
+                None
+            }
+            None => None,
+        };
+        if let Some(kept) = &kept {
+            return Ok(Attempt::Moved(kept.unwritten().and_then(publish)));
         }
+        self.pack(wanted, rows)?;
         if rows.num_rows != count {
             return Err(Error::Bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
         }
-        match claim.map(|claim| claim.publish(rows)) {
-            Some(Ok(block)) => Ok(Attempt::Filled(block)),
-            Some(Err(error)) => {
-                // The disk is full, or somebody took the folder away: go on in memory.
-                self.detached.store(Some(Arc::new(error)));
-                Block::in_memory(rows).map(Attempt::Filled)
-            }
+        match publish((&*rows).into()) {
+            Some(block) => Ok(Attempt::Filled(block)),
             None => Block::in_memory(rows).map(Attempt::Filled),
         }
     }
@@ -463,8 +545,28 @@ impl Resident {
             }
             _ => Ok(()),
         };
-        check(sum)?;
-        rows.reserve(heads, expected - heads)?;
+        let packed = check(sum)
+            .and_then(|()| rows.reserve(heads, expected - heads))
+            .and_then(|()| self.pack_runs(wanted, rows, |found| check(sum - expected + found)));
+        let found = match &packed {
+            Ok(()) => rows.num_bytes() as u64,
+            Err(_) => {
+                // It is not there, and may be tried again.
+                self.packed_rows.fetch_sub(count, Ordering::Relaxed);
+                0
+            }
+        };
+        self.packed_bytes.fetch_add(found, Ordering::Relaxed);
+        self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);
+        packed
+    }
+
+    fn pack_runs(
+        &self,
+        wanted: Range<u64>,
+        rows: &mut PackedRows,
+        check: impl Fn(u64) -> Result<()>,
+    ) -> Result<()> {
         let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
         let mut start = wanted.start;
         while start < wanted.end {
@@ -473,11 +575,8 @@ impl Resident {
             for batch in self.scan.scan(run)? {
                 self.packing.pack(&batch, rows)?;
             }
-            check(sum - expected + rows.num_bytes() as u64)?;
+            check(rows.num_bytes() as u64)?;
         }
-        let found = rows.num_bytes() as u64;
-        self.packed_bytes.fetch_add(found, Ordering::Relaxed);
-        self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);
         Ok(())
     }
 
@@ -503,7 +602,7 @@ fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
         Err(Error::Bug(format!("filling rows: {}", text_of_panic(&*panic))))
     });
     if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
-        resident.failure.store(Some(Arc::new(error)));
+        resident.failure.note(error);
     }
     filling.threads.fetch_sub(1, Ordering::Relaxed);
     filling.progress.notify_all();
@@ -516,7 +615,7 @@ fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> 
         let Some(resident) = resident.upgrade() else {
             return Ok(());
         };
-        if resident.failure.load().is_some() {
+        if resident.failure.error().is_some() {
             return Ok(());
         }
         let Some(block) = filling.lock().pop_front() else {
@@ -542,13 +641,220 @@ fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> 
                 resident.install(block, found);
                 resident.counters.blocks_mapped.fetch_add(1, Ordering::Relaxed);
             }
+            Attempt::Moved(found) => {
+                if let Some(found) = found {
+                    resident.install(block, found);
+                }
+            }
         }
         let done = filling.done.fetch_add(1, Ordering::Relaxed) + 1;
         last_progress = (done, Instant::now());
         if done == filling.num_blocks {
+            resident.failure.end();
             let nanos = u64::try_from(filling.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            resident.counters.fill_nanos.store(nanos, Ordering::Relaxed);
+            let counter = &resident.counters.fill_nanos;
+            let _ = counter.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
         }
         filling.progress.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use arrow_array::{Int64Array, RecordBatch};
+    use arrow_schema::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::error::Fault;
+
+    const ROWS: u64 = 1024;
+
+    /// Rows that cannot be read for a while.
+    #[derive(Debug)]
+    struct Faulty {
+        schema: SchemaRef,
+        fault: ArcSwapOption<Error>,
+        scans: AtomicUsize,
+        panics: AtomicBool,
+    }
+
+    impl Faulty {
+        fn new() -> Arc<Self> {
+            let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+            Arc::new(Self {
+                schema: Arc::new(schema),
+                fault: ArcSwapOption::empty(),
+                scans: AtomicUsize::new(0),
+                panics: AtomicBool::new(false),
+            })
+        }
+
+        fn fail(&self, error: Error) {
+            self.fault.store(Some(Arc::new(error)));
+        }
+    }
+
+    impl Scan for Faulty {
+        fn schema(&self) -> &SchemaRef {
+            &self.schema
+        }
+
+        fn num_rows(&self) -> u64 {
+            ROWS
+        }
+
+        fn weights(&self) -> Result<Weights> {
+            Ok(Weights::new([(ROWS, 8)]))
+        }
+
+        fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+            self.scans.fetch_add(1, Ordering::Relaxed);
+            assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
+            if let Some(error) = self.fault.load_full() {
+                return Err(Error::clone(&error));
+            }
+            let values: Int64Array = offsets.map(|row| i64::try_from(row).unwrap()).collect();
+            Ok(vec![
+                RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(values)]).unwrap(),
+            ])
+        }
+    }
+
+    fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
+        let packing = Packing::new(scan.schema()).unwrap();
+        let weights = Arc::new(scan.weights().unwrap());
+        let (limit, limits_files) = (u64::MAX, false);
+        let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files };
+        Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
+    }
+
+    fn home(path: &Path) -> Home {
+        let packing = Packing::new(Faulty::new().schema()).unwrap();
+        let found =
+            Found::new(vec![vec!["n".into()]], ROWS, 256, packing.stride(), packing.signature());
+        Home { cache: Cache::new(path, Some(1 << 30)), table: "t".into(), found, needed: 0 }
+    }
+
+    fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks for all rows until they are there.
+    fn filled(resident: &Arc<Resident>) {
+        soon("it fills", || {
+            resident.fill(2).unwrap();
+            resident.is_complete()
+        });
+        let offsets: Vec<u64> = (0..ROWS).rev().collect();
+        let columns = resident.gather(&offsets, &[0]).unwrap().unwrap();
+        let wanted: Int64Array = (0..1024).rev().collect();
+        assert_eq!(&*columns[0], &wanted as &dyn arrow_array::Array);
+    }
+
+    fn passing() -> Error {
+        let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        Error::io("a data file", &source)
+    }
+
+    #[test]
+    fn filling_goes_on_after_an_error_that_passes() {
+        let scan = Faulty::new();
+        let resident = resident(&scan, None);
+        scan.fail(passing());
+        assert_eq!(passing().fault(), Some(Fault::Unreachable));
+        resident.fill(2).unwrap();
+        soon("it fails", || resident.failure().is_some());
+        assert!(!resident.wait().unwrap());
+        scan.fault.store(None);
+        filled(&resident);
+        assert!(resident.failure().is_none());
+    }
+
+    #[test]
+    fn what_fails_is_not_tried_again_at_once() {
+        let scan = Faulty::new();
+        let resident = resident(&scan, None);
+        scan.fail(passing());
+        for _ in 0..3 {
+            resident.fill(1).unwrap();
+            soon("it fails", || resident.failure().is_some());
+            let scans = scan.scans.load(Ordering::Relaxed);
+            // As a loop over batches does.
+            for _ in 0..1000 {
+                resident.fill(1).unwrap();
+            }
+            let more = scan.scans.load(Ordering::Relaxed) - scans;
+            assert!(more <= 1, "{more} more scans");
+        }
+    }
+
+    #[test]
+    fn what_will_not_pass_is_not_tried_again() {
+        let damage =
+            || Error::Corrupt { path: "a data file".into(), reason: "its page is cut".into() };
+        for panics in [false, true] {
+            let scan = Faulty::new();
+            let resident = resident(&scan, None);
+            scan.panics.store(panics, Ordering::Relaxed);
+            scan.fail(damage());
+            resident.fill(1).unwrap();
+            soon("it fails", || resident.failure().is_some());
+            let scans = scan.scans.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(250));
+            resident.fill(1).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(scan.scans.load(Ordering::Relaxed), scans);
+            assert!(resident.failure().is_some());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_be_written_to_again_gets_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        // A file where the folder should be: nobody can write there, not even root.
+        std::fs::write(&cache, "in the way").unwrap();
+        let resident = resident(&Faulty::new(), Some(home(&cache)));
+        filled(&resident);
+        assert!(!resident.is_shared());
+        let failure = resident.failure().expect("it says so");
+        assert!(failure.to_string().contains("could not write"), "{failure}");
+        std::fs::remove_file(&cache).unwrap();
+        soon("rows are shared", || {
+            resident.share().unwrap();
+            resident.is_shared()
+        });
+        assert!(resident.failure().is_none());
+        filled(&resident);
+        assert_eq!(resident.counters.blocks_filled.load(Ordering::Relaxed), 4, "packed once");
+        let other = self::resident(&Faulty::new(), Some(home(&cache)));
+        filled(&other);
+        assert_eq!(other.counters.blocks_mapped.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_in_the_middle_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let scan = Faulty::new();
+        let resident = resident(&scan, Some(home(&cache)));
+        assert!(resident.is_shared());
+        std::fs::remove_dir_all(&cache).unwrap();
+        std::fs::write(&cache, "in the way").unwrap();
+        filled(&resident);
+        assert!(!resident.is_shared());
+        std::fs::remove_file(&cache).unwrap();
+        soon("rows are shared", || {
+            resident.share().unwrap();
+            resident.is_shared()
+        });
+        filled(&resident);
     }
 }

@@ -246,7 +246,7 @@ fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
     let filled = |limit| {
         let scan = Arc::new(Strings::new(vec![10_000; 100]));
         let packing = Packing::new(&scan.schema).unwrap();
-        let rows = Arc::new(resident::Resident::new(scan, packing, sizes(limit), None, None));
+        let rows = Arc::new(resident::Resident::new(scan, packing, sizes(limit), None));
         rows.fill(1).unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !rows.is_complete() && rows.failure().is_none() && std::time::Instant::now() < end {
