@@ -17,6 +17,10 @@ class Request(http.server.BaseHTTPRequestHandler):
     wbufsize = -1
 
     def do_GET(self) -> None:
+        trouble = self.server.trouble and self.server.trouble()
+        if trouble is not None:
+            self.answer(*trouble)
+            return
         url = urllib.parse.urlparse(self.path)
         query = urllib.parse.parse_qs(url.query)
         root: Path = self.server.folder
@@ -72,11 +76,15 @@ def listing(root: Path, prefix: str) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, request: type[Request] = Request):
-    """Serve a folder as a bucket; gives the endpoint."""
+def serving(folder: Path, trouble=None, *, request: type[Request] = Request):
+    """Serve a folder as a bucket; gives the endpoint.
+
+    Before each answer ``trouble`` is called, which may give another one: a status and a content.
+    """
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), request) as server:
         server.daemon_threads = True
         server.folder = folder
+        server.trouble = trouble
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"

@@ -197,7 +197,7 @@ def stalled(tmp_path):
 
     is_over = threading.Event()
     lance.write_dataset(pa.table({"id": range(100)}), tmp_path / "t.lance")
-    with s3_folder.serving(tmp_path, Stalled) as endpoint:
+    with s3_folder.serving(tmp_path, request=Stalled) as endpoint:
         options = {
             "aws_endpoint": endpoint,
             "allow_http": "true",

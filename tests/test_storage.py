@@ -239,7 +239,7 @@ def test_another_process_has_credentials_of_its_own(perm, tmp_path):
 
     assert run(keys).stdout.strip() == "[{'id': 8}]"
     without = run({})
-    assert "OSError: could not read s3://" in without.stderr
+    assert "StorageDeniedError: could not read s3://" in without.stderr
     assert "credentials" in without.stderr
 
 

@@ -2,7 +2,7 @@
 
 Where Python has a class for what went wrong, that class is raised: ``IndexError`` for a
 position outside the rows, ``ValueError`` for an argument outside its domain,
-``FileNotFoundError`` for a table that is not there, ``OSError`` for storage that fails.
+``FileNotFoundError`` for a table that is not there.
 The classes here are for the rest. Several inherit from a built-in class as well, so that
 code written for LanceDB catches them.
 """
@@ -17,6 +17,10 @@ __all__ = [
     "FormatError",
     "InternalError",
     "LanceloaderError",
+    "StorageDeniedError",
+    "StorageError",
+    "StorageTimeoutError",
+    "StorageUnreachableError",
     "TableChangedError",
     "UnsupportedError",
 ]
@@ -26,12 +30,33 @@ class DegradedWarning(RuntimeWarning):
     """Rows could not be kept in files, so they are read in another way, which may be slower.
 
     Mostly a disk is full, or a folder cannot be written to; the message names it. Give
-    ``cache_dir`` another folder, or an empty text for none. Said once for each reason.
+    ``cache_dir`` another folder, or an empty text for none. Said once for each reason; what
+    may pass is tried again later.
     """
 
 
 class LanceloaderError(RuntimeError):
     """The base of the exceptions that have no built-in class."""
+
+
+class StorageError(LanceloaderError, OSError):
+    """A file could not be read or written; the message says which, why, and what to check.
+
+    For object storage it names the endpoint and the region too, and the options and
+    environment variables that say otherwise. Credentials are never shown.
+    """
+
+
+class StorageDeniedError(StorageError, PermissionError):
+    """Storage refuses access: credentials are wrong, missing, or of somebody who may not read."""
+
+
+class StorageUnreachableError(StorageError, ConnectionError):
+    """Nobody answers at the endpoint, or the connection broke."""
+
+
+class StorageTimeoutError(StorageError, TimeoutError):
+    """Storage did not answer in time."""
 
 
 class ColumnNotFoundError(LanceloaderError, KeyError, ValueError):

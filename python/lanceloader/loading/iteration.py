@@ -87,11 +87,17 @@ _SAID: set[str] = set()
 def say(running: Running) -> None:
     """Warn, once, if rows were read in another way than was meant."""
     failure = running.stats().failure
-    if failure is not None and failure not in _SAID:
-        _SAID.add(failure)
+    if failure is not None and cause_of(failure) not in _SAID:
+        _SAID.add(cause_of(failure))
         message = f"rows were read in another way than explain() says: {failure}"
         # The caller of `next`.
         warnings.warn(message, DegradedWarning, stacklevel=4)
+
+
+def cause_of(failure: str) -> str:
+    """Return what is the same whichever of the table's files could not be read."""
+    what, _, reason = failure.partition(": ")
+    return reason if what.startswith("could not read ") else failure
 
 
 _LIVE: set[weakref.ref[Iteration]] = set()

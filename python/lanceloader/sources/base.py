@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
-from lanceloader.errors import UnsupportedError
+from lanceloader.errors import LanceloaderError
 from lanceloader.sql import complaint
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def answering(what: str, text: str, columns: Sequence[str]) -> Iterator[None]:
     """Make a ``ValueError`` that names an SQL text of what a library says of it."""
     try:
         yield
-    except UnsupportedError:
+    except LanceloaderError:
+        # It says itself what is wrong, which is not the text.
         raise
     except Exception as error:
         # Of what a signal handler raised while pylance reads, it keeps the text alone.

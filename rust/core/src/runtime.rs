@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
@@ -125,6 +126,11 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
             }
         }
     })
+}
+
+/// Sleeps, in a future.
+pub(crate) async fn sleep(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// Runs blocking work on another thread while this one looks for interrupts.

@@ -4,8 +4,9 @@
 //! built-in class beside our own.
 
 use lanceloader_core::Error;
+use lanceloader_core::error::Fault;
 use pyo3::exceptions::{
-    PyFileNotFoundError, PyIndexError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyValueError,
+    PyFileNotFoundError, PyIndexError, PyKeyboardInterrupt, PyMemoryError, PyValueError,
 };
 use pyo3::types::{PyAnyMethods, PyType};
 use pyo3::{Bound, PyErr, PyResult, Python};
@@ -17,8 +18,16 @@ pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::OutOfRange { .. } => PyIndexError::new_err(message),
         Error::Invalid(_) => PyValueError::new_err(message),
         Error::NotFound { .. } => PyFileNotFoundError::new_err(message),
-        Error::Io { .. } | Error::Write { .. } => PyOSError::new_err(message),
         Error::Memory { .. } => PyMemoryError::new_err(message),
+        Error::Io { .. } | Error::Write { .. } => {
+            let class = match error.fault() {
+                Some(Fault::Denied | Fault::NoCredentials) => "StorageDeniedError",
+                Some(Fault::Unreachable) => "StorageUnreachableError",
+                Some(Fault::TimedOut) => "StorageTimeoutError",
+                _ => "StorageError",
+            };
+            ours(py, class, message)
+        }
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::NoColumn { .. } => ours(py, "ColumnNotFoundError", message),
         Error::TableChanged { .. } => ours(py, "TableChangedError", message),

@@ -13,6 +13,7 @@ mod held;
 mod lists;
 mod lru;
 mod mapped;
+mod remote;
 mod rows;
 mod storage;
 
@@ -86,6 +87,12 @@ pub struct Address {
     pub options: StorageOptions,
 }
 
+impl Address {
+    fn is_remote(&self) -> bool {
+        self.uri.split_once("://").is_some_and(|(scheme, _)| scheme.starts_with("s3"))
+    }
+}
+
 /// A Lance table, pinned to the version it was opened at.
 #[derive(Debug)]
 pub struct Table {
@@ -109,14 +116,21 @@ impl Table {
     /// [`Error::NotFound`] if there is no table, [`Error::TableChanged`] if there is one but not
     /// this version, [`Error::Unsupported`] if it uses a feature this reader does not know.
     pub fn open(address: Address) -> Result<Self> {
-        runtime::wait(Self::open_async(address))
+        runtime::wait(async {
+            let place = address.clone();
+            let opened = Box::pin(Self::open_async(address)).await;
+            match opened {
+                Err(error) => Err(remote::told(&place, error).await),
+                opened => opened,
+            }
+        })
     }
 
     async fn open_async(mut address: Address) -> Result<Self> {
         let uri = address.uri.clone();
         if let Version::Tag(name) = &address.version {
             let main = Place::connect(&uri, &address.options).await?;
-            let tag = read_tag(&main, &uri, name).await?;
+            let tag = remote::answered(&address, read_tag(&main, &uri, name)).await?;
             (address.branch, address.version) = (tag.branch, Version::Number(tag.version));
         }
         let root = connect(&address).await?;
@@ -279,7 +293,7 @@ impl Table {
 
     /// What it means that a file the manifest names was not found.
     pub(crate) fn changed(&self, error: Error) -> Error {
-        changed(&self.address, self.version(), error)
+        remote::explained(&self.address, changed(&self.address, self.version(), error))
     }
 
     fn ids(&self) -> Result<Arc<RowIds>> {
@@ -394,15 +408,19 @@ async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
     let lance = |error: &lance_core::Error| Error::lance(uri, error);
     let params = Some(storage::params(&address.options));
     let handler = commit_handler_from_url(uri, &params).await.map_err(|e| lance(&e))?;
-    let location = match address.version {
-        Version::Number(version) => {
-            handler.resolve_version_location(&root.path, version, root.store.inner.as_ref()).await
+    let location = remote::answered(address, async {
+        match address.version {
+            Version::Number(version) => {
+                let store = root.store.inner.as_ref();
+                handler.resolve_version_location(&root.path, version, store).await
+            }
+            _ => handler.resolve_latest_location(&root.path, &root.store).await,
         }
-        _ => handler.resolve_latest_location(&root.path, &root.store).await,
-    };
-    let location = match location {
+        .map_err(|error| lance(&error))
+    });
+    let location = match location.await {
         Ok(location) => location,
-        Err(error) => return Err(no_table(root, address, lance(&error)).await),
+        Err(error) => return Err(no_table(root, address, error).await),
     };
     let manifest = read_manifest(&root.store, &location.path, location.size).await;
     match (manifest, &address.version) {

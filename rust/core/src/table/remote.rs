@@ -1,0 +1,227 @@
+//! Object stores that do not answer as they should: what was tried, where, and what to check.
+//!
+//! Lance tries for a long time, and drops what a store said of a bucket that is missing. So while the
+//! first answer takes long, and after opening a table failed, the store is asked once more: for one
+//! listing, with hardly any patience.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::{Either, select};
+
+use super::storage::{Place, StorageOptions};
+use super::{Address, Version};
+use crate::error::{Cause, Error, Fault, Result};
+use crate::runtime;
+
+/// How long the first answer may take before the store is asked whether it is there at all.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Options of a store that is asked once; those that a user gave are kept.
+const IMPATIENT: [(&str, &str); 5] = [
+    ("client_max_retries", "2"),
+    // After a request that took longer, there is no other.
+    ("client_retry_timeout", "4"),
+    ("lance_aimd_max_retries", "0"),
+    ("connect_timeout", "5 seconds"),
+    ("timeout", "10 seconds"),
+];
+
+/// Waits for the first answer of a store, but not if nobody is there to give one.
+pub(super) async fn answered<T>(
+    address: &Address,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    if !address.is_remote() {
+        return answer.await;
+    }
+    let answer = pin!(answer);
+    let asked = pin!(async {
+        runtime::sleep(LONG).await;
+        ask(address).await
+    });
+    let (asked, answer) = match select(answer, asked).await {
+        Either::Left((answer, _)) => return answer,
+        Either::Right(right) => right,
+    };
+    let is_final = |error: &Error| match error.fault() {
+        // One version may be read by those who may not list all of them.
+        Some(Fault::Denied) => !matches!(address.version, Version::Number(_)),
+        Some(Fault::Passing | Fault::Lasting) | None => false,
+        Some(_) => true,
+    };
+    match asked {
+        Err(error) if is_final(&error) => Err(error),
+        _ => answer.await,
+    }
+}
+
+/// Why a table could not be opened, with all that a user must know to mend it.
+pub(super) async fn told(address: &Address, error: Error) -> Error {
+    let is_vague = match &error {
+        Error::NotFound { .. } => true,
+        error => error.fault() == Some(Fault::Denied),
+    };
+    // What was asked for a single object has no text.
+    let found = if is_vague && address.is_remote() { ask(address).await.err() } else { None };
+    let knows_more =
+        |found: &Error| found.fault() == Some(Fault::NoBucket) || found.fault() == error.fault();
+    explained(address, found.filter(knows_more).unwrap_or(error))
+}
+
+/// Lists a folder that every table has.
+async fn ask(address: &Address) -> Result<()> {
+    let mut options = address.options.clone();
+    for (name, value) in IMPATIENT {
+        if option(&options, &[name]).is_none() {
+            options.insert(name.to_string(), value.to_string());
+        }
+    }
+    let place = Place::connect(&address.uri, &options).await?.join("_versions");
+    match place.store.inner.list(Some(&place.path)).next().await {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(match Error::store(&address.uri, error) {
+            // A listing of a bucket that is there may be empty, but is never not found.
+            Error::NotFound { uri: path, reason } => {
+                let source = Some(Cause::new(&*reason, Fault::NoBucket));
+                Error::Io { path, reason, source }
+            }
+            other => other,
+        }),
+    }
+}
+
+/// An error of a store with all that a user must know to mend it.
+pub(super) fn explained(address: &Address, error: Error) -> Error {
+    let Error::Io { path, reason, source } = error else {
+        return error;
+    };
+    let fault = source.as_deref().map(Cause::fault);
+    let (Some(fault), true) = (fault, address.is_remote()) else {
+        return Error::Io { path, reason, source };
+    };
+    let options = &address.options;
+    let region = setting(options, &["aws_region", "region", "aws_default_region"]);
+    let endpoint =
+        setting(options, &["aws_endpoint", "aws_endpoint_url", "endpoint", "endpoint_url"]);
+    let place = match (endpoint.as_deref().map(without_user), region) {
+        (Some(endpoint), Some(region)) => format!("{endpoint} (region {region})"),
+        (Some(endpoint), None) => endpoint,
+        (None, Some(region)) => format!("AWS (region {region})"),
+        (None, None) => "AWS".to_string(),
+    };
+    if fault == Fault::NoBucket {
+        let bucket = address.uri.split('/').nth(2).unwrap_or_default();
+        let reason = format!(
+            "there is no bucket `{bucket}` at {place}; check its name, and {ENDPOINT} if it is not \
+             on AWS"
+        );
+        return Error::NotFound { uri: address.uri.clone(), reason };
+    }
+    let check = match fault {
+        Fault::Unreachable => format!("check {ENDPOINT} and the network"),
+        Fault::TimedOut => {
+            format!(
+                "check {ENDPOINT} and the network; the options `timeout` and `connect_timeout` allow more time"
+            )
+        }
+        Fault::Denied => format!("check {KEYS}, and what they may read"),
+        Fault::NoCredentials => format!(
+            "set {KEYS}, or a role; pickles hold no credentials, so set them where it is unpickled"
+        ),
+        Fault::OtherRegion => "check the option `aws_region` (AWS_REGION)".to_string(),
+        Fault::PlainHttp => "set the option `allow_http` (AWS_ALLOW_HTTP) to true".to_string(),
+        _ => String::new(),
+    };
+    let check = if check.is_empty() { check } else { format!("; {check}") };
+    let path = if path.contains("://") { path } else { absolute(&address.uri, &path) };
+    Error::Io { path: format!("{path} at {place}"), reason: format!("{reason}{check}"), source }
+}
+
+const ENDPOINT: &str = "the option `aws_endpoint` (AWS_ENDPOINT)";
+const KEYS: &str = "the options `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token` \
+                    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)";
+
+/// The address of an object, given the path of it in its bucket.
+fn absolute(uri: &str, path: &str) -> String {
+    let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
+    format!("{}/{path}", bucket.join("/"))
+}
+
+/// An address without credentials in front of the host.
+fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.split('/').next().unwrap_or_default();
+            let start = host.rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[start..])
+        }
+        None => url.to_string(),
+    }
+}
+
+fn option(options: &StorageOptions, names: &[&str]) -> Option<String> {
+    let is_it = |name: &&str, given: &str| given.eq_ignore_ascii_case(name);
+    let found = |name| options.iter().find(|(given, _)| is_it(name, given));
+    names.iter().find_map(found).map(|(_, value)| value.clone())
+}
+
+/// An option that was given, or that the environment has.
+fn setting(options: &StorageOptions, names: &[&str]) -> Option<String> {
+    let of_environment = |name: &&str| {
+        std::env::var(name.to_ascii_uppercase()).ok().filter(|value| !value.is_empty())
+    };
+    let from_around = names.iter().filter(|name| name.starts_with("aws_"));
+    option(options, names).or_else(|| from_around.into_iter().find_map(of_environment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_shown_without_its_password() {
+        assert_eq!(without_user("http://me:secret@h:9/x"), "http://h:9/x");
+        assert_eq!(without_user("http://h:9/a@b"), "http://h:9/a@b");
+        assert_eq!(without_user("h:9"), "h:9");
+    }
+
+    #[test]
+    fn what_to_check_is_said_with_where_it_was_tried() {
+        let options = [
+            ("AWS_Endpoint", "http://h:9"),
+            ("region", "here"),
+            ("aws_secret_access_key", "s3cr3t"),
+        ];
+        let options = options.map(|(name, value)| (name.to_string(), value.to_string()));
+        let address = Address {
+            uri: "s3://b/db/t.lance".into(),
+            options: options.into(),
+            ..Address::default()
+        };
+        let said = |path: &str, fault| {
+            let source = Some(Cause::new("<xml>", fault));
+            let error = Error::Io { path: path.into(), reason: "it failed".into(), source };
+            explained(&address, error).to_string()
+        };
+        let start =
+            "could not read s3://b/db/t.lance/data/x.lance at http://h:9 (region here): it failed";
+        for (fault, check) in [
+            (Fault::Unreachable, "AWS_ENDPOINT"),
+            (Fault::TimedOut, "`connect_timeout`"),
+            (Fault::Denied, "`aws_secret_access_key`"),
+            (Fault::NoCredentials, "pickles hold no credentials"),
+            (Fault::OtherRegion, "AWS_REGION"),
+            (Fault::PlainHttp, "`allow_http`"),
+        ] {
+            let message = said("db/t.lance/data/x.lance", fault);
+            assert!(message.starts_with(start), "{message}");
+            assert!(message.contains(check), "{message}");
+            assert!(!message.contains("s3cr3t"), "{message}");
+        }
+        assert_eq!(said("db/t.lance/data/x.lance", Fault::Passing), start);
+        let missing = said("s3://b/db/t.lance", Fault::NoBucket);
+        assert!(missing.contains("there is no bucket `b` at http://h:9"), "{missing}");
+    }
+}
