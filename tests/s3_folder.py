@@ -87,8 +87,10 @@ def serving(folder: Path, trouble=None, *, request: type[Request] = Request):
         server.trouble = trouble
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-        # Connections that are open would be waited for.
-        server.block_on_close = False
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            # Connections that are open would be waited for.
+            server.block_on_close = False

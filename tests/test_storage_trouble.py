@@ -153,11 +153,13 @@ def black_hole():
 
         thread = threading.Thread(target=take)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", taken
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for connection in taken:
-        connection.close()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}", taken
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()
 
 
 def test_an_endpoint_that_never_answers():
@@ -256,4 +258,6 @@ def test_rows_are_packed_once_storage_can_be_read_again(tmp_path, is_kept):
             1000, format="arrow", read="resident", cache_dir=cache
         )
         assert table_of(other).num_rows == len(perm)
-        assert other.stats().rows_direct == 0
+        # All but the first batch of whoever packed them, which both count.
+        assert other.stats().rows_direct <= 1000
+        assert other.stats().rows_packed >= len(perm)

@@ -116,7 +116,8 @@ pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
     ];
     let is_of_a_store = chain(error).any(<dyn StdError>::is::<Store>);
     if is_of_a_store || matches!(error.downcast_ref(), Some(Lance::IO { .. })) {
-        let text = error.to_string();
+        // Some errors say nothing of what is behind them.
+        let text = chain(error).map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let known = TEXTS.iter().find(|(part, _)| text.contains(part));
         if let Some((_, fault)) = known {
             return *fault;
