@@ -1,4 +1,4 @@
-//! How fast the stages that need no table are: order, plan and gather.
+//! How fast the stages that need no table are: order, plan, unpack and gather.
 //!
 //! What reads a table is measured end to end, by `benches/loader.py`.
 
@@ -16,7 +16,14 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use lanceloader_core::gather::gather;
 use lanceloader_core::order::{BitmapBuilder, Order, Purpose, Tail, Weighted, choose, shard};
+use lanceloader_core::packed::{Heads, PackedRows, Packing};
 use lanceloader_core::plan::{FragmentRows, Layout, Plan, plan};
+use lanceloader_core::recycled::Recycled;
+use memmap2::{Advice, MmapMut};
+
+/// As a process that loads has it.
+#[global_allocator]
+static ALLOCATOR: Recycled = Recycled::new();
 
 /// Positions evaluated at a time: 64 KiB of offsets, so that the allocator stays out of the figure.
 const RUN: u64 = 8192;
@@ -27,6 +34,10 @@ const ROWS: [u64; 6] =
 const BATCH: u64 = 1024;
 const FRAGMENTS: u32 = 5;
 const FRAGMENT_ROWS: u32 = 1_000_000;
+/// Bytes of packed rows: far beyond any cache.
+const PACKED_BYTES: usize = 1 << 30;
+/// Batches of packed rows: as many other rows are read before one is read again.
+const PACKED_BATCHES: u64 = 1024;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -38,6 +49,7 @@ fn main() {
     others(&mut criterion);
     filters(&mut criterion);
     plans(&mut criterion);
+    unpacks(&mut criterion);
     gathers(&mut criterion);
     criterion.final_summary();
 }
@@ -131,17 +143,20 @@ fn filters(criterion: &mut Criterion) {
     assert!(rows.num_bytes() <= 16 << 20, "{} bytes", rows.num_bytes());
     let mut group = criterion.benchmark_group("filter");
     let shuffled = rows.shuffled(7, 0, 1).expect("clumps of one row");
+    // Another run each time: one by itself would stay in the caches.
+    let starts = random(rows.len() - RUN, 1024);
+    let mut starts = starts.iter().cycle().map(|start| black_box(*start));
+    let mut run = || starts.next().map(|start| start..start + RUN).expect("a cycle");
     for (name, order) in [("as they stand", rows), ("shuffled", shuffled)] {
-        let start = order.len() / 2;
         let mut out = Vec::new();
         group.throughput(Throughput::Elements(RUN));
         group.bench_function(BenchmarkId::new("offsets of a run", name), |bench| {
-            bench.iter(|| order.offsets(black_box(start..start + RUN)).expect("in bounds"));
+            bench.iter(|| order.offsets(run()).expect("in bounds"));
         });
         group.bench_function(BenchmarkId::new("positions of a run", name), |bench| {
             bench.iter(|| {
                 out.clear();
-                order.positions_of(black_box(start..start + RUN), &mut out).expect("it fits");
+                order.positions_of(run(), &mut out).expect("it fits");
             });
         });
     }
@@ -162,6 +177,48 @@ fn plans(criterion: &mut Criterion) {
         bench.iter(|| plan(&layout, black_box(&offsets)).expect("in bounds"));
     });
     group.finish();
+}
+
+/// One batch of random rows from packed rows, as of a table that is held in memory.
+fn unpacks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("unpack");
+    unpack(&mut group, "18 columns", BATCH, &narrow(1 << 16));
+    unpack(&mut group, "vectors of 768 float32", 256, &vectors(1 << 12));
+    unpack(&mut group, "texts of 100 to 2,000 bytes", BATCH, &texts(1 << 13));
+    group.finish();
+}
+
+fn unpack(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, batch: u64, block: &RecordBatch) {
+    let packing = Packing::new(&block.schema()).expect("columns that can be packed");
+    let mut rows = PackedRows::default();
+    packing.pack(block, &mut rows).expect("short values");
+    let bytes = [rows.heads.as_slice(), rows.tails.as_slice()].concat();
+    // The same block over and over, with the huge pages that a block in memory asks for.
+    let blocks = PACKED_BYTES / bytes.len();
+    let mut memory = MmapMut::map_anon(blocks * bytes.len()).expect("memory");
+    let _ = memory.advise(Advice::HugePage);
+    memory.chunks_exact_mut(bytes.len()).for_each(|copy| copy.copy_from_slice(&bytes));
+    let blocks: Vec<(&[u8], &[u8])> =
+        memory.chunks_exact(bytes.len()).map(|copy| copy.split_at(rows.heads.len())).collect();
+    let num_rows = blocks.len() as u64 * rows.num_rows as u64;
+    let offsets = random(num_rows, num_rows.min(batch * PACKED_BATCHES));
+    let mut batches = offsets.chunks_exact(usize::try_from(batch).expect("a few rows")).cycle();
+    let columns: Vec<usize> = (0..block.num_columns()).collect();
+    group.throughput(Throughput::Elements(batch));
+    group.bench_function(name, |bench| {
+        bench.iter(|| {
+            let offsets = batches.next().expect("a cycle");
+            let mut found = Heads::with_capacity(offsets.len());
+            for &offset in offsets {
+                let row = usize::try_from(offset).expect("a place in memory");
+                let (heads, tails) = blocks[row / rows.num_rows];
+                let start = row % rows.num_rows * packing.stride();
+                found.heads.push(&heads[start..start + packing.stride()]);
+                found.tails.push(tails);
+            }
+            packing.unpack(&found, &rows.bits_set, &columns).expect("it fits")
+        });
+    });
 }
 
 /// One batch from blocks that hold its rows in another order, as a read leaves them.

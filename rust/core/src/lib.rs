@@ -72,7 +72,8 @@ pub mod gather;
 pub mod merge;
 
 mod matrix;
-mod packed;
+#[doc(hidden)] // For benches.
+pub mod packed;
 
 pub mod sequences;
 

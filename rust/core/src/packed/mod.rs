@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, SchemaRef};
 
-pub(crate) use pack::PackedRows;
-pub(crate) use unpack::Heads;
+pub use pack::PackedRows;
+pub use unpack::Heads;
 
 use twox_hash::XxHash3_64;
 
@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 
 /// How rows of a schema are packed.
 #[derive(Debug, Clone)]
-pub(crate) struct Packing {
+pub struct Packing {
     schema: SchemaRef,
     columns: Vec<Node>,
     /// Every value that is stored, in the order of the columns.
@@ -96,7 +96,7 @@ impl Packing {
     /// # Errors
     ///
     /// [`Error::Unsupported`] for dictionaries, unions, views and run-end encoded columns.
-    pub(crate) fn new(schema: &SchemaRef) -> Result<Self> {
+    pub fn new(schema: &SchemaRef) -> Result<Self> {
         let mut plan = Plan::default();
         let columns = schema.fields().iter().map(|field| plan.node(field, false));
         let columns = columns.collect::<Result<Vec<_>>>()?;
@@ -133,7 +133,7 @@ impl Packing {
     }
 
     /// Bytes of a head.
-    pub(crate) fn stride(&self) -> usize {
+    pub fn stride(&self) -> usize {
         self.stride
     }
 

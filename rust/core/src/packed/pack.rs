@@ -11,14 +11,15 @@ const TILE_ROWS: usize = 256;
 
 /// Packed rows in memory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PackedRows {
+pub struct PackedRows {
     /// The heads, `stride` apart.
-    pub(crate) heads: Vec<u8>,
+    pub heads: Vec<u8>,
     /// The tails; heads say where each begins.
-    pub(crate) tails: Vec<u8>,
-    pub(crate) num_rows: usize,
+    pub tails: Vec<u8>,
+    /// How many there are.
+    pub num_rows: usize,
     /// For each bit of a head, whether it is set in any row.
-    pub(crate) bits_set: Vec<bool>,
+    pub bits_set: Vec<bool>,
 }
 
 impl PackedRows {
@@ -52,7 +53,7 @@ impl Packing {
     /// # Errors
     ///
     /// [`Error::Invalid`](crate::Error::Invalid) if a value has 4 GiB or more.
-    pub(crate) fn pack(&self, batch: &RecordBatch, rows: &mut PackedRows) -> Result<()> {
+    pub fn pack(&self, batch: &RecordBatch, rows: &mut PackedRows) -> Result<()> {
         let (mut values, mut nulls) = (Vec::with_capacity(self.leaves.len()), Vec::new());
         for (node, array) in self.columns.iter().zip(batch.columns()) {
             take_apart(node, array, &mut values, &mut nulls)?;

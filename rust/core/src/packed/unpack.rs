@@ -1,5 +1,6 @@
 //! Packed rows → columns, in any order of rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{
@@ -15,47 +16,71 @@ use arrow_schema::{ArrowError, DataType, Field};
 
 use super::{Kind, Leaf, Node, Packing, nested, read_u32, read_u64, width_of};
 use crate::error::{Error, Result};
+use crate::processor::prefetch;
 
 /// Rows that are taken apart while their heads stay in L1.
 const TILE_ROWS: usize = 64;
 /// The distance of bytes that share a cache line.
 const LINE_BYTES: usize = 64;
+/// Lines of a head that are asked for a tile ahead.
+const HEAD_LINES: usize = 4;
+/// Lines of a tail that are asked for, and so many rows ahead. No more, and always as many: tails of any
+/// length follow, which are mostly longer, and a loop over the lines of each would be mispredicted.
+const TAIL_LINES: usize = 2;
+const TAILS_AHEAD: usize = 16;
+/// Lines of a wide value that are asked for a row ahead: few enough to stay in L1.
+const VALUE_LINES: usize = 64;
 /// Wider values are lists.
 const WIDEST_VALUE: usize = 16;
 
 /// The rows of an answer: for each its head and the tails of its block.
-pub(crate) struct Heads<'a> {
-    pub(crate) heads: Vec<&'a [u8]>,
-    /// Empty if rows have no tails.
-    pub(crate) tails: Vec<&'a [u8]>,
+pub struct Heads<'a> {
+    /// One for each row.
+    pub heads: Vec<&'a [u8]>,
+    /// As many, or none if rows have no tails.
+    pub tails: Vec<&'a [u8]>,
 }
 
 impl Heads<'_> {
-    pub(crate) fn with_capacity(rows: usize) -> Self {
+    /// No rows, with room for so many.
+    pub fn with_capacity(rows: usize) -> Self {
         Self { heads: Vec::with_capacity(rows), tails: Vec::new() }
     }
 
-    /// Brings a run of heads towards the processor. All loads are independent, so that it waits for
-    /// many lines at once.
-    fn touch(&self, rows: std::ops::Range<usize>) {
-        let mut sum = 0_u8;
-        for head in &self.heads[rows] {
-            for at in (0..head.len()).step_by(LINE_BYTES).take(4) {
-                sum ^= head[at];
-            }
-            sum ^= head.last().copied().unwrap_or(0);
-        }
-        std::hint::black_box(sum);
+    /// Runs of rows whose heads are close to the processor. Those of the next run are asked for when a
+    /// run begins, so that memory is waited for while rows are taken apart.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        let num_rows = self.heads.len();
+        self.fetch(0..TILE_ROWS);
+        (0..num_rows).step_by(TILE_ROWS).map(move |start| {
+            let end = start + TILE_ROWS;
+            self.fetch(end..end + TILE_ROWS);
+            start..num_rows.min(end)
+        })
     }
 
-    /// The same for the tails of those heads.
-    fn touch_tails(&self, rows: std::ops::Range<usize>, slot: usize) {
-        let mut sum = 0_u8;
-        for row in rows {
-            let start = read_u64(self.heads[row], slot);
-            sum ^= self.tails[row].get(start).copied().unwrap_or(0);
+    /// Asks for the heads of these rows, as far as there are so many.
+    fn fetch(&self, rows: Range<usize>) {
+        let end = rows.end.min(self.heads.len());
+        for head in &self.heads[rows.start.min(end)..end] {
+            fetch(head, HEAD_LINES);
+            head.last().map(prefetch);
         }
-        std::hint::black_box(sum);
+    }
+
+    /// Asks for the beginning of the tail of a row, if there is such a row.
+    fn fetch_tail(&self, row: usize, slot: usize) {
+        if let Some(head) = self.heads.get(row) {
+            let tail = self.tails[row].get(read_u64(head, slot)..);
+            fetch(tail.unwrap_or_default(), TAIL_LINES);
+        }
+    }
+}
+
+/// Asks for the first `lines` cache lines of these bytes.
+fn fetch(bytes: &[u8], lines: usize) {
+    for line in bytes.chunks(LINE_BYTES).take(lines) {
+        prefetch(&line[0]);
     }
 }
 
@@ -83,7 +108,7 @@ impl Packing {
     /// # Errors
     ///
     /// [`Error::Invalid`] if a column outgrows the offsets of its type.
-    pub(crate) fn unpack(
+    pub fn unpack(
         &self,
         rows: &Heads<'_>,
         bits_set: &[bool],
@@ -126,9 +151,7 @@ impl Packing {
         }
         let row_bytes: usize = runs.iter().map(|(_, len)| len).sum();
         let mut out = MutableBuffer::with_capacity(rows.heads.len() * row_bytes);
-        for start in (0..rows.heads.len()).step_by(TILE_ROWS) {
-            let tile = start..rows.heads.len().min(start + TILE_ROWS);
-            rows.touch(tile.clone());
+        for tile in rows.tiles() {
             for head in &rows.heads[tile] {
                 for &(slot, len) in &runs {
                     out.extend_from_slice(&head[slot..slot + len]);
@@ -256,9 +279,7 @@ impl TailOut {
 impl Outputs<'_> {
     fn fill(&mut self, packing: &Packing, rows: &Heads<'_>) {
         let num_rows = rows.heads.len();
-        for start in (0..num_rows).step_by(TILE_ROWS) {
-            let tile = start..num_rows.min(start + TILE_ROWS);
-            rows.touch(tile.clone());
+        for tile in rows.tiles() {
             let heads = &rows.heads[tile.clone()];
             for group in &mut self.groups {
                 let is_appended = group.is_appended();
@@ -266,7 +287,10 @@ impl Outputs<'_> {
                 if let (true, Leaf::Fixed { slot, width }) =
                     (is_appended, packing.leaves[leaves[0]])
                 {
-                    for head in heads {
+                    for (at, head) in heads.iter().enumerate() {
+                        if let Some(next) = heads.get(at + 1) {
+                            fetch(&next[slot..slot + width], VALUE_LINES);
+                        }
                         out.extend_from_slice(&head[slot..slot + width]);
                     }
                     continue;
@@ -298,19 +322,18 @@ impl Outputs<'_> {
             let bytes = parts.ends.last().copied().unwrap_or(0);
             parts.data = MutableBuffer::with_capacity(bytes.min(most));
         }
-        for start in (0..rows.heads.len()).step_by(TILE_ROWS) {
-            let tile = start..rows.heads.len().min(start + TILE_ROWS);
-            rows.touch_tails(tile.clone(), slot);
-            for row in tile {
-                let (head, tails) = (rows.heads[row], rows.tails[row]);
-                let mut at = read_u64(head, slot);
-                for tail in &mut self.tails {
-                    let end = at + read_u32(head, tail.slot);
-                    if let Some(parts) = &mut tail.parts {
-                        parts.data.extend_from_slice(&tails[at..end]);
-                    }
-                    at = end;
+        for row in 0..TAILS_AHEAD {
+            rows.fetch_tail(row, slot);
+        }
+        for (row, (head, tails)) in rows.heads.iter().zip(&rows.tails).enumerate() {
+            rows.fetch_tail(row + TAILS_AHEAD, slot);
+            let mut at = read_u64(head, slot);
+            for tail in &mut self.tails {
+                let end = at + read_u32(head, tail.slot);
+                if let Some(parts) = &mut tail.parts {
+                    parts.data.extend_from_slice(&tails[at..end]);
                 }
+                at = end;
             }
         }
     }
