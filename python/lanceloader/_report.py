@@ -39,7 +39,7 @@ _COLUMNAR = ("arrow", "numpy_dict", "torch_dict", "torch_matrix")
 """Formats that cost little for a batch, however many rows it has."""
 
 _ADVICE = {
-    "order": "the order is drawn row by row: a sample without weights, or a shuffle, costs less",
+    "order": "draws by weight cost more than a shuffle; otherwise batches of more rows cost less a row",
     "plan": "batches of more rows cost less to plan",
     "read": 'rows come from files: more memory (memory_limit) or read="resident" keeps them',
     "gather": "fewer or narrower columns (select_columns) cost less, or a format of one dtype",

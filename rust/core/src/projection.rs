@@ -492,6 +492,18 @@ mod tests {
         assert_eq!(error.to_string().matches("top.dotted was not read").count(), 1, "{error}");
     }
 
+    fn buffers(data: &arrow_data::ArrayData, found: &mut Vec<*const u8>) {
+        let nulls = data.nulls().map(NullBuffer::buffer);
+        found.extend(data.buffers().iter().chain(nulls).map(arrow_buffer::Buffer::as_ptr));
+        data.child_data().iter().for_each(|child| buffers(child, found));
+    }
+
+    fn buffers_of(column: &ArrayRef) -> Vec<*const u8> {
+        let mut found = Vec::new();
+        buffers(&column.to_data(), &mut found);
+        found
+    }
+
     #[test]
     fn columns_that_come_out_twice_share_nothing() {
         let meta = table().field(1).clone();
@@ -507,11 +519,6 @@ mod tests {
         let columns: Vec<ArrayRef> = vec![Arc::new(id), Arc::new(meta), Arc::new(top)];
         let read = RecordBatch::try_new(Arc::new(table()), columns).unwrap();
 
-        fn buffers(data: &arrow_data::ArrayData, found: &mut Vec<*const u8>) {
-            let nulls = data.nulls().map(NullBuffer::buffer);
-            found.extend(data.buffers().iter().chain(nulls).map(arrow_buffer::Buffer::as_ptr));
-            data.child_data().iter().for_each(|child| buffers(child, found));
-        }
         let schema = read.schema();
         let known = by_name(&schema);
         let place = |source| indexes(&schema, &known, &path(source)).unwrap();
@@ -540,12 +547,6 @@ mod tests {
         found.sort_unstable();
         found.dedup();
         assert_eq!(found.len(), num_buffers);
-
-        fn buffers_of(column: &ArrayRef) -> Vec<*const u8> {
-            let mut found = Vec::new();
-            buffers(&column.to_data(), &mut found);
-            found
-        }
     }
 
     #[test]

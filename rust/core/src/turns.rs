@@ -83,7 +83,11 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
-                        turns.take(|count| Ok(*count += 1)).unwrap();
+                        let count = |count: &mut i32| {
+                            *count += 1;
+                            Ok(())
+                        };
+                        turns.take(count).unwrap();
                     }
                 });
             }

@@ -14,7 +14,7 @@ use crate::stats::Watch;
 /// The batches of an order, read ahead on a thread of its own.
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Loader {
-    loader: Turns<loader::Loader>,
+    turns: Turns<loader::Loader>,
     watch: Arc<loader::Watch>,
     position: AtomicU64,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Loader {
 impl Loader {
     pub(crate) fn new(loader: loader::Loader) -> Self {
         let (watch, position) = (loader.watch(), loader.position());
-        Self { loader: Turns::new(loader), watch, position: AtomicU64::new(position) }
+        Self { turns: Turns::new(loader), watch, position: AtomicU64::new(position) }
     }
 }
 
@@ -35,7 +35,7 @@ impl Loader {
     /// The next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let batch = enter(py, || {
-            self.loader.take(|loader| {
+            self.turns.take(|loader| {
                 let batch = loader.next_batch();
                 self.position.store(loader.position(), Ordering::Relaxed);
                 batch

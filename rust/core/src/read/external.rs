@@ -367,7 +367,8 @@ impl External {
                     continue;
                 }
                 self.check()?;
-                if rows.num_bytes() > LONG_BYTES.max(2 * self.shape.scan_bytes as usize) {
+                let most = (LONG_BYTES as u64).max(2 * self.shape.scan_bytes);
+                if rows.num_bytes() as u64 > most {
                     // As much will not be wanted again soon.
                     rows = PackedRows::default();
                 }

@@ -548,13 +548,12 @@ impl Resident {
         let packed = check(sum)
             .and_then(|()| rows.reserve(heads, expected - heads))
             .and_then(|()| self.pack_runs(wanted, rows, |found| check(sum - expected + found)));
-        let found = match &packed {
-            Ok(()) => rows.num_bytes() as u64,
-            Err(_) => {
-                // It is not there, and may be tried again.
-                self.packed_rows.fetch_sub(count, Ordering::Relaxed);
-                0
-            }
+        let found = if packed.is_ok() {
+            rows.num_bytes() as u64
+        } else {
+            // It is not there, and may be tried again.
+            self.packed_rows.fetch_sub(count, Ordering::Relaxed);
+            0
         };
         self.packed_bytes.fetch_add(found, Ordering::Relaxed);
         self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);

@@ -110,8 +110,9 @@ mod tests {
             let got = read_around(&ranges, 1000, read).unwrap();
             assert_eq!(got.column(0).as_ref(), &wanted as &dyn arrow_array::Array);
         }
-        assert!(saw_no_value(&read_around(&[3..4], 1000, |_| Err(empty())).unwrap_err()));
+        let one = std::array::from_fn::<_, 1, _>(|_| 3..4);
+        assert!(saw_no_value(&read_around(&one, 1000, |_| Err(empty())).unwrap_err()));
         let other = |_| Err(Error::Bug("another".to_string()));
-        assert!(!saw_no_value(&read_around(&[3..4], 1000, other).unwrap_err()));
+        assert!(!saw_no_value(&read_around(&one, 1000, other).unwrap_err()));
     }
 }
