@@ -37,7 +37,7 @@ def ragged(path, lengths):
             end = start + 1
             while end < len(lengths) and sum(lengths[start : end + 1]) < 8 * MIB:
                 end += 1
-            values = [pool[at % 9973 :][:n] for at, n in enumerate(lengths[start:end])]
+            values = [pool[at : at + n] for at, n in enumerate(lengths[start:end])]
             columns = [pa.array(range(start, end)), pa.array(values, pa.large_binary())]
             yield pa.record_batch(columns, schema=schema)
             start = end
@@ -92,18 +92,18 @@ def outcome(folder, strategies, batch_size, limit, room=0):
     process = start(PRELUDE + READS, folder, "", *map(str, arguments))
     assert process.stdout.readline() == "ready\n"
     baseline = anonymous(process.pid)
-    peak, is_over = [baseline], threading.Event()
+    seen, is_over = [baseline], threading.Event()
 
     def watch():
         while not is_over.is_set():
-            peak.append(max(peak.pop(), anonymous(process.pid)))
+            seen.append(anonymous(process.pid))
             time.sleep(0.003)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     (folder / "go").touch()
     try:
-        return finish(process), peak[0] - baseline
+        return finish(process), max(seen) - baseline
     finally:
         is_over.set()
         watcher.join()
@@ -114,34 +114,32 @@ def outcome(folder, strategies, batch_size, limit, room=0):
 @pytest.mark.parametrize("limit", [MIB, 64 * MIB])
 def test_memory_stays_within_what_is_promised(table, limit):
     folder, lengths, batch_size = table
-    for strategies in (["resident", "external"], ["direct", "auto"]):
-        found, peak = outcome(folder, strategies, batch_size, limit)
-        for read, end in found.items():
-            is_refused = read in ("resident", "external") and "memory_limit" in str(end)
-            assert is_refused or end == len(lengths), (read, end)
-        assert peak <= limit + SPARE + 3 * max(lengths), (found, peak / MIB)
-
-
-@pytest.mark.slow
-def test_a_limit_that_a_refusal_names_would_do(table):
-    folder, lengths, batch_size = table
-    for read in ("resident", "external"):
-        found, _ = outcome(folder, [read], batch_size, MIB)
-        if found[read] == len(lengths):
-            continue
-        limit = int(found[read].partition("at least ")[2].split(",")[0])
-        found, peak = outcome(folder, [read], batch_size, limit)
-        assert found[read] == len(lengths), found
-        assert peak <= limit + SPARE + 3 * max(lengths), peak / MIB
+    found, peak = outcome(folder, STRATEGIES, batch_size, limit)
+    for read, end in found.items():
+        is_refused = read in ("resident", "external") and "memory_limit" in str(end)
+        assert is_refused or end == len(lengths), (read, end)
+    assert peak <= limit + SPARE + 3 * max(lengths), (found, peak / MIB)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("room", [100 * MIB, 400 * MIB, 1200 * MIB])
-def test_a_process_without_room_gets_an_error(table, room):
-    """And is not ended."""
+def test_a_limit_that_a_refusal_names_would_do(table):
     folder, lengths, batch_size = table
-    for read in STRATEGIES:
-        found, _ = outcome(folder, [read], batch_size, 0, room)
-        end = found[read]
-        assert end == len(lengths) or end.startswith(("MemoryError", "OSError")), found
+    # Two of these tables go through scratch files within any limit.
+    read = "resident" if len(lengths) < 200 else "external"
+    found, _ = outcome(folder, [read], batch_size, MIB)
+    limit = int(found[read].partition("at least ")[2].split(",")[0])
+    found, peak = outcome(folder, [read], batch_size, limit)
+    assert found[read] == len(lengths), found
+    assert peak <= limit + SPARE + 3 * max(lengths), peak / MIB
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("room", [100 * MIB, 400 * MIB])
+def test_a_process_without_room_gets_an_error_and_is_not_ended(table, room):
+    folder, lengths, batch_size = table
+    found, _ = outcome(folder, STRATEGIES, batch_size, 0, room)
+    for read, end in found.items():
+        is_error = str(end).startswith(("MemoryError", "OSError"))
+        assert is_error or end == len(lengths), (read, end)

@@ -346,12 +346,6 @@ fn bug(error: ArrowError) -> Error {
     Error::Bug(format!("gathered columns do not fit: {error}"))
 }
 
-/// Bytes of the rows themselves, without what else their buffers hold.
-pub(crate) fn num_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
-    batch.columns().iter().map(bytes).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,8 +10,9 @@ use super::watch::{Event, Watch};
 use super::{Batches, FIRST_ROWS};
 use crate::budget;
 use crate::error::{Error, Result, text_of_panic};
-use crate::gather::{Gathered, num_bytes};
+use crate::gather::Gathered;
 use crate::interrupt;
+use crate::projection::num_bytes;
 use crate::read::{Cuts, Feed};
 use crate::runtime::{self, lock};
 use crate::stages;
@@ -179,8 +180,12 @@ impl Running {
             line.changed.notify_all();
         }
         loop {
-            if let Some(window) = state.next() {
+            let served = state.served;
+            let window = state.next();
+            if window.is_some() || state.served != served {
                 line.changed.notify_all();
+            }
+            if let Some(window) = window {
                 return window.map(|window| (window, ready));
             }
             if state.threads == 0 {

@@ -10,9 +10,9 @@ use super::resident::Scan;
 use super::weights::Weights;
 use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
-use crate::gather::{Gathered, num_bytes};
+use crate::gather::Gathered;
 use crate::plan::Rows;
-use crate::projection::{Projection, Source, batch, by_name};
+use crate::projection::{Projection, Source, batch, by_name, num_bytes};
 
 /// Record batches, and the row id of each row if they came from a table.
 #[derive(Debug)]

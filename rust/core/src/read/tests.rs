@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use proptest::strategy::Strategy as Generator;
 
 use super::*;
-use crate::loader::Loader;
+use crate::loader::{Batches, Loader};
 use crate::order::Order;
 use crate::projection::ROW_OFFSET;
 
@@ -303,6 +303,35 @@ fn long_rows_come_back_from_scratch_files_in_any_order() {
             let wanted: Vec<RecordBatch> = wanted.collect();
             let wanted = arrow_select::concat::concat_batches(&scan.schema, &wanted).unwrap();
             assert_eq!(found, wanted);
+        }
+    }
+}
+
+#[test]
+fn windows_are_read_in_parts_where_rows_are_long() {
+    let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Utf8, false)]));
+    let lengths = [(900, 3), (30, 100_000), (900, 5)];
+    let batches = lengths.map(|(rows, length)| {
+        let column: StringArray = (0..rows).map(|_| Some("x".repeat(length))).collect();
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)]).unwrap()
+    });
+    let table = Arc::new(MemoryTable::new(schema, batches.into(), None).unwrap());
+    let projection = Projection::new(table.schema(), [("s", "s"), ("at", ROW_OFFSET)]).unwrap();
+    for (seed, memory) in [(1, 1 << 20), (2, 8 << 20), (3, 1 << 30)] {
+        let options = Options {
+            strategy: Some(Strategy::Direct),
+            memory_limit: Some(memory),
+            threads: Some(3),
+            ..Options::default()
+        };
+        let reader = Reader::of_memory(&table, projection.clone(), options).unwrap();
+        for order in [Order::all(1830), Order::all(1830).shuffled(seed, 0, 1).unwrap()] {
+            for batches in [Batches::Every(7), Batches::AsRead, Batches::Ends([5, 5, 1830].into())] {
+                let loader = Loader::new(reader.clone(), order.clone(), batches, false).unwrap();
+                let found = rows(loader).unwrap();
+                let offsets = found.column(1).as_primitive::<UInt64Type>().values().to_vec();
+                assert_eq!(offsets, order.to_vec());
+            }
         }
     }
 }
