@@ -206,9 +206,10 @@ class Bench:
 
     def run_wide(self) -> None:
         options = self.options
+        rounds = min(CURVE_ROUNDS, options.rounds)
         seconds = options.seconds * CURVE_SHARE
         found = wide.run_wide(
-            options.folder, options.rounds, seconds, self.step, quick=options.quick
+            options.folder, rounds, seconds, self.step, quick=options.quick
         )
         self.measured.extend(found[0])
         self.failures.extend(found[1])

@@ -25,7 +25,7 @@ from results import Results, ratio
 from standings import Standings, matrix_rows, resume_rows
 from standings import race_rows as peer_rows
 from targets import PACKING, Verdict, verdicts
-from wide import COLUMNS, FRAGMENTS
+from wide import COLUMNS, FRAGMENTS, LATER_BATCHES
 from workers import WORKERS
 
 HERE = Path(__file__).parent
@@ -87,7 +87,7 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     FRAGMENTS: (
-        "Opening, and 500 batches of 32 rows at random, by fragments",
+        f"Opening, and {LATER_BATCHES} batches of 32 rows at random, by fragments",
         [
             ("ms to first batch", "first_batch_s", 1e3, ",.1f"),
             ("MiB then", "first_bytes", MIB_OF, ",.0f"),

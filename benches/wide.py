@@ -33,7 +33,7 @@ FRAGMENT_COLUMNS = 20
 WIDE_FRAGMENTS = 50
 """Of a table with as many columns as the widest, of which one is read."""
 BATCH_SIZE = 32
-LATER_BATCHES = 500
+LATER_BATCHES = 300
 """Batches after which memory is looked at again: most fragments were read from by then."""
 
 LOADER = "loader()"

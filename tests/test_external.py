@@ -164,17 +164,15 @@ def test_the_budget_that_is_said_is_about_the_least(path):
     assert abs(enough - said) < 0.1 * enough
 
 
-def test_a_row_that_does_not_fit(tmp_path):
-    """The least is that of the rows, not of one."""
+def test_rows_that_are_longer_than_the_limit(tmp_path):
+    """They wait in the file until they are served."""
     lance.write_dataset(vectors(4, dim=1 << 20), tmp_path / "t.lance")
     perm = ll.open(tmp_path / "t.lance").shuffle(1)
-    for read in ("external", "resident"):
-        with pytest.raises(ValueError, match=r"memory_limit of 1048576 bytes.*wanted"):
-            list(perm.loader(1, read=read, memory_limit="1MiB"))
-    found = list(perm.loader(1, memory_limit="1MiB", format="arrow"))
-    assert [batch["id"][0].as_py() for batch in found] == (
-        perm.to_arrow()["id"].to_pylist()
-    )
+    with pytest.raises(ValueError, match=r"memory_limit of 1048576 bytes.*wanted"):
+        list(perm.loader(1, read="resident", memory_limit="1MiB"))
+    for read in ("external", "auto"):
+        found = perm.loader(1, read=read, memory_limit="1MiB", format="arrow")
+        assert table_of(found).equals(perm.to_arrow()), read
 
 
 # Epochs.

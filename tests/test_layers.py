@@ -62,7 +62,7 @@ RUST = {
     },
     "loader": {
         *("order", "read", "gather", "projection", "runtime", "interrupt"),
-        *("stages", "histogram", "budget"),
+        *("stages", "histogram"),
     },
     "ahead": {"order", "read", "gather", "loader"},
     "lib": {"error"},

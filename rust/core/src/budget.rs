@@ -32,8 +32,9 @@ pub(crate) fn check_room(what: &'static str, bytes: u64) -> Result<()> {
     if is_there { Ok(()) } else { Err(Error::memory(what, bytes)) }
 }
 
-/// Bytes that are free to use: what the machine has available, or what the control group that this
-/// process is in still allows, whichever is less. `None` if the system does not say.
+/// Bytes that are free to use: what the machine has available, what the control group that this process
+/// is in still allows, or what its address space does, whichever is least. `None` if the system does not
+/// say.
 pub fn available_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -41,7 +42,16 @@ pub fn available_memory() -> Option<u64> {
     });
     let group = std::fs::read_to_string("/proc/self/cgroup").ok();
     let group = group.and_then(|text| left_in_group(Path::new("/sys/fs/cgroup"), &text));
-    [machine, group].into_iter().flatten().min()
+    [machine, group, left_of_addresses()].into_iter().flatten().min()
+}
+
+/// What a limit of the address space still allows, as `ulimit -v` sets it.
+fn left_of_addresses() -> Option<u64> {
+    let limit = getrlimit(Resource::As).current?;
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let used: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(limit.saturating_sub(used * 1024))
 }
 
 /// What the tightest of the groups around a process still allows.

@@ -354,8 +354,7 @@ fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
 
 /// Bytes of the rows themselves, without what else their buffers hold.
 pub(crate) fn num_bytes(batch: &RecordBatch) -> usize {
-    let bytes =
-        |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
     batch.columns().iter().map(bytes).sum()
 }
 

@@ -141,7 +141,11 @@ impl Room<'_> {
             || "half of the free space".to_string(),
             |limit| format!("its limit of {limit} bytes"),
         );
-        let reason = format!("there is no room for {what} within {within}{why}");
+        let reason = if more > self.free() {
+            format!("No space left on its disk for {what}{why}")
+        } else {
+            format!("there is no room for {what} within {within}{why}")
+        };
         Err(Error::refused_now(self.cache.path.display(), reason))
     }
 

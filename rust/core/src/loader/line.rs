@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::watch::{Event, Watch};
 use super::{Batches, FIRST_ROWS};
-use crate::budget;
 use crate::error::{Error, Result, text_of_panic};
 use crate::gather::Gathered;
 use crate::interrupt;
@@ -282,7 +281,7 @@ impl Work {
             if !self.make_room(ticket.number, expected) {
                 return Err(Error::Interrupted);
             }
-            let read = budget::check_room("rows", expected).and_then(|()| self.read(&part));
+            let read = self.feed.check_room(expected).and_then(|()| self.read(&part));
             let mut state = self.line.lock();
             state.held = state.held.saturating_sub(expected);
             let batches = read?;

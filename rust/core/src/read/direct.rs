@@ -135,7 +135,7 @@ impl Scan for Direct {
         let file_bytes: Vec<Option<u64>> =
             (0..fragments.len()).map(|index| self.table.bytes_of_fragment(index)).collect();
         // The bytes of a fragment that its files hold of the columns, and what they are a share of.
-        let (mut stored, mut shared) = (0_u128, 0_u128);
+        let (mut stored, mut shared, mut longest) = (0_u128, 0_u128, 0);
         let are_known = file_bytes.iter().all(Option::is_some);
         let share_of = |index: usize| match file_bytes[index] {
             Some(bytes) if are_known => u128::from(bytes),
@@ -148,6 +148,8 @@ impl Scan for Direct {
             let pages = reader.pages();
             stored += pages.iter().flatten().map(|(_, bytes)| u128::from(*bytes)).sum::<u128>();
             shared += share_of(index);
+            longest =
+                longest.max(pages.iter().flatten().map(|(_, bytes)| *bytes).max().unwrap_or(0));
             known[index] = Some(weights::of_pages(u64::from(fragments[index].num_places), &pages));
             if reader.is_remote() && shared > 0 {
                 break;
@@ -171,7 +173,7 @@ impl Scan for Direct {
             };
             runs.into_iter().map(scaled).collect::<Vec<_>>()
         });
-        Ok(Weights::new(runs))
+        Ok(Weights::new(runs).with_longest(longest))
     }
 
     fn forget(&self) {

@@ -20,6 +20,7 @@ use super::choose::Options;
 use super::resident::{Scan, scan_at_once, scan_rows};
 use super::scratch::{Extent, Pool, Scratch};
 use super::weights::Weights;
+use crate::budget::check_room;
 use crate::error::{Error, Result};
 use crate::gather::gather;
 use crate::interrupt;
@@ -367,6 +368,8 @@ impl External {
                     continue;
                 }
                 self.check()?;
+                let bytes = self.weights.of_run(run.clone());
+                check_room("rows", self.weights.at_most(bytes))?;
                 let most = (LONG_BYTES as u64).max(2 * self.shape.scan_bytes);
                 if rows.num_bytes() as u64 > most {
                     // As much will not be wanted again soon.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::external::External;
 use super::weights::Weights;
 use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
+use crate::budget::check_room;
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
@@ -246,6 +247,11 @@ impl Feed {
     /// Whether some rows are far longer than others.
     pub(crate) fn is_uneven(&self) -> bool {
         self.is_uneven
+    }
+
+    /// Looks whether there is memory to read rows that have about so many bytes.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<()> {
+        check_room("rows", self.weights.at_most(bytes))
     }
 
     /// About how many bytes the rows at these positions have.

@@ -18,6 +18,7 @@ use arrow_schema::SchemaRef;
 use super::choose::too_little;
 use super::setback::Setback;
 use super::weights::Weights;
+use crate::budget::check_room;
 use crate::cache::{Block, Cache, Entry, Found, Rows};
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
@@ -546,6 +547,7 @@ impl Resident {
             _ => Ok(()),
         };
         let packed = check(sum)
+            .and_then(|()| check_room("packed rows", self.sizes.weights.at_most(expected)))
             .and_then(|()| rows.reserve(heads, expected - heads))
             .and_then(|()| self.pack_runs(wanted, rows, |found| check(sum - expected + found)));
         let found = if packed.is_ok() {

@@ -326,7 +326,8 @@ fn windows_are_read_in_parts_where_rows_are_long() {
         };
         let reader = Reader::of_memory(&table, projection.clone(), options).unwrap();
         for order in [Order::all(1830), Order::all(1830).shuffled(seed, 0, 1).unwrap()] {
-            for batches in [Batches::Every(7), Batches::AsRead, Batches::Ends([5, 5, 1830].into())] {
+            for batches in [Batches::Every(7), Batches::AsRead, Batches::Ends([5, 5, 1830].into())]
+            {
                 let loader = Loader::new(reader.clone(), order.clone(), batches, false).unwrap();
                 let found = rows(loader).unwrap();
                 let offsets = found.column(1).as_primitive::<UInt64Type>().values().to_vec();

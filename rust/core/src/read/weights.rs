@@ -17,6 +17,8 @@ pub(super) struct Weights {
     steps: Vec<Step>,
     num_rows: u64,
     total: u64,
+    /// What a row may have at most, as far as is known: the bytes of the largest page.
+    longest: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ struct Step {
 impl Weights {
     /// Of runs of rows, one after another: their number, and the bytes of each row.
     pub(super) fn new(runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        let mut weights = Self { steps: Vec::new(), num_rows: 0, total: 0 };
+        let mut weights = Self::default();
         for (rows, row_bytes) in runs.into_iter().filter(|(rows, _)| *rows > 0) {
             if weights.steps.last().is_none_or(|last| last.row_bytes != row_bytes) {
                 let (start, before) = (weights.num_rows, weights.total);
@@ -40,6 +42,16 @@ impl Weights {
             weights.total = weights.total.saturating_add(rows.saturating_mul(row_bytes));
         }
         weights
+    }
+
+    /// The same, knowing that no row is longer.
+    pub(super) fn with_longest(self, longest: u64) -> Self {
+        Self { longest, ..self }
+    }
+
+    /// What some rows that have about so many bytes may have in fact, if one of them is long.
+    pub(super) fn at_most(&self, bytes: u64) -> u64 {
+        if self.is_uneven() { bytes.max(self.longest) } else { bytes }
     }
 
     /// Bytes of a row on average, rounded up.
@@ -137,6 +149,7 @@ mod tests {
         assert_eq!(weights.end_of_run(100..202, 500), 101);
         assert_eq!(weights.end_of_run(102..202, 1 << 40), 202);
         assert_eq!(weights.end_of_run(7..7, 500), 7);
+        assert_eq!(weights.with_longest(3_000_000).at_most(500), 3_000_000);
     }
 
     #[test]
@@ -145,6 +158,7 @@ mod tests {
             let weights = Weights::new([(10, row_bytes), (90, row_bytes)]);
             assert!(!weights.is_uneven());
             assert_eq!(weights.mean(), row_bytes);
+            assert_eq!(weights.with_longest(1 << 30).at_most(7), 7);
         }
         assert_eq!(Weights::new([]).mean(), 0);
         assert_eq!(Weights::new([]).of_rows(&[3]), 0);
