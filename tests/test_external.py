@@ -270,7 +270,7 @@ def test_scratch_files_have_no_names_and_are_closed(path, scratch):
     assert len(open_in(scratch)) <= 2
     del loader, batches
     settle()
-    assert open_in(scratch) == []
+    assert soon(lambda: open_in(scratch) == []), open_in(scratch)
 
 
 def test_without_a_folder_of_their_own_they_are_in_the_cache(path, tmp_path):

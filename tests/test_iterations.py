@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import signal
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import lance
@@ -254,3 +256,14 @@ os._exit(0)
 """
     process = start(PRELUDE + STALLED + program, tmp_path, *stalled)
     assert finish(process, 60) == {"code": 7}
+
+
+def test_variables_of_the_caller_are_not_kept(perm):
+    """A function that deletes a loader, and goes on, has none."""
+    loader = perm.loader(7)
+    batches = iter(loader)
+    next(batches)
+    gone = weakref.ref(loader), weakref.ref(batches)
+    del loader, batches
+    gc.collect()
+    assert [each() for each in gone] == [None, None]

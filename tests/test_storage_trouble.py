@@ -191,7 +191,7 @@ def test_credentials_do_not_travel_and_the_error_says_so(folder):
         perm = ll.open(URI, storage_options=options_of(endpoint))
         pickled = pickle.dumps(perm)
         error = said(
-            lambda: pickle.loads(pickled),
+            lambda: pickle.loads(pickled).to_arrow(),
             PermissionError,
             *(URI, endpoint, "no credentials", "AWS_ACCESS_KEY_ID", "unpickled"),
         )

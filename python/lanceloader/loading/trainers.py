@@ -103,12 +103,14 @@ def check_collation(frame: FrameType) -> None:
     data = sys.modules.get("torch.utils.data")
     if fetch is None or data is None:
         return
-    caller = frame.f_locals.get("self")
-    while isinstance(caller, data.ChainDataset) and frame.f_back is not None:
+    # By their code: the dict of a frame's variables would keep the caller's alive, this loader too.
+    while frame.f_code is data.ChainDataset.__iter__.__code__ and frame.f_back is not None:
         frame = frame.f_back
-        caller = frame.f_locals.get("self")
-    if not isinstance(caller, fetch._IterableDatasetFetcher):
+    fetcher = fetch._IterableDatasetFetcher
+    # What is chained is begun as the first batch is fetched.
+    if frame.f_code not in (fetcher.__init__.__code__, fetcher.fetch.__code__):
         return
+    caller = frame.f_locals["self"]
     if not caller.auto_collation:
         return
     if caller.collate_fn is data.default_collate:

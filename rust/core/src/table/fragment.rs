@@ -30,8 +30,11 @@ use super::held::Metadata;
 use super::lists::{decoded_together, is_list_of_structs, read_around, saw_no_value};
 use super::storage::{DataFile, Storage};
 use crate::error::{Error, Result};
-use crate::projection::batch;
+use crate::projection::{batch, num_bytes};
 use crate::runtime;
+
+/// A row that is longer may be a page of its own.
+const LONG_ROW_BYTES: usize = 256 << 10;
 
 /// How columns lie in the files of each fragment. Most fragments of a table are alike.
 #[derive(Debug)]
@@ -323,6 +326,15 @@ impl Pending<'_> {
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
+        let (reader, num_rows) = (self.reader, self.num_rows);
+        let block = self.decode_all()?;
+        if num_bytes(&block) / num_rows.max(1) > LONG_ROW_BYTES {
+            reader.storage.trim()?;
+        }
+        Ok(block)
+    }
+
+    fn decode_all(self) -> Result<RecordBatch> {
         let Self { reader, streams, ranges, num_rows } = self;
         let shape = &reader.shape;
         let runtime = runtime::runtime()?;

@@ -159,6 +159,11 @@ impl Held {
         drop(gone);
     }
 
+    /// Lets go of a file, which is opened anew when it is asked for again.
+    pub(super) fn close_file(&self, key: &Key) {
+        lock(&self.files).retain(|other| other != key);
+    }
+
     /// Lets go of all that a storage had opened.
     fn close(&self, storage: u64) {
         lock(&self.files).retain(|key| key.storage != storage);

@@ -175,6 +175,12 @@ impl Storage {
         self.held.file(key, || self.open_file(base, name, size))
     }
 
+    /// Lets go of pages that are too many. The cache does so on its own, but only after some dozen
+    /// more, and a page may be a long row.
+    pub(super) fn trim(&self) -> Result<()> {
+        runtime::wait(async { Ok(self.held.pages.size_bytes().await) }).map(drop)
+    }
+
     /// Metadata of some columns of a data file, read on first use and kept for a while.
     pub(super) fn metadata(
         &self,
@@ -182,8 +188,10 @@ impl Storage {
         file: &DataFile,
         columns: &Arc<[Run]>,
     ) -> Result<Metadata> {
-        self.held.metadata(key, columns, || {
-            read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns)
+        let read = || read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
+        self.held.metadata(key, columns, read).inspect_err(|_| {
+            // Lance keeps what it was answered for a small file, also where that was an error.
+            self.held.close_file(key);
         })
     }
 
