@@ -42,8 +42,9 @@ def front_page(results: Results) -> str:
     beside = list(costs(Standings(results)))
     if beside:
         parts += [
-            "What it costs, beside the peers that shuffle exactly: seconds from opening the table to "
-            "the first batch, and memory beyond the imports, mapped files included.",
+            f"What it costs, beside the peers that shuffle exactly{day(Standings(results))}: seconds "
+            "from opening the table to the first batch, and memory beyond the imports, mapped files "
+            "included.",
             table(beside),
         ]
     return "\n\n".join(parts)
@@ -192,8 +193,8 @@ def libraries(standings: Standings) -> str:
     if not listed:
         return ""
     return (
-        "Beside the best way of each other library, also those that shuffle inside windows only, "
-        f"times as many rows/s: {series(listed)}."
+        "Beside the best way of each other library, also those that shuffle inside windows only"
+        f"{day(standings)}, times as many rows/s: {series(listed)}."
     )
 
 
@@ -277,7 +278,7 @@ def nearest(
 
 def day(standings: Standings) -> str:
     part = standings.results.run["parts"].get("peers")
-    return f"; {part['day']}" if part else ""
+    return f", measured on {part['day']}" if part else ""
 
 
 def label(table_name: str) -> str:
