@@ -330,7 +330,10 @@ class Mesh:
     [
         ({"rank": 1}, "rank=1, world_size=None: wanted both or none"),
         ({"world_size": 2}, "rank=None, world_size=2"),
-        ({"rank": 2, "world_size": 2}, "`rank` must be below `world_size`, got rank 2 of world_size 2"),
+        (
+            {"rank": 2, "world_size": 2},
+            "`rank` must be below `world_size`, got rank 2 of world_size 2",
+        ),
         ({"rank": 0, "world_size": 0}, "`world_size` must be at least 1, got 0"),
         ({"mesh": Mesh(1), "rank": 0}, "mesh and rank"),
         ({"mesh": Mesh(2)}, r"2 dimensions \('replicate', 'shard'\): .*mesh\[\"repl"),

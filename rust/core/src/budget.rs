@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 
 /// Less than this is not looked for in advance.
 const SMALL_BYTES: u64 = 1 << 20;
-/// What is read is there up to three times: as it lies in files, decoded, and put together.
-const COPIES: u64 = 3;
+/// What is read is there up to four times: as it lies in files, decoded, put together, and as it is handed
+/// out; and as many threads as read by default may have looked for room at the same time.
+const COPIES: u64 = 16;
 
 /// Looks whether there is address space for `bytes` of something, in a process that has a limit of it.
 ///

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::resident::Scan;
 use super::weights::Weights;
-use crate::budget::available_memory;
+use crate::budget::{available_memory, check_room};
 use crate::error::{Error, Result};
 use crate::packed::{PackedRows, Packing};
+use crate::projection::num_bytes;
 
 /// Rows wider than this are read directly: one read of the page cache costs what one of packed rows
 /// would, so keeping them twice gains nothing.
@@ -207,8 +208,8 @@ fn average_bytes(
     if !packing.has_tails() || scan.num_rows() == 0 {
         return Ok(stride);
     }
-    let Sample { rows, bytes, longest } = sample(scan, packing)?;
     let stored = weights()?.mean();
+    let Sample { rows, bytes, longest } = sample(scan, packing, stored)?;
     // Files know all rows, but not how long compressed ones are. A sample does, but misses long rows that
     // are rare, or makes too much of the one that it met.
     let is_explained = (bytes - longest).div_ceil((rows - 1).max(1)) <= stored;
@@ -224,7 +225,8 @@ struct Sample {
     longest: u64,
 }
 
-fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
+/// `row_bytes` is about what a row has, by what files say.
+fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> {
     let num_rows = scan.num_rows();
     let count = SAMPLE_ROWS.min(num_rows);
     let middle =
@@ -240,8 +242,10 @@ fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
         let mut offsets: Vec<u64> =
             (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
         offsets.sort_unstable();
+        check_room("rows", group.saturating_mul(row_bytes.max(found.longest)))?;
         for batch in scan.sample(&offsets)? {
             rows.clear();
+            rows.reserve(0, num_bytes(&batch) as u64)?;
             packing.pack(&batch, &mut rows)?;
             found.bytes += rows.tails.len() as u64;
             let lengths =
