@@ -104,7 +104,9 @@ def check_collation(frame: FrameType) -> None:
     if fetch is None or data is None:
         return
     # By their code: the dict of a frame's variables would keep the caller's alive, this loader too.
-    while frame.f_code is data.ChainDataset.__iter__.__code__ and frame.f_back is not None:
+    while (
+        frame.f_code is data.ChainDataset.__iter__.__code__ and frame.f_back is not None
+    ):
         frame = frame.f_back
     fetcher = fetch._IterableDatasetFetcher
     # What is chained is begun as the first batch is fetched.
