@@ -193,7 +193,7 @@ def fragmented_table(folder: Path, count: int, width: int) -> BenchTable:
 def table_in(
     folder: Path, name: str, width: int, num_rows: int, rows_per_file: int
 ) -> BenchTable:
-    """Give a table of columns ``f0``, ``f1``, ... of float32, made now if it is not there."""
+    """Return a table of columns ``f0``, ``f1``, ... of float32, made now if it is not there."""
     home = folder / f"{name}-{num_rows}"
 
     def make(home: Path) -> None:

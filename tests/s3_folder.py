@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.server
+import os
 import threading
 import urllib.parse
 from pathlib import Path
@@ -94,3 +95,13 @@ def serving(folder: Path, trouble=None, *, request: type[Request] = Request):
             thread.join()
             # Connections that are open would be waited for.
             server.block_on_close = False
+
+
+def forget_credentials(monkeypatch) -> None:
+    """No credentials of the machine that the tests run on."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

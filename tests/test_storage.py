@@ -67,13 +67,7 @@ def options(s3):
 
 @pytest.fixture(autouse=True)
 def nothing_from_around(monkeypatch):
-    """No credentials of the machine that the tests run on."""
-    for name in os.environ:
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    s3_folder.forget_credentials(monkeypatch)
 
 
 @pytest.fixture

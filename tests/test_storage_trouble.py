@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import socket
 import threading
@@ -23,12 +22,7 @@ URI = f"s3://{s3_folder.BUCKET}/t.lance"
 
 @pytest.fixture(autouse=True)
 def nothing_from_around(monkeypatch):
-    for name in os.environ:
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    s3_folder.forget_credentials(monkeypatch)
 
 
 def options_of(endpoint, **more):

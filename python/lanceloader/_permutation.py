@@ -183,7 +183,7 @@ class Permutations:
         self.split_dict = {name: number for number, name in enumerate(self.split_names)}
 
     def get_by_name(self, name: str) -> Permutation:
-        """Give a split by its name.
+        """Return a split by its name.
 
         Raises:
             ValueError: If there is none of this name.
@@ -196,7 +196,7 @@ class Permutations:
         return self.get_by_index(number)
 
     def get_by_index(self, index: int) -> Permutation:
-        """Give a split by its number.
+        """Return a split by its number.
 
         Raises:
             ValueError: If it has no rows.
@@ -217,7 +217,7 @@ class Permutations:
         return len(self.split_names) or PlanTable.of(self.permutation_table).num_splits
 
     def __iter__(self) -> Iterator[Permutation]:
-        """Give every split, in order."""
+        """Return every split, in order."""
         return map(self.get_by_index, range(len(self)))
 
 

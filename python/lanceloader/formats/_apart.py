@@ -57,7 +57,7 @@ def rows_of(batch: Any, num_rows: int, format: str | None) -> list[Any]:  # noqa
 
 
 def values_of(values: Any, num_rows: int, name: str) -> list[Any]:
-    """Give what each row has of some values, which may be nested columns."""
+    """Return what each row has of some values, which may be nested columns."""
     if isinstance(values, Mapping):
         columns = {
             key: values_of(column, num_rows, f"`{key}`")

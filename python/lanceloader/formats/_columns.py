@@ -6,11 +6,11 @@ values with offsets, a list of Python objects, or a dict for a struct.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lanceloader.errors import ColumnNotFoundError, FormatError
+from lanceloader.errors import FormatError
+from lanceloader.sql import missing_column
 from lanceloader.values import bits_of, is_bfloat16, plain
 
 if TYPE_CHECKING:
@@ -140,14 +140,8 @@ def check_fill_columns(fill_value: Any, schema: pa.Schema) -> None:
     known = [path for field in schema for path in paths_in(field)]
     for name in fill_value:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4)
-            listed = ", ".join(f"`{path}`" for path in near or known[:10])
-            what = "the nearest columns are" if near else "the columns are"
-            message = (
-                f"`fill_value` names column {name!r}, which does not exist; {what} "
-                f"{listed}"
-            )
-            raise ColumnNotFoundError(message)
+            message = f"`fill_value` names column {name!r}, which does not exist"
+            raise missing_column(message, name, known)
 
 
 def paths_in(field: pa.Field, prefix: str = "") -> Iterator[str]:

@@ -55,7 +55,7 @@ def is_special(field: pa.Field) -> bool:
 
 
 def matrix_of_cells(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Give one array of shape (rows, columns), where some are tensors or 16-bit floats."""
+    """Return one array of shape (rows, columns), where some are tensors or 16-bit floats."""
     arrays = [
         cells_of(batch.select([at])) if is_special(field) else column.to_pandas()
         for at, (field, column) in enumerate(
@@ -71,7 +71,7 @@ def matrix_of_cells(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
 
 
 def cells_of(column: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Give a 1-D array of what each row has in the only column."""
+    """Return a 1-D array of what each row has in the only column."""
     values, mask = (
         convert(column, LIBRARY, nulls="mask", fill_value=None)[name]
         for name in (column.schema.names[0], f"{column.schema.names[0]}_mask")
@@ -100,14 +100,14 @@ def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
 def vectors(
     name: str, block: Any, dtype: str, shape: tuple[int, ...]
 ) -> np.ndarray[Any, Any]:
-    """Give columns of one dtype that lie end to end, the first of which is called ``name``."""
+    """Return columns of one dtype that lie end to end, the first of which is called ``name``."""
     if dtype == "bfloat16":
         return bfloat16(name, np.frombuffer(block, np.int16)).reshape(shape)
     return np.frombuffer(block, dtype=dtype).reshape(shape)
 
 
 def bfloat16(name: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give 16-bit integers as floats with these bits, of the dtype of ``ml_dtypes``. No copy.
+    """Return 16-bit integers as floats with these bits, of the dtype of ``ml_dtypes``. No copy.
 
     Raises:
         FormatError: If ``ml_dtypes`` is not installed.

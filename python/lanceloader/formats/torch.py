@@ -153,7 +153,7 @@ def array(column: pa.Array) -> torch.Tensor:
 
 
 def bfloat16(name: str, bits: torch.Tensor) -> torch.Tensor:
-    """Give 16-bit integers as floats with these bits, without a copy."""
+    """Return 16-bit integers as floats with these bits, without a copy."""
     del name
     return bits.view(torch.bfloat16)
 
@@ -162,7 +162,7 @@ LIBRARY = Library(array, bfloat16, torch.permute, "torch_dict")
 
 
 def tensors_of(batch: pa.RecordBatch, format: str) -> list[torch.Tensor]:  # noqa: A002
-    """Give each column as a 1-D tensor; see ``tensor_of``."""
+    """Return each column as a 1-D tensor; see ``tensor_of``."""
     return [
         tensor_of(field, column, format)
         for field, column in zip(batch.schema, batch.columns, strict=True)

@@ -82,7 +82,7 @@ class Places:
         self._stride = stride
 
     def __call__(self, number: int) -> Place:
-        """Give the place of a batch, counted from 0."""
+        """Return the place of a batch, counted from 0."""
         called = f"batch {self._first + number * self._stride}"
         if self._epoch is not None:
             called += f" of epoch {self._epoch}"
@@ -118,7 +118,7 @@ def noting(
 def place_of_rows(
     source: Source, order: Order, positions: Sequence[int], batch: str = "a batch"
 ) -> Place:
-    """Give the place of a batch of the rows at some positions of an order."""
+    """Return the place of a batch of the rows at some positions of an order."""
 
     def name(ats: Sequence[int], num_rows: int) -> str:
         offsets = [order.at(int(positions[at])) for at in ats]

@@ -161,7 +161,7 @@ def epoch_of(order: Order, epoch: int | None) -> Order:
 def offsets_at(
     order: Order, share: Share, number: int, ats: Sequence[int]
 ) -> list[int]:
-    """Give what an order has at some places of a batch of a share."""
+    """Return what an order has at some places of a batch of a share."""
     units = share.batch(number)
     return [order.at(units[at] % share.num_units) for at in ats]
 

@@ -69,7 +69,7 @@ class Share:
             yield range(self.last_start, self.last_start + self.last_size)
 
     def batch(self, number: int) -> range:
-        """Give the units of a batch, as ``batches`` does."""
+        """Return the units of a batch, as ``batches`` does."""
         if number < self.num_full:
             start = self.first + number * self.stride
             return range(start, start + self.size)

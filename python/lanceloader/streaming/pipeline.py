@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     """Row numbers ``start`` to ``stop`` as positions in ``perm``."""
 
     def place(self, start: int) -> Place:
-        """Give the place of the batch whose first row has this position."""
+        """Return the place of the batch whose first row has this position."""
         row = start - self.first
 
         def name(ats: Sequence[int], num_rows: int) -> str:

@@ -393,7 +393,7 @@ class Reading(ColumnVerbs):
         return loud(hand_out)
 
     def _converted(self, batch: Any, positions: Any) -> Any:
-        """Give the batch of the rows at some positions in its format."""
+        """Return the batch of the rows at some positions in its format."""
         try:
             return self._converter()(batch)
         except Exception as error:
