@@ -457,7 +457,7 @@ impl Resident {
             return threads;
         };
         let kept = self.sizes.row_bytes.saturating_mul(self.num_rows);
-        let room = limit.saturating_sub(kept) + UNDER_WAY_BYTES;
+        let room = limit.saturating_sub(kept).saturating_add(UNDER_WAY_BYTES);
         threads.min(usize::try_from(room / (COPIES * BLOCK_BYTES)).unwrap_or(usize::MAX))
     }
 
