@@ -9,7 +9,9 @@ def data() -> pa.Table:
     """Forty rows with a null, a class and tokens."""
     return pa.table(
         {
-            "x": pa.array([None if row == 11 else row for row in range(40)], pa.int64()),
+            "x": pa.array(
+                [None if row == 11 else row for row in range(40)], pa.int64()
+            ),
             "y": [row % 3 for row in range(40)],
             "tokens": [list(range(row, row + row % 5)) for row in range(40)],
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from lanceloader.loading.aside import aside
+from lanceloader.helper.client import iterate_in_helper
 
 
 class Counted:
@@ -158,7 +158,7 @@ def varied(num_items=60):
 
 
 def begins():
-    aside(killed)
+    iterate_in_helper(killed)
 
 
 def told(function):

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.loading import segments
-from lanceloader.loading.aside import aside
-from lanceloader.loading.parcels import packed, unpacked
+from lanceloader.helper import shared_memory as segments
+from lanceloader.helper.client import iterate_in_helper
+from lanceloader.helper.serialization import packed, unpacked
 from programs import CONTEXTS, PRELUDE, finish, start
 
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def forked(make, **options):
     """Quick to begin; what spawn does otherwise is tested by itself."""
-    return aside(make, method="fork", **options)
+    return iterate_in_helper(make, method="fork", **options)
 
 
 def soon(condition):
@@ -109,7 +109,7 @@ def test_one_storage_is_sent_once():
 @pytest.mark.parametrize("method", CONTEXTS)
 def test_a_process_of_any_kind(method):
     counted = makes.Counted(5)
-    found = aside(counted, method=method, statistics=counted.statistics)
+    found = iterate_in_helper(counted, method=method, statistics=counted.statistics)
     for number, item in enumerate(found):
         assert item["number"] == number
         assert (item["x"] == number).all()
@@ -127,7 +127,7 @@ def test_a_loader(table):
     for format in ("arrow", "torch_dict", "numpy_dict", "python", "polars"):
         loader = perm.loader(16, shuffle=True, seed=1, format=format)
         wanted = list(loader)
-        found = list(aside(functools.partial(iter, loader), method="spawn"))
+        found = list(iterate_in_helper(functools.partial(iter, loader), method="spawn"))
         assert len(found) == len(wanted)
         for a, b in zip(found, wanted, strict=True):
             if hasattr(a, "equals"):
@@ -382,13 +382,13 @@ def test_closed_by_another_thread():
 
 def test_arguments():
     with pytest.raises(ValueError, match="depth 0"):
-        aside(makes.killed, depth=0)
+        iterate_in_helper(makes.killed, depth=0)
     with pytest.raises(ValueError, match="nothing"):
-        aside(makes.killed, method="nothing")
+        iterate_in_helper(makes.killed, method="nothing")
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        aside(lambda: [1])
+        iterate_in_helper(lambda: [1])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        aside(makes.sleeps, method="forkserver", statistics=lambda: 1)
+        iterate_in_helper(makes.sleeps, method="forkserver", statistics=lambda: 1)
     message = "worker process must not begin"
     (found,) = forked(functools.partial(makes.told, makes.begins))
     assert message in found
@@ -396,7 +396,7 @@ def test_arguments():
 
 READING = """
 import makes
-from lanceloader.loading.aside import aside
+from lanceloader.helper.client import aside
 """
 
 

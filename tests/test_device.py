@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.formats._columns import Columns, Ragged
-from lanceloader.loading import device as stage
-from lanceloader.loading.device import copied_ahead, on_device, pinned, together
-from lanceloader.loading.storages import leaves, mapped
+from lanceloader.stages import device as stage
+from lanceloader.stages.device import copied_ahead, on_device, pinned, together
+from lanceloader.stages.tensor_tree import leaves, mapped
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch.cuda.is_available() is false"

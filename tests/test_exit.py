@@ -82,7 +82,7 @@ def test_an_iterator_that_is_alive_at_exit(folder, name):
 def test_iterations_end_before_modules_do(folder):
     """What is left of them would else be ended by the collector, among what is left of us."""
     program = """
-from lanceloader.loading import running
+from lanceloader.monitor import metrics as running
 
 ended = running.Running.ended
 
@@ -102,7 +102,7 @@ next(it)
 def test_a_thread_that_waits_at_exit_is_not_waited_for(folder):
     """It has the iteration, which can then not be ended by anybody else."""
     program = """
-from lanceloader.loading import threads
+from lanceloader.stages import ordered_map as threads
 
 threads.GRACE_S = 0.1
 waits = threading.Event()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import reference
 from lanceloader import _native
-from lanceloader.loading.share import share_of
+from lanceloader.loader.share import share_of
 from lanceloader.permutation import permutation_builder
 from lanceloader.world import World
 

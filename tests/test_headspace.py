@@ -8,8 +8,8 @@ import lance
 import lanceloader as ll
 import pytest
 import tables
-from lanceloader.loading import headspace
-from lanceloader.loading.headspace import HeadspaceReport
+from lanceloader.monitor import replay as headspace
+from lanceloader.monitor.replay import HeadspaceReport
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ waits.wait()
 
 def test_ctrl_c_while_another_thread_waits_for_a_batch(tmp_path):
     program = """
-from lanceloader.loading import threads
+from lanceloader.stages import ordered_map as threads
 
 threads.GRACE_S = 0.1
 try:
@@ -167,7 +167,7 @@ def test_after_a_fork_nobody_waits_for_threads_that_are_not_there(tmp_path):
 import warnings
 
 warnings.simplefilter("ignore")
-from lanceloader.loading import threads
+from lanceloader.stages import ordered_map as threads
 
 threads.GRACE_S = 0.1
 child = os.fork()

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.formats._columns import Ragged
-from lanceloader.loading.joining import emptied, joined, num_rows_of
-from lanceloader.loading.transforming import Policy, transformed
+from lanceloader.stages.concat import emptied, joined, num_rows_of
+from lanceloader.stages.transform import ErrorPolicy, transformed
 
 
 def as_kind(kind, numbers):
@@ -59,7 +59,7 @@ def test_rows_are_joined(kind):
         return as_kind(kind, numbers)
 
     batch = pa.record_batch({"x": [1, 2, 3, 4, 5]})
-    (found,) = transformed([batch], call, threads=1, policy=Policy("skip"))
+    (found,) = transformed([batch], call, threads=1, policy=ErrorPolicy("skip"))
     assert same(found, as_kind(kind, [1, 2, 4, 5]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -11,26 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "lanceloader"
 CORE = ROOT / "rust" / "core" / "src"
-
-# Lower layers first: a module imports from the lines above its own, or from its own package.
-PYTHON = [
-    {"_extras"},
-    {"_native", "_typing", "_progress", "_report", "choices", "errors"},
-    {"numbers"},
-    {"values"},
-    {"options", "sql", "stats", "materialize", "world"},
-    {"formats", "engine", "plan_table"},
-    {"sources", "transforms"},
-    {"splits", "builder"},
-    {"loading"},
-    {"view"},
-    {"pickling"},
-    {"_permutation"},
-    {"permutation"},
-    {"torch_loader"},
-    {"torch", "streaming", "plots", "mixing"},
-    {"__init__"},
-]
 
 # What a stage of the core may name. Every stage may name `error`.
 RUST = {
@@ -67,9 +48,6 @@ RUST = {
     "ahead": {"order", "read", "gather", "loader"},
     "lib": {"error"},
 }
-
-# Calls up, made in a function: what travels is a permutation, and is made one again.
-UPWARDS = {("pickling", "_permutation")}
 
 # Words that only some stages of the core may use.
 WORDS = {
@@ -116,28 +94,63 @@ def imports(tree: ast.AST, *, at_once: bool) -> list[str]:
         is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(
             node.test
         )
-        if not is_for_types and not (at_once and is_later):
+        if not at_once or not (is_for_types or is_later):
             found += imports(node, at_once=at_once)
     return found
 
 
-def top(module: str) -> str:
-    return module.partition("/")[0]
-
-
-def test_python_imports_go_one_way():
-    height = {name: k for k, layer in enumerate(PYTHON) for name in layer}
-    wrong = []
-    for module, tree in modules().items():
+def arrows() -> dict[str, set[str]]:
+    """The modules of the package that each module imports, for types and in functions too."""
+    trees = modules()
+    known = {module.removesuffix("/__init__"): module for module in trees}
+    found: dict[str, set[str]] = {}
+    for module, tree in trees.items():
+        targets = set()
         for name in imports(tree, at_once=False):
             package, _, rest = name.partition(".")
-            target = rest.partition(".")[0]
-            edge = top(module), target
-            if package != "lanceloader" or target == edge[0] or edge in UPWARDS:
+            if package != "lanceloader":
                 continue
-            if height.get(target, len(PYTHON)) >= height[top(module)]:
-                wrong.append(f"python/lanceloader/{module}.py imports {name}")
-    assert not wrong, "\n".join(wrong)
+            path = rest.replace(".", "/")
+            # The last part is a module, or a name in one.
+            target = known.get(path) or known.get(path.rpartition("/")[0])
+            if target is not None and target != module:
+                targets.add(target)
+        found[module] = targets
+    return found
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """Some circle of a graph; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_python_files_import_one_way():
+    circle = circle_of(arrows())
+    assert not circle, " <- ".join(circle)
+
+
+def test_python_folders_import_one_way():
+    folders: dict[str, set[str]] = {}
+    for module, targets in arrows().items():
+        folder = top(module)
+        folders.setdefault(folder, set()).update(
+            name for name in map(top, targets) if name != folder
+        )
+    circle = circle_of(folders)
+    assert not circle, " <- ".join(circle)
+
+
+def test_a_circle_is_found():
+    assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert not circle_of({"a": {"b", "c"}, "b": {"c"}})
+
+
+def top(module: str) -> str:
+    return module.partition("/")[0]
 
 
 @pytest.mark.parametrize("library", AT_ONCE)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.formats import FORMATS
-from lanceloader.loading import Finish
+from lanceloader.stages.pipeline import BatchPipeline
 from loads import STRATEGIES, settle, soon, table_of, threads
 from same import same
 
@@ -408,7 +408,7 @@ def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
             raise ValueError("no")
         return batch
 
-    monkeypatch.setattr(Finish, "copied", ahead)
+    monkeypatch.setattr(BatchPipeline, "copied", ahead)
     view = perm.select_columns(["id"]).with_format("numpy_dict")
     every = [row for batch in view.loader(10) for row in batch["id"].tolist()]
     # Two whole batches, and the last.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from documents import PAD, docs_of, flat, rows_of, wanted
 from lanceloader import _native
-from lanceloader.loading.share import share_of
+from lanceloader.loader.share import share_of
 from lanceloader.world import World
 
 STRATEGIES = ["concat", "first_fit", "best_fit"]

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import tables
-from lanceloader.stats import Stats
+from lanceloader.monitor.stats import Stats
 from matplotlib import pyplot as plt
 
 mpl.use("Agg")

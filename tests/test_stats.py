@@ -16,10 +16,10 @@ import pytest
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
-from lanceloader._report import quantile
-from lanceloader.loading.running import MAX_POINTS, Running
-from lanceloader.loading.threads import Ordered
-from lanceloader.stats import STAGES, Stats
+from lanceloader.monitor.metrics import MAX_POINTS, Metrics
+from lanceloader.monitor.report import quantile
+from lanceloader.monitor.stats import STAGES, Stats
+from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.world import World
 from loads import soon
 
@@ -51,7 +51,7 @@ class Nothing:
 
 
 def running(**world):
-    return Running(Nothing(), World(**world), is_traced=False)
+    return Metrics(Nothing(), World(**world), is_traced=False)
 
 
 # What is counted
@@ -184,7 +184,7 @@ def test_copies_are_a_stage(perm):
 
 
 def test_what_lies_ready_is_counted():
-    made = Ordered(range(10), str, threads=2, ahead=4, name="test-ready")
+    made = OrderedMap(range(10), str, threads=2, ahead=4, name="test-ready")
     assert made.num_ready == 0
     assert next(made) == "0"
     assert soon(lambda: made.num_ready == 4)

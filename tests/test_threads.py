@@ -408,7 +408,7 @@ def test_threads_collate_for_the_first_time_at_once(perm, monkeypatch):
             if getattr(cls, "__module__", "").startswith("lanceloader")
         ]:
             del default_collate_fn_map[known]
-        monkeypatch.setattr("lanceloader.view.reading._is_registered", False)
+        monkeypatch.setattr("lanceloader.verbs.reading._is_registered", False)
 
         def work(k):
             batch = default_collate(rows.__getitems__(range(k, 200, 3)))

@@ -11,8 +11,8 @@ import lance
 import lanceloader as ll
 import pytest
 import tables
-from lanceloader.loading import running
-from lanceloader.stats import STAGES
+from lanceloader.monitor import metrics as running
+from lanceloader.monitor.stats import STAGES
 
 READING = ("order", "plan", "read", "gather")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.loading import threads
-from lanceloader.loading.transforming import transformed
+from lanceloader.stages import ordered_map as threads
+from lanceloader.stages.transform import transformed
 
 LIMIT_S = 30
 

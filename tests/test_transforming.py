@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
-from lanceloader.loading.transforming import (
+from lanceloader.stages.transform import (
     UNSET,
-    Counts,
-    Policy,
+    ErrorPolicy,
+    TransformCounts,
     one_row_batches,
     transformed,
 )
@@ -267,7 +267,7 @@ def test_arguments():
         {"on_error": "fill", "error_value": None},
     ):
         with pytest.raises(ValueError, match=r"wanted|`error_value`"):
-            Policy(**options)
+            ErrorPolicy(**options)
 
 
 # Rows that fail.
@@ -283,10 +283,12 @@ def test_rows_that_fail(sizes, bad, threads, on_error):
     starts = np.cumsum([0, *sizes]).tolist()
     batches = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
     policy = {
-        "fill": lambda: Policy("fill", error_value=[None]),
-        "repair": lambda: Policy("fill", repair=lambda error, row: [(error.args, row)]),
-        "function": lambda: Policy(lambda error: isinstance(error, BadError)),
-    }.get(on_error, lambda: Policy(on_error))()
+        "fill": lambda: ErrorPolicy("fill", error_value=[None]),
+        "repair": lambda: ErrorPolicy(
+            "fill", repair=lambda error, row: [(error.args, row)]
+        ),
+        "function": lambda: ErrorPolicy(lambda error: isinstance(error, BadError)),
+    }.get(on_error, lambda: ErrorPolicy(on_error))()
     filler = {"fill": lambda row: None, "repair": lambda row: ((row,), [row])}
     is_filled = on_error in filler
     wanted = [
@@ -297,7 +299,7 @@ def test_rows_that_fail(sizes, bad, threads, on_error):
         ]
         for batch in batches
     ]
-    counts = Counts()
+    counts = TransformCounts()
     found = of_lists(
         batches, unless(bad.__contains__), threads=threads, policy=policy, counts=counts
     )
@@ -318,7 +320,7 @@ def test_what_is_not_forgiven(threads):
         batches_of(3),
         unless(lambda row: row in (5, 6)),
         threads=threads,
-        policy=Policy(only_first),
+        policy=ErrorPolicy(only_first),
     )
     assert next(found) == [0, 10, 20, 30]
     with pytest.raises(BadError, match="6"):
@@ -328,16 +330,16 @@ def test_what_is_not_forgiven(threads):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(of_lists(batches_of(3), interrupted, policy=Policy("skip")))
+        list(of_lists(batches_of(3), interrupted, policy=ErrorPolicy("skip")))
     for call in (lambda rows: rows[:-1], lambda rows: rows * 2, lambda rows: len(rows)):
         with pytest.raises(ValueError, match="one output row per input row"):
-            list(of_lists(batches_of(3), call, policy=Policy("warn")))
+            list(of_lists(batches_of(3), call, policy=ErrorPolicy("warn")))
         assert len(list(of_lists(batches_of(3), call))) == 3
 
 
 def test_a_function_sees_every_exception():
     seen = []
-    policy = Policy(lambda error: seen.append(error.args[0]) or True)
+    policy = ErrorPolicy(lambda error: seen.append(error.args[0]) or True)
     call = unless(lambda row: row % 2)
     assert list(of_lists(batches_of(1), call, policy=policy)) == [[0, 20]]
     assert seen == [1, 1, 3]
@@ -351,7 +353,7 @@ def test_what_is_logged(caplog):
     }.items():
         caplog.clear()
         with caplog.at_level(logging.WARNING, "lanceloader"):
-            found = list(of_lists(batches_of(3), call, policy=Policy(name)))
+            found = list(of_lists(batches_of(3), call, policy=ErrorPolicy(name)))
         assert found == [[0, 30], [80, 90, 100, 110]]
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == len(wanted)
@@ -361,7 +363,7 @@ def test_what_is_logged(caplog):
 
 
 def test_what_is_filled_in_is_a_copy():
-    policy = Policy("fill", error_value=[{"x": []}])
+    policy = ErrorPolicy("fill", error_value=[{"x": []}])
     found = of_lists(batches_of(1, 2), unless(lambda row: True), policy=policy)
     first, second = next(found)
     first["x"].append(1)
@@ -370,7 +372,7 @@ def test_what_is_filled_in_is_a_copy():
 
 
 def test_counts_belong_to_what_was_handed_over():
-    counts, made = Counts(), threading.Semaphore(0)
+    counts, made = TransformCounts(), threading.Semaphore(0)
     call = unless(lambda row: row % 4 == 0)
 
     def counted(rows):
@@ -380,7 +382,7 @@ def test_counts_belong_to_what_was_handed_over():
             if rows == [15]:
                 made.release()
 
-    found = of_lists(batches_of(9), counted, policy=Policy("skip"), counts=counts)
+    found = of_lists(batches_of(9), counted, policy=ErrorPolicy("skip"), counts=counts)
     next(found)
     assert made.acquire(timeout=20)
     assert counts.rows_skipped == 1
@@ -406,13 +408,13 @@ def test_rows_of_the_core(table):
 # Processes.
 
 STAGE = """
-from lanceloader.loading.transforming import transformed
+from lanceloader.stages.transform import transformed
 """
 
 
 def test_exit_with_a_transform_that_hangs(tmp_path):
     program = """
-from lanceloader.loading import threads
+from lanceloader.stages import ordered_map as threads
 threads.GRACE_S = 0.1
 found = transformed(range(9), lambda number: number or time.sleep(1000), threads=2, timeout=0.1)
 try:

@@ -17,9 +17,9 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader._native import Order
-from lanceloader.loading import iterating as loading
-from lanceloader.loading.served import order_of
-from lanceloader.loading.share import share_of
+from lanceloader.loader import iterating as loading
+from lanceloader.loader.share import share_of
+from lanceloader.units.rows import order_of
 from lanceloader.world import World
 
 TAILS = ["pad", "drop", "uneven"]

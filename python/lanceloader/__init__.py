@@ -5,19 +5,21 @@ Importing this imports no array library; each is loaded by the first thing that 
 
 from typing import TYPE_CHECKING, Any
 
-from lanceloader import errors
+from lanceloader import _moved, errors
 from lanceloader._native import __version__
 from lanceloader._permutation import (
     Permutation,
     Permutations,
     open,  # noqa: A004
 )
-from lanceloader.builder import PermutationBuilder, permutation_builder
-from lanceloader.loading import Loader
+from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
+from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
+from lanceloader.monitor.stats import Stats
 from lanceloader.splits import Fold, Splits
-from lanceloader.stats import Stats
-from lanceloader.transforms import Transforms
+
+_moved.register()
 
 if TYPE_CHECKING:
     from lanceloader import plots as plots

@@ -1,6 +1,6 @@
 """``Permutation``: an immutable view of a table, in an order, ready to be trained from.
 
-Its verbs are in ``lanceloader.view``, by topic. ``lanceloader.permutation`` has LanceDB's names
+Its verbs are in ``lanceloader.verbs``, by topic. ``lanceloader.permutation`` has LanceDB's names
 for the same classes, with the one habit in which LanceDB's loops differ.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import pickling
+from lanceloader.compat_lancedb.plan_table import PlanTable, split_names
 from lanceloader.numbers import count
-from lanceloader.plan_table import PlanTable, split_names
 from lanceloader.sources import open_source, pinned_source
-from lanceloader.view.loading import LoadVerbs
+from lanceloader.verbs.loading import LoadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

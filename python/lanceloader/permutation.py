@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lanceloader import _permutation
-from lanceloader.builder import PermutationBuilder, permutation_builder
-from lanceloader.loading import Loader
+from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
+from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.loader.loader import Loader
 from lanceloader.pickling import (
     _drop_base_version,
     _table_from_pickle_state,
     _table_to_pickle_state,
 )
-from lanceloader.transforms import Transforms
-from lanceloader.view.base import DEFAULT_BATCH_SIZE
+from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

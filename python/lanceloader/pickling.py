@@ -10,9 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.compat_lancedb.plan_table import json_of, metadata_of, split_names
 from lanceloader.engine import checking_out, memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
-from lanceloader.plan_table import json_of, metadata_of, split_names
 from lanceloader.sources import (
     EngineSource,
     LanceSource,

@@ -11,9 +11,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
-from lanceloader._report import brief
-from lanceloader.loading import Loader
-from lanceloader.stats import STAGES, Stats
+from lanceloader.loader.loader import Loader
+from lanceloader.monitor.report import brief
+from lanceloader.monitor.stats import STAGES, Stats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,12 +18,12 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
-from lanceloader.loading import Loader
-from lanceloader.loading.iterating import register_as_dataset
-from lanceloader.loading.mainguard import UNGUARDED, imports_main
-from lanceloader.loading.running import Running
-from lanceloader.loading.state import halves_of
-from lanceloader.loading.threads import loud
+from lanceloader.helper.main_guard import UNGUARDED, imports_main
+from lanceloader.loader.checkpoint import halves_of
+from lanceloader.loader.iterating import register_as_dataset
+from lanceloader.loader.loader import Loader
+from lanceloader.monitor.metrics import Metrics
+from lanceloader.stages.ordered_map import loud
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from lanceloader._permutation import Permutation
-    from lanceloader.loading.state import At
-    from lanceloader.stats import Stats
+    from lanceloader.loader.checkpoint import Checkpoint
+    from lanceloader.monitor.stats import Stats
 
 __all__ = ["DataLoader"]
 
@@ -84,7 +84,7 @@ class DataLoader(TorchLoader[Any]):
         dataset: Loader | Permutation,
         batch_size: SupportsIndex | None = None,
         shuffle: bool | None = None,  # noqa: FBT001
-        sampler: Steps | None = None,
+        sampler: LoaderSampler | None = None,
         batch_sampler: None = None,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
@@ -131,7 +131,7 @@ class DataLoader(TorchLoader[Any]):
         own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
         own["drop_last"] = drop_last
         options |= {name: value for name, value in own.items() if value is not None}
-        if isinstance(sampler, Steps):
+        if isinstance(sampler, LoaderSampler):
             dataset, options = sampler.loader, {}
         else:
             refuse("sampler", sampler)
@@ -144,7 +144,7 @@ class DataLoader(TorchLoader[Any]):
             cast("Dataset[Any]", loader_of(dataset, options)),
             batch_size=None,
             num_workers=num_workers,
-            collate_fn=Collate(collate_fn),
+            collate_fn=BatchCollate(collate_fn),
             timeout=timeout,
             worker_init_fn=worker_init_fn,
             multiprocessing_context=multiprocessing_context,
@@ -153,7 +153,7 @@ class DataLoader(TorchLoader[Any]):
             persistent_workers=persistent_workers,
         )
         # Lightning looks for set_epoch there, and makes a loader anew of all that it finds.
-        self.__dict__["sampler"] = Steps(self.dataset)
+        self.__dict__["sampler"] = LoaderSampler(self.dataset)
         self.__dict__["drop_last"] = self.dataset.drop_last
         self._signal = (
             torch.zeros((3, 2), dtype=torch.int64) if persistent_workers else None
@@ -193,11 +193,11 @@ class DataLoader(TorchLoader[Any]):
         loader = self.dataset
         if self.num_workers == 0:
             return super().__iter__()
-        running = Running(loader._served, loader.world, is_traced=False)
+        running = Metrics(loader._served, loader.world, is_traced=False)
         starts = loader._asked(running)
         return loader._watched(self._handed(starts, running), running)
 
-    def _workers(self, start: At) -> Iterator[Any]:
+    def _workers(self, start: Checkpoint) -> Iterator[Any]:
         """Start workers, or those that stay, at a place."""
         self._start = start
         if self._signal is not None:
@@ -212,13 +212,13 @@ class DataLoader(TorchLoader[Any]):
         if self.num_workers == 0:
             return super()._get_iterator()
         # Workers get a copy, which does not do what is left to this process.
-        self.__dict__["dataset"] = InWorker(loader, self._start, self._signal)
+        self.__dict__["dataset"] = WorkerDataset(loader, self._start, self._signal)
         try:
             return super()._get_iterator()
         finally:
             self.__dict__["dataset"] = loader
 
-    def _handed(self, starts: Iterable[At], running: Running) -> Iterator[Any]:
+    def _handed(self, starts: Iterable[Checkpoint], running: Metrics) -> Iterator[Any]:
         """Give the batches of workers, and say where training stands after each."""
         loader = self.dataset
         epochs = iter(loader._begun(starts, running))
@@ -228,7 +228,7 @@ class DataLoader(TorchLoader[Any]):
         slots = received(self._workers(at))
         last, num_given = at, 0
 
-        def each_place() -> Iterator[At]:
+        def each_place() -> Iterator[Checkpoint]:
             nonlocal last, num_given
             for last in itertools.chain([at], epochs):
                 num_given = 0
@@ -238,13 +238,13 @@ class DataLoader(TorchLoader[Any]):
 
         places = each_place()
         # Copies to a device are made ahead of what is handed out.
-        ahead: deque[At] = deque()
+        ahead: deque[Checkpoint] = deque()
 
         def served() -> Iterator[Any]:
             nonlocal num_given
             for slot in slots:
                 place = next(places)
-                if not isinstance(slot, LeftOut):
+                if not isinstance(slot, SkippedBatch):
                     num_given += 1
                     ahead.append(place)
                     yield slot
@@ -291,15 +291,17 @@ def could_not_begin(worker: Any) -> bool:
     return worker.exitcode == 1 and imports_main(method)
 
 
-class InWorker(IterableDataset[Any]):
+class WorkerDataset(IterableDataset[Any]):
     """What a worker iterates: its batches, and a sign for each that was left out."""
 
-    def __init__(self, loader: Loader, start: At, signal: torch.Tensor | None) -> None:
+    def __init__(
+        self, loader: Loader, start: Checkpoint, signal: torch.Tensor | None
+    ) -> None:
         self._loader = copy.copy(loader)
         self._loader._start = start
         self._loader._signal = signal
         self._loader._progress = False
-        self._loader._sign = LeftOut()
+        self._loader._sign = SkippedBatch()
         self._loader._finish = loader._finish.elsewhere()
 
     def __iter__(self) -> Iterator[Any]:
@@ -311,30 +313,30 @@ class InWorker(IterableDataset[Any]):
         for batch in batches:
             # What is made ahead here is counted when it is given.
             skipped = counts.batches_skipped
-            yield from itertools.repeat(LeftOut(), skipped - told)
+            yield from itertools.repeat(SkippedBatch(), skipped - told)
             told = skipped
             # The sign of the loader says that an epoch is over, and is no batch of it.
-            if not isinstance(batch, LeftOut):
+            if not isinstance(batch, SkippedBatch):
                 yield batch
 
 
-class LeftOut:
+class SkippedBatch:
     """Stands for a batch that was left out because a transform failed on all of its rows."""
 
 
-class Collate:
+class BatchCollate:
     """Calls a function with each batch; without one, gives it back."""
 
     def __init__(self, call: Callable[[Any], Any] | None) -> None:
         self._call = call
 
     def __call__(self, batch: Any) -> Any:
-        if self._call is None or isinstance(batch, LeftOut):
+        if self._call is None or isinstance(batch, SkippedBatch):
             return batch
         return loud(self._call)(batch)
 
 
-class Steps:
+class LoaderSampler:
     """The sampler of torch's loader: asks for one batch after another.
 
     Attributes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lanceloader._native import Reader
-from lanceloader.loading.finishing import num_cpus
 from lanceloader.options import ReadOptions
+from lanceloader.stages.pipeline import num_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
 from lanceloader.mixing.budget import shared, with_options
 from lanceloader.mixing.epochs import Epochs
-from lanceloader.mixing.serving import MixedRows
 from lanceloader.mixing.sources import grouped, source_views
+from lanceloader.mixing.units import MixedUnits
 from lanceloader.mixing.weights import Schedule, Weights, check_all, stages_of
+from lanceloader.monitor.stats import readable
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
-from lanceloader.stats import readable
-from lanceloader.view.base import DEFAULT_BATCH_SIZE
-from lanceloader.view.loading import LoadVerbs
+from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
+from lanceloader.verbs.loading import LoadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lanceloader._native import Order
     from lanceloader._permutation import Permutation
     from lanceloader._typing import Format, Nulls, Read, Size, Transform
-    from lanceloader.loading import Loader
-    from lanceloader.loading.share import Share
+    from lanceloader.loader.loader import Loader
+    from lanceloader.loader.share import Share
     from lanceloader.mixing.weights import Stages
 
 __all__ = ["Mixture", "mix"]
@@ -257,8 +257,8 @@ class Mixture:
             raise ValueError(message)
         by_column = options.get("on_error", "raise") != "raise"
 
-        def serve(view: Mixture) -> MixedRows:
-            return MixedRows(view._replace(_serve=None), by_column=by_column)
+        def serve(view: Mixture) -> MixedUnits:
+            return MixedUnits(view._replace(_serve=None), by_column=by_column)
 
         mixture: Any = self._replace(_serve=serve)
         return LoadVerbs.loader(mixture, batch_size, **options)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import IterableDataset
 
 from lanceloader import streaming
+from lanceloader.compat_lancedb.plan_table import PlanTable
 from lanceloader.numbers import count
 from lanceloader.options import bytes_of
-from lanceloader.plan_table import PlanTable
 from lanceloader.sources import pinned_source
 from lanceloader.streaming import arguments
 from lanceloader.streaming.arguments import (

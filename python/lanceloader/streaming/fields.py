@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections import deque
 
     from lanceloader._typing import Tail
-    from lanceloader.plan_table import PlanTable
+    from lanceloader.compat_lancedb.plan_table import PlanTable
     from lanceloader.sources import Source
     from lanceloader.streaming.arguments import Filling
     from lanceloader.streaming.interleaving import Interleaving, Reader

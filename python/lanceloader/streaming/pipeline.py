@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader import streaming
-from lanceloader.loading.places import Place, rows_named
+from lanceloader.stages.locations import RowLocation, rows_named
 from lanceloader.streaming.counting import Gauges
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Stream(NamedTuple):
     offsets: Callable[[int, int], list[int]]
     """Row numbers ``start`` to ``stop`` as positions in ``perm``."""
 
-    def place(self, start: int) -> Place:
+    def place(self, start: int) -> RowLocation:
         """Return the place of the batch whose first row has this position."""
         row = start - self.first
 
@@ -48,7 +48,7 @@ class Stream(NamedTuple):
             offsets = [self.perm._order.at(position) for position in positions]
             return rows_named(self.perm._source, offsets, num_rows)
 
-        return Place(f"the batch at position {start}", name)
+        return RowLocation(f"the batch at position {start}", name)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Pipeline:
         self,
         streams: list[Stream],
         limits: Limits,
-        transform: Callable[[int, pa.RecordBatch, Place], list[Any]],
+        transform: Callable[[int, pa.RecordBatch, RowLocation], list[Any]],
         make_queue: Callable[[], Any],
         counting: Counting,
     ) -> None:

@@ -7,8 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 from lanceloader import streaming
+from lanceloader.compat_lancedb.plan_table import PlanTable
 from lanceloader.numbers import numpy_of
-from lanceloader.plan_table import PlanTable
 from lanceloader.streaming.interleaving import InSequence
 from lanceloader.streaming.merging import (
     PACKING_KEYS,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader.loading.places import Place
+    from lanceloader.stages.locations import RowLocation
     from lanceloader.streaming.arguments import Filling
     from lanceloader.streaming.counting import Counting
 
@@ -88,7 +88,9 @@ class Transforming:
         self.filling = filling
         self.counting = counting
 
-    def __call__(self, start: int, batch: pa.RecordBatch, place: Place) -> list[Any]:
+    def __call__(
+        self, start: int, batch: pa.RecordBatch, place: RowLocation
+    ) -> list[Any]:
         """Make items of a batch, of which the first row has position ``start``."""
         try:
             made = self.kind.make(batch)
@@ -105,7 +107,9 @@ class Transforming:
             return bool(self.on_error(error))
         return self.on_error != "raise"
 
-    def _row_by_row(self, start: int, batch: pa.RecordBatch, place: Place) -> list[Any]:
+    def _row_by_row(
+        self, start: int, batch: pa.RecordBatch, place: RowLocation
+    ) -> list[Any]:
         """Find the rows that fail, and drop or replace only those."""
         items: list[Any] = []
         failures: list[Exception] = []

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lanceloader import streaming
+from lanceloader.compat_lancedb.plan_table import PlanTable
 from lanceloader.engine import memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
-from lanceloader.plan_table import PlanTable
 from lanceloader.sources import open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.sources.secrets import may_travel

@@ -1,0 +1,1 @@
+"""What an iteration did: metrics, statistics, reports, traces, progress bars."""

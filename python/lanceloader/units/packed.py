@@ -1,0 +1,210 @@
+"""Serving documents packed into blocks of a fixed length."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from lanceloader import _native
+from lanceloader._typing import LongDocuments, PackStrategy
+from lanceloader.choices import check_choice
+from lanceloader.errors import FormatError
+from lanceloader.formats import is_matrix
+from lanceloader.units.batches import batches_of, is_external, watch_of
+from lanceloader.units.planned import PlannedUnits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lanceloader._native import Order
+    from lanceloader.loader.share import Share
+    from lanceloader.verbs.reading import ReadVerbs
+
+__all__ = ["PackSettings", "PackedUnits"]
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How documents are packed; see ``Permutation.pack``.
+
+    Attributes:
+        length: Tokens of a block.
+        column: The column of the table that has the tokens.
+        lengths: The column of the table that says how many there are.
+        eos_id: The token after each document, if there is one.
+        pad_id: What fills the rest of a block.
+        strategy: How documents are put into blocks.
+        long: What becomes of documents longer than a block.
+        window: Documents that are fitted together.
+    """
+
+    length: int
+    column: str
+    lengths: str
+    eos_id: int | None
+    pad_id: int
+    strategy: PackStrategy
+    long: LongDocuments
+    window: int
+
+    def __post_init__(self) -> None:
+        for name, size in (("length", self.length), ("window", self.window)):
+            if not 1 <= operator.index(size) < 2**31:
+                message = f"{name} {size}: wanted a number from 1 to {2**31 - 1:,}"
+                raise ValueError(message)
+        for name, token in (("eos_id", self.eos_id), ("pad_id", self.pad_id)):
+            if token is not None and not -(2**63) <= operator.index(token) < 2**63:
+                message = f"{name} {token}: wanted a number that fits into int64"
+                raise ValueError(message)
+        check_choice(f"strategy {self.strategy!r}", self.strategy, PackStrategy)
+        check_choice(f"long {self.long!r}", self.long, LongDocuments)
+
+    def __str__(self) -> str:
+        documents = "documents"
+        if self.eos_id is not None:
+            documents += " and a token after each"
+        long = "" if self.long == "split" else f", long ones {_DONE[self.long]}"
+        window = "" if self.strategy == "concat" else f" of {self.window:,}"
+        return f"{self.length:,} tokens of {self.column}, {documents}{long}, by {self.strategy}{window}"
+
+
+_DONE = {"truncate": "cut short", "drop": "left out", "error": "refused"}
+
+
+class PackedUnits(PlannedUnits):
+    """Documents packed into blocks of a fixed length. Units are blocks."""
+
+    unit = "block"
+
+    def __init__(
+        self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
+    ) -> None:
+        """Serve the documents of a permutation, in its order.
+
+        Args:
+            view: The permutation; its format is that of the batches.
+            settings: How documents are packed.
+            progress: Whether to show a bar while lengths are read.
+        """
+        if is_matrix(view.transform_fn):
+            message = "torch_matrix holds columns of one type, not blocks of documents: wanted torch_dict"
+            raise FormatError(message)
+        tokens = view._with_selection({settings.column: settings.column})
+        super().__init__(tokens, settings.lengths, progress=progress)
+        self._settings = settings
+
+    def packing(self, epoch: int | None) -> _native.Packing:
+        """Give the plan of an epoch."""
+        plan: _native.Packing = self.planned(epoch)
+        return plan
+
+    def _plan(self, order: Order, lengths: _native.Lengths) -> _native.Packing:
+        settings = self._settings
+        return _native.Packing(
+            order,
+            lengths,
+            length=settings.length,
+            strategy=settings.strategy,
+            long=settings.long,
+            has_eos=settings.eos_id is not None,
+            window=settings.window,
+        )
+
+    def num_units(self, epoch: int | None) -> int:
+        """Count the blocks; epochs may differ by a few."""
+        return self.packing(epoch).num_blocks
+
+    def load(
+        self, epoch: int | None, share: Share, following: tuple[int, Share] | None
+    ) -> Iterator[Any]:
+        """Give the batches of a share: a row for each block."""
+        packing = self.packing(epoch)
+        reader = self._reader()
+        orders = packing.reads(share)
+        after = None
+        if following is not None and is_external(reader, orders):
+            next_epoch, next_share = following
+            after = next(iter(self.packing(next_epoch).reads(next_share)), None)
+        rows = ChainedReads(reader, orders, after)
+        settings = self._settings
+        blocks = packing.fill(
+            share, rows, pad_id=settings.pad_id, eos_id=settings.eos_id or 0
+        )
+        return BlockBatches(blocks, rows)
+
+    def plan(self) -> dict[str, int | str]:
+        """Give what decides which block stands where."""
+        return {**super().plan(), "unit": self.unit, "pack": str(self._settings)}
+
+    def explain(self) -> str:
+        """Say how many blocks there are, and how full."""
+        packing = self.packing(None)
+        documents, tokens, long, lost = packing.counts
+        blocks = packing.num_blocks
+        size = blocks * self._settings.length
+        lines = [
+            f"blocks    {blocks:,} of {self._settings}",
+            f"filled    {tokens / size if size else 1:.2%}, {tokens:,} tokens of {documents:,} documents",
+            f"plan      {packing.num_bytes:,} bytes",
+        ]
+        if lost:
+            lines.append(f"lost      {lost:,} tokens of {long:,} documents")
+        return "\n".join(lines)
+
+
+class ChainedReads:
+    """Batches of the rows of several orders, read ahead one order after another."""
+
+    def __init__(self, reader: Any, orders: list[Order], after: Order | None) -> None:
+        self._reader = reader
+        self._orders = orders
+        self._after = after
+        self._batches: Iterator[Any] | None = None
+        self._advance()
+
+    def _advance(self) -> None:
+        if not self._orders:
+            self._batches = None
+            return
+        order, *self._orders = self._orders
+        after = None if self._orders else self._after
+        self._batches = batches_of(self._reader, order, None, after)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        while self._batches is not None:
+            for batch in self._batches:
+                return batch
+            self._advance()
+        raise StopIteration
+
+    def watch(self) -> Any:
+        """Give what counts the rows of the first order, most often the only one."""
+        return watch_of(self._batches)
+
+
+class BlockBatches:
+    """Batches, and what counts the rows that they are made of."""
+
+    def __init__(self, batches: Iterator[Any], rows: ChainedReads) -> None:
+        self._batches = batches
+        self._rows = rows
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def size_of(self, batch: Any) -> int:
+        """Give the bytes of a batch, which are not those of its rows."""
+        import pyarrow as pa
+
+        return int(pa.record_batch(batch).nbytes)
+
+    def watch(self) -> Any:
+        """Give what counts the rows."""
+        return self._rows.watch()

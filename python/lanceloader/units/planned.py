@@ -1,0 +1,93 @@
+"""Serving what is planned from the lengths of rows, and from nothing else: all ranks plan the same."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from lanceloader import _native
+from lanceloader.monitor.progress import progress_over
+from lanceloader.units.batches import batches_of
+from lanceloader.units.rows import ViewUnits, epoch_of
+
+if TYPE_CHECKING:
+    from lanceloader._native import Order
+    from lanceloader.verbs.reading import ReadVerbs
+
+__all__ = ["PlannedUnits", "read_lengths"]
+
+# Plans that are kept: of the epoch that is served, and of the one after it.
+PLANS_KEPT = 2
+# Lengths that are kept of one table: of its splits, say.
+LENGTHS_KEPT = 4
+
+_LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Lengths:
+    """Read how long each row of a permutation is, unless that was done before.
+
+    Args:
+        view: The permutation; in any order, as each row is read once.
+        column: A column of the table: of lists, or of numbers that say how long rows are.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If the column is neither, or a row of it is null or negative.
+    """
+    builder = _native.LengthsBuilder(view._order)
+    rows = builder.rows()
+    known = _LENGTHS.setdefault(view._source, {})
+    key = column, rows.fingerprint()
+    if key not in known:
+        narrow = {column: column}
+        if view.selection != narrow:
+            view = view._with_selection(narrow)
+        reader = view._ensure_open()
+        for batch in progress_over(
+            batches_of(reader, rows, None),
+            rows.num_rows,
+            f"lengths of {column}",
+            enabled=progress,
+            rows_of=lambda batch: batch.num_rows,
+        ):
+            builder.push(batch)
+        while len(known) >= LENGTHS_KEPT:
+            del known[next(iter(known))]
+        known[key] = builder.finish()
+    return known[key]
+
+
+class PlannedUnits(ViewUnits):
+    """What is served by plans of single epochs, made of the lengths of rows."""
+
+    def __init__(
+        self, view: ReadVerbs, column: str, *, by_column: bool = True, progress: bool
+    ) -> None:
+        super().__init__(view, by_column=by_column)
+        self._column = column
+        self._progress = progress
+        self._lengths: _native.Lengths | None = None
+        self._plans: dict[int | None, Any] = {}
+
+    def planned(self, epoch: int | None) -> Any:
+        """Give the plan of an epoch. The first one reads lengths."""
+        if self._lengths is None:
+            self._lengths = read_lengths(
+                self._view, self._column, progress=self._progress
+            )
+        if epoch not in self._plans:
+            plan = self._plan(epoch_of(self._view._order, epoch), self._lengths)
+            while len(self._plans) >= PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            self._plans[epoch] = plan
+        return self._plans[epoch]
+
+    def _plan(self, order: Order, lengths: _native.Lengths) -> Any:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lengths travel, as reading them takes longer; plans are made again.
+        return super().__getstate__() | {"_plans": {}}

@@ -1,0 +1,117 @@
+"""What ``explain`` says: how rows are read, why, and what it will cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lanceloader import _native
+from lanceloader.monitor.stats import readable
+from lanceloader.options import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lanceloader._native import Choice
+    from lanceloader.verbs.base import View
+
+__all__ = ["explanation"]
+
+# Measured on one core of a virtual machine, with the files in the page cache.
+_SECONDS_PER_VALUE = 2e-6
+"""Of a single value read at random from a file: its chunk is found and decoded."""
+_BYTES_PER_SECOND = 1e9
+"""Of decoding and copying."""
+_REMOTE_SECONDS = 0.1
+"""Of a request to object storage."""
+_CHUNK_BYTES = 4096
+"""What a value read at random brings along: a chunk of its column."""
+_WINDOW_BYTES = 16 << 20
+_SMALL_BYTES = 8 << 20
+_MAX_ROWS_AT_ONCE = 1024
+
+
+def explanation(view: View) -> str:
+    """Describe a permutation, line by line. Looks at some hundred rows at most."""
+    native = getattr(view._source, "native", None)
+    reader = view._ensure_open()
+    lines = [
+        f"rows      {view.num_rows:,} of {view._source.num_rows:,}",
+        f"source    {view._source.describe()}",
+    ]
+    if native is not None:
+        size = native.data_bytes
+        stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
+        parts = "fragment" if native.num_fragments == 1 else "fragments"
+        lines.append(f"stored as {native.num_fragments:,} {parts}, {stored}")
+    order = repr(view._order).removeprefix("<Order of ").removesuffix(">")
+    lines += [
+        f"order     {order} ({view._order.num_bytes:,} bytes)",
+        f"columns   {', '.join(view.column_names)}",
+    ]
+    if not isinstance(reader, _native.Reader):
+        lines.append(
+            "read      by the table's own library, as the native reader does not know it"
+        )
+        return "\n".join(lines)
+    choice = reader.choice()
+    strategy = reader.strategy(view._order)
+    if strategy == choice.strategy:
+        lines.append(f"read      {strategy}, as {choice.reason}")
+    elif view._order.is_ascending:
+        how = "direct in order: runs of rows, a window of 16 MiB ahead"
+        lines.append(f"read      {how}; at random, {choice.strategy}")
+    else:
+        share = f"{view.num_rows:,} of {choice.num_rows:,} rows"
+        lines.append(f"read      {strategy}, as {share} are not worth packing all")
+    if choice.row_bytes and view.num_rows:
+        lines += costs(view, choice, strategy)
+    return "\n".join(lines)
+
+
+def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
+    """Say what reading in random order costs; what is not known beforehand is about right."""
+    packed = choice.row_bytes * choice.num_rows
+    useful = choice.row_bytes * view.num_rows
+    is_remote = "://" in (getattr(view._source, "uri", None) or "")
+    columns = len(view.selection)
+    if strategy == "resident":
+        reads = f"every row once ({readable(packed)} packed), then from memory"
+        amplification = packed / useful
+        memory = readable(packed)
+        folder = cache_folder(view._options.cache_dir)
+        if folder is None or packed < _SMALL_BYTES:
+            memory += " of this process"
+        else:
+            memory += f" of files under {folder}, shared with other processes"
+    elif strategy == "external":
+        reads = (
+            f"an epoch scans the table, and writes and reads {readable(useful)} of scratch "
+            "files"
+        )
+        amplification = (packed + 2 * useful) / useful
+        memory = f"at most {readable(choice.memory_bytes)}"
+    elif view._order.is_ascending:
+        reads = f"runs of rows, {readable(useful)} once decoded"
+        amplification = 1.0
+        memory = f"about {readable(4 * _WINDOW_BYTES)} of windows under way"
+    else:
+        window = max(1, min(view.num_rows, _WINDOW_BYTES // choice.row_bytes))
+        windows = -(-view.num_rows // window)
+        touched = min(packed, window * columns * max(_CHUNK_BYTES, choice.row_bytes))
+        reads = (
+            f"{windows:,} windows of {window:,} rows, sorted and merged: about "
+            f"{readable(touched * windows)} an epoch"
+        )
+        amplification = touched * windows / useful
+        memory = f"about {readable(4 * window * choice.row_bytes)} of windows under way"
+    rows = min(view.batch_size, view.num_rows, _MAX_ROWS_AT_ONCE)
+    first = (
+        rows * columns * _SECONDS_PER_VALUE
+        + rows * choice.row_bytes / _BYTES_PER_SECOND
+    )
+    first += _REMOTE_SECONDS if is_remote else 0.0
+    yield f"row       about {choice.row_bytes:,} bytes, packed"
+    yield f"reads     {reads}"
+    yield f"amplified {amplification:.1f} times what is served, in the first epoch"
+    yield f"memory    {memory}"
+    yield f"first     batch of {rows:,} rows expected after {first * 1e3:,.0f} ms"
