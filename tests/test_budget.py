@@ -180,7 +180,7 @@ def test_transforms_and_workers(perm):
 
 
 def test_what_is_served_travels(perm):
-    served = perm.loader(batch_tokens=120)._served
+    served = perm.loader(batch_tokens=120).units
     count = served.num_units(1)
     assert pickle.loads(pickle.dumps(served)).num_units(1) == count
     assert (
@@ -192,7 +192,7 @@ def test_rows_that_are_too_long():
     perm = ll.open(pa.table({"id": range(4), "n": [3, 50, 4, 60]}))
     loader = perm.loader(batch_tokens=10, length="n", format="arrow")
     assert ids_of(loader) == [[0, 2], [1], [3]]
-    assert "too long  2 rows" in loader._served.explain()
+    assert "too long  2 rows" in loader.units.explain()
     with pytest.raises(ValueError, match="50 tokens in row 1: wanted at most 10"):
         list(perm.loader(batch_tokens=10, length="n", long="error"))
 

@@ -82,17 +82,17 @@ def test_an_iterator_that_is_alive_at_exit(folder, name):
 def test_iterations_end_before_modules_do(folder):
     """What is left of them would else be ended by the collector, among what is left of us."""
     program = """
-from lanceloader.monitor import metrics as running
+from lanceloader.monitor.metrics import Metrics
 
-ended = running.Running.ended
+end = Metrics.end
 
 
 def noted(self):
-    ended(self)
+    end(self)
     print(json.dumps({"too late": sys.is_finalizing()}), flush=True)
 
 
-running.Running.ended = noted
+Metrics.end = noted
 it = iter(ll.open(path).loader(4))
 next(it)
 """

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import reference
 from lanceloader import _native
-from lanceloader.loader.share import share_of
 from lanceloader.permutation import permutation_builder
+from lanceloader.units.share import share_of
 from lanceloader.world import World
 
 (

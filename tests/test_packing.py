@@ -145,9 +145,7 @@ def test_every_epoch_has_every_token(uri, strategy):
     blocks = flat(rows_of(loader))
     first = loader.set_epoch(0)
     assert len(loader) * 8 >= len(blocks)
-    sizes = [
-        view.loader(8, shuffle=True, seed=9)._served.num_units(at) for at in (0, 1)
-    ]
+    sizes = [view.loader(8, shuffle=True, seed=9).units.num_units(at) for at in (0, 1)]
     assert len(blocks) == sum(sizes)
     tokens = sorted(token for document in docs_of(perm) for token in document)
     epochs = [blocks[: sizes[0]], blocks[sizes[0] :]]
@@ -253,7 +251,7 @@ def test_workers_share_the_batches(perm, num_workers):
 
 
 def test_what_is_served_travels(perm):
-    served = perm.pack(24, strategy="first_fit").loader(4)._served
+    served = perm.pack(24, strategy="first_fit").loader(4).units
     other = pickle.loads(pickle.dumps(served))
     assert other.num_units(3) == served.num_units(3)
     again = pickle.loads(pickle.dumps(other))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from documents import PAD, docs_of, flat, rows_of, wanted
 from lanceloader import _native
-from lanceloader.loader.share import share_of
+from lanceloader.units.share import share_of
 from lanceloader.world import World
 
 STRATEGIES = ["concat", "first_fit", "best_fit"]
@@ -47,7 +47,7 @@ def test_states_of_other_plans_are_refused(perm):
 
 
 def test_threads_may_share_what_fills_blocks(perm):
-    packing = perm.pack(24, pad_id=PAD)._served().packing(None)
+    packing = perm.pack(24, pad_id=PAD)._units().packing(None)
     whole = share_of(packing.num_blocks, 0, 1, World(), tail="pad", drop_last=False)
     (order,) = packing.reads(whole)
     reader = perm.select_columns(["tokens"])._ensure_open()
@@ -74,7 +74,7 @@ def test_threads_may_share_what_fills_blocks(perm):
 
 
 def test_what_rows_are_made_of_may_fail(perm):
-    packing = perm.pack(24)._served().packing(None)
+    packing = perm.pack(24)._units().packing(None)
     whole = share_of(packing.num_blocks, 0, 1, World(), tail="pad", drop_last=False)
 
     def broken():

@@ -10,7 +10,7 @@ import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from lanceloader.stages.locations import MOST
+from lanceloader.locations import MOST
 from lanceloader.streaming import StreamingDataset
 from lanceloader.torch import DataLoader
 from makes import UNLUCKY, BadRowError, unlucky
@@ -346,6 +346,6 @@ def test_an_error_is_not_lost_where_nobody_can_say_what_it_was_of(perm, monkeypa
     def breaks(*_):
         raise OSError("gone")
 
-    monkeypatch.setattr("lanceloader.stages.locations.rows_named", breaks)
+    monkeypatch.setattr("lanceloader.locations.name_rows", breaks)
     note = raised(perm.loader(4, transform=unlucky))
     assert "in batch 3 of 4 rows: rows 0, 1, 2, 3" in note

@@ -120,7 +120,7 @@ def test_several_epochs(perm):
     assert seen[-1].stage_seconds["gather"] > seen[9].stage_seconds["gather"]
     assert seen[-1].ready >= 0
     # Memory does not grow with the epochs.
-    assert len(loader._running.watches) == 1
+    assert len(loader._metrics.watches) == 1
 
 
 def test_iterations_at_once_count_for_themselves(perm):

@@ -225,8 +225,8 @@ def test_nothing_is_kept_without_a_trace(perm, tmp_path):
         pass
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"] == []
     list(loader)
-    assert loader._running.events is None
-    assert all(watch.events() == [] for watch, _ in loader._running.watches)
+    assert loader._metrics.events is None
+    assert all(watch.events() == [] for watch, _ in loader._metrics.watches)
 
 
 def test_events_are_bounded(perm, tmp_path, monkeypatch):

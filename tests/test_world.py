@@ -17,9 +17,9 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader._native import Order
-from lanceloader.loader import iterating as loading
-from lanceloader.loader.share import share_of
+from lanceloader.loader import schedule
 from lanceloader.units.rows import order_of
+from lanceloader.units.share import share_of
 from lanceloader.world import World
 
 TAILS = ["pad", "drop", "uneven"]
@@ -243,7 +243,7 @@ def in_turns(loader, num_workers, monkeypatch, states=None):
     while alive:
         if worker in alive:
             info = (worker, num_workers)
-            monkeypatch.setattr(loading, "worker_of", lambda info=info: info)
+            monkeypatch.setattr(schedule, "worker_of", lambda info=info: info)
             if worker not in batches:
                 if states:
                     copies[worker].load_state_dict(states[-1][worker])
@@ -287,7 +287,7 @@ def test_states_of_workers_go_on_in_turn(perm, monkeypatch):
         parts = []
         for worker, each in ((first, turned[0]), (1 - first, turned[1])):
             info = (worker, 2)
-            monkeypatch.setattr(loading, "worker_of", lambda info=info: info)
+            monkeypatch.setattr(schedule, "worker_of", lambda info=info: info)
             copy = pickle.loads(pickle.dumps(loader))
             copy.load_state_dict(each)
             parts.append([ids([batch]) for batch in copy])
@@ -300,7 +300,7 @@ def test_states_of_workers_go_on_in_turn(perm, monkeypatch):
 def test_a_state_of_a_worker_is_of_no_use_elsewhere(perm, monkeypatch):
     (loader,) = loaders(perm, 1, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "worker_of", lambda: (0, 2))
+        patch.setattr(schedule, "worker_of", lambda: (0, 2))
         next(iter(loader))
         state = loader.state_dict()
     with pytest.raises(ValueError, match="one of 2 workers: wanted as many, not 1"):
@@ -410,11 +410,9 @@ def test_batches_of_more_rows_than_there_are(perm, size, tail):
             )
             assert (len(loader), loader.batch_size) == (1, size)
             found += [batch.num_rows for batch in loader]
-            share = loader._share(0, num_units)
+            share = loader.schedule.share(0, num_units)
             parts = [share.of_worker(worker, 3) for worker in range(3)]
-            counts = [
-                len(list(loader._served.load(None, part, None))) for part in parts
-            ]
+            counts = [len(list(loader.units.load(None, part, None))) for part in parts]
             assert counts == [1, 0, 0], name
         least, over = divmod(num_units, 4)
         more = {"uneven": over, "pad": 4 * (over > 0), "drop": 0}[tail]

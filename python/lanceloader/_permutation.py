@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import pickling
 from lanceloader.compat_lancedb.plan_table import PlanTable, split_names
+from lanceloader.loader.verbs import LoadVerbs
 from lanceloader.numbers import count
 from lanceloader.sources import open_source, pinned_source
-from lanceloader.verbs.loading import LoadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +50,6 @@ class Permutation(LoadVerbs):
         >>> perm.shuffle(seed=7).head(2)
         [{'x': 6}, {'x': 3}]
     """
-
-    _base_table: Any
-    _permutation_table: Any
 
     def __init__(
         self,

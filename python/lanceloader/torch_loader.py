@@ -7,7 +7,6 @@ memory where to begin.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import multiprocessing
 from collections import deque
@@ -19,19 +18,19 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
-from lanceloader.loader.checkpoint import halves_of
-from lanceloader.loader.iterating import register_as_dataset
-from lanceloader.loader.loader import Loader
-from lanceloader.monitor.metrics import Metrics
-from lanceloader.stages.ordered_map import loud
+from lanceloader.loader.checkpoint import Checkpoint, halves_of, of_halves
+from lanceloader.loader.iterator import LoaderIterator
+from lanceloader.loader.loader import Loader, register_as_dataset
+from lanceloader.stop_iteration import without_stop_iteration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from torch.utils.data import Dataset
 
     from lanceloader._permutation import Permutation
-    from lanceloader.loader.checkpoint import Checkpoint
+    from lanceloader.loader.checkpoint import EpochProgress
+    from lanceloader.loader.iteration import Iteration
     from lanceloader.monitor.stats import Stats
 
 __all__ = ["DataLoader"]
@@ -190,15 +189,13 @@ class DataLoader(TorchLoader[Any]):
         return len(self.dataset)
 
     def __iter__(self) -> Any:
-        loader = self.dataset
         if self.num_workers == 0:
             return super().__iter__()
-        running = Metrics(loader._served, loader.world, is_traced=False)
-        starts = loader._asked(running)
-        return loader._watched(self._handed(starts, running), running)
+        iteration = self.dataset.request()
+        return LoaderIterator(self._received(iteration), iteration.metrics)
 
     def _workers(self, start: Checkpoint) -> Iterator[Any]:
-        """Start workers, or those that stay, at a place."""
+        """Start workers, or those that persist, at a place."""
         self._start = start
         if self._signal is not None:
             first = self.dataset.epoch if start.first is None else start.first
@@ -211,59 +208,60 @@ class DataLoader(TorchLoader[Any]):
         loader = self.dataset
         if self.num_workers == 0:
             return super()._get_iterator()
-        # Workers get a copy, which does not do what is left to this process.
+        # Workers get a copy without the stages that run in this process.
         self.__dict__["dataset"] = WorkerDataset(loader, self._start, self._signal)
         try:
             return super()._get_iterator()
         finally:
             self.__dict__["dataset"] = loader
 
-    def _handed(self, starts: Iterable[Checkpoint], running: Metrics) -> Iterator[Any]:
-        """Give the batches of workers, and say where training stands after each."""
-        loader = self.dataset
-        epochs = iter(loader._begun(starts, running))
-        at = next(epochs, None)
-        if at is None:
+    def _received(self, iteration: Iteration) -> Iterator[Any]:
+        """Yield the batches of workers, and move the cursor with each."""
+        schedule, cursor = iteration.schedule, iteration.cursor
+        starts = iteration.starts()
+        start = next(starts, None)
+        if start is None:
             return
-        slots = received(self._workers(at))
-        last, num_given = at, 0
+        slots = checked(self._workers(start))
+        last, num_yielded = schedule.progress(start), 0
 
-        def each_place() -> Iterator[Checkpoint]:
-            nonlocal last, num_given
-            for last in itertools.chain([at], epochs):
-                num_given = 0
-                yield from loader._places(last)
-                num_batches = loader._way(last, 0).num_batches
-                loader._check_endless(last, num_batches, num_given)
+        def steps() -> Iterator[tuple[EpochProgress, int]]:
+            nonlocal last, num_yielded
+            for begin in itertools.chain([start], starts):
+                last, num_yielded = schedule.progress(begin), 0
+                for step in range(1, last.num_batches + 1):
+                    yield last, step
+                schedule.check_endless(begin, last.num_batches, num_yielded)
 
-        places = each_place()
-        # Copies to a device are made ahead of what is handed out.
-        ahead: deque[Checkpoint] = deque()
+        places = steps()
+        # Copies to a device run ahead of what is yielded.
+        ahead: deque[tuple[EpochProgress, int]] = deque()
 
-        def served() -> Iterator[Any]:
-            nonlocal num_given
+        def made() -> Iterator[Any]:
+            nonlocal num_yielded
             for slot in slots:
                 place = next(places)
                 if not isinstance(slot, SkippedBatch):
-                    num_given += 1
+                    num_yielded += 1
                     ahead.append(place)
                     yield slot
 
-        for value in loader._finish.copied(served(), running):
-            loader._reached(ahead.popleft(), running)
+        for value in iteration.pipeline.copied(made(), iteration.metrics):
+            cursor.advance(iteration.number, *ahead.popleft())
             yield value
         missing = next(places, None)
         if missing is not None:
-            message = f"workers ended before position {missing.position} of epoch {missing.epoch}"
+            at = missing[0].after(missing[1])
+            message = f"workers ended before position {at.position} of epoch {at.epoch}"
             raise RuntimeError(message)
-        loader._ended(loader._end(last), running)
+        cursor.finish(iteration.number, last.end())
 
 
-def received(slots: Any) -> Iterator[Any]:
-    """Pass on what workers give, and say so if one has ended with batches on their way.
+def checked(slots: Any) -> Iterator[Any]:
+    """Pass on what workers send, and raise a clear error if one ends with batches on their way.
 
     Raises:
-        RuntimeError: If one has, as torch does where none are.
+        RuntimeError: If a worker has ended, as torch raises it where no batch is on its way.
     """
     has_begun = False
     try:
@@ -275,7 +273,7 @@ def received(slots: Any) -> Iterator[Any]:
             error.add_note(UNGUARDED)
         raise
     except (OSError, EOFError) as error:
-        # It may be an error of the user's, which a worker has sent.
+        # The error may be one of the user's functions, sent by a worker.
         by_sentinel = {worker.sentinel: worker for worker in slots._workers}
         ended = wait(list(by_sentinel), timeout=ENDING_S)
         if not ended:
@@ -286,42 +284,47 @@ def received(slots: Any) -> Iterator[Any]:
 
 
 def could_not_begin(worker: Any) -> bool:
-    """Whether a worker that gave nothing has ended as one does that fails to import the main module."""
+    """Return whether a worker ended as one does that cannot import the main module."""
     method = worker._start_method or multiprocessing.get_start_method()
     return worker.exitcode == 1 and imports_main(method)
 
 
 class WorkerDataset(IterableDataset[Any]):
-    """What a worker iterates: its batches, and a sign for each that was left out."""
+    """What a worker iterates: its batches, and a ``SkippedBatch`` for each that was left out.
+
+    Args:
+        loader: The loader of the trainer.
+        start: Where to begin.
+        signal: Shared memory in which the trainer writes where persistent workers begin.
+    """
 
     def __init__(
         self, loader: Loader, start: Checkpoint, signal: torch.Tensor | None
     ) -> None:
-        self._loader = copy.copy(loader)
-        self._loader._start = start
-        self._loader._signal = signal
-        self._loader._progress = False
-        self._loader._sign = SkippedBatch()
-        self._loader._finish = loader._finish.elsewhere()
+        self._loader = loader.copy_for_process(start)
+        self._signal = signal
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self._loader)
-        running = self._loader._running
-        assert running is not None
-        counts = running.counts
-        told = 0
-        for batch in batches:
-            # What is made ahead here is counted when it is given.
-            skipped = counts.batches_skipped
-            yield from itertools.repeat(SkippedBatch(), skipped - told)
-            told = skipped
-            # The sign of the loader says that an epoch is over, and is no batch of it.
+        cursor = self._loader.cursor
+        if self._signal is not None:
+            first, epoch, position = map(of_halves, self._signal.tolist())
+            cursor.renumber(first)
+            cursor.jump(Checkpoint(epoch, position or 0))
+        iteration = self._loader.request()
+        counts = iteration.metrics.counts
+        num_reported = 0
+        for batch in iteration.batches(epoch_end=SkippedBatch()):
+            # Batches made ahead here are counted when they are yielded.
+            num_skipped = counts.batches_skipped
+            yield from itertools.repeat(SkippedBatch(), num_skipped - num_reported)
+            num_reported = num_skipped
+            # The end of an epoch is no batch of it, and only lets skipped batches be sent.
             if not isinstance(batch, SkippedBatch):
                 yield batch
 
 
 class SkippedBatch:
-    """Stands for a batch that was left out because a transform failed on all of its rows."""
+    """A batch that was left out because a transform failed on all of its rows."""
 
 
 class BatchCollate:
@@ -333,7 +336,7 @@ class BatchCollate:
     def __call__(self, batch: Any) -> Any:
         if self._call is None or isinstance(batch, SkippedBatch):
             return batch
-        return loud(self._call)(batch)
+        return without_stop_iteration(self._call)(batch)
 
 
 class LoaderSampler:

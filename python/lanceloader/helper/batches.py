@@ -1,8 +1,7 @@
-"""A loader that works in a helper process, so that the trainer's own stays quiet."""
+"""The batches of a loader that works in a helper process, so that the trainer's own stays quiet."""
 
 from __future__ import annotations
 
-import functools
 import pickle
 import time
 from collections import deque
@@ -14,88 +13,106 @@ from lanceloader.helper.client import iterate_in_helper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lanceloader.loader.checkpoint import Checkpoint
     from lanceloader.monitor.metrics import Metrics
     from lanceloader.monitor.stats import Stats
 
 __all__ = ["batches_of_helper"]
 
 PERIOD_S = 0.1
-"""How often the helper says what it did: a batch may take less than saying it."""
+"""The seconds between two reports of statistics: to make one may take longer than a batch."""
 
 
 class HelperReport(NamedTuple):
-    """What the helper says with a batch: where its loader stands, and now and then what it did."""
+    """What the helper sends with a batch.
 
-    at: Checkpoint
+    Attributes:
+        checkpoint: Where its loader stands.
+        rows: The rows it has yielded.
+        num_bytes: The bytes it has yielded.
+        stats: Its statistics, every ``PERIOD_S`` and at the end.
+    """
+
+    checkpoint: Any
     rows: int
     num_bytes: int
     stats: Stats | None
 
 
-class HelperReporter:
-    """Says in the helper where its loader stands, and now and then what it did."""
+class HelperLoop:
+    """Iterates a loader in the helper process, and reports where it stands.
+
+    Args:
+        loader: The loader, which begins where the helper is to begin.
+    """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._said = 0.0
+        self._batches: Any = None
+        self._reported = 0.0
 
-    def __call__(self) -> HelperReport | None:
-        now, running = time.monotonic(), self._loader._running
-        if running is None:
-            # It failed before it began.
+    def batches(self) -> Iterator[Any]:
+        """Return the batches."""
+        self._batches = iter(self._loader)
+        batches: Iterator[Any] = self._batches
+        return batches
+
+    def report(self) -> HelperReport | None:
+        """Return where the loader stands; ``None`` if it failed before it began."""
+        if self._batches is None:
             return None
+        now, metrics = time.monotonic(), self._batches.metrics
         stats = None
-        if now - self._said >= PERIOD_S or running.has_ended:
-            self._said, stats = now, self._loader.stats()
-        rows, num_bytes = running.size_handed
-        return HelperReport(self._loader._at, rows, num_bytes, stats)
+        if now - self._reported >= PERIOD_S or metrics.has_ended:
+            self._reported, stats = now, metrics.stats()
+        checkpoint = self._loader.cursor.checkpoint
+        rows, num_bytes = metrics.size_yielded
+        return HelperReport(checkpoint, rows, num_bytes, stats)
 
 
 def batches_of_helper(
     loader: Any,
-    over: Callable[[Iterator[Any]], Iterator[Any]],
-    running: Metrics,
-    reached: Callable[[Checkpoint], None],
-    ended: Callable[[Checkpoint], None],
+    finish: Callable[[Iterator[Any]], Iterator[Any]],
+    metrics: Metrics,
+    on_batch: Callable[[Any], None],
+    on_end: Callable[[Any], None],
 ) -> Iterator[Any]:
-    """Give the batches of a loader that a helper process iterates.
+    """Yield the batches of a loader that a helper process iterates.
 
     Args:
-        loader: What is sent to the helper, set to where it is to begin.
-        over: What is done here with what comes from there, in order.
-        running: Takes what the helper says of what it did.
-        reached: Takes where training stands, before each batch is handed over.
-        ended: Takes it behind the last one.
+        loader: The loader to send, which begins where the helper is to begin.
+        finish: The stages that run here, applied to the batches that arrive.
+        metrics: Takes over what the helper counts.
+        on_batch: Called with the helper's checkpoint before each batch is yielded.
+        on_end: Called with it behind the last batch.
 
     Raises:
-        TypeError: If a function of the loader does not pickle.
+        TypeError: If a function of the loader cannot be pickled.
     """
+    loop = HelperLoop(loader)
     try:
-        items = iterate_in_helper(
-            functools.partial(iter, loader), statistics=HelperReporter(loader)
-        )
+        items = iterate_in_helper(loop.batches, statistics=loop.report)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         message = (
-            f"in_process=False: wanted functions of a module, which pickle ({error})"
+            "`in_process=False` sends the functions of the loader to another process: pass "
+            f"functions that are defined in a module ({error})"
         )
         raise TypeError(message) from error
-    # What is done here may run ahead of what is handed over.
-    told: deque[HelperReport] = deque()
+    # The stages that run here may be ahead of what is yielded.
+    reports: deque[HelperReport] = deque()
 
-    def noted() -> Iterator[Any]:
+    def received() -> Iterator[Any]:
         for item in items:
-            told.append(items.statistics)
+            reports.append(items.statistics)
             yield item
-        told.append(items.statistics)
+        reports.append(items.statistics)
 
-    def take() -> Checkpoint:
-        at, rows, num_bytes, stats = told.popleft()
-        running.told(rows, num_bytes, stats)
-        return at
+    def next_checkpoint() -> Any:
+        checkpoint, rows, num_bytes, stats = reports.popleft()
+        metrics.update(rows, num_bytes, stats)
+        return checkpoint
 
     with closing(items):
-        for value in over(noted()):
-            reached(take())
+        for value in finish(received()):
+            on_batch(next_checkpoint())
             yield value
-        ended(take())
+        on_end(next_checkpoint())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.helper.serialization import packed
 from lanceloader.helper.shared_memory import WritableSegments
-from lanceloader.stages.ordered_map import plain
+from lanceloader.stop_iteration import as_runtime_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def serve(
         except EndedError:
             raise
         except BaseException as error:
-            link.send(ERROR, portable(plain(error)))
+            link.send(ERROR, portable(as_runtime_error(error)))
     except EndedError:
         pass
     except OSError:

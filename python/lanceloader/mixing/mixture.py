@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
-from lanceloader.mixing.budget import shared, with_options
-from lanceloader.mixing.epochs import Epochs
-from lanceloader.mixing.sources import grouped, source_views
+from lanceloader.loader.making import make_loader
+from lanceloader.mixing.base import MixedSources
+from lanceloader.mixing.sources import source_views
 from lanceloader.mixing.units import MixedUnits
 from lanceloader.mixing.weights import Schedule, Weights, check_all, stages_of
 from lanceloader.monitor.stats import readable
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
-from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
-from lanceloader.verbs.loading import LoadVerbs
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
+    from typing_extensions import Unpack
 
-    from lanceloader._native import Order
     from lanceloader._permutation import Permutation
-    from lanceloader._typing import Format, Nulls, Read, Size, Transform
+    from lanceloader._typing import Format, Nulls, Read, Size
     from lanceloader.loader.loader import Loader
-    from lanceloader.loader.share import Share
-    from lanceloader.mixing.weights import Stages
+    from lanceloader.loader.options import LoaderOptions, LoaderOptionsAfterSize
 
 __all__ = ["Mixture", "mix"]
 
@@ -109,7 +105,7 @@ def mix(
     return mixture
 
 
-class Mixture:
+class Mixture(MixedSources):
     """Rows of several permutations, in exact proportions; ``lanceloader.mix`` makes one.
 
     Attributes:
@@ -118,52 +114,6 @@ class Mixture:
         source_column: The column that says which source a row is from, if there is one.
         batch_size: Rows of a batch, where a loader is not told.
     """
-
-    _is_shard = False
-    """Whether some source is a shard, so that nobody else should share rows out."""
-    _serve: Any = None
-    """What makes of this what a loader serves, while one is made."""
-
-    def __init__(
-        self,
-        views: Mapping[Any, Permutation],
-        stages: Stages,
-        stop: int | str,
-        *,
-        is_linear: bool,
-        source_column: str | None,
-    ) -> None:
-        """Internal: use ``mix``."""
-        self.names = list(views)
-        self.stop = stop
-        self.source_column = source_column
-        self._views, self._groups = grouped(views.values())
-        self._orders = [view._order for view in views.values()]
-        self._is_shard = any(view._is_shard for view in views.values())
-        self._stages = stages
-        self._is_linear = is_linear
-        sizes = [order.num_rows for order in self._orders]
-        self._epochs = Epochs(sizes, self._groups, stages, stop, is_linear=is_linear)
-        self._options = ReadOptions()
-        self._epoch: int | None = None
-        first = self._views[0]
-        self.batch_size = first.batch_size or DEFAULT_BATCH_SIZE
-        self._opened: tuple[int, list[Permutation]] | None = None
-
-    @property
-    def transform_fn(self) -> Transform:
-        """What makes a batch of its format, as for a permutation."""
-        return self._views[0].transform_fn
-
-    @property
-    def sources(self) -> dict[Any, Permutation]:
-        """The permutations, by name."""
-        return {
-            name: self._views[group]._with_rows(order)
-            for name, group, order in zip(
-                self.names, self._groups, self._orders, strict=True
-            )
-        }
 
     @property
     def num_rows(self) -> int:
@@ -238,7 +188,17 @@ class Mixture:
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
         return self._replace(_options=options)
 
-    def loader(self, batch_size: SupportsIndex | None = None, **options: Any) -> Loader:
+    def with_read_options(self, options: ReadOptions) -> Self:
+        """Read with options; those that ``options`` leaves open stay as they are."""
+        if options == ReadOptions():
+            return self
+        return self._replace(_options=self._options.merged(options))
+
+    def loader(
+        self,
+        batch_size: SupportsIndex | None = None,
+        **options: Unpack[LoaderOptionsAfterSize],
+    ) -> Loader[Mixture]:
         """Load batches for training.
 
         Args:
@@ -247,21 +207,23 @@ class Mixture:
                 ``memory_limit``.
 
         Raises:
-            ValueError: As for ``Permutation.loader``; or if batches are to hold so many tokens.
+            ValueError: As for ``Permutation.loader``; or if ``batch_tokens`` is given.
         """
-        if options.get("batch_tokens") is not None:
+        return make_loader(self, {"batch_size": batch_size, **options})
+
+    def make_units(self, options: LoaderOptions, *, by_column: bool) -> MixedUnits:
+        """Return the rows that a loader batches.
+
+        Raises:
+            ValueError: If batches are to have a token budget.
+        """
+        if options["batch_tokens"] is not None:
             message = (
-                f"batch_tokens={options['batch_tokens']} of a mixture, whose batches have rows "
-                "in exact proportions: wanted batch_size"
+                f"`batch_tokens`={options['batch_tokens']!r} does not apply to a mixture, whose "
+                "batches hold rows in exact proportions: pass `batch_size`"
             )
             raise ValueError(message)
-        by_column = options.get("on_error", "raise") != "raise"
-
-        def serve(view: Mixture) -> MixedUnits:
-            return MixedUnits(view._replace(_serve=None), by_column=by_column)
-
-        mixture: Any = self._replace(_serve=serve)
-        return LoadVerbs.loader(mixture, batch_size, **options)
+        return MixedUnits(self, by_column=by_column)
 
     def explain(self) -> str:
         """Say what is mixed, how much of it an epoch serves, and how each table is read."""
@@ -328,39 +290,8 @@ class Mixture:
             return "until the first begins anew"
         return "until all were served whole" if self.stop == "all" else "as asked for"
 
-    def _replace(self, **changes: Any) -> Self:
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__ | changes)
-        new._opened = None
-        return new
-
     def _with_epoch(self, epoch: int) -> Self:
         return self._replace(_epoch=epoch)
-
-    def _ensure_open(self) -> None:
-        for view in self._readers():
-            view._ensure_open()
-
-    def _readers(self) -> list[Permutation]:
-        """Give what reads each table, with its part of the memory."""
-        pid = os.getpid()
-        if self._opened is None or self._opened[0] != pid:
-            given = replace(self._options, memory_limit=None)
-            views = [with_options(view, given) for view in self._views]
-            found = shared(views, self._options.memory_limit)
-            self._opened = pid, found
-        return self._opened[1]
-
-    def _order(
-        self, group: int, epoch: int | None, share: Share | None = None
-    ) -> Order:
-        """Give the rows of a table that a mixture serves, or those of a share of it."""
-        orders = [
-            order
-            for order, of in zip(self._orders, self._groups, strict=True)
-            if of == group
-        ]
-        return self._epochs.of(epoch).order(group, orders, epoch, share)
 
 
 MOST_LINES = 12

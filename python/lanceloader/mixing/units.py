@@ -1,27 +1,28 @@
-"""What a loader of a mixture serves: one native loader for each table, put together batch by batch."""
+"""The rows of a mixture as units: one loader of the core for each table, merged batch by batch."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from lanceloader import _native
 from lanceloader.mixing.counters import Watches, summed
 from lanceloader.stages.ordered_map import OrderedMap
-from lanceloader.units.batches import cut_at, watch_of
-from lanceloader.units.rows import RowUnits, offsets_at, order_of, plan_of
+from lanceloader.units.batches import RawBatches, batches_ending_at, stats_of
+from lanceloader.units.plan import plan_of
+from lanceloader.units.rows import RowUnits, offsets_at, order_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from lanceloader.loader.share import Share
-    from lanceloader.mixing.mixture import Mixture
+    from lanceloader import _native
+    from lanceloader.mixing.base import MixedSources
     from lanceloader.sources import Source
+    from lanceloader.units.share import Share
 
 __all__ = ["MixedUnits"]
 
 AHEAD = 2
-"""Batches that are put together before they are asked for."""
+"""Batches that are merged before they are requested."""
 
 
 class MixedUnits:
@@ -29,11 +30,11 @@ class MixedUnits:
 
     unit = "mixed row"
 
-    def __init__(self, mixture: Mixture, *, by_column: bool) -> None:
-        """Serve a mixture; ``by_column`` as for ``RowUnits``."""
+    def __init__(self, mixture: MixedSources, *, by_column: bool) -> None:
+        """Batch a mixture; ``by_column`` is that of ``RowUnits``."""
         self._mixture = mixture
         self._by_column = by_column or mixture.source_column is not None
-        self._convert = mixture._views[0]._converter()
+        self.convert = mixture._views[0]._converter()
         self._plan: dict[str, int | str] | None = None
 
     @property
@@ -42,13 +43,13 @@ class MixedUnits:
         return self._mixture
 
     def num_units(self, epoch: int | None) -> int:
-        """Count the rows of an epoch; with a schedule, epochs may differ."""
+        """Return the number of rows of an epoch; with a schedule, epochs may differ."""
         return self._mixture._epochs.of(epoch).num_rows
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
-    ) -> Iterator[Any]:
-        """Give the raw batches of a share."""
+    ) -> RawBatches:
+        """Return the raw batches of a share."""
         mixture = self._mixture
         if len(mixture._views) == 1:
             batches = self._load_one(epoch, share, following)
@@ -60,12 +61,12 @@ class MixedUnits:
                 self._load_group(group, epoch, share, following)
                 for group in range(len(mixture._views))
             ]
-        return MergedBatches(mixture, mixture._epochs.of(epoch), share, parts)
+        return merged(mixture, mixture._epochs.of(epoch), share, parts)
 
     def _load_one(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
-    ) -> Iterator[Any]:
-        """Load sources of the same table: their mixture is an order of its rows."""
+    ) -> RawBatches:
+        """Load sources of one table, whose mixture is an order of its rows."""
         rows = RowUnits(self._mixture._readers()[0], by_column=self._by_column)
         after = None
         if following is not None:
@@ -79,8 +80,8 @@ class MixedUnits:
         epoch: int | None,
         share: Share,
         following: tuple[int, Share] | None,
-    ) -> Iterator[Any]:
-        """Load what the batches of a share have of the sources of one table."""
+    ) -> RawBatches:
+        """Load the rows that the batches of a share take from the sources of one table."""
         mixture = self._mixture
         view = mixture._readers()[group]
         reader = view._open_for_format(by_column=self._by_column)
@@ -90,86 +91,77 @@ class MixedUnits:
         if following is not None:
             next_epoch, next_share = following
             after = mixture._order(group, next_epoch, next_share)
-        return cut_at(reader, order, ends, after)
+        return batches_ending_at(reader, order, ends, after)
+
+    def num_rows(self, epoch: int | None, share: Share) -> int:
+        """Return the number of rows of a share."""
+        del epoch
+        return share.num_served
+
+    def explain(self) -> str:
+        """Return what units add to the explanation of a mixture: nothing."""
+        return ""
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Say where in the table the rows at some places of a batch lie, if there is but one table."""
+        """Return the table and the row offsets at some places of a batch, if there is only one table."""
         mixture = self._mixture
         if len(mixture._views) > 1:
             return None
         order = mixture._order(0, epoch)
         return mixture._views[0]._source, offsets_at(order, share, number, ats)
 
-    def convert(self, raw: Any) -> Any:
-        """Give a raw batch in the format of the mixture."""
-        return self._convert(raw)
-
     def plan(self) -> dict[str, int | str]:
-        """Give what decides which row stands where."""
+        """Return what decides which row stands where."""
         if self._plan is None:
             self._plan = plan_of_mixture(self._mixture)
         return self._plan
 
     def reads(self) -> _native.ReadStats | None:
-        """Say what was read so far, of all tables together, if all are read natively."""
+        """Return what was read so far of all tables together, if the core reads all of them."""
         readers = [view._ensure_open() for view in self._mixture._readers()]
-        known = [
-            reader.stats() for reader in readers if isinstance(reader, _native.Reader)
-        ]
-        # It has what the native class has.
+        found = map(stats_of, readers)
+        known = [stats for stats in found if stats is not None]
+        # It has the attributes of the class of the core.
         return cast("Any", summed(known)) if len(known) == len(readers) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_convert": None}
+        return {
+            name: value for name, value in self.__dict__.items() if name != "convert"
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._convert = self._mixture._views[0]._converter()
+        self.convert = self._mixture._views[0]._converter()
 
 
-class MergedBatches:
-    """Batches of a mixture, put together from one of each table in a thread."""
+def merged(
+    mixture: MixedSources, mix: _native.Mix, share: Share, parts: list[RawBatches]
+) -> RawBatches:
+    """Return batches of a mixture, each merged in a thread from one batch of every table."""
+    column = mixture.source_column
+    names = None if column is None else list(map(str, mixture.names))
 
-    def __init__(
-        self, mixture: Mixture, mix: _native.Mix, share: Share, parts: list[Any]
-    ) -> None:
-        column = mixture.source_column
-        names = None if column is None else list(map(str, mixture.names))
+    def merge(batch: tuple[Any, ...]) -> _native.Batch:
+        positions, *found = batch
+        return mix.merge(positions.start, len(positions), found, column, names)
 
-        def merged(batch: tuple[Any, ...]) -> _native.Batch:
-            positions, *found = batch
-            return mix.merge(positions.start, len(positions), found, column, names)
-
-        self._parts = parts
-        self._batches = OrderedMap(
-            zip(share.batches(), *parts, strict=True),
-            merged,
-            threads=1,
-            ahead=AHEAD,
-            name="lanceloader-mix",
-        )
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> _native.Batch:
-        return next(self._batches)
-
-    def watch(self) -> Watches | None:
-        """Give what counts the batches of all tables, if all are read natively."""
-        watches = [watch_of(part) for part in self._parts]
-        found = [watch for watch in watches if watch is not None]
-        return Watches(found) if len(found) == len(watches) else None
-
-    def close(self) -> None:
-        """Take no more."""
-        self._batches.close()
+    batches = OrderedMap(
+        zip(share.batches(), *parts, strict=True),
+        merge,
+        threads=1,
+        ahead=AHEAD,
+        name="lanceloader-mix",
+    )
+    watches = [part.watch for part in parts]
+    # Counters that some table lacks would count a part of each batch.
+    watch = None if None in watches else Watches(watches)
+    return RawBatches(batches, watch, close=batches.close)
 
 
-def plan_of_mixture(mixture: Mixture) -> dict[str, int | str]:
-    """Give what decides which row of a mixture stands where, in every epoch."""
+def plan_of_mixture(mixture: MixedSources) -> dict[str, int | str]:
+    """Return what decides which row of a mixture stands where in every epoch."""
     plan: dict[str, int | str] = {"sources": ", ".join(map(str, mixture.names))}
     as_it_is, numbered = [], []
     for name, view in mixture.sources.items():
@@ -182,7 +174,7 @@ def plan_of_mixture(mixture: Mixture) -> dict[str, int | str]:
     plan["weights"] = short(repr(mixture._stages) + " linear" * mixture._is_linear)
     plan["stop"] = str(mixture.stop)
     whole = repr(list(plan.items()))
-    # Without a number, the first pass of a source is served as it stands.
+    # In an epoch without a number, the first pass of a source has the order it was given.
     plan["fingerprint"] = hashed(whole + "".join(numbered))
     plan["as it is"] = hashed(whole + "".join(as_it_is))
     if len(mixture.names) > NAMED:
@@ -192,16 +184,16 @@ def plan_of_mixture(mixture: Mixture) -> dict[str, int | str]:
 
 
 NAMED = 32
-"""States name the sources of a mixture of no more than these."""
+"""Checkpoints name the sources of a mixture of at most this many."""
 
 MAX_TEXT = 300
 
 
 def short(text: str) -> str:
-    """Give a text, or the hash of a long one."""
+    """Return a text, or the hash of a long one."""
     return text if len(text) <= MAX_TEXT else hashed(text)
 
 
 def hashed(text: str) -> str:
-    """Give 16 hexadecimal digits that stand for a text."""
+    """Return the hash of a text as 16 hexadecimal digits."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -10,12 +10,10 @@ import itertools
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from lanceloader.loader.loader import Loader
 
 __all__ = ["Headspace", "HeadspaceReport"]
 
@@ -76,6 +74,20 @@ class HeadspaceReport:
         return "\n".join(lines)
 
 
+class Replayable(Protocol):
+    """A loader, as far as a replay knows it."""
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs of an iteration; ``None`` never ends."""
+
+    def num_left(self) -> int:
+        """Return the number of batches of the next iteration."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return a new iteration."""
+
+
 class Headspace:
     """The batches of a loader, after some of which the last ones are served again and again.
 
@@ -84,7 +96,7 @@ class Headspace:
     place. Of all ranks, each must do the same.
     """
 
-    def __init__(self, loader: Loader, after: int, keep: int) -> None:
+    def __init__(self, loader: Replayable, after: int, keep: int) -> None:
         if after < WARM_UP:
             message = f"after={after}: wanted at least {WARM_UP} batches"
             raise ValueError(message)
@@ -102,7 +114,7 @@ class Headspace:
         Raises:
             TypeError: If it never ends.
         """
-        return self._loader._num_left()
+        return self._loader.num_left()
 
     def __iter__(self) -> Iterator[Any]:
         self._clock = clock = _Clock(self._after)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
     from types import TracebackType
 
-    from lanceloader.loader.loader import Loader
     from lanceloader.monitor.metrics import Metrics, TraceEvent
 
 __all__ = ["Trace"]
@@ -33,22 +32,29 @@ OURS = "lanceloader-"
 """What our threads of Python are called, before their number; those of each epoch are new."""
 
 
+class Traceable(Protocol):
+    """A loader, as far as a trace knows it."""
+
+    def set_trace(self, trace: Trace | None) -> None:
+        """Trace the iterations requested from now on, or stop."""
+
+
 class Trace:
     """A block in which the iterations of a loader are traced; ``Loader.trace`` makes one."""
 
-    def __init__(self, loader: Loader, path: str | os.PathLike[str]) -> None:
+    def __init__(self, loader: Traceable, path: str | os.PathLike[str]) -> None:
         self._loader = loader
         self._path = Path(path)
-        self._runnings: list[Metrics] = []
+        self._all_metrics: list[Metrics] = []
 
     def __enter__(self) -> Self:
-        if self._loader._trace is not None:
-            raise RuntimeError(
-                "this loader is traced already: wanted one block at a time"
-            )
-        # A path that cannot be written to must be known before an epoch has passed.
-        self._path.write_text("[]")
-        self._loader._trace = self
+        self._loader.set_trace(self)
+        try:
+            # A path that cannot be written to must be found before an epoch has passed.
+            self._path.write_text("[]")
+        except BaseException:
+            self._loader.set_trace(None)
+            raise
         return self
 
     def __exit__(
@@ -57,19 +63,19 @@ class Trace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loader._trace = None
+        self._loader.set_trace(None)
         with self._path.open("w") as file:
             json.dump(self.to_dict(), file, separators=(",", ":"))
 
-    def add(self, running: Metrics) -> None:
+    def add(self, metrics: Metrics) -> None:
         """Trace an iteration that begins."""
-        self._runnings.append(running)
+        self._all_metrics.append(metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """Give what is written: everything that took time so far."""
         events: list[dict[str, Any]] = []
-        for number, running in enumerate(self._runnings):
-            events += events_of(running, number)
+        for number, metrics in enumerate(self._all_metrics):
+            events += events_of(metrics, number)
         start = min((each["ts"] for each in events if "ts" in each), default=0)
         for each in events:
             if "ts" in each:
@@ -78,14 +84,14 @@ class Trace:
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def events_of(running: Metrics, number: int) -> Iterator[dict[str, Any]]:
+def events_of(metrics: Metrics, number: int) -> Iterator[dict[str, Any]]:
     """Give the events of an iteration, times in nanoseconds on our clock, and names of rows."""
-    world = running.world
+    world = metrics.world
     of = f", {world}" if world.world_size > 1 else ""
     yield named(world.rank, 0, "process_name", f"lanceloader{of}")
     title = f" (iteration {number + 1})" if number else ""
     rows: dict[int, str] = {}
-    found = [*slices_of_core(running, rows), *slices_of_python(running, rows)]
+    found = [*slices_of_core(metrics, rows), *slices_of_python(metrics, rows)]
     for row in sorted(rows):
         place = number * ROWS + row
         yield named(world.rank, place, "thread_name", f"{rows[row]}{title}")
@@ -108,12 +114,12 @@ Slice = tuple[int, str, int, int, dict[str, int]]
 """Row, name, start, nanoseconds, and what else is known."""
 
 
-def slices_of_core(running: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
+def slices_of_core(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
     """Give what threads that read did: windows, and within each its stages end to end.
 
     The core adds the stages of a window up: how long each took is right, where it stands not.
     """
-    for watch, began in running.watches:
+    for watch, began in metrics.watches:
         for thread, start, nanos, stages, num_rows, num_bytes in watch.events():
             # 0 is whoever takes batches, which is told better by what it runs.
             if thread == 0:
@@ -130,9 +136,9 @@ def slices_of_core(running: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
                     at += spent
 
 
-def slices_of_python(running: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
+def slices_of_python(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
     """Give what the training loop and our threads of Python did."""
-    events = list(running.events or ())
+    events = list(metrics.events or ())
     trainers = [event.thread[1] for event in events if event.name == "wait"]
     threads: dict[str | int, int] = {trainers[0]: 0} if trainers else {}
     for event in events:

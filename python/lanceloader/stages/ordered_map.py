@@ -15,10 +15,12 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["OrderedMap", "loud", "plain"]
+__all__ = ["OrderedMap"]
 
 # A daemon that is inside C++ or Rust when the interpreter goes takes the process down with an
 # abort. Most calls are done within this time; one that hangs delays exit by no more.
@@ -93,7 +95,7 @@ class OrderedMap(Generic[Item, Result]):
         self.close()
         error, job.error = job.error, None
         try:
-            raise plain(error)
+            raise as_runtime_error(error)
         finally:
             # Its traceback holds this frame, which would hold it.
             del error
@@ -287,7 +289,7 @@ class _Work(Generic[Item, Result]):
             if self.is_stopped:
                 raise StopIteration
             item = next(self.items)
-        return loud(self.call)(item)
+        return without_stop_iteration(self.call)(item)
 
     def stop(self) -> None:
         with self.lock:
@@ -308,29 +310,6 @@ class _Work(Generic[Item, Result]):
         if close is not None:
             with contextlib.suppress(Exception):
                 close()
-
-
-def loud(call: Callable[[Item], Result]) -> Callable[[Item], Result]:
-    """Make a function raise what does not end a loop that calls it as if all had gone well."""
-
-    def loud(item: Item) -> Result:
-        try:
-            return call(item)
-        except (StopIteration, GeneratorExit) as error:
-            raise plain(error) from error
-
-    return loud
-
-
-def plain(error: BaseException) -> BaseException:
-    """Give an exception that does not end a loop over it as if all had gone well."""
-    if isinstance(error, StopIteration | GeneratorExit):
-        new = RuntimeError(f"{type(error).__name__} was raised while a batch was made")
-        new.__cause__ = error
-        for note in getattr(error, "__notes__", ()):
-            new.add_note(note)
-        return new
-    return error
 
 
 def _stop(work: _Work[Item, Result]) -> None:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader._extras import need
 from lanceloader.choices import check_function
+from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
-from lanceloader.stages.locations import noting
-from lanceloader.stages.ordered_map import loud
 from lanceloader.stages.transform import ErrorPolicy, transformed
+from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lanceloader.locations import RowLocation
     from lanceloader.monitor.metrics import CountedBatches, Metrics
-    from lanceloader.stages.locations import RowLocation
-    from lanceloader.units.rows import Units
+    from lanceloader.units.base import Units
 
-__all__ = ["BatchPipeline"]
+__all__ = ["BatchPipeline", "num_cpus"]
+
+clock = time.perf_counter_ns
 
 
 MOST_BYTES = 1 << 30
-"""Raw batches that transforms may hold where no ``memory_limit`` was given."""
+"""The bytes of raw batches that transforms may hold where no ``memory_limit`` was given."""
 
 
-def most_bytes_of(served: Units) -> int:
-    """Give how many bytes of raw batches transforms may hold: half of what rows may take."""
-    limit = served.view._options.for_native()["memory_limit"]
+def most_bytes_of(units: Units) -> int:
+    """Return how many bytes of raw batches transforms may hold: half of what rows may take."""
+    limit = units.view._options.for_native()["memory_limit"]
     return MOST_BYTES if limit is None else int(limit) // 2
 
 
 def num_cpus() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -43,16 +46,16 @@ def num_cpus() -> int:
 
 @dataclass(frozen=True)
 class BatchPipeline:
-    """What is done with a raw batch; see ``Permutation.loader``.
+    """The stages that a raw batch passes through; see ``Permutation.loader``.
 
     Attributes:
-        transform: A function of the user over a batch in its format.
-        threads: Threads that run it; 0 runs it in the consumer's.
-        policy: What becomes of rows that it fails on.
-        timeout: Seconds for one batch.
-        collate: A function of the user over what the transform gives.
+        transform: The user's function of a batch in its format.
+        threads: Threads that call it; 0 calls it in the consumer's thread.
+        policy: What is done with rows that it fails on.
+        timeout: Seconds that one batch may take.
+        collate: The user's function of what the transform returns.
         pin_memory: Whether tensors are put into pinned memory.
-        device: Where tensors are copied to.
+        device: The device that tensors are copied to.
     """
 
     transform: Callable[[Any], Any] | None = None
@@ -75,7 +78,7 @@ class BatchPipeline:
         pin_memory: bool,
         device: Any,
     ) -> Self:
-        """Check what a user gave; see ``Permutation.loader``.
+        """Return the pipeline of a user's arguments; see ``Permutation.loader``.
 
         Raises:
             ImportError: If torch is needed, and not installed.
@@ -110,60 +113,59 @@ class BatchPipeline:
 
     @property
     def by_row(self) -> bool:
-        """Whether batches may have to be taken apart by row."""
+        """Whether batches may have to be split into rows."""
         return self.policy.on_error != "raise"
 
     @property
     def _is_called(self) -> bool:
-        """Whether there is something to do in threads, or to forgive."""
+        """Whether there is work for threads, or rows to skip."""
         return self.transform is not None or self.threads > 0
 
-    def over(
+    def run(
         self,
         raw: CountedBatches,
-        served: Units,
-        running: Metrics,
-        places: Callable[[int], RowLocation],
+        units: Units,
+        metrics: Metrics,
+        locations: Callable[[int], RowLocation],
         first: int,
         stride: int = 1,
     ) -> Iterator[Any]:
-        """Give finished batches, in order.
+        """Return finished batches, in order.
 
         Args:
             raw: The batches as they are read.
-            served: What they are of.
-            running: Counts what is done.
-            places: Gives the place of a batch, counted from 0, for messages.
-            first: The number of the first one, for messages.
-            stride: From the number of a batch to that of the next.
+            units: The units that they hold.
+            metrics: Counts what is done.
+            locations: Returns the location of a batch, counted from 0, for messages.
+            first: The number of the first batch, for messages.
+            stride: The step from the number of a batch to that of the next.
         """
         if not self._is_called:
-            convert = noting(loud(self._call(served, running)), places)
-            values: Iterator[Any] = map(convert, raw)
+            values = self._converted(raw, units, metrics, locations)
         else:
-            values = transformed(
+            transformed_batches = transformed(
                 raw,
-                self._call(served, running),
+                self._call(units, metrics),
                 threads=self.threads,
                 policy=self.policy,
                 timeout=self.timeout,
-                counts=running.counts,
+                counts=metrics.counts,
                 first=first,
                 stride=stride,
-                places=places,
+                places=locations,
                 num_bytes=lambda _: raw.num_bytes,
-                most_bytes=most_bytes_of(served),
+                most_bytes=most_bytes_of(units),
             )
-            running.transform_threads = self.threads
-            running.lined_up(values)
-            values = running.in_line(values)
+            metrics.transform_threads = self.threads
+            metrics.watch_queue(transformed_batches)
+            values = metrics.note_skips(transformed_batches)
         if self.collate is not None and self.by_row:
-            collate = loud(running.timed("format", self.collate, "collate"))
-            values = map(collate, values)
-        return self.copied(values, running)
+            collate = metrics.timed("format", self.collate, "collate")
+            values = map(without_stop_iteration(collate), values)
+        return self.copied(values, metrics)
 
-    def copied(self, values: Iterator[Any], running: Metrics) -> Iterator[Any]:
-        """Give batches in pinned memory or on the device."""
+    def copied(self, values: Iterator[Any], metrics: Metrics) -> Iterator[Any]:
+        """Return batches in pinned memory or on the device."""
         if self.device is not None or self.pin_memory:
             from lanceloader.stages.device import on_device
 
@@ -171,24 +173,55 @@ class BatchPipeline:
                 values,
                 self.device,
                 pin_memory=self.pin_memory,
-                timed=lambda call: running.timed("copy", call),
+                timed=lambda call: metrics.timed("copy", call),
             )
             if hasattr(values, "num_ready"):
-                running.lined_up(values)
+                metrics.watch_queue(values)
         return values
 
-    def elsewhere(self) -> BatchPipeline:
-        """Give what another process can do."""
+    def without_copies(self) -> BatchPipeline:
+        """Return the stages that another process can run: all but the copies."""
         return BatchPipeline(
             self.transform, self.threads, self.policy, self.timeout, self.collate
         )
 
-    def _call(self, served: Units, running: Metrics) -> Callable[[Any], Any]:
-        steps = [running.timed("format", served.convert)]
+    def _converted(
+        self,
+        raw: CountedBatches,
+        units: Units,
+        metrics: Metrics,
+        locations: Callable[[int], RowLocation],
+    ) -> Iterator[Any]:
+        """Convert and collate batches in the thread of the consumer."""
+        convert, collate = units.convert, self.collate
+        number = -1
+        for batch in raw:
+            number += 1
+            start = clock()
+            try:
+                value = convert(batch)
+                metrics.spend("format", start, clock() - start)
+                if collate is not None:
+                    start = clock()
+                    value = collate(value)
+                    metrics.spend("format", start, clock() - start, "collate")
+            except (Exception, GeneratorExit) as error:
+                raised = as_runtime_error(error)
+                locations(number).note(raised, num_rows_of(batch))
+                if raised is error:
+                    raise
+                raise raised from error
+            # The memory of the raw batch is used again once nothing refers to it.
+            del batch
+            yield value
+
+    def _call(self, units: Units, metrics: Metrics) -> Callable[[Any], Any]:
+        """Return the function that threads call with a raw batch."""
+        steps = [metrics.timed("format", units.convert)]
         if self.transform is not None:
-            steps.append(running.timed("transform", self.transform))
+            steps.append(metrics.timed("transform", self.transform))
         if self.collate is not None and not self.by_row:
-            steps.append(running.timed("format", self.collate, "collate"))
+            steps.append(metrics.timed("format", self.collate, "collate"))
         if len(steps) == 1:
             return steps[0]
 

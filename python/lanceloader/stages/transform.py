@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import threading
 import time
 from collections.abc import Callable
 from operator import attrgetter, index
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader import _native
 from lanceloader.choices import check_function
+from lanceloader.locations import RowLocation
+from lanceloader.monitor.transform_counts import TransformCounts
 from lanceloader.stages.concat import emptied, joined, num_rows_of
-from lanceloader.stages.locations import RowLocation
 from lanceloader.stages.ordered_map import OrderedMap
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = [
     "UNSET",
     "ErrorPolicy",
     "OnError",
-    "TransformCounts",
     "one_row_batches",
     "transformed",
 ]
@@ -55,31 +54,6 @@ HOW_TO_FIND = '; on_error="warn" finds out which of them fail'
 
 # Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
 AHEAD = 2
-
-
-class TransformCounts:
-    """What transforms did, up to the batch that was handed over last. Only ever grows.
-
-    Attributes:
-        rows_skipped: Rows left out because the transform failed on them.
-        rows_filled: Rows that something was put in the place of.
-        batches_skipped: Batches not handed over because all their rows were left out.
-        seconds: Time in the transform, added up over threads.
-    """
-
-    def __init__(self) -> None:
-        self.rows_skipped = 0
-        self.rows_filled = 0
-        self.batches_skipped = 0
-        self.seconds = 0.0
-        self._lock = threading.Lock()
-
-    def _add(self, outcome: _Outcome) -> None:
-        with self._lock:
-            self.rows_skipped += outcome.rows_skipped
-            self.rows_filled += outcome.rows_filled
-            self.batches_skipped += outcome.is_empty
-            self.seconds += outcome.seconds
 
 
 class ErrorPolicy:
@@ -289,7 +263,12 @@ class Transformed:
     def __next__(self) -> Any:
         while True:
             outcome = next(self._results)
-            self.counts._add(outcome)
+            self.counts.add(
+                outcome.rows_skipped,
+                outcome.rows_filled,
+                int(outcome.is_empty),
+                outcome.seconds,
+            )
             outcome.log()
             if not outcome.is_empty:
                 return outcome.value

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader import streaming
-from lanceloader.stages.locations import RowLocation, rows_named
+from lanceloader.locations import RowLocation, name_rows
 from lanceloader.streaming.counting import Gauges
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Stream(NamedTuple):
             found = self.offsets(row, row + max(ats) + 1)
             positions = [found[at] for at in ats]
             offsets = [self.perm._order.at(position) for position in positions]
-            return rows_named(self.perm._source, offsets, num_rows)
+            return name_rows(self.perm._source, offsets, num_rows)
 
         return RowLocation(f"the batch at position {start}", name)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader.stages.locations import RowLocation
+    from lanceloader.locations import RowLocation
     from lanceloader.streaming.arguments import Filling
     from lanceloader.streaming.counting import Counting
 

@@ -1,24 +1,29 @@
-"""Serving rows in batches of like length under a token budget."""
+"""Batches of rows of similar length under a token budget, as units."""
 
 from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lanceloader import _native
 from lanceloader._typing import LongRows
 from lanceloader.choices import check_choice
 from lanceloader.numbers import numbers_of
-from lanceloader.units.batches import cut_at, is_external, stepping_along
+from lanceloader.units.batches import (
+    batches_ending_at,
+    is_external,
+    with_empty_last,
+)
 from lanceloader.units.planned import PlannedUnits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from lanceloader._native import Order
-    from lanceloader.loader.share import Share
     from lanceloader.sources import Source
+    from lanceloader.units.batches import RawBatches
+    from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
 
 __all__ = ["BucketedUnits", "TokenBudget"]
@@ -26,15 +31,15 @@ __all__ = ["BucketedUnits", "TokenBudget"]
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """How large batches may be; see ``Permutation.loader``.
+    """The size limits of a batch; see ``Permutation.loader``.
 
     Attributes:
         tokens: Tokens of a batch.
-        column: The column of the table that says how long rows are.
+        column: The column of the table that holds lists, or their lengths.
         padded: Whether padding counts.
-        most_rows: Rows of a batch, at most.
-        window: Neighbours in the order that are sorted by length together.
-        long: What becomes of rows that are longer than a batch.
+        most_rows: The most rows of a batch.
+        window: How many neighbours in the order are sorted by length together.
+        long: What is done with rows longer than a batch.
     """
 
     tokens: int
@@ -64,7 +69,7 @@ class TokenBudget:
 
 
 class BucketedUnits(PlannedUnits):
-    """Rows in batches of like length under a token budget. Units are batches."""
+    """Rows of similar length in batches under a token budget. Units are batches."""
 
     unit = "batch"
 
@@ -76,19 +81,19 @@ class BucketedUnits(PlannedUnits):
         by_column: bool = False,
         progress: bool = False,
     ) -> None:
-        """Serve the rows of a permutation, in its order but for neighbours.
+        """Batch the rows of a permutation, in its order except among neighbours.
 
         Args:
             view: The permutation, in its format.
-            budget: How large batches may be.
+            budget: The size limits of a batch.
             by_column: As for ``Rows``.
-            progress: Whether to show a bar while lengths are read.
+            progress: Whether to show a progress bar while lengths are read.
         """
         super().__init__(view, budget.column, by_column=by_column, progress=progress)
         self._budget = budget
 
     def buckets(self, epoch: int | None) -> _native.Buckets:
-        """Give the plan of an epoch."""
+        """Return the plan of an epoch."""
         plan: _native.Buckets = self.planned(epoch)
         return plan
 
@@ -105,41 +110,41 @@ class BucketedUnits(PlannedUnits):
         )
 
     def num_units(self, epoch: int | None) -> int:
-        """Count the batches; epochs may differ by a few."""
+        """Return the number of batches; epochs may differ by a few."""
         return self.buckets(epoch).num_batches
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
-        """Count the rows in the batches of a share."""
+        """Return the number of rows in the batches of a share."""
         order, _ = self.buckets(epoch).share(share)
         return order.num_rows
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Say where in the table the rows at some places of a batch lie."""
+        """Return the table and the row offsets at some places of a batch."""
         order, ends = self.buckets(epoch).share(share)
         start = numbers_of(ends)[number - 1].as_py() if number else 0
         return self._view._source, [order.at(start + at) for at in ats]
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
-    ) -> Iterator[Any]:
-        """Give the batches of a share, whose size is one batch."""
+    ) -> RawBatches:
+        """Return the batches of a share, whose size is one batch."""
         reader = self._reader()
         order, ends = self.buckets(epoch).share(share)
         after = None
         if following is not None and is_external(reader, [order]):
             next_epoch, next_share = following
             after, _ = self.buckets(next_epoch).share(next_share)
-        batches = cut_at(reader, order, ends, after)
-        return stepping_along(batches, share, reader, order)
+        batches = batches_ending_at(reader, order, ends, after)
+        return with_empty_last(batches, share, reader, order)
 
     def plan(self) -> dict[str, int | str]:
-        """Give what decides which batch stands where."""
+        """Return what decides which batch stands where."""
         return {**super().plan(), "unit": self.unit, "budget": str(self._budget)}
 
     def explain(self) -> str:
-        """Say how many batches there are, and how much of them is padding."""
+        """Return how many batches there are and how much of them is padding."""
         buckets = self.buckets(None)
         tokens, padded, oversized = buckets.counts
         lines = [

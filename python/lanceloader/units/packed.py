@@ -1,24 +1,24 @@
-"""Serving documents packed into blocks of a fixed length."""
+"""Documents packed into blocks of a fixed length, as units."""
 
 from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader._typing import LongDocuments, PackStrategy
 from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError
 from lanceloader.formats import is_matrix
-from lanceloader.units.batches import batches_of, is_external, watch_of
+from lanceloader.units.batches import RawBatches, batches_of, is_external
 from lanceloader.units.planned import PlannedUnits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lanceloader._native import Order
-    from lanceloader.loader.share import Share
+    from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
 
 __all__ = ["PackSettings", "PackedUnits"]
@@ -30,12 +30,12 @@ class PackSettings:
 
     Attributes:
         length: Tokens of a block.
-        column: The column of the table that has the tokens.
-        lengths: The column of the table that says how many there are.
+        column: The column of the table that holds the tokens.
+        lengths: The column of the table that holds their number.
         eos_id: The token after each document, if there is one.
         pad_id: What fills the rest of a block.
-        strategy: How documents are put into blocks.
-        long: What becomes of documents longer than a block.
+        strategy: How documents are assigned to blocks.
+        long: What is done with documents longer than a block.
         window: Documents that are fitted together.
     """
 
@@ -80,12 +80,12 @@ class PackedUnits(PlannedUnits):
     def __init__(
         self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
     ) -> None:
-        """Serve the documents of a permutation, in its order.
+        """Batch the documents of a permutation, in its order.
 
         Args:
             view: The permutation; its format is that of the batches.
             settings: How documents are packed.
-            progress: Whether to show a bar while lengths are read.
+            progress: Whether to show a progress bar while lengths are read.
         """
         if is_matrix(view.transform_fn):
             message = "torch_matrix holds columns of one type, not blocks of documents: wanted torch_dict"
@@ -95,7 +95,7 @@ class PackedUnits(PlannedUnits):
         self._settings = settings
 
     def packing(self, epoch: int | None) -> _native.Packing:
-        """Give the plan of an epoch."""
+        """Return the plan of an epoch."""
         plan: _native.Packing = self.planned(epoch)
         return plan
 
@@ -112,13 +112,13 @@ class PackedUnits(PlannedUnits):
         )
 
     def num_units(self, epoch: int | None) -> int:
-        """Count the blocks; epochs may differ by a few."""
+        """Return the number of blocks; epochs may differ by a few."""
         return self.packing(epoch).num_blocks
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
-    ) -> Iterator[Any]:
-        """Give the batches of a share: a row for each block."""
+    ) -> RawBatches:
+        """Return the batches of a share, which have a row for each block."""
         packing = self.packing(epoch)
         reader = self._reader()
         orders = packing.reads(share)
@@ -126,19 +126,20 @@ class PackedUnits(PlannedUnits):
         if following is not None and is_external(reader, orders):
             next_epoch, next_share = following
             after = next(iter(self.packing(next_epoch).reads(next_share)), None)
-        rows = ChainedReads(reader, orders, after)
+        rows = chained(reader, orders, after)
         settings = self._settings
         blocks = packing.fill(
-            share, rows, pad_id=settings.pad_id, eos_id=settings.eos_id or 0
+            share, rows.batches, pad_id=settings.pad_id, eos_id=settings.eos_id or 0
         )
-        return BlockBatches(blocks, rows)
+        # The core counts the rows that are read; a batch holds their tokens only.
+        return RawBatches(blocks, rows.watch, size_of=arrow_bytes)
 
     def plan(self) -> dict[str, int | str]:
-        """Give what decides which block stands where."""
+        """Return what decides which block stands where."""
         return {**super().plan(), "unit": self.unit, "pack": str(self._settings)}
 
     def explain(self) -> str:
-        """Say how many blocks there are, and how full."""
+        """Return how many blocks there are and how full they are."""
         packing = self.packing(None)
         documents, tokens, long, lost = packing.counts
         blocks = packing.num_blocks
@@ -153,58 +154,26 @@ class PackedUnits(PlannedUnits):
         return "\n".join(lines)
 
 
-class ChainedReads:
-    """Batches of the rows of several orders, read ahead one order after another."""
+def chained(reader: Any, orders: Sequence[Order], after: Order | None) -> RawBatches:
+    """Return the rows of several orders, one order after another, in batches of any size.
 
-    def __init__(self, reader: Any, orders: list[Order], after: Order | None) -> None:
-        self._reader = reader
-        self._orders = orders
-        self._after = after
-        self._batches: Iterator[Any] | None = None
-        self._advance()
+    The counters are those of the first order, which most often is the only one.
+    """
+    if not orders:
+        return RawBatches(iter(()))
+    first = batches_of(reader, orders[0], None, after if len(orders) == 1 else None)
 
-    def _advance(self) -> None:
-        if not self._orders:
-            self._batches = None
-            return
-        order, *self._orders = self._orders
-        after = None if self._orders else self._after
-        self._batches = batches_of(self._reader, order, None, after)
+    def all_batches() -> Iterator[Any]:
+        yield from first.batches
+        for order in orders[1:]:
+            last = after if order is orders[-1] else None
+            yield from batches_of(reader, order, None, last)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        while self._batches is not None:
-            for batch in self._batches:
-                return batch
-            self._advance()
-        raise StopIteration
-
-    def watch(self) -> Any:
-        """Give what counts the rows of the first order, most often the only one."""
-        return watch_of(self._batches)
+    return RawBatches(all_batches(), first.watch)
 
 
-class BlockBatches:
-    """Batches, and what counts the rows that they are made of."""
+def arrow_bytes(batch: Any) -> int:
+    """Return the bytes of a batch as Arrow data."""
+    import pyarrow as pa
 
-    def __init__(self, batches: Iterator[Any], rows: ChainedReads) -> None:
-        self._batches = batches
-        self._rows = rows
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._batches)
-
-    def size_of(self, batch: Any) -> int:
-        """Give the bytes of a batch, which are not those of its rows."""
-        import pyarrow as pa
-
-        return int(pa.record_batch(batch).nbytes)
-
-    def watch(self) -> Any:
-        """Give what counts the rows."""
-        return self._rows.watch()
+    return int(pa.record_batch(batch).nbytes)

@@ -1,4 +1,4 @@
-"""Serving what is planned from the lengths of rows, and from nothing else: all ranks plan the same."""
+"""Units planned from the lengths of rows and nothing else, so that all ranks plan the same."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedUnits", "read_lengths"]
 
-# Plans that are kept: of the epoch that is served, and of the one after it.
+# Plans kept: that of the current epoch and that of the next one.
 PLANS_KEPT = 2
-# Lengths that are kept of one table: of its splits, say.
+# Lengths kept of one table, for example of its splits.
 LENGTHS_KEPT = 4
 
 _LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]] = (
@@ -27,11 +27,11 @@ _LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]]
 
 
 def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Lengths:
-    """Read how long each row of a permutation is, unless that was done before.
+    """Read the length of each row of a permutation, unless it is known already.
 
     Args:
-        view: The permutation; in any order, as each row is read once.
-        column: A column of the table: of lists, or of numbers that say how long rows are.
+        view: The permutation, in any order: each row is read once.
+        column: A column of the table, of lists or of lengths.
         progress: Whether to show a bar.
 
     Raises:
@@ -61,7 +61,7 @@ def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Len
 
 
 class PlannedUnits(ViewUnits):
-    """What is served by plans of single epochs, made of the lengths of rows."""
+    """Units of plans, one plan for each epoch, made from the lengths of rows."""
 
     def __init__(
         self, view: ReadVerbs, column: str, *, by_column: bool = True, progress: bool
@@ -73,7 +73,7 @@ class PlannedUnits(ViewUnits):
         self._plans: dict[int | None, Any] = {}
 
     def planned(self, epoch: int | None) -> Any:
-        """Give the plan of an epoch. The first one reads lengths."""
+        """Return the plan of an epoch. The first call reads lengths."""
         if self._lengths is None:
             self._lengths = read_lengths(
                 self._view, self._column, progress=self._progress

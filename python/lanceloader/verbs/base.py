@@ -34,6 +34,8 @@ class View:
     offset: int | None
     limit: int | None
     connection_factory: Callable[[str], Any] | None
+    _base_table: Any
+    _permutation_table: Any
     reader: Reader | None
 
     _source: Source
@@ -44,10 +46,9 @@ class View:
     _options: ReadOptions
     """How they are read."""
     _pid: int | None
-    _is_shard: bool = False
+    is_shard: bool = False
     """Whether ``shard`` was asked, so that nobody else should."""
-    _serve: Callable[[Any], Any] | None = None
-    """Gives what a loader serves of it, if that is not its rows."""
+
     _formed: tuple[Reader, Any, Reader] | None = None
     """The reader, what a format wants of it, and the reader that gives that."""
 
@@ -74,6 +75,11 @@ class View:
         self.reader = None
         self._options = ReadOptions()
         self._pid = None
+
+    def _assign_tables(self, base_table: Any) -> None:
+        """Set the table that users see; there is no permutation table."""
+        self._base_table = base_table
+        self._permutation_table = None
 
     def _replace(self, **changes: Any) -> Self:
         """Copy, with changes. The reader is shared unless what it reads changes."""

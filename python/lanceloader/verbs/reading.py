@@ -25,10 +25,10 @@ from lanceloader.formats import (
 )
 from lanceloader.formats._apart import is_for_a_stack, rows_of
 from lanceloader.formats.python import LazyRows
+from lanceloader.locations import location_of_rows, noting
 from lanceloader.monitor.progress import check_bar, progress_over
 from lanceloader.numbers import count
-from lanceloader.stages.locations import noting, place_of_rows
-from lanceloader.stages.ordered_map import loud
+from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.values import as_storable, canonical, listed
 from lanceloader.verbs.columns import ColumnVerbs
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader.locations import RowLocation
     from lanceloader.sources import Reader
-    from lanceloader.stages.locations import RowLocation
 
 __all__ = ["ReadVerbs"]
 
@@ -180,14 +180,15 @@ class ReadVerbs(ColumnVerbs):
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
         )
 
-        def place(number: int) -> RowLocation:
+        def location(number: int) -> RowLocation:
             start = number * size
             positions = range(start, min(start + size, self.num_rows))
-            return place_of_rows(
+            return location_of_rows(
                 self._source, self._order, positions, f"batch {number}"
             )
 
-        yield from map(noting(self._converter(), place), counted)
+        convert = without_stop_iteration(self._converter())
+        yield from map(noting(convert, location), counted)
 
     def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
@@ -381,7 +382,7 @@ class ReadVerbs(ColumnVerbs):
         return cast("Reader", formed)
 
     def _converter(self) -> Callable[[Any], Any]:
-        """Give what turns a batch of the core into what is handed out."""
+        """Return the function from a raw batch to a batch in the format."""
         convert = native_of(self.transform_fn)
         transform = self.transform_fn
 
@@ -390,15 +391,14 @@ class ReadVerbs(ColumnVerbs):
                 return convert(batch)
             return transform(self._record_batch(batch))
 
-        # Whoever asks may be in a loop, which must not end without a word.
-        return loud(hand_out)
+        return hand_out
 
     def _converted(self, batch: Any, positions: Any) -> Any:
         """Return the batch of the rows at some positions in its format."""
         try:
-            return self._converter()(batch)
+            return without_stop_iteration(self._converter())(batch)
         except Exception as error:
-            place_of_rows(self._source, self._order, positions).note(
+            location_of_rows(self._source, self._order, positions).note(
                 error, batch.num_rows
             )
             raise

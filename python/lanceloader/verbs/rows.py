@@ -206,7 +206,7 @@ class RowVerbs(ReadVerbs):
         """
         ranks = count(world_size, "world_size", least=1)
         new = self._with_rows(self._order.shard(count(rank, "rank"), ranks, tail))
-        return new._replace(_is_shard=True)
+        return new._replace(is_shard=True)
 
 
 def nulls_in(values: Any) -> int:

@@ -1,24 +1,28 @@
-"""The verb that packs documents into blocks of a fixed length."""
+"""``Permutation.pack``: documents packed into blocks of a fixed length."""
 
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from lanceloader.loader.making import make_loader
 from lanceloader.numbers import count
 from lanceloader.units.packed import PackedUnits, PackSettings
-from lanceloader.verbs.splitting import SplitVerbs
+from lanceloader.verbs.materializing import MaterializeVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from typing_extensions import Unpack
 
-    from lanceloader._typing import LongDocuments, PackStrategy
+    from lanceloader._typing import Format, LongDocuments, PackStrategy, Transform
     from lanceloader.loader.loader import Loader
+    from lanceloader.loader.options import LoaderOptions, LoaderOptionsAfterSize
+    from lanceloader.options import ReadOptions
 
 __all__ = ["PackVerbs", "PackedView"]
 
 
-class PackVerbs(SplitVerbs):
+class PackVerbs(MaterializeVerbs):
     """Pack documents."""
 
     def pack(
@@ -79,7 +83,7 @@ class PackVerbs(SplitVerbs):
         settings = PackSettings(
             count(length, "length"),
             tokens,
-            tokens if lengths is None else self._length_column(lengths),
+            tokens if lengths is None else self.length_column(lengths),
             None if eos_id is None else operator.index(eos_id),
             operator.index(pad_id),
             strategy,
@@ -88,7 +92,7 @@ class PackVerbs(SplitVerbs):
         )
         return PackedView(self, settings)
 
-    def _length_column(self, name: str | None) -> str:
+    def length_column(self, name: str | None) -> str:
         """Find the column of the table that lengths come from."""
         import pyarrow as pa
 
@@ -133,13 +137,13 @@ class PackVerbs(SplitVerbs):
 
 
 _NOT_OF_BLOCKS = {
-    "batch_tokens": "batch_size",
-    "length": "pack(lengths=...)",
-    "padded": "none, as blocks are of one length",
-    "bucket_rows": "pack(window=...)",
-    "long": "pack(long=...)",
+    "batch_tokens": "pass `batch_size`, the number of blocks",
+    "length": "pass `lengths` to pack()",
+    "padded": "leave it out",
+    "bucket_rows": "pass `window` to pack()",
+    "long": "pass `long` to pack()",
 }
-"""Options of a loader of so many tokens, and what is wanted instead."""
+"""Options of a token budget, and what to do instead."""
 
 
 class PackedView:
@@ -155,45 +159,76 @@ class PackedView:
         self.length = settings.length
         self._settings = settings
 
-    def loader(self, batch_size: SupportsIndex | None = None, **options: Any) -> Loader:
+    def loader(
+        self,
+        batch_size: SupportsIndex | None = None,
+        **options: Unpack[LoaderOptionsAfterSize],
+    ) -> Loader[Any]:
         """Load batches of blocks for training.
 
         Args:
             batch_size: Blocks of a batch of one rank; by default the ``batch_size`` of the
                 permutation.
-            options: As for ``Permutation.loader``, whose rows are blocks here.
+            options: As for ``Permutation.loader``, with blocks in place of rows.
 
         Raises:
-            ValueError: As for ``Permutation.loader``; or if batches are to hold so many tokens:
-                blocks are of one length.
+            ValueError: As for ``Permutation.loader``; or if an option of a token budget is given,
+                as blocks have one length.
         """
-        for name, wanted in _NOT_OF_BLOCKS.items():
-            value = options.get(name)
+        for name, instead in _NOT_OF_BLOCKS.items():
+            value: Any = options.get(name)
             if value is not None:
-                message = f"{name}={value!r} for blocks of {self.length} tokens: wanted {wanted}"
+                message = f"`{name}`={value!r} does not apply to blocks of {self.length} tokens: {instead}"
                 raise ValueError(message)
-        progress = bool(options.get("progress"))
+        return make_loader(self, {"batch_size": batch_size, **options})
 
-        def serve(view: Any) -> PackedUnits:
-            return PackedUnits(
-                view._replace(_serve=None), self._settings, progress=progress
-            )
+    @property
+    def batch_size(self) -> int:
+        """Blocks of a batch where a loader is given no other number."""
+        size: int = self.permutation.batch_size
+        return size
 
-        loader: Loader = self.permutation._replace(_serve=serve).loader(
-            batch_size, **options
-        )
-        return loader
+    @property
+    def transform_fn(self) -> Transform:
+        """The function that converts a batch to its format."""
+        transform: Transform = self.permutation.transform_fn
+        return transform
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the documents are those of one rank already."""
+        return bool(self.permutation.is_shard)
+
+    def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
+        """Shuffle the documents; ``Permutation.shuffle`` takes the same options."""
+        return self._of(self.permutation.shuffle(seed, **options))
+
+    def with_format(self, format: Format, **options: Any) -> Self:  # noqa: A002
+        """Choose the format of batches; see ``Permutation.with_format``."""
+        return self._of(self.permutation.with_format(format, **options))
+
+    def with_read_options(self, options: ReadOptions) -> Self:
+        """Read with options; those that ``options`` leaves open stay as they are."""
+        return self._of(self.permutation.with_read_options(options))
+
+    def _of(self, view: Any) -> Self:
+        return type(self)(view, self._settings)
+
+    def make_units(self, options: LoaderOptions, *, by_column: bool) -> PackedUnits:
+        """Return the blocks that a loader batches."""
+        del by_column
+        return self._units(progress=options["progress"])
 
     def num_blocks(self, epoch: int | None = None) -> int:
-        """Count the blocks of an epoch, of all ranks; by default of the permutation itself."""
-        return self._served().num_units(epoch)
+        """Return the number of blocks of an epoch, of all ranks; by default as the rows stand."""
+        return self._units().num_units(epoch)
 
     def explain(self) -> str:
-        """Say how many blocks there are, how full they are, and how rows are read."""
-        return f"{self._served().explain()}\n{self.permutation.explain()}"
+        """Return how many blocks there are, how full they are, and how rows are read."""
+        return f"{self._units().explain()}\n{self.permutation.explain()}"
 
-    def _served(self) -> PackedUnits:
-        return PackedUnits(self.permutation, self._settings)
+    def _units(self, *, progress: bool = False) -> PackedUnits:
+        return PackedUnits(self.permutation, self._settings, progress=progress)
 
     def __repr__(self) -> str:
         return f"<{self._settings} of {self.permutation!r}>"

@@ -1,0 +1,141 @@
+"""``Iteration``: one pass over a loader, from its first epoch to its last batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.monitor.progress import progress_over
+from lanceloader.units.locations import BatchLocations
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from lanceloader.loader.checkpoint import Checkpoint, EpochProgress
+    from lanceloader.loader.cursor import Cursor
+    from lanceloader.loader.schedule import Schedule
+    from lanceloader.monitor.metrics import Metrics
+    from lanceloader.stages.pipeline import BatchPipeline
+
+__all__ = ["Iteration"]
+
+
+class Iteration:
+    """One pass over a loader, which moves the cursor as it goes.
+
+    Attributes:
+        number: The number that the cursor gave it.
+        requested: Where it was to begin when it was requested.
+        cursor: Where training stands.
+        schedule: Which units come in which batch.
+        pipeline: What is done with raw batches.
+        metrics: Counts what is done.
+        has_progress: Whether to show a progress bar for each epoch.
+    """
+
+    def __init__(
+        self,
+        requested: tuple[int, Checkpoint],
+        cursor: Cursor,
+        schedule: Schedule,
+        pipeline: BatchPipeline,
+        metrics: Metrics,
+        *,
+        has_progress: bool,
+    ) -> None:
+        self.number, self.requested = requested
+        self.cursor = cursor
+        self.schedule = schedule
+        self.pipeline = pipeline
+        self.metrics = metrics
+        self.has_progress = has_progress
+
+    def starts(self) -> Iterator[Checkpoint]:
+        """Yield where each epoch begins, from where the cursor says once batches are requested."""
+        start = self.cursor.start(self.number, self.requested)
+        yield from self.schedule.starts(start, self.cursor.first_epoch)
+
+    def batches(self, epoch_end: Any = None) -> Iterator[Any]:
+        """Yield the batches of all epochs.
+
+        Args:
+            epoch_end: Yielded behind each epoch, for consumers that must know of epochs without
+                batches; by default nothing is.
+        """
+        worker, num_workers = self.schedule.worker or (0, 1)
+        turn = None
+        num_empty = 0
+        for start in self.starts():
+            if turn is None:
+                of_state = start.turn
+                turn = worker if of_state is None else of_state.checked(num_workers)
+            progress = self.schedule.progress(start, turn)
+            num_yielded = yield from self._epoch(progress)
+            # Workers take turns across epochs, so that batches stay in order.
+            turn -= progress.num_batches
+            num_empty = 0 if num_yielded else num_empty + (start.position == 0)
+            if epoch_end is not None:
+                yield epoch_end
+            # Each worker has a batch within as many epochs as there are workers.
+            elif num_empty == num_workers:
+                self.schedule.check_endless(start, progress.num_batches, 0)
+            self.schedule.check_endless(
+                start, progress.num_batches, progress.num_batches
+            )
+
+    def _epoch(self, progress: EpochProgress) -> Generator[Any, None, int]:
+        """Yield what is left of an epoch, and return how many batches were yielded."""
+        schedule, metrics, cursor = self.schedule, self.metrics, self.cursor
+        start, turn, num_workers = (
+            progress.start,
+            progress.turn,
+            progress.num_workers or 1,
+        )
+        share = schedule.share(start.position, progress.num_units)
+        share = share.of_worker(turn, num_workers)
+        following = cursor.following(start.epoch)
+        then = None
+        if following is not None:
+            after = schedule.epoch_share(following)
+            then = following, after.of_worker(turn - progress.num_batches, num_workers)
+        raw = metrics.count(schedule.units.load(start.epoch, share, then))
+        step = start.position // progress.global_batch_size
+        first = step + turn % num_workers
+        values = self.pipeline.run(
+            raw,
+            schedule.units,
+            metrics,
+            BatchLocations(schedule.units, start.epoch, share, first, num_workers),
+            first,
+            num_workers,
+        )
+        if self.has_progress:
+            what = "loading" if start.epoch is None else f"epoch {start.epoch}"
+            done = 0 if progress.num_workers else step
+            values = self.with_bar(values, what, done, done + share.num_batches)
+        skipped = metrics.counts.batches_skipped
+        num_yielded = 0
+        for value in values:
+            num_yielded += 1
+            num_steps = num_yielded
+            if metrics.transform_threads or metrics.counts.batches_skipped:
+                num_steps += metrics.skipped() - skipped
+            cursor.advance(self.number, progress, num_steps)
+            yield value
+        cursor.finish(self.number, progress.end())
+        return num_yielded
+
+    def with_bar(
+        self, values: Iterator[Any], what: str, first: int, total: int | None
+    ) -> Iterator[Any]:
+        """Pass batches on, with a progress bar."""
+        return progress_over(
+            values,
+            total,
+            what,
+            # Only one of all ranks and workers: the others are about as far.
+            enabled=self.schedule.world.rank == (self.schedule.worker or (0,))[0] == 0,
+            rows_of=lambda _: 1,
+            unit=" batches",
+            first=first,
+            said=self.metrics.speedometer(),
+        )

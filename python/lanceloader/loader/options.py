@@ -1,0 +1,117 @@
+"""The options of ``loader()``, typed, and their defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from lanceloader.stages.transform import UNSET
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import SupportsIndex
+
+    from lanceloader._typing import Format, LongRows, Nulls, Read, Size, Tail
+    from lanceloader.stages.transform import OnError
+
+__all__ = ["DEFAULTS", "LoaderOptions", "LoaderOptionsAfterSize", "with_defaults"]
+
+
+class LoaderOptionsAfterSize(TypedDict, total=False):
+    """What ``Permutation.loader`` takes after ``batch_size``; its documentation has the meanings."""
+
+    global_batch_size: SupportsIndex | None
+    batch_tokens: SupportsIndex | None
+    length: str | None
+    padded: bool
+    bucket_rows: SupportsIndex
+    long: LongRows
+    drop_last: bool
+    shuffle: bool
+    seed: SupportsIndex | None
+    epochs: SupportsIndex | None
+    rank: SupportsIndex | None
+    world_size: SupportsIndex | None
+    mesh: Any
+    tail: Tail
+    format: Format | None
+    nulls: Nulls | None
+    fill_value: Any
+    transform: Callable[[Any], Any] | None
+    transform_threads: SupportsIndex | None
+    transform_timeout: float | None
+    on_error: OnError
+    error_value: Any
+    repair: Callable[[Exception, Any], Any] | None
+    collate: Callable[[Any], Any] | None
+    pin_memory: bool
+    device: Any
+    in_process: bool
+    read: Read | None
+    memory_limit: Size | None
+    cache_dir: str | os.PathLike[str] | None
+    threads: int | None
+    progress: bool
+
+
+class LoaderOptions(LoaderOptionsAfterSize, total=False):
+    """What ``Permutation.loader`` takes.
+
+    For functions that pass options on: ``def train(perm, **options: Unpack[LoaderOptions])``.
+    """
+
+    batch_size: SupportsIndex | None
+
+
+DEFAULTS: LoaderOptions = {
+    "batch_size": None,
+    "global_batch_size": None,
+    "batch_tokens": None,
+    "length": None,
+    "padded": True,
+    "bucket_rows": 8192,
+    "long": "alone",
+    "drop_last": False,
+    "shuffle": False,
+    "seed": None,
+    "epochs": 1,
+    "rank": None,
+    "world_size": None,
+    "mesh": None,
+    "tail": "pad",
+    "format": None,
+    "nulls": None,
+    "fill_value": None,
+    "transform": None,
+    "transform_threads": None,
+    "transform_timeout": None,
+    "on_error": "raise",
+    "error_value": UNSET,
+    "repair": None,
+    "collate": None,
+    "pin_memory": False,
+    "device": None,
+    "in_process": True,
+    "read": None,
+    "memory_limit": None,
+    "cache_dir": None,
+    "threads": None,
+    "progress": False,
+}
+"""The value of each option that is not given."""
+
+
+def with_defaults(options: LoaderOptions) -> LoaderOptions:
+    """Return all options.
+
+    Raises:
+        TypeError: If one is unknown.
+    """
+    unknown = options.keys() - DEFAULTS.keys()
+    if unknown:
+        message = (
+            f"loader() got an unexpected keyword argument {min(unknown)!r}; it takes "
+            f"{', '.join(DEFAULTS)}"
+        )
+        raise TypeError(message)
+    return {**DEFAULTS, **options}

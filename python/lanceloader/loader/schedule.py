@@ -1,0 +1,160 @@
+"""How the epochs of an iteration are cut into batches, and who gets which: arithmetic, no data."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lanceloader.loader.checkpoint import Checkpoint, EpochProgress
+from lanceloader.units.share import Share, share_of
+from lanceloader.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lanceloader.loader.steps import StepOptions
+    from lanceloader.units.base import Units
+
+__all__ = ["Schedule", "worker_of"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The batches of this process, in each epoch.
+
+    Attributes:
+        units: What is batched.
+        steps: How an epoch is cut into steps, and for whom.
+    """
+
+    units: Units
+    steps: StepOptions
+
+    @property
+    def world(self) -> World:
+        """This process among those that train together."""
+        return self.steps.world or World.found()
+
+    @property
+    def worker(self) -> tuple[int, int] | None:
+        """The number of this worker process and of all; ``None`` outside of a worker."""
+        return worker_of()
+
+    @property
+    def global_batch_size(self) -> int:
+        """The units of a batch of all ranks together."""
+        return self.steps.together(self.world)
+
+    def share(self, start: int, num_units: int) -> Share:
+        """Return what this rank gets of the units from ``start`` on."""
+        world = self.world
+        return share_of(
+            num_units,
+            start,
+            self.steps.together(world),
+            world,
+            tail=self.steps.tail,
+            drop_last=self.steps.drop_last,
+        )
+
+    def epoch_share(self, epoch: int | None) -> Share:
+        """Return what this rank gets of a whole epoch."""
+        return self.share(0, self.units.num_units(epoch))
+
+    def num_batches(self, start: Checkpoint, first_epoch: int) -> int:
+        """Return the number of batches of an iteration from ``start`` on.
+
+        Raises:
+            TypeError: If the iteration never ends.
+        """
+        num_epochs = self.steps.epochs
+        if num_epochs is None:
+            raise TypeError("a loader of epochs=None never ends, and has no length")
+        epoch, rest = start.epoch, range(0)
+        if num_epochs != 1:
+            first = first_epoch if start.first is None else start.first
+            epoch = first if epoch is None else epoch
+            rest = range(epoch + 1, first + num_epochs)
+        num_units = self.units.num_units(epoch)
+        current = self.share(start.position, num_units).num_batches
+        if self.units.unit == "row":
+            return current + self.share(0, num_units).num_batches * len(rest)
+        return current + sum(self.epoch_share(each).num_batches for each in rest)
+
+    def starts(self, start: Checkpoint, first_epoch: int) -> Iterable[Checkpoint]:
+        """Return where each epoch of an iteration from ``start`` on begins.
+
+        Raises:
+            ValueError: If ``start`` is not in an epoch of this iteration.
+        """
+        num_epochs = self.steps.epochs
+        if num_epochs == 1:
+            return [start]
+        first = first_epoch if start.first is None else start.first
+        epoch = first if start.epoch is None else start.epoch
+        if num_epochs is None:
+            return _starts_from(replace(start, epoch=epoch), itertools.count(epoch + 1))
+        end = first + num_epochs
+        if not first <= epoch < end:
+            message = (
+                f"the state is of epoch {epoch}, but this loader has epochs {first} to {end - 1}: "
+                "call set_epoch() with the first epoch of that iteration"
+            )
+            raise ValueError(message)
+        begun = replace(start, epoch=epoch, first=first)
+        return _starts_from(begun, range(epoch + 1, end))
+
+    def progress(self, start: Checkpoint, turn: int = 0) -> EpochProgress:
+        """Return where training stands after each step of what is left of an epoch."""
+        num_units = self.units.num_units(start.epoch)
+        worker = self.worker
+        return EpochProgress(
+            start,
+            num_units,
+            self.global_batch_size,
+            self.share(start.position, num_units).num_batches,
+            turn,
+            None if worker is None else worker[1],
+        )
+
+    def check_endless(
+        self, start: Checkpoint, num_batches: int, num_yielded: int
+    ) -> None:
+        """Check that an endless iteration has batches, after one whole epoch.
+
+        Raises:
+            ValueError: If the epoch had none, as no later one will ever have any.
+        """
+        if self.steps.epochs is not None or start.position or num_yielded:
+            return
+        num_units, steps = self.units.num_units(start.epoch), self.steps
+        why = (
+            f"all {num_batches:,} were left out"
+            if num_batches
+            else f"global_batch_size={self.global_batch_size}, "
+            f"drop_last={steps.drop_last}, tail={steps.tail!r}"
+        )
+        message = (
+            f"epoch {start.epoch} yields no batch of its {num_units:,} {self.units.unit}s ({why}): "
+            "with epochs=None the iteration would never end; pass a smaller batch size, "
+            "drop_last=False, or a number of epochs"
+        )
+        raise ValueError(message)
+
+
+def _starts_from(start: Checkpoint, rest: Iterable[int]) -> Iterator[Checkpoint]:
+    yield start
+    for epoch in rest:
+        yield Checkpoint(epoch, 0, first=start.first)
+
+
+def worker_of() -> tuple[int, int] | None:
+    """Return the number of this worker process of torch's ``DataLoader`` and the number of workers.
+
+    ``None`` outside of a worker.
+    """
+    data = sys.modules.get("torch.utils.data")
+    info = None if data is None else data.get_worker_info()
+    return None if info is None else (info.id, info.num_workers)

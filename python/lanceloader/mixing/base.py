@@ -1,0 +1,107 @@
+"""The sources of a mixture, grouped by the table they are read from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from lanceloader.mixing.budget import shared, with_options
+from lanceloader.mixing.epochs import Epochs
+from lanceloader.mixing.sources import grouped
+from lanceloader.options import ReadOptions
+from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lanceloader._native import Order
+    from lanceloader._permutation import Permutation
+    from lanceloader._typing import Transform
+    from lanceloader.mixing.weights import Stages
+    from lanceloader.units.share import Share
+
+__all__ = ["MixedSources"]
+
+
+class MixedSources:
+    """The sources of a mixture, the readers of their tables, and which rows an epoch takes.
+
+    Attributes:
+        names: The names of the sources.
+        stop: Where an epoch ends: ``"first"``, ``"all"`` or a number of rows.
+        source_column: The name of the column that holds the source of a row, if there is one.
+        batch_size: The rows of a batch where a loader is given no other number.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[Any, Permutation],
+        stages: Stages,
+        stop: int | str,
+        *,
+        is_linear: bool,
+        source_column: str | None,
+    ) -> None:
+        """Internal: use ``lanceloader.mix``."""
+        self.names = list(views)
+        self.stop = stop
+        self.source_column = source_column
+        self._views, self._groups = grouped(views.values())
+        self._orders = [view._order for view in views.values()]
+        self.is_shard = any(view.is_shard for view in views.values())
+        self._stages = stages
+        self._is_linear = is_linear
+        sizes = [order.num_rows for order in self._orders]
+        self._epochs = Epochs(sizes, self._groups, stages, stop, is_linear=is_linear)
+        self._options = ReadOptions()
+        self._epoch: int | None = None
+        first = self._views[0]
+        self.batch_size = first.batch_size or DEFAULT_BATCH_SIZE
+        self._opened: tuple[int, list[Permutation]] | None = None
+
+    @property
+    def transform_fn(self) -> Transform:
+        """The function that converts a batch to its format, as for a permutation."""
+        return self._views[0].transform_fn
+
+    @property
+    def sources(self) -> dict[Any, Permutation]:
+        """The permutations, by name."""
+        return {
+            name: self._views[group]._with_rows(order)
+            for name, group, order in zip(
+                self.names, self._groups, self._orders, strict=True
+            )
+        }
+
+    def _replace(self, **changes: Any) -> Self:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__ | changes)
+        new._opened = None
+        return new
+
+    def _ensure_open(self) -> None:
+        for view in self._readers():
+            view._ensure_open()
+
+    def _readers(self) -> list[Permutation]:
+        """Return the view that reads each table, with its part of the memory."""
+        pid = os.getpid()
+        if self._opened is None or self._opened[0] != pid:
+            given = replace(self._options, memory_limit=None)
+            views = [with_options(view, given) for view in self._views]
+            found = shared(views, self._options.memory_limit)
+            self._opened = pid, found
+        return self._opened[1]
+
+    def _order(
+        self, group: int, epoch: int | None, share: Share | None = None
+    ) -> Order:
+        """Return the rows of a table that a mixture takes, or those of a share of it."""
+        orders = [
+            order
+            for order, of in zip(self._orders, self._groups, strict=True)
+            if of == group
+        ]
+        return self._epochs.of(epoch).order(group, orders, epoch, share)

@@ -1,0 +1,47 @@
+"""What decides which row stands where: checkpoints hold it, and are refused by another plan."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lanceloader.sources import Source
+    from lanceloader.verbs.base import View
+
+__all__ = ["plan_of"]
+
+MAX_TEXT = 200
+
+
+def plan_of(view: View) -> dict[str, int | str]:
+    """Return what decides which row of a permutation stands where, in every epoch.
+
+    The table is known by the names of its files, so it may be moved or copied; data in memory by
+    their columns and the number of rows. Hashing a filter or a list of rows costs some nanoseconds
+    a row, anything else nothing.
+    """
+    source, order = view._source, view._order.with_epoch(0)
+    as_it_is = view._order.fingerprint()
+    native = getattr(source, "native", None)
+    table = None if native is None else native.identity
+    text = repr(order).removeprefix("<Order of ").removesuffix(">")
+    return {
+        "table": table or described(source),
+        "version": source.version or 0,
+        "rows": order.num_rows,
+        "order": text,
+        "fingerprint": f"{order.fingerprint():016x}",
+        "as it is": f"{as_it_is:016x}",
+    }
+
+
+def described(source: Source) -> str:
+    """Return a text that identifies a table without files of its own."""
+    if source.version is not None:
+        return f"{source.name} at version {source.version}"
+    columns = ", ".join(f"{field.name}: {field.type}" for field in source.schema)
+    if len(columns) > MAX_TEXT:
+        hashed = hashlib.blake2b(columns.encode(), digest_size=8).hexdigest()
+        columns = f"{len(source.schema):,} columns, {hashed}"
+    return f"{source.name} of {source.num_rows:,} rows of {columns}"
