@@ -211,7 +211,7 @@ def test_a_loader_with_any_number_of_workers(shared, num_workers, tail):
     )
     done = list(itertools.chain(*itertools.islice(iterator, count)))
     assert dataset.state_dict()["samples_consumed_per_split"] == (
-        dataset._interleaving.counts(2 * 4 * count)
+        dataset._progress.order.counts(2 * 4 * count)
     )
     done += next(iterator)
     if count > 1:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.streaming import StreamingDataset
-from lanceloader.streaming.pipeline import Budget, Limits
+from lanceloader.streaming.prefetch import BufferedBytes
 from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
 
 BAD = frozenset({3, 4, 17, 40, 41, 42, 43, 44, 45, 46, 47, 90})
@@ -288,7 +288,7 @@ def test_transforms_run_in_so_many_threads(shared):
 
 def test_closing_leaves_a_transform_that_hangs(shared, monkeypatch, caplog):
     """And the dataset can be read again."""
-    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.01)
+    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.01)
     gate = Gate()
     first = next(iter(StreamingDataset(shared, transform=ids_of)))
     hangs = threading.Event()
@@ -358,19 +358,18 @@ def test_a_budget_bounds_what_waits(shared):
 
 
 def test_a_budget_counts_what_is_under_way():
-    limits = Limits(5, 4, 1, max_bytes=100)
-    budget = Budget(limits, 2)
+    buffered = BufferedBytes(100, 2)
     batch = pa.record_batch({"x": pa.array(range(5), pa.int64())})
-    assert budget.admits(0, 5)
-    assert budget.admits(1, 5)
+    assert buffered.reserve(0, 5)
+    assert buffered.reserve(1, 5)
     # Nothing is known of how large batches are.
-    assert not budget.admits(0, 5)
-    budget.arrived(0, 5, batch)
+    assert not buffered.reserve(0, 5)
+    buffered.add(0, 5, batch)
     # 40 bytes are here, 40 under way.
-    assert not budget.admits(0, 5)
-    budget.release(0, 5)
-    assert budget.admits(0, 5)
-    assert budget.pending == [5, 5]
+    assert not buffered.reserve(0, 5)
+    buffered.release(0, 5)
+    assert buffered.reserve(0, 5)
+    assert buffered.pending == [5, 5]
 
 
 def test_a_budget_of_nothing_is_refused(shared):

@@ -260,7 +260,7 @@ def test_a_process_shows_what_it_counts(shared, library, start, override):
 
 def test_what_ends_late_is_counted(shared, monkeypatch):
     """Reads that outlive a broken-off iteration. LanceDB waits for them, and counts without a lock."""
-    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.0)
+    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.0)
     first, may_read = threading.Event(), threading.Event()
     take = Permutation.__getitems__
     read = []
