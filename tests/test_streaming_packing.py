@@ -1,4 +1,4 @@
-"""Packing in ``StreamingDataset``: LanceDB's blocks, for any lists of tokens."""
+"""Packing in ``StreamingDataset``: the blocks are LanceDB's, for any lists of tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks_of(dataset):
 
 
 def oracle(documents, length, blocks):
-    """Blocks of one split, token by token."""
+    """Return the blocks of one split, computed token by token."""
     stream = [
         (token, k == 0)
         for tokens in documents
@@ -63,7 +63,7 @@ DOCUMENTS = st.lists(
 @given(DOCUMENTS, st.integers(1, 11), st.integers(1, 8), st.integers(1, 7))
 @dear
 def test_blocks_are_those_of_the_oracle(documents, length, blocks, batch_size):
-    """With empty documents, and those of several blocks."""
+    """Including empty documents, and documents longer than a block."""
     table = tokens_table(lancedb.connect("memory://"), documents)
     options = {"shuffle": False, "read_batch_size": batch_size}
     dataset = packed(table, blocks, length, **options)
@@ -204,8 +204,8 @@ def test_nulls(db, bad):
     assert filled.rows_filled == 1
 
 
-def test_tokens_beyond_64_bits_with_sign(db):
-    """A clear error; LanceDB's comes from torch. They may be skipped, as nulls."""
+def test_tokens_beyond_signed_64_bits_are_refused(db):
+    """The error names the token, where LanceDB raises one of torch; the rows can be skipped."""
     table = tokens_table(db, [[1], [2**63], [3]], pa.list_(pa.uint64()))
     with pytest.raises(ValueError, match="token 9223372036854775808 of type uint64"):
         list(packed(table, 1))
@@ -260,7 +260,7 @@ def test_an_epoch_is_estimated_as_that_of_a_new_dataset(db):
     assert blocks_of(dataset) == blocks_of(other)
 
 
-def test_an_estimate_warns_where_it_was_asked_for(db):
+def test_the_warning_of_an_estimate_points_to_the_caller(db):
     table = tokens_table(db, [[5]] * 9)
     with pytest.warns(UserWarning, match="approximate") as made:
         dataset = packed(table, "auto")
@@ -270,8 +270,8 @@ def test_an_estimate_warns_where_it_was_asked_for(db):
         assert [warning.filename for warning in warned] == [__file__]
 
 
-def test_the_namespace_warns(db, monkeypatch):
-    """Programs replace ``warnings`` there."""
+def test_a_replaced_warnings_module_is_used(db, monkeypatch):
+    """Programs may replace ``warnings`` in the package."""
     seen = []
 
     class Warnings:

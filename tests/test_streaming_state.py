@@ -1,4 +1,4 @@
-"""State dicts: LanceDB's and ours are one format, and resume in either library, anywhere."""
+"""State dicts have LanceDB's format, and resume in either library with any topology."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    """Documents of 0 to 12 tokens, some longer than a block of 6."""
+    """A table of documents of 0 to 12 tokens, some longer than a block of 6."""
     database = lancedb.connect(tmp_path_factory.mktemp("db"))
     documents = [[100 * i + k for k in range(i % 13)] for i in range(60)]
     return tokens_table(database, documents)
@@ -89,10 +89,10 @@ def test_states_load_with_weights_only(shared, tokens, tmp_path):
     st.integers(0, 10),
 )
 @dear
-def test_rows_go_on_in_the_other_library(
+def test_rows_resume_in_the_other_library(
     shared, first, before, after, num_workers, cycles
 ):
-    """A run of either library, cut at a step, goes on in the other with other ranks."""
+    """A run that stops at a step resumes in the other library with other ranks."""
     if num_workers and 12 // after % num_workers:
         num_workers = None
     second = "theirs" if first == "ours" else "ours"
@@ -118,8 +118,8 @@ def test_rows_go_on_in_the_other_library(
 
 @given(st.sampled_from([1, 2, 3, 4]), st.integers(0, 119), st.integers(0, 119))
 @dear
-def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
-    """In the middle of a round, too: the split furthest behind goes on first."""
+def test_a_run_may_stop_at_any_row(shared, num_splits, first, second):
+    """Within a round too: the split that is furthest behind continues first."""
     options = {"num_splits": num_splits, "transform": ids_of}
     whole = list(theirs.StreamingDataset(shared, **options))
     dataset = StreamingDataset(shared, **options)
@@ -142,7 +142,7 @@ def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
     st.lists(st.integers(0, 5), min_size=5, max_size=5),
 )
 @dear
-def test_uneven_counts_go_on_as_in_lancedb(shared, samples, skipped):
+def test_uneven_counts_resume_as_in_lancedb(shared, samples, skipped):
     positions = [min(24, n + k) for n, k in zip(samples, skipped, strict=True)]
     state = {
         "shuffle_seed": 0,
@@ -175,7 +175,7 @@ def test_laggards_catch_up_first(db):
     st.integers(0, 6),
 )
 @dear
-def test_blocks_go_on_in_the_other_library(tokens, first, before, after, cycles):
+def test_blocks_resume_in_the_other_library(tokens, first, before, after, cycles):
     second = "theirs" if first == "ours" else "ours"
     begun = readers(LIBRARIES[first], tokens, world_size=before, **packing())
     for dataset in begun:
@@ -209,7 +209,7 @@ def test_tokens_between_blocks_may_be_set(tokens):
         assert next(iter(dataset))["input_ids"][:2].tolist() == [7, 8]
 
 
-def test_a_packed_state_in_the_middle_of_a_step_is_refused(tokens):
+def test_a_packed_state_within_a_step_is_refused(tokens):
     for library in (ours, theirs):
         dataset = library.StreamingDataset(tokens, **packing())
         some(dataset, 5)
@@ -217,7 +217,7 @@ def test_a_packed_state_in_the_middle_of_a_step_is_refused(tokens):
             dataset.state_dict()
 
 
-def test_unaligned_packed_states_do_not_start(tokens):
+def test_unaligned_packed_states_do_not_resume(tokens):
     dataset = StreamingDataset(tokens, **packing())
     some(dataset, 12)
     state = dataset.state_dict()
@@ -281,7 +281,7 @@ def changed(state):
 
 @pytest.mark.parametrize("mode", ["rows", "packed"])
 def test_loading_is_that_of_lancedb(shared, tokens, mode):
-    """What is refused, why, and where the others go on."""
+    """Both libraries refuse the same states, and continue the others at the same rows."""
     table, options = shared, {"num_splits": 2, "transform": ids_of}
     if mode == "packed":
         table, options = tokens, packing(num_splits=2, blocks_per_epoch=4)
@@ -318,7 +318,7 @@ def test_merging_is_that_of_lancedb():
         StreamingDataset.merge_state_dicts([])
 
 
-def test_merging_does_not_change_what_it_is_given():
+def test_merging_does_not_change_its_arguments():
     before = json.dumps(PACKED)
     merged = StreamingDataset.merge_state_dicts([PACKED])
     merged["pack_buffers"][0]["tokens"].append(0)
@@ -337,7 +337,7 @@ def test_a_state_is_a_copy(shared, tokens):
         assert json.dumps(dataset.state_dict()) == before
 
 
-# Checking that a state fits.
+# Strict loading.
 
 
 def plan(**options):
@@ -395,7 +395,7 @@ def test_strict_loading_refuses_other_versions_and_rows(db):
 
 
 def test_strict_loading_of_a_state_without_a_plan(shared):
-    """Of LanceDB's, what it says is checked."""
+    """The epoch of a state of LanceDB is checked."""
     dataset = theirs.StreamingDataset(shared, num_splits=4, epoch=1)
     some(dataset, 4)
     state = dataset.state_dict()
