@@ -14,7 +14,9 @@ LIBRARIES = {"ours": ours, "theirs": theirs}
 
 
 # Fewer examples: each one creates and reads datasets of two libraries.
-dear = settings(max_examples=max(settings().max_examples // 20, 10), deadline=None)
+few_examples = settings(
+    max_examples=max(settings().max_examples // 20, 10), deadline=None
+)
 
 
 @dataclass
@@ -35,12 +37,12 @@ def readers(library, table, *, world_size=1, num_workers=None, state=None, **opt
     made = []
     for rank in range(world_size):
         for worker in range(num_workers or 1):
-            told = None if num_workers is None else Worker(worker, num_workers)
+            info = None if num_workers is None else Worker(worker, num_workers)
             dataset = library.StreamingDataset(
                 table,
                 rank=rank,
                 world_size=world_size,
-                worker_info_override=told,
+                worker_info_override=info,
                 **options,
             )
             if state is not None:
@@ -64,7 +66,7 @@ def sets(made):
     return [sorted(row for batch in step for row in batch) for step in made]
 
 
-def some(dataset, count):
+def next_rows(dataset, count):
     """Return the next rows of a dataset, and close the iterator."""
     iterator = iter(dataset)
     rows = [next(iterator) for _ in range(count)]
@@ -72,12 +74,12 @@ def some(dataset, count):
     return rows
 
 
-def advance(dataset, begun, may_end):
+def advance(dataset, started, may_end):
     """Take 20 rows, then wait; the target of a child process."""
     iterator = iter(dataset)
     for _ in range(20):
         next(iterator)
-    begun.set()
+    started.set()
     assert may_end.wait(60)
     iterator.close()
 
@@ -97,7 +99,7 @@ def tokens_table(database, documents, kind=None):
     return database.create_table("tokens", pa.table(data))
 
 
-def plain(block):
+def as_lists(block):
     """Return a block as lists."""
     assert all(tensor.dtype == torch.int64 for tensor in block.values())
     return {name: tensor.tolist() for name, tensor in block.items()}

@@ -13,7 +13,16 @@ import tables
 import torch
 from lanceloader import streaming
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import Worker, ids_of, ours, plain, readers, some, theirs, tokens_table
+from streams import (
+    Worker,
+    as_lists,
+    ids_of,
+    next_rows,
+    ours,
+    readers,
+    theirs,
+    tokens_table,
+)
 from torch.utils.data import DataLoader, IterableDataset
 
 STARTS = [
@@ -130,7 +139,7 @@ def test_a_step_is_complete_after_a_batch_of_each_worker(small):
 
 def test_workers_do_not_start_from_an_uneven_state(small):
     dataset = of_small(small)
-    some(dataset, 1)
+    next_rows(dataset, 1)
     with pytest.raises(RuntimeError, match="partial logical step"):
         iter(loading(dataset, 2, batch_size=2))
     assert not dataset._consumer_iterator_active
@@ -155,10 +164,10 @@ def test_blocks(tokens, num_workers):
     iterator._shutdown_workers()
     resumed = theirs.StreamingDataset(tokens, **options)
     resumed.load_state_dict(state)
-    rest = list(map(plain, resumed))
-    whole = list(map(plain, theirs.StreamingDataset(tokens, **options)))
+    rest = list(map(as_lists, resumed))
+    whole = list(map(as_lists, theirs.StreamingDataset(tokens, **options)))
     assert rest == whole[8:]
-    assert sorted(map(str, (plain(block) for batch in done for block in batch))) == (
+    assert sorted(map(str, (as_lists(block) for batch in done for block in batch))) == (
         sorted(map(str, whole[:8]))
     )
 
@@ -174,7 +183,7 @@ def test_a_loader_does_not_start_from_a_packed_state_within_a_step(tokens):
     }
     for library in (ours, theirs):
         dataset = library.StreamingDataset(tokens, **options)
-        some(dataset, 3)
+        next_rows(dataset, 3)
         loader = library.StreamingDataLoader(dataset)
         text = "StreamingDataLoader cannot start from a partial packed logical step"
         with pytest.raises(RuntimeError, match=text):

@@ -21,11 +21,11 @@ from streams import (
     LIBRARIES,
     Worker,
     ids_of,
+    next_rows,
     ours,
     outcome,
     readers,
     sets,
-    some,
     steps,
     theirs,
 )
@@ -230,14 +230,14 @@ def test_one_iterator_at_a_time(shared, library):
         shared, num_splits=4, transform=ids_of
     )
     first, second = iter(dataset), iter(dataset)
-    begun = [next(first)]
+    started = [next(first)]
     with pytest.raises(RuntimeError, match="concurrent iteration"):
         next(second)
-    begun += [next(first)]
+    started += [next(first)]
     first.close()
-    begun += list(dataset)
+    started += list(dataset)
     assert list(dataset) == []
-    assert begun == list(
+    assert started == list(
         theirs.StreamingDataset(shared, num_splits=4, transform=ids_of)
     )
 
@@ -287,8 +287,8 @@ def test_an_override_of_the_worker_warns_in_a_worker(
     shared, monkeypatch, caplog, found
 ):
     monkeypatch.setattr(streaming, "get_worker_info", lambda: found)
-    told = Worker(0, 2)
-    dataset = StreamingDataset(shared, num_splits=4, worker_info_override=told)
+    info = Worker(0, 2)
+    dataset = StreamingDataset(shared, num_splits=4, worker_info_override=info)
     with caplog.at_level(logging.WARNING):
         assert len(list(dataset)) == 50
     assert ("override" in caplog.text) == (found is not None)
@@ -431,7 +431,7 @@ def test_schema_metadata_on_the_table_does_not_matter(db):
 def test_a_new_iterator_continues_after_a_partial_read(shared):
     for library in (ours, theirs):
         dataset = library.StreamingDataset(shared, num_splits=4, transform=ids_of)
-        rows = some(dataset, 7) + list(dataset)
+        rows = next_rows(dataset, 7) + list(dataset)
         assert sorted(rows) == list(range(100))
         assert rows[7:] == list(
             readers(
@@ -446,7 +446,7 @@ def test_a_new_iterator_continues_after_a_partial_read(shared):
 
 def state_after(table, count):
     dataset = theirs.StreamingDataset(table, num_splits=4, transform=ids_of)
-    some(dataset, count)
+    next_rows(dataset, count)
     return dataset.state_dict()
 
 

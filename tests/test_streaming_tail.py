@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
 from streams import (
     Worker,
-    dear,
+    few_examples,
     ids_of,
+    next_rows,
     ours,
     outcome,
     readers,
     sets,
-    some,
     steps,
     theirs,
 )
@@ -57,7 +57,7 @@ def test_an_epoch_is_that_of_a_new_dataset(shared):
 def test_setting_the_current_epoch_keeps_its_progress(shared):
     dataset = StreamingDataset(shared, num_splits=4, epoch=2, **IDS)
     whole = list(StreamingDataset(shared, num_splits=4, epoch=2, **IDS))
-    rows = some(dataset, 9)
+    rows = next_rows(dataset, 9)
     dataset.set_epoch(2)
     assert rows + list(dataset) == whole
     dataset.reset()
@@ -116,7 +116,7 @@ def order_of(table, num_splits, **options):
     st.sampled_from(["pad", "drop", "uneven"]),
     st.sampled_from([None, 3]),
 )
-@dear
+@few_examples
 def test_steps_are_the_same_for_any_number_of_readers(
     shared, num_splits, world_size, num_workers, batch_size, tail, clump
 ):
@@ -154,17 +154,17 @@ def test_steps_are_the_same_for_any_number_of_readers(
     st.integers(0, 20),
     st.sampled_from(["pad", "drop", "uneven"]),
 )
-@dear
+@few_examples
 def test_a_run_resumes_with_other_ranks(shared, num_splits, before, after, rows, tail):
     options = {"num_splits": num_splits, "tail": tail, **IDS}
-    begun = readers(ours, shared, world_size=before, **options)
-    done = [some(dataset, rows) for dataset in begun]
-    states = [dataset.state_dict() for dataset in begun]
+    started = readers(ours, shared, world_size=before, **options)
+    done = [next_rows(dataset, rows) for dataset in started]
+    states = [dataset.state_dict() for dataset in started]
     assert all(state == states[0] for state in states)
     whole = order_of(shared, num_splits)
     assert sorted(itertools.chain(*done)) == sorted(whole[: rows * before])
-    going = readers(ours, shared, world_size=after, state=states[0], **options)
-    left = set(itertools.chain(*map(list, going)))
+    resumed = readers(ours, shared, world_size=after, state=states[0], **options)
+    left = set(itertools.chain(*map(list, resumed)))
     missing = set(whole[rows * before :]) - left
     assert len(missing) <= (after - 1 if tail == "drop" else 0)
     if tail != "pad":
@@ -175,24 +175,26 @@ def test_states_are_those_of_lancedb(shared):
     """States agree until the rows that do not divide, which are at the end."""
     for first, second in ((ours, theirs), (theirs, ours)):
         options = {ours: {"tail": "uneven"}, theirs: {}}
-        begun = first.StreamingDataset(shared, num_splits=4, **options[first], **IDS)
-        rows = some(begun, 14)
-        going = second.StreamingDataset(shared, num_splits=4, **options[second], **IDS)
-        going.load_state_dict(begun.state_dict())
+        started = first.StreamingDataset(shared, num_splits=4, **options[first], **IDS)
+        rows = next_rows(started, 14)
+        resumed = second.StreamingDataset(
+            shared, num_splits=4, **options[second], **IDS
+        )
+        resumed.load_state_dict(started.state_dict())
         whole = order_of(shared, 4)
-        assert rows + list(going) == whole[: 103 if second is ours else 100]
+        assert rows + list(resumed) == whole[: 103 if second is ours else 100]
 
 
 def test_states_that_are_not_of_a_beginning_are_refused(shared):
     dataset = StreamingDataset(shared, num_splits=3, tail="pad")
     state = dataset.state_dict()
     for counts in ([1, 2, 1], [40, 40, 40], [1, 1]):
-        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+        with pytest.raises(ValueError, match="is not the beginning of an epoch"):
             dataset.load_state_dict(state | {"samples_consumed_per_split": counts})
     counts = {"samples_consumed_per_split": [4, 4, 4]}
     for positions in ([6, 4, 4], [4, 4, 5]):
         skipped = {"positions_consumed_per_split": positions}
-        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+        with pytest.raises(ValueError, match="is not the beginning of an epoch"):
             dataset.load_state_dict(state | counts | skipped)
     dataset.load_state_dict(state | {"samples_consumed_per_split": 2})
     assert dataset.state_dict()["samples_consumed_per_split"] == [2, 2, 2]
@@ -245,18 +247,18 @@ def test_the_rest_of_an_unfinished_step_is_read_first(
     options = {"num_splits": 5, "tail": tail, "world_size": world_size, **IDS}
     dataset = StreamingDataset(shared, **options)
     step = num_workers * 4
-    begun = iter(
+    started = iter(
         StreamingDataLoader(
             dataset, batch_size=4, num_workers=num_workers, collate_fn=list
         )
     )
-    done = list(itertools.chain(*itertools.islice(begun, num_workers + 1)))
-    begun._shutdown_workers()
+    done = list(itertools.chain(*itertools.islice(started, num_workers + 1)))
+    started._shutdown_workers()
     # The missing rows of the second step, in two parts, and one row of the third.
     for count in (1, step - 5):
         with pytest.raises(RuntimeError, match="complete logical step boundary"):
             dataset.state_dict()
-        done += some(dataset, count)
+        done += next_rows(dataset, count)
     whole = order_of(shared, 5)
     assert sorted(done) == sorted(
         itertools.chain(
@@ -269,7 +271,7 @@ def test_the_rest_of_an_unfinished_step_is_read_first(
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
         2 * step * world_size
     )
-    done += some(dataset, 1)
+    done += next_rows(dataset, 1)
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
         (2 * step + 1) * world_size
     )
@@ -285,21 +287,21 @@ def test_the_rest_of_an_unfinished_step_is_read_first(
 def test_one_reader_continues_within_a_step(shared, num_workers):
     dataset = StreamingDataset(shared, num_splits=5, tail="pad", **IDS)
     options = {"batch_size": 4, "collate_fn": list}
-    begun = iter(StreamingDataLoader(dataset, num_workers=2, **options))
-    done = list(itertools.chain(*itertools.islice(begun, 3)))
-    begun._shutdown_workers()
+    started = iter(StreamingDataLoader(dataset, num_workers=2, **options))
+    done = list(itertools.chain(*itertools.islice(started, 3)))
+    started._shutdown_workers()
     loader = StreamingDataLoader(dataset, num_workers=num_workers, **options)
-    going = iter(loader)
-    done += next(going)
+    resumed = iter(loader)
+    done += next(resumed)
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == 16
-    done += itertools.chain(*going)
+    done += itertools.chain(*resumed)
     assert sorted(done) == list(range(103))
 
 
 def test_a_state_with_a_tail_has_lancedbs_keys(shared):
     keys = set(theirs.StreamingDataset(shared).state_dict())
     dataset = StreamingDataset(shared, tail="pad", **IDS)
-    some(dataset, 7)
+    next_rows(dataset, 7)
     assert set(dataset.state_dict()) == keys
     next(iter(StreamingDataLoader(dataset, batch_size=4, collate_fn=list)))
     assert set(dataset.state_dict()) == keys
@@ -377,7 +379,7 @@ def test_copies_of_a_dataset_are_independent(tmp_path, way, kind, filter):
     options = {"num_splits": 4, "rank": 1, "world_size": 2, "filter": filter}
     dataset = StreamingDataset(table, strict=True, **options, **IDS)
     whole = list(StreamingDataset(table, **options, **IDS))
-    rows = some(dataset, 4)
+    rows = next_rows(dataset, 4)
     other = WAYS[way](dataset)
     if kind == "disk":
         table.delete("id < 30")

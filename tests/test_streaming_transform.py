@@ -12,7 +12,7 @@ import pytest
 import tables
 from lanceloader.streaming import StreamingDataset
 from lanceloader.streaming.prefetch import BufferedBytes
-from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
+from streams import ids_of, next_rows, ours, outcome, readers, sets, steps, theirs
 
 BAD = frozenset({3, 4, 17, 40, 41, 42, 43, 44, 45, 46, 47, 90})
 
@@ -73,16 +73,16 @@ def test_states_with_skipped_rows_resume_in_lancedb(shared):
     options = {"num_splits": 4, "transform": picky, "on_transform_error": "skip"}
     whole = [list(d) for d in readers(theirs, shared, world_size=2, **options)]
     for first, second in ((ours, theirs), (theirs, ours)):
-        begun = readers(first, shared, world_size=2, **options)
-        done = [some(dataset, 20) for dataset in begun]
+        started = readers(first, shared, world_size=2, **options)
+        done = [next_rows(dataset, 20) for dataset in started]
         state = second.StreamingDataset.merge_state_dicts(
-            [dataset.state_dict() for dataset in begun]
+            [dataset.state_dict() for dataset in started]
         )
         assert (
             state["positions_consumed_per_split"] != state["samples_consumed_per_split"]
         )
-        going = readers(second, shared, world_size=2, state=state, **options)
-        assert [d + list(g) for d, g in zip(done, going, strict=True)] == whole
+        resumed = readers(second, shared, world_size=2, state=state, **options)
+        assert [d + list(g) for d, g in zip(done, resumed, strict=True)] == whole
 
 
 def test_raising_is_the_default(shared):
@@ -167,7 +167,7 @@ def test_filled_rows_keep_their_positions(shared):
         **options,
     )
     whole = list(StreamingDataset(shared, transform=ids_of, **options))
-    rows = some(dataset, 43)
+    rows = next_rows(dataset, 43)
     state = dataset.state_dict()
     assert state["positions_consumed_per_split"] == state["samples_consumed_per_split"]
     rows += list(dataset)
@@ -303,21 +303,21 @@ def test_closing_does_not_wait_for_a_transform_that_hangs(shared, monkeypatch, c
         shared, read_batch_size=5, transform=transform, transform_parallelism=2
     )
     rows = iter(dataset)
-    begun = [next(rows)]
+    started = [next(rows)]
     # Taking a row may submit the next transform; the rows of the first batch do not need it.
-    while len(begun) < 5 and not hangs.wait(0.5):
-        begun.append(next(rows))
+    while len(started) < 5 and not hangs.wait(0.5):
+        started.append(next(rows))
     assert hangs.is_set()
     rows.close()
     assert "in the background" in caplog.text
     assert not dataset._consumer_iterator_active
     gate.open.set()
-    assert begun + list(dataset) == list(StreamingDataset(shared, transform=ids_of))
+    assert started + list(dataset) == list(StreamingDataset(shared, transform=ids_of))
 
 
 def test_closing_waits_for_quick_calls(shared, caplog):
     dataset = StreamingDataset(shared, num_splits=4, read_batch_size=1)
-    some(dataset, 1)
+    next_rows(dataset, 1)
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if "ThreadPool" in name]
     assert caplog.text == ""

@@ -241,11 +241,11 @@ def test_another_process_publishes_its_counters(shared, library, start, override
         shared, num_splits=4, transform=ids_of, worker_info_override=override
     )
     context = multiprocessing.get_context(start)
-    begun, may_end = context.Event(), context.Event()
-    process = context.Process(target=advance, args=(dataset, begun, may_end))
+    started, may_end = context.Event(), context.Event()
+    process = context.Process(target=advance, args=(dataset, started, may_end))
     process.start()
     try:
-        assert begun.wait(20)
+        assert started.wait(20)
         assert dataset.consumed_rows == 20
         assert dataset.bytes_loaded > 0
         assert dataset.fetch_time > 0

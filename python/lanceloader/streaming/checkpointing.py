@@ -12,7 +12,7 @@ from lanceloader.streaming.replaceable import namespace
 State: TypeAlias = dict[str, Any]
 
 
-class Checkpointing(DatasetAttributes):
+class DatasetCheckpoints(DatasetAttributes):
     """Makes and loads state dicts, and takes over the progress of workers."""
 
     @property

@@ -14,16 +14,16 @@ from lanceloader.options import bytes_of
 from lanceloader.sources import pinned_source
 from lanceloader.stages.transform import UNSET
 from lanceloader.streaming import validation
-from lanceloader.streaming.checkpointing import Checkpointing
+from lanceloader.streaming.checkpointing import DatasetCheckpoints
 from lanceloader.streaming.counters import Counters
-from lanceloader.streaming.iterating import Iterating
+from lanceloader.streaming.iteration import DatasetIteration
 from lanceloader.streaming.iterator_lock import IteratorLock
 from lanceloader.streaming.packing import estimated_blocks
-from lanceloader.streaming.pickling import Pickling, opened_once, schema_of
+from lanceloader.streaming.pickling import DatasetPickling, opened_once, schema_of
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
 from lanceloader.streaming.replaceable import namespace
 from lanceloader.streaming.sharding import GlobalOrder
-from lanceloader.streaming.statistics import Statistics
+from lanceloader.streaming.statistics import DatasetStatistics
 from lanceloader.streaming.validation import (
     _EPOCH_PRIME,
     DEFAULT_PREFETCH_BATCHES,
@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 
 class StreamingDataset(
-    Iterating, Checkpointing, Statistics, Pickling, IterableDataset[Any]
+    DatasetIteration,
+    DatasetCheckpoints,
+    DatasetStatistics,
+    DatasetPickling,
+    IterableDataset[Any],
 ):
     """A table as a stream of rows for training, for any number of ranks and workers.
 

@@ -36,7 +36,7 @@ LANCEDB_TABLES = "LanceTable", "RemoteTable", "AsyncTable"
 OPEN = "_built_table", "_opened"
 
 
-class Pickling(DatasetAttributes):
+class DatasetPickling(DatasetAttributes):
     """Reduces a dataset to a description, and opens a dataset from it."""
 
     def __getstate__(self) -> State:

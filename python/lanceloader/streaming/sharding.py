@@ -58,10 +58,10 @@ class GlobalOrder:
         done = sum(counts)
         if list(counts) != self.counts(done) or done > self.num_rows:
             message = (
-                f"samples_consumed_per_split {list(counts)} cannot be resumed with `tail`: "
-                f"wanted the beginning of an epoch of {self.num_rows} rows in "
-                f"{self.num_splits} splits. Pass the states of all ranks at one step to "
-                "merge_state_dicts, and load its result"
+                f"samples_consumed_per_split {list(counts)} is not the beginning of an epoch of "
+                f"{self.num_rows} rows in {self.num_splits} splits, so it cannot be resumed "
+                "with `tail`. Pass the states of all ranks at one step to merge_state_dicts, "
+                "and load its result"
             )
             raise ValueError(message)
         return done

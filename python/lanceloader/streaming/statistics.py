@@ -17,7 +17,7 @@ from lanceloader.streaming.counters import (
 )
 
 
-class Statistics(DatasetAttributes):
+class DatasetStatistics(DatasetAttributes):
     """Totals over all iterations and workers, and gauges of the current iteration."""
 
     @property

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lanceloader.streaming.transform_stage import Mapper
 
 
-class Iterating(DatasetAttributes):
+class DatasetIteration(DatasetAttributes):
     """Reads the splits of this reader."""
 
     @property
