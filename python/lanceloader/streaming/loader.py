@@ -236,7 +236,8 @@ class StreamingDataLoader(DataLoader[Any]):
         if self.drop_last:
             raise ValueError(
                 "StreamingDataLoader does not support drop_last=True, because the dropped rows "
-                "would depend on the number of workers. Pass tail='drop' to the dataset instead"
+                "would depend on the number of workers. Leave short batches out in the training "
+                "loop instead"
             )
         self.collate_fn = _CheckpointCollate(self.collate_fn)
 
