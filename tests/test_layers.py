@@ -61,9 +61,9 @@ WORDS = {
 # Libraries imported when a module is, by whom: everybody else imports them in functions.
 AT_ONCE = {
     "torch": {"torch", "torch_loader", "formats/torch"}
-    | {f"streaming/{name}" for name in ("__init__", "dataset", "loader", "packing")},
+    | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},
     "pyarrow": {"torch", "formats/torch"}
-    | {f"streaming/{name}" for name in ("arguments", "packing", "travelling")},
+    | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
     "numpy": {"formats/numpy", "formats/torch", "streaming/packing"},
     "lancedb": set(),
     "lance": set(),
