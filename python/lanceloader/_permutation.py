@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lanceloader._native import Order
     from lanceloader._typing import Format, StorageOptions, Transform
-    from lanceloader.sources import Reader, Source
+    from lanceloader.sources import RowReader, Source
 
 __all__ = ["Permutation", "Permutations", "open", "rows_of_split"]
 
@@ -62,7 +62,7 @@ class Permutation(LoadVerbs):
         offset: int | None = None,
         limit: int | None = None,
         connection_factory: Callable[[str], Any] | None = None,
-        _reader: Reader | None = None,
+        _reader: RowReader | None = None,
     ) -> None:
         """Internal, with LanceDB's signature. Use ``identity`` or ``from_tables``."""
         if base_table is None:
@@ -132,7 +132,7 @@ class Permutation(LoadVerbs):
     @property
     def base_table(self) -> Any:
         """The table it was made from; opened again on first use after unpickling."""
-        if isinstance(self._base_table, pickling.LeftBehind):
+        if isinstance(self._base_table, pickling.LazyTable):
             self._base_table = self._base_table.make(self)
         return self._base_table
 
@@ -142,7 +142,7 @@ class Permutation(LoadVerbs):
 
         After unpickling it has the rows of this split only: only they travel.
         """
-        if isinstance(self._permutation_table, pickling.LeftBehind):
+        if isinstance(self._permutation_table, pickling.LazyTable):
             self._permutation_table = self._permutation_table.make(self)
         return self._permutation_table
 
