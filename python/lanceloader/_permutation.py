@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import pickling
-from lanceloader.compat_lancedb.plan_table import PlanTable, split_names
+from lanceloader.compat_lancedb.plan_table import (
+    PlanTable,
+    rows_of_split,
+    split_names,
+)
 from lanceloader.loader.verbs import LoadVerbs
 from lanceloader.numbers import count
-from lanceloader.sources import open_source, pinned_source
+from lanceloader.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lanceloader._native import Order
     from lanceloader._typing import Format, StorageOptions, Transform
-    from lanceloader.sources import RowReader, Source
+    from lanceloader.sources import RowReader
 
-__all__ = ["Permutation", "Permutations", "open", "rows_of_split"]
+__all__ = ["Permutation", "Permutations", "open"]
 
 
 class Permutation(LoadVerbs):
@@ -258,18 +261,6 @@ def open(  # noqa: A001
     if columns is not None:
         perm = perm.select_columns(columns)
     return perm if format is None else perm.with_format(format)
-
-
-def rows_of_split(
-    base_table: Any, permutation_table: Any | None, split: int
-) -> tuple[Source, Order]:
-    """Open the base table at the version a permutation table was made from, and its rows."""
-    if permutation_table is None:
-        source = open_source(base_table)
-        return source, source.all_rows()
-    plan = PlanTable.of(permutation_table)
-    source = pinned_source(base_table, plan.base_version, plan.base_branch)
-    return source.rows_of_ids(plan.row_ids(split))
 
 
 def split_number(permutation_table: Any | None, split: str | int | None) -> int:

@@ -10,7 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.compat_lancedb.plan_table import json_of, metadata_of, split_names
+from lanceloader.compat_lancedb.plan_table import (
+    json_of,
+    metadata_of,
+    rows_of_split,
+    split_names,
+)
 from lanceloader.compat_lancedb.table_state import (
     state_of_table,
     table_of_state,
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lanceloader._native import Order
-    from lanceloader._permutation import Permutation
+    from lanceloader.verbs.rows import RowVerbs
 
 __all__ = ["LazyTable", "from_state", "to_state"]
 
@@ -47,7 +52,7 @@ class LazyTable(ABC):
     """A table object that is not part of the pickle and is created on first access."""
 
     @abstractmethod
-    def make(self, perm: Permutation) -> Any:
+    def make(self, perm: RowVerbs) -> Any:
         """Create the table object for this permutation."""
 
 
@@ -58,7 +63,7 @@ class LazyBaseTable(LazyTable):
         """Keep the state of a LanceDB table, or ``None`` for any other object."""
         self.state = state
 
-    def make(self, perm: Permutation) -> Any:
+    def make(self, perm: RowVerbs) -> Any:
         source = perm._source
         if isinstance(source, MemorySource):
             # As in LanceDB, a table in memory is created anew, with new row ids.
@@ -78,7 +83,7 @@ class LazyPermutationTable(LazyTable):
         """Keep the names of all splits, or ``None`` if they have none."""
         self.split_names = split_names
 
-    def make(self, perm: Permutation) -> Any:
+    def make(self, perm: RowVerbs) -> Any:
         import numpy as np
         import pyarrow as pa
 
@@ -104,7 +109,7 @@ class LazyPermutationTable(LazyTable):
         )
 
 
-def to_state(perm: Permutation) -> dict[str, Any]:
+def to_state(perm: RowVerbs) -> dict[str, Any]:
     """Return the state of a permutation."""
     source = perm._source
     state = {
@@ -134,7 +139,7 @@ def to_state(perm: Permutation) -> dict[str, Any]:
     return state
 
 
-def state_of_base(perm: Permutation) -> dict[str, Any] | None:
+def state_of_base(perm: RowVerbs) -> dict[str, Any] | None:
     """Return the state of the base table if it is a local LanceDB table, else ``None``."""
     base, source = perm._base_table, perm._source
     if isinstance(base, LazyBaseTable):
@@ -147,7 +152,7 @@ def state_of_base(perm: Permutation) -> dict[str, Any] | None:
     return state_of_table(base) | pin
 
 
-def from_state(perm: Permutation, state: dict[str, Any]) -> None:
+def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
     """Initialize a permutation from its state, or from a state that LanceDB wrote.
 
     Raises:
@@ -216,11 +221,9 @@ def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
     return pinned_source(table, state["version"], state["branch"])
 
 
-def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
+def from_lancedb_state(perm: RowVerbs, state: dict[str, Any]) -> None:
     """Initialize a permutation from a state of any release of ``lancedb.permutation``."""
     import lancedb
-
-    from lanceloader._permutation import rows_of_split
 
     factory = state["connection_factory"]
     is_rebuilt = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import ArrowStreamExportable
 from lanceloader.numbers import count, numpy_of
+from lanceloader.sources import open_source, pinned_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from lanceloader.sources.base import Source
+    from lanceloader._native import Order
+    from lanceloader.sources import Source
 
-__all__ = ["PlanTable", "json_of", "metadata_of", "split_names"]
+__all__ = ["PlanTable", "json_of", "metadata_of", "rows_of_split", "split_names"]
 
 ROW_ID = "row_id"
 SPLIT_ID = "split_id"
@@ -107,6 +109,27 @@ class PlanTable:
 _plans: weakref.WeakKeyDictionary[Any, tuple[Any, PlanTable]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def rows_of_split(
+    base_table: Any, permutation_table: Any | None, split: int
+) -> tuple[Source, Order]:
+    """Open the base table of a permutation table and return it and the rows of a split.
+
+    Args:
+        base_table: The base table. It is opened at the version that the permutation table names.
+        permutation_table: The permutation table, or ``None`` for all rows of the base table.
+        split: The number of the split.
+
+    Raises:
+        ValueError: If the split has no rows.
+    """
+    if permutation_table is None:
+        source = open_source(base_table)
+        return source, source.all_rows()
+    plan = PlanTable.of(permutation_table)
+    source = pinned_source(base_table, plan.base_version, plan.base_branch)
+    return source.rows_of_ids(plan.row_ids(split))
 
 
 def arrow_of(table: Any) -> pa.Table:
