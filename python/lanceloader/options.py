@@ -21,22 +21,22 @@ _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
-def bytes_of(size: Size, what: str) -> int:
+def bytes_of(size: Size, name: str) -> int:
     """Return a size as a number of bytes.
 
     Args:
         size: A number of bytes, or a string such as ``"4GiB"`` or ``"500 MB"``.
-        what: The name of the argument or variable, for error messages.
+        name: The name of the argument or variable, for error messages.
 
     Raises:
         TypeError: If ``size`` is neither a whole number nor a string.
         ValueError: If a string cannot be parsed, or if the number is negative.
     """
     if not isinstance(size, str):
-        return count(size, what)
+        return count(size, name)
     match = _SIZE.fullmatch(size)
     if match is None:
-        message = f'`{what}` must be a number of bytes or a string such as "4GiB", got {size!r}'
+        message = f'`{name}` must be a number of bytes or a string such as "4GiB", got {size!r}'
         raise ValueError(message)
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000

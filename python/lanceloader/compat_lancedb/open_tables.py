@@ -98,7 +98,7 @@ def tables_in(dataset: Any) -> Iterator[Any]:
 
 
 def known_table(table: Any) -> OpenTable | None:
-    """Return what ``open_table`` returned last for this table, or ``None``."""
+    """Return the last result of ``open_table`` for this table, or ``None``."""
     return _open_tables.get(table)
 
 

@@ -153,7 +153,7 @@ def install_lancedb() -> None:
 
 
 class UnstartedIterator:
-    """Pins tables while the iterator of a ``DataLoader`` is being created."""
+    """A placeholder that pins tables while the iterator of a ``DataLoader`` is being created."""
 
 
 def pinning_iter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -163,9 +163,9 @@ def pinning_iter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def __iter__(self: Any) -> Any:  # noqa: N807
         install_lancedb()
         unstarted = UnstartedIterator()
-        pins = [pin(table, unstarted) for table in tables_in(self.dataset)]
+        pinned = [pin(table, unstarted) for table in tables_in(self.dataset)]
         iterator = original(self)
-        for table in pins:
+        for table in pinned:
             table.iterators.add(iterator)
         return iterator
 
@@ -174,7 +174,10 @@ def pinning_iter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def pinned_len(original: Callable[[Any], int]) -> Callable[[Any], int]:
-    """Wrap ``Table.__len__`` to count the rows of a fixed version; samplers call it lazily."""
+    """Wrap ``Table.__len__`` to return the length of the version that an iterator pins.
+
+    Samplers call ``len`` after an epoch has started, when the table may have a newer version.
+    """
 
     @functools.wraps(original)
     def __len__(self: Any) -> int:  # noqa: N807
@@ -190,7 +193,7 @@ def pinned_len(original: Callable[[Any], int]) -> Callable[[Any], int]:
 def native_getitems(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Wrap ``Table.__getitems__`` to read local tables with the native reader.
 
-    For no offsets, it returns an empty table, where LanceDB raises an error.
+    No offsets result in an empty table, without a query.
     """
 
     @functools.wraps(original)

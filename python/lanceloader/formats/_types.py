@@ -1,4 +1,4 @@
-"""Arrow types of columns: unwrapping, kinds, and the values that stand in for nulls."""
+"""Arrow types: unwrapping of columns, tests for types, and placeholders for nulls."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def bits_in(value: Any) -> Any:
     with np.errstate(over="ignore"):
         bits = int(np.float32(value).view(np.uint32))
     if value == value:
-        # Round half to even. A NaN is only truncated: rounding could turn it into infinity.
+        # Round half to even. A NaN is only truncated, since rounding could turn it into a number.
         bits += 0x7FFF + (bits >> 16 & 1)
     return int(np.uint16(bits >> 16).view(np.int16))
 

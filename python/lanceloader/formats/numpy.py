@@ -91,7 +91,7 @@ def columns(
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
-    """Return what ``columns`` returns, for a batch of the core."""
+    """Convert a batch of the core to a dict of one array per column, like ``columns``."""
     return gather_runs(batch, transform, vectors)
 
 

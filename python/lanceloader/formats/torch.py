@@ -130,7 +130,7 @@ def row_matrix(batch: pa.RecordBatch) -> torch.Tensor:
 
 
 def matrix_from_native(batch: Batch) -> torch.Tensor:
-    """Return what ``row_matrix`` returns, for a batch of the core with one row-major column."""
+    """Convert a batch of the core, with one row-major column, to a tensor like ``row_matrix``."""
     _, runs, _ = batch.runs()
     if batch.num_rows == 0:
         rows = pa.record_batch(batch)
@@ -148,7 +148,7 @@ def columns(
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
-    """Return what ``columns`` returns, for a batch of the core."""
+    """Convert a batch of the core to a dict of one tensor per column, like ``columns``."""
     return gather_runs(batch, transform, vectors)
 
 
@@ -286,7 +286,7 @@ def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
 
 
 def collate_tensors(field: pa.Field, column: pa.Array) -> Any:
-    """Return what collating the rows of format ``"torch"`` returns for one column."""
+    """Collate one column, with the same result as collating the rows of format ``"torch"``."""
     values = row_values(field, column)
     if isinstance(values, torch.Tensor) or is_text(plain(column).type):
         return values
@@ -294,7 +294,7 @@ def collate_tensors(field: pa.Field, column: pa.Array) -> Any:
 
 
 def collate_objects(column: pa.Array) -> Any:
-    """Return what collating Python objects returns for one column.
+    """Collate one column, with the same result as collating rows of Python objects.
 
     Numbers become 64-bit tensors; text stays a list.
     """
