@@ -16,6 +16,8 @@ import pytest
 import tables
 import torch
 from lancedb.util import tbl_to_tensor
+from lanceloader.compat_lancedb import table_dataset
+from lanceloader.compat_lancedb.collate import collate_batch
 from lanceloader.compat_lancedb.open_tables import tables_in
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 
@@ -268,6 +270,18 @@ def test_uninstall_leaves_everything_as_it_was(table):
     assert not hasattr(lancedb.table.Table.__len__, "_original")
     ll.install()
     assert next(iter(DataLoader(table, batch_size=4))).num_rows == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("TableDataset", table_dataset.TableDataset),
+        ("_collate", collate_batch),
+        ("rebuild_remote", table_dataset.rebuild_remote),
+    ],
+)
+def test_names_in_pickles_of_earlier_versions_resolve(name, found):
+    assert pickle.loads(f"clanceloader.torch\n{name}\n.".encode()) is found
 
 
 def test_lists_of_columns_are_still_refused():

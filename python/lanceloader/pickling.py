@@ -49,7 +49,7 @@ LAYOUT = 1
 
 
 class LazyTable(ABC):
-    """A table object that is not part of the pickle and is created on first access."""
+    """A table object that is not pickled and is created on first access after unpickling."""
 
     @abstractmethod
     def make(self, perm: RowVerbs) -> Any:
@@ -57,7 +57,7 @@ class LazyTable(ABC):
 
 
 class LazyBaseTable(LazyTable):
-    """The object from which the permutation was created."""
+    """The base table: an object equivalent to the one from which the permutation was created."""
 
     def __init__(self, state: dict[str, Any] | None) -> None:
         """Keep the state of a LanceDB table, or ``None`` for any other object."""
@@ -77,7 +77,7 @@ class LazyBaseTable(LazyTable):
 
 
 class LazyPermutationTable(LazyTable):
-    """A permutation table with the rows of a single split."""
+    """The permutation table, reduced to the rows of the permutation's own split."""
 
     def __init__(self, split_names: Sequence[str] | None) -> None:
         """Keep the names of all splits, or ``None`` if they have none."""

@@ -101,6 +101,11 @@ def parts(perm: Permutation) -> None:
     assert_type(folds, list[Fold[Permutation]])
     assert_type(folds[0].train, Permutation)
     assert_type([len(val) for _, val in folds], list[int])
+    # Annotations without an argument are allowed, as in earlier versions.
+    bare_splits: Splits = splits
+    bare_fold: Fold = folds[0]
+    assert_type(bare_splits, Splits[Any])
+    assert_type(bare_fold, Fold[Any])
     perm.kfold(5)  # type: ignore[call-arg]
     perm.split([1, 1], sed=7)  # type: ignore[call-arg]
 

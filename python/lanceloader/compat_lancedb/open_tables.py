@@ -31,11 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OpenTable:
-    """A table at the version at which this process, or its parent before a fork, opened it."""
+    """A LanceDB table that this process, or its parent before a fork, opened at a version."""
 
     pid: int
     version: tuple[int, str | None]
-    """The version and the branch."""
+    """The number of the version, and its branch."""
 
     source: Source
     reader: RowReader

@@ -71,6 +71,8 @@ def convert(
 
 
 class _Converter:
+    """Converts columns to the arrays of one library, with one policy for nulls."""
+
     def __init__(self, library: Library, nulls: Nulls, fill_value: Any) -> None:
         self.library = library
         self.nulls = nulls
