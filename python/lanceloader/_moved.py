@@ -78,6 +78,10 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "lanceloader.mixing.watching": ("lanceloader.mixing.counters", {}),
     "lanceloader.plan_table": ("lanceloader.compat_lancedb.plan_table", {}),
+    "lanceloader.sources.by_engine": (
+        "lanceloader.sources.engine_source",
+        {"Address": "TableAddress", "Handle": "TableHandle"},
+    ),
     "lanceloader.stats": ("lanceloader.monitor.stats", {}),
     "lanceloader.streaming.arguments": (
         "lanceloader.streaming.validation",

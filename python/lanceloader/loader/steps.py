@@ -52,7 +52,7 @@ class StepOptions:
         """
         if batch_size is not None and global_batch_size is not None:
             raise ValueError("batch_size and global_batch_size: wanted one of them")
-        check_choice(f"tail={tail!r}", tail, Tail)
+        check_choice("tail", tail, Tail)
         sizes = {
             "batch_size": batch_size,
             "global_batch_size": global_batch_size,

@@ -108,7 +108,7 @@ def check_topology(
     if world_size == 0:
         raise ZeroDivisionError("world_size must be at least 1, got 0")
     if tail is not None:
-        check_choice(f"tail={tail!r}", tail, Tail)
+        check_choice("tail", tail, Tail)
     if tail is None and num_splits % world_size != 0:
         message = (
             f"num_splits ({num_splits}) must be divisible by world_size ({world_size}). Pass a "

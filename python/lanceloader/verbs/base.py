@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lanceloader._native import Order
     from lanceloader._typing import Transform
-    from lanceloader.sources import Reader, Source
+    from lanceloader.sources import RowReader, Source
 
 __all__ = ["DEFAULT_BATCH_SIZE", "View"]
 
@@ -36,7 +36,7 @@ class View:
     connection_factory: Callable[[str], Any] | None
     _base_table: Any
     _permutation_table: Any
-    reader: Reader | None
+    reader: RowReader | None
 
     _source: Source
     _rows: Order
@@ -49,7 +49,7 @@ class View:
     is_shard: bool = False
     """Whether ``shard`` was asked, so that nobody else should."""
 
-    _formed: tuple[Reader, Any, Reader] | None = None
+    _formed: tuple[RowReader, Any, RowReader] | None = None
     """The reader, what a format wants of it, and the reader that gives that."""
 
     def _assign(
@@ -109,7 +109,7 @@ class View:
     def _with_selection(self, selection: dict[str, str]) -> Self:
         return self._replace(selection=selection)
 
-    def _ensure_open(self) -> Reader:
+    def _ensure_open(self) -> RowReader:
         """Give the reader of the selected columns, made anew in another process."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:

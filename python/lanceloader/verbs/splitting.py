@@ -49,7 +49,7 @@ class SplitNumber(int):
         group_by: str | Sequence[str] | None = None,
         hash_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> Splits:
+    ) -> Splits[Permutation]:
         """Cut the rows into parts that share none.
 
         Args:
@@ -142,7 +142,7 @@ class SplitVerbs(SampleVerbs):
         """
         return SplitNumber(self._split, self)
 
-    def split_by(self, column: str, *, progress: bool = False) -> Splits:
+    def split_by(self, column: str, *, progress: bool = False) -> Splits[Permutation]:
         """Cut the rows by the values of a column that already says where each belongs.
 
         Returns:
@@ -204,7 +204,7 @@ class SplitVerbs(SampleVerbs):
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> list[Fold]:
+    ) -> list[Fold[Permutation]]:
         """Make the rounds of a cross-validation.
 
         Args:
@@ -242,6 +242,8 @@ class SplitVerbs(SampleVerbs):
             Fold(*both) for both in zip(self._splits(rest, None), parts, strict=True)
         ]
 
-    def _splits(self, orders: Iterable[Order], names: Sequence[str] | None) -> Splits:
+    def _splits(
+        self, orders: Iterable[Order], names: Sequence[str] | None
+    ) -> Splits[Permutation]:
         parts = (cast("Permutation", self._with_rows(order)) for order in orders)
         return Splits(parts, names)
