@@ -7,7 +7,6 @@ import json
 import pickle
 import sys
 import threading
-import types
 from collections import Counter
 
 import lance
@@ -41,17 +40,8 @@ def legacy(tmp_path):
     return ll.open(lance.write_dataset(data, path, data_storage_version="legacy"))
 
 
-class Nothing:
-    """What is served, as far as counting asks."""
-
-    view = types.SimpleNamespace(transform_fn=len)
-
-    def reads(self):
-        return None
-
-
 def running(**world):
-    return Metrics(Nothing(), World(**world), is_traced=False)
+    return Metrics(lambda: None, None, World(**world))
 
 
 # What is counted
@@ -212,13 +202,13 @@ def test_what_lies_ready_is_an_average(perm):
 
 def test_the_series_is_bounded():
     counting = running()
-    for _ in range(10 * MAX_POINTS):
-        counting.asked()
-        counting.handed()
-        assert (
-            len(counting.stats().series) <= MAX_POINTS + 1 or counting.num_handed % 97
-        )
-    counting.ended()
+    for number in range(1, 10 * MAX_POINTS + 1):
+        counting.request()
+        counting.yield_batch()
+        # Statistics of each step would take longer than all steps.
+        if number % 97 == 0:
+            assert 0 < len(counting.stats().series) <= MAX_POINTS + 1
+    counting.end()
     found = counting.stats()
     assert MAX_POINTS / 2 - 1 <= len(found.series) <= MAX_POINTS + 1
     times = [seconds for seconds, _, _ in found.series]

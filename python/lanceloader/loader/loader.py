@@ -375,7 +375,7 @@ class Loader(Generic[PermutationT]):
         # A worker process is not one of the ranks; but a rank may be sent its loader, too.
         world = self._steps.world or World.in_use()
         state = self.__dict__ | {"_steps": replace(self._steps, world=world)}
-        state |= {"_metrics": None, "_trace": None}
+        state |= {"_metrics": None, "_trace": None, "cursor": copy.copy(self.cursor)}
         # They refer to this loader.
         del state["sampler"], state["batch_sampler"]
         return state
