@@ -134,19 +134,19 @@ class Bench:
     def race(
         self, where: str, table: BenchTable, arms: Iterable[Arm], *,
         rounds: int, seconds: float, is_warm: bool = True, is_checked: bool = False,
-        is_weighed: bool = False, reference: Arm | None = None,
+        is_compared: bool = False, is_weighed: bool = False, reference: Arm | None = None,
     ) -> Iterator[tuple[Arm, int, Figures]]:  # fmt: skip
         """Let arms read a table by turns; each round has another seed.
 
         Rows are checked and memory is weighed in the first round. An arm is left out if its rows
-        are not the table's, or not those of the other arms with the same exact shuffle. A
-        reference is only compared with.
+        are not the table's; if rows are compared, too, if they are not those of the other arms with
+        the same exact shuffle, or of a reference, which takes no part otherwise.
         """
         running = self.prepared(where, table, arms)
         firsts: dict[str, tuple[str, str]] = {}
         if reference:
             with self.attempt(where, reference.name):
-                check(reference, timed(table, reference, 1, 0, is_checked=True), firsts)
+                compare(reference, timed(table, reference, 1, 0), firsts)
 
         def run(arm: Arm, number: int) -> Figures:
             is_first = number == 0
@@ -155,7 +155,9 @@ class Bench:
                 is_checked=is_checked and is_first, is_weighed=is_weighed and is_first,
             )  # fmt: skip
             if is_checked and is_first:
-                check(arm, found, firsts)
+                check(found)
+            if is_compared and is_first:
+                compare(arm, found, firsts)
             if is_weighed and is_first and rounds > 1:
                 # Whoever is weighed is stopped again and again, the longer the more is mapped.
                 del found.figures["first_batch_s"]
@@ -193,11 +195,14 @@ def rotated(everyone: Sequence[Found], number: int) -> list[Found]:
     return [*everyone[start:], *everyone[:start]]
 
 
-def check(arm: Arm, found: Turn, firsts: dict[str, tuple[str, str]]) -> None:
-    """Compare what an arm gave with the table, and with who came first of the same shuffle."""
+def check(found: Turn) -> None:
     if found.differs:
         raise AssertionError(found.differs)
-    if arm.is_comparable and arm.shuffle != WINDOWS:
+
+
+def compare(arm: Arm, found: Turn, firsts: dict[str, tuple[str, str]]) -> None:
+    """Compare the first rows of an arm with those of who came first of the same shuffle."""
+    if arm.shuffle != WINDOWS:
         name, rows = firsts.setdefault(arm.shuffle, (arm.name, found.first_rows))
         if rows != found.first_rows:
             message = f"other rows than {name}"

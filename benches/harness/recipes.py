@@ -178,74 +178,20 @@ def mixed_column(
     return text.cast(pa.binary()) if kind == "bytes" else text
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in [
-        Recipe(
-            "narrow",
-            "int64 id, 16 float32, int64 label",
-            5_000_000,
-            1024,
-            65_536,
-            250_000,
-            features,
-        ),
-        Recipe(
-            "embeddings",
-            "int64 id, float32[768], int64 label",
-            200_000,
-            256,
-            4096,
-            10_000,
-            vectors,
-        ),
-        Recipe(
-            "text",
-            "int64 id, text of 50 to 500 characters",
-            500_000,
-            1024,
-            16_384,
-            20_000,
-            texts,
-        ),
-        Recipe(
-            "tokens",
-            "int64 id, list of 100 to 2,000 int32",
-            40_000,
-            64,
-            2048,
-            5_000,
-            tokens,
-        ),
-        Recipe(
-            "image",
-            "int64 id, 40 to 160 KB as large_binary, int64 label",
-            8_000,
-            256,
-            256,
-            500,
-            images,
-        ),
-        Recipe(
-            "mixed",
-            f"int64 id, {NUM_MIXED_COLUMNS} columns of {len(FIXED) + 5} types, with nulls",
-            500_000,
-            1024,
-            16_384,
-            50_000,
-            mixed,
-        ),
-        Recipe(
-            "wide",
-            f"int64 id, {NUM_WIDE_FEATURES} float32, int64 label",
-            1_000_000,
-            1024,
-            65_536,
-            50_000,
-            functools.partial(features, num_features=NUM_WIDE_FEATURES),
-        ),
-    ]
-}
+WIDE = functools.partial(features, num_features=NUM_WIDE_FEATURES)
+MIXED = f"int64 id, {NUM_MIXED_COLUMNS} columns of {len(FIXED) + 5} types, with nulls"
+# fmt: off
+ALL = [
+    Recipe("narrow", "int64 id, 16 float32, int64 label", 5_000_000, 1024, 65_536, 250_000, features),
+    Recipe("embeddings", "int64 id, float32[768], int64 label", 200_000, 256, 4096, 10_000, vectors),
+    Recipe("text", "int64 id, text of 50 to 500 characters", 500_000, 1024, 16_384, 20_000, texts),
+    Recipe("tokens", "int64 id, list of 100 to 2,000 int32", 40_000, 64, 2048, 5_000, tokens),
+    Recipe("image", "int64 id, 40 to 160 KB as large_binary, int64 label", 8_000, 256, 256, 500, images),
+    Recipe("mixed", MIXED, 500_000, 1024, 16_384, 50_000, mixed),
+    Recipe("wide", "int64 id, 64 float32, int64 label", 1_000_000, 1024, 65_536, 50_000, WIDE),
+]
+# fmt: on
+RECIPES = {recipe.name: recipe for recipe in ALL}
 
 
 def batches(recipe: Recipe, num_rows: int) -> Iterator[pa.RecordBatch]:

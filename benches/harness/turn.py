@@ -12,7 +12,6 @@ import mmap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.child import function
@@ -42,7 +41,6 @@ class Turn:
 def timed(
     table: BenchTable, arm: Arm, seed: int, seconds: float, *,
     is_warm: bool = False, is_checked: bool = False, is_weighed: bool = False,
-    cache: Path | None = None,
 ) -> Turn:  # fmt: skip
     """Run a turn.
 
@@ -53,7 +51,7 @@ def timed(
     """
     arguments = {"table": table, "arm": arm, "seed": seed, "seconds": seconds}
     with child(
-        "harness.turn:turn", venv=arm.venv, cache=cache, is_warm=is_warm, **arguments
+        "harness.turn:turn", venv=arm.venv, is_warm=is_warm, **arguments
     ) as running:
         scale = Scale(running, PROPORTIONAL, INTERVAL_S) if is_weighed else None
         with scale or contextlib.nullcontext():
@@ -93,8 +91,11 @@ def turn(
     yield {"first_batch_s": first, "rows": rows, "differs": differs}
     before = most = None
     if arm.is_restarted:
-        before = (table.num_batches - 1) // 4
-        most = table.num_batches - 1 - before
+        steps = table.num_batches - 1
+        before, most = steps // 4, steps - steps // 4
+        if not most:
+            message = "an epoch is too short to be timed"
+            raise ValueError(message)
     # As many batches must lie ready when the clock starts as when it stops.
     time_batches(batches, seconds / 2, use, before)
     yield None
@@ -113,10 +114,10 @@ def make(table: BenchTable, arm: Arm) -> Iterator[None]:
     yield
 
 
-def prepare(table: BenchTable, arm: Arm, cache: Path | None = None) -> None:
+def prepare(table: BenchTable, arm: Arm) -> None:
     if arm.make:
         arguments = {"table": table, "arm": arm, "limit_s": MAKE_LIMIT_S}
-        result_of("harness.turn:make", venv=arm.venv, cache=cache, **arguments)
+        result_of("harness.turn:make", venv=arm.venv, **arguments)
 
 
 def time_batches(
@@ -135,12 +136,11 @@ def time_batches(
         now = time.perf_counter()
     thread_s = time.thread_time() - thread
     process_s = time.process_time() - process
-    count = max(num_batches, 1)
     return {
         "rows_per_s": num_rows / (now - start),
         "num_batches": num_batches,
-        "thread_s_per_batch": thread_s / count,
-        "process_s_per_batch": process_s / count,
+        "thread_s_per_batch": thread_s / max(num_batches, 1),
+        "process_s_per_batch": process_s / max(num_batches, 1),
     }
 
 

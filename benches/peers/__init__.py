@@ -23,6 +23,7 @@ NONE, WINDOWS = "none", "inside windows"
 LOADER = "loader()"
 DIRECT = "loader(read='direct')"
 RESIDENT = "loader(read='resident')"
+STRATEGIES = (LOADER, DIRECT, RESIDENT)
 DATA_LOADER = "DataLoader"
 OUR_TAKE, PYLANCE_TAKE = "take", "pylance take"
 IN_ORDER, IN_ORDER_OWN_SIZE = "in order", "in order, its own batch size"
@@ -58,8 +59,6 @@ class Arm:
     """Whether its workers start anew each epoch: it is then timed inside one."""
     has_own_batches: bool = False
     """Whether its batches are of a size of its own."""
-    is_comparable: bool = True
-    """Whether others with this shuffle give the same rows for the same seed."""
 
     @property
     def name(self) -> str:

@@ -32,104 +32,71 @@ Column = tuple[str, str, float, str]
 
 RATE: Column = ("rows/s", "rows_per_s", 1, ",.0f")
 MIBS = (1 / MIB, ",.0f")
+FIRST_S: Column = ("s to first batch", "first_batch_s", 1, ".3f")
+FIRST_MS: Column = ("ms to first batch", "first_batch_s", 1e3, ",.1f")
+# fmt: off
 EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
-    COLD: (
-        "First epoch, and the second run",
-        [
-            ("s to first batch", "first_batch_s", 1, ".3f"),
-            ("s of the epoch", "epoch_s", 1, ".2f"),
-            RATE,
-            ("cached before, %", "cached_share", 100, ".0f"),
-        ],
-    ),
-    EXTERNAL: (
-        "A table four times larger than the memory",
-        [
-            ("rows/s, both epochs", "rows_per_s", 1, ",.0f"),
-            ("s to first batch", "first_batch_s", 1, ".3f"),
-            ("s, epoch 0", "epoch_0_s", 1, ".2f"),
-            ("s, epoch 1", "epoch_1_s", 1, ".2f"),
-            ("budget, MiB", "memory_limit", *MIBS),
-            ("peak, MiB", "peak_bytes", *MIBS),
-            ("anonymous", "peak_anonymous_bytes", *MIBS),
-            ("of files", "peak_file_bytes", *MIBS),
-            ("imports", "imported_bytes", *MIBS),
-        ],
-    ),
-    WORKERS: (
-        "DataLoader workers on a resident table",
-        [
-            ("s to first batch", "first_batch_s", 1, ".2f"),
-            ("s, torch alone", "idle_first_batch_s", 1, ".2f"),
-            RATE,
-            ("MiB a worker", "worker_bytes", *MIBS),
-            ("torch alone", "idle_worker_bytes", *MIBS),
-            ("rows, all together", "shared_rows_bytes", *MIBS),
-            ("rows, in the cache", "packed_bytes", *MIBS),
-        ],
-    ),
-    PACKING: (
-        "Packing tokens",
-        [
-            ("tokens/s", "tokens_per_s", 1, ",.0f"),
-            ("fill, %", "fill", 100, ".1f"),
-        ],
-    ),
-    COLUMNS: (
-        "Batches of 32 rows by columns",
-        [
-            RATE,
-            ("CPU of a batch, µs", "process_s_per_batch", 1e6, ",.0f"),
-            ("ms to first batch", "first_batch_s", 1e3, ",.1f"),
-        ],
-    ),
-    FRAGMENTS: (
-        f"Opening, and {LATER_BATCHES} batches of 32 rows at random, by fragments",
-        [
-            ("ms to first batch", "first_batch_s", 1e3, ",.1f"),
-            ("MiB then", "first_bytes", *MIBS),
-            ("ms a batch, later", "later_batch_s", 1e3, ",.2f"),
-            ("MiB later", "later_bytes", *MIBS),
-            ("anonymous", "later_anonymous_bytes", *MIBS),
-        ],
-    ),
-    ORDERS: (
-        "Orders from Python",
-        [
-            ("bytes", "num_bytes", 1, ",.0f"),
-            ("s to make it", "make_s", 1, ".2f"),
-            ("M offsets/s", "offsets_per_s", 1e-6, ",.1f"),
-            ("M/s, shuffled", "shuffled_offsets_per_s", 1e-6, ",.1f"),
-            ("µs: epoch, split, shard, resume", "verbs_s", 1e6, ",.1f"),
-        ],
-    ),
+    COLD: ("First epoch, and the second run", [
+        FIRST_S,
+        ("s of the epoch", "epoch_s", 1, ".2f"),
+        RATE,
+        ("cached before, %", "cached_share", 100, ".0f"),
+    ]),
+    EXTERNAL: ("A table four times larger than the memory", [
+        ("rows/s, both epochs", "rows_per_s", 1, ",.0f"),
+        FIRST_S,
+        ("s, epoch 0", "epoch_0_s", 1, ".2f"),
+        ("s, epoch 1", "epoch_1_s", 1, ".2f"),
+        ("budget, MiB", "memory_limit", *MIBS),
+        ("peak, MiB", "peak_bytes", *MIBS),
+        ("anonymous", "peak_anonymous_bytes", *MIBS),
+        ("of files", "peak_file_bytes", *MIBS),
+        ("imports", "imported_bytes", *MIBS),
+    ]),
+    WORKERS: ("DataLoader workers on a resident table", [
+        ("s to first batch", "first_batch_s", 1, ".2f"),
+        ("s, torch alone", "idle_first_batch_s", 1, ".2f"),
+        RATE,
+        ("MiB a worker", "worker_bytes", *MIBS),
+        ("torch alone", "idle_worker_bytes", *MIBS),
+        ("rows, all together", "shared_rows_bytes", *MIBS),
+        ("rows, in the cache", "packed_bytes", *MIBS),
+    ]),
+    PACKING: ("Packing tokens", [
+        ("tokens/s", "tokens_per_s", 1, ",.0f"),
+        ("fill, %", "fill", 100, ".1f"),
+    ]),
+    COLUMNS: ("Batches of 32 rows by columns", [
+        RATE,
+        ("CPU of a batch, µs", "process_s_per_batch", 1e6, ",.0f"),
+        FIRST_MS,
+    ]),
+    FRAGMENTS: (f"Opening, and {LATER_BATCHES} batches of 32 rows at random, by fragments", [
+        FIRST_MS,
+        ("MiB then", "first_bytes", *MIBS),
+        ("ms a batch, later", "later_batch_s", 1e3, ",.2f"),
+        ("MiB later", "later_bytes", *MIBS),
+        ("anonymous", "later_anonymous_bytes", *MIBS),
+    ]),
+    ORDERS: ("Orders from Python", [
+        ("bytes", "num_bytes", 1, ",.0f"),
+        ("s to make it", "make_s", 1, ".2f"),
+        ("M offsets/s", "offsets_per_s", 1e-6, ",.1f"),
+        ("M/s, shuffled", "shuffled_offsets_per_s", 1e-6, ",.1f"),
+        ("µs: epoch, split, shard, resume", "verbs_s", 1e6, ",.1f"),
+    ]),
 }
 CURVES = [
-    (BATCH_SIZE, "Rows per second by rows of a batch", RATE),
-    (WIDTH, "Rows per second by columns of a row", RATE),
-    (ROWS, "Rows per second by rows of the table", RATE),
-    (
-        ROWS,
-        "Milliseconds to the first batch by rows of the table",
-        ("", "first_batch_s", 1e3, ",.1f"),
-    ),
-    (
-        TABLE,
-        "Milliseconds from opening the table to the first batch",
-        ("", "first_batch_s", 1e3, ",.1f"),
-    ),
-    (
-        TABLE,
-        "CPU of the consumer's thread per batch, µs",
-        ("", "thread_s_per_batch", 1e6, ",.0f"),
-    ),
-    (
-        TABLE,
-        "CPU of the process per batch, all threads, µs",
-        ("", "process_s_per_batch", 1e6, ",.0f"),
-    ),
+    (BATCH_SIZE, "Rows per second by rows of a batch", "rows_per_s", 1, ",.0f"),
+    (WIDTH, "Rows per second by columns of a row", "rows_per_s", 1, ",.0f"),
+    (ROWS, "Rows per second by rows of the table", "rows_per_s", 1, ",.0f"),
+    (ROWS, "Milliseconds to the first batch by rows of the table", "first_batch_s", 1e3, ",.1f"),
+    (TABLE, "Milliseconds from opening the table to the first batch", "first_batch_s", 1e3, ",.1f"),
+    (TABLE, "CPU of the consumer's thread per batch, µs", "thread_s_per_batch", 1e6, ",.0f"),
+    (TABLE, "CPU of the process per batch, all threads, µs", "process_s_per_batch", 1e6, ",.0f"),
 ]
 """One figure of everyone, a column for each race of a kind."""
+# fmt: on
 PICTURES = {
     "loader": "Rows per second of everyone on each table",
     "curves": "Rows per second by rows of a batch and by columns of a row",
@@ -162,9 +129,9 @@ def sections(results: Results) -> Iterator[str]:
     yield from titled(
         "Rows per second", *(sample_rows(results, race) for race in races)
     )
-    for kind, title, column in CURVES:
+    for kind, title, *column in CURVES:
         if results.races(kind):
-            yield from titled(title, curve_rows(results, kind, column))
+            yield from titled(title, curve_rows(results, kind, *column))
     for experiment, (title, columns) in EXPERIMENT_COLUMNS.items():
         if results.cases(experiment):
             yield from titled(title, experiment_rows(results, experiment, columns))
@@ -243,9 +210,10 @@ def sample_rows(results: Results, race: str) -> Iterator[Row]:
         yield contender, output, *three(rates, ",.0f"), text, samples[0]["shuffle"]
 
 
-def curve_rows(results: Results, kind: str, column: Column) -> Iterator[Row]:
+def curve_rows(
+    results: Results, kind: str, name: str, factor: float, style: str
+) -> Iterator[Row]:
     races = results.races(kind)
-    _, name, factor, style = column
     # What races of a kind have in common is in the heading; races of tables have only their name.
     yield "", *(race if kind == TABLE else race.partition(", ")[2] for race in races)
     entries = dict.fromkeys(entry for race in races for entry in results.entries(race))

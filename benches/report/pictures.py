@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import matplotlib as mpl
@@ -38,20 +39,19 @@ def draw(results: Results, folder: Path) -> None:
     if races := [race for race in results.races(TABLE) if is_crowded(results, race)]:
         draw_tables(results, races, folder / "loader.png")
     if results.races(BATCH_SIZE) and results.races(WIDTH):
-        panels = [
-            (BATCH_SIZE, "batch_size", "rows_per_s", "rows of a batch, 18 columns"),
-            (
-                WIDTH,
-                "num_columns",
-                "rows_per_s",
-                "columns of float32, batches of 1,024",
-            ),
-        ]
-        draw_curves(results, panels, folder / "curves.png")
+        batches = (
+            BATCH_SIZE,
+            "batch_size",
+            "rows_per_s",
+            "rows of a batch, 18 columns",
+        )
+        what = "columns of float32, batches of 1,024"
+        columns = (WIDTH, "num_columns", "rows_per_s", what)
+        draw_curves(results, [batches, columns], folder / "curves.png")
     if results.races(ROWS):
         panels = [
-            (ROWS, "num_rows", "rows_per_s", "rows of the table"),
-            (ROWS, "num_rows", "first_batch_s", "rows of the table"),
+            (ROWS, "num_rows", field, "rows of the table")
+            for field in ("rows_per_s", "first_batch_s")
         ]
         draw_curves(results, panels, folder / "growth.png")
     if results.run["timeline"]:
@@ -202,9 +202,7 @@ def readable(axis: mpl.axis.Axis) -> None:
 
 
 def middle(samples: list[Record], field: str) -> float:
-    values = sorted(sample[field] for sample in samples)
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+    return statistics.median(sample[field] for sample in samples)
 
 
 def short(value: float) -> str:

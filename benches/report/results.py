@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import peers
-from peers import ARROW, OURS
+from peers import OURS
 
 Record = dict[str, Any]
 Key = tuple[str, ...]
@@ -19,20 +19,12 @@ Key = tuple[str, ...]
 # Those of samples that the targets and the front page name.
 LOADER, DIRECT, RESIDENT, DATA_LOADER, IN_ORDER = (
     f"{OURS}, {how}"
-    for how in (
-        peers.LOADER,
-        peers.DIRECT,
-        peers.RESIDENT,
-        peers.DATA_LOADER,
-        f"{peers.LOADER}, in order",
-    )
+    for how in (*peers.STRATEGIES, peers.DATA_LOADER, f"{peers.LOADER}, in order")
 )
-LANCEDB = peers.data_loader(peers.LANCEDB, ARROW).name
-TAKE = peers.TAKE_ARM.name
+LANCEDB, TAKE = f"{peers.LANCEDB}, {peers.DATA_LOADER}", peers.TAKE_ARM.name
 SCANS = [arm.name for arm in (peers.SCAN_ARM, peers.SCAN_OWN_SIZE)]
-COLUMNS, PYARROW, MEMMAP = (
-    arm.name for arm in (peers.TORCH_COLUMNS, peers.ARROW_TAKE, peers.MEMMAP)
-)
+IN_MEMORY = (peers.TORCH_COLUMNS, peers.ARROW_TAKE, peers.MEMMAP)
+COLUMNS, PYARROW, MEMMAP = (arm.name for arm in IN_MEMORY)
 LITDATA = "LitData"
 
 

@@ -14,7 +14,6 @@ from report.layout import NOTHING, Row, number
 from report.results import Record, Results, median, ratio, unique
 
 RESIDENT = 'loader(read="resident")'
-SHUFFLES = (EXACT, WINDOWED)
 Key = tuple[str, str, str]
 """Library, how it is used, output."""
 

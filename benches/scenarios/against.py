@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -51,8 +50,7 @@ def race(bench: Bench, table: BenchTable) -> None:
 def arms_of(bench: Bench, table: BenchTable) -> list[Arm]:
     words = bench.options.arms
     return [
-        # Libraries differ in which exact shuffle it is.
-        replace(arm, is_comparable=False)
+        arm
         for arm in peers.peers_of(table.name)
         if not words or any(word in arm.name for word in words)
     ]

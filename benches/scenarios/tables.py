@@ -88,6 +88,7 @@ def race(
         rounds=min(CURVE_ROUNDS, bench.rounds) if is_followed else bench.rounds,
         seconds=bench.seconds * (CURVE_SHARE if is_followed else 1),
         is_checked=not is_followed,
+        is_compared=not is_followed,
         reference=peers.REFERENCE if is_whole else None,
     ):
         bench.samples.append(
