@@ -80,7 +80,7 @@ FORMATS = {
 }
 
 
-def loader(
+def our_loader(
     output: str, how: str = LOADER, read: str | None = None, **options: Any
 ) -> Arm:
     options = {"format": FORMATS[output], "read": read, **options}
@@ -88,7 +88,7 @@ def loader(
     return Arm(
         OURS, how, output, OWN, "peers.loader:batches", options,
         make="" if read == "direct" else f"peers.loader:fill_{filled}",
-        imports=(OURS, "lancedb", "torch"), resumes=STATE, state="peers.loader:state",
+        imports=(OURS,), resumes=STATE, state="peers.loader:state",
     )  # fmt: skip
 
 
@@ -101,11 +101,11 @@ def data_loader(
         library, how, output, TORCH, "peers.permutation:batches",
         {"library": library, "output": output, **options},
         make="peers.loader:fill_rows" if is_ours and "read" not in options else "",
-        imports=(library, "lancedb.permutation", "torch"), resumes=SKIPS,
+        imports=(library, "lancedb.permutation"), resumes=SKIPS,
     )  # fmt: skip
 
 
-def streaming(library: str, table: str, num_workers: int | None) -> Arm:
+def streaming_dataset(library: str, table: str, num_workers: int | None) -> Arm:
     how = (
         "StreamingDataset in DataLoader"
         if num_workers is None
@@ -115,7 +115,7 @@ def streaming(library: str, table: str, num_workers: int | None) -> Arm:
         library, how, TENSORS if table in NUMBERS else ITEMS, OWN, "peers.streaming:batches",
         {"library": library, "num_workers": num_workers},
         make="peers.loader:fill_rows" if library == OURS else "",
-        imports=(f"{library}.streaming", "lancedb", "torch"), resumes=STATE,
+        imports=(f"{library}.streaming",), resumes=STATE,
         is_restarted=bool(num_workers),
     )  # fmt: skip
 
@@ -196,16 +196,16 @@ def peers_of(table: str) -> Iterator[Arm]:
     output = TENSORS if is_numbers else ARROW
     own = {"text": (ARROW, ITEMS), "image": (ARROW,)}.get(table, (TENSORS,))
     for kind in own:
-        yield loader(kind)
+        yield our_loader(kind)
     if table == "image":
         # Wide rows are read from the table's files; some peers hold them in memory.
-        yield loader(ARROW, RESIDENT.replace("'", '"'), "resident")
+        yield our_loader(ARROW, RESIDENT.replace("'", '"'), "resident")
     for library in (OURS, LANCEDB):
         for count in (0, 2):
             how = f"Permutation in DataLoader, {count} workers"
             yield data_loader(library, output, how, num_workers=count)
         for workers in (None, 0, 2):
-            yield streaming(library, table, workers)
+            yield streaming_dataset(library, table, workers)
     yield INDEX_SELECT if is_numbers else ARROW_TAKE
     # Its Arrow slices drag the whole table through the pipe of a worker.
     for count in (0, 2) if is_numbers else (0,):
@@ -213,7 +213,15 @@ def peers_of(table: str) -> Iterator[Arm]:
     yield hugging_face_iterable(output)
     if is_numbers:
         opened = "peers.grain:in_memory"
-        yield Arm("grain", "in memory", TENSORS, OWN, opened, resumes=STATE)
+        yield Arm(
+            "grain",
+            "in memory",
+            TENSORS,
+            OWN,
+            opened,
+            imports=("lance",),
+            resumes=STATE,
+        )
     for count in (0, 2):
         arm = functools.partial(by_record, table=table, num_workers=count)
         spent = f"{count} workers"
@@ -229,19 +237,19 @@ def peers_of(table: str) -> Iterator[Arm]:
 
 def readers_of(table: str) -> Iterator[Arm]:
     """Those without workers, at more outputs."""
-    yield loader(ARROW)
+    yield our_loader(ARROW)
     yield data_loader(OURS, ARROW)
     yield data_loader(LANCEDB, ARROW)
     yield TAKE_ARM
     yield SCAN_ARM
     if table == "image":
-        yield loader(ARROW, DIRECT, "direct")
+        yield our_loader(ARROW, DIRECT, "direct")
         yield data_loader(OURS, ARROW, f"{DATA_LOADER}, direct", read="direct")
-        yield loader(ARROW, RESIDENT, "resident")
+        yield our_loader(ARROW, RESIDENT, "resident")
     else:
         yield SCAN_OWN_SIZE
     if table in (*NUMBERS, "tokens"):
-        yield loader(TENSORS)
+        yield our_loader(TENSORS)
     if table in NUMBERS:
         yield data_loader(OURS, TENSORS)
         yield data_loader(LANCEDB, TENSORS)
@@ -261,4 +269,4 @@ def readers_of(table: str) -> Iterator[Arm]:
 def followed() -> list[Arm]:
     """Who is followed over sizes of batches, rows and tables."""
     ways = [data_loader(library, TENSORS) for library in (OURS, LANCEDB)]
-    return [loader(TENSORS), *ways, TORCH_COLUMNS, SCAN_ARM]
+    return [our_loader(TENSORS), *ways, TORCH_COLUMNS, SCAN_ARM]

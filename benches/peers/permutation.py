@@ -6,9 +6,11 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+import lancedb
 from harness.tables import BenchTable
 
 from peers import ARROW, OURS
+from peers.records import to_tensors
 from peers.torch_loop import as_it_is, batches_of
 
 
@@ -29,8 +31,6 @@ def batches(
         # Through torch's default collate, as a user would have it.
         dataset, collate = dataset.with_format("torch_dict"), None
     else:
-        from peers.records import to_tensors
-
         dataset = dataset.with_transform(to_tensors)
     if read is not None:
         dataset = dataset.with_read(read)
@@ -38,8 +38,6 @@ def batches(
 
 
 def opened(table: BenchTable, library: str) -> Any:
-    import lancedb
-
     handle = lancedb.connect(table.folder).open_table(table.name)
     module = importlib.import_module("lancedb.permutation" if library != OURS else OURS)
     perm = module.Permutation.identity(handle)

@@ -6,13 +6,15 @@ The clock starts when everything is imported, before the table is opened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peers
 from harness.bench import Bench, Figures
 from harness.process import RESIDENT, Child, Scale, child
 from harness.tables import BenchTable
+from peers import ARROW
 
 COLD = "first epoch"
 EXTERNAL = "larger than memory"
@@ -128,41 +130,36 @@ def weighed(running: Child) -> tuple[Figures, dict[str, Any]]:
 
 def scan(table: BenchTable, epochs: int = 1) -> Iterator[Any]:
     """Lance's own scan, with its own batch size."""
-    # So that a scan starts from the same imports as ours.
     import lance
-    import lanceloader  # noqa: F401
-    import torch  # noqa: F401
 
+    # So that a scan starts from the same imports as ours.
+    peers.our_loader(ARROW).imported()
     yield
-    yield from timed(lambda _: lance.dataset(table.path).to_batches(), epochs)
+    yield from timed(lambda: lambda _: lance.dataset(table.path).to_batches(), epochs)
 
 
 def load(table: BenchTable, epochs: int = 1, **options: Any) -> Iterator[Any]:
     """Our loader, shuffled: whole epochs, from opening the table."""
     import lance  # noqa: F401
-    import lanceloader  # noqa: F401
-    import torch  # noqa: F401
     from peers.loader import loader
 
+    peers.our_loader(ARROW).imported()
     yield
-    opened: list[Any] = []
-
-    def epoch(number: int) -> Iterator[Any]:
-        if not opened:
-            opened.append(loader(table, 1, format="arrow", **options))
-        return iter(opened[0].set_epoch(number))
-
-    yield from timed(epoch, epochs)
+    yield from timed(
+        lambda: loader(table, 1, format="arrow", **options).set_epoch, epochs
+    )
 
 
 def timed(
-    epoch: Callable[[int], Iterator[Any]], epochs: int
+    opened: Callable[[], Callable[[int], Iterable[Any]]], epochs: int
 ) -> Iterator[dict[str, float]]:
+    start = time.perf_counter()
+    epoch = opened()
     for number in range(epochs):
-        start = time.perf_counter()
-        batches = epoch(number)
+        batches = iter(epoch(number))
         num_rows = next(batches).num_rows
         first = time.perf_counter() - start
         num_rows += sum(batch.num_rows for batch in batches)
         seconds = time.perf_counter() - start
         yield {"first_batch_s": first, "rows": num_rows, "seconds": seconds}
+        start = time.perf_counter()

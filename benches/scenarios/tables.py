@@ -33,7 +33,7 @@ def run_tables(bench: Bench) -> None:
         table.warm()
         race(bench, TABLE, name, table, peers.readers_of(name))
         if name == "narrow":
-            arms = (peers.loader(peers.MATRIX), peers.TORCH_MATRIX)
+            arms = (peers.our_loader(peers.MATRIX), peers.TORCH_MATRIX)
             where = f"{name}, as one matrix"
             race(bench, TABLE, where, table.features(NUM_FEATURES), arms)
         large = min(table.large_batch_size, table.num_rows // 4)

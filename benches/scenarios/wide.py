@@ -40,8 +40,8 @@ TAKES = {
     ),
 }
 ARMS = {
-    LOADER: peers.loader(ARROW, by_path=True),
-    DIRECT: peers.loader(ARROW, DIRECT, "direct", by_path=True),
+    LOADER: peers.our_loader(ARROW, by_path=True),
+    DIRECT: peers.our_loader(ARROW, DIRECT, "direct", by_path=True),
     **TAKES,
 }
 
