@@ -96,7 +96,7 @@ class Child:
     def finish(self) -> None:
         """Have the process end as programs do, with all that it does then."""
         self.process.stdin.close()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -80,17 +80,19 @@ def state_of(dataset: Any, seed: int, num_rows: int) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def num_blocks(table: BenchTable, length: int, eos_id: int) -> int:
+    """Return the number of its blocks, so that lancedb need not sample lengths."""
+    from peers.loader import at_path
+
+    return at_path(table).pack(length, column="tokens", eos_id=eos_id).num_blocks()
+
+
 def packed(
     table: BenchTable, seed: int, *, length: int, eos_id: int, pad_id: int,
     batch_size: int,
 ) -> Iterator[Iterator[tuple[int, int]]]:  # fmt: skip
-    """Blocks and tokens of the batches of lancedb's packed documents, in epochs.
-
-    The number of its blocks is passed, so that it need not sample lengths.
-    """
-    from peers.loader import at_path
-
-    packing = at_path(table).pack(length, column="tokens", eos_id=eos_id)
+    """Blocks and tokens of the batches of lancedb's packed documents, in epochs."""
     module = importlib.import_module("lancedb.streaming")
     for epoch in itertools.count():
         with warnings.catch_warnings():
@@ -98,7 +100,7 @@ def packed(
             dataset = dataset_of(
                 module, table, seed, epoch, num_splits=1, columns=["tokens"],
                 pack_sequences=length, eos_id=eos_id, pad_id=pad_id,
-                blocks_per_epoch=packing.num_blocks(),
+                blocks_per_epoch=num_blocks(table, length, eos_id),
             )  # fmt: skip
             yield (
                 (len(batch["input_ids"]), batch["input_ids"].numel())

@@ -21,17 +21,22 @@ OURS_CONCAT = f"{OURS}, {STRATEGIES[0]}"
 THEIRS = f"{LANCEDB}, StreamingDataset"
 
 
-def run(bench: Bench) -> None:
-    arms = {
+ARMS = {
+    **{
         f"{OURS}, {name}": ("peers.loader:packed", {"strategy": name})
         for name in STRATEGIES
-    } | {THEIRS: ("peers.streaming:packed", {})}
+    },
+    THEIRS: ("peers.streaming:packed", {}),
+}
+
+
+def run(bench: Bench) -> None:
     arguments = {"table": bench.table("tokens"), "seconds": bench.seconds}
     cases = {
         name: lambda _, epochs=epochs, options=options: result_of(
             "scenarios.packing:pack", epochs=epochs, options=options, **arguments
         )
-        for name, (epochs, options) in arms.items()
+        for name, (epochs, options) in ARMS.items()
     }
     bench.measure(PACKING, cases, bench.rounds)
 
