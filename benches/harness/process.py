@@ -38,11 +38,24 @@ PROPORTIONAL = ("smaps_rollup", "Pss_Anon", "Pss_Shmem", "Pss_File")
 """Memory that n processes share counts with one n-th in each of them."""
 
 
+LONG_RUNNING = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+"""What glibc's malloc comes to where large blocks were freed: it keeps them, and spares the page faults."""
+
+
 class Child:
     """A running job of ``child.py``."""
 
     def __init__(
-        self, job: str, cache: Path | None, venv: str, limit_s: float, **arguments: Any
+        self,
+        job: str,
+        cache: Path | None,
+        venv: str,
+        limit_s: float,
+        is_long_running: bool,  # noqa: FBT001
+        **arguments: Any,
     ) -> None:
         # `close` closes it.
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -52,6 +65,7 @@ class Child:
             # Nobody may ask a hub about anything.
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            **(LONG_RUNNING if is_long_running else {}),
         }
         if cache is not None:
             environment["LANCELOADER_CACHE_DIR"] = str(cache)
@@ -124,11 +138,15 @@ def child(
     cache: Path | None = None,
     venv: str = "",
     limit_s: float = LIMIT_S,
+    is_long_running: bool = False,
     **arguments: Any,
 ) -> Iterator[Child]:
-    """Start a job, ``module:generator``, and wait until it yields: by then all is imported."""
+    """Start a job, ``module:generator``, and wait until it yields: by then all is imported.
+
+    With ``is_long_running`` its allocator is as in a process that has run for long.
+    """
     before = named_memory()
-    running = Child(job, cache, venv, limit_s, **arguments)
+    running = Child(job, cache, venv, limit_s, is_long_running, **arguments)
     try:
         running.wait()
         yield running

@@ -45,13 +45,18 @@ def timed(
     """Run a turn.
 
     Args:
-        is_warm: Whether the arm was opened once before the clock starts.
+        is_warm: Whether the arm was opened once before the clock starts, in a process that is
+            as if it had run for long.
         is_checked: Whether its batches are compared with the table in the end.
         is_weighed: Whether its memory is measured, which slows the first batch.
     """
     arguments = {"table": table, "arm": arm, "seed": seed, "seconds": seconds}
     with child(
-        "harness.turn:turn", venv=arm.venv, is_warm=is_warm, **arguments
+        "harness.turn:turn",
+        venv=arm.venv,
+        is_long_running=is_warm,
+        is_warm=is_warm,
+        **arguments,
     ) as running:
         scale = Scale(running, PROPORTIONAL, INTERVAL_S) if is_weighed else None
         with scale or contextlib.nullcontext():
