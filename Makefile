@@ -74,7 +74,7 @@ docs: build ## Builds the Rust documentation and runs every example of the docum
 bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/pip install --quiet $(BENCH_TOOLS)
 	cargo bench --profile dev --package lanceloader-core --locked
-	$(BIN)/python benches/loader.py
+	$(BIN)/python benches/run.py
 
 ci: lint types test-all docs ## Everything that must hold before a change lands
 
