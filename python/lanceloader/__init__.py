@@ -12,12 +12,14 @@ from lanceloader._permutation import (
     Permutations,
     open,  # noqa: A004
 )
+from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
 from lanceloader.builder import PermutationBuilder, permutation_builder
 from lanceloader.loading import Loader
 from lanceloader.mixing import Mixture, mix
 from lanceloader.splits import Fold, Splits
 from lanceloader.stats import Stats
 from lanceloader.transforms import Transforms
+from lanceloader.view.warming import WarmReport
 
 if TYPE_CHECKING:
     from lanceloader import plots as plots
@@ -47,7 +49,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ColumnInfo",
     "Fold",
+    "IndexInfo",
     "Loader",
     "Mixture",
     "Permutation",
@@ -55,7 +59,9 @@ __all__ = [
     "Permutations",
     "Splits",
     "Stats",
+    "TableInfo",
     "Transforms",
+    "WarmReport",
     "__version__",
     "errors",
     "install",
@@ -63,4 +69,5 @@ __all__ = [
     "open",
     "permutation_builder",
     "plots",
+    "table_info",
 ]

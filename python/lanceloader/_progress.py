@@ -9,6 +9,8 @@ from lanceloader._extras import need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from lanceloader._typing import Progress
+
 __all__ = ["check_bar", "progress_over"]
 
 T = TypeVar("T")
@@ -19,7 +21,7 @@ def progress_over(
     num_rows: int | None,
     what: str,
     *,
-    enabled: bool,
+    enabled: Progress,
     rows_of: Callable[[T], int],
     unit: str = " rows",
     first: int = 0,
@@ -31,7 +33,7 @@ def progress_over(
         batches: What to pass on.
         num_rows: How many rows there are, those before ``first`` included, if it is known.
         what: What the bar is called.
-        enabled: Whether there is one.
+        enabled: Whether there is one; or what to call instead, with the rows so far and in all.
         rows_of: Counts the rows of a batch.
         unit: What is counted.
         first: How many were there before.
@@ -42,6 +44,14 @@ def progress_over(
     """
     if not enabled:
         yield from batches
+        return
+    if callable(enabled):
+        done = first
+        enabled(done, num_rows)
+        for batch in batches:
+            yield batch
+            done += rows_of(batch)
+            enabled(done, num_rows)
         return
     bar = new_bar(total=num_rows, desc=what, unit=unit, unit_scale=True, initial=first)
     with bar:

@@ -47,6 +47,8 @@ class View:
     """Whether ``shard`` was asked, so that nobody else should."""
     _serve: Callable[[Any], Any] | None = None
     """Gives what a loader serves of it, if that is not its rows."""
+    _warm: Reader | None = None
+    """Keeps the rows packed that ``warm`` has packed."""
     _formed: tuple[Reader, Any, Reader] | None = None
     """The reader, what a format wants of it, and the reader that gives that."""
 

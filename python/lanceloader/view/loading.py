@@ -15,6 +15,7 @@ from lanceloader.options import ReadOptions
 from lanceloader.sources import open_source
 from lanceloader.view.explaining import explanation
 from lanceloader.view.sequences import SequenceVerbs
+from lanceloader.view.warming import WarmReport, pack_now
 from lanceloader.world import World
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Format,
         LongRows,
         Nulls,
+        Progress,
         Read,
         Size,
         StorageOptions,
@@ -90,7 +92,7 @@ class LoadVerbs(SequenceVerbs):
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> Permutation:
         """Write the rows, with these columns and in this order, as a new Lance table.
 
@@ -102,7 +104,8 @@ class LoadVerbs(SequenceVerbs):
             uri: Path or URI of the new table; ``"db/name.lance"`` is the table ``name`` of the
                 LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar; or a function, called with the number of rows
+                written so far and in all.
 
         Returns:
             The new table, in storage order, with the format of this permutation.
@@ -128,6 +131,48 @@ class LoadVerbs(SequenceVerbs):
         new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
         new._options = self._options
         return new
+
+    def warm(
+        self,
+        *,
+        memory_limit: Size | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> WarmReport:
+        """Pack the rows of the table now, so that a first epoch does not have to.
+
+        The selected columns of all rows of the table are packed, as ``read="resident"`` does it
+        in the background, and this returns when the last row is packed. Filters and orders
+        make no difference. Packed rows of 8 MiB and more are kept in the cache folder, for other
+        processes and later runs, until others need the room; fewer are kept in memory while
+        this permutation, or one made from it, is in use.
+
+        Args:
+            memory_limit: As for ``with_read``.
+            cache_dir: As for ``with_read``.
+            threads: As for ``with_read``; those that pack rows.
+            progress: Whether to show a bar; or a function, called with the bytes packed so
+                far and in all.
+
+        Returns:
+            What was packed, how long it took, and where it is kept.
+
+        Raises:
+            StorageError: If the rows cannot be written to the cache folder.
+            UnsupportedError: If the native reader does not read these columns.
+            ValueError: If the packed rows need more memory than ``memory_limit``.
+
+        Example:
+            >>> report = perm.warm()
+            >>> report.rows, report.is_shared
+            (10, False)
+        """
+        options = ReadOptions.of("resident", memory_limit, cache_dir, threads)
+        view = self._replace(_options=self._options.merged(options))
+        report = pack_now(view, progress)
+        self._warm = view.reader
+        return report
 
     def loader(
         self,

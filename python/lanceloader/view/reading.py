@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
-    from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader._typing import Format, Nulls, Positions, Progress, Transform
     from lanceloader.loading.places import Place
     from lanceloader.sources import Reader
 
@@ -188,7 +188,7 @@ class Reading(ColumnVerbs):
 
         yield from map(noting(self._converter(), place), counted)
 
-    def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
+    def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
         reading = self.with_format("arrow")
         batches = reading._ensure_open().load(self._order, None, False)  # noqa: FBT003
