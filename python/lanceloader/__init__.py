@@ -5,7 +5,7 @@ Importing this imports no array library; each is loaded by the first thing that 
 
 from typing import TYPE_CHECKING, Any
 
-from lanceloader import errors
+from lanceloader import cache, errors
 from lanceloader._native import __version__
 from lanceloader._permutation import (
     Permutation,
@@ -63,6 +63,7 @@ __all__ = [
     "Transforms",
     "WarmReport",
     "__version__",
+    "cache",
     "errors",
     "install",
     "mix",

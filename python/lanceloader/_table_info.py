@@ -135,7 +135,7 @@ def table_info(
         TableChangedError: If there is no such version.
 
     Example:
-        >>> info = table_info(table)
+        >>> info = ll.table_info(table)
         >>> info.num_rows, [column.name for column in info.columns], info.is_native
         (10, ['x'], True)
     """

@@ -97,7 +97,7 @@ def path(cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
         in memory of each process.
 
     Example:
-        >>> path("/tmp/rows")
+        >>> ll.cache.path("/tmp/rows")
         PosixPath('/tmp/rows')
     """
     folder = cache_folder(folder_of(cache_dir))

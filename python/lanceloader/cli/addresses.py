@@ -140,7 +140,7 @@ class Address:
 
             options = self.storage_options or None
             database = lancedb.connect(self.uri, storage_options=options)
-            tables = sorted(database.table_names())
+            tables = names_in(database)
             if tables:
                 return Database(self.uri, tables)
         return self.uri
@@ -177,8 +177,20 @@ class Address:
             f"db://{name}", api_key=key, region=region, host_override=host
         )
         if table is None:
-            return Database(self.uri, sorted(database.table_names()))
+            return Database(self.uri, names_in(database))
         return database.open_table(table)
+
+
+def names_in(database: Any) -> list[str]:
+    """Return the names of the tables of a LanceDB database."""
+    names: list[str] = []
+    page = None
+    while True:
+        found = database.list_tables(page_token=page)
+        names += found.tables
+        page = found.page_token
+        if not page:
+            return sorted(names)
 
 
 def local_path(uri: str) -> Path | None:

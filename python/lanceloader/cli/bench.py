@@ -69,7 +69,7 @@ def bench(
             help="Seconds after which slow ways of reading and rounds are left out.",
         ),
     ] = 8.0,
-    read: ReadName | None = None,
+    read: ReadName = None,
     memory_limit: MemoryLimit = None,
     cache_dir: CacheDir = None,
     plot: Annotated[

@@ -31,7 +31,7 @@ def explain(
     *,
     shuffle: Shuffle = False,
     seed: Seed = None,
-    read: ReadName | None = None,
+    read: ReadName = None,
     memory_limit: MemoryLimit = None,
     cache_dir: CacheDir = None,
     table: TableName = None,

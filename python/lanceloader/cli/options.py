@@ -87,7 +87,12 @@ FormatName = Literal[
     "torch_matrix",
     "torch_row",
 ]
-ReadName = Literal["auto", "resident", "external", "direct"]
+ReadName = Annotated[
+    Literal["auto", "resident", "external", "direct"] | None,
+    typer.Option(
+        "--read", help="How rows are read.  [default: LANCELOADER_READ, or auto]"
+    ),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(
