@@ -137,7 +137,7 @@ def through_lancedb(race: Race, arm: Arm) -> Generator[int]:
         perm = perm.with_format("arrow")
         arm.name += ", as Arrow data"
     random = np.random.default_rng(0)
-    rows = fitting(perm, race.batch_size)
+    rows = fitting(perm, race.batch_size, random.permutation(len(perm)).tolist())
     if rows < race.batch_size:
         arm.name += f", batches of {rows:,}"
 
@@ -151,13 +151,13 @@ def through_lancedb(race: Race, arm: Arm) -> Generator[int]:
     return batches()
 
 
-def fitting(perm: Any, batch_size: int) -> int:
+def fitting(perm: Any, batch_size: int, order: list[int]) -> int:
     """Return how many rows a batch may have that does not take seconds, going by a few rows."""
     few = min(_FEW_ROWS, batch_size)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        perm.__getitems__(list(range(few)))
+        perm.__getitems__(order[:few])
         seconds.append(time.perf_counter() - start)
     most = int(few * _SECONDS_OF_A_BATCH / max(min(seconds), 1e-9))
     return max(few, min(most, batch_size))

@@ -57,7 +57,7 @@ def bench(
     seconds: Annotated[
         float,
         typer.Option("--seconds", min=0.1, help="Seconds that are timed, all in all."),
-    ] = 3.0,
+    ] = 2.0,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Turns of each way of reading.")
     ] = 3,
