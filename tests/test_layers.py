@@ -71,7 +71,15 @@ AT_ONCE = {
     "pandas": set(),
     "polars": set(),
     "tqdm": set(),
-    "matplotlib": set(),
+    "matplotlib": {"cli/plot"},
+    "typer": {
+        f"cli/{name}"
+        for name in (
+            *("app", "bench", "cache", "doctor", "failures", "head"),
+            *("materialize", "options", "warm"),
+        )
+    },
+    "rich": {"cli/output"},
 }
 
 

@@ -48,7 +48,8 @@ class View:
     _pid: int | None
     is_shard: bool = False
     """Whether ``shard`` was asked, so that nobody else should."""
-
+    _warm: RowReader | None = None
+    """Keeps the rows packed that ``warm`` has packed."""
     _formed: tuple[RowReader, Any, RowReader] | None = None
     """The reader, what a format wants of it, and the reader that gives that."""
 

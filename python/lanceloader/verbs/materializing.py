@@ -10,7 +10,7 @@ from lanceloader.sources import open_source
 from lanceloader.verbs.options import OptionVerbs
 
 if TYPE_CHECKING:
-    from lanceloader._typing import StorageOptions
+    from lanceloader._typing import Progress, StorageOptions
 
 __all__ = ["MaterializeVerbs"]
 
@@ -23,7 +23,7 @@ class MaterializeVerbs(OptionVerbs):
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> Self:
         """Write the rows, with these columns and in this order, as a new Lance table.
 
@@ -35,7 +35,8 @@ class MaterializeVerbs(OptionVerbs):
             uri: Path or URI of the new table; ``"db/name.lance"`` is the table ``name`` of the
                 LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar; or a function, called with the number of rows
+                written so far and in all.
 
         Returns:
             The new table, in storage order, with the format of this permutation.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Self
 from lanceloader.options import ReadOptions
 from lanceloader.verbs.explaining import explanation
 from lanceloader.verbs.splitting import SplitVerbs
+from lanceloader.verbs.warming import WarmReport, pack_now
 
 if TYPE_CHECKING:
     import os
 
-    from lanceloader._typing import Read, Size
+    from lanceloader._typing import Progress, Read, Size
 
 __all__ = ["OptionVerbs"]
 
@@ -70,3 +71,45 @@ class OptionVerbs(SplitVerbs):
         Looks at some hundred rows if their types do not say how long they are.
         """
         return explanation(self)
+
+    def warm(
+        self,
+        *,
+        memory_limit: Size | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> WarmReport:
+        """Pack the rows of the table now, so that a first epoch does not have to.
+
+        The selected columns of all rows of the table are packed, as ``read="resident"`` does it
+        in the background, and this returns when the last row is packed. Filters and orders
+        make no difference. Packed rows of 8 MiB and more are kept in the cache folder, for other
+        processes and later runs, until others need the room; fewer are kept in memory while
+        this permutation, or one made from it, is in use.
+
+        Args:
+            memory_limit: As for ``with_read``.
+            cache_dir: As for ``with_read``.
+            threads: As for ``with_read``; those that pack rows.
+            progress: Whether to show a bar; or a function, called with the bytes packed so
+                far and in all.
+
+        Returns:
+            What was packed, how long it took, and where it is kept.
+
+        Raises:
+            StorageError: If the rows cannot be written to the cache folder.
+            UnsupportedError: If the native reader does not read these columns.
+            ValueError: If the packed rows need more memory than ``memory_limit``.
+
+        Example:
+            >>> report = perm.warm()
+            >>> report.rows, report.is_shared
+            (10, False)
+        """
+        options = ReadOptions.of("resident", memory_limit, cache_dir, threads)
+        view = self._replace(_options=self._options.merged(options))
+        report = pack_now(view, progress)
+        self._warm = view.reader
+        return report

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader._typing import Format, Nulls, Positions, Progress, Transform
     from lanceloader.locations import RowLocation
     from lanceloader.sources import RowReader
 
@@ -190,7 +190,7 @@ class ReadVerbs(ColumnVerbs):
         convert = without_stop_iteration(self._converter())
         yield from map(noting(convert, location), counted)
 
-    def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
+    def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
         """Give all rows in batches of some megabytes, however wide they are."""
         reading = self.with_format("arrow")
         batches = reading._ensure_open().load(self._order, None, False)  # noqa: FBT003
