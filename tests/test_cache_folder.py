@@ -11,7 +11,7 @@ from pathlib import Path
 import lanceloader as ll
 import pytest
 from lanceloader import cache
-from loads import large
+from loads import large, soon
 
 
 @pytest.fixture
@@ -25,6 +25,8 @@ def warmed(tmp_path, folder):
     for seed in range(2):
         uri = large(tmp_path / f"{seed}.lance", seed=seed).uri
         ll.open(uri).select_columns(["id", "vector"]).warm(cache_dir=folder)
+    # The threads that read ahead let go of the files a moment after their loader is dropped.
+    assert soon(lambda: not any(entry.is_in_use for entry in cache.entries(folder)))
     return folder
 
 

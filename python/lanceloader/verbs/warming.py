@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
-from lanceloader.monitor.progress import new_bar
 from lanceloader.errors import StorageError, UnsupportedError
+from lanceloader.monitor.progress import new_bar
 from lanceloader.options import cache_folder
 
 if TYPE_CHECKING:
