@@ -105,7 +105,7 @@ def test_shares_are_those_of_the_slow_way(epoch):
     assert len({len(rank) for rank in found}) == 1
     for share, batches in zip(shares(**epoch), found, strict=True):
         assert share.num_batches == len(batches)
-        assert share.num_served == sum(map(len, batches))
+        assert share.num_assigned == sum(map(len, batches))
 
 
 @given(epoch=epochs(), more=st.integers(1, 5))

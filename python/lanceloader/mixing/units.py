@@ -96,7 +96,7 @@ class MixedUnits:
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows of a share."""
         del epoch
-        return share.num_served
+        return share.num_assigned
 
     def explain(self) -> str:
         """Return what units add to the explanation of a mixture: nothing."""
