@@ -303,7 +303,7 @@ def test_a_state_of_a_worker_is_of_no_use_elsewhere(perm, monkeypatch):
         patch.setattr(schedule, "worker_of", lambda: (0, 2))
         next(iter(loader))
         state = loader.state_dict()
-    with pytest.raises(ValueError, match="one of 2 workers: wanted as many, not 1"):
+    with pytest.raises(ValueError, match="one of 2 workers, but this loader has 1"):
         loader.load_state_dict(state)
 
 
@@ -338,8 +338,11 @@ class Mesh:
         ({"mesh": Mesh(1), "rank": 0}, "mesh and rank"),
         ({"mesh": Mesh(2)}, r"2 dimensions \('replicate', 'shard'\): .*mesh\[\"repl"),
         ({"tail": "cut"}, "tail='cut': wanted one of .*\"drop\""),
-        ({"batch_size": 2, "global_batch_size": 2}, "wanted one of them"),
-        ({"rank": 0, "world_size": 9, "global_batch_size": 8}, "8 for 9 ranks"),
+        ({"batch_size": 2, "global_batch_size": 2}, "pass one of them"),
+        (
+            {"rank": 0, "world_size": 9, "global_batch_size": 8},
+            "`global_batch_size`=8 is too small for 9 ranks",
+        ),
     ],
 )
 def test_worlds_that_cannot_be(perm, options, words):
