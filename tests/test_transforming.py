@@ -348,8 +348,8 @@ def test_a_function_sees_every_exception():
 def test_what_is_logged(caplog):
     call = unless(lambda row: row in (1, 2, 4, 5, 6, 7))
     for name, wanted in {
-        "skip": ["A batch is left out: the transform failed on all its 4 rows"],
-        "warn": ["Skipped 2 of 4 rows", "A batch is left out"],
+        "skip": ["A batch was skipped, as the transform failed for all of its 4 rows"],
+        "warn": ["Skipped 2 of 4 rows", "A batch was skipped"],
     }.items():
         caplog.clear()
         with caplog.at_level(logging.WARNING, "lanceloader"):

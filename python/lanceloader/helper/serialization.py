@@ -85,19 +85,19 @@ class Pickler(pickle.Pickler):
         )
         self.has_torch = "torch" in sys.modules
         self.wholes: dict[int, Whole] = {}
-        self.bytes_used: dict[int, int] = {}
+        self.bytes_by_storage: dict[int, int] = {}
         if self.has_torch:
-            from lanceloader.stages.tensor_tree import bytes_used
+            from lanceloader.stages.tensor_tree import bytes_by_storage
 
-            self.bytes_used = bytes_used(value)
+            self.bytes_by_storage = bytes_by_storage(value)
 
     def reducer_override(self, value: Any) -> Any:
         """Take tensors apart; all else is pickled as always."""
         if not self.has_torch or not hasattr(value, "untyped_storage"):
             return NotImplemented
-        from lanceloader.stages.tensor_tree import is_simple
+        from lanceloader.stages.tensor_tree import is_plain_tensor
 
-        if isinstance(value, type) or not is_simple(value):
+        if isinstance(value, type) or not is_plain_tensor(value):
             return NotImplemented
         whole = self.whole_of(value)
         if whole is None:
@@ -110,7 +110,7 @@ class Pickler(pickle.Pickler):
         """Give the storage of a tensor, unless most of it is of no use."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if self.bytes_used.get(key, tensor.nbytes) * 2 < storage.nbytes():
+        if self.bytes_by_storage.get(key, tensor.nbytes) * 2 < storage.nbytes():
             return None
         return self.wholes.setdefault(key, Whole(storage))
 
