@@ -381,7 +381,7 @@ def test_closed_by_another_thread():
 
 
 def test_arguments():
-    with pytest.raises(ValueError, match="depth 0"):
+    with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
         iterate_in_helper(makes.killed, depth=0)
     with pytest.raises(ValueError, match="nothing"):
         iterate_in_helper(makes.killed, method="nothing")

@@ -14,7 +14,7 @@ from lanceloader import _native
 from lanceloader.choices import check_function
 from lanceloader.locations import RowLocation
 from lanceloader.monitor.transform_counts import TransformCounts
-from lanceloader.stages.concat import empty_like, concat, num_rows_of
+from lanceloader.stages.concat import concat, empty_like, num_rows_of
 from lanceloader.stages.ordered_map import OrderedMap
 
 if TYPE_CHECKING:
