@@ -389,7 +389,7 @@ def test_arguments():
         iterate_in_helper(lambda: [1])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         iterate_in_helper(makes.sleeps, method="forkserver", statistics=lambda: 1)
-    message = "worker process must not begin"
+    message = "worker process cannot start"
     (found,) = forked(functools.partial(makes.told, makes.begins))
     assert message in found
 

@@ -266,7 +266,7 @@ def test_arguments():
         {"on_error": "fill", "error_value": [1, 2]},
         {"on_error": "fill", "error_value": None},
     ):
-        with pytest.raises(ValueError, match=r"`on_error`|`error_value`"):
+        with pytest.raises(ValueError, match=r"`on_error`|`error_value`|has no rows"):
             ErrorPolicy(**options)
 
 

@@ -19,7 +19,7 @@ MOST = 8
 """The most rows to list one by one."""
 
 MARK = "lanceloader: "
-"""The prefix of our notes, of which an exception has one even if it is raised several times."""
+"""The prefix of the notes added here; an exception that is raised several times keeps one of them."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -132,7 +132,7 @@ def num_rows_of(batch: Any) -> int:
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Add a note to an error, in place of an earlier note of ours."""
+    """Add a note to an error, in place of an earlier one with the same prefix."""
     notes = [
         note for note in getattr(error, "__notes__", ()) if not note.startswith(MARK)
     ]

@@ -288,7 +288,7 @@ def checked(slots: Any) -> Iterator[Any]:
 
 
 def could_not_start(worker: Any) -> bool:
-    """Return whether a worker ended because it could not import the main module, in all likelihood."""
+    """Return whether a worker probably ended because it could not import the main module."""
     method = worker._start_method or multiprocessing.get_start_method()
     return worker.exitcode == 1 and imports_main(method)
 
@@ -322,7 +322,7 @@ class WorkerDataset(IterableDataset[Any]):
             num_skipped = counts.batches_skipped
             yield from itertools.repeat(SkippedBatch(), num_skipped - num_reported)
             num_reported = num_skipped
-            # The end of an epoch only serves to report skipped batches.
+            # The end of an epoch is yielded only to report skipped batches, and is not a batch.
             if not isinstance(batch, SkippedBatch):
                 yield batch
 

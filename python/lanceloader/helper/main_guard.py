@@ -1,4 +1,4 @@
-"""Processes that cannot start, in most cases for lack of a guard in the main module."""
+"""Processes that cannot start, mostly because the main module has no guard."""
 
 from __future__ import annotations
 

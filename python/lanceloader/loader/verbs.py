@@ -190,10 +190,10 @@ class LoadVerbs(PackVerbs):
         return make_loader(self, cast("LoaderOptions", options))
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> Units:
-        """Return the rows that a loader batches, or batches of them under a token budget.
+        """Return the rows as units of a loader, or batches of rows under a token budget.
 
         Raises:
-            ValueError: If options of a token budget are given without ``batch_tokens``.
+            ValueError: If options of a token budget are passed without ``batch_tokens``.
         """
         if options["batch_tokens"] is None:
             _check_unused(options)

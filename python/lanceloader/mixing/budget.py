@@ -60,7 +60,7 @@ def with_options(view: Permutation, options: ReadOptions) -> Permutation:
 
 
 def divided(total: int, needs: Sequence[int]) -> list[int]:
-    """Return the share of each need: all of it, or an equal part of what smaller needs leave."""
+    """Return the shares of ``total``: each need in full, or an equal part of what smaller needs leave."""
     shares = [0] * len(needs)
     left = total
     by_need = sorted(range(len(needs)), key=lambda k: needs[k])

@@ -290,9 +290,9 @@ class Mixture(MixedSources):
         for view, rows_are_ids in zip(self._views, by_id, strict=True):
             if view._source.rows_are_ids != rows_are_ids:
                 message = (
-                    f"the connection factory of {view!r} returns another kind of table than where "
-                    "the mixture was pickled: rows are identified by "
-                    f"{'row id' if rows_are_ids else 'row offset'} there, and must be here, too"
+                    f"the connection factory of {view!r} returned a table that does not identify "
+                    f"rows by {'row id' if rows_are_ids else 'row offset'}, as the table of the "
+                    "pickle does: return the same kind of table"
                 )
                 raise ValueError(message)
 

@@ -59,7 +59,7 @@ def stages_of(
 
 
 def check_all(stages: Stages, names: Sequence[Any]) -> None:
-    """Check that all sources have a last weight above 0, without which ``stop="all"`` never ends.
+    """Check that the last weight of each source is above 0, so that an epoch of ``stop="all"`` ends.
 
     Raises:
         ValueError: If a weight is 0; the message names the source.

@@ -29,7 +29,7 @@ FIRST_READER, FIRST_PYTHON = 1, 500
 """The first rows of the threads of the core and of Python threads; row 0 is the training loop."""
 
 THREAD_PREFIX = "lanceloader-"
-"""The prefix of the names of our Python threads, which are new ones in each epoch."""
+"""The prefix of the names of lanceloader's Python threads, which start anew in each epoch."""
 
 
 class Traceable(Protocol):
@@ -138,7 +138,7 @@ def slices_of_core(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
 
 
 def slices_of_python(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
-    """Yield the events of the training loop and of our Python threads."""
+    """Yield the events of the training loop and of lanceloader's Python threads."""
     events = list(metrics.events or ())
     trainers = [event.thread[1] for event in events if event.name == "wait"]
     threads: dict[str | int, int] = {trainers[0]: 0} if trainers else {}

@@ -255,7 +255,7 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def accelerator_setter() -> Callable[[], None]:
-    """Return a function that makes the current accelerator of this thread that of another one."""
+    """Return a function that sets the accelerator of another thread to the current one of this thread."""
     import torch
 
     accelerator: Any = getattr(torch, "accelerator", None)

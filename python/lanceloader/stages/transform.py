@@ -99,8 +99,8 @@ class ErrorPolicy:
             raise ValueError(message)
         if error_value is not UNSET and num_rows_of(error_value) != 1:
             message = (
-                f"`error_value` has {num_rows_of(error_value)} rows: pass what the transform "
-                "returns for a batch of one row"
+                f"`error_value` has {num_rows_of(error_value)} rows: pass the result of the "
+                "transform for a batch of one row"
             )
             raise ValueError(message)
         self.on_error = on_error

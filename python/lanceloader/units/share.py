@@ -62,7 +62,7 @@ class Share:
         return follows and ends and (self.stride == self.size or self.num_full <= 1)
 
     def batches(self) -> Iterator[range]:
-        """Yield the units of each batch; those from ``num_units`` on stand for unit 0 and so on."""
+        """Yield the units of each batch; numbers from ``num_units`` on wrap around to unit 0."""
         for batch in range(self.num_full):
             start = self.first + batch * self.stride
             yield range(start, start + self.size)
