@@ -192,7 +192,7 @@ class ChildLink:
         self.every: int | None = 1000
 
     def watch(self) -> None:
-        """Notice when the process is gone, also if others keep its end of the connection."""
+        """Watch for the end of the process, which the connection does not show if forks keep it open."""
         with contextlib.suppress(OSError, AttributeError):
             self.pidfd = os.pidfd_open(self.process.pid)
             self.poll.register(self.pidfd, select.POLLIN)
