@@ -193,7 +193,10 @@ def test_arguments_are_checked(perm):
         (lambda: perm.pack(4, pad_id=-(2**63) - 1), "pad_id"),
         (lambda: two.pack(4), "`a`, `b`, `f`"),
         (lambda: two.pack(4, column="f"), "integers"),
-        (lambda: two.pack(4, column="s"), "column `s` of type string"),
+        (
+            lambda: two.pack(4, column="s"),
+            "`s` must hold lists of integers, not string",
+        ),
         (lambda: two.pack(4, column="a", lengths="s"), "`s` of type string"),
         (lambda: two.pack(4, column="c"), "`c`"),
         (lambda: perm.select_columns(["id"]).pack(4), "the permutation has none"),
