@@ -1,4 +1,4 @@
-"""Streaming datasets of both libraries, side by side, with any number of ranks and workers."""
+"""Streaming datasets of both libraries, with any number of ranks and workers."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from hypothesis import settings
 LIBRARIES = {"ours": ours, "theirs": theirs}
 
 
-# Each example makes and reads datasets of two libraries.
-dear = settings(max_examples=max(settings().max_examples // 20, 10), deadline=None)
+# Fewer examples: each one creates and reads datasets of two libraries.
+few_examples = settings(
+    max_examples=max(settings().max_examples // 20, 10), deadline=None
+)
 
 
 @dataclass
 class Worker:
-    """What ``get_worker_info`` gives, and ``worker_info_override`` takes."""
+    """A result of ``get_worker_info``, also accepted by ``worker_info_override``."""
 
     id: int
     num_workers: int
 
 
 def ids_of(batch: pa.RecordBatch) -> list[int]:
-    """A transform: the ids alone."""
+    """Return the ids of a batch; used as a transform."""
     return batch["id"].to_pylist()
 
 
 def readers(library, table, *, world_size=1, num_workers=None, state=None, **options):
-    """The datasets of all ranks, and workers of ranks, in order."""
+    """Return the datasets of all ranks and their workers, in order."""
     made = []
     for rank in range(world_size):
         for worker in range(num_workers or 1):
-            told = None if num_workers is None else Worker(worker, num_workers)
+            info = None if num_workers is None else Worker(worker, num_workers)
             dataset = library.StreamingDataset(
                 table,
                 rank=rank,
                 world_size=world_size,
-                worker_info_override=told,
+                worker_info_override=info,
                 **options,
             )
             if state is not None:
@@ -50,7 +52,7 @@ def readers(library, table, *, world_size=1, num_workers=None, state=None, **opt
 
 
 def steps(datasets, batch_size):
-    """The rows of each global step: the next batch of each reader, together."""
+    """Return the rows of each global step, as one batch of each reader."""
     rows = [list(dataset) for dataset in datasets]
     count = max(map(len, rows), default=0)
     return [
@@ -60,30 +62,30 @@ def steps(datasets, batch_size):
 
 
 def sets(made):
-    """The rows of each step, whatever reader has them."""
+    """Return the rows of each step, sorted, without regard to the reader."""
     return [sorted(row for batch in step for row in batch) for step in made]
 
 
-def some(dataset, count):
-    """The next rows of a dataset, which is given back."""
+def next_rows(dataset, count):
+    """Return the next rows of a dataset, and close the iterator."""
     iterator = iter(dataset)
     rows = [next(iterator) for _ in range(count)]
     iterator.close()
     return rows
 
 
-def advance(dataset, begun, may_end):
-    """Take some rows in a process of its own, and wait there."""
+def advance(dataset, started, may_end):
+    """Take 20 rows, then wait; the target of a child process."""
     iterator = iter(dataset)
     for _ in range(20):
         next(iterator)
-    begun.set()
+    started.set()
     assert may_end.wait(60)
     iterator.close()
 
 
 def outcome(call):
-    """What a call gives, or the type and text of what it raises."""
+    """Return the result of a call, or the type and text of its exception."""
     try:
         return call()
     except Exception as error:
@@ -91,13 +93,13 @@ def outcome(call):
 
 
 def tokens_table(database, documents, kind=None):
-    """A table of lists of tokens, with ids."""
+    """Create a table of ids and lists of tokens."""
     kind = kind or pa.list_(pa.int64())
     data = {"id": range(len(documents)), "tokens": pa.array(documents, kind)}
     return database.create_table("tokens", pa.table(data))
 
 
-def plain(block):
-    """A block as lists."""
+def as_lists(block):
+    """Return a block as lists."""
     assert all(tensor.dtype == torch.int64 for tensor in block.values())
     return {name: tensor.tolist() for name, tensor in block.items()}

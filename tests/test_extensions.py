@@ -192,7 +192,7 @@ def test_nulls_among_lance_s_floats_follow_the_policy():
         if isinstance(value, float):
             assert view[:2]["x"][0].isnan()
         else:
-            with pytest.raises(FormatError, match="is no value of it"):
+            with pytest.raises(FormatError, match="cannot be stored in column `x`"):
                 view[:2]
     with pytest.raises(FormatError, match="column `x` has 1 nulls"):
         perm.with_format("torch_dict")[:2]
@@ -401,6 +401,6 @@ def test_frames_of_polars_are_materialized(tmp_path, is_shuffled):
 def test_columns_that_arrow_has_no_type_for_are_an_error():
     data = pl.DataFrame({"x": pl.Series([1], dtype=pl.Int128)})
     with pytest.raises(
-        ll.errors.UnsupportedError, match="DataFrame with a column of a type"
+        ll.errors.UnsupportedError, match="column of the DataFrame has a type"
     ):
         ll.open(data)

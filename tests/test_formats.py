@@ -310,17 +310,17 @@ def test_fields_of_structs_follow_the_policy():
 
 
 BAD_OPTIONS = [
-    (("torch_dict",), {"nulls": "ignore"}, ValueError, "nulls='ignore'"),
-    (("torch_dict",), {"nulls": "fill"}, ValueError, "a fill_value"),
-    (("torch_dict",), {"fill_value": 3}, ValueError, "only with nulls"),
+    (("torch_dict",), {"nulls": "ignore"}, ValueError, "`nulls` must be .*'ignore'"),
+    (("torch_dict",), {"nulls": "fill"}, ValueError, "requires a `fill_value`"),
+    (("torch_dict",), {"fill_value": 3}, ValueError, "only with `nulls"),
     (
         ("torch_dict",),
         {"nulls": "mask", "fill_value": 3},
         ValueError,
-        "only with nulls",
+        "only with `nulls",
     ),
-    (("torch_col",), {"nulls": "mask"}, ValueError, "torch_col takes no options"),
-    (("arrow",), {"fill_value": 1}, ValueError, "arrow takes no options"),
+    (("torch_col",), {"nulls": "mask"}, ValueError, '"torch_col" takes no options'),
+    (("arrow",), {"fill_value": 1}, ValueError, '"arrow" takes no options'),
     (("tensor",), {}, ValueError, "Invalid format: tensor"),
     (("Torch",), {}, ValueError, "Invalid format: Torch"),
     ((5,), {}, ValueError, "Invalid format: 5"),
@@ -340,7 +340,7 @@ def test_a_fill_value_of_another_type_is_named(holes):
         "torch_dict", nulls="fill", fill_value="x"
     )
     with pytest.raises(
-        ll.errors.FormatError, match="column `int32` of type int32: 'x'"
+        ll.errors.FormatError, match="'x' cannot be stored in column `int32` of type"
     ):
         view.head(ROWS)
 

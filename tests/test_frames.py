@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-
-import lanceloader as ll
 
 pytest.importorskip("torch")
 

@@ -60,10 +60,11 @@ WORDS = {
 
 # Libraries imported when a module is, by whom: everybody else imports them in functions.
 AT_ONCE = {
-    "torch": {"torch", "torch_loader", "formats/torch"}
-    | {f"streaming/{name}" for name in ("__init__", "dataset", "loader", "packing")},
-    "pyarrow": {"torch", "formats/torch"}
-    | {f"streaming/{name}" for name in ("arguments", "packing", "travelling")},
+    "torch": {"compat_lancedb/table_dataset", "torch_loader", "formats/torch"}
+    | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},
+    "pyarrow": {"formats/torch"}
+    | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}
+    | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
     "numpy": {"formats/numpy", "formats/torch", "streaming/packing"},
     "lancedb": set(),
     "lance": set(),

@@ -346,6 +346,6 @@ def test_an_error_is_not_lost_where_nobody_can_say_what_it_was_of(perm, monkeypa
     def breaks(*_):
         raise OSError("gone")
 
-    monkeypatch.setattr("lanceloader.locations.name_rows", breaks)
+    monkeypatch.setattr("lanceloader.units.locations.name_rows", breaks)
     note = raised(perm.loader(4, transform=unlucky))
     assert "in batch 3 of 4 rows: rows 0, 1, 2, 3" in note

@@ -140,11 +140,11 @@ def test_stages():
 
 
 def test_too_little_to_draw(perm):
-    with pytest.raises(ValueError, match="0 batches: wanted at least 2"):
+    with pytest.raises(ValueError, match="at least 2 batches, got 0"):
         ll.plots.throughput(Stats())
-    with pytest.raises(ValueError, match="0 batches: wanted at least 2"):
+    with pytest.raises(ValueError, match="at least 2 batches, got 0"):
         ll.plots.waits(perm.loader(100))
-    with pytest.raises(ValueError, match="num_points=0: wanted at least 1"):
+    with pytest.raises(ValueError, match="`num_points` must be at least 1, got 0"):
         ll.plots.order(perm, num_points=0)
     ll.plots.stages(Stats())
 

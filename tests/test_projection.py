@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.engine import EngineReader
+from lanceloader.engine_reader import EngineReader
 from lanceloader.torch import collate_as
 
 

@@ -160,7 +160,7 @@ def test_a_folder_means_the_same_everywhere(monkeypatch, tmp_path):
     folder = ReadOptions.of(None, None, "rows", None).for_native()["cache_folder"]
     assert folder == str(tmp_path / "rows")
     assert ReadOptions.of(None, None, "", None).for_native()["cache_folder"] is None
-    with pytest.raises(TypeError, match="wanted a text or a path"):
+    with pytest.raises(TypeError, match="must be a string or a path"):
         ReadOptions.of(None, None, b"rows", None)
 
 

@@ -162,7 +162,7 @@ def test_verbs_choose_the_rows_of_the_local_table(perm, local, chosen):
 
 
 def test_a_filter_after_a_shuffle_is_refused(perm):
-    with pytest.raises(errors.UnsupportedError, match="before they are shuffled"):
+    with pytest.raises(errors.UnsupportedError, match="before it is shuffled"):
         perm.shuffle(seed=1).filter("id > 3")
 
 

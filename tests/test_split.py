@@ -56,7 +56,9 @@ def test_sizes_by_name_by_place_by_count_and_in_equal_parts():
     assert [len(part) for part in perm.split([0.5, 0.5], seed=1)] == [5, 5]
     train, val = perm.split({"train": 9, "val": 1}, how="sequential")
     assert ids(train) + ids(val) == list(range(10))
-    with pytest.raises(KeyError, match="no split named 'test'; there are train, val"):
+    with pytest.raises(
+        KeyError, match="no split is named 'test'; the names are train, val"
+    ):
         parts["test"]
     with pytest.raises(IndexError):
         parts[2]
@@ -214,8 +216,8 @@ BAD = [
     (lambda p: p.split([-1, 5], seed=1), OverflowError, "-1|negative"),
     (lambda p: p.split(11, seed=1), ValueError, "at least 1 row per split"),
     (lambda p: p.split(0, seed=1), ValueError, "greater than 0"),
-    (lambda p: p.split([], seed=1), TypeError, "wanted a dict or sequence"),
-    (lambda p: p.split({}, seed=1), TypeError, "wanted a dict or sequence"),
+    (lambda p: p.split([], seed=1), TypeError, "must be a dict or sequence"),
+    (lambda p: p.split({}, seed=1), TypeError, "must be a dict or sequence"),
     (lambda p: p.split("0.9", seed=1), TypeError, "'0.9'"),
     (lambda p: p.split(None, seed=1), TypeError, "None"),
     (lambda p: p.split([True, False], seed=1), TypeError, "whole numbers or shares"),
@@ -237,7 +239,7 @@ BAD = [
     ),
     (lambda p: p.split([0.5], seed=1, group_by="ide"), KeyError, "`id`"),
     (lambda p: p.split([0.5], seed=1, group_by=[]), ValueError, "at least one"),
-    (lambda p: p.split([5], seed=1, hash_by="id"), ValueError, "wanted shares"),
+    (lambda p: p.split([5], seed=1, hash_by="id"), ValueError, "must be shares"),
     (lambda p: p.split([0.7, 0.7], seed=1, hash_by="id"), ValueError, "at most 1"),
     (lambda p: p.split([0.5, 0.0], seed=1, hash_by="id"), ValueError, "above 0"),
     (lambda p: p.split_by("nothing"), KeyError, "`id`"),

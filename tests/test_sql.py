@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lanceloader.errors import ColumnNotFoundError
-from lanceloader.sql import complaint, references, with_names
+from lanceloader.sql import references, sql_error, with_names
 
 COLUMNS = ["id", "X", "a b", "s", "s.t", "sepal.length", "tick`ed", "day", "é"]
 
@@ -58,7 +58,7 @@ def test_other_names_leave_the_rest_as_it_is():
 )
 def test_a_missing_column_is_compared_with_those_of_the_table(said, name):
     known = ["age", *(f"c{k}" for k in range(9)), "target"]
-    error = complaint("filter", "tagret > 1", ValueError(said), known)
+    error = sql_error("filter", "tagret > 1", ValueError(said), known)
     assert isinstance(error, ColumnNotFoundError)
     assert str(error).startswith(
         f"Invalid input, filter 'tagret > 1': column `{name}` does not exist; the nearest are "
@@ -68,7 +68,7 @@ def test_a_missing_column_is_compared_with_those_of_the_table(said, name):
 
 def test_places_in_sources_are_left_out():
     said = "Invalid user input: no literal 'x', /a/b.rs:23:88, /c/d.rs:1:2 (and, so)"
-    error = complaint("filter", "id > 'x'", ValueError(said), ["id"])
+    error = sql_error("filter", "id > 'x'", ValueError(said), ["id"])
     assert str(error) == (
         "Invalid input, filter \"id > 'x'\": no literal 'x' (and, so)"
     )

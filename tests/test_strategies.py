@@ -364,5 +364,5 @@ def test_nulls_that_a_dict_cannot_hold(every_kind, format):
     if not has_nulls:
         pytest.skip("there are none")
     view = ll.open(path).select_columns(["int32"]).with_format(format)
-    with pytest.raises(ll.errors.FormatError, match=r'`int32` has .* nulls="mask"'):
+    with pytest.raises(ll.errors.FormatError, match=r'`int32` has .* `nulls="mask"`'):
         list(view.loader(100))

@@ -1,4 +1,4 @@
-"""``StreamingDataLoader``: states of what the trainer got, with workers of every kind."""
+"""``StreamingDataLoader``: exact states, with workers of every start method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import tables
 import torch
 from lanceloader import streaming
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import Worker, ids_of, ours, plain, readers, some, theirs, tokens_table
+from streams import (
+    Worker,
+    as_lists,
+    ids_of,
+    next_rows,
+    ours,
+    readers,
+    theirs,
+    tokens_table,
+)
 from torch.utils.data import DataLoader, IterableDataset
 
 STARTS = [
@@ -23,7 +32,7 @@ STARTS = [
 ]
 IDS = {"transform": ids_of}
 
-# Of machines with few CPUs.
+# torch warns on machines with few CPUs.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create:UserWarning"
 )
@@ -43,7 +52,7 @@ def tokens(tmp_path_factory):
 
 @pytest.fixture
 def small(db):
-    """Two splits: ids 1 to 4, and 10 to 40."""
+    """A table of two splits: ids 1 to 4, and 10 to 40."""
     ids = (1, 2, 3, 4, 10, 20, 30, 40)
     return db.create_table("t", [{"id": i} for i in ids])
 
@@ -60,7 +69,7 @@ def loading(dataset, num_workers, start="fork", **options):
 
 
 def batches_of_workers(library, table, num_workers, batch_size, **options):
-    """What workers would give, in turns, made without any."""
+    """Return the batches that workers yield in turn, computed without workers."""
     rows = [
         list(dataset)
         for dataset in readers(library, table, num_workers=num_workers, **options)
@@ -97,8 +106,10 @@ def test_batches_are_those_of_any_loader(shared, start, num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_state_is_of_what_was_handed_over(shared, num_workers, steps):
-    """Whatever workers have read ahead; it resumes in LanceDB."""
+def test_a_state_records_the_batches_that_the_trainer_received(
+    shared, num_workers, steps
+):
+    """Read-ahead of the workers is not counted, and the state resumes in LanceDB."""
     options = {"num_splits": 6, **IDS}
     dataset = StreamingDataset(shared, **options)
     iterator = iter(loading(dataset, num_workers, batch_size=6, prefetch_factor=None))
@@ -114,7 +125,7 @@ def test_a_state_is_of_what_was_handed_over(shared, num_workers, steps):
     assert sorted(rows + [row for batch in left for row in batch]) == list(range(96))
 
 
-def test_workers_take_turns_and_a_step_is_over_when_all_had_one(small):
+def test_a_step_is_complete_after_a_batch_of_each_worker(small):
     dataset = of_small(small)
     iterator = iter(loading(dataset, 2, batch_size=2))
     assert next(iterator) == [1, 2]
@@ -126,9 +137,9 @@ def test_workers_take_turns_and_a_step_is_over_when_all_had_one(small):
     assert list(iterator) == [[3, 4], [30, 40]]
 
 
-def test_an_uneven_state_starts_no_workers(small):
+def test_workers_do_not_start_from_an_uneven_state(small):
     dataset = of_small(small)
-    some(dataset, 1)
+    next_rows(dataset, 1)
     with pytest.raises(RuntimeError, match="partial logical step"):
         iter(loading(dataset, 2, batch_size=2))
     assert not dataset._consumer_iterator_active
@@ -153,15 +164,15 @@ def test_blocks(tokens, num_workers):
     iterator._shutdown_workers()
     resumed = theirs.StreamingDataset(tokens, **options)
     resumed.load_state_dict(state)
-    rest = list(map(plain, resumed))
-    whole = list(map(plain, theirs.StreamingDataset(tokens, **options)))
+    rest = list(map(as_lists, resumed))
+    whole = list(map(as_lists, theirs.StreamingDataset(tokens, **options)))
     assert rest == whole[8:]
-    assert sorted(map(str, (plain(block) for batch in done for block in batch))) == (
+    assert sorted(map(str, (as_lists(block) for batch in done for block in batch))) == (
         sorted(map(str, whole[:8]))
     )
 
 
-def test_a_packed_state_in_a_step_starts_no_loader(tokens):
+def test_a_loader_does_not_start_from_a_packed_state_within_a_step(tokens):
     options = {
         "pack_sequences": 5,
         "eos_id": -1,
@@ -172,14 +183,14 @@ def test_a_packed_state_in_a_step_starts_no_loader(tokens):
     }
     for library in (ours, theirs):
         dataset = library.StreamingDataset(tokens, **options)
-        some(dataset, 3)
+        next_rows(dataset, 3)
         loader = library.StreamingDataLoader(dataset)
         text = "StreamingDataLoader cannot start from a partial packed logical step"
         with pytest.raises(RuntimeError, match=text):
             iter(loader)
 
 
-# What is refused.
+# Errors.
 
 
 class Own(StreamingDataset):
@@ -187,7 +198,7 @@ class Own(StreamingDataset):
         return iter(())
 
 
-def test_what_is_no_streaming_dataset(shared):
+def test_other_datasets_are_refused(shared):
     with pytest.raises(TypeError, match="requires a StreamingDataset"):
         StreamingDataLoader([1, 2])
     with pytest.raises(TypeError, match="override __iter__"):
@@ -203,7 +214,7 @@ def test_what_is_no_streaming_dataset(shared):
     ],
     ids=str,
 )
-def test_options_that_would_make_states_wrong(shared, options):
+def test_options_that_make_states_inexact_are_refused(shared, options):
     for library in (ours, theirs):
         dataset = library.StreamingDataset(shared)
         with pytest.raises(ValueError, match=f"{next(iter(options))}=True"):
@@ -211,7 +222,7 @@ def test_options_that_would_make_states_wrong(shared, options):
 
 
 def test_one_owner_at_a_time(shared):
-    """A loader has the dataset from ``iter`` on, a loop from its first row on."""
+    """A loader acquires the dataset in ``iter``, a loop at its first row."""
     dataset = StreamingDataset(shared, **IDS)
     loader = loading(dataset, 0, batch_size=4)
     loop = iter(dataset)
@@ -232,7 +243,7 @@ def test_one_owner_at_a_time(shared):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_deleted_loader_iterator_gives_the_dataset_back(shared, num_workers):
+def test_deleting_a_loader_iterator_releases_the_dataset(shared, num_workers):
     dataset = StreamingDataset(shared, num_splits=2, **IDS)
     iterator = iter(loading(dataset, num_workers, batch_size=2))
     next(iterator)
@@ -243,8 +254,8 @@ def test_a_deleted_loader_iterator_gives_the_dataset_back(shared, num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("error", [ValueError, StopIteration, SystemExit])
-def test_a_lost_batch_ends_states(shared, num_workers, error):
-    """Later batches still come, but no state could tell of the hole."""
+def test_states_are_refused_after_a_lost_batch(shared, num_workers, error):
+    """Later batches are still yielded, but a state cannot express the gap."""
     if error is SystemExit and num_workers:
         pytest.skip("SystemExit ends a worker")
 
@@ -270,7 +281,7 @@ def test_a_lost_batch_ends_states(shared, num_workers, error):
     assert dataset.state_dict() == state
 
 
-def test_a_plain_loader_with_workers_has_no_state(shared):
+def test_states_are_refused_after_a_plain_loader_with_workers(shared):
     dataset = StreamingDataset(shared, num_splits=2, **IDS)
     next(iter(DataLoader(dataset, batch_size=2)))
     assert dataset.state_dict()["samples_consumed_per_split"] == [1, 1]
@@ -295,7 +306,7 @@ def failing(batch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_transform_that_fails_is_told(shared, num_workers):
+def test_a_failing_transform_raises_in_the_trainer(shared, num_workers):
     dataset = StreamingDataset(shared, num_splits=2, transform=failing)
     iterator = iter(loading(dataset, num_workers, batch_size=4))
     with pytest.raises(LookupError, match="row 40"):
@@ -309,7 +320,7 @@ def dying(batch):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_told(shared):
+def test_a_killed_worker_raises_in_the_trainer(shared):
     dataset = StreamingDataset(shared, num_splits=2, transform=dying)
     iterator = iter(loading(dataset, 2, batch_size=2))
     with pytest.raises(RuntimeError, match="DataLoader worker"):
@@ -321,10 +332,10 @@ def test_a_killed_worker_is_told(shared):
     assert not multiprocessing.active_children()
 
 
-# What goes through.
+# Attributes, batches and statistics.
 
 
-def test_the_adapter_shows_the_dataset(shared):
+def test_the_adapter_forwards_attributes_of_the_dataset(shared):
     dataset = StreamingDataset(shared, num_splits=4)
     loader = StreamingDataLoader(dataset, batch_size=4)
     assert isinstance(loader.dataset, streaming._StreamingDatasetAdapter)
@@ -375,20 +386,20 @@ def test_statistics_of_workers_add_up(shared):
     for _ in range(2):
         filled.reset()
         list(loading(filled, 2, batch_size=4))
-    # Over both iterations; those of the current one begin anew.
+    # Totals cover both iterations, gauges only the current one.
     assert filled.rows_filled == 24
     assert filled.bytes_loaded == 2 * alone.bytes_loaded
     assert filled.consumed_rows == 96
 
 
-def test_transport_needs_a_reservation(shared):
+def test_the_adapter_needs_an_acquired_dataset(shared):
     dataset = StreamingDataset(shared, worker_info_override=Worker(0, 1))
     with pytest.raises(RuntimeError, match="StreamingDataLoader"):
         next(iter(streaming._StreamingDatasetAdapter(dataset)))
 
 
 def test_names_and_arguments_are_lancedbs():
-    """With the private ones, that programs and tests reach for."""
+    """Including private names, which programs and tests use."""
     theirs_dataset, dataset = theirs.StreamingDataset, StreamingDataset
     assert set(dir(theirs_dataset)) <= set(dir(dataset))
     wanted = inspect.signature(theirs_dataset).parameters

@@ -1,4 +1,4 @@
-"""Packing in ``StreamingDataset``: LanceDB's blocks, for any lists of tokens."""
+"""Packing in ``StreamingDataset``: the blocks are LanceDB's, for any lists of tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
-from streams import LIBRARIES, dear, ours, outcome, plain, readers, theirs, tokens_table
+from streams import (
+    LIBRARIES,
+    as_lists,
+    few_examples,
+    ours,
+    outcome,
+    readers,
+    theirs,
+    tokens_table,
+)
 
 SPECIAL = {"eos_id": 9, "pad_id": 0, "columns": ["tokens"]}
 
@@ -24,11 +33,11 @@ def packed(table, blocks, length=6, library=ours, **options):
 
 
 def blocks_of(dataset):
-    return list(map(plain, dataset))
+    return list(map(as_lists, dataset))
 
 
 def oracle(documents, length, blocks):
-    """Blocks of one split, token by token."""
+    """Return the blocks of one split, computed token by token."""
     stream = [
         (token, k == 0)
         for tokens in documents
@@ -61,9 +70,9 @@ DOCUMENTS = st.lists(
 
 
 @given(DOCUMENTS, st.integers(1, 11), st.integers(1, 8), st.integers(1, 7))
-@dear
+@few_examples
 def test_blocks_are_those_of_the_oracle(documents, length, blocks, batch_size):
-    """With empty documents, and those of several blocks."""
+    """Including empty documents, and documents longer than a block."""
     table = tokens_table(lancedb.connect("memory://"), documents)
     options = {"shuffle": False, "read_batch_size": batch_size}
     dataset = packed(table, blocks, length, **options)
@@ -71,7 +80,7 @@ def test_blocks_are_those_of_the_oracle(documents, length, blocks, batch_size):
 
 
 @given(DOCUMENTS, st.integers(1, 11), st.integers(1, 4), st.sampled_from([1, 2, 4]))
-@dear
+@few_examples
 def test_blocks_are_those_of_lancedb(documents, length, cycles, world_size):
     table = tokens_table(lancedb.connect("memory://"), documents)
     found, wanted = (
@@ -115,12 +124,12 @@ def test_fixed_size_lists(db):
 def test_blocks_are_tensors_of_their_own(db):
     table = tokens_table(db, [[1, 2, 3] * 10] * 4)
     blocks = list(packed(table, 20, shuffle=False))
-    before = [plain(block) for block in blocks]
+    before = [as_lists(block) for block in blocks]
     for tensor in blocks[3].values():
         tensor.fill_(-5)
-    assert [plain(block) for block in blocks[:3] + blocks[4:]] == before[:3] + before[
-        4:
-    ]
+    assert [as_lists(block) for block in blocks[:3] + blocks[4:]] == before[
+        :3
+    ] + before[4:]
     assert (
         len({tensor.data_ptr() for block in blocks for tensor in block.values()}) == 40
     )
@@ -204,8 +213,8 @@ def test_nulls(db, bad):
     assert filled.rows_filled == 1
 
 
-def test_tokens_beyond_64_bits_with_sign(db):
-    """A clear error; LanceDB's comes from torch. They may be skipped, as nulls."""
+def test_tokens_beyond_signed_64_bits_are_refused(db):
+    """The error names the token, where LanceDB raises one of torch; the rows can be skipped."""
     table = tokens_table(db, [[1], [2**63], [3]], pa.list_(pa.uint64()))
     with pytest.raises(ValueError, match="token 9223372036854775808 of type uint64"):
         list(packed(table, 1))
@@ -260,18 +269,18 @@ def test_an_epoch_is_estimated_as_that_of_a_new_dataset(db):
     assert blocks_of(dataset) == blocks_of(other)
 
 
-def test_an_estimate_warns_where_it_was_asked_for(db):
+def test_the_warning_of_an_estimate_points_to_the_caller(db):
     table = tokens_table(db, [[5]] * 9)
     with pytest.warns(UserWarning, match="approximate") as made:
         dataset = packed(table, "auto")
-    with pytest.warns(UserWarning, match="approximate") as begun:
+    with pytest.warns(UserWarning, match="approximate") as started:
         dataset.set_epoch(1)
-    for warned in (made, begun):
+    for warned in (made, started):
         assert [warning.filename for warning in warned] == [__file__]
 
 
-def test_the_namespace_warns(db, monkeypatch):
-    """Programs replace ``warnings`` there."""
+def test_a_replaced_warnings_module_is_used(db, monkeypatch):
+    """Programs may replace ``warnings`` in the package."""
     seen = []
 
     class Warnings:

@@ -1,4 +1,4 @@
-"""State dicts: LanceDB's and ours are one format, and resume in either library, anywhere."""
+"""State dicts have LanceDB's format, and resume in either library with any topology."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
 from streams import (
     LIBRARIES,
-    dear,
+    as_lists,
+    few_examples,
     ids_of,
+    next_rows,
     ours,
     outcome,
-    plain,
     readers,
     sets,
-    some,
     steps,
     theirs,
     tokens_table,
@@ -38,7 +38,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    """Documents of 0 to 12 tokens, some longer than a block of 6."""
+    """A table of documents of 0 to 12 tokens, some longer than a block of 6."""
     database = lancedb.connect(tmp_path_factory.mktemp("db"))
     documents = [[100 * i + k for k in range(i % 13)] for i in range(60)]
     return tokens_table(database, documents)
@@ -58,7 +58,7 @@ def packing(**options):
 
 def test_keys_and_values(shared):
     dataset = StreamingDataset(shared, num_splits=4, shuffle_seed=3, epoch=2)
-    some(dataset, 6)
+    next_rows(dataset, 6)
     state = dataset.state_dict()
     assert state == {
         "shuffle_seed": 3,
@@ -72,9 +72,9 @@ def test_keys_and_values(shared):
 
 def test_states_load_with_weights_only(shared, tokens, tmp_path):
     packed = StreamingDataset(tokens, **packing())
-    some(packed, 12)
+    next_rows(packed, 12)
     rows = StreamingDataset(shared)
-    some(rows, 3)
+    next_rows(rows, 3)
     for dataset in (rows, packed):
         torch.save(dataset.state_dict(), tmp_path / "state.pt")
         state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -88,21 +88,21 @@ def test_states_load_with_weights_only(shared, tokens, tmp_path):
     st.sampled_from([None, 1, 2, 3]),
     st.integers(0, 10),
 )
-@dear
-def test_rows_go_on_in_the_other_library(
+@few_examples
+def test_rows_resume_in_the_other_library(
     shared, first, before, after, num_workers, cycles
 ):
-    """A run of either library, cut at a step, goes on in the other with other ranks."""
+    """A run that stops at a step resumes in the other library with other ranks."""
     if num_workers and 12 // after % num_workers:
         num_workers = None
     second = "theirs" if first == "ours" else "ours"
     options = {"num_splits": 12, "shuffle_seed": 5, "transform": ids_of}
-    begun = readers(LIBRARIES[first], shared, world_size=before, **options)
-    done = [some(dataset, cycles * 12 // before) for dataset in begun]
-    states = [dataset.state_dict() for dataset in begun]
+    started = readers(LIBRARIES[first], shared, world_size=before, **options)
+    done = [next_rows(dataset, cycles * 12 // before) for dataset in started]
+    states = [dataset.state_dict() for dataset in started]
     assert all(state == states[0] for state in states)
     state = json.loads(json.dumps(states[0]))
-    going = readers(
+    resumed = readers(
         LIBRARIES[second],
         shared,
         world_size=after,
@@ -110,27 +110,27 @@ def test_rows_go_on_in_the_other_library(
         state=state,
         **options,
     )
-    left = sets(steps(going, 12 // len(going)))
+    left = sets(steps(resumed, 12 // len(resumed)))
     whole = sets(steps(readers(theirs, shared, **options), 12))
     assert sorted(sum(done, [])) == sorted(sum(whole[:cycles], []))  # noqa: RUF017
     assert left == whole[cycles:]
 
 
 @given(st.sampled_from([1, 2, 3, 4]), st.integers(0, 119), st.integers(0, 119))
-@dear
-def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
-    """In the middle of a round, too: the split furthest behind goes on first."""
+@few_examples
+def test_a_run_may_stop_at_any_row(shared, num_splits, first, second):
+    """Within a round too: the split that is furthest behind continues first."""
     options = {"num_splits": num_splits, "transform": ids_of}
     whole = list(theirs.StreamingDataset(shared, **options))
     dataset = StreamingDataset(shared, **options)
     their = theirs.StreamingDataset(shared, **options)
-    rows = some(dataset, first)
-    some(their, first)
+    rows = next_rows(dataset, first)
+    next_rows(their, first)
     assert dataset.state_dict() == their.state_dict()
     resumed = theirs.StreamingDataset(shared, **options)
     resumed.load_state_dict(dataset.state_dict())
     more = min(second, 120 - first)
-    rows += some(resumed, more)
+    rows += next_rows(resumed, more)
     again = StreamingDataset(shared, **options)
     again.load_state_dict(resumed.state_dict())
     rows += list(again)
@@ -141,8 +141,8 @@ def test_any_row_is_a_place_to_stop(shared, num_splits, first, second):
     st.lists(st.integers(0, 24), min_size=5, max_size=5),
     st.lists(st.integers(0, 5), min_size=5, max_size=5),
 )
-@dear
-def test_uneven_counts_go_on_as_in_lancedb(shared, samples, skipped):
+@few_examples
+def test_uneven_counts_resume_as_in_lancedb(shared, samples, skipped):
     positions = [min(24, n + k) for n, k in zip(samples, skipped, strict=True)]
     state = {
         "shuffle_seed": 0,
@@ -162,7 +162,7 @@ def test_uneven_counts_go_on_as_in_lancedb(shared, samples, skipped):
 def test_laggards_catch_up_first(db):
     table = db.create_table("t", [{"id": i} for i in (1, 2, 10, 20)])
     dataset = StreamingDataset(table, num_splits=2, shuffle=False, transform=ids_of)
-    assert some(dataset, 1) == [1]
+    assert next_rows(dataset, 1) == [1]
     resumed = StreamingDataset(table, num_splits=2, shuffle=False, transform=ids_of)
     resumed.load_state_dict(dataset.state_dict())
     assert list(resumed) == [10, 2, 20]
@@ -174,29 +174,29 @@ def test_laggards_catch_up_first(db):
     st.sampled_from(SIZES),
     st.integers(0, 6),
 )
-@dear
-def test_blocks_go_on_in_the_other_library(tokens, first, before, after, cycles):
+@few_examples
+def test_blocks_resume_in_the_other_library(tokens, first, before, after, cycles):
     second = "theirs" if first == "ours" else "ours"
-    begun = readers(LIBRARIES[first], tokens, world_size=before, **packing())
-    for dataset in begun:
-        some(dataset, cycles * 12 // before)
-    states = [json.loads(json.dumps(dataset.state_dict())) for dataset in begun]
+    started = readers(LIBRARIES[first], tokens, world_size=before, **packing())
+    for dataset in started:
+        next_rows(dataset, cycles * 12 // before)
+    states = [json.loads(json.dumps(dataset.state_dict())) for dataset in started]
     state = LIBRARIES[second].StreamingDataset.merge_state_dicts(states)
     assert state == LIBRARIES[first].StreamingDataset.merge_state_dicts(states)
-    going = readers(
+    resumed = readers(
         LIBRARIES[second], tokens, world_size=after, state=state, **packing()
     )
-    left = [list(map(plain, dataset)) for dataset in going]
+    left = [list(map(as_lists, dataset)) for dataset in resumed]
     wanted = readers(theirs, tokens, world_size=after, **packing())
     per_rank = cycles * 12 // after
-    assert left == [list(map(plain, dataset))[per_rank:] for dataset in wanted]
+    assert left == [list(map(as_lists, dataset))[per_rank:] for dataset in wanted]
 
 
 def test_packed_states_are_those_of_lancedb(tokens):
     made = [library.StreamingDataset(tokens, **packing()) for library in (ours, theirs)]
     for _ in range(6):
         for dataset in made:
-            some(dataset, 12)
+            next_rows(dataset, 12)
         assert made[0].state_dict() == made[1].state_dict()
         assert made[0]._pack_buffers == made[1]._pack_buffers
         assert made[0]._checkpoint_snapshot() == made[1]._checkpoint_snapshot()
@@ -209,17 +209,17 @@ def test_tokens_between_blocks_may_be_set(tokens):
         assert next(iter(dataset))["input_ids"][:2].tolist() == [7, 8]
 
 
-def test_a_packed_state_in_the_middle_of_a_step_is_refused(tokens):
+def test_a_packed_state_within_a_step_is_refused(tokens):
     for library in (ours, theirs):
         dataset = library.StreamingDataset(tokens, **packing())
-        some(dataset, 5)
+        next_rows(dataset, 5)
         with pytest.raises(RuntimeError, match="complete logical step boundary"):
             dataset.state_dict()
 
 
-def test_unaligned_packed_states_do_not_start(tokens):
+def test_unaligned_packed_states_do_not_resume(tokens):
     dataset = StreamingDataset(tokens, **packing())
-    some(dataset, 12)
+    next_rows(dataset, 12)
     state = dataset.state_dict()
     state["blocks_emitted_per_split"][3] = 0
     resumed = StreamingDataset(tokens, **packing())
@@ -281,7 +281,7 @@ def changed(state):
 
 @pytest.mark.parametrize("mode", ["rows", "packed"])
 def test_loading_is_that_of_lancedb(shared, tokens, mode):
-    """What is refused, why, and where the others go on."""
+    """Both libraries refuse the same states, and continue the others at the same rows."""
     table, options = shared, {"num_splits": 2, "transform": ids_of}
     if mode == "packed":
         table, options = tokens, packing(num_splits=2, blocks_per_epoch=4)
@@ -318,7 +318,7 @@ def test_merging_is_that_of_lancedb():
         StreamingDataset.merge_state_dicts([])
 
 
-def test_merging_does_not_change_what_it_is_given():
+def test_merging_does_not_change_its_arguments():
     before = json.dumps(PACKED)
     merged = StreamingDataset.merge_state_dicts([PACKED])
     merged["pack_buffers"][0]["tokens"].append(0)
@@ -329,7 +329,7 @@ def test_merging_does_not_change_what_it_is_given():
 def test_a_state_is_a_copy(shared, tokens):
     for table, options in ((shared, {"num_splits": 12}), (tokens, packing())):
         dataset = StreamingDataset(table, **options)
-        some(dataset, 12)
+        next_rows(dataset, 12)
         before = json.dumps(dataset.state_dict())
         for value in dataset.state_dict().values():
             if isinstance(value, list | dict):
@@ -337,7 +337,7 @@ def test_a_state_is_a_copy(shared, tokens):
         assert json.dumps(dataset.state_dict()) == before
 
 
-# Checking that a state fits.
+# Strict loading.
 
 
 def plan(**options):
@@ -346,7 +346,7 @@ def plan(**options):
 
 def test_strict_states_resume_in_both_libraries(shared):
     dataset = StreamingDataset(shared, **plan(transform=ids_of))
-    rows = some(dataset, 9)
+    rows = next_rows(dataset, 9)
     state = json.loads(json.dumps(dataset.state_dict()))
     whole = list(theirs.StreamingDataset(shared, num_splits=4, transform=ids_of))
     for library, options in ((ours, {"strict": True}), (theirs, {})):
@@ -370,7 +370,7 @@ def test_strict_states_resume_in_both_libraries(shared):
 )
 def test_strict_loading_refuses_other_orders(shared, options, named):
     dataset = StreamingDataset(shared, **plan())
-    some(dataset, 4)
+    next_rows(dataset, 4)
     state = dataset.state_dict()
     other = StreamingDataset(shared, **plan(**options))
     with pytest.raises(ValueError, match=named):
@@ -395,9 +395,9 @@ def test_strict_loading_refuses_other_versions_and_rows(db):
 
 
 def test_strict_loading_of_a_state_without_a_plan(shared):
-    """Of LanceDB's, what it says is checked."""
+    """The epoch of a state of LanceDB is checked."""
     dataset = theirs.StreamingDataset(shared, num_splits=4, epoch=1)
-    some(dataset, 4)
+    next_rows(dataset, 4)
     state = dataset.state_dict()
     StreamingDataset(shared, **plan(epoch=1)).load_state_dict(state)
     with pytest.raises(ValueError, match="epoch mismatch"):

@@ -1,4 +1,4 @@
-"""``StreamingDataset`` over what is no table of LanceDB's: opened once, and pinned as that."""
+"""``StreamingDataset`` on tables of other kinds, which are opened once and pinned."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_anything_that_a_permutation_takes(numbers, kind):
-    """At the rows that it has now, whatever becomes of it, here and elsewhere."""
+def test_every_table_that_a_permutation_takes(numbers, kind):
+    """The rows are those at the start, even if the table changes, in copies and workers too."""
     dataset = StreamingDataset(KINDS[kind](numbers), **IDS)
     epochs = [
         list(theirs.StreamingDataset(numbers, epoch=epoch, **IDS)) for epoch in (0, 1)
     ]
     numbers.delete("id < 10")
     numbers.add(tables.narrow(50).slice(40))
-    travelled = [pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)]
-    for each in (dataset, *travelled):
+    copies = [pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)]
+    for each in (dataset, *copies):
         assert list(each) == epochs[0]
         each.set_epoch(1)
         assert list(each) == epochs[1]
@@ -64,27 +64,27 @@ def test_anything_that_a_permutation_takes(numbers, kind):
 
 
 class Query:
-    """A query that counts how often it is asked."""
+    """A query that counts its executions."""
 
     def __init__(self, data):
         self.data = data
-        self.asked = 0
+        self.num_executions = 0
 
     def to_arrow(self):
-        self.asked += 1
+        self.num_executions += 1
         return self.data
 
 
 @pytest.mark.parametrize("filter", [None, "id >= 0"])
-def test_a_query_is_asked_once(filter):
+def test_a_query_is_executed_once(filter):
     query = Query(tables.narrow(20))
     dataset = StreamingDataset(query, filter=filter, **IDS)
-    assert query.asked == 1
+    assert query.num_executions == 1
     rows = list(dataset)
     dataset.set_epoch(1)
     assert sorted(rows) == sorted(dataset) == list(range(20))
     assert len(list(pickle.loads(pickle.dumps(dataset)))) == 0
-    assert query.asked == 1
+    assert query.num_executions == 1
 
 
 DOCUMENTS = {"tokens": [[1, 2], [3]]}
@@ -103,7 +103,7 @@ DOCUMENTS = {"tokens": [[1, 2], [3]]}
 )
 @pytest.mark.parametrize("blocks", [1, "auto"])
 @pytest.mark.filterwarnings("ignore:blocks_per_epoch='auto':UserWarning")
-def test_anything_is_packed(make, blocks):
+def test_tables_of_every_kind_can_be_packed(make, blocks):
     dataset = StreamingDataset(
         make(DOCUMENTS),
         shuffle=False,
@@ -119,7 +119,7 @@ def test_anything_is_packed(make, blocks):
 
 @pytest.mark.parametrize("table", [None, 3], ids=str)
 @pytest.mark.parametrize("options", [{}, {"num_splits": 3, "world_size": 2}], ids=str)
-def test_what_is_no_table(table, options):
+def test_objects_that_are_not_tables_are_refused(table, options):
     found, wanted = (
         outcome(partial(library.StreamingDataset, table, **options))
         for library in (ours, theirs)

@@ -1,4 +1,4 @@
-"""What LanceDB has not: epochs of one dataset, any number of readers, datasets that travel."""
+"""Features beyond LanceDB's: ``set_epoch``, ``tail``, and pickles of datasets."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
 from streams import (
     Worker,
-    dear,
+    few_examples,
     ids_of,
+    next_rows,
     ours,
     outcome,
     readers,
     sets,
-    some,
     steps,
     theirs,
 )
 
 IDS = {"transform": ids_of}
 
-# Of machines with few CPUs.
+# torch warns on machines with few CPUs.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create:UserWarning"
 )
@@ -54,17 +54,17 @@ def test_an_epoch_is_that_of_a_new_dataset(shared):
         assert dataset.state_dict() == other.state_dict()
 
 
-def test_the_epoch_it_is_at_keeps_its_progress(shared):
+def test_setting_the_current_epoch_keeps_its_progress(shared):
     dataset = StreamingDataset(shared, num_splits=4, epoch=2, **IDS)
     whole = list(StreamingDataset(shared, num_splits=4, epoch=2, **IDS))
-    rows = some(dataset, 9)
+    rows = next_rows(dataset, 9)
     dataset.set_epoch(2)
     assert rows + list(dataset) == whole
     dataset.reset()
     assert list(dataset) == whole
 
 
-def test_epochs_are_of_one_version(db):
+def test_all_epochs_read_one_version(db):
     table = db.create_table("t", tables.narrow(20))
     dataset = StreamingDataset(table, num_splits=2, **IDS)
     table.delete("id < 10")
@@ -72,7 +72,7 @@ def test_epochs_are_of_one_version(db):
     assert sorted(dataset) == list(range(20))
 
 
-def test_no_epoch_begins_under_a_live_iterator(shared):
+def test_an_epoch_does_not_start_during_an_iteration(shared):
     dataset = StreamingDataset(shared, num_splits=4, **IDS)
     iterator = iter(dataset)
     next(iterator)
@@ -102,7 +102,7 @@ def test_epochs_of_a_loader(shared, num_workers):
 
 
 def order_of(table, num_splits, **options):
-    """The sequence of an epoch: LanceDB's, then the rows that it leaves out."""
+    """Return the sequence of an epoch: LanceDB's rows, then the rows that it leaves out."""
     rows = list(theirs.StreamingDataset(table, num_splits=num_splits, **IDS, **options))
     alone = list(theirs.StreamingDataset(table, **IDS, **options))
     return rows + [row for row in alone if row not in set(rows)]
@@ -116,11 +116,11 @@ def order_of(table, num_splits, **options):
     st.sampled_from(["pad", "drop", "uneven"]),
     st.sampled_from([None, 3]),
 )
-@dear
+@few_examples
 def test_steps_are_the_same_for_any_number_of_readers(
     shared, num_splits, world_size, num_workers, batch_size, tail, clump
 ):
-    """A step is the next part of one sequence, whoever reads it."""
+    """A step is the next part of one sequence, for any number of readers."""
     options = {"num_splits": num_splits, "shuffle_clump_size": clump}
     made = readers(
         ours,
@@ -154,17 +154,17 @@ def test_steps_are_the_same_for_any_number_of_readers(
     st.integers(0, 20),
     st.sampled_from(["pad", "drop", "uneven"]),
 )
-@dear
-def test_a_run_goes_on_with_other_ranks(shared, num_splits, before, after, rows, tail):
+@few_examples
+def test_a_run_resumes_with_other_ranks(shared, num_splits, before, after, rows, tail):
     options = {"num_splits": num_splits, "tail": tail, **IDS}
-    begun = readers(ours, shared, world_size=before, **options)
-    done = [some(dataset, rows) for dataset in begun]
-    states = [dataset.state_dict() for dataset in begun]
+    started = readers(ours, shared, world_size=before, **options)
+    done = [next_rows(dataset, rows) for dataset in started]
+    states = [dataset.state_dict() for dataset in started]
     assert all(state == states[0] for state in states)
     whole = order_of(shared, num_splits)
     assert sorted(itertools.chain(*done)) == sorted(whole[: rows * before])
-    going = readers(ours, shared, world_size=after, state=states[0], **options)
-    left = set(itertools.chain(*map(list, going)))
+    resumed = readers(ours, shared, world_size=after, state=states[0], **options)
+    left = set(itertools.chain(*map(list, resumed)))
     missing = set(whole[rows * before :]) - left
     assert len(missing) <= (after - 1 if tail == "drop" else 0)
     if tail != "pad":
@@ -172,27 +172,29 @@ def test_a_run_goes_on_with_other_ranks(shared, num_splits, before, after, rows,
 
 
 def test_states_are_those_of_lancedb(shared):
-    """As long as it has rows: those that do not divide are at the end."""
+    """States agree until the rows that do not divide, which are at the end."""
     for first, second in ((ours, theirs), (theirs, ours)):
         options = {ours: {"tail": "uneven"}, theirs: {}}
-        begun = first.StreamingDataset(shared, num_splits=4, **options[first], **IDS)
-        rows = some(begun, 14)
-        going = second.StreamingDataset(shared, num_splits=4, **options[second], **IDS)
-        going.load_state_dict(begun.state_dict())
+        started = first.StreamingDataset(shared, num_splits=4, **options[first], **IDS)
+        rows = next_rows(started, 14)
+        resumed = second.StreamingDataset(
+            shared, num_splits=4, **options[second], **IDS
+        )
+        resumed.load_state_dict(started.state_dict())
         whole = order_of(shared, 4)
-        assert rows + list(going) == whole[: 103 if second is ours else 100]
+        assert rows + list(resumed) == whole[: 103 if second is ours else 100]
 
 
-def test_states_that_are_no_beginning_are_refused(shared):
+def test_states_that_are_not_of_a_beginning_are_refused(shared):
     dataset = StreamingDataset(shared, num_splits=3, tail="pad")
     state = dataset.state_dict()
     for counts in ([1, 2, 1], [40, 40, 40], [1, 1]):
-        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+        with pytest.raises(ValueError, match="is not the beginning of an epoch"):
             dataset.load_state_dict(state | {"samples_consumed_per_split": counts})
     counts = {"samples_consumed_per_split": [4, 4, 4]}
     for positions in ([6, 4, 4], [4, 4, 5]):
         skipped = {"positions_consumed_per_split": positions}
-        with pytest.raises(ValueError, match="wanted the beginning of an epoch"):
+        with pytest.raises(ValueError, match="is not the beginning of an epoch"):
             dataset.load_state_dict(state | counts | skipped)
     dataset.load_state_dict(state | {"samples_consumed_per_split": 2})
     assert dataset.state_dict()["samples_consumed_per_split"] == [2, 2, 2]
@@ -211,7 +213,7 @@ def test_a_loader_with_any_number_of_workers(shared, num_workers, tail):
     )
     done = list(itertools.chain(*itertools.islice(iterator, count)))
     assert dataset.state_dict()["samples_consumed_per_split"] == (
-        dataset._interleaving.counts(2 * 4 * count)
+        dataset._progress.order.counts(2 * 4 * count)
     )
     done += next(iterator)
     if count > 1:
@@ -226,7 +228,7 @@ def test_a_loader_with_any_number_of_workers(shared, num_workers, tail):
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == used
 
 
-def test_a_loader_does_not_start_in_a_step(shared):
+def test_workers_do_not_start_within_a_step(shared):
     dataset = StreamingDataset(shared, num_splits=5, tail="pad", **IDS)
     iterator = iter(StreamingDataLoader(dataset, batch_size=4, num_workers=2))
     next(iterator)
@@ -238,25 +240,25 @@ def test_a_loader_does_not_start_in_a_step(shared):
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("num_workers", [2, 3])
 @pytest.mark.parametrize("tail", ["pad", "drop", "uneven"])
-def test_a_step_left_in_the_middle_is_read_to_its_end(
+def test_the_rest_of_an_unfinished_step_is_read_first(
     shared, tail, num_workers, world_size
 ):
-    """Each row once, as without ``tail``; then states can be made again."""
+    """Each row is yielded once, and states can be made again after it."""
     options = {"num_splits": 5, "tail": tail, "world_size": world_size, **IDS}
     dataset = StreamingDataset(shared, **options)
     step = num_workers * 4
-    begun = iter(
+    started = iter(
         StreamingDataLoader(
             dataset, batch_size=4, num_workers=num_workers, collate_fn=list
         )
     )
-    done = list(itertools.chain(*itertools.islice(begun, num_workers + 1)))
-    begun._shutdown_workers()
-    # What is missing of the second step: in two parts, then one row of the next.
+    done = list(itertools.chain(*itertools.islice(started, num_workers + 1)))
+    started._shutdown_workers()
+    # The missing rows of the second step, in two parts, and one row of the third.
     for count in (1, step - 5):
         with pytest.raises(RuntimeError, match="complete logical step boundary"):
             dataset.state_dict()
-        done += some(dataset, count)
+        done += next_rows(dataset, count)
     whole = order_of(shared, 5)
     assert sorted(done) == sorted(
         itertools.chain(
@@ -269,7 +271,7 @@ def test_a_step_left_in_the_middle_is_read_to_its_end(
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
         2 * step * world_size
     )
-    done += some(dataset, 1)
+    done += next_rows(dataset, 1)
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == (
         (2 * step + 1) * world_size
     )
@@ -282,30 +284,30 @@ def test_a_step_left_in_the_middle_is_read_to_its_end(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_one_reader_goes_on_in_the_middle_of_a_step(shared, num_workers):
+def test_one_reader_continues_within_a_step(shared, num_workers):
     dataset = StreamingDataset(shared, num_splits=5, tail="pad", **IDS)
     options = {"batch_size": 4, "collate_fn": list}
-    begun = iter(StreamingDataLoader(dataset, num_workers=2, **options))
-    done = list(itertools.chain(*itertools.islice(begun, 3)))
-    begun._shutdown_workers()
+    started = iter(StreamingDataLoader(dataset, num_workers=2, **options))
+    done = list(itertools.chain(*itertools.islice(started, 3)))
+    started._shutdown_workers()
     loader = StreamingDataLoader(dataset, num_workers=num_workers, **options)
-    going = iter(loader)
-    done += next(going)
+    resumed = iter(loader)
+    done += next(resumed)
     assert sum(dataset.state_dict()["samples_consumed_per_split"]) == 16
-    done += itertools.chain(*going)
+    done += itertools.chain(*resumed)
     assert sorted(done) == list(range(103))
 
 
 def test_a_state_with_a_tail_has_lancedbs_keys(shared):
     keys = set(theirs.StreamingDataset(shared).state_dict())
     dataset = StreamingDataset(shared, tail="pad", **IDS)
-    some(dataset, 7)
+    next_rows(dataset, 7)
     assert set(dataset.state_dict()) == keys
     next(iter(StreamingDataLoader(dataset, batch_size=4, collate_fn=list)))
     assert set(dataset.state_dict()) == keys
 
 
-def test_a_loader_of_what_reads_as_a_worker(shared):
+def test_a_loader_of_a_dataset_with_a_worker_override(shared):
     dataset = StreamingDataset(
         shared, num_splits=2, tail="pad", worker_info_override=Worker(1, 2), **IDS
     )
@@ -318,7 +320,7 @@ def test_a_loader_of_what_reads_as_a_worker(shared):
 
 
 @pytest.mark.parametrize("rank", [-1, 2, 5])
-def test_a_rank_is_one_of_the_world(shared, rank):
+def test_a_rank_outside_of_the_world_is_refused(shared, rank):
     with pytest.raises(ValueError, match=f"rank {rank}: `rank` must be from 0 to 1"):
         StreamingDataset(shared, tail="uneven", rank=rank, world_size=2)
 
@@ -332,7 +334,7 @@ def test_a_rank_is_one_of_the_world(shared, rank):
     ],
     ids=str,
 )
-def test_what_does_not_fit_a_tail(shared, options):
+def test_options_that_tail_does_not_support(shared, options):
     with pytest.raises(ValueError, match="tail"):
         StreamingDataset(shared, **options)
 
@@ -344,7 +346,7 @@ def test_more_splits_than_rows(db):
     assert list(dataset) == []
 
 
-# Travelling.
+# Pickles and copies.
 
 
 WAYS = {
@@ -371,13 +373,13 @@ def source_of(kind, folder):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["disk", "memory", "arrow", "path"])
 @pytest.mark.parametrize("filter", [None, "id % 2 = 0"])
-def test_datasets_travel(tmp_path, way, kind, filter):
-    """With their progress, to the version they are of; the original goes on by itself."""
+def test_copies_of_a_dataset_are_independent(tmp_path, way, kind, filter):
+    """A copy has the progress and the version; the original continues on its own."""
     table = source_of(kind, tmp_path / "db")
     options = {"num_splits": 4, "rank": 1, "world_size": 2, "filter": filter}
     dataset = StreamingDataset(table, strict=True, **options, **IDS)
     whole = list(StreamingDataset(table, **options, **IDS))
-    rows = some(dataset, 4)
+    rows = next_rows(dataset, 4)
     other = WAYS[way](dataset)
     if kind == "disk":
         table.delete("id < 30")
@@ -393,7 +395,7 @@ def test_datasets_travel(tmp_path, way, kind, filter):
         assert list(again) == list(dataset)
 
 
-def test_a_live_dataset_travels_without_its_iterator(shared):
+def test_a_copy_does_not_include_the_live_iterator(shared):
     dataset = StreamingDataset(shared, num_splits=2, **IDS)
     iterator = iter(dataset)
     rows = [next(iterator), next(iterator)]
@@ -409,8 +411,8 @@ def test_a_pickle_of_a_plain_epoch_is_a_recipe(tmp_path):
     assert len(pickle.dumps(chosen)) < 20_000 * 16 / 4 + 20_000
 
 
-def test_another_permutation_table_travels(shared):
-    """A program may have put one in its place."""
+def test_a_replaced_permutation_table_is_copied(shared):
+    """Programs may replace the permutation table."""
     dataset = StreamingDataset(shared, num_splits=2, **IDS)
     other = StreamingDataset(shared, num_splits=2, shuffle_seed=9, **IDS)
     dataset._perm_table = other._perm_table

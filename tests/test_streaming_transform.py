@@ -1,4 +1,4 @@
-"""Transforms of ``StreamingDataset``: threads, failures, and those that never end."""
+"""Transforms of ``StreamingDataset``: error policies, threads, and limits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.streaming import StreamingDataset
-from lanceloader.streaming.pipeline import Budget, Limits
-from streams import ids_of, ours, outcome, readers, sets, some, steps, theirs
+from lanceloader.streaming.prefetch import BufferedBytes
+from streams import ids_of, next_rows, ours, outcome, readers, sets, steps, theirs
 
 BAD = frozenset({3, 4, 17, 40, 41, 42, 43, 44, 45, 46, 47, 90})
 
 
 class BadRowError(ValueError):
-    """What the transforms here raise."""
+    """Raised by the transforms of this file."""
 
 
 def picky(batch):
-    """Ids, if none of them is bad."""
+    """Return the ids of a batch; raise if one of them is bad."""
     ids = ids_of(batch)
     if BAD & set(ids):
         raise BadRowError(min(BAD & set(ids)))
@@ -62,27 +62,27 @@ def test_skipping_is_that_of_lancedb(shared, policy, batch_size, caplog):
         name = "ours" if record.name.startswith("lanceloader") else "theirs"
         said, _, where = record.getMessage().partition(": row offset")
         lines[name].append(said)
-        # LanceDB does not say which rows they were.
+        # LanceDB does not name the rows.
         assert bool(where) == (name == "ours")
     assert sorted(lines["ours"]) == sorted(lines["theirs"])
     assert bool(lines["ours"]) == (policy == "warn")
     assert all("Skipped" in line and "BadRowError" in line for line in lines["ours"])
 
 
-def test_states_with_skips_go_on_in_lancedb(shared):
+def test_states_with_skipped_rows_resume_in_lancedb(shared):
     options = {"num_splits": 4, "transform": picky, "on_transform_error": "skip"}
     whole = [list(d) for d in readers(theirs, shared, world_size=2, **options)]
     for first, second in ((ours, theirs), (theirs, ours)):
-        begun = readers(first, shared, world_size=2, **options)
-        done = [some(dataset, 20) for dataset in begun]
+        started = readers(first, shared, world_size=2, **options)
+        done = [next_rows(dataset, 20) for dataset in started]
         state = second.StreamingDataset.merge_state_dicts(
-            [dataset.state_dict() for dataset in begun]
+            [dataset.state_dict() for dataset in started]
         )
         assert (
             state["positions_consumed_per_split"] != state["samples_consumed_per_split"]
         )
-        going = readers(second, shared, world_size=2, state=state, **options)
-        assert [d + list(g) for d, g in zip(done, going, strict=True)] == whole
+        resumed = readers(second, shared, world_size=2, state=state, **options)
+        assert [d + list(g) for d, g in zip(done, resumed, strict=True)] == whole
 
 
 def test_raising_is_the_default(shared):
@@ -91,7 +91,7 @@ def test_raising_is_the_default(shared):
             list(dataset)
 
 
-def test_a_function_that_says_no_raises(shared):
+def test_a_policy_function_that_returns_false_raises(shared):
     asked = []
 
     def refuse(error):
@@ -104,7 +104,7 @@ def test_a_function_that_says_no_raises(shared):
 
 
 class Steps(list):
-    """A transform that is false, for it has no steps."""
+    """A transform whose truth value is false, because it has no steps."""
 
     def __call__(self, batch):
         rows = ids_of(batch)
@@ -113,7 +113,7 @@ class Steps(list):
         return rows
 
 
-def test_a_transform_may_be_false(shared):
+def test_a_transform_may_have_a_false_truth_value(shared):
     for library in (ours, theirs):
         dataset = library.StreamingDataset(shared, shuffle=False, transform=Steps())
         assert list(dataset) == list(range(100))
@@ -126,7 +126,7 @@ def test_a_wrong_number_of_rows_is_never_skipped(shared, policy):
             list(both(shared, transform=transform, on_transform_error=policy)[0])
 
 
-def test_what_is_no_exception_is_never_skipped(shared):
+def test_a_system_exit_is_never_skipped(shared):
     def leave(batch):
         raise SystemExit(3)
 
@@ -153,11 +153,11 @@ def test_a_split_of_bad_rows_only_ends_the_epoch(shared):
         assert dataset.rows_skipped == 50
 
 
-# Filling, which LanceDB 0.40 has not.
+# Filling, which LanceDB 0.40 does not have.
 
 
-def test_filled_rows_stay_where_they_are(shared):
-    """Positions do not move, so ranks stay in step and states are as without failures."""
+def test_filled_rows_keep_their_positions(shared):
+    """Ranks stay in step, and states are the same as without failures."""
     options = {"num_splits": 4, "read_batch_size": 7}
     dataset = StreamingDataset(
         shared,
@@ -167,12 +167,12 @@ def test_filled_rows_stay_where_they_are(shared):
         **options,
     )
     whole = list(StreamingDataset(shared, transform=ids_of, **options))
-    rows = some(dataset, 43)
+    rows = next_rows(dataset, 43)
     state = dataset.state_dict()
     assert state["positions_consumed_per_split"] == state["samples_consumed_per_split"]
     rows += list(dataset)
     assert rows == [None if row in BAD else row for row in whole]
-    # What was read ahead when the first loop ended was read again.
+    # Rows read ahead when the first loop ended were read again.
     assert dataset.rows_filled >= len(BAD)
     assert dataset.rows_skipped == 0
 
@@ -226,7 +226,7 @@ def test_a_repair_that_fails_raises(shared):
     ],
     ids=str,
 )
-def test_what_does_not_fit_filling(shared, options):
+def test_options_that_do_not_fit_filling(shared, options):
     with pytest.raises(ValueError, match="repair"):
         StreamingDataset(shared, **options)
 
@@ -245,11 +245,11 @@ def test_filling_keeps_steps_the_same_for_all_topologies(shared):
     assert found[0] == found[1] == found[2]
 
 
-# Threads, and how they end.
+# Threads.
 
 
 class Gate:
-    """A transform that waits until it is let through."""
+    """A transform that waits until the gate is open."""
 
     def __init__(self):
         self.entered = threading.Semaphore(0)
@@ -261,7 +261,7 @@ class Gate:
         return ids_of(batch)
 
 
-def test_transforms_run_in_so_many_threads(shared):
+def test_the_number_of_concurrent_transforms_is_limited(shared):
     running, seen = [], []
     lock = threading.Lock()
 
@@ -286,9 +286,9 @@ def test_transforms_run_in_so_many_threads(shared):
     assert max(seen) <= 2
 
 
-def test_closing_leaves_a_transform_that_hangs(shared, monkeypatch, caplog):
-    """And the dataset can be read again."""
-    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.01)
+def test_closing_does_not_wait_for_a_transform_that_hangs(shared, monkeypatch, caplog):
+    """The dataset can be read again."""
+    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.01)
     gate = Gate()
     first = next(iter(StreamingDataset(shared, transform=ids_of)))
     hangs = threading.Event()
@@ -303,32 +303,32 @@ def test_closing_leaves_a_transform_that_hangs(shared, monkeypatch, caplog):
         shared, read_batch_size=5, transform=transform, transform_parallelism=2
     )
     rows = iter(dataset)
-    begun = [next(rows)]
-    # Taking a row moves batches on; those of the first batch need no other.
-    while len(begun) < 5 and not hangs.wait(0.5):
-        begun.append(next(rows))
+    started = [next(rows)]
+    # Taking a row may submit the next transform; the rows of the first batch do not need it.
+    while len(started) < 5 and not hangs.wait(0.5):
+        started.append(next(rows))
     assert hangs.is_set()
     rows.close()
     assert "in the background" in caplog.text
     assert not dataset._consumer_iterator_active
     gate.open.set()
-    assert begun + list(dataset) == list(StreamingDataset(shared, transform=ids_of))
+    assert started + list(dataset) == list(StreamingDataset(shared, transform=ids_of))
 
 
-def test_closing_waits_for_what_is_quick(shared, caplog):
+def test_closing_waits_for_quick_calls(shared, caplog):
     dataset = StreamingDataset(shared, num_splits=4, read_batch_size=1)
-    some(dataset, 1)
+    next_rows(dataset, 1)
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if "ThreadPool" in name]
     assert caplog.text == ""
 
 
-# Bytes.
+# `max_buffered_bytes`.
 
 
 @pytest.mark.parametrize("limit", [1, 2_000, "1GiB"])
 @pytest.mark.parametrize("policy", ["raise", "skip"])
-def test_a_budget_changes_nothing_but_how_much_waits(shared, limit, policy):
+def test_a_byte_limit_does_not_change_the_rows(shared, limit, policy):
     options = {
         "num_splits": 4,
         "read_batch_size": 5,
@@ -339,8 +339,8 @@ def test_a_budget_changes_nothing_but_how_much_waits(shared, limit, policy):
     assert list(dataset) == list(StreamingDataset(shared, **options))
 
 
-def test_a_budget_bounds_what_waits(shared):
-    """A batch has five rows; with no bytes to spare, each split has one batch."""
+def test_a_byte_limit_bounds_the_rows_that_wait(shared):
+    """A batch has five rows. With a limit of one byte, each split has one batch."""
     free = StreamingDataset(shared, num_splits=4, read_batch_size=5, transform=ids_of)
     tight = StreamingDataset(
         shared,
@@ -357,23 +357,22 @@ def test_a_budget_bounds_what_waits(shared):
     assert next(rows, None) is None
 
 
-def test_a_budget_counts_what_is_under_way():
-    limits = Limits(5, 4, 1, max_bytes=100)
-    budget = Budget(limits, 2)
+def test_a_byte_limit_counts_reads_under_way():
+    buffered = BufferedBytes(100, 2)
     batch = pa.record_batch({"x": pa.array(range(5), pa.int64())})
-    assert budget.admits(0, 5)
-    assert budget.admits(1, 5)
-    # Nothing is known of how large batches are.
-    assert not budget.admits(0, 5)
-    budget.arrived(0, 5, batch)
-    # 40 bytes are here, 40 under way.
-    assert not budget.admits(0, 5)
-    budget.release(0, 5)
-    assert budget.admits(0, 5)
-    assert budget.pending == [5, 5]
+    assert buffered.reserve(0, 5)
+    assert buffered.reserve(1, 5)
+    # The size of batches is not known yet.
+    assert not buffered.reserve(0, 5)
+    buffered.add(0, 5, batch)
+    # 40 bytes were read, 40 are being read.
+    assert not buffered.reserve(0, 5)
+    buffered.release(0, 5)
+    assert buffered.reserve(0, 5)
+    assert buffered.pending == [5, 5]
 
 
-def test_a_budget_of_nothing_is_refused(shared):
+def test_a_byte_limit_of_zero_is_refused(shared):
     for limit in (0, "0 B"):
         with pytest.raises(ValueError, match="max_buffered_bytes"):
             StreamingDataset(shared, max_buffered_bytes=limit)
@@ -381,5 +380,5 @@ def test_a_budget_of_nothing_is_refused(shared):
     assert issubclass(error, OverflowError)
 
 
-def test_the_namespace_logs(shared):
+def test_the_logger_has_the_name_of_the_package(shared):
     assert streaming.logger.name == "lanceloader.streaming"

@@ -1,4 +1,4 @@
-"""What goes wrong while a ``StreamingDataset`` is read: errors, Ctrl-C, and what is left."""
+"""``StreamingDataset`` under errors, Ctrl-C, and calls that outlive an iteration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tables
 from lanceloader.streaming import Permutation, StreamingDataLoader, StreamingDataset
 from streams import LIBRARIES, Worker, advance, ids_of, tokens_table
 
-# Of machines with few CPUs.
+# torch warns on machines with few CPUs.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create:UserWarning"
 )
@@ -28,7 +28,7 @@ def shared(tmp_path_factory):
     return database.create_table("t", tables.narrow(100))
 
 
-# A StopIteration must not look like the end of the rows.
+# StopIteration must not look like the end of the rows.
 
 
 def stopping(batch):
@@ -105,11 +105,11 @@ def test_a_stop_iteration_is_an_error_of_a_loader(shared, num_workers, tail):
         dataset.state_dict()
 
 
-# What is submitted has names that programs look for.
+# The names of the functions that are submitted.
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_what_is_submitted_has_lancedbs_names(shared, library, monkeypatch):
+def test_submitted_functions_have_lancedbs_names(shared, library, monkeypatch):
     submit = ThreadPoolExecutor.submit
     waiting = []
 
@@ -130,7 +130,7 @@ def test_what_is_submitted_has_lancedbs_names(shared, library, monkeypatch):
     assert waiting == [0] * 25
 
 
-# Ends.
+# Interrupts and closing.
 
 
 INTERRUPTED = """
@@ -175,7 +175,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("stage", ["read", "transform"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_ctrl_c_ends_a_wait(shared, stage, threads):
-    """Also for what hangs and is waited for just then."""
+    """Ctrl-C ends the wait for a call that hangs."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, shared._conn.uri, str(threads), stage],
         capture_output=True,
@@ -187,7 +187,7 @@ def test_ctrl_c_ends_a_wait(shared, stage, threads):
 
 
 class Row:
-    """A row that counts how many there are."""
+    """A row that counts the live instances."""
 
     alive = 0
 
@@ -199,8 +199,8 @@ class Row:
 
 
 @pytest.mark.parametrize("tail", [None, "uneven"])
-def test_closing_lets_go_of_rows(shared, tail):
-    """At once, not when the collector of cycles comes by."""
+def test_closing_frees_rows(shared, tail):
+    """Rows are freed at once, without the garbage collector."""
 
     def rows_of(batch):
         return [Row() for _ in range(batch.num_rows)]
@@ -222,7 +222,7 @@ def test_closing_lets_go_of_rows(shared, tail):
         gc.enable()
 
 
-# What is counted.
+# Counters.
 
 
 # LanceDB does not survive a fork.
@@ -235,17 +235,17 @@ def test_closing_lets_go_of_rows(shared, tail):
     ],
 )
 @pytest.mark.parametrize("override", [None, Worker(1, 2)])
-def test_a_process_shows_what_it_counts(shared, library, start, override):
-    """Not only workers of torch's loader, and while it reads."""
+def test_another_process_publishes_its_counters(shared, library, start, override):
+    """Any process publishes, not only workers of torch's loader, and during the iteration."""
     dataset = LIBRARIES[library].StreamingDataset(
         shared, num_splits=4, transform=ids_of, worker_info_override=override
     )
     context = multiprocessing.get_context(start)
-    begun, may_end = context.Event(), context.Event()
-    process = context.Process(target=advance, args=(dataset, begun, may_end))
+    started, may_end = context.Event(), context.Event()
+    process = context.Process(target=advance, args=(dataset, started, may_end))
     process.start()
     try:
-        assert begun.wait(20)
+        assert started.wait(20)
         assert dataset.consumed_rows == 20
         assert dataset.bytes_loaded > 0
         assert dataset.fetch_time > 0
@@ -254,13 +254,13 @@ def test_a_process_shows_what_it_counts(shared, library, start, override):
         process.join()
     assert process.exitcode == 0
     assert dataset.prefetch_queue_depth == 0
-    # It goes on where it stands here.
+    # In this process, the dataset has not moved.
     assert next(iter(dataset)) is not None
 
 
-def test_what_ends_late_is_counted(shared, monkeypatch):
-    """Reads that outlive a broken-off iteration. LanceDB waits for them, and counts without a lock."""
-    monkeypatch.setattr("lanceloader.streaming.pipeline.GRACE", 0.0)
+def test_reads_that_outlive_an_iteration_are_counted(shared, monkeypatch):
+    """LanceDB waits for these reads, and counts without a lock."""
+    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.0)
     first, may_read = threading.Event(), threading.Event()
     take = Permutation.__getitems__
     read = []

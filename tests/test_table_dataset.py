@@ -16,6 +16,9 @@ import pytest
 import tables
 import torch
 from lancedb.util import tbl_to_tensor
+from lanceloader.compat_lancedb import table_dataset
+from lanceloader.compat_lancedb.collate import collate_batch
+from lanceloader.compat_lancedb.open_tables import tables_in
 from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate
 
 CONTEXTS = [None, "fork", "forkserver", "spawn"]
@@ -250,7 +253,7 @@ def test_a_pickled_branch_stays_on_it(db):
 def test_concatenated_tables_are_found(db):
     a = db.create_table("a", tables.narrow(5))
     b = db.create_table("b", tables.narrow(5))
-    found = list(ll_torch.tables_in(ConcatDataset([Subset(a, [0, 1]), b])))
+    found = list(tables_in(ConcatDataset([Subset(a, [0, 1]), b])))
     assert found == [a, b]
 
 
@@ -269,8 +272,20 @@ def test_uninstall_leaves_everything_as_it_was(table):
     assert next(iter(DataLoader(table, batch_size=4))).num_rows == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("TableDataset", table_dataset.TableDataset),
+        ("_collate", collate_batch),
+        ("rebuild_remote", table_dataset.rebuild_remote),
+    ],
+)
+def test_names_in_pickles_of_earlier_versions_resolve(name, found):
+    assert pickle.loads(f"clanceloader.torch\n{name}\n.".encode()) is found
+
+
 def test_lists_of_columns_are_still_refused():
-    with pytest.raises(TypeError, match="wanted a pyarrow Table"):
+    with pytest.raises(TypeError, match="accepts a pyarrow Table"):
         default_collate([pa.array([1]), pa.array([2])])
     (row,) = default_collate([{"x": 1}])["x"]
     assert row == 1

@@ -328,16 +328,16 @@ class Mesh:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rank": 1}, "rank=1, world_size=None: wanted both or none"),
-        ({"world_size": 2}, "rank=None, world_size=2"),
+        ({"rank": 1}, "rank=1 and world_size=None"),
+        ({"world_size": 2}, "rank=None and world_size=2"),
         (
             {"rank": 2, "world_size": 2},
             "`rank` must be below `world_size`, got rank 2 of world_size 2",
         ),
         ({"rank": 0, "world_size": 0}, "`world_size` must be at least 1, got 0"),
-        ({"mesh": Mesh(1), "rank": 0}, "mesh and rank"),
-        ({"mesh": Mesh(2)}, r"2 dimensions \('replicate', 'shard'\): .*mesh\[\"repl"),
-        ({"tail": "cut"}, "tail='cut': wanted one of .*\"drop\""),
+        ({"mesh": Mesh(1), "rank": 0}, "either `mesh` or `rank` and `world_size`"),
+        ({"mesh": Mesh(2)}, r"not 2 \('replicate', 'shard'\); .*mesh\[\"repl"),
+        ({"tail": "cut"}, "`tail` must be one of .*\"drop\".* got 'cut'"),
         ({"batch_size": 2, "global_batch_size": 2}, "pass one of them"),
         (
             {"rank": 0, "world_size": 9, "global_batch_size": 8},
@@ -354,7 +354,7 @@ def test_a_mesh_or_a_group(perm):
     assert perm.loader(5, mesh=Mesh(1)).world == World(1, 3)
     group = SimpleNamespace(rank=lambda: 2, size=lambda: 4)
     assert perm.loader(5, mesh=group).world == World(2, 4)
-    with pytest.raises(TypeError, match="of type int: wanted a DeviceMesh"):
+    with pytest.raises(TypeError, match="`mesh` must be a DeviceMesh"):
         perm.loader(5, mesh=3)
     assert perm.loader(5, rank=np.int64(1), world_size=np.int64(2)).world == World(1, 2)
 

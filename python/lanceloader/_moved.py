@@ -78,7 +78,19 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "lanceloader.mixing.watching": ("lanceloader.mixing.counters", {}),
     "lanceloader.plan_table": ("lanceloader.compat_lancedb.plan_table", {}),
+    "lanceloader.sources.by_engine": (
+        "lanceloader.sources.engine_source",
+        {"Address": "TableAddress", "Handle": "TableHandle"},
+    ),
     "lanceloader.stats": ("lanceloader.monitor.stats", {}),
+    "lanceloader.streaming.arguments": (
+        "lanceloader.streaming.validation",
+        {"Filling": "RowErrorPolicy"},
+    ),
+    "lanceloader.streaming.interleaving": (
+        "lanceloader.streaming.sharding",
+        {"Interleaving": "GlobalOrder", "Reader": "StridedShard"},
+    ),
     "lanceloader.transforms": ("lanceloader.compat_lancedb.transforms", {}),
     "lanceloader.view.base": ("lanceloader.verbs.base", {}),
     "lanceloader.view.columns": ("lanceloader.verbs.columns", {}),

@@ -1,4 +1,4 @@
-# The typed contract of rust/native, checked by stubtest. Users import from lanceloader.
+# Stubs of rust/native, checked by stubtest. Private: users import from lanceloader.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import pickling
-from lanceloader.compat_lancedb.plan_table import PlanTable, split_names
+from lanceloader.compat_lancedb.plan_table import (
+    PlanTable,
+    rows_of_split,
+    split_names,
+)
 from lanceloader.loader.verbs import LoadVerbs
 from lanceloader.numbers import count
-from lanceloader.sources import open_source, pinned_source
+from lanceloader.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lanceloader._native import Order
     from lanceloader._typing import Format, StorageOptions, Transform
-    from lanceloader.sources import Reader, Source
+    from lanceloader.sources import RowReader
 
-__all__ = ["Permutation", "Permutations", "open", "rows_of_split"]
+__all__ = ["Permutation", "Permutations", "open"]
 
 
 class Permutation(LoadVerbs):
@@ -62,7 +65,7 @@ class Permutation(LoadVerbs):
         offset: int | None = None,
         limit: int | None = None,
         connection_factory: Callable[[str], Any] | None = None,
-        _reader: Reader | None = None,
+        _reader: RowReader | None = None,
     ) -> None:
         """Internal, with LanceDB's signature. Use ``identity`` or ``from_tables``."""
         if base_table is None:
@@ -130,14 +133,14 @@ class Permutation(LoadVerbs):
     @property
     def base_table(self) -> Any:
         """The table with the data, which is opened on first access after unpickling."""
-        if isinstance(self._base_table, pickling.LeftBehind):
+        if isinstance(self._base_table, pickling.LazyTable):
             self._base_table = self._base_table.make(self)
         return self._base_table
 
     @property
     def permutation_table(self) -> Any | None:
         """The permutation table, or ``None``. After unpickling, it only has the rows of this split."""
-        if isinstance(self._permutation_table, pickling.LeftBehind):
+        if isinstance(self._permutation_table, pickling.LazyTable):
             self._permutation_table = self._permutation_table.make(self)
         return self._permutation_table
 
@@ -253,18 +256,6 @@ def open(  # noqa: A001
     if columns is not None:
         perm = perm.select_columns(columns)
     return perm if format is None else perm.with_format(format)
-
-
-def rows_of_split(
-    base_table: Any, permutation_table: Any | None, split: int
-) -> tuple[Source, Order]:
-    """Return the base table, at the version of the permutation table, and the rows of a split."""
-    if permutation_table is None:
-        source = open_source(base_table)
-        return source, source.all_rows()
-    plan = PlanTable.of(permutation_table)
-    source = pinned_source(base_table, plan.base_version, plan.base_branch)
-    return source.rows_of_ids(plan.row_ids(split))
 
 
 def split_number(permutation_table: Any | None, split: str | int | None) -> int:

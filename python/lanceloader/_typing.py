@@ -1,4 +1,4 @@
-"""Types that several modules name."""
+"""Type aliases and protocols."""
 
 from __future__ import annotations
 
@@ -40,60 +40,60 @@ Format: TypeAlias = Literal[
     "torch_matrix",
     "torch_row",
 ]
-"""The names that ``with_format`` takes."""
+"""A format; see ``Permutation.with_format``."""
 
 Tail: TypeAlias = Literal["uneven", "drop", "pad"]
-"""What becomes of the rows that do not divide among the ranks."""
+"""The treatment of rows that do not divide evenly among ranks; see ``Permutation.shard``."""
 
 Read: TypeAlias = Literal["auto", "resident", "external", "direct"]
-"""The names that ``with_read`` takes."""
+"""A read strategy; see ``Permutation.with_read``."""
 
 Size: TypeAlias = int | str
-"""Bytes: a number, or a text like ``"4GiB"``."""
+"""A size: a number of bytes, or a string such as ``"4GiB"``."""
 
 Nulls: TypeAlias = Literal["error", "fill", "mask"]
-"""What a dict format does with nulls."""
+"""The policy of a dict format for nulls; see ``Permutation.with_format``."""
 
 StorageOptions: TypeAlias = dict[str, str]
-"""Options of an object store, as Lance names them."""
+"""Options of an object store, with Lance's names."""
 
 PackStrategy: TypeAlias = Literal["concat", "first_fit", "best_fit"]
-"""How documents are put into blocks; see ``Permutation.pack``."""
+"""The algorithm that assigns documents to blocks; see ``Permutation.pack``."""
 
 LongDocuments: TypeAlias = Literal["split", "truncate", "drop", "error"]
-"""What becomes of a document that is longer than a block; see ``Permutation.pack``."""
+"""The treatment of documents longer than a block; see ``Permutation.pack``."""
 
 LongRows: TypeAlias = Literal["alone", "error"]
-"""What becomes of a row that is longer than ``batch_tokens``; see ``Permutation.loader``."""
+"""The treatment of rows longer than ``batch_tokens``; see ``Permutation.loader``."""
 
 Transform: TypeAlias = Callable[[Any], Any]
-"""Called with each ``pyarrow.RecordBatch``."""
+"""A function that converts a ``pyarrow.RecordBatch``."""
 
 
 class ArrayLike(Protocol):
-    """A numpy array, a tensor, or anything else that numpy takes."""
+    """A NumPy array, a tensor, or any other object that converts to a NumPy array."""
 
     def __array__(self) -> Any:
-        """Give it as a numpy array."""
+        """Return the values as a NumPy array."""
 
 
 Positions: TypeAlias = Sequence[SupportsIndex] | ArrayLike
-"""Places of rows: a sequence of whole numbers, or a 1-d array or tensor of them."""
+"""Positions of rows: a sequence, 1-D array or 1-D tensor of whole numbers."""
 
 
 @runtime_checkable
 class ArrowArrayExportable(Protocol):
-    """An object that hands over an Arrow array or batch."""
+    """An object that exports an Arrow array or batch."""
 
     def __arrow_c_array__(
         self, requested_schema: object | None = None
     ) -> tuple[object, object]:
-        """Give the schema and the array as capsules."""
+        """Return the schema and the array as capsules."""
 
 
 @runtime_checkable
 class ArrowStreamExportable(Protocol):
-    """An object that hands over a stream of Arrow batches."""
+    """An object that exports a stream of Arrow batches."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Give the stream as a capsule."""
+        """Return the stream as a capsule."""

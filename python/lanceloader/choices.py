@@ -1,4 +1,4 @@
-"""Arguments that are one of several names, or a function."""
+"""Checks of arguments that must be one of several strings, or a function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["check_choice", "check_function"]
 
 
 def check_function(name: str, value: Any) -> None:
-    """Check an argument that must be a function, or ``None``.
+    """Check an argument that must be a function or ``None``.
 
     Raises:
         TypeError: If it is neither.
@@ -18,18 +18,18 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(message)
 
 
-def check_choice(what: str, value: Any, kind: Any) -> None:
-    """Refuse a name that is none of a ``Literal``.
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Check an argument that must be one of the strings of a ``Literal``.
 
     Args:
-        what: What was given, for the message: ``"tail='upwards'"``.
-        value: The name.
+        name: The name of the argument, for the error message.
+        value: The argument.
         kind: The ``Literal``.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If the argument is not one of the strings.
     """
     if value not in get_args(kind):
-        known = ", ".join(f'"{name}"' for name in get_args(kind))
-        message = f"{what}: wanted one of {known}"
+        known = ", ".join(f'"{choice}"' for choice in get_args(kind))
+        message = f"`{name}` must be one of {known}, got {value!r}"
         raise ValueError(message)

@@ -1,10 +1,9 @@
-"""The exceptions of lanceloader, and what to do about each.
+"""The exceptions of lanceloader.
 
-Where Python has a class for what went wrong, that class is raised: ``IndexError`` for a
-position outside the rows, ``ValueError`` for an argument outside its domain,
-``FileNotFoundError`` for a table that is not there.
-The classes here are for the rest. Several inherit from a built-in class as well, so that
-code written for LanceDB catches them.
+Built-in exceptions are raised where they fit: ``IndexError`` for a position outside of the rows,
+``ValueError`` for an argument outside of its domain, ``FileNotFoundError`` for a table that does
+not exist. The classes here cover the other cases. Several also inherit from a built-in exception,
+so that code written for LanceDB catches them.
 """
 
 from __future__ import annotations
@@ -27,83 +26,84 @@ __all__ = [
 
 
 class DegradedWarning(RuntimeWarning):
-    """Rows could not be kept in files, so they are read in another way, which may be slower.
+    """Rows could not be stored in files, so they are read in another way, which may be slower.
 
-    Mostly a disk is full, or a folder cannot be written to; the message names it. Give
-    ``cache_dir`` another folder, or an empty text for none. Said once for each reason; what
-    may pass is tried again later.
+    Usually a disk is full or a folder is not writable; the message names the folder. Set
+    ``cache_dir`` to another folder, or to an empty string for no folder. The warning is issued
+    once for each reason. After an error that may be temporary, files are tried again later.
     """
 
 
 class LanceloaderError(RuntimeError):
-    """The base of the exceptions that have no built-in class."""
+    """The base class of all exceptions of lanceloader."""
 
 
 class StorageError(LanceloaderError, OSError):
-    """A file could not be read or written; the message says which, why, and what to check.
+    """A file could not be read or written.
 
-    For object storage it names the endpoint and the region too, and the options and
-    environment variables that say otherwise. Credentials are never shown.
+    The message names the file, the reason and what to check. For object storage, it also names
+    the endpoint and the region, and the options and environment variables that set them. It
+    never contains credentials.
     """
 
 
 class StorageDeniedError(StorageError, PermissionError):
-    """Storage refuses access: credentials are wrong, missing, or of somebody who may not read."""
+    """Storage denied access: credentials are missing or wrong, or lack the permission to read."""
 
 
 class StorageUnreachableError(StorageError, ConnectionError):
-    """Nobody answers at the endpoint, or the connection broke."""
+    """The endpoint of the storage could not be reached, or the connection was lost."""
 
 
 class StorageTimeoutError(StorageError, TimeoutError):
-    """Storage did not answer in time."""
+    """Storage did not respond in time."""
 
 
 class ColumnNotFoundError(LanceloaderError, KeyError, ValueError):
-    """A column that does not exist; the message lists the nearest names.
+    """A column does not exist. The message lists the closest names.
 
-    Look at ``perm.column_names``; fields of structs are named with dots.
+    ``Permutation.column_names`` lists all names. A field of a struct is named by its dotted path.
     """
 
     def __str__(self) -> str:
-        # KeyError shows the repr of its argument, which is for keys and not for sentences.
+        # KeyError.__str__ returns the repr of the message.
         return RuntimeError.__str__(self)
 
 
 class BoundsError(LanceloaderError, OverflowError, ValueError):
-    """A number that an argument cannot take; the message names both.
+    """A number is outside of the domain of an argument. The message names both.
 
-    LanceDB raises ``OverflowError`` where a number is negative or needs more than 64 bits, and
-    ``ValueError`` for others that are out of range: this is both.
+    LanceDB raises ``OverflowError`` for numbers that are negative or do not fit in 64 bits, and
+    ``ValueError`` for other numbers out of range. This class is both.
     """
 
 
 class TableChangedError(LanceloaderError):
-    """The version an open table was pinned to is gone.
+    """The version of the table that a permutation is pinned to no longer exists.
 
-    It was cleaned away after the permutation was made or pickled. Tag a version to keep
-    it, or make the permutation again from the table as it is now.
+    A cleanup has removed the version since the permutation was created. Tag versions to keep
+    them, or create the permutation again from the current version.
     """
 
 
 class CorruptFileError(LanceloaderError):
-    """A file does not hold what its metadata says; the message names it.
+    """A file is damaged. The message names the file.
 
-    Restore it, or read a version of the table that does not use it.
+    Restore the file, or read a version of the table that does not use it.
     """
 
 
 class FormatError(LanceloaderError, TypeError):
-    """A format cannot hold a column; the message names the column, its type and a way out."""
+    """A format cannot hold a column. The message names the column, its type and alternatives."""
 
 
 class UnsupportedError(LanceloaderError, NotImplementedError):
-    """A feature of Lance that neither the native reader nor the table's library can serve.
+    """A feature of Lance is not supported by the native reader or by the installed libraries.
 
-    Mostly the fix is to install the library that can: ``pip install lanceloader[lance]``
-    or ``lanceloader[lancedb]``.
+    Often it helps to install the table's own library: ``pip install "lanceloader[lance]"`` or
+    ``"lanceloader[lancedb]"``.
     """
 
 
 class InternalError(LanceloaderError):
-    """An invariant of lanceloader broke. Please report it with the message."""
+    """An invariant of lanceloader is violated. Please report it together with the message."""

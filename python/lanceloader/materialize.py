@@ -1,4 +1,4 @@
-"""Writing the rows of a permutation as a table of their own, all of it or nothing."""
+"""Writing the rows of a permutation to a new table, atomically."""
 
 from __future__ import annotations
 
@@ -34,21 +34,28 @@ def write_table(
     uri: str,
     storage_options: StorageOptions | None,
 ) -> None:
-    """Write batches as a new table.
+    """Write batches to a new table.
 
-    A local table is written under a name of its own and renamed once it is whole; what a
-    killed process left is removed by the next one that writes the same table. In object
-    storage a table appears with its manifest, which is written last.
+    A local table is written to a temporary folder and renamed when it is complete. If the process
+    is killed, the next one that writes the same table removes the folder. In object storage, a
+    table exists once its manifest is written, which is the last step.
+
+    Args:
+        schema: The schema of the batches.
+        batches: The batches.
+        uri: The path or URI of the table.
+        storage_options: The options of the object store.
 
     Raises:
-        FileExistsError: If there is something at ``uri``, or another process is writing it.
+        FileExistsError: If ``uri`` exists, or if another process is writing to it.
         UnsupportedError: If neither pylance nor lancedb is installed.
     """
     import pyarrow as pa
 
     failures: list[BaseException] = []
     schema, batches = as_stored(schema, batches)
-    reader = pa.RecordBatchReader.from_batches(schema, noting(batches, failures))
+    batches = recording_failure(batches, failures)
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
     try:
         if uri.startswith("file://"):
             uri = url2pathname(urlsplit(uri).path)
@@ -58,10 +65,10 @@ def write_table(
             write_locally(reader, Path(uri))
     except Exception as error:
         if failures:
-            # What went wrong with reading, not what became of it on its way through Arrow.
+            # Reading failed: Arrow's stream has turned the exception into another one.
             raise failures[0] from None
         if "already exists" in str(error) and not isinstance(error, FileExistsError):
-            message = f"{uri} is there already: wanted a new address"
+            message = f"{uri} exists already; pass the address of a new table"
             raise FileExistsError(message) from error
         raise
 
@@ -69,17 +76,17 @@ def write_table(
 def as_stored(
     schema: pa.Schema, batches: Iterator[pa.RecordBatch]
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Return a schema and batches of types that Lance writes."""
+    """Return a schema and batches cast to types that Lance stores."""
     import pyarrow as pa
 
     fields = [field.with_type(storable(field.type)) for field in schema]
     return pa.schema(fields, schema.metadata), map(as_storable, batches)
 
 
-def noting(
+def recording_failure(
     batches: Iterator[pa.RecordBatch], failures: list[BaseException]
 ) -> Iterator[pa.RecordBatch]:
-    """Pass batches on, and keep the exception that ends them."""
+    """Yield batches, and append an exception that they raise to ``failures``."""
     try:
         yield from batches
     except Exception as error:
@@ -88,22 +95,30 @@ def noting(
 
 
 def write_locally(reader: pa.RecordBatchReader, target: Path) -> None:
-    """Write under another name, and rename."""
+    """Write to a temporary folder, then rename it.
+
+    Raises:
+        FileExistsError: If ``target`` exists, or if another process is writing to it.
+    """
     if target.exists():
-        message = f"{target} is there already: wanted a new path"
+        message = f"{target} exists already; pass the path of a new table"
         raise FileExistsError(message)
     with staging(target) as folder:
         written = folder / f"{target.stem}.lance"
         write(reader, str(written), None)
         if target.exists():
-            message = f"{target} was made by somebody else meanwhile"
+            message = f"{target} was created by another process in the meantime"
             raise FileExistsError(message)
         written.rename(target)
 
 
 @contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """Give a folder beside ``target`` that is gone afterwards, and that nobody else uses."""
+    """Create a temporary folder beside ``target`` for the exclusive use of this process.
+
+    Raises:
+        FileExistsError: If another process uses the folder.
+    """
     folder = target.with_name(f".{target.name}.partial")
     with locked(folder, target):
         for path in folder.iterdir():
@@ -117,14 +132,18 @@ def staging(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, target: Path) -> Iterator[None]:
-    """Make a folder and hold it."""
+    """Create a folder and hold its lock.
+
+    Raises:
+        FileExistsError: If another process holds the lock.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _LOCK
         try:
             lock = path.open("w")
         except FileNotFoundError:
-            continue  # Somebody ended between the two.
+            continue  # The previous owner removed the folder in between.
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +155,7 @@ def locked(folder: Path, target: Path) -> Iterator[None]:
                 found = path.stat()
             except FileNotFoundError:
                 continue
-            # The one who held it before may have removed it together with its folder.
+            # If the previous owner removed the folder, the lock is on a deleted file.
             if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
                 yield
                 return
@@ -145,7 +164,12 @@ def locked(folder: Path, target: Path) -> Iterator[None]:
 def write(
     reader: pa.RecordBatchReader, uri: str, storage_options: StorageOptions | None
 ) -> None:
-    """Write batches with pylance, or with lancedb if that is what is installed."""
+    """Write batches with pylance, or with lancedb if pylance is not installed.
+
+    Raises:
+        UnsupportedError: If neither is installed, or if only lancedb is and ``uri`` does not end
+            in ``.lance``.
+    """
     options: Any = storage_options or None
     if importlib.util.find_spec("lance") is not None:
         lance = importlib.import_module("lance")
@@ -158,7 +182,7 @@ def write(
         database.create_table(name.removesuffix(".lance"), reader)
         return
     message = (
-        f"{uri}: writing tables needs pip install lanceloader[lance] or "
-        "lanceloader[lancedb]"
+        f"writing table {uri} needs pylance (or lancedb for addresses that end in `.lance`): "
+        'pip install "lanceloader[lance]" or "lanceloader[lancedb]"'
     )
     raise UnsupportedError(message)

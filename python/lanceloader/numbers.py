@@ -1,4 +1,4 @@
-"""Numbers: from users, from the core, and between numpy and Arrow."""
+"""Whole numbers from users, and arrays of numbers from the core, Arrow and NumPy."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["array_of", "count", "numbers_of", "numpy_of", "offsets_of"]
 
 
 def numbers_of(batch: Batch) -> pa.Array:
-    """Give the only column of a batch of numbers."""
+    """Return the only column of a batch of the core."""
     import pyarrow as pa
 
     return pa.record_batch(batch).column(0)
 
 
 def offsets_of(order: Order) -> pa.Array:
-    """Give what an order holds, position by position."""
+    """Return the row offsets (or row ids) of an order, by position, as uint64."""
     return numbers_of(order.offsets(0, len(order)))
 
 
 def numpy_of(values: Any) -> np.ndarray[Any, Any]:
-    """Return an array of anybody's as one of numpy, which may be read-only.
+    """Return an Arrow array, or any other array, as a NumPy array, which may be read-only.
 
-    pyarrow imports pandas for most ways to do this. That takes half a second, and an interrupt
-    that arrives meanwhile is lost; so numbers go by DLPack, and where pandas is needed it is
-    imported here, where an interrupt is not lost.
+    Most conversions of pyarrow import pandas, which takes half a second and drops interrupts that
+    arrive meanwhile. So numbers are converted through DLPack, and otherwise pandas is imported
+    here, where an interrupt is raised.
     """
     import numpy as np
     import pyarrow as pa
@@ -56,7 +56,7 @@ def numpy_of(values: Any) -> np.ndarray[Any, Any]:
 
 
 def array_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
-    """Return numbers of numpy as an Arrow array, also without pandas."""
+    """Return a NumPy array of numbers as an Arrow array, without importing pandas."""
     import numpy as np
     import pyarrow as pa
 
@@ -66,17 +66,17 @@ def array_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def count(value: Any, name: str, *, least: int = 0) -> int:
-    """Return an argument as a whole number of 64 bits without a sign.
+    """Return an argument as an ``int`` that fits in an unsigned 64-bit integer.
 
     Args:
-        value: What was passed.
-        name: The argument's name, for messages.
+        value: The argument.
+        name: The argument's name, for error messages.
         least: The smallest number allowed.
 
     Raises:
-        BoundsError: If it is below ``least`` or does not fit in 64 bits; this is both a
+        BoundsError: If the number is below ``least`` or not below ``2**64``. This is both a
             ``ValueError`` and an ``OverflowError``.
-        TypeError: If it is not a whole number.
+        TypeError: If the argument is not a whole number.
     """
     try:
         number = operator.index(value)

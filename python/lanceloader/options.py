@@ -1,4 +1,4 @@
-"""How rows are read: what a user asks for, and what the environment says where nobody asks."""
+"""Options for reading rows: arguments, then environment variables, then defaults."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 
 
-def bytes_of(size: Size, what: str) -> int:
-    """Give a size in bytes.
+def bytes_of(size: Size, name: str) -> int:
+    """Return a size as a number of bytes.
 
     Args:
-        size: A number of bytes, or a text like ``"4GiB"`` or ``"500 MB"``.
-        what: What to call it in messages.
+        size: A number of bytes, or a string such as ``"4GiB"`` or ``"500 MB"``.
+        name: The name of the argument or variable, for error messages.
 
     Raises:
-        ValueError: If a text is no size.
+        TypeError: If ``size`` is neither a whole number nor a string.
+        ValueError: If a string cannot be parsed, or if the number is negative.
     """
     if not isinstance(size, str):
-        return count(size, what)
+        return count(size, name)
     match = _SIZE.fullmatch(size)
     if match is None:
-        message = f'{what} {size!r}: wanted a number of bytes, or a text like "4GiB"'
+        message = f'`{name}` must be a number of bytes or a string such as "4GiB", got {size!r}'
         raise ValueError(message)
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
@@ -44,7 +45,10 @@ def bytes_of(size: Size, what: str) -> int:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What ``with_read`` was given; ``None`` leaves it to the environment, then to a default."""
+    """The options of ``with_read``.
+
+    ``None`` means the value of the environment variable, if it is set, or the default.
+    """
 
     read: Read | None = None
     memory_limit: int | None = None
@@ -59,13 +63,14 @@ class ReadOptions:
         cache_dir: str | os.PathLike[str] | None,
         threads: int | None,
     ) -> ReadOptions:
-        """Check what a user gave.
+        """Create options from the arguments of ``with_read``.
 
         Raises:
-            ValueError: If a strategy or a size is none.
+            TypeError: If an argument has the wrong type.
+            ValueError: If an argument is outside its domain.
         """
         if read is not None:
-            check_choice(f"read={read!r}", read, Read)
+            check_choice("read", read, Read)
         if threads is not None:
             threads = count(threads, "threads", least=1)
         limit = None
@@ -74,7 +79,7 @@ class ReadOptions:
         return cls(read, limit, folder_of(cache_dir), threads)
 
     def merged(self, other: ReadOptions) -> ReadOptions:
-        """Give these, with what ``other`` says instead."""
+        """Return these options, overridden by those of ``other`` that are not ``None``."""
         given = {
             field.name: value
             for field in fields(other)
@@ -83,16 +88,20 @@ class ReadOptions:
         return replace(self, **given)
 
     def for_native(self) -> dict[str, Any]:
-        """Give the keywords of ``Table.reader``."""
+        """Return the keyword arguments of ``_native.Table.reader``.
+
+        Raises:
+            ValueError: If an environment variable is outside its domain.
+        """
         read = self.read or os.environ.get("LANCELOADER_READ") or None
         if read is not None:
-            check_choice(f"LANCELOADER_READ={read!r}", read, Read)
+            check_choice("LANCELOADER_READ", read, Read)
         limit: Any = self.memory_limit
         if limit is None:
             limit = _size_from("LANCELOADER_MEMORY_LIMIT")
         text = os.environ.get("LANCELOADER_THREADS")
         if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-            message = f"LANCELOADER_THREADS={text!r}: wanted a whole number from 1 on"
+            message = f"`LANCELOADER_THREADS` must be a whole number of at least 1, got {text!r}"
             raise ValueError(message)
         threads = self.threads or (int(text) if text else None)
         folder = cache_folder(self.cache_dir)
@@ -107,11 +116,15 @@ class ReadOptions:
 
 
 def cache_folder(given: str | None) -> str | None:
-    """Find the folder for packed rows: an argument, ``LANCELOADER_CACHE_DIR``, or the user's cache.
+    """Return the folder for packed rows.
+
+    Args:
+        given: The argument ``cache_dir``. For ``None``, the folder is that of the environment
+            variable ``LANCELOADER_CACHE_DIR`` or a folder in the user's cache.
 
     Returns:
-        The folder, or ``None`` if it was given as an empty text: rows are then kept in memory
-        of each process.
+        The folder, or ``None`` if it is set to an empty string: each process then keeps its
+        packed rows in its own memory.
     """
     folder = given
     if folder is None:
@@ -123,16 +136,18 @@ def cache_folder(given: str | None) -> str | None:
 
 
 def folder_of(given: str | os.PathLike[str] | None) -> str | None:
-    """Make a folder mean the same in every process; an empty text stays one.
+    """Return an absolute path, which does not depend on a process's working directory.
+
+    ``None`` and the empty string are returned unchanged.
 
     Raises:
-        TypeError: If it is no path.
+        TypeError: If ``given`` is not a path.
     """
     if given is None:
         return None
     folder = os.fspath(given)
     if not isinstance(folder, str):
-        message = f"cache_dir {folder!r}: wanted a text or a path"
+        message = f"`cache_dir` must be a string or a path, not {folder!r}"
         raise TypeError(message)
     return str(Path(folder).expanduser().absolute()) if folder else ""
 

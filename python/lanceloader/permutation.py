@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lanceloader import _permutation
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
+from lanceloader.compat_lancedb.table_state import (
+    state_of_table as _table_to_pickle_state,
+)
+from lanceloader.compat_lancedb.table_state import (
+    table_of_state as _table_from_pickle_state,
+)
+from lanceloader.compat_lancedb.table_state import (
+    without_base_version as _drop_base_version,
+)
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.loader.loader import Loader
-from lanceloader.pickling import (
-    _drop_base_version,
-    _table_from_pickle_state,
-    _table_to_pickle_state,
-)
 from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""What a permutation is when it travels: a description, in LanceDB's layout where it has one.
+"""Pickles of permutations.
 
-Our own state is light: the address of the table and its version, the order as an expression,
-columns and transform. It opens without lancedb and pylance. States that LanceDB wrote, of
-this and of older layouts, load as well.
+The state of a permutation is small: the address and version of the table, the order as an
+expression, the columns and the transform. Loading it needs neither lancedb nor pylance. States
+that LanceDB wrote, in its current and older layouts, can be loaded too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.compat_lancedb.plan_table import json_of, metadata_of, split_names
-from lanceloader.engine import checking_out, memory_table
+from lanceloader.compat_lancedb.plan_table import (
+    json_of,
+    metadata_of,
+    rows_of_split,
+    split_names,
+)
+from lanceloader.compat_lancedb.table_state import (
+    state_of_table,
+    table_of_state,
+    without_base_version,
+    without_credentials,
+)
+from lanceloader.engine import memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.sources import (
     EngineSource,
@@ -21,68 +32,64 @@ from lanceloader.sources import (
     Unopened,
     pinned_source,
 )
-from lanceloader.sources.native import absolute
-from lanceloader.sources.opening import is_a, lancedb_options
-from lanceloader.sources.secrets import without_secrets
+from lanceloader.sources.opening import is_a
 from lanceloader.world import is_starting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import pyarrow as pa
-
     from lanceloader._native import Order
-    from lanceloader._permutation import Permutation
+    from lanceloader.verbs.rows import RowVerbs
 
-__all__ = ["LeftBehind", "from_state", "to_state"]
+__all__ = ["LazyTable", "from_state", "to_state"]
 
 
-# Of our own states; LanceDB's have none.
 LAYOUT = 1
+"""The version of the layout of our states. LanceDB's states have none."""
 
 
-class LeftBehind(ABC):
-    """Something of a permutation that did not travel, and is made again when asked for."""
+class LazyTable(ABC):
+    """A table object that is not pickled and is created on first access after unpickling."""
 
     @abstractmethod
-    def make(self, perm: Permutation) -> Any:
-        """Make it, for this permutation."""
+    def make(self, perm: RowVerbs) -> Any:
+        """Create the table object for this permutation."""
 
 
-class BaseTable(LeftBehind):
-    """The table with the data: the object that the permutation was made from."""
+class LazyBaseTable(LazyTable):
+    """The base table: an object equivalent to the one from which the permutation was created."""
 
     def __init__(self, state: dict[str, Any] | None) -> None:
-        """Keep what opens it again, if it is a LanceDB table."""
+        """Keep the state of a LanceDB table, or ``None`` for any other object."""
         self.state = state
 
-    def make(self, perm: Permutation) -> Any:
+    def make(self, perm: RowVerbs) -> Any:
         source = perm._source
         if isinstance(source, MemorySource):
-            # As in LanceDB, a table in memory is made again of its rows, with new row ids.
+            # As in LanceDB, a table in memory is created anew, with new row ids.
             data = source.to_arrow()
             return data if self.state is None else memory_table(source.name, data)
         if self.state is not None:
-            return _table_from_pickle_state(self.state)
+            return table_of_state(self.state)
         if isinstance(source, EngineSource):
             return source.opener.table
         return source.uri if isinstance(source, LanceSource) else source
 
 
-class PermutationTable(LeftBehind):
-    """A permutation table, with the rows of one split."""
+class LazyPermutationTable(LazyTable):
+    """The permutation table, reduced to the rows of the permutation's own split."""
 
     def __init__(self, split_names: Sequence[str] | None) -> None:
-        """Keep the names of all splits."""
+        """Keep the names of all splits, or ``None`` if they have none."""
         self.split_names = split_names
 
-    def make(self, perm: Permutation) -> Any:
+    def make(self, perm: RowVerbs) -> Any:
         import numpy as np
         import pyarrow as pa
 
         metadata = {}
         if isinstance(perm._source, MemorySource):
-            # The ids that the rows have in the table that ``BaseTable`` makes.
+            # In the table that ``LazyBaseTable`` creates, row ids equal row offsets.
             row_ids = offsets_of(perm._rows)
         else:
             row_ids = perm._source.row_ids(perm._rows)
@@ -102,16 +109,8 @@ class PermutationTable(LeftBehind):
         )
 
 
-def scrubbed(state: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Leave the credentials of a table's state out, unless they may travel."""
-    if state is None or not state.get("storage_options"):
-        return state
-    options = without_secrets(state["storage_options"])
-    return {**state, "storage_options": options or None}
-
-
-def to_state(perm: Permutation) -> dict[str, Any]:
-    """Describe a permutation."""
+def to_state(perm: RowVerbs) -> dict[str, Any]:
+    """Return the state of a permutation."""
     source = perm._source
     state = {
         "layout": LAYOUT,
@@ -131,7 +130,7 @@ def to_state(perm: Permutation) -> dict[str, Any]:
         "has_permutation_table": perm._permutation_table is not None,
     }
     plan = perm._permutation_table
-    if isinstance(plan, PermutationTable):
+    if isinstance(plan, LazyPermutationTable):
         state["split_names"] = plan.split_names
     elif plan is not None:
         state["split_names"] = split_names(plan)
@@ -140,29 +139,33 @@ def to_state(perm: Permutation) -> dict[str, Any]:
     return state
 
 
-def state_of_base(perm: Permutation) -> dict[str, Any] | None:
-    """Say what opens the base table again, if it is a local table of LanceDB."""
+def state_of_base(perm: RowVerbs) -> dict[str, Any] | None:
+    """Return the state of the base table if it is a local LanceDB table, else ``None``."""
     base, source = perm._base_table, perm._source
-    if isinstance(base, BaseTable):
-        return scrubbed(base.state)
+    if isinstance(base, LazyBaseTable):
+        return without_credentials(base.state)
     if not is_a(base, "lancedb", "LanceTable"):
         return None
     if isinstance(source, MemorySource):
         return {"kind": "memory"}
     pin = {"version": source.version, "branch": source.branch}
-    return _table_to_pickle_state(base) | pin
+    return state_of_table(base) | pin
 
 
-def from_state(perm: Permutation, state: dict[str, Any]) -> None:
-    """Fill a permutation from its description, or from one that LanceDB wrote."""
+def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
+    """Initialize a permutation from its state, or from a state that LanceDB wrote.
+
+    Raises:
+        TypeError: If the state is not a dict.
+        ValueError: If a newer release of lanceloader wrote the state.
+    """
     if not isinstance(state, dict):
-        message = (
-            f"a state of type {type(state).__name__}: wanted that of a permutation"
-        )
+        message = f"the state of a permutation must be a dict, not of type {type(state).__name__}"
         raise TypeError(message)
     if state.get("layout", LAYOUT) != LAYOUT:
         message = (
-            f"a pickle of layout {state['layout']}: this release reads layout {LAYOUT}"
+            f"the pickle has layout {state['layout']}, but this release of lanceloader reads only "
+            f"layout {LAYOUT}; load it with the release that wrote it, or upgrade"
         )
         raise ValueError(message)
     factory = state["connection_factory"]
@@ -171,21 +174,21 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
     elif factory is None:
         source, rows, selection = state["source"], state["rows"], state["selection"]
         perm._assign(source, rows, state["split"], selection)
-        perm._base_table = BaseTable(state["base_table_state"])
+        perm._base_table = LazyBaseTable(state["base_table_state"])
     else:
         try:
             table, source, rows = reopened(factory, state)
         except Exception as error:
             if not is_starting():
                 raise
-            # The trainer is told when it asks for rows.
+            # An error would end the new process silently: raise it when rows are read.
             table, source, rows = None, Unopened(error, state), state["rows"]
         perm._assign(source, rows, state["split"], state["selection"])
         perm._base_table = table
     if "rows" in state:
         has_table = state["has_permutation_table"]
         perm._permutation_table = (
-            PermutationTable(state["split_names"]) if has_table else None
+            LazyPermutationTable(state["split_names"]) if has_table else None
         )
     perm.selection = state["selection"]
     perm.batch_size = state["batch_size"]
@@ -200,7 +203,7 @@ def from_state(perm: Permutation, state: dict[str, Any]) -> None:
 def reopened(
     factory: Callable[[str], Any], state: dict[str, Any]
 ) -> tuple[Any, Source, Order]:
-    """Open the table again with a factory, and find the rows in it."""
+    """Open the table with a connection factory and return it, its source and the rows."""
     table = factory(state["base_table_name"])
     source, rows = source_of_factory(table, state), state["rows"]
     if state["rows_are_ids"]:
@@ -209,20 +212,18 @@ def reopened(
 
 
 def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
-    """Pin the table that a factory opened to the version that was pinned.
+    """Open the table that a factory returned at the version that the state names.
 
-    A table in memory was made anew by the factory and has versions of its own.
+    A table in memory is new and has no such version, so its current version is used.
     """
     if is_a(table, "lancedb", "LanceTable") and table.uri.startswith("memory:"):
         return pinned_source(table, None, None)
     return pinned_source(table, state["version"], state["branch"])
 
 
-def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
-    """Fill a permutation from what ``lancedb.permutation`` pickled, now or in older releases."""
+def from_lancedb_state(perm: RowVerbs, state: dict[str, Any]) -> None:
+    """Initialize a permutation from a state of any release of ``lancedb.permutation``."""
     import lancedb
-
-    from lanceloader._permutation import rows_of_split
 
     factory = state["connection_factory"]
     is_rebuilt = False
@@ -230,7 +231,7 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
         base_table = factory(state["base_table_name"])
     elif "base_table_state" in state:
         is_rebuilt = state["base_table_state"]["kind"] == "memory"
-        base_table = _table_from_pickle_state(state["base_table_state"])
+        base_table = table_of_state(state["base_table_state"])
     elif "base_table_data" in state:
         is_rebuilt = True
         base_table = memory_table(state["base_table_name"], state["base_table_data"])
@@ -246,75 +247,10 @@ def from_lancedb_state(perm: Permutation, state: dict[str, Any]) -> None:
     data = state["permutation_data"]
     if data is not None:
         if is_rebuilt:
-            # A table made from Arrow has one version, and not the one that was recorded.
-            data = _drop_base_version(data)
+            # A table created from Arrow data does not have the recorded version.
+            data = without_base_version(data)
         permutation_table = memory_table("permutation", data)
     split = state["split"]
     perm._assign(*rows_of_split(base_table, permutation_table, split), split)
     perm._base_table = base_table
     perm._permutation_table = permutation_table
-
-
-def _table_to_pickle_state(table: Any) -> dict[str, Any]:
-    """Describe a LanceDB table: LanceDB's function of this name, with its version and branch.
-
-    Raises:
-        ValueError: If it is no LanceDB table.
-    """
-    if is_a(table, "lancedb", "RemoteTable"):
-        return {"kind": "remote", "table": table}
-    if not is_a(table, "lancedb", "LanceTable"):
-        message = f"Cannot pickle table of type {type(table)!r}"
-        raise ValueError(message)
-    uri = table._conn.uri
-    if uri.startswith("memory://"):
-        return {"kind": "memory", "name": table.name, "data": table.to_arrow()}
-    return {
-        "kind": "local",
-        "name": table.name,
-        "uri": absolute(uri),
-        "namespace": table._namespace_path,
-        "storage_options": without_secrets(lancedb_options(table)) or None,
-        "version": table.version,
-        "branch": table.current_branch(),
-    }
-
-
-def _table_from_pickle_state(state: dict[str, Any]) -> Any:
-    """Open what ``_table_to_pickle_state`` described, pinned if it says so.
-
-    Raises:
-        ValueError: If the kind is not known.
-    """
-    import lancedb
-
-    kind = state["kind"]
-    if kind == "remote":
-        return state["table"]
-    if kind == "memory":
-        return memory_table(state["name"], state["data"])
-    if kind == "local":
-        database = lancedb.connect(
-            state["uri"], storage_options=state["storage_options"]
-        )
-        table = database.open_table(
-            state["name"], namespace_path=state["namespace"] or None
-        )
-        version, branch = state.get("version"), state.get("branch")
-        with checking_out(state["name"], version):
-            if branch is not None:
-                return table.branches.checkout(branch, version)
-            if version is not None and version != table.version:
-                table.checkout(version)
-        return table
-    message = f"Unknown table pickle state kind: {kind}"
-    raise ValueError(message)
-
-
-def _drop_base_version(permutation_data: pa.Table) -> pa.Table:
-    """Strip the recorded version and branch, so that a base table is read as it is."""
-    metadata = dict(permutation_data.schema.metadata or {})
-    if metadata.pop(b"base_version", None) is None:
-        return permutation_data
-    metadata.pop(b"base_branch", None)
-    return permutation_data.replace_schema_metadata(metadata or None)

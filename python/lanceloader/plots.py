@@ -1,7 +1,7 @@
-"""Pictures of orders and of what loaders did, with matplotlib: ``pip install lanceloader[plots]``.
+"""Plots of orders and of loader statistics, with matplotlib.
 
-Each function draws into ``ax``, or a new figure, and gives the axes back. Colours can be told
-apart by the colour-blind, and in print.
+Each function draws into ``ax`` or a new figure, and returns the axes. The colours are suitable
+for colour-blind readers and for greyscale. Install with ``pip install "lanceloader[plots]"``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
 from lanceloader.loader.loader import Loader
-from lanceloader.monitor.report import brief
+from lanceloader.monitor.formatting import brief
 from lanceloader.monitor.stats import STAGES, Stats
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["order", "stages", "throughput", "waits"]
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
 
 BINS = 64
-"""Curves over time are means of so many parts of the time: single batches are noise."""
+"""The number of intervals over which curves are averaged, since single batches are noisy."""
 
 
 def order(
@@ -34,16 +34,19 @@ def order(
     *,
     num_points: int = 5000,
 ) -> Axes:
-    """Draw which row stands where: the position in the order, and the row offset in the table.
+    """Plot the row offset in the table against the position in the order.
 
-    An exact shuffle is an even cloud, a windowed one a band of blocks, storage order a line.
-    Clumps are short rising lines; look at ``perm.with_take(2000)`` to see small ones.
+    An exact shuffle is an even cloud, a windowed shuffle a band of blocks, and storage order a
+    line. Clumps are short rising lines; plot ``perm.with_take(2000)`` to see small ones.
 
     Args:
-        perm: A permutation, or a loader, whose rows of all ranks are drawn.
-        ax: Where to draw.
-        num_points: At most so many positions are drawn, evenly far apart. Costs some
-            microseconds each.
+        perm: A permutation, or a loader, of which the rows of all ranks are plotted.
+        ax: The axes. By default, those of a new figure.
+        num_points: The maximal number of positions, at equal distances. Each costs a few
+            microseconds.
+
+    Returns:
+        The axes.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -55,7 +58,7 @@ def order(
         'position in the order'
     """
     if num_points < 1:
-        message = f"num_points={num_points}: wanted at least 1"
+        message = f"`num_points` must be at least 1, got {num_points}"
         raise ValueError(message)
     view: Any = perm.permutation if isinstance(perm, Loader) else perm
     num_rows = len(view)
@@ -78,21 +81,24 @@ def order(
 def throughput(
     stats: Stats | Loader, ax: Axes | None = None, *, label: str | None = None
 ) -> Axes:
-    """Draw the rows per second over time, beside their mean, after the first batch.
+    """Plot the rows per second after the first batch over time, and their mean.
 
     Args:
-        stats: What a loader did, or the loader.
-        ax: Where to draw; several may be drawn into the same axes.
-        label: What the curve is called in a legend.
+        stats: The statistics of a loader, or the loader.
+        ax: The axes, which may hold other curves. By default, those of a new figure.
+        label: The label of the curve in the legend.
+
+    Returns:
+        The axes.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If fewer than two batches were handed out.
+        ValueError: If the loader has returned fewer than two batches.
     """
     stats = _of(stats)
     series = stats.series
     if len(series) < 2:
-        message = f"{stats.batches} batches: wanted at least 2 for a curve"
+        message = f"a curve needs at least 2 batches, got {stats.batches}"
         raise ValueError(message)
     axes = _axes(ax)
     edges, rates = _rates(series)
@@ -110,7 +116,7 @@ def throughput(
         color=colour,
         va="center",
     )
-    axes.set_xlabel("seconds since the first batch was asked for")
+    axes.set_xlabel("seconds since the first batch was requested")
     axes.set_ylabel("rows per second")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -121,19 +127,22 @@ def throughput(
 
 
 def waits(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
-    """Draw how long the trainer waited for batches, and how often: both axes are logarithmic.
+    """Plot a histogram of the trainer's waits for batches. Both axes are logarithmic.
 
     Args:
-        stats: What a loader did, or the loader.
-        ax: Where to draw.
+        stats: The statistics of a loader, or the loader.
+        ax: The axes. By default, those of a new figure.
+
+    Returns:
+        The axes.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If fewer than two batches were handed out.
+        ValueError: If the loader has returned fewer than two batches.
     """
     stats = _of(stats)
     if not stats.waits:
-        message = f"{stats.batches} batches: wanted at least 2 for their waits"
+        message = f"a histogram of waits needs at least 2 batches, got {stats.batches}"
         raise ValueError(message)
     axes = _axes(ax)
     from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -160,18 +169,21 @@ def waits(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
     _count(axes.yaxis)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _unit(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    # Marks on the right need room for their text.
+    # The labels of marks on the right need space.
     low, high = min(*ends, first) / 2, max(*ends, first)
     axes.set_xlim(low, high * (high / low) ** 0.3)
     return _tidy(axes)
 
 
 def stages(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
-    """Draw the seconds that threads spent on each stage, and how long the trainer waited.
+    """Plot the seconds of all threads in each stage, and the seconds that the trainer waited.
 
     Args:
-        stats: What a loader did, or the loader.
-        ax: Where to draw.
+        stats: The statistics of a loader, or the loader.
+        ax: The axes. By default, those of a new figure.
+
+    Returns:
+        The axes.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -197,7 +209,7 @@ def stages(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_xlabel("seconds, of all threads together")
+    axes.set_xlabel("seconds, summed over all threads")
     return _tidy(axes)
 
 
@@ -218,7 +230,7 @@ def _axes(ax: Axes | None) -> Axes:
 def _rates(
     series: tuple[tuple[float, int, float], ...],
 ) -> tuple[list[float], list[float]]:
-    """Give the ends of parts of the time, about evenly long, and rows per second in each."""
+    """Return the edges of intervals of about equal length, and the rows per second in each."""
     width = (series[-1][0] - series[0][0]) / BINS
     kept = [series[0]]
     for point in series[1:-1]:
@@ -234,7 +246,7 @@ def _rates(
 
 
 def _width(seconds: float) -> float:
-    """Give the width of the class of waits that ends there; there are four to each doubling."""
+    """Return the width of the class of waits that ends at ``seconds``: a quarter of an octave."""
     return 2.0 ** (math.floor(math.log2(seconds * 1e9)) - 2) / 1e9
 
 
@@ -266,7 +278,7 @@ def _count(axis: Any) -> None:
 
 
 def _short(value: float) -> str:
-    """Three figures: 8.15 M, 412 k, 0.012."""
+    """Return a number with three significant digits and a unit prefix, as in ``"8.15 M"``."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -274,7 +286,7 @@ def _short(value: float) -> str:
 
 
 def _unit(seconds: float) -> str:
-    """A power of ten of seconds, in its unit."""
+    """Return a tick label for a power of ten of seconds, as in ``"10 ms"``."""
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if seconds >= size * 0.999:
             return f"{seconds / size:.3g} {unit}"

@@ -1,10 +1,10 @@
-"""Splitting an order: sizes, labels, groups and hashes → positions of each part."""
+"""Splitting an order by sizes, labels, groups or hashes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
@@ -15,68 +15,96 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pyarrow as pa
+    from typing_extensions import TypeVar
 
     from lanceloader._native import Order
-    from lanceloader._permutation import Permutation
+
+    PermutationT = TypeVar("PermutationT", default=Any)
+else:
+    # Defaults of type variables need Python 3.13.
+    from typing import TypeVar
+
+    PermutationT = TypeVar("PermutationT")
 
 __all__ = ["Fold", "Splits"]
 
 
-class Splits(Sequence["Permutation"]):
-    """Permutations that share no row, by name or by place.
+class Splits(Sequence[PermutationT]):
+    """Disjoint permutations, accessed by index or name.
 
     Unpacks like a tuple: ``train, val = perm.split({"train": 0.9, "val": 0.1}, seed=7)``.
+
+    Attributes:
+        names: The names of the splits, or an empty list if they have none.
     """
 
     def __init__(
-        self, parts: Iterable[Permutation], names: Sequence[str] | None
+        self, parts: Iterable[PermutationT], names: Sequence[str] | None
     ) -> None:
-        """Hold ``parts``; ``names`` has one for each, or is ``None``."""
+        """Create splits.
+
+        Args:
+            parts: The permutations.
+            names: One name per permutation, or ``None``.
+        """
         self._parts = tuple(parts)
         self.names = list(names) if names is not None else []
 
-    def __getitem__(self, which: Any) -> Any:
-        """Give a part by its name or place."""
-        if not isinstance(which, str):
-            return self._parts[which]
-        if which not in self.names:
-            message = f"no split named {which!r}; there are {', '.join(self.names) or 'no names'}"
-            raise KeyError(message)
-        return self._parts[self.names.index(which)]
+    def __getitem__(self, key: Any) -> Any:
+        """Return a permutation by index or name, or a tuple of them for a slice.
+
+        Raises:
+            IndexError: If there is no split with this index.
+            KeyError: If there is no split with this name.
+        """
+        if not isinstance(key, str):
+            return self._parts[key]
+        if key not in self.names:
+            names = (
+                f"the names are {', '.join(self.names)}"
+                if self.names
+                else "splits have no names"
+            )
+            raise KeyError(f"no split is named {key!r}; {names}")
+        return self._parts[self.names.index(key)]
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __iter__(self) -> Iterator[Permutation]:
+    def __iter__(self) -> Iterator[PermutationT]:
         return iter(self._parts)
 
     def __repr__(self) -> str:
-        names = self.names or [str(place) for place in range(len(self))]
+        names = self.names or [str(index) for index in range(len(self))]
         parts = (
-            f"{name}: {len(part):,} rows"
+            f"{name}: {len(part):,} rows"  # type: ignore[arg-type]
             for name, part in zip(names, self, strict=True)
         )
         return f"<Splits {', '.join(parts)}>"
 
 
-class Fold(NamedTuple):
-    """One round of a cross-validation."""
+class Fold(NamedTuple, Generic[PermutationT]):
+    """The training and validation rows of one round of a cross-validation."""
 
-    train: Permutation
-    """All rows but those of ``val``."""
+    train: PermutationT
+    """The rows of all other folds."""
 
-    val: Permutation
+    val: PermutationT
     """The rows of this fold."""
 
 
 class Sizes:
-    """How large the parts are, as users write it."""
+    """The parsed argument ``sizes`` of ``Permutation.split``."""
 
     def __init__(self, sizes: Any) -> None:
-        """Read a dict by name or a sequence, of shares or of row counts, or a number of parts.
+        """Parse sizes.
+
+        Args:
+            sizes: A dict by name or a sequence, of shares or of row counts; or a number of equal
+                parts.
 
         Raises:
-            TypeError: If ``sizes`` is nothing of the kind.
+            TypeError: If ``sizes`` is none of these.
         """
         self.names: list[str] | None = None
         self._given: dict[str, Any]
@@ -91,8 +119,8 @@ class Sizes:
             return
         if is_text or not isinstance(sizes, Sequence) or not sizes:
             message = (
-                f"sizes {sizes!r}: wanted a dict or sequence of shares (0.9, 0.1) or of row "
-                "counts (900, 100), or a number of equal parts"
+                "`sizes` must be a dict or sequence of shares such as (0.9, 0.1) or of row counts "
+                f"such as (900, 100), or a number of equal parts, got {sizes!r}"
             )
             raise TypeError(message)
         sizes = [size.tolist() if hasattr(size, "tolist") else size for size in sizes]
@@ -102,39 +130,48 @@ class Sizes:
         elif kinds <= {int, float}:
             self._given = {"ratios": without_excess([float(size) for size in sizes])}
         else:
-            message = f"sizes {sizes!r}: wanted whole numbers or shares between 0 and 1"
+            message = f"`sizes` must be whole numbers or shares between 0 and 1, got {sizes!r}"
             raise TypeError(message)
 
     def counts(self, num_rows: int) -> list[int]:
-        """Give the rows of each part; see ``Permutation.split`` for the rules."""
+        """Return the number of rows of each part.
+
+        Raises:
+            ValueError: If the sizes do not fit ``num_rows``.
+        """
         return _native.split_counts(num_rows, **self._given)
 
     def shares(self) -> list[float]:
-        """Give the share of each part, for splits that do not count.
+        """Return the share of each part, for ``hash_by``.
 
         Raises:
-            ValueError: If the sizes are row counts, or the shares are impossible.
+            ValueError: If the sizes are row counts, or if a share is not above 0 or their sum is
+                above 1.
         """
         if "counts" in self._given:
             message = (
-                "row counts with hash_by: wanted shares, as a hash cannot count rows"
+                "`sizes` must be shares with `hash_by`, because a hash cannot produce exact row "
+                f"counts, got {self._given['counts']}"
             )
             raise ValueError(message)
         if "fixed" in self._given:
             parts = self._given["fixed"]
             if parts < 1:
-                message = f"{parts} parts: wanted at least 1"
+                message = f"`sizes` must be at least 1 part, got {parts}"
                 raise ValueError(message)
             return [1 / parts] * parts
         shares: list[float] = self._given["ratios"]
         if not all(0 < share <= 1 for share in shares) or sum(shares) > 1:
-            message = f"shares {shares}: wanted each above 0 and at most 1 together"
+            message = f"each share of `sizes` must be above 0 and their sum at most 1, got {shares}"
             raise ValueError(message)
         return shares
 
 
 def without_excess(shares: list[float]) -> list[float]:
-    """Make shares that sum to one but for rounding sum to no more than one."""
+    """Return shares whose sum is at most 1, if it exceeds 1 only by rounding errors.
+
+    The excess is subtracted from the largest share, in place.
+    """
     excess = sum(shares) - 1
     if 0 < excess < 1e-9:
         largest = shares.index(max(shares))
@@ -145,7 +182,7 @@ def without_excess(shares: list[float]) -> list[float]:
 
 
 def sequential(order: Order, counts: Sequence[int]) -> list[Order]:
-    """Cut an order into consecutive parts."""
+    """Divide an order into consecutive parts with these numbers of rows."""
     parts, start = [], 0
     for count in counts:
         parts.append(order.slice(start, count))
@@ -154,7 +191,17 @@ def sequential(order: Order, counts: Sequence[int]) -> list[Order]:
 
 
 def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
-    """Number the distinct rows of canonical columns, and return the number of each row."""
+    """Return a code for each row of a table, with equal codes for equal rows.
+
+    Args:
+        columns: The columns, as ``canonical`` returns them.
+
+    Returns:
+        The codes as int64, numbered from 0 by first appearance.
+
+    Raises:
+        FormatError: If the values of a column cannot be compared.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -163,14 +210,17 @@ def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
         return codes
     for name, column in zip(columns.column_names, columns.columns, strict=True):
         try:
-            # All chunks have the dictionary of the whole column.
+            # pyarrow encodes all chunks with one dictionary.
             parts = column.dictionary_encode(null_encoding="encode").chunks
         except pa.ArrowNotImplementedError as error:
-            message = f"column `{name}` of type {column.type}: rows are not split by its values"
+            message = (
+                f"rows cannot be grouped by column `{name}` of type {column.type}; use a column "
+                "of numbers, times, text or bytes"
+            )
             raise FormatError(message) from error
         indices = np.concatenate([numpy_of(part.indices) for part in parts])
         codes = codes * len(parts[0].dictionary) + indices.astype(np.int64)
-        # By first appearance, so that codes say nothing of the values and stay small.
+        # Codes depend on the order of rows only, not on values, and are below the row count.
         _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
         ranks = np.empty(len(first), dtype=np.int64)
         ranks[np.argsort(first)] = np.arange(len(first))
@@ -179,10 +229,19 @@ def codes_of(columns: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def by_hash(columns: pa.Table, shares: Sequence[float], seed: int) -> list[Order]:
-    """Give the positions of each part by a hash of their values.
+    """Assign rows to parts by a hash of their values.
 
-    A row whose hash ``h`` is below ``share * 2**64`` belongs to the first part, and so on:
-    it does not matter which other rows there are.
+    A row with a hash below ``shares[0] * 2**64`` is in the first part, a row with a higher hash
+    below ``(shares[0] + shares[1]) * 2**64`` in the second, and so on. The part of a row does not
+    depend on other rows.
+
+    Args:
+        columns: The columns, as ``canonical`` returns them.
+        shares: The share of each part, with a sum of at most 1.
+        seed: The seed of the hash, in ``range(2**64)``.
+
+    Returns:
+        The positions of the rows of each part.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""SQL that users write: which columns it names, and what is wrong with it.
+"""Column names in users' SQL, and error messages about it.
 
-Only the names of columns are looked for, in the dialect of Lance: `'` quotes text, ```` ` ````
-and ``"`` quote names, unquoted names match in any case, and dots lead into structs.
+The dialect is that of Lance: ``'`` quotes text, ```` ` ```` and ``"`` quote names, unquoted names
+are case-insensitive, and dots separate the fields of structs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Reference",
-    "complaint",
     "missing_column",
     "name_not_found",
     "references",
+    "sql_error",
     "with_names",
 ]
 
@@ -40,20 +40,20 @@ NO_FIELD = re.compile(r'No field named (?:"((?:[^"]|"")+)"|(\S+?))\.(?:\s|$)')
 
 
 class Reference:
-    """A column that a text names, and where."""
+    """A reference to a column in an SQL text."""
 
     def __init__(self, column: str, start: int, stop: int) -> None:
-        """Name ``column`` at ``text[start:stop]``."""
+        """Create a reference to ``column`` at ``text[start:stop]``."""
         self.column = column
         self.start = start
         self.stop = stop
 
 
 def references(text: str, columns: Sequence[str]) -> Iterator[Reference]:
-    """Find where a text may name one of ``columns``.
+    """Iterate over the possible references to ``columns`` in an SQL text, from left to right.
 
-    Words of SQL that are names of columns too are found as well: only the engine's parser can
-    tell ``day`` in ``INTERVAL '1' day`` from a column.
+    Keywords that are also names of columns are included, because only the engine's parser can
+    distinguish ``day`` in ``INTERVAL '1' day`` from a column.
     """
     by_case: dict[str, list[str]] = {}
     for column in columns:
@@ -70,7 +70,7 @@ def references(text: str, columns: Sequence[str]) -> Iterator[Reference]:
         elif parts[0][0][0] not in '`"' and first.casefold() in by_case:
             found, length = by_case[first.casefold()], 1
         else:
-            # The name of one column may have dots.
+            # Names of columns may contain dots: try the longest name first.
             joined = [".".join(names[:end]) for end in range(len(names), 1, -1)]
             found = [name for name in joined if name in exact][:1]
             length = len(names) - joined.index(found[0]) if found else 0
@@ -80,7 +80,13 @@ def references(text: str, columns: Sequence[str]) -> Iterator[Reference]:
 
 
 def with_names(text: str, columns: Sequence[str], names: Mapping[str, str]) -> str:
-    """Return ``text`` with other names for some of its columns."""
+    """Return an SQL text in which columns are renamed.
+
+    Args:
+        text: The SQL text.
+        columns: The names of all columns.
+        names: The new names by old name.
+    """
     parts, end = [], 0
     for found in references(text, columns):
         if found.column in names and found.start >= end:
@@ -90,23 +96,27 @@ def with_names(text: str, columns: Sequence[str], names: Mapping[str, str]) -> s
 
 
 def unquoted(name: str) -> str:
-    """Return what a name in a text stands for."""
+    """Return a name without its quotes."""
     quote = name[0]
     if quote in '`"':
         return name[1:-1].replace(quote * 2, quote)
     return name
 
 
-def complaint(
+def sql_error(
     what: str, text: str, error: Exception, columns: Sequence[str]
 ) -> ValueError:
-    """Say what a library found wrong with a text, in terms of the table.
+    """Return an error that quotes an SQL text and a library's message about it.
 
     Args:
-        what: What the text is for: a filter, or an expression.
-        text: The text.
-        error: What the library raised.
-        columns: The names there are.
+        what: The kind of text, for the message: ``"filter"`` or ``"expression"``.
+        text: The SQL text.
+        error: The exception that the library raised.
+        columns: The names of the existing columns.
+
+    Returns:
+        A ``ColumnNotFoundError`` if the text names a column that does not exist, else a plain
+        ``ValueError``.
     """
     reason = SOURCE_LOCATION.sub("", str(error)).removeprefix("Invalid input, ")
     reason = reason.removeprefix("Invalid user input: ")
@@ -118,7 +128,7 @@ def complaint(
 
 
 def name_not_found(error: Exception) -> str | None:
-    """Return the name that a library did not find, if that is its error."""
+    """Return the name of the missing column if an error is about one, else ``None``."""
     found = NO_FIELD.search(str(error))
     if found is None:
         return None
@@ -128,10 +138,16 @@ def name_not_found(error: Exception) -> str | None:
 def missing_column(
     message: str, name: str, known: Sequence[str]
 ) -> ColumnNotFoundError:
-    """Make the error for a column that is not there, which lists the nearest names."""
+    """Return the error for a column that does not exist.
+
+    Args:
+        message: The beginning of the message.
+        name: The name of the missing column.
+        known: The names of the existing columns, the closest of which the message lists.
+    """
     by_case = {column.casefold(): column for column in known}
     near = difflib.get_close_matches(str(name).casefold(), by_case, n=5, cutoff=0.4)
     listed = [by_case[column] for column in near] or list(known)[:10]
-    what = "the nearest are" if near else "there are"
+    what = "the nearest are" if near else "the columns are"
     names = ", ".join(f"`{column}`" for column in listed)
     return ColumnNotFoundError(f"{message}; {what} {names}")

@@ -1,7 +1,7 @@
-"""What the values of a column are, whatever they are stored as, and which of them are equal.
+"""Values of columns, independent of their storage, and their equality.
 
-Equality is that of SQL's ``GROUP BY``: 0.0 equals -0.0, a NaN equals any other, a null any other
-null. Hashes, groups, strata, splits and classes all go by it.
+Values are equal if SQL's ``GROUP BY`` treats them as equal: 0.0 equals -0.0, all NaN are equal,
+and all nulls are equal. Hashes, groups, strata, splits and classes all use this equality.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ __all__ = [
 
 
 def is_bfloat16(field: pa.Field) -> bool:
-    """Return whether a field holds Lance's 16-bit floats, which Arrow knows as two bytes each.
+    """Return whether a field has Lance's extension type bfloat16, stored as two bytes.
 
-    pyarrow knows the extension type only once pylance was imported.
+    pyarrow knows the extension type only after pylance is imported; before, only the field's
+    metadata names it.
     """
     import pyarrow as pa
 
@@ -46,7 +47,7 @@ def is_bfloat16(field: pa.Field) -> bool:
 
 
 def bits_of(column: pa.Array) -> pa.Array:
-    """Return values of two bytes as 16-bit integers, which they may be already. No copy."""
+    """Return a bfloat16 column as int16 with the same bits, without a copy."""
     import pyarrow as pa
 
     column = plain(column)
@@ -58,10 +59,9 @@ def bits_of(column: pa.Array) -> pa.Array:
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Return the values that a column stands for.
+    """Return a column without extension types, dictionary encoding and run-end encoding.
 
-    Those are the storage of an extension type, what the keys of a dictionary mean, and the values
-    of runs. No copy but for dictionaries and runs.
+    Only dictionary-encoded and run-end encoded values are copied.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -81,7 +81,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def without_views(column: pa.Array) -> pa.Array:
-    """Return text and bytes in a layout that all functions of pyarrow take."""
+    """Cast view types of text and bytes, which many functions of pyarrow do not support."""
     import pyarrow as pa
 
     if pa.types.is_string_view(column.type):
@@ -92,7 +92,7 @@ def without_views(column: pa.Array) -> pa.Array:
 
 
 def canonical(table: pa.Table) -> pa.Table:
-    """Return columns of plain values in which equal ones have equal bits."""
+    """Return the columns of a table as plain types in which equal values have equal bits."""
     import pyarrow as pa
 
     columns = []
@@ -116,13 +116,13 @@ def _canonical(field: pa.Field, column: pa.Array) -> pa.Array:
     if pa.types.is_float16(kind):
         column = column.cast(pa.float32())
     nan = pa.scalar(math.nan, column.type)
-    # Adding 0 turns -0 into 0.
+    # Adding 0.0 turns -0.0 into 0.0.
     zero = pa.scalar(0.0, column.type)
     return pc.if_else(pc.is_nan(column), nan, pc.add(column, zero))
 
 
 def _floats_of(column: pa.Array) -> pa.Array:
-    """Return Lance's 16-bit floats as those of 32 bits, which begin with the same bits."""
+    """Return a bfloat16 column as float32, whose upper 16 bits are those of bfloat16."""
     import numpy as np
     import pyarrow as pa
 
@@ -133,13 +133,16 @@ def _floats_of(column: pa.Array) -> pa.Array:
 
 
 def listed(column: pa.Array) -> list[Any]:
-    """Return values as Python objects that find themselves in a dict: each NaN is ``math.nan``."""
+    """Return values as Python objects that can be used as dict keys: each NaN is ``math.nan``.
+
+    Different NaN objects are different keys, but the same object always finds itself.
+    """
     values = column.to_pylist()
     return [math.nan if _is_nan(value) else value for value in values]
 
 
 def by_value(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a dict in which ``math.nan`` finds what any NaN found."""
+    """Return a mapping as a dict with ``math.nan`` in place of any NaN key."""
     return {math.nan if _is_nan(key) else key: value for key, value in mapping.items()}
 
 
@@ -150,7 +153,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def as_storable(data: _Data) -> _Data:
-    """Return a batch or a table with columns of storable types."""
+    """Return a batch or a table with its columns cast to ``storable`` types."""
     for at, field in enumerate(data.schema):
         kind = storable(field.type)
         if kind != field.type:
@@ -160,9 +163,9 @@ def as_storable(data: _Data) -> _Data:
 
 
 def storable(kind: pa.DataType) -> pa.DataType:
-    """Return a type that every library takes for the same values.
+    """Return a type for the same values that Lance and pandas support.
 
-    Neither Lance nor pandas takes dictionaries of views, which polars makes of its categories.
+    Neither supports dictionaries of view types, to which polars exports its categoricals.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Which of several training processes this one is."""
+"""The rank of this process among the processes of a distributed training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ __all__ = ["World", "is_starting"]
 
 @dataclass(frozen=True)
 class World:
-    """One of several processes that train together, each on its part of every batch.
+    """The rank of a process and the number of processes of a distributed training.
+
+    Each process trains on its part of every batch.
 
     Attributes:
-        rank: This process, in ``range(world_size)``.
+        rank: The rank of this process, in ``range(world_size)``.
         world_size: The number of processes, at least 1.
 
     Raises:
-        ValueError: If there is no such rank.
+        ValueError: If ``rank`` is not in ``range(world_size)``.
     """
 
     rank: int = 0
@@ -39,21 +41,25 @@ class World:
     def of(
         cls, rank: SupportsIndex | None, world_size: SupportsIndex | None, mesh: Any
     ) -> Self | None:
-        """Give the world that a user named, or ``None`` if it is to be found.
+        """Return the world given by the arguments of ``Permutation.loader``.
 
         Args:
             rank: As for ``Permutation.loader``.
             world_size: As for ``Permutation.loader``.
             mesh: As for ``Permutation.loader``.
 
+        Returns:
+            The world, or ``None`` if no argument is given.
+
         Raises:
-            ValueError: If only one of ``rank`` and ``world_size`` is given, or a mesh too, or
-                the mesh has several dimensions.
-            TypeError: If ``mesh`` is neither a mesh nor a process group.
+            ValueError: If ``rank`` is given without ``world_size`` or the reverse, if either is
+                given together with ``mesh``, or if the mesh has several dimensions.
+            TypeError: If ``mesh`` is neither a device mesh nor a process group.
         """
         if mesh is not None:
             if rank is not None or world_size is not None:
-                raise ValueError("mesh and rank: wanted one of them")
+                message = "pass either `mesh` or `rank` and `world_size`, not both"
+                raise ValueError(message)
             return cls._of_mesh(mesh)
         if rank is None and world_size is None:
             return None
@@ -64,7 +70,10 @@ class World:
         ):
             return cls()
         if rank is None or world_size is None:
-            message = f"rank={rank!r}, world_size={world_size!r}: wanted both or none"
+            message = (
+                "`rank` and `world_size` must be passed together, got "
+                f"rank={rank!r} and world_size={world_size!r}"
+            )
             raise ValueError(message)
         return cls(count(rank, "rank"), count(world_size, "world_size", least=1))
 
@@ -75,8 +84,8 @@ class World:
             if dims != 1:
                 names = getattr(mesh, "mesh_dim_names", None) or ("...",)
                 message = (
-                    f"a mesh of {dims} dimensions {names}: wanted one, as in "
-                    f'mesh["{names[0]}"]; ranks that differ in the others get the same rows'
+                    f"`mesh` must have one dimension, not {dims} {names}; pass a submesh such as "
+                    f'mesh["{names[0]}"], whose ranks divide the rows'
                 )
                 raise ValueError(message)
             return cls(mesh.get_local_rank(), mesh.size())
@@ -84,17 +93,19 @@ class World:
             return cls(mesh.rank(), mesh.size())
         except (AttributeError, TypeError):
             kind = type(mesh).__name__
-            message = f"mesh of type {kind}: wanted a DeviceMesh or a ProcessGroup"
+            message = (
+                f"`mesh` must be a DeviceMesh or a ProcessGroup, not of type {kind}"
+            )
             raise TypeError(message) from None
 
     @classmethod
     def found(cls) -> Self:
-        """Ask ``torch.distributed``, if it is in use; a process that trains alone is rank 0 of 1."""
+        """Return the world of ``torch.distributed``, or rank 0 of 1 if it is not initialized."""
         return cls.in_use() or cls()
 
     @classmethod
     def in_use(cls) -> Self | None:
-        """Ask ``torch.distributed``; ``None`` if it is not in use."""
+        """Return the world of ``torch.distributed``, or ``None`` if it is not initialized."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available():
             return None
@@ -107,8 +118,8 @@ class World:
 
 
 def is_starting() -> bool:
-    """Whether ``multiprocessing`` has begun this process, which has yet to be told what to run.
+    """Return whether ``multiprocessing`` is starting this process and unpickling its arguments.
 
-    What fails now ends it without a word to its parent.
+    An exception then ends the process without a message to its parent.
     """
     return hasattr(multiprocessing.current_process(), "_inheriting")

@@ -84,7 +84,7 @@ def verbs(perm: Permutation, mine: Mine) -> None:
 
 def parts(perm: Permutation) -> None:
     splits = perm.split({"train": 0.9, "val": 0.1}, seed=7)
-    assert_type(splits, Splits)
+    assert_type(splits, Splits[Permutation])
     assert_type(splits.names, list[str])
     assert_type(len(splits), int)
     assert_type(iter(splits), Iterator[Permutation])
@@ -92,15 +92,20 @@ def parts(perm: Permutation) -> None:
     train, val = splits
     assert_type(train, Permutation)
     assert_type(val, Permutation)
-    assert_type(perm.split([900, 100], seed=7, stratify_by="y"), Splits)
-    assert_type(perm.split(4, how="sequential"), Splits)
-    assert_type(perm.split(0.5, seed=1), Splits)  # type: ignore[arg-type]
+    assert_type(perm.split([900, 100], seed=7, stratify_by="y"), Splits[Permutation])
+    assert_type(perm.split(4, how="sequential"), Splits[Permutation])
+    assert_type(perm.split(0.5, seed=1), Splits[Permutation])  # type: ignore[arg-type]
     assert_type(perm.split + 0, int)
-    assert_type(perm.split_by("label"), Splits)
+    assert_type(perm.split_by("label"), Splits[Permutation])
     folds = perm.kfold(5, seed=1, group_by=["a", "b"])
-    assert_type(folds, list[Fold])
+    assert_type(folds, list[Fold[Permutation]])
     assert_type(folds[0].train, Permutation)
     assert_type([len(val) for _, val in folds], list[int])
+    # Annotations without an argument are allowed, as in earlier versions.
+    bare_splits: Splits = splits
+    bare_fold: Fold = folds[0]
+    assert_type(bare_splits, Splits[Any])
+    assert_type(bare_fold, Fold[Any])
     perm.kfold(5)  # type: ignore[call-arg]
     perm.split([1, 1], sed=7)  # type: ignore[call-arg]
 

@@ -1,1 +1,1 @@
-"""LanceDB's API: its builder, its permutation tables, its transforms and its pickles."""
+"""LanceDB's API: its builder, permutation tables, transforms, pickles and tables in torch."""

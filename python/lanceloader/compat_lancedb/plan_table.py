@@ -1,7 +1,7 @@
-"""LanceDB's permutation tables: the small tables of row ids that its builder makes.
+"""LanceDB's permutation tables, which its ``permutation_builder`` returns.
 
-They have the columns ``row_id`` and ``split_id``, one row per row served, and name the
-version of the base table and the splits in their schema's metadata.
+They have the columns ``row_id`` and ``split_id``, with one row per row of the permutation. Their
+schema's metadata names the version of the base table and the splits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import ArrowStreamExportable
 from lanceloader.numbers import count, numpy_of
+from lanceloader.sources import open_source, pinned_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,23 +20,24 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from lanceloader.sources.base import Source
+    from lanceloader._native import Order
+    from lanceloader.sources import Source
 
-__all__ = ["PlanTable", "json_of", "metadata_of", "split_names"]
+__all__ = ["PlanTable", "json_of", "metadata_of", "rows_of_split", "split_names"]
 
 ROW_ID = "row_id"
 SPLIT_ID = "split_id"
 
 
 class PlanTable:
-    """What a permutation table says."""
+    """The parsed contents of a permutation table."""
 
     def __init__(self, data: pa.Table) -> None:
-        """Take the contents of a permutation table.
+        """Parse the rows and metadata of a permutation table.
 
         Raises:
-            ValueError: If a column is missing or does not hold whole numbers, or the
-                metadata cannot be read.
+            ValueError: If a column is missing or does not hold whole numbers, or if the metadata
+                cannot be parsed.
         """
         for column in (ROW_ID, SPLIT_ID):
             if column not in data.column_names:
@@ -51,7 +53,15 @@ class PlanTable:
 
     @classmethod
     def of(cls, table: Any) -> PlanTable:
-        """Read a permutation table, once per table and version; or take what was read."""
+        """Return the contents of a permutation table, cached by table and version.
+
+        Args:
+            table: A permutation table, its rows as Arrow data, or a ``PlanTable``.
+
+        Raises:
+            TypeError: If ``table`` is not a table.
+            ValueError: If ``table`` is not a permutation table.
+        """
         if isinstance(table, PlanTable):
             return table
         version = getattr(table, "version", None)
@@ -65,17 +75,17 @@ class PlanTable:
 
     @property
     def num_splits(self) -> int:
-        """One more than the highest split that has rows."""
+        """The number of splits: the highest split id plus one."""
         import pyarrow.compute as pc
 
         highest = pc.max(self._split_ids).as_py()
         return 0 if highest is None else int(highest) + 1
 
     def row_ids(self, split: int) -> np.ndarray[Any, Any]:
-        """Give the row ids of a split, in its order.
+        """Return the row ids of a split, in the order of the permutation, as uint64.
 
         Raises:
-            ValueError: If it has none.
+            ValueError: If the split has no rows.
         """
         import pyarrow as pa
 
@@ -101,8 +111,33 @@ _plans: weakref.WeakKeyDictionary[Any, tuple[Any, PlanTable]] = (
 )
 
 
+def rows_of_split(
+    base_table: Any, permutation_table: Any | None, split: int
+) -> tuple[Source, Order]:
+    """Open the base table of a permutation table and return it and the rows of a split.
+
+    Args:
+        base_table: The base table. It is opened at the version that the permutation table names.
+        permutation_table: The permutation table, or ``None`` for all rows of the base table.
+        split: The number of the split.
+
+    Raises:
+        ValueError: If the split has no rows.
+    """
+    if permutation_table is None:
+        source = open_source(base_table)
+        return source, source.all_rows()
+    plan = PlanTable.of(permutation_table)
+    source = pinned_source(base_table, plan.base_version, plan.base_branch)
+    return source.rows_of_ids(plan.row_ids(split))
+
+
 def arrow_of(table: Any) -> pa.Table:
-    """Give the contents of a LanceDB table or of Arrow data."""
+    """Return the rows of a LanceDB table or of Arrow data.
+
+    Raises:
+        TypeError: If ``table`` is neither.
+    """
     import pyarrow as pa
 
     if hasattr(table, "to_arrow"):
@@ -113,10 +148,11 @@ def arrow_of(table: Any) -> pa.Table:
 
 
 def split_names(table: Any) -> list[str] | None:
-    """Read the names of the splits from the schema of a permutation table.
+    """Return the names of the splits of a permutation table, or ``None`` if it has none.
 
     Raises:
-        TypeError: If it is no table.
+        TypeError: If ``table`` is not a table.
+        ValueError: If the names cannot be parsed.
     """
     try:
         metadata = table.schema.metadata
@@ -126,16 +162,20 @@ def split_names(table: Any) -> list[str] | None:
 
 
 def not_a_plan(table: Any) -> TypeError:
-    """Make the error for what is no table."""
+    """Return the error for an object that is not a table."""
     message = (
-        f"Invalid input, a permutation table of type {type(table).__name__}: wanted what "
-        "PermutationBuilder.execute() gave, or its rows as Arrow data"
+        "Invalid input, a permutation table must be the result of `PermutationBuilder.execute()` "
+        f"or its rows as Arrow data, not of type {type(table).__name__}"
     )
     return TypeError(message)
 
 
 def split_names_of(metadata: dict[bytes, bytes]) -> list[str] | None:
-    """Read the names of the splits, or ``None`` if there are none."""
+    """Return the names of the splits in a schema's metadata, or ``None`` if there are none.
+
+    Raises:
+        ValueError: If the names cannot be parsed.
+    """
     names = metadata.get(b"split_names")
     if names is None:
         return None
@@ -144,24 +184,31 @@ def split_names_of(metadata: dict[bytes, bytes]) -> list[str] | None:
     except ValueError:
         found = None
     if not isinstance(found, list):
-        message = f"Invalid input, split_names {names!r} in the permutation table: wanted a JSON list"
+        message = (
+            "Invalid input, the metadata `split_names` of a permutation table must be a JSON "
+            f"list, not {names!r}"
+        )
         raise ValueError(message)
     return found
 
 
 def json_of(names: Sequence[str]) -> str:
-    """Write the names of splits as LanceDB does."""
+    """Return the names of splits as JSON, formatted as LanceDB does."""
     return json.dumps(list(names), separators=(",", ":"), ensure_ascii=False)
 
 
 def metadata_of(source: Source) -> dict[str, str]:
-    """Give the metadata that says which version of a table row ids are of."""
+    """Return the metadata that names the version and branch of the base table."""
     pin = {"base_version": source.version, "base_branch": source.branch}
     return {name: str(value) for name, value in pin.items() if value is not None}
 
 
 def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
-    """Read the version of the base table, or ``None`` if none was recorded."""
+    """Return the recorded version of the base table, or ``None`` if there is none.
+
+    Raises:
+        ValueError: If the version cannot be parsed.
+    """
     version = metadata.get(b"base_version")
     if version is None:
         return None
@@ -173,18 +220,18 @@ def base_version_of(metadata: dict[bytes, bytes]) -> int | None:
 
 
 def whole_numbers(data: pa.Table, column: str) -> pa.ChunkedArray:
-    """Give a column as ``uint64``.
+    """Return a column of non-negative integers as uint64.
 
     Raises:
-        ValueError: If it holds anything else, or nulls.
+        ValueError: If the column has other values, or nulls.
     """
     import pyarrow as pa
 
     values = data[column]
     if not pa.types.is_integer(values.type) or values.null_count:
         message = (
-            f"Invalid input, column {column} of the permutation table has type {values.type} and "
-            f"{values.null_count} nulls: wanted uint64 without nulls"
+            f"Invalid input, column {column} of a permutation table must hold integers without "
+            f"nulls, but has type {values.type} and {values.null_count} nulls"
         )
         raise ValueError(message)
     try:

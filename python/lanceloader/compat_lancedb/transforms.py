@@ -1,4 +1,4 @@
-"""``Transforms``: LanceDB's names for the formats that need no tensor library."""
+"""``Transforms``, LanceDB's names for the formats that need no tensor library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Transforms"]
 
 
 class Transforms:
-    """Functions from a batch to a format, for ``with_transform``."""
+    """Functions that convert a ``pyarrow.RecordBatch``, for ``Permutation.with_transform``."""
 
     arrow2python = staticmethod(python.rows)
     arrow2pythoncol = staticmethod(python.columns)
@@ -28,13 +28,19 @@ class Transforms:
 
     @staticmethod
     def arrow2numpy(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-        """Give one array of shape (rows, columns)."""
+        """Return an array of shape (rows, columns)."""
         from lanceloader.formats.numpy import matrix
 
         return matrix(batch)
 
     @staticmethod
     def arrow2polars() -> Callable[[pa.RecordBatch], pl.DataFrame]:
-        """Give the function that gives a polars frame: in LanceDB, this one takes nothing."""
+        """Return a function that converts a batch to a polars data frame.
+
+        As in LanceDB, and unlike the other methods, this one does not take the batch itself.
+
+        Raises:
+            ImportError: If polars is not installed.
+        """
         need("polars", "Transforms.arrow2polars()")
         return polars.frame

@@ -1,8 +1,8 @@
-"""Stage 6, FORMAT: an Arrow batch as what the user asked for.
+"""Stage 6, FORMAT: conversion of Arrow batches to the user's format.
 
 One module per library, imported on first use. A transform is a function of a
-``pyarrow.RecordBatch``; every one here is a module-level function or a partial of one, so
-that permutations pickle.
+``pyarrow.RecordBatch``. The transforms here are module-level functions or partials of them, so
+permutations can be pickled.
 """
 
 from __future__ import annotations
@@ -50,32 +50,32 @@ FORMATS: dict[str, tuple[str, str]] = {
     "torch_matrix": ("torch", "row_matrix"),
     "torch_row": ("torch", "row_tensors"),
 }
-"""The module and the function of each format."""
+"""The module and function of each format, by the name of the format."""
 
 if set(FORMATS) != set(get_args(Format)):
     raise AssertionError(set(FORMATS) ^ set(get_args(Format)))
 
 OPTIONAL = ("pandas", "polars", "torch")
-"""Modules of formats that are called as the library they need, which may not be installed."""
+"""Modules named after the optional library that they need."""
 
-# These cannot be written through: Python objects are copies, and the others are read-only.
+# Writing to these cannot change Arrow's buffers: Python objects are copies, the rest is read-only.
 _READ_ONLY = ("arrow", "numpy", "pandas", "polars", "python")
 
 
 def transform_of(name: object, **options: Any) -> Transform:
-    """Give the transform of a format.
+    """Return the transform of a format.
 
     Args:
         name: One of ``FORMATS``.
-        options: For the dict formats, what ``with_format`` takes beside the name.
+        options: For the dict formats, the keyword arguments of ``with_format``.
 
     Raises:
-        ValueError: If there is no such format.
-        ImportError: If its library is not installed.
+        ValueError: If the format does not exist or takes no options.
+        ImportError: If the format's library is not installed.
     """
     if not isinstance(name, str) or name not in FORMATS:
         known = ", ".join(sorted(FORMATS))
-        message = f"Invalid format: {name}; wanted one of {known}"
+        message = f"Invalid format: {name}; pass one of {known}"
         raise ValueError(message)
     module, function = FORMATS[name]
     if module in OPTIONAL:
@@ -84,14 +84,15 @@ def transform_of(name: object, **options: Any) -> Transform:
     transform: Transform = getattr(library, function)
     if options:
         if not name.endswith("_dict"):
-            message = f"format {name} takes no options, got {', '.join(options)}"
+            dicts = " and ".join(f'"{key}"' for key in FORMATS if key.endswith("_dict"))
+            message = f'format "{name}" takes no options, got {", ".join(options)}; only {dicts} do'
             raise ValueError(message)
         transform = functools.partial(transform, **options)
     return transform
 
 
 def name_of(transform: Transform) -> str | None:
-    """Return the name of the format whose transform this is, or ``None`` for a function of the user."""
+    """Return the name of the format of a transform, or ``None`` for a user's function."""
     function: Any = getattr(transform, "func", transform)
     package, _, library = (getattr(function, "__module__", None) or "").rpartition(".")
     if package != __name__:
@@ -101,9 +102,11 @@ def name_of(transform: Transform) -> str | None:
 
 
 def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
-    """Give the function that makes of a batch of the core what ``transform`` makes of Arrow's.
+    """Return the function that converts a batch of the core as ``transform`` converts Arrow's.
 
-    The dict formats and the matrix have one, which is several times faster for numbers.
+    Returns:
+        The function, or ``None``: only the dict formats and ``"torch_matrix"`` have one. It is
+        several times faster than ``transform`` for columns of numbers.
     """
     options: dict[str, Any] = {}
     function: Any = transform
@@ -122,7 +125,7 @@ def native_of(transform: Transform) -> Callable[[Batch], Any] | None:
 
 
 def is_format(transform: Transform, format: Format) -> bool:  # noqa: A002
-    """Whether a transform is that of a format which takes no options."""
+    """Return whether a transform is that of ``format``, a format without options."""
     library, function = FORMATS[format]
     module = getattr(transform, "__module__", None)
     name = getattr(transform, "__name__", None)
@@ -130,28 +133,31 @@ def is_format(transform: Transform, format: Format) -> bool:  # noqa: A002
 
 
 def whole_of(transform: Transform) -> str | None:
-    """Return the name of a format whose batches are no sequence of rows, nor a dict of columns."""
+    """Return the name of the format if its batches are neither rows nor a dict of columns.
+
+    For all other formats and for a user's function, return ``None``.
+    """
     wholes: tuple[Format, ...] = "arrow", "pandas", "polars", "torch_col"
     return next((name for name in wholes if is_format(transform, name)), None)
 
 
 def is_matrix(transform: Transform) -> bool:
-    """Whether a transform wants the values of each row side by side."""
+    """Return whether a transform is that of ``"torch_matrix"``, which needs row-major values."""
     return is_format(transform, "torch_matrix")
 
 
 def is_torch(transform: Transform) -> bool:
-    """Whether a transform is that of a format of torch."""
+    """Return whether a transform is that of one of the torch formats."""
     if isinstance(transform, functools.partial):
         transform = transform.func
     return getattr(transform, "__module__", None) == f"{__name__}.torch"
 
 
 def needs_own_buffers(transform: Transform) -> bool:
-    """Whether what a transform makes may be written to, so that nothing else may share it.
+    """Return whether writing to a converted batch may change Arrow's buffers.
 
-    True of everything but our own read-only formats: tensors alias Arrow's buffers, and
-    nobody knows what a transform of the user's does.
+    Such batches must not share buffers with anything else. True for all but our own read-only
+    formats: tensors alias Arrow's buffers, and a user's transform may return anything.
     """
     module = getattr(transform, "__module__", None) or ""
     package, _, last = module.rpartition(".")

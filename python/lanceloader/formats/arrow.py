@@ -1,4 +1,4 @@
-"""Batches as they are."""
+"""Batches as pyarrow record batches."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["batch"]
 
 
 def batch(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Give the batch itself. No copy."""
+    """Return the batch itself, without a copy."""
     return batch

@@ -1,4 +1,4 @@
-"""Batches as numpy arrays."""
+"""Batches as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import numpy as np
 
 from lanceloader._extras import need
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import (
-    Library,
-    as_integers,
-    check_nulls,
-    convert,
-    gather_runs,
-    has_bfloat16,
-)
+from lanceloader.formats._columns import check_nulls, gather_runs
+from lanceloader.formats._convert import Library, convert
+from lanceloader.formats._types import as_integers, has_bfloat16
 from lanceloader.values import as_storable
 
 if TYPE_CHECKING:
@@ -29,10 +24,13 @@ __all__ = ["columns", "matrix"]
 
 
 def matrix(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Give one array of shape (rows, columns), as pandas would.
+    """Return an array of shape (rows, columns), as ``pandas.DataFrame.to_numpy`` does.
 
-    Its dtype is that of all columns, or what they promote to, or ``object``. May be
-    read-only and need not be contiguous.
+    The dtype is the common dtype of the columns, or ``object`` if they have none. The array may
+    be read-only or not contiguous.
+
+    Raises:
+        ImportError: If columns have several types or nulls and pandas is not installed.
     """
     import pyarrow as pa
 
@@ -50,12 +48,12 @@ def matrix(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
 
 
 def is_special(field: pa.Field) -> bool:
-    """Whether numpy and pandas would make of a column's values what they are stored as."""
+    """Return whether a column has tensors or bfloat16, which pandas returns as raw storage."""
     return has_bfloat16(field) or hasattr(field.type, "shape")
 
 
 def matrix_of_cells(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Return one array of shape (rows, columns), where some are tensors or 16-bit floats."""
+    """Return an array of shape (rows, columns) for columns that include tensors or bfloat16."""
     arrays = [
         cells_of(batch.select([at])) if is_special(field) else column.to_pandas()
         for at, (field, column) in enumerate(
@@ -71,7 +69,7 @@ def matrix_of_cells(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
 
 
 def cells_of(column: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Return a 1-D array of what each row has in the only column."""
+    """Return the only column as a 1-D array with one item per row, ``None`` for nulls."""
     values, mask = (
         convert(column, LIBRARY, nulls="mask", fill_value=None)[name]
         for name in (column.schema.names[0], f"{column.schema.names[0]}_mask")
@@ -87,27 +85,34 @@ def cells_of(column: pa.RecordBatch) -> np.ndarray[Any, Any]:
 def columns(
     batch: pa.RecordBatch, *, nulls: Nulls = "error", fill_value: Any = None
 ) -> dict[str, Any]:
-    """Give an array per column; see ``Permutation.with_format`` for types and nulls."""
+    """Return a dict of one array per column; see ``Permutation.with_format``."""
     check_nulls(nulls, fill_value)
     return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value)
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
-    """Give what ``columns`` gives, of a batch of the core."""
+    """Convert a batch of the core to a dict of one array per column, like ``columns``."""
     return gather_runs(batch, transform, vectors)
 
 
 def vectors(
     name: str, block: Any, dtype: str, shape: tuple[int, ...]
 ) -> np.ndarray[Any, Any]:
-    """Return columns of one dtype that lie end to end, the first of which is called ``name``."""
+    """Return a buffer of adjacent columns as an array of ``shape``, one item per column.
+
+    Args:
+        name: The name of the first column, for error messages.
+        block: The buffer.
+        dtype: The dtype of all columns.
+        shape: Columns, rows and, for fixed-size lists, items.
+    """
     if dtype == "bfloat16":
         return bfloat16(name, np.frombuffer(block, np.int16)).reshape(shape)
     return np.frombuffer(block, dtype=dtype).reshape(shape)
 
 
 def bfloat16(name: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return 16-bit integers as floats with these bits, of the dtype of ``ml_dtypes``. No copy.
+    """Reinterpret 16-bit integers as ``ml_dtypes.bfloat16``, without a copy.
 
     Raises:
         FormatError: If ``ml_dtypes`` is not installed.
@@ -116,18 +121,17 @@ def bfloat16(name: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         ml_dtypes = importlib.import_module("ml_dtypes")
     except ImportError as error:
         message = (
-            f"column `{name}` of type lance.bfloat16: numpy has no such dtype; "
-            "pip install ml_dtypes, which has, or use a torch format"
+            f"column `{name}` of type lance.bfloat16 needs the dtype of ml_dtypes, which is not "
+            'installed: pip install ml_dtypes, or use a torch format such as "torch_dict"'
         )
         raise FormatError(message) from error
     return bits.view(ml_dtypes.bfloat16)
 
 
 def array(column: pa.Array) -> np.ndarray[Any, Any]:
-    """Give an Arrow array without nulls as a numpy array.
+    """Convert an Arrow array without nulls.
 
-    Without a copy but for booleans and 32-bit dates. Times of the day are whole numbers, of
-    their own unit.
+    Only booleans and 32-bit dates are copied. Times of day become integers in their own unit.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Batches as pandas frames."""
+"""Batches as pandas data frames."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ __all__ = ["frame"]
 
 
 def frame(batch: pa.RecordBatch) -> pd.DataFrame:
-    """Give a frame of shape (rows, columns). A copy for most types."""
+    """Return a data frame of shape (rows, columns). Most types are copied."""
     need("pandas", 'format "pandas"')
     return as_storable(batch).to_pandas()

@@ -1,4 +1,4 @@
-"""Batches as polars frames."""
+"""Batches as Polars data frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["frame"]
 
 
 def frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    """Give a frame of shape (rows, columns). No copy for most types."""
+    """Return a data frame of shape (rows, columns). Most types are not copied."""
     need("polars", 'format "polars"')
     import polars as pl
 

@@ -14,25 +14,31 @@ __all__ = ["LazyRows", "Row", "columns", "rows"]
 
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Give a dict per row. A copy of every value."""
+    """Return a list with one dict per row. Every value is copied."""
     values: list[dict[str, Any]] = batch.to_pylist()
     return values
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
-    """Give a list per column. A copy of every value."""
+    """Return a dict with one list per column. Every value is copied."""
     values: dict[str, list[Any]] = batch.to_pydict()
     return values
 
 
 class Row(dict[str, Any]):
-    """The first row of ``LazyRows``; its type tells torch that the batch carries its columns.
+    """The first row of ``LazyRows``.
 
-    Changing it fills the list, which is then collated by rows.
+    torch's collate dispatches on this type and then takes the columns from the batch. Changing
+    the row fills the list first, so the batch is then collated row by row.
     """
 
     def __init__(self, values: dict[str, Any], rows: LazyRows) -> None:
-        """Be ``values``, the first of ``rows``."""
+        """Create the row.
+
+        Args:
+            values: The values by column.
+            rows: The list whose first row this is.
+        """
         super().__init__(values)
         self._rows = rows
 
@@ -41,7 +47,7 @@ class Row(dict[str, Any]):
 
 
 def _filling(name: str) -> Callable[..., Any]:
-    """Make a method of ``dict`` that fills the list of a row before it changes the row."""
+    """Return a ``dict`` method that fills the row's list before it changes the row."""
     method = getattr(dict, name)
 
     def filling(self: Row, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +72,7 @@ for _name in [
 
 
 def _filled(name: str) -> Callable[..., Any]:
-    """Make a method of ``list`` that fills the lists it is given before it looks at them."""
+    """Return a ``list`` method that first fills the list and its ``LazyRows`` arguments."""
     method = getattr(list, name)
 
     def filled(self: LazyRows, *args: Any, **kwargs: Any) -> Any:
@@ -81,18 +87,22 @@ def _filled(name: str) -> Callable[..., Any]:
 
 
 class LazyRows(list[Any]):
-    """A list of the rows of a batch that makes them when somebody looks.
+    """A list of the rows of a batch that is filled on first access.
 
-    torch's default collate looks at the type of the first row only, finds ``Row``, and
-    takes the columns from ``batch`` (see ``lanceloader.formats.torch.collate_rows``): a
-    batch of a thousand rows then costs no more than its columns. Everybody else sees a
-    list: any access but ``[0]`` fills it first.
+    torch's default collate looks only at the type of the first row, finds ``Row``, and takes
+    the columns from ``batch`` (see ``lanceloader.formats.torch.collate_rows``), so collating
+    costs no more than converting the columns. Any access other than ``[0]`` fills the list.
     """
 
     def __init__(
         self, batch: pa.RecordBatch, make: Callable[[pa.RecordBatch], list[Any]]
     ) -> None:
-        """Stand for ``make(batch)``, the rows as dicts."""
+        """Create an unfilled list.
+
+        Args:
+            batch: The batch.
+            make: A function that returns the rows of a batch as dicts.
+        """
         super().__init__()
         self.batch = batch
         self.make = make
@@ -101,7 +111,7 @@ class LazyRows(list[Any]):
         self._lock = threading.Lock()
 
     def fill(self) -> None:
-        """Make the rows, unless it was done before."""
+        """Create the rows unless they exist."""
         with self._lock:
             if self.is_filled:
                 return
@@ -120,7 +130,7 @@ class LazyRows(list[Any]):
         return list.__getitem__(self, index)
 
     def __radd__(self, other: list[Any]) -> list[Any]:
-        # Asked before the list on the left, which would not ask us.
+        # A subclass's __radd__ runs before list.__add__, which would copy unfilled storage.
         return [*other, *self]
 
     def __iter__(self) -> Iterator[Any]:
@@ -131,7 +141,7 @@ class LazyRows(list[Any]):
         return list, (list(self),)
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> Any:
-        # pyarrow reads a list's storage without asking, so it gets the batch.
+        # pyarrow reads a list's storage directly, which is empty until the list is filled.
         if self.is_filled:
             import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Batches as torch tensors, and how torch collates what the other formats give."""
+"""Batches as torch tensors, and the collate functions for the batches of other formats."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.dlpack import from_dlpack
 
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import (
-    Collated,
-    Library,
-    Ragged,
-    as_integers,
-    check_nulls,
-    convert,
-    gather_runs,
-    is_text,
-)
+from lanceloader.formats._columns import Collated, Ragged, check_nulls, gather_runs
+from lanceloader.formats._convert import Library, convert
+from lanceloader.formats._types import as_integers, is_text
 from lanceloader.formats.python import LazyRows, Row
 from lanceloader.values import bits_of, is_bfloat16, plain
 
@@ -34,9 +27,10 @@ __all__ = ["columns", "matrix", "register", "row_matrix", "row_tensors", "rows"]
 
 
 def is_versioned() -> bool:
-    """Whether pyarrow gives, and torch takes, a DLPack capsule of version 1.
+    """Return whether pyarrow exports, and torch imports, DLPack capsules of version 1.
 
-    Newer releases of pyarrow deprecate the older kind, which older ones of torch want.
+    Newer releases of pyarrow deprecate unversioned capsules; older releases of torch accept
+    nothing else.
     """
     try:
         from_dlpack(
@@ -61,13 +55,20 @@ DTYPES = {
 
 
 class TensorError(FormatError, pa.ArrowTypeError):  # type: ignore[misc]
-    """A column that tensors cannot hold, where LanceDB lets pyarrow's error through."""
+    """A column that a tensor cannot hold.
+
+    Also a ``pyarrow.ArrowTypeError``, which LanceDB's transforms raise.
+    """
 
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Give a dict per row of 0-D tensors, views into their columns.
+    """Return a list with one dict per row.
 
-    Vectors are 1-D tensors; text and bytes stay Python objects.
+    Numbers are 0-D tensors and lists of numbers 1-D tensors, all views of their columns. Text
+    and bytes are Python objects.
+
+    Raises:
+        FormatError: If a column has nulls or a type that tensors cannot hold.
     """
     sequences = {
         field.name: row_values(field, column)
@@ -80,37 +81,56 @@ def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def row_tensors(batch: pa.RecordBatch) -> list[torch.Tensor]:
-    """Give a 1-D tensor per row, its columns promoted to one dtype. A copy."""
+    """Return a list with one 1-D tensor per row.
+
+    The columns are copied and promoted to their common dtype.
+
+    Raises:
+        FormatError: If a column does not hold numbers or booleans.
+    """
     if any(is_bfloat16(field) for field in batch.schema):
         return list(torch.stack(tensors_of(batch, "torch_row"), dim=1).unbind(dim=0))
     arrays = [plain(column).to_numpy(zero_copy_only=False) for column in batch.columns]
     for name, values in zip(batch.schema.names, arrays, strict=True):
         if values.dtype.kind not in "iufb":
             message = (
-                f"column `{name}` of type {batch.schema.field(name).type}: torch_row holds "
-                "numbers; leave it out, or use torch_dict"
+                f"column `{name}` of type {batch.schema.field(name).type} cannot be converted: "
+                '"torch_row" holds only numbers; drop the column, or use "torch_dict"'
             )
             raise FormatError(message)
     return list(torch.tensor(np.column_stack(arrays)).unbind(dim=0))
 
 
 def matrix(batch: pa.RecordBatch) -> torch.Tensor:
-    """Give one tensor of shape (columns, rows), its columns promoted to one dtype. A copy."""
+    """Return a tensor of shape (columns, rows).
+
+    The columns are copied and promoted to their common dtype.
+
+    Raises:
+        FormatError: If a column does not hold numbers or booleans, or has nulls.
+    """
     return torch.stack(tensors_of(batch, "torch_col"))
 
 
 def row_matrix(batch: pa.RecordBatch) -> torch.Tensor:
-    """Give one tensor of shape (rows, columns); all columns are numbers of one type."""
+    """Return a contiguous tensor of shape (rows, columns).
+
+    Raises:
+        FormatError: If the columns do not all hold numbers of one type, or if they have nulls.
+    """
     kinds = {str(field.type): field.name for field in batch.schema}
     if len(kinds) > 1:
         found = ", ".join(f"{kind} (`{name}`)" for kind, name in kinds.items())
-        message = f"torch_matrix holds columns of one type, not of {found}"
+        message = (
+            f'"torch_matrix" needs columns of one type, got {found}; select or cast columns, or '
+            'use "torch_dict"'
+        )
         raise FormatError(message)
     return matrix(batch).T.contiguous()
 
 
 def matrix_from_native(batch: Batch) -> torch.Tensor:
-    """Give what ``row_matrix`` gives, of a batch of vectors of the core."""
+    """Convert a batch of the core, with one row-major column, to a tensor like ``row_matrix``."""
     _, runs, _ = batch.runs()
     if batch.num_rows == 0:
         rows = pa.record_batch(batch)
@@ -122,18 +142,25 @@ def matrix_from_native(batch: Batch) -> torch.Tensor:
 def columns(
     batch: pa.RecordBatch, *, nulls: Nulls = "error", fill_value: Any = None
 ) -> dict[str, Any]:
-    """Give a tensor per column; see ``Permutation.with_format`` for types and nulls."""
+    """Return a dict of one tensor per column; see ``Permutation.with_format``."""
     check_nulls(nulls, fill_value)
     return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value)
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:
-    """Give what ``columns`` gives, of a batch of the core."""
+    """Convert a batch of the core to a dict of one tensor per column, like ``columns``."""
     return gather_runs(batch, transform, vectors)
 
 
 def vectors(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
-    """Give columns of one dtype that lie end to end, as views of one tensor."""
+    """Return adjacent columns of one dtype as views of one tensor.
+
+    Args:
+        name: Unused.
+        block: The buffer of all columns.
+        dtype: The dtype of all columns.
+        shape: Columns, rows and, for fixed-size lists, items.
+    """
     del name
     whole = torch.frombuffer(block, dtype=DTYPES[dtype])
     if shape[0] == 1:
@@ -142,7 +169,7 @@ def vectors(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def array(column: pa.Array) -> torch.Tensor:
-    """Give an Arrow array without nulls as a tensor, without a copy but for booleans."""
+    """Convert an Arrow array without nulls. Only booleans are copied."""
     if pa.types.is_boolean(column.type):
         return torch.from_numpy(column.to_numpy(zero_copy_only=False))
     if pa.types.is_temporal(column.type):
@@ -153,7 +180,7 @@ def array(column: pa.Array) -> torch.Tensor:
 
 
 def bfloat16(name: str, bits: torch.Tensor) -> torch.Tensor:
-    """Return 16-bit integers as floats with these bits, without a copy."""
+    """Reinterpret 16-bit integers as bfloat16, without a copy."""
     del name
     return bits.view(torch.bfloat16)
 
@@ -162,7 +189,7 @@ LIBRARY = Library(array, bfloat16, torch.permute, "torch_dict")
 
 
 def tensors_of(batch: pa.RecordBatch, format: str) -> list[torch.Tensor]:  # noqa: A002
-    """Return each column as a 1-D tensor; see ``tensor_of``."""
+    """Return a list with one 1-D tensor per column; see ``tensor_of``."""
     return [
         tensor_of(field, column, format)
         for field, column in zip(batch.schema, batch.columns, strict=True)
@@ -174,18 +201,23 @@ def tensor_of(
     column: pa.Array,
     format: str,  # noqa: A002
 ) -> torch.Tensor:
-    """Give a column of numbers or booleans as a 1-D tensor.
+    """Return a column of numbers or booleans as a 1-D tensor.
+
+    Args:
+        field: The field of the column.
+        column: The values.
+        format: The name of the format, for error messages.
 
     Raises:
-        TensorError: If it holds anything else, or nulls.
+        TensorError: If the column has another type, or nulls.
     """
     name, column = field.name, plain(column)
     kind = column.type
     if column.null_count:
         message = (
             f"Can only use DLPack on arrays with no nulls: column `{name}` has "
-            f'{column.null_count} in {len(column)} rows; use torch_dict with nulls="mask" or '
-            f'nulls="fill", or filter them out with {name} IS NOT NULL'
+            f'{column.null_count} in {len(column)} rows; use "torch_dict" with `nulls="mask"` or '
+            f'`nulls="fill"`, or filter the rows with "{name} IS NOT NULL"'
         )
         raise TensorError(message)
     if is_bfloat16(field):
@@ -196,15 +228,15 @@ def tensor_of(
         or pa.types.is_boolean(kind)
     ):
         message = (
-            f"column `{name}` of type {field.type}: {format} holds numbers and booleans; leave it "
-            "out, or use torch_dict"
+            f'column `{name}` of type {field.type} cannot be converted: "{format}" holds only '
+            'numbers and booleans; drop the column, or use "torch_dict"'
         )
         raise TensorError(message)
     return array(column)
 
 
 def row_values(field: pa.Field, column: pa.Array) -> Any:
-    """Give a sequence of what each row has in a column."""
+    """Return a sequence with the value of each row of a column."""
     values = plain(column)
     kind = values.type
     if is_text(kind) and not is_bfloat16(field):
@@ -222,23 +254,23 @@ def row_values(field: pa.Field, column: pa.Array) -> Any:
 
 
 def convert_column(field: pa.Field, column: pa.Array) -> Any:
-    """Convert one column as ``torch_dict`` does."""
+    """Convert one column as ``"torch_dict"`` does."""
     batch = pa.RecordBatch.from_arrays([column], schema=pa.schema([field]))
     library = LIBRARY._replace(format="torch")
     return convert(batch, library, nulls="error", fill_value=None)[field.name]
 
 
 def register() -> None:
-    """Teach torch's default collate the batches that carry their columns."""
+    """Register collate functions for ``LazyRows`` and ``Columns`` with torch's default collate."""
     default_collate_fn_map[Row] = collate_rows
     default_collate_fn_map[Collated] = collate_columns
 
 
 def collate_rows(rows: Any, *, collate_fn_map: Any = None) -> Any:
-    """Collate a batch column by column, with the result of collating its rows."""
+    """Collate ``LazyRows`` by columns, with the same result as collating the rows."""
     del collate_fn_map
     if not isinstance(rows, LazyRows) or rows.is_filled:
-        # Somebody put the row into another list, or changed rows.
+        # The row was moved to another list, or rows were changed.
         return default_collate([dict(row) for row in rows])
     batch = rows.batch
     columns = zip(batch.schema, batch.columns, strict=True)
@@ -248,13 +280,13 @@ def collate_rows(rows: Any, *, collate_fn_map: Any = None) -> Any:
 
 
 def collate_columns(batch: Any, *, collate_fn_map: Any = None) -> Any:
-    """Hand over a batch that is a dict of columns already."""
+    """Return a ``Columns`` batch as a plain dict, uncollated."""
     del collate_fn_map
     return dict(batch)
 
 
 def collate_tensors(field: pa.Field, column: pa.Array) -> Any:
-    """Give what collating the rows of the ``torch`` format gives for a column."""
+    """Collate one column, with the same result as collating the rows of format ``"torch"``."""
     values = row_values(field, column)
     if isinstance(values, torch.Tensor) or is_text(plain(column).type):
         return values
@@ -262,7 +294,10 @@ def collate_tensors(field: pa.Field, column: pa.Array) -> Any:
 
 
 def collate_objects(column: pa.Array) -> Any:
-    """Give what collating Python objects gives for a column: 64-bit numbers and lists."""
+    """Collate one column, with the same result as collating rows of Python objects.
+
+    Numbers become 64-bit tensors; text stays a list.
+    """
     kind = column.type
     if column.null_count == 0 and len(column) > 0:
         if pa.types.is_boolean(kind):
@@ -282,7 +317,7 @@ def collate_objects(column: pa.Array) -> Any:
             size = kind.list_size
             values = column.values.slice(column.offset * size, len(column) * size)
             if values.null_count == 0:
-                # One tensor per place of the vector: what collating lists of floats gives.
-                places = values.to_numpy().reshape(len(column), size).T
-                return list(torch.from_numpy(places.astype(np.float64, order="C")))
+                # Collating lists of floats transposes them: one tensor per list index.
+                items = values.to_numpy().reshape(len(column), size).T
+                return list(torch.from_numpy(items.astype(np.float64, order="C")))
     return default_collate(column.to_pylist())

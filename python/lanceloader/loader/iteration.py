@@ -137,5 +137,5 @@ class Iteration:
             rows_of=lambda _: 1,
             unit=" batches",
             first=first,
-            said=self.metrics.speedometer(),
+            postfix=self.metrics.speedometer(),
         )

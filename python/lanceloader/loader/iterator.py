@@ -36,6 +36,7 @@ class LoaderIterator:
         # Reentrant: a transform that calls next() gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_closed = False
+        self._has_ended = False
         _register(self)
 
     def __iter__(self) -> Self:
@@ -54,8 +55,7 @@ class LoaderIterator:
                 metrics.yield_batch()
                 return batch
         except BaseException:
-            metrics.end()
-            warn_if_degraded(metrics)
+            self._note_end()
             raise
         finally:
             if self._is_closed:
@@ -79,10 +79,15 @@ class LoaderIterator:
         if self._lock.acquire(blocking=False):
             try:
                 self._batches.close()
-                self.metrics.end()
-                warn_if_degraded(self.metrics)
+                self._note_end()
             finally:
                 self._lock.release()
+
+    def _note_end(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self.metrics.end()
+            warn_if_degraded(self.metrics)
 
 
 _WARNED: set[str] = set()
@@ -95,8 +100,8 @@ def warn_if_degraded(metrics: Metrics) -> None:
     if failure is not None and cause_of(failure) not in _WARNED:
         _WARNED.add(cause_of(failure))
         message = f"rows were read in another way than explain() states: {failure}"
-        # Level 3 is the caller of `next`.
-        warnings.warn(message, DegradedWarning, stacklevel=3)
+        # Level 4 is the caller of `next`.
+        warnings.warn(message, DegradedWarning, stacklevel=4)
 
 
 def cause_of(failure: str) -> str:

@@ -410,7 +410,7 @@ class Loader(Generic[PermutationT]):
         # Workers are not ranks, so they get the rank of the process that pickles the loader.
         world = self._steps.world or World.in_use()
         state = self.__dict__ | {"_steps": replace(self._steps, world=world)}
-        state |= {"_metrics": None, "_trace": None}
+        state |= {"_metrics": None, "_trace": None, "cursor": copy.copy(self.cursor)}
         # Samplers refer to this loader weakly and are made again.
         del state["sampler"], state["batch_sampler"]
         return state

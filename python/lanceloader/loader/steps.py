@@ -55,7 +55,7 @@ class StepOptions:
             raise ValueError(
                 "`batch_size` and `global_batch_size` exclude each other: pass one of them"
             )
-        check_choice(f"tail={tail!r}", tail, Tail)
+        check_choice("tail", tail, Tail)
         sizes = {
             "batch_size": batch_size,
             "global_batch_size": global_batch_size,

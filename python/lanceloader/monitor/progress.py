@@ -1,4 +1,4 @@
-"""A progress bar for work over many rows, for those who ask for one."""
+"""Optional progress bars for operations over many rows."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ def progress_over(
     rows_of: Callable[[T], int],
     unit: str = " rows",
     first: int = 0,
-    said: Callable[[], str] | None = None,
+    postfix: Callable[[], str] | None = None,
 ) -> Iterator[T]:
-    """Pass ``batches`` on, with a bar that counts their rows, or something else.
+    """Yield batches, with a progress bar that counts their rows or another unit.
 
     Args:
-        batches: What to pass on.
-        num_rows: How many rows there are, those before ``first`` included, if it is known.
-        what: What the bar is called.
-        enabled: Whether there is one.
-        rows_of: Counts the rows of a batch.
-        unit: What is counted.
-        first: How many were there before.
-        said: Gives what stands behind the bar.
+        batches: The batches.
+        num_rows: The total number of rows including the first ``first``, or ``None`` if it is
+            unknown.
+        what: The title of the bar.
+        enabled: Whether to show a bar.
+        rows_of: Returns the number of rows of a batch.
+        unit: The unit that the bar counts.
+        first: The number of rows that were done before.
+        postfix: Returns the text after the bar.
 
     Raises:
-        ImportError: If a bar is wanted and tqdm is not installed.
+        ImportError: If ``enabled`` and tqdm is not installed.
     """
     if not enabled:
         yield from batches
@@ -47,13 +48,13 @@ def progress_over(
     with bar:
         for batch in batches:
             yield batch
-            if said is not None:
-                bar.set_postfix_str(said(), refresh=False)
+            if postfix is not None:
+                bar.set_postfix_str(postfix(), refresh=False)
             bar.update(rows_of(batch))
 
 
 def check_bar() -> None:
-    """Find out whether there can be bars.
+    """Check that progress bars can be shown.
 
     Raises:
         ImportError: If tqdm is not installed.
@@ -62,7 +63,7 @@ def check_bar() -> None:
 
 
 def new_bar(**options: Any) -> Any:
-    """Make a bar of tqdm, for a terminal or a notebook.
+    """Return a tqdm bar for a terminal or a notebook.
 
     Raises:
         ImportError: If tqdm is not installed.

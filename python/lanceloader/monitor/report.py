@@ -1,127 +1,114 @@
-"""What a loader did, in words: texts made of ``Stats``, which holds the numbers."""
+"""The report of ``Stats`` in words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lanceloader.monitor.formatting import brief, readable
+from lanceloader.monitor.measurements import STAGES
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from lanceloader.monitor.stats import Stats
+    from lanceloader.monitor.measurements import Measurements
 
-__all__ = [
-    "FINISHING",
-    "READING",
-    "brief",
-    "line",
-    "quantile",
-    "readable",
-    "text",
-    "verdict",
-]
+__all__ = ["line", "text", "verdict"]
 
-READING = ("order", "plan", "read", "gather")
-"""The stages of the threads that read."""
+_LOW_WAIT_SHARE = 0.05
+"""Up to this share of waiting, a faster loader would hardly speed up training."""
 
-FINISHING = ("format", "transform", "copy")
-"""The stages between those threads and the trainer."""
-
-_ENOUGH = 0.05
-"""A trainer that waits no longer than this share of its time would gain nothing worth it."""
-
-_LONG_START = 0.2
-"""A first batch that takes this share of the time is worth a word."""
+_LONG_FIRST_BATCH_SHARE = 0.2
+"""From this share of the time on, the verdict mentions the first batch."""
 
 _FROM_MEMORY = 0.9
-"""Of rows read this share came from memory: more of it would not help."""
+"""From this share of rows from memory on, a larger memory limit would hardly help."""
 
 _COLUMNAR = ("arrow", "numpy_dict", "torch_dict", "torch_matrix")
-"""Formats that cost little for a batch, however many rows it has."""
+"""Formats whose cost per batch hardly depends on the number of rows."""
 
 _ADVICE = {
-    "order": "draws by weight cost more than a shuffle; otherwise batches of more rows cost less a row",
-    "plan": "batches of more rows cost less to plan",
-    "read": 'rows come from files: more memory (memory_limit) or read="resident" keeps them',
-    "gather": "fewer or narrower columns (select_columns) cost less, or a format of one dtype",
+    "order": "weighted sampling costs more than a shuffle; larger batches cost less per row",
+    "plan": "larger batches cost less per row",
+    "read": 'a larger memory_limit or read="resident" keeps rows in memory',
+    "gather": "fewer or narrower columns (select_columns), or columns of one dtype, cost less",
     "format": 'a columnar format ("torch_dict", "torch_matrix", "arrow") costs less than rows',
-    "transform": "more transform_threads help if it lets go of the GIL, as NumPy and torch do",
-    "copy": "pin_memory=True, or batches of fewer bytes, make copies shorter",
+    "transform": "more transform_threads help if it releases the GIL, as NumPy and torch do",
+    "copy": "pin_memory=True or smaller batches make copies faster",
 }
 
 
-def verdict(stats: Stats) -> str:
-    """Say whether the trainer waits, for which stage most, and what would help."""
+def verdict(stats: Measurements) -> str:
+    """Return a sentence on how much and for what the trainer waits, and what would help."""
     if stats.batches < 2:
         return "too few batches to say what is slow"
-    share = f"the trainer waits {stats.wait_share:.0%} of the time"
-    if stats.wait_share <= _ENOUGH:
-        said = f"{share}; reading is not the bottleneck"
-    elif _are_few(stats):
-        said = f"{share}, most of it in a few long waits; loader.trace() shows when"
+    result = f"the trainer waits {stats.wait_share:.0%} of the time"
+    if stats.wait_share <= _LOW_WAIT_SHARE:
+        result += "; reading is not the bottleneck"
+    elif _has_few_long_waits(stats):
+        result += ", mostly in a few long waits; loader.trace() shows when"
     elif (slowest := stats.slowest) is None:
-        said = f"{share}; its stages were not measured"
+        result += "; the stages were not measured"
     else:
-        said = f"{share}, most of all for {slowest}; {_advice(slowest, stats)}"
-    if stats.seconds and stats.first_batch_seconds / stats.seconds >= _LONG_START:
-        said += f" (and {brief(stats.first_batch_seconds)} for the first batch)"
-    return said
+        result += f", mostly for {slowest}; {_advice(slowest, stats)}"
+    first_batch = stats.first_batch_seconds
+    if stats.seconds and first_batch / stats.seconds >= _LONG_FIRST_BATCH_SHARE:
+        result += f" (and {brief(first_batch)} for the first batch)"
+    return result
 
 
-def _are_few(stats: Stats) -> bool:
-    """Whether the longest one in a hundred waits make most of all."""
+def _has_few_long_waits(stats: Measurements) -> bool:
+    """Return whether the longest 1 % of the waits make up more than half of the waiting time."""
     long = sum(
         seconds * number for seconds, number in stats.waits if seconds > stats.wait_p99
     )
     return long > (stats.wait_seconds - stats.first_batch_seconds) / 2
 
 
-def _advice(stage: str, stats: Stats) -> str:
+def _advice(stage: str, stats: Measurements) -> str:
     if stage == "read" and stats.hits >= _FROM_MEMORY:
-        return "rows come from memory already: more threads, or narrower columns"
+        return "rows are in memory already; more threads or narrower columns help"
     if stage == "read" and stats.rows_spilled > stats.rows_direct + stats.rows_packed:
-        return "rows go through scratch files: more memory (memory_limit), or a faster disk"
+        return "rows pass through scratch files; a larger memory_limit or a faster disk helps"
     advice = _ADVICE[stage]
     if stage == "format" and stats.format in _COLUMNAR:
-        advice = (
-            "fewer columns (select_columns) and batches of more rows cost less a row"
-        )
+        advice = "fewer columns (select_columns) and larger batches cost less per row"
     if stage == "format" and not stats.transform_threads:
-        return f"transform_threads=1 takes it off the trainer; {advice}"
+        return f"transform_threads=1 moves it out of the trainer's thread; {advice}"
     return advice
 
 
-def text(stats: Stats) -> str:
-    """Give all that there is to say, line by line."""
+def text(stats: Measurements) -> str:
+    """Return the full report, with one line per topic."""
     lines = [_served(stats), _waited(stats)]
     if stats.batches > 1:
         waits = (stats.wait_p50, stats.wait_p95, stats.wait_p99)
         p50, p95, p99 = (brief(wait) for wait in waits)
         lines.append(
-            f"each      {p50} (half of them), {p95} (95 %), {p99} (99 %); "
+            f"each      {p50} (50 %), {p95} (95 %), {p99} (99 %); "
             f"{stats.ready:.1f} batches ready"
         )
-    spent = [
+    stages = [
         f"{stage} {brief(stats.stage_seconds[stage])}"
-        for stage in (*READING, *FINISHING)
+        for stage in STAGES
         if stats.stage_seconds.get(stage, 0.0) >= 1e-6
     ]
-    if spent:
-        lines.append(f"stages    {', '.join(spent)}, all threads together")
+    if stages:
+        lines.append(f"stages    {', '.join(stages)}, summed over all threads")
     lines += [*_read(stats), f"verdict   {verdict(stats)}"]
     if stats.ranks:
         lines += ["", *_table(stats.ranks)]
     return "\n".join(lines)
 
 
-def line(stats: Stats) -> str:
-    """Return the sum of it in one line, for ``repr``."""
+def line(stats: Measurements) -> str:
+    """Return a summary in one line, for ``repr``."""
     return (
         f"<Stats of {stats.batches:,} batches, {stats.rows:,} rows in {stats.seconds:.2f} s "
         f"({stats.rows_per_second:,.0f} rows/s), waited {brief(stats.wait_seconds)}>"
     )
 
 
-def _served(stats: Stats) -> str:
+def _served(stats: Measurements) -> str:
     line = (
         f"served    {stats.batches:,} batches, {stats.rows:,} rows, "
         f"{readable(stats.bytes)} in {stats.seconds:.2f} s "
@@ -134,16 +121,16 @@ def _served(stats: Stats) -> str:
     return line
 
 
-def _waited(stats: Stats) -> str:
+def _waited(stats: Measurements) -> str:
     share = stats.wait_seconds / stats.seconds if stats.seconds else 0.0
     line = (
         f"waited    {stats.wait_seconds:.2f} s ({share:.0%}), "
         f"{brief(stats.first_batch_seconds)} of it for the first batch"
     )
-    return f"{line}; rank {stats.rank}, the longest" if stats.ranks else line
+    return f"{line}; rank {stats.rank}, which waited longest" if stats.ranks else line
 
 
-def _read(stats: Stats) -> list[str]:
+def _read(stats: Measurements) -> list[str]:
     lines = [
         f"read      {stats.rows_packed:,} rows from memory, {stats.rows_direct:,} from the "
         f"table's files, {stats.rows_spilled:,} through scratch files"
@@ -152,21 +139,21 @@ def _read(stats: Stats) -> list[str]:
         where = "shared" if stats.is_shared else "of this process"
         lines.append(
             f"kept      {readable(stats.bytes_kept)} of packed rows, {where}: "
-            f"{stats.blocks_filled:,} blocks packed here, {stats.blocks_mapped:,} found, "
+            f"{stats.blocks_filled:,} blocks packed, {stats.blocks_mapped:,} found in the cache, "
             f"in {stats.fill_seconds:.2f} s"
         )
     if stats.rows_skipped or stats.rows_filled:
         lines.append(
-            f"failed    {stats.rows_skipped:,} rows left out "
-            f"({stats.batches_skipped:,} whole batches), {stats.rows_filled:,} filled in"
+            f"failed    {stats.rows_skipped:,} rows skipped "
+            f"({stats.batches_skipped:,} whole batches), {stats.rows_filled:,} replaced"
         )
     if stats.failure is not None:
-        lines.append(f"did without files: {stats.failure}")
+        lines.append(f"no files  {stats.failure}")
     return lines
 
 
-def _table(ranks: Sequence[Stats]) -> list[str]:
-    """Give a line for each rank, in columns."""
+def _table(ranks: Sequence[Measurements]) -> list[str]:
+    """Return a table with one line per rank."""
     rows = [("rank", "batches", "rows", "rows/s", "waits", "first", "p50", "p99")]
     rows += [
         (
@@ -186,37 +173,3 @@ def _table(ranks: Sequence[Stats]) -> list[str]:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-
-
-def quantile(waits: Iterable[tuple[float, int]], share: float) -> float:
-    """Give what a share of the waits did not exceed; 0 if there are none.
-
-    Args:
-        waits: Seconds and how many waits took about as long, shortest first.
-        share: From 0 to 1.
-    """
-    waits = tuple(waits)
-    wanted = share * sum(number for _, number in waits)
-    sum_so_far = 0
-    for seconds, number in waits:
-        sum_so_far += number
-        if sum_so_far >= wanted:
-            return seconds
-    return 0.0
-
-
-def readable(size: float) -> str:
-    """Give a number of bytes in the unit that suits it."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
-
-
-def brief(seconds: float) -> str:
-    """Give a duration in the unit that suits it."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.2f} {unit}"
-    return f"{seconds * 1e6:.0f} µs"

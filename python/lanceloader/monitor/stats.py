@@ -1,171 +1,101 @@
-"""What a loader did, as numbers and as a text."""
+"""The statistics of a loader."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.monitor import report
-from lanceloader.monitor.report import FINISHING, READING, quantile, readable
+from lanceloader.monitor.formatting import readable
+from lanceloader.monitor.measurements import STAGES, Measurements, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from lanceloader._native import ReadStats
 
 __all__ = ["STAGES", "Stats", "readable"]
-
-STAGES = (*READING, *FINISHING)
-"""The stages of the path of a batch, first to last."""
 
 _SUMMED = (
     *("batches", "rows", "bytes", "rows_packed", "rows_direct", "rows_spilled"),
     *("blocks_filled", "blocks_mapped", "rows_skipped", "rows_filled"),
     "batches_skipped",
 )
-"""What ranks have together."""
+"""The fields of merged statistics that are sums over the ranks."""
 
 
 @dataclass(frozen=True, repr=False)
-class Stats:
-    """What one iteration of a loader did so far, in this process.
+class Stats(Measurements):
+    """Statistics of one iteration of a loader in this process, up to now.
 
-    Rows read and blocks packed are those of all readers of the same rows in this process.
+    ``str`` returns a report, ``verdict`` its conclusion. The counts of rows read and blocks packed
+    include all readers of the same rows in this process.
 
     Attributes:
-        batches: Batches handed out.
-        rows: Rows in them, before any transform.
-        bytes: Bytes in them, as Arrow data.
-        seconds: From asking for the first batch until the iteration ended, or until now.
-        first_batch_seconds: From asking for the first batch until it was there.
-        wait_seconds: Spent waiting for batches, the first one included: the rest of the time
-            was the consumer's.
-        wait_p50: What half of the waits after the first did not exceed, in seconds; too long by
-            up to a quarter, as waits are counted by class.
-        wait_p95: What 95 % of them did not exceed.
-        wait_p99: What 99 % of them did not exceed.
-        waits: Seconds and how many waits took about as long, shortest first.
-        read_wait_seconds: Spent waiting for the threads that read, by the trainer or by the
-            threads of a transform, but for the first batch: if this is most of
-            ``wait_seconds``, reading is behind.
-        stage_seconds: Seconds of all threads by stage: ``"order"``, ``"plan"``, ``"read"``,
-            ``"gather"``, ``"format"`` (with ``collate``), ``"transform"`` and ``"copy"``. That
-            of copies is the time of the host: a device goes on by itself.
-        transform_threads: Threads that convert and transform; 0 is the trainer's own.
-        ready: Batches that lay ready when one was asked for, on average.
-        series: Seconds, rows handed out and seconds waited until then, at some hundred moments
-            from the first batch on, evenly many batches apart.
-        rank: The rank that was served; of several, the one that waited longest.
+        batches: Number of batches returned.
+        rows: Number of rows in these batches, before any transform.
+        bytes: Size of these batches as Arrow data.
+        seconds: Time from the request of the first batch until the end of the iteration or now.
+        first_batch_seconds: Time from the request of the first batch until it was returned.
+        wait_seconds: Time spent waiting for batches, including the first one. For the rest of
+            ``seconds``, the consumer was busy.
+        wait_p50: Median of the waits after the first batch, in seconds. Waits are counted in
+            classes, so quantiles are too long by up to a quarter.
+        wait_p95: 95 % quantile of these waits.
+        wait_p99: 99 % quantile of these waits.
+        waits: Histogram of these waits: pairs of seconds and the number of waits of this class,
+            shortest first.
+        read_wait_seconds: Time that the trainer or the threads of a transform waited for the
+            threads that read, without the first batch. If this is most of ``wait_seconds``,
+            reading is the bottleneck.
+        stage_seconds: Time summed over all threads, by stage: ``"order"``, ``"plan"``,
+            ``"read"``, ``"gather"``, ``"format"`` (includes ``collate``), ``"transform"`` and
+            ``"copy"`` (host time only; copies to a device are asynchronous).
+        transform_threads: Number of threads that convert and transform batches. 0 means the
+            trainer's own thread.
+        ready: Mean number of finished batches when a batch was requested.
+        series: Progress at up to a few hundred batches at equal distances, from the first batch
+            on: seconds, rows returned so far, and seconds waited so far.
+        rank: The rank of this process. For merged statistics, the rank that waited longest.
         world_size: The number of ranks.
-        ranks: Of ``merged`` statistics, those of each rank.
-        rows_packed: Rows gathered from packed rows in memory.
-        rows_direct: Rows read from the table's files.
-        rows_spilled: Rows written to scratch files.
-        blocks_filled: Blocks of packed rows that this process decoded.
-        blocks_mapped: Blocks that another process or an earlier run had left in the cache.
-        bytes_kept: Bytes of packed rows that are in memory.
-        fill_seconds: Until all rows were packed; 0 if they are not.
+        ranks: The statistics of each rank, for merged statistics; else empty.
+        rows_packed: Number of rows gathered from packed rows in memory.
+        rows_direct: Number of rows read from the table's files.
+        rows_spilled: Number of rows written to scratch files.
+        blocks_filled: Number of blocks of packed rows that this process decoded.
+        blocks_mapped: Number of blocks found in the cache, from another process or an earlier
+            run.
+        bytes_kept: Size of the packed rows in memory.
+        fill_seconds: Time until all rows were packed, or 0 if they are not.
         is_shared: Whether packed rows are shared with other processes.
-        rows_skipped: Rows left out because a transform failed on them.
-        rows_filled: Rows that something was put in the place of, for the same reason.
-        batches_skipped: Batches all of whose rows were left out.
-        format: The format of the batches, or ``None`` where a function of the user makes them.
-        failure: Why rows could not be packed or written to files, if so; they were then read
-            in another way.
+        rows_skipped: Number of rows skipped because a transform failed on them.
+        rows_filled: Number of rows replaced because a transform failed on them.
+        batches_skipped: Number of batches of which all rows were skipped.
+        format: The format of the batches, or ``None`` for a user's transform.
+        failure: Why rows could not be packed or stored in files, or ``None``. They were then
+            read in another way.
     """
-
-    batches: int = 0
-    rows: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    first_batch_seconds: float = 0.0
-    wait_seconds: float = 0.0
-    wait_p50: float = 0.0
-    wait_p95: float = 0.0
-    wait_p99: float = 0.0
-    waits: tuple[tuple[float, int], ...] = ()
-    read_wait_seconds: float = 0.0
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    transform_threads: int = 0
-    ready: float = 0.0
-    series: tuple[tuple[float, int, float], ...] = ()
-    rank: int = 0
-    world_size: int = 1
-    ranks: tuple[Stats, ...] = ()
-    rows_packed: int = 0
-    rows_direct: int = 0
-    rows_spilled: int = 0
-    blocks_filled: int = 0
-    blocks_mapped: int = 0
-    bytes_kept: int = 0
-    fill_seconds: float = 0.0
-    is_shared: bool = False
-    rows_skipped: int = 0
-    rows_filled: int = 0
-    batches_skipped: int = 0
-    failure: str | None = None
-    format: str | None = None
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows handed out per second since the iteration began."""
-        return self.rows / self.seconds if self.seconds else 0.0
-
-    @property
-    def wait_share(self) -> float:
-        """The share of the time after the first batch that was spent waiting."""
-        seconds = self.seconds - self.first_batch_seconds
-        waited = max(0.0, self.wait_seconds - self.first_batch_seconds)
-        return min(1.0, waited / seconds) if seconds > 0 else 0.0
-
-    @property
-    def hits(self) -> float:
-        """The share of the rows read that came from memory."""
-        rows = self.rows_packed + self.rows_direct + self.rows_spilled
-        return self.rows_packed / rows if rows else 0.0
-
-    @property
-    def slowest(self) -> str | None:
-        """The stage that the trainer waits for most, or ``None`` if stages were not measured.
-
-        Stages are compared among those that are behind: if the threads that read are waited
-        for, these are theirs, otherwise what is done with a batch afterwards. Of several
-        ranks, it is that of the one that waited longest.
-        """
-        if self.ranks:
-            return next(each for each in self.ranks if each.rank == self.rank).slowest
-        waited = self.wait_seconds - self.first_batch_seconds
-        is_reading = self.read_wait_seconds >= waited / 2
-        threads = max(1, self.transform_threads)
-        seconds = {
-            stage: self.stage_seconds.get(stage, 0.0)
-            / (threads if stage in ("format", "transform") else 1)
-            for stage in STAGES
-        }
-        for stages in (READING if is_reading else FINISHING, STAGES):
-            slowest = max(stages, key=lambda stage: seconds[stage])
-            if seconds[slowest] > 0:
-                return slowest
-        return None
 
     @property
     def verdict(self) -> str:
-        """Whether the trainer waits for batches, for which stage most, and what would help."""
+        """A sentence on how much and for which stage the trainer waits, and what would help."""
         return report.verdict(self)
 
     @classmethod
     def merged(cls, stats: Iterable[Stats]) -> Self:
-        """Put the statistics of several ranks together; ``str`` of them has a line for each.
+        """Merge the statistics of several ranks. The report then has a line for each rank.
 
-        Batches, rows, bytes, waits and the seconds of stages are those of all. How long it took
-        and how long was waited is that of the rank that waited longest: the others wait for it.
+        Batches, rows, bytes, waits and the seconds of stages are sums over the ranks. The total
+        time and the time waited are those of the rank that waited longest, since the other ranks
+        wait for it.
 
         Args:
-            stats: One of each rank, as ``torch.distributed.all_gather_object`` brings them.
+            stats: The statistics of each rank, as ``torch.distributed.all_gather_object``
+                collects them.
 
         Raises:
-            ValueError: If there are none, or two of one rank.
+            ValueError: If ``stats`` is empty or contains a rank twice.
 
         Example:
             >>> ranks = [perm.loader(2, rank=rank, world_size=2) for rank in range(2)]
@@ -177,12 +107,11 @@ class Stats:
         """
         ranks = tuple(sorted(stats, key=lambda each: each.rank))
         if not ranks:
-            raise ValueError(
-                "no statistics to merge: wanted those of one rank at least"
-            )
+            message = "no statistics to merge; pass those of at least one rank"
+            raise ValueError(message)
         numbers = [each.rank for each in ranks]
         if len(set(numbers)) < len(numbers):
-            message = f"statistics of ranks {numbers}: wanted one of each rank"
+            message = f"`stats` must contain each rank once, got ranks {numbers}"
             raise ValueError(message)
         slowest = max(ranks, key=lambda each: (each.wait_share, each.wait_seconds))
         waits: Counter[float] = Counter()
@@ -211,7 +140,7 @@ class Stats:
             rank=slowest.rank,
             world_size=slowest.world_size,
             ranks=ranks,
-            # Those that share rows keep them once, as far as can be seen from here.
+            # Ranks that share packed rows hold one copy, assuming they are on one machine.
             bytes_kept=max(kept) if is_shared else sum(kept),
             fill_seconds=max(each.fill_seconds for each in ranks),
             is_shared=is_shared,
@@ -220,12 +149,13 @@ class Stats:
         )
 
     def to_dict(self, prefix: str = "") -> dict[str, int | float]:
-        """Give the numbers under flat names, for loggers like W&B and TensorBoard.
+        """Return all numbers as a flat dict, for loggers such as W&B and TensorBoard.
 
-        Seconds of stages are ``"order_seconds"`` and so on. What is no number is left out.
+        The seconds of a stage have the key ``"order_seconds"`` and so on. Fields that are not
+        numbers are omitted.
 
         Args:
-            prefix: Put before each name, as in ``"loader/"``.
+            prefix: A prefix for all keys, such as ``"loader/"``.
 
         Example:
             >>> loader = perm.loader(5)
@@ -259,7 +189,7 @@ class Stats:
 def reads_between(
     before: ReadStats | None, after: ReadStats | None
 ) -> dict[str, int | float | bool | str | None]:
-    """Give the fields of ``Stats`` that tell what was read in between."""
+    """Return the fields of ``Stats`` about reading, for the time between two snapshots."""
     if before is None or after is None:
         return {}
     return {

@@ -1,13 +1,12 @@
-"""What a permutation reads from: a table at one version, in a form that pickles small.
+"""Sources: tables at one version, from which permutations read.
 
-``open_source`` turns what users hold (a LanceDB table, a ``lance`` dataset, a path or URI,
-Arrow data) into a ``Source``. A source is pinned to the version it was opened at, opens
-lazily in every process, and never carries handles or data in its pickle, except for data
-that exists only in memory.
+``open_source`` turns a LanceDB table, a ``lance`` dataset, a path or URI, or Arrow data into a
+``Source``. A source is pinned to the version it was opened at and opens lazily in every process.
+Its pickle holds no handles, and no rows unless they exist only in memory.
 """
 
-from lanceloader.sources.base import Reader, Source
-from lanceloader.sources.by_engine import EngineSource
+from lanceloader.sources.base import RowReader, Source
+from lanceloader.sources.engine_source import EngineSource
 from lanceloader.sources.native import LanceSource, MemorySource
 from lanceloader.sources.opening import open_source, pinned_source
 from lanceloader.sources.unopened import Unopened
@@ -16,7 +15,7 @@ __all__ = [
     "EngineSource",
     "LanceSource",
     "MemorySource",
-    "Reader",
+    "RowReader",
     "Source",
     "Unopened",
     "open_source",

@@ -1,8 +1,8 @@
-"""SQL over Arrow data: the columns that a text names, as a LanceDB table in memory.
+"""SQL over Arrow data, by way of a LanceDB table in memory.
 
-LanceDB takes some columns for vectors, keeps names for itself and does not store every type.
-So it gets only the columns that are named, as types that it stores with the same values, and
-under other names where it would refuse theirs.
+LanceDB treats some columns as vectors, reserves some names and does not store every type. So
+only the columns that the SQL text names are copied to the table, cast to types that LanceDB
+stores, and renamed where LanceDB would refuse the name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["ArrowEngine"]
 
 RESERVED = {*SYSTEM, "_row_created_at_version", "_row_last_updated_at_version"}
-"""Names that Lance keeps for itself."""
+"""Column names that Lance reserves."""
 
 
 class ArrowEngine(Engine):
-    """Arrow data as a table whose row ids are row offsets."""
+    """An engine over Arrow data, in which row ids are row offsets."""
 
     def __init__(self, data: pa.Table) -> None:
-        """Ask of ``data``. Only columns that are asked for are copied."""
+        """Wrap ``data``. A scan copies only the columns that it names."""
         self.data = data
 
     def schema(self) -> pa.Schema:
@@ -52,37 +52,38 @@ class ArrowEngine(Engine):
     def scan(
         self, columns: dict[str, str], predicate: str | None = None
     ) -> pa.RecordBatchReader:
-        # The column of row ids is ours, also where the data has one of this name.
+        # `_rowid` always means the row offset, even if the data has a column of that name.
         texts = {name: text for name, text in columns.items() if name != ROW_ID}
-        named = Named(self.data, [*texts.values(), predicate or ""])
-        asked = {name: named.rewritten(text) for name, text in texts.items()}
-        where = None if predicate is None else named.rewritten(predicate)
+        inputs = SqlColumns(self.data, [*texts.values(), predicate or ""])
+        expressions = {name: inputs.rewritten(text) for name, text in texts.items()}
+        where = None if predicate is None else inputs.rewritten(predicate)
         try:
-            engine = LancedbEngine(memory_table(named.table()))
-            found = engine.scan(asked | {named.row: named.row}, where).read_all()
+            engine = LancedbEngine(memory_table(inputs.table()))
+            expressions[inputs.row] = inputs.row
+            found = engine.scan(expressions, where).read_all()
         except (RuntimeError, ValueError, OSError) as error:
             name = name_not_found(error)
-            reason = None if name is None else named.left_out.get(name.casefold())
+            reason = None if name is None else inputs.omitted.get(name.casefold())
             if reason is None:
                 raise
             message = (
-                f"column `{name}`: {reason}; filter by a boolean array instead, as from "
-                "pyarrow.compute"
+                f"column `{name}` cannot be used in SQL: {reason}; filter by a boolean array "
+                "instead, such as the result of a `pyarrow.compute` function"
             )
             raise UnsupportedError(message) from error
-        # Parts of a table are written, and come back, in any order.
-        found = found.sort_by(named.row)
-        names = [named.row if name == ROW_ID else name for name in columns]
+        # LanceDB writes and reads the parts of a table in any order.
+        found = found.sort_by(inputs.row)
+        names = [inputs.row if name == ROW_ID else name for name in columns]
         return found.select(names).rename_columns(list(columns)).to_reader()
 
 
-class Named:
-    """The columns that SQL texts name, and a column of row offsets."""
+class SqlColumns:
+    """The columns of a table that SQL texts refer to, and a column of row offsets."""
 
     def __init__(self, data: pa.Table, texts: Sequence[str]) -> None:
-        """Look for columns of ``data`` in ``texts``."""
-        self.left_out: dict[str, str] = {}
-        """Why a column is not there, by its name in lower case."""
+        """Collect the columns of ``data`` that ``texts`` refer to."""
+        self.omitted: dict[str, str] = {}
+        """Why a column cannot be stored, by its name in lower case."""
         self._data = data
         self._texts = texts
         self._known = list(dict.fromkeys([*data.column_names, *SYSTEM]))
@@ -99,11 +100,11 @@ class Named:
                 self._add(column)
 
     def rewritten(self, text: str) -> str:
-        """Return a text with the names that columns have in ``table``."""
+        """Return a text in which columns have their names in ``table``."""
         return with_names(text, self._known, self._names)
 
     def table(self) -> pa.Table:
-        """Return the columns as the engine stores them."""
+        """Return the columns as types, and under names, that LanceDB stores."""
         import pyarrow as pa
 
         columns = {self.row: offsets_of(Order.all(self._data.num_rows))}
@@ -118,23 +119,23 @@ class Named:
                 stored(chunk) for chunk in values.chunks or [pa.nulls(0, values.type)]
             ]
         except (UnsupportedError, pa.ArrowNotImplementedError) as error:
-            self.left_out[column.casefold()] = str(error)
+            self.omitted[column.casefold()] = str(error)
             return
         name = column
         if column in RESERVED or not column or not set(column).isdisjoint(".`"):
             name = self._names[column] = self._unused(f"column{len(self._columns)}")
         self._columns[name] = pa.chunked_array(chunks)
 
-    def _unused(self, word: str) -> str:
-        """Return a name that no column and no text has."""
+    def _unused(self, name: str) -> str:
+        """Append underscores to a name until no column and no text contains it."""
         taken = "\n".join([*self._known, *self._texts]).casefold()
-        while word in taken:
-            word += "_"
-        return word
+        while name in taken:
+            name += "_"
+        return name
 
 
 def memory_table(data: pa.Table) -> Any:
-    """Put rows into a LanceDB table in memory as they are.
+    """Create a LanceDB table in memory with exactly these rows.
 
     Raises:
         UnsupportedError: If lancedb is not installed.
@@ -142,10 +143,13 @@ def memory_table(data: pa.Table) -> Any:
     try:
         import lancedb
     except ImportError:
-        message = "SQL over Arrow data: pip install lanceloader[lancedb]"
+        message = (
+            "SQL over Arrow data needs lancedb, which is not installed: "
+            'pip install "lanceloader[lancedb]"'
+        )
         raise UnsupportedError(message) from None
     database = lancedb.connect("memory://")
-    # Made with rows, columns of some names would become vectors.
+    # `create_table` with rows would turn columns of some names into vectors.
     table = database.create_table("data", schema=data.schema)
     if data.num_rows:
         table.add(data)
@@ -153,10 +157,10 @@ def memory_table(data: pa.Table) -> Any:
 
 
 def stored(array: pa.Array) -> pa.Array:
-    """Return the same values as a type that the engine stores.
+    """Cast an array to a type that LanceDB stores and that keeps the values.
 
     Raises:
-        UnsupportedError: If there is none.
+        UnsupportedError: If there is no such type.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -164,7 +168,7 @@ def stored(array: pa.Array) -> pa.Array:
 
     kind = array.type
     if types.is_union(kind) or types.is_interval(kind):
-        raise UnsupportedError(f"no SQL type has the values of {kind}")
+        raise UnsupportedError(f"SQL has no type for the values of {kind}")
     if isinstance(kind, pa.BaseExtensionType):
         inner = stored(array.storage)
         return array if inner.type == kind.storage_type else inner
@@ -180,7 +184,7 @@ def stored(array: pa.Array) -> pa.Array:
         return pa.StructArray.from_arrays(fields, names, mask=array.is_null())
     if is_list(kind):
         values = stored(array.flatten())
-        # Fixed-size lists of floats are vectors to it, which may not hold NaN.
+        # LanceDB treats fixed-size lists of floats as vectors and refuses NaN in them.
         is_vector = types.is_fixed_size_list(kind) and types.is_floating(values.type)
         is_view = types.is_list_view(kind) or types.is_large_list_view(kind)
         if values.type == kind.value_type and not is_vector and not is_view:
@@ -199,7 +203,7 @@ def stored(array: pa.Array) -> pa.Array:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether this is a list, of any kind but a map."""
+    """Return whether a type is a list of any kind. Maps are not lists."""
     from pyarrow import types
 
     tests = (

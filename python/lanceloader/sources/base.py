@@ -1,4 +1,4 @@
-"""What a permutation asks of a table, whatever it is."""
+"""The interface of all sources and of their readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
 from lanceloader.errors import LanceloaderError
-from lanceloader.sql import complaint
+from lanceloader.sql import sql_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from lanceloader.engine import Engine
     from lanceloader.options import ReadOptions
 
-__all__ = ["Reader", "Source", "answering"]
+__all__ = ["RowReader", "Source", "sql_errors"]
 
 
-class Reader(Protocol):
-    """Reads chosen columns, rows by position in an order."""
+class RowReader(Protocol):
+    """A reader of selected columns, which reads rows by their positions in an order."""
 
     def __arrow_c_schema__(self) -> Any:
-        """Give the schema of the batches."""
+        """Return the schema of the batches as a capsule."""
 
     def take(self, order: Order, positions: Sequence[int]) -> ArrowArrayExportable:
-        """Give the rows at ``positions``, in that order."""
+        """Return the rows at ``positions``, in that order."""
 
     def read(self, order: Order, start: int, stop: int) -> ArrowArrayExportable:
-        """Give the rows at positions ``start`` to ``stop``."""
+        """Return the rows at positions ``start`` to ``stop`` (exclusive)."""
 
     def load(
         self,
@@ -40,90 +40,116 @@ class Reader(Protocol):
         batch_size: int | None,
         drop_last: bool,  # noqa: FBT001
     ) -> Iterator[ArrowArrayExportable]:
-        """Give all rows in batches of ``batch_size``, or of what is read at once."""
+        """Iterate over all rows in batches.
+
+        Args:
+            order: The rows.
+            batch_size: The rows per batch, or ``None`` for as many as are read at once.
+            drop_last: Whether to skip a last batch with fewer rows.
+        """
 
 
 class Source(ABC):
     """A table at one version."""
 
     name: str
-    """What the table is called; a connection factory is given this name."""
+    """The name of the table, with which a connection factory is called."""
 
     version: int | None
-    """The version it is pinned to, if it has versions."""
+    """The version, or ``None`` for Arrow data, which has no versions."""
 
     rows_are_ids: bool = False
-    """Whether orders hold row ids, not row offsets."""
+    """Whether orders hold row ids instead of row offsets."""
 
     branch: str | None
-    """The branch of that version, if it is not the main line."""
+    """The branch of the version, or ``None`` for the main branch."""
 
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """The columns."""
+        """The schema of the table."""
 
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """The number of live rows."""
+        """The number of rows, without deleted ones."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Say in one line where the rows come from."""
+        """Describe the source in one line."""
 
     @abstractmethod
     def reader(
         self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
-    ) -> Reader:
-        """Make a reader of ``columns``, pairs of output name and source name."""
+    ) -> RowReader:
+        """Create a reader of ``columns``, which are pairs of output name and source name."""
 
     @abstractmethod
     def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:
-        """Find the rows with these ids, in this order."""
+        """Return the rows with these ids, in the same order, and the source that reads them."""
 
     @abstractmethod
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        """Keep the rows of ``order`` for which an SQL predicate is true."""
+        """Return the rows of ``order`` that match an SQL predicate, and their source."""
 
     @abstractmethod
     def row_ids(self, order: Order) -> pa.Array:
-        """Give the row ids of ``order``."""
+        """Return the row ids of ``order`` as uint64."""
 
     @abstractmethod
     def scan(
         self, columns: Sequence[str], order: Order, predicate: str | None
     ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
-        """Give the row ids and ``columns`` of ``order``, the rows where ``predicate`` is true."""
+        """Iterate over the row ids and the values of ``columns`` of the matching rows.
+
+        Args:
+            columns: The columns.
+            order: The rows that match ``predicate``.
+            predicate: The SQL predicate that selected ``order``, or ``None`` for all rows.
+        """
 
     def calculate(self, expressions: dict[str, str], predicate: str | None) -> pa.Table:
-        """Give SQL expressions, by output name, and row ids where ``predicate`` is true."""
+        """Evaluate SQL expressions on the rows that match ``predicate``.
+
+        Args:
+            expressions: SQL expressions by output name.
+            predicate: An SQL predicate, or ``None`` for all rows.
+
+        Returns:
+            A table with one column per expression and the column ``_rowid``.
+        """
         columns = expressions | {"_rowid": "_rowid"}
         return self.engine().scan(columns, predicate).read_all()
 
     @abstractmethod
     def engine(self) -> Engine:
-        """Give the table's own library, for what only it can answer."""
+        """Return an engine that queries the table with its own library."""
 
     def all_rows(self) -> Order:
-        """Give every row, in storage order."""
+        """Return all rows in storage order."""
         return Order.all(self.num_rows)
 
 
 @contextmanager
-def answering(what: str, text: str, columns: Sequence[str]) -> Iterator[None]:
-    """Make a ``ValueError`` that names an SQL text of what a library says of it."""
+def sql_errors(what: str, text: str, columns: Sequence[str]) -> Iterator[None]:
+    """Turn errors of a library about an SQL text into a ``ValueError`` that quotes the text.
+
+    Args:
+        what: The kind of text, for the message: ``"filter"`` or ``"expression"``.
+        text: The SQL text.
+        columns: The names of the existing columns.
+    """
     try:
         yield
     except LanceloaderError:
-        # It says itself what is wrong, which is not the text.
+        # Not about the text, and the message is complete.
         raise
     except Exception as error:
-        # Of what a signal handler raised while pylance reads, it keeps the text alone.
+        # pylance turns exceptions of a signal handler into errors with the same text.
         if str(error).startswith("External error: KeyboardInterrupt"):
             raise KeyboardInterrupt from error
-        # LanceDB's planner panics on some expressions; its class for that is not public.
+        # LanceDB's planner panics on some expressions, with a class that is not public.
         is_panic = type(error).__name__ == "RustPanic"
         if not is_panic and not isinstance(error, RuntimeError | ValueError | OSError):
             raise
-        raise complaint(what, text, error, columns) from error
+        raise sql_error(what, text, error, columns) from error

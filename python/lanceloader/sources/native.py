@@ -1,4 +1,4 @@
-"""Tables that the native reader reads: Lance tables in files, and Arrow data in memory."""
+"""Sources that the native reader reads: Lance tables in files, and Arrow data in memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order, Table
-from lanceloader.engine import ROW_ID, EngineReader, engine_of_uri
+from lanceloader.engine import ROW_ID, engine_of_uri
+from lanceloader.engine_reader import EngineReader
 from lanceloader.errors import UnsupportedError
 from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.options import ReadOptions
 from lanceloader.sources.arrow_sql import ArrowEngine
-from lanceloader.sources.base import Reader, Source, answering
+from lanceloader.sources.base import RowReader, Source, sql_errors
 from lanceloader.sources.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -28,33 +29,39 @@ __all__ = ["LanceSource", "MemorySource", "absolute", "name_of"]
 
 
 def absolute(uri: str) -> str:
-    """Make a path mean the same in every folder; URIs do."""
+    """Return an absolute path. URIs are returned unchanged."""
     return uri if "://" in uri else os.path.abspath(uri)  # noqa: PTH100
 
 
 def name_of(uri: str) -> str:
-    """Call a table by the last part of its address."""
+    """Return the last component of a table's address, without ``.lance``."""
     return uri.rstrip("/").rpartition("/")[2].removesuffix(".lance")
 
 
 def checked_options(options: Any) -> StorageOptions:
-    """Copy storage options.
+    """Return a copy of storage options.
 
     Raises:
-        TypeError: If one is no string.
+        TypeError: If they are not a dict of strings.
     """
     if options is not None and not isinstance(options, Mapping):
-        message = f"storage_options of type {type(options).__name__}: wanted a dict"
+        message = (
+            "`storage_options` must be a dict of strings, not of type "
+            f"{type(options).__name__}"
+        )
         raise TypeError(message)
     for name, value in (options or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            message = f"storage_options: option {name!r} of type {type(value).__name__}: wanted a string"
+            message = (
+                f"`storage_options` must be a dict of strings, but option {name!r} has a value "
+                f"of type {type(value).__name__}"
+            )
             raise TypeError(message)
     return dict(options or {})
 
 
 class NativeSource(Source):
-    """A source that the native reader reads."""
+    """The base of the sources that the native reader reads."""
 
     @property
     @abstractmethod
@@ -73,24 +80,23 @@ class NativeSource(Source):
 
     def reader(
         self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
-    ) -> Reader:
+    ) -> RowReader:
         options = options or ReadOptions()
         try:
             return self.native.reader(columns, **options.for_native())
         except UnsupportedError:
-            # A column that only the table's own library reads; it finds rows by id.
+            # Only the table's own library reads some columns; it looks rows up by id.
             return EngineReader(self.engine(), columns, ROW_ID, self.native)
 
     def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:
         return self, self.native.order_of_row_ids(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        with answering("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.schema.names):
             rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
         return self, order.filtered(rows)
 
     def row_ids(self, order: Order) -> pa.Array:
-
         return numbers_of(self.native.row_ids(order, 0, len(order)))
 
     def scan(
@@ -98,7 +104,7 @@ class NativeSource(Source):
     ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
         import pyarrow as pa
 
-        del predicate  # the order has answered it
+        del predicate  # `order` holds exactly the matching rows
         names = [(ROW_ID, ROW_ID), *((name, name) for name in columns)]
         for found in self.reader(names).load(order, None, False):  # noqa: FBT003
             batch = pa.record_batch(found)
@@ -106,7 +112,7 @@ class NativeSource(Source):
 
 
 class LanceSource(NativeSource):
-    """A Lance table in files, on a disk or in object storage."""
+    """A Lance table in files, on disk or in object storage."""
 
     def __init__(
         self,
@@ -124,12 +130,12 @@ class LanceSource(NativeSource):
         Args:
             uri: Path or URI.
             version: Version number, or ``None`` for the latest.
-            branch: Branch, or ``None`` for the main line.
+            branch: Branch, or ``None`` for the main branch.
             tag: Tag, instead of a version.
             storage_options: Options of the object store.
-            name: What the table is called; by default the last part of the URI.
-            make_engine: Gives the engine of the object it was made from, pinned. Not
-                pickled: elsewhere, the table is opened by its address.
+            name: The name of the table, by default the last component of the URI.
+            make_engine: Returns an engine of the user's table object, at this version. It is
+                not pickled: other processes open the table by its address.
         """
         self.uri = absolute(uri)
         self.storage_options = checked_options(storage_options)
@@ -162,7 +168,7 @@ class LanceSource(NativeSource):
         return f"{self.uri} at version {self.version}{branch}"
 
     def engine(self) -> Engine:
-        # The handles of another process are dead in this one.
+        # Handles that were opened before a fork do not work in the child.
         if self._make_engine is not None and self._pid == os.getpid():
             return self._make_engine()
         options = self.storage_options or None
@@ -188,38 +194,40 @@ class MemorySource(NativeSource):
         branch: str | None = None,
         make_engine: Callable[[], Engine] | None = None,
     ) -> None:
-        """Take ``data``, an object with ``__arrow_c_stream__``, over.
+        """Wrap Arrow data, without a copy.
 
         Args:
-            data: The rows. They are not copied.
-            name: What to call them.
-            row_ids: The column that is not data, but the ids of the rows.
-            version: The version of the table they were read from.
+            data: The rows, an object with ``__arrow_c_stream__``.
+            name: The name of the data.
+            row_ids: The column that holds row ids instead of data.
+            version: The version of the table that the rows were read from.
             branch: The branch of that version.
-            make_engine: Gives the engine of that table.
+            make_engine: Returns the engine of that table.
+
+        Raises:
+            UnsupportedError: If pyarrow does not support the type of a column.
+            ValueError: If two columns have the same name.
         """
         import pyarrow as pa
 
         self.name = name
         self.version = version
         self.branch = branch
-        # By way of pyarrow, which takes null columns as polars makes them. No copy.
+        # pyarrow accepts the null columns that polars exports; the native reader does not.
         try:
             stream = pa.RecordBatchReader.from_stream(data)
         except pa.ArrowInvalid as error:
             message = (
-                f"{type(data).__name__} with a column of a type that pyarrow does not know "
-                f"({error}); cast the column, or leave it out"
+                f"a column of the {type(data).__name__} has a type that pyarrow does not support "
+                f"({error}); cast or drop the column"
             )
             raise UnsupportedError(message) from error
         self._native = Table.from_arrow(stream, row_ids=row_ids)
         self._make_engine = make_engine
         names = self.schema.names
-        twice = [column for column in dict.fromkeys(names) if names.count(column) > 1]
-        if twice:
-            message = (
-                f"{name} has several columns `{twice[0]}`: wanted one of each name"
-            )
+        repeated = [column for column in names if names.count(column) > 1]
+        if repeated:
+            message = f"{name} has several columns `{repeated[0]}`; column names must be unique"
             raise ValueError(message)
 
     @property
@@ -238,18 +246,17 @@ class MemorySource(NativeSource):
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
         if self._make_engine is not None:
             return super().matching(predicate, order)
-        with answering("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.schema.names):
             found = self.engine().row_ids(predicate).read_all()
         return self, order.filtered(Order.set(numpy_of(found.column(0))))
 
     def to_arrow(self) -> pa.Table:
-        """Give the data, without a copy."""
+        """Return the data, without a copy."""
         import pyarrow as pa
 
         return pa.RecordBatchReader.from_stream(self.native).read_all()
 
     def __getstate__(self) -> dict[str, Any]:
-
         data = self.to_arrow()
         known = self.native.known_row_ids
         row_ids = None

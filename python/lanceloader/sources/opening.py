@@ -1,4 +1,7 @@
-"""What users hold → a ``Source``. No library is imported that the user did not import."""
+"""Opening sources from users' tables.
+
+No library is imported unless the user has imported it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from lanceloader._typing import ArrowStreamExportable
 from lanceloader.engine import ROW_ID, engine_of_handle
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Source
-from lanceloader.sources.by_engine import Address, EngineSource, Handle
+from lanceloader.sources.engine_source import EngineSource, TableAddress, TableHandle
 from lanceloader.sources.native import LanceSource, MemorySource, absolute, name_of
 
 if TYPE_CHECKING:
@@ -33,44 +36,50 @@ def open_source(
     tag: str | None = None,
     storage_options: StorageOptions | None = None,
 ) -> Source:
-    """Open anything that holds rows, pinned to one version.
+    """Open a table or Arrow data as a source, pinned to one version.
 
     Args:
         table: A LanceDB table (local, in memory, in a namespace or remote), a
             ``lance.LanceDataset``, a path or URI, Arrow data (anything with
-            ``__arrow_c_stream__``: a pyarrow table, a polars or pandas frame), or the
+            ``__arrow_c_stream__``: a pyarrow table, a polars or pandas data frame), or the
             result of a query (anything with ``to_arrow``).
-        version: The version of a path or URI; by default its latest.
+        version: The version of a path or URI, by default the latest.
         branch: The branch of a path or URI.
         tag: The tag of a path or URI, instead of a version.
-        storage_options: Options of the object store of a path or URI.
+        storage_options: The options of the object store of a path or URI.
 
     Raises:
-        FileNotFoundError: If there is no table.
-        TableChangedError: If there is no such version.
-        TypeError: If ``table`` is nothing of the above, or is given options that only a
-            path or URI takes.
+        FileNotFoundError: If the table does not exist.
+        TableChangedError: If the version does not exist.
+        TypeError: If ``table`` has another type, or if options for paths and URIs are passed
+            with a table object.
     """
     if isinstance(table, str | os.PathLike):
         return uri_source(os.fspath(table), version, branch, tag, storage_options)
     options = {"version": version, "branch": branch, "tag": tag}
     given = [name for name, value in options.items() if value is not None]
     if given or storage_options is not None:
+        names = ", ".join(f"`{name}`" for name in given) or "`storage_options`"
         message = (
-            f"{', '.join(given) or 'storage_options'} with a {type(table).__name__}: "
-            "wanted a path or URI; check the version out on the object itself"
+            f"{names} can only be passed with a path or URI, not with a {type(table).__name__}; "
+            "check out the version on the object itself"
         )
         raise TypeError(message)
     return pinned_source(table, None, None)
 
 
 def pinned_source(table: Any, version: int | None, branch: str | None) -> Source:
-    """Open what a permutation table was made from, at the version it recorded.
+    """Open a table at the version that a permutation table or a pickle recorded.
 
     Args:
         table: As for ``open_source``.
-        version: The version, or ``None`` for the one ``table`` is at now.
-        branch: The branch of that version.
+        version: The version, or ``None`` for the current version of ``table``.
+        branch: The branch of the version, or ``None`` for the main branch.
+
+    Raises:
+        FileNotFoundError: If the table does not exist.
+        TableChangedError: If the version does not exist.
+        TypeError: If ``table`` is not a table.
     """
     if isinstance(table, str | os.PathLike):
         return uri_source(os.fspath(table), version, branch, None, None)
@@ -85,21 +94,26 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
     if isinstance(table, Source):
         return table
     if is_a(table, "lanceloader", "View"):
-        message = f"{table!r}: wanted a table; this is a permutation already"
+        message = (
+            f"{table!r} is a permutation already; pass a table, or use it as it is"
+        )
         raise TypeError(message)
     if isinstance(table, ArrowStreamExportable):
         return MemorySource(table)
     if hasattr(table, "to_arrow"):
         return MemorySource(table.to_arrow())
     message = (
-        f"{type(table).__name__}: wanted a LanceDB table, a lance dataset, a path or URI, "
-        "Arrow data or a query result"
+        "`table` must be a LanceDB table, a lance dataset, a path or URI, Arrow data or a query "
+        f"result, not of type {type(table).__name__}"
     )
     raise TypeError(message)
 
 
 def is_a(value: Any, package: str, name: str) -> bool:
-    """Whether ``value`` is of a class of another package, without importing that."""
+    """Return whether ``value`` is an instance of class ``name`` of ``package``.
+
+    Subclasses count. The package is not imported.
+    """
     return any(
         cls.__name__ == name and cls.__module__.partition(".")[0] == package
         for cls in type(value).__mro__
@@ -107,14 +121,14 @@ def is_a(value: Any, package: str, name: str) -> bool:
 
 
 def sync_table(table: Any) -> Any:
-    """Give the synchronous face of an ``AsyncTable``."""
+    """Return the ``LanceTable`` of an ``AsyncTable``."""
     from lancedb.background_loop import LOOP
     from lancedb.table import LanceTable
 
     return LOOP.run(LanceTable.from_inner(table._inner))  # type: ignore[no-untyped-call]
 
 
-# A table in memory is read whole, once for all permutations over a version of it.
+# A LanceDB table in memory is copied once per version, for all permutations over it.
 _loaded: weakref.WeakKeyDictionary[
     Any, weakref.WeakValueDictionary[tuple[int, str | None], MemorySource]
 ] = weakref.WeakKeyDictionary()
@@ -122,7 +136,7 @@ _loaded: weakref.WeakKeyDictionary[
 
 def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
     """Open a LanceDB table at a version of a branch."""
-    handle = Handle(table, version, branch)
+    handle = TableHandle(table, version, branch)
     pin = {"name": table.name, "version": version, "branch": branch}
     if is_a(table, "lancedb", "RemoteTable"):
         return EngineSource(handle, **pin)
@@ -142,12 +156,14 @@ def lancedb_source(table: Any, version: int, branch: str | None) -> Source:
             make_engine=functools.cache(handle.engine),
         )
     except UnsupportedError:
-        # Not through the handle, which does not pickle.
-        return EngineSource(Address(absolute(uri), version, branch, options), **pin)
+        # Opened by address, because the handle of a local table cannot be pickled.
+        return EngineSource(
+            TableAddress(absolute(uri), version, branch, options), **pin
+        )
 
 
 def lancedb_options(table: Any) -> StorageOptions:
-    """Give the storage options of a LanceDB table: its connection's, then its own."""
+    """Return the storage options of a LanceDB table, which override its connection's."""
     options = {
         **(table._conn.storage_options or {}),
         **(table.latest_storage_options() or {}),
@@ -156,7 +172,7 @@ def lancedb_options(table: Any) -> StorageOptions:
 
 
 def load_lancedb(table: Any, version: int, branch: str | None) -> MemorySource:
-    """Read a table in memory whole: its store is not visible outside its library."""
+    """Copy all rows of a LanceDB table in memory, which only lancedb can access."""
     engine = engine_of_handle(table, version, branch)
     columns = [*engine.schema().names, ROW_ID]
     data = engine.scan({name: name for name in columns}).read_all()
@@ -171,12 +187,12 @@ def load_lancedb(table: Any, version: int, branch: str | None) -> MemorySource:
 
 
 def pylance_source(dataset: Any, version: int | None, branch: str | None) -> Source:
-    """Open a dataset of pylance, at a version or the one it is at."""
+    """Open a dataset of pylance at a version, or at its current one for ``None``."""
     if version is None:
         version = int(dataset.version)
-        # It does not say its branch, but its manifest does.
+        # pylance has no attribute for the branch, but the manifest names it.
         branch = branch_of_manifest(dataset._ds.serialized_manifest())
-    handle = Handle(dataset, version, branch)
+    handle = TableHandle(dataset, version, branch)
     if dataset.uri.startswith("memory:"):
         rows = engine_of_handle(dataset, version, branch).scan_all()
         return MemorySource(rows, version=version)
@@ -193,7 +209,7 @@ def uri_source(
     storage_options: StorageOptions | None,
     make_engine: Callable[[], Engine] | None = None,
 ) -> Source:
-    """Open a Lance table by address: natively, or with its own library if that must be."""
+    """Open a Lance table by address, with its own library if the native reader cannot."""
     try:
         return LanceSource(
             uri,
@@ -206,7 +222,9 @@ def uri_source(
     except UnsupportedError:
         if tag is not None:
             raise
-        address = Address(absolute(uri), version, branch, dict(storage_options or {}))
+        address = TableAddress(
+            absolute(uri), version, branch, dict(storage_options or {})
+        )
         if version is None:
             version = address.engine().version()
             address = replace(address, version=version)

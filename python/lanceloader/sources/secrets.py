@@ -1,7 +1,7 @@
-"""Credentials: which pickles may hold them.
+"""Credentials in pickles.
 
-As with ``multiprocessing``'s own authentication keys, a child that this process spawns may
-know them; a pickle that is stored or sent elsewhere may not.
+As with ``multiprocessing``'s authentication keys, only the pickles that are sent to a child
+process which is being spawned may hold credentials. Any other pickle may be stored or sent away.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ SECRETS = (
     "authorization",
     "proxy_url",
 )
+"""Parts of the names of options that hold credentials."""
 
-
-# Whether requests are signed at all.
 PUBLIC = ("skip_signature",)
+"""Ends of the names of options that match ``SECRETS`` but hold no credentials."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether the option of this name may hold a credential."""
+    """Return whether the option of this name may hold a credential."""
     return not name.endswith(PUBLIC) and any(secret in name for secret in SECRETS)
 
 
 def may_travel() -> bool:
-    """Whether what is being pickled goes straight to a process that we start."""
+    """Return whether the current pickle goes to a child process that is being spawned."""
     return multiprocessing.context.get_spawning_popen() is not None
 
 
 def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave credentials out, at any depth, unless they may travel."""
+    """Remove credentials from (nested) options unless ``may_travel``."""
     if may_travel():
         return options
     return {

@@ -1,4 +1,4 @@
-"""A table that could not be opened in a process that was being started."""
+"""The placeholder for a table that could not be opened while its process was starting."""
 
 # ruff: noqa: ARG002
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lanceloader.sources.base import Reader, Source
+from lanceloader.sources.base import RowReader, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,13 +21,17 @@ __all__ = ["Unopened"]
 
 
 class Unopened(Source):
-    """Raises what opening raised wherever the table is needed: by then, somebody listens."""
+    """Raises the error of opening the table as soon as the table is used.
+
+    An error that is raised while a worker process unpickles its arguments would end the process
+    without a message to the parent.
+    """
 
     def __init__(self, error: Exception, state: dict[str, Any]) -> None:
-        """Keep ``error``.
+        """Keep the error.
 
         Args:
-            error: What opening raised.
+            error: The exception that opening the table raised.
             state: The pickled state of the permutation.
         """
         self._error = error
@@ -52,7 +56,7 @@ class Unopened(Source):
 
     def reader(
         self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
-    ) -> Reader:
+    ) -> RowReader:
         self._fail()
 
     def rows_of_ids(self, row_ids: Any) -> tuple[Source, Order]:

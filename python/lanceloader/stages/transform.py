@@ -114,13 +114,13 @@ class ErrorPolicy:
             del state["fill_value"]
         self.__dict__.update(state)
 
-    def does_continue(self, error: Exception) -> bool:
+    def forgives(self, error: Exception) -> bool:
         """Return whether to continue, without the rows or with replacements."""
         if callable(self.on_error):
             return bool(self.on_error(error))
         return self.on_error != "raise"
 
-    def replacement(self, error: Exception, row: Any) -> Any:
+    def filler(self, error: Exception, row: Any) -> Any:
         """Return the replacement of a row, as a batch of one row."""
         if self.repair is not None:
             return self.repair(error, row)
@@ -404,7 +404,7 @@ class _TransformStage:
         except Exception as error:
             where = self.locations(number)
             self.note(error, batch, where)
-            if not self.policy.does_continue(error):
+            if not self.policy.forgives(error):
                 raise
             if self.num_rows(batch) == 0:
                 return self.without_rows(batch, error, where)
@@ -418,7 +418,7 @@ class _TransformStage:
     ) -> _Outcome:
         """Return the outcome of a batch without rows, as other ranks have rows in the same step."""
         if self.policy.on_error == "fill":
-            return _Outcome(empty_like(self.policy.replacement(error, as_arrow(batch))))
+            return _Outcome(empty_like(self.policy.filler(error, as_arrow(batch))))
         outcome = _Outcome()
         outcome.location = location
         outcome.is_empty = True
@@ -437,14 +437,14 @@ class _TransformStage:
                 location.note_row(error, at)
                 outcome.failed.append(at)
                 outcome.location = location
-                if not self.policy.does_continue(error):
+                if not self.policy.forgives(error):
                     raise
                 outcome.error = outcome.error or error
                 if self.policy.on_error != "fill":
                     outcome.rows_skipped += 1
                     continue
                 part, by = (
-                    self.policy.replacement(error, row),
+                    self.policy.filler(error, row),
                     "the replacement of a row",
                 )
                 outcome.rows_filled += 1

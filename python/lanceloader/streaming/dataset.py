@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import IterableDataset
 
-from lanceloader import streaming
 from lanceloader.compat_lancedb.plan_table import PlanTable
-from lanceloader.numbers import count
+from lanceloader.numbers import count, numpy_of
 from lanceloader.options import bytes_of
 from lanceloader.sources import pinned_source
-from lanceloader.streaming import arguments
-from lanceloader.streaming.arguments import (
+from lanceloader.stages.transform import UNSET
+from lanceloader.streaming import validation
+from lanceloader.streaming.checkpointing import DatasetCheckpoints
+from lanceloader.streaming.counters import Counters
+from lanceloader.streaming.iteration import DatasetIteration
+from lanceloader.streaming.iterator_lock import IteratorLock
+from lanceloader.streaming.packing import estimated_blocks
+from lanceloader.streaming.pickling import DatasetPickling, opened_once, schema_of
+from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
+from lanceloader.streaming.replaceable import namespace
+from lanceloader.streaming.sharding import GlobalOrder
+from lanceloader.streaming.statistics import DatasetStatistics
+from lanceloader.streaming.validation import (
     _EPOCH_PRIME,
     DEFAULT_PREFETCH_BATCHES,
     DEFAULT_READ_BATCH_SIZE,
-    UNSET,
 )
-from lanceloader.streaming.interleaving import Interleaving
-from lanceloader.streaming.packing import estimated_blocks
-from lanceloader.streaming.reading import Reading
-from lanceloader.streaming.travelling import Travelling, opened_once, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,22 +38,28 @@ if TYPE_CHECKING:
     from lanceloader._typing import Size, Tail
 
 
-class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
+class StreamingDataset(
+    DatasetIteration,
+    DatasetCheckpoints,
+    DatasetStatistics,
+    DatasetPickling,
+    IterableDataset[Any],
+):
     """A table as a stream of rows for training, for any number of ranks and workers.
 
     The rows are shuffled by ``shuffle_seed`` and ``epoch`` and cut into ``num_splits`` splits
-    of equal length; what does not divide is left out, unless ``tail`` is given. Each rank has
-    a contiguous part of the splits, each worker of a rank a contiguous part of those, and
-    hands over one row of each split in turn. So a global batch of a multiple of
-    ``num_splits`` rows is the same set of rows for any number of ranks and workers, and
-    ``state_dict`` of one topology resumes in another.
+    of equal length. Rows that do not divide among the splits are left out, unless ``tail`` is
+    given. Each rank has a contiguous range of the splits and each worker of a rank a contiguous
+    range of those, from which it yields one row of each split in turn. Therefore a global batch
+    of a multiple of ``num_splits`` rows is the same set of rows for any number of ranks and
+    workers, and a ``state_dict`` of one topology resumes in another.
 
     Threads read ahead, ``read_batch_size`` rows of a split at a time, and other threads
-    transform. One iterator at a time may be live. Progress persists: another iterator goes on
-    where the last one stopped; ``set_epoch`` and ``reset`` begin anew.
+    transform. Only one iterator may be live at a time. Progress persists: the next iterator
+    continues where the last one stopped, and ``set_epoch`` and ``reset`` start again.
 
-    Pickles, deep copies and workers of any start method are fine. In a pickle that does not
-    go straight to a worker there are no credentials, as for ``Permutation``.
+    Datasets can be pickled, deep-copied and sent to workers of any start method. A pickle that
+    does not go straight to a worker has no credentials, as for ``Permutation``.
 
     Example:
         >>> from lanceloader.streaming import StreamingDataset
@@ -91,72 +103,76 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         tail: Tail | None = None,
         strict: bool = False,
     ) -> None:
-        """Choose the rows and their order; builds the permutation, and reads no data.
+        """Build the permutation of the epoch; no data is read.
 
         The arguments from ``fill_value`` on are not LanceDB's.
 
         Args:
-            table: A LanceDB table, or anything else that ``Permutation.identity`` takes.
-                Pinned to the version it is at now. A query is asked once, a stream read once,
-                and the rows are kept in memory.
+            table: A LanceDB table, or anything else that ``Permutation.identity`` takes. It is
+                pinned to its current version. A query is executed once and a stream read once,
+                and their rows are kept in memory.
             num_splits: The number of splits; by default ``world_size``. It must be divisible
-                by ``world_size``, and by that times the number of workers, unless ``tail`` is
-                given. A number with many divisors, as 48, leaves the choice of both open.
-            shuffle: Whether to shuffle; otherwise splits are cut in storage order.
-            shuffle_seed: Chooses the order together with ``epoch``; ``None`` draws one.
+                by ``world_size``, and by ``world_size`` times the number of workers, unless
+                ``tail`` is given. A number with many divisors, such as 48, fits many topologies.
+            shuffle: Whether to shuffle. Otherwise splits are cut in storage order.
+            shuffle_seed: The seed of the order, together with ``epoch``; ``None`` draws one.
             epoch: The epoch.
-            rank: This process, in ``range(world_size)``.
+            rank: The rank of this process, in ``range(world_size)``.
             world_size: The number of processes that train together.
-            read_batch_size: Rows of one read.
-            io_queue_depth: Reads of one split under way at once.
+            read_batch_size: The number of rows per read.
+            io_queue_depth: The number of concurrent reads per split.
             columns: The columns to read; by default all.
-            shuffle_clump_size: This many neighbours stay together in the shuffle, which
-                makes reading cheaper and the order less random.
-            filter: Rows to keep, as an SQL expression.
-            transform: Called with each ``pyarrow.RecordBatch``, in threads, several at once;
-                gives one output per row. By default rows are dicts.
-            transform_parallelism: Transforms at once; by default the number of CPUs.
-            pack_sequences: Tokens of a block. The one column must hold lists of tokens; they
-                are joined, split by split, and cut into items
+            shuffle_clump_size: The number of neighbouring rows that stay together in the
+                shuffle. A higher number makes reads cheaper and the order less random.
+            filter: An SQL expression that selects rows.
+            transform: Called with each ``pyarrow.RecordBatch``, in several threads at once;
+                returns one output per row. By default rows are dicts.
+            transform_parallelism: The number of concurrent transforms; by default the number of
+                CPUs.
+            pack_sequences: The number of tokens per block. The only column must hold lists of
+                tokens. Within each split they are concatenated and cut into items
                 ``{"input_ids", "doc_ids"}``, both int64 of shape ``(pack_sequences,)``.
                 ``doc_ids`` numbers the documents of a block from 0.
-            eos_id: Ends each document, empty ones too.
-            pad_id: Fills the last blocks of a split; mask it, for its ``doc_ids`` are those of
-                the document before.
-            blocks_per_epoch: Blocks of all splits together, a multiple of ``num_splits``.
-                Tokens beyond are left out, missing ones padded. ``"auto"`` estimates it from
-                a sample.
-            on_transform_error: What becomes of rows whose transform fails: ``"raise"``;
-                ``"skip"`` leaves them out, ``"warn"`` does and logs it, a function of the
-                exception does if it gives true; ``"fill"`` puts ``fill_value`` or
-                ``repair`` in their place. Where rows are left out, ranks may end at
-                different steps.
-            transform_queue_depth: Batches of transformed rows of a split that may wait.
-            connection_factory: Reopens the table where this is unpickled; see
+            eos_id: The token that ends each document, including empty ones.
+            pad_id: The token that fills up the last blocks of a split. Mask it: its ``doc_ids``
+                are those of the document before.
+            blocks_per_epoch: The number of blocks of all splits together, a multiple of
+                ``num_splits``. Further tokens are left out, missing tokens are padded.
+                ``"auto"`` estimates the number from a sample.
+            on_transform_error: What to do with rows for which the transform fails. ``"raise"``
+                raises. ``"skip"`` leaves the rows out, ``"warn"`` also logs a warning, and a
+                function leaves them out if it returns true for the exception. ``"fill"``
+                replaces them by ``fill_value`` or the result of ``repair``. If rows are left
+                out, ranks may end at different steps.
+            transform_queue_depth: The number of batches of transformed rows per split that may
+                wait.
+            connection_factory: Opens the table again where the dataset is unpickled; see
                 ``Permutation.with_connection_factory``.
-            worker_info_override: Used in place of torch's ``get_worker_info()``.
-            prefetch_batches: The old name of ``io_queue_depth``.
-            fill_value: What a row is whose transform failed; each gets a deep copy.
-            repair: Called with the exception and the batch of one row; gives the row.
-            max_buffered_bytes: Bytes, or a text like ``"1GiB"``: Arrow data read and not yet
-                handed over, by this process. One batch of each split is always allowed.
-            tail: Lifts the rules of division: all rows are served, by any number of ranks and
-                workers, each taking every n-th row of one sequence. At the end of the epoch
-                ``"pad"`` evens readers up with rows from the beginning, ``"drop"`` leaves
-                rows out, ``"uneven"`` does neither. Not for packing.
-            strict: Whether state dicts say which rows stand where, and
+            worker_info_override: Used instead of torch's ``get_worker_info()``.
+            prefetch_batches: Deprecated name of ``io_queue_depth``.
+            fill_value: Replaces rows for which the transform fails; each gets a deep copy.
+            repair: Called with the exception and a batch of one row; returns the row to yield.
+            max_buffered_bytes: The limit of Arrow data that this process has read and not yet
+                yielded, in bytes or as a text such as ``"1GiB"``. One batch of each split is
+                always allowed.
+            tail: Yields all rows for any number of ranks and workers, without the rules of
+                division: each of ``n`` readers takes every ``n``-th row of one sequence. At the
+                end of the epoch, ``"pad"`` repeats rows from the beginning so that all readers
+                have equally many, ``"drop"`` leaves rows out instead, and ``"uneven"`` does
+                neither. Not supported with packing.
+            strict: Whether state dicts record which row is at which position, and
                 ``load_state_dict`` checks it.
 
         Raises:
             ValueError: If arguments do not fit each other or the table.
             TypeError: If ``io_queue_depth`` or ``read_batch_size`` is ``None``.
-            RuntimeError: If ``table`` is no table.
-            OverflowError: If seed or epoch are negative.
+            RuntimeError: If ``table`` is not a table.
+            OverflowError: If ``shuffle_seed`` or ``epoch`` is negative.
             KeyError: If the column to pack does not exist.
         """
         super().__init__()
         if prefetch_batches is not None:
-            streaming.logger.warning(
+            namespace.logger.warning(
                 "prefetch_batches is deprecated and will be removed in a future version; "
                 "use io_queue_depth instead"
             )
@@ -164,13 +180,13 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         if num_splits is None:
             num_splits = world_size
         if shuffle_seed is None:
-            shuffle_seed = streaming.random.randrange(2**32)
-        arguments.check_topology(num_splits, rank, world_size, tail)
-        arguments.check_required("io_queue_depth", io_queue_depth)
-        arguments.check_required("read_batch_size", read_batch_size)
-        arguments.check_positive("transform_parallelism", transform_parallelism)
+            shuffle_seed = namespace.random.randrange(2**32)
+        validation.check_topology(num_splits, rank, world_size, tail)
+        validation.check_required("io_queue_depth", io_queue_depth)
+        validation.check_required("read_batch_size", read_batch_size)
+        validation.check_positive("transform_parallelism", transform_parallelism)
         table = opened_once(table)
-        arguments.check_packing(
+        validation.check_packing(
             num_splits=num_splits,
             pack_sequences=pack_sequences,
             eos_id=eos_id,
@@ -180,13 +196,13 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             columns=columns,
             schema=lambda: schema_of(table),
         )
-        filling = arguments.check_errors(on_transform_error, fill_value, repair)
-        arguments.check_positive("transform_queue_depth", transform_queue_depth)
-        arguments.check_tail(tail, on_transform_error, pack_sequences)
+        policy = validation.RowErrorPolicy(on_transform_error, fill_value, repair)
+        validation.check_positive("transform_queue_depth", transform_queue_depth)
+        validation.check_tail(tail, policy, pack_sequences)
         max_bytes = None
         if max_buffered_bytes is not None:
             max_bytes = bytes_of(max_buffered_bytes, "max_buffered_bytes")
-            arguments.check_positive("max_buffered_bytes", max_bytes)
+            validation.check_positive("max_buffered_bytes", max_bytes)
 
         self._table = table
         self._num_splits = num_splits
@@ -205,9 +221,8 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         self._pack_sequences = pack_sequences
         self._eos_id = eos_id
         self._pad_id = pad_id
-        self._blocks_asked_for = self._blocks_per_epoch = blocks_per_epoch
-        self._on_transform_error = on_transform_error
-        self._filling = filling
+        self._requested_blocks = self._blocks_per_epoch = blocks_per_epoch
+        self._error_policy = policy
         self._transform_queue_depth = transform_queue_depth
         self._max_buffered_bytes = max_bytes
         self._tail = tail
@@ -215,27 +230,24 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         self._connection_factory = connection_factory
         self._worker_info_override = worker_info_override
 
-        # Set by workers of a plain loader, whose progress nobody sees.
-        self._untracked_worker_iteration = streaming.RawArray(ctypes.c_int64, 1)
-        self._start_leasing()
-        self._start_progress()
-
-        perm_table = self._built(table)
+        perm_table = self._build_permutation(table)
         plan = PlanTable.of(perm_table)
         self._pin = plan.base_version, plan.base_branch
-        self._take_plan(perm_table)
+        self._use_permutation(perm_table)
 
         per_rank = num_splits // world_size
         first = rank * per_rank
         self._rank_splits = list(range(first, first + per_rank))
-        self._start_counting(per_rank)
+        self._iterator_lock = IteratorLock()
+        self._counters = Counters(per_rank)
+        self._start_again()
 
-    def _built(self, table: Any) -> Any:
-        """Build the permutation table of this epoch."""
-        builder = streaming.permutation_builder(table)
+    def _build_permutation(self, table: Any) -> Any:
+        """Return the permutation table of this epoch, built from the settings."""
+        builder = namespace.permutation_builder(table)
         if self._filter is not None:
             builder = builder.filter(self._filter)
-        # With a tail, rows are dealt out of one split.
+        # With a tail, all rows are in one split, which the readers share.
         fixed = self._num_splits if self._tail is None else 1
         if not self._shuffle:
             return builder.split_sequential(fixed=fixed).execute()
@@ -247,28 +259,25 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             fixed=fixed, seed=seed, clump_size=self._shuffle_clump_size
         ).execute()
 
-    def _take_plan(self, perm_table: Any) -> None:
-        """Stream by this permutation table, which was built."""
+    def _use_permutation(self, perm_table: Any) -> None:
+        """Read the rows of a permutation table that was just built."""
         self._perm_table = self._built_table = perm_table
         source = pinned_source(self._table, *self._pin)
         self._opened = perm_table, source, PlanTable.of(perm_table)
-        self._known_plan = None
-        self._interleaving = None
-        if self._tail is not None:
-            num_rows = perm_table.count_rows()
-            self._interleaving = Interleaving(num_rows, self._num_splits)
-        if self._blocks_asked_for == "auto":
+        self._known_order = None
+        if self._requested_blocks == "auto":
             self._blocks_per_epoch = self._estimate_blocks_per_epoch()
 
     def _estimate_blocks_per_epoch(self) -> int:
-        """Estimate the blocks of the epoch.
+        """Return the estimated number of blocks in the epoch.
 
         Raises:
-            RuntimeError: If nothing is packed.
+            RuntimeError: If the dataset does not pack.
         """
         if self._pack_sequences is None or not self._columns:
             raise RuntimeError(
-                "packing must be configured before estimating its budget"
+                "packing must be configured before estimating its budget: pass pack_sequences "
+                "and columns"
             )
         return estimated_blocks(
             self._table,
@@ -280,18 +289,38 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             batch_size=self._read_batch_size,
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: what a new dataset with this epoch gives, over the same version.
+    def _order_fingerprint(self) -> dict[str, Any]:
+        """Return what determines which row is at which position.
 
-        The epoch that it is at already keeps its progress, so a loop over epochs may begin
-        with a state that was loaded. Workers that stay alive do not notice.
+        The first call hashes all row ids.
+        """
+        if self._known_order is None:
+            plan = PlanTable.of(self._perm_table)
+            digest = hashlib.blake2b(digest_size=16)
+            for rows in self._perm_table.to_arrow()["row_id"].chunks:
+                digest.update(numpy_of(rows).data)
+            self._known_order = {
+                "shuffle": self._shuffle,
+                "shuffle_clump_size": self._shuffle_clump_size,
+                "filter": self._filter,
+                "table_version": plan.base_version,
+                "table_branch": plan.base_branch,
+                "rows": digest.hexdigest(),
+            }
+        return deepcopy(self._known_order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch, as a new dataset with this epoch and the same version of the table.
+
+        Setting the current epoch keeps its progress, so that a loop over epochs may begin with a
+        loaded state. Workers that are already running do not notice the change.
 
         Args:
             epoch: The epoch, counted from 0.
 
         Raises:
             RuntimeError: If an iterator is live.
-            OverflowError: If it is negative.
+            OverflowError: If ``epoch`` is negative.
         """
         if epoch == self._epoch:
             return
@@ -300,7 +329,8 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
         try:
             self._epoch = epoch
             if self._shuffle:
-                self._take_plan(self._built(self._pinned_table()))
+                source = pinned_source(self._table, *self._pin)
+                self._use_permutation(self._build_permutation(source))
             self._start_again()
         except BaseException:
             self._epoch = before
@@ -309,7 +339,7 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             self._release_consumer_iterator(token)
 
     def reset(self) -> None:
-        """Begin this epoch anew; state dicts are valid again.
+        """Start the current epoch again, and make state dicts valid again.
 
         Raises:
             RuntimeError: If an iterator is live.
@@ -321,15 +351,20 @@ class StreamingDataset(Reading, Travelling, IterableDataset[Any]):
             self._release_consumer_iterator(token)
 
     def _start_again(self) -> None:
-        self._start_progress()
-        self._untracked_worker_iteration[0] = 0
-
-    def _pinned_table(self) -> Any:
-        """Give the table at the version that the first permutation was built from."""
-        return pinned_source(self._table, *self._pin)
+        """Move to the beginning of the epoch."""
+        if self._pack_sequences is not None:
+            self._progress = PackProgress(self._num_splits)
+        elif self._tail is not None:
+            order = GlobalOrder(self._perm_table.count_rows(), self._num_splits)
+            self._progress = ShardProgress(order)
+        else:
+            self._progress = RowProgress(self._num_splits)
+        self._checkpoint_invalid_reason = None
+        self._consumer_checkpoint_requires_uniform = False
+        self._counters.is_untracked = False
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the rows of this reader that were not handed over yet.
+        """Iterate over the rows of this reader that were not yielded yet.
 
         Raises:
             RuntimeError: At the first row, if another iterator is live.

@@ -1,8 +1,7 @@
-"""``StreamingDataLoader``: torch's loader, with states of what the trainer got.
+"""``StreamingDataLoader``: torch's loader, with states of the batches that the trainer received.
 
-Workers read ahead, so how far they are says nothing of the trainer. Each batch carries how
-far its worker was when it was made, and the dataset takes that over when the batch is handed
-over.
+Workers read ahead, so their progress is not that of the trainer. Each batch carries the progress
+of its worker at that batch, and the dataset takes it over when the batch is yielded.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class _WorkerBatch(NamedTuple):
 
 
 class _CheckpointCollate:
-    """Collates samples, and adds how far the worker is."""
+    """Collates samples, and adds the progress of the worker."""
 
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
         self._collate_fn = collate_fn
@@ -48,14 +47,14 @@ class _CheckpointCollate:
         try:
             return self._collate_fn(data)
         except StopIteration as error:
-            # Out of an iterator it would mean the end.
+            # Raised by an iterator, it would end the loop.
             raise RuntimeError(
                 "collate_fn raised StopIteration before returning a batch"
             ) from error
 
 
 class _StreamingDatasetAdapter(IterableDataset[Any]):
-    """What torch's loader iterates: the dataset, with each row in a private wrapper."""
+    """The dataset as torch's loader sees it, with each row in a private wrapper."""
 
     def __init__(self, dataset: StreamingDataset) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class _StreamingDatasetAdapter(IterableDataset[Any]):
 
 
 class _ConsumerCommitIterator:
-    """Hands batches over, and takes over how far their workers were."""
+    """Yields batches, and takes over the progress that they carry."""
 
     def __init__(
         self,
@@ -103,24 +102,24 @@ class _ConsumerCommitIterator:
             self._release()
             raise
         except BaseException as error:
-            self._lose(error)
+            self._record_loss(error)
             raise
         try:
             if not isinstance(batch, _WorkerBatch):
                 message = (
-                    f"StreamingDataLoader got a {type(batch).__name__} of a worker: wanted a "
-                    "batch with its state"
+                    f"StreamingDataLoader received a {type(batch).__name__} without the state "
+                    "of its worker. Do not replace collate_fn after the loader was made"
                 )
                 raise RuntimeError(message)
             self._dataset._commit_worker_state(
                 batch.state, require_uniform=self._require_uniform
             )
         except BaseException as error:
-            self._lose(error)
+            self._record_loss(error)
             raise
         return batch.data
 
-    def _lose(self, error: BaseException) -> None:
+    def _record_loss(self, error: BaseException) -> None:
         self._dataset._invalidate_checkpoint(
             f"a DataLoader batch failed before it was returned: {error}"
         )
@@ -131,7 +130,7 @@ class _ConsumerCommitIterator:
             self._dataset._release_consumer_iterator(self._owner_token)
 
     def _shutdown_workers(self) -> None:
-        """Close what reads, in workers or here, and give the dataset back."""
+        """Close the inner iterator, and release the dataset."""
         if self.__dict__.get("_released", True):
             return
         self._terminal = True
@@ -148,7 +147,7 @@ class _ConsumerCommitIterator:
         try:
             self._shutdown_workers()
         except BaseException:
-            # There is nobody to tell; the states are invalid from here on.
+            # Nothing can be raised here; states are invalid from now on.
             return
 
     def __getattr__(self, name: str) -> Any:
@@ -161,28 +160,32 @@ def close_iterator(iterator: Any) -> None:
     """Close an iterator of torch's loader.
 
     Raises:
-        RuntimeError: If it cannot be closed.
+        RuntimeError: If it has no known way to be closed.
     """
     shutdown = getattr(iterator, "_shutdown_workers", None)
     if shutdown is None:
-        # Without workers it reads here.
+        # Without workers it reads in this process.
         fetcher = getattr(iterator, "_dataset_fetcher", None)
         shutdown = getattr(getattr(fetcher, "dataset_iter", None), "close", None)
     if shutdown is None:
-        raise RuntimeError("StreamingDataLoader could not close its inner iterator")
+        message = (
+            f"StreamingDataLoader could not close its inner iterator, a "
+            f"{type(iterator).__name__}, which has neither workers nor a closable dataset"
+        )
+        raise RuntimeError(message)
     shutdown()
 
 
 class StreamingDataLoader(DataLoader[Any]):
-    """A ``DataLoader`` over a ``StreamingDataset`` whose states are of what the trainer got.
+    """A ``DataLoader`` for a ``StreamingDataset``, with exact states.
 
-    Gives the batches that ``DataLoader`` would. ``dataset.state_dict()`` says which rows were
-    handed over, whatever workers have read ahead. With several workers it can be made only
-    where each has handed over as many batches. A collate function that raises loses its
-    batch, so states are refused from then on.
+    The batches are those of ``DataLoader``. ``dataset.state_dict()`` records the rows that the
+    trainer received, no matter how far workers have read ahead. With several workers, a state
+    can be made only after each of them has yielded equally many batches. If a collate function
+    raises, its batch is lost and states are refused from then on.
 
-    One iterator at a time may read a dataset; exhausting it, deleting it or its
-    ``_shutdown_workers()`` gives the dataset back.
+    Only one iterator may read a dataset at a time. It releases the dataset when it is exhausted
+    or deleted, or when its ``_shutdown_workers()`` is called.
 
     Example:
         >>> from lanceloader.streaming import StreamingDataLoader, StreamingDataset
@@ -195,17 +198,17 @@ class StreamingDataLoader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: StreamingDataset, *args: Any, **kwargs: Any) -> None:
-        """Take what ``DataLoader`` takes.
+        """Create the loader with the arguments of ``DataLoader``.
 
         Args:
             dataset: The dataset.
             *args: As for ``DataLoader``.
-            **kwargs: As for ``DataLoader``, without ``in_order=False``,
-                ``persistent_workers=True`` and ``drop_last=True``.
+            **kwargs: As for ``DataLoader``. ``in_order=False``, ``persistent_workers=True`` and
+                ``drop_last=True`` are not supported.
 
         Raises:
-            TypeError: If ``dataset`` is no ``StreamingDataset``, or iterates in its own way.
-            ValueError: If an argument would make states wrong.
+            TypeError: If ``dataset`` is not a ``StreamingDataset``, or overrides ``__iter__``.
+            ValueError: If an argument would make states inexact.
         """
         if not isinstance(dataset, StreamingDataset):
             message = (
@@ -216,34 +219,37 @@ class StreamingDataLoader(DataLoader[Any]):
         if type(dataset).__iter__ is not StreamingDataset.__iter__:
             raise TypeError(
                 "StreamingDataLoader does not support StreamingDataset subclasses that "
-                "override __iter__: their rows have no exact state"
+                "override __iter__, because their rows have no exact state. Pass `transform` to "
+                "the dataset to change rows"
             )
         if kwargs.get("in_order", True) is False:
             raise ValueError(
-                "StreamingDataLoader requires in_order=True: states are of batches in order"
+                "StreamingDataLoader requires in_order=True, because states count batches in order"
             )
         if kwargs.get("persistent_workers", False):
             raise ValueError(
-                "StreamingDataLoader does not support persistent_workers=True: workers that "
-                "stay do not see how far the trainer got"
+                "StreamingDataLoader does not support persistent_workers=True, because persistent "
+                "workers do not see the progress of the trainer"
             )
         self._streaming_dataset = dataset
         super().__init__(_StreamingDatasetAdapter(dataset), *args, **kwargs)
         if self.drop_last:
             raise ValueError(
-                "StreamingDataLoader does not support drop_last=True: what each worker would "
-                "drop depends on how many there are"
+                "StreamingDataLoader does not support drop_last=True, because the dropped rows "
+                "would depend on the number of workers. Leave short batches out in the training "
+                "loop instead"
             )
         self.collate_fn = _CheckpointCollate(self.collate_fn)
 
     def __iter__(self) -> Any:
-        """Reserve the dataset and start reading it.
+        """Acquire the dataset and start reading it.
 
         Raises:
-            RuntimeError: If it is being read, or stands where workers cannot start.
+            RuntimeError: If another iterator is live, or the dataset is in the middle of a step
+                and workers cannot start.
         """
         dataset = self._streaming_dataset
-        before = dataset._consumer_iterator_lease
+        before = dataset._iterator_lock.lease
         token = None
         try:
             token = dataset._acquire_consumer_iterator()

@@ -1,4 +1,4 @@
-"""One state of those of all ranks."""
+"""Merging the states of all ranks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 State = dict[str, Any]
 
-# What a state is of.
-RUN_KEYS = "shuffle_seed", "num_splits", "epoch"
-PACKING_KEYS = "pack_sequences", "eos_id", "pad_id", "blocks_per_epoch"
+# The settings that a state has.
+RUN_KEYS: tuple[str, ...] = ("shuffle_seed", "num_splits", "epoch")
+PACKING_KEYS = ("pack_sequences", "eos_id", "pad_id", "blocks_per_epoch")
 
 
 def merged(states: list[State]) -> State:
@@ -21,7 +21,9 @@ def merged(states: list[State]) -> State:
     keys = (*RUN_KEYS, *PACKING_KEYS) if is_packed else RUN_KEYS
     for state in states[1:]:
         if ("pack_buffers" in state) != is_packed:
-            raise ValueError("cannot merge packed and unpacked state dicts")
+            raise ValueError(
+                "cannot merge packed and unpacked state dicts; pass the states of one run"
+            )
         for key in (*keys, *(["plan"] if "plan" in first and "plan" in state else [])):
             if state[key] != first[key]:
                 message = f"{key} mismatch across state dicts: {state[key]!r} != {first[key]!r}"
@@ -30,7 +32,7 @@ def merged(states: list[State]) -> State:
 
 
 def merged_rows(states: list[State]) -> State:
-    """Take the furthest of each split."""
+    """Merge states of rows: the highest count of each split."""
     samples = [state["samples_consumed_per_split"] for state in states]
     positions = [
         state.get("positions_consumed_per_split", counts)
@@ -43,17 +45,20 @@ def merged_rows(states: list[State]) -> State:
 
 
 def furthest(counts: list[list[int]]) -> list[int]:
-    """Give the highest count of each split."""
+    """Return the highest count of each split."""
     return [max(of_split) for of_split in zip(*counts, strict=False)]
 
 
 def merged_packs(states: list[State]) -> State:
-    """Take each split from the state that has most of it."""
+    """Merge packed states: each split from the state with most of its blocks."""
     num_splits = states[0]["num_splits"]
     for state in states:
         for key in ("samples_consumed_per_split", "blocks_emitted_per_split"):
             if len(state[key]) != num_splits:
-                message = f"{key} must contain one entry per logical split"
+                message = (
+                    f"{key} has {len(state[key])} entries, but must contain one entry per "
+                    f"logical split, of which there are {num_splits}"
+                )
                 raise ValueError(message)
 
     samples, blocks, buffers = [], [], {}
@@ -67,8 +72,8 @@ def merged_packs(states: list[State]) -> State:
             buffers[split] = deepcopy(buffer)
     if len(set(blocks)) > 1:
         message = (
-            f"packed state dicts have given {min(blocks)} to {max(blocks)} blocks per split: "
-            "they were not captured at the same global step or do not cover every rank"
+            f"packed state dicts have {min(blocks)} to {max(blocks)} blocks per split: they were "
+            "not captured at the same global step, or do not cover every rank"
         )
         raise ValueError(message)
     return states[0] | {
@@ -79,7 +84,7 @@ def merged_packs(states: list[State]) -> State:
 
 
 def progress(state: State, split: int) -> tuple[int, int]:
-    """Give how far a packed state is in a split: blocks, then documents."""
+    """Return the progress of a packed state in a split: blocks, then documents."""
     return (
         state["blocks_emitted_per_split"][split],
         state["samples_consumed_per_split"][split],
@@ -87,6 +92,6 @@ def progress(state: State, split: int) -> tuple[int, int]:
 
 
 def buffer_of(state: State, split: int) -> Any:
-    """Give the tokens between blocks of a split; JSON makes strings of its number."""
+    """Return the tokens between blocks of a split. JSON turns the split number into a string."""
     buffers = state["pack_buffers"]
     return buffers.get(split, buffers.get(str(split)))

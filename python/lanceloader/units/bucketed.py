@@ -60,7 +60,7 @@ class TokenBudget:
             if size is not None and not 1 <= operator.index(size) < most:
                 message = f"`{name}` must be between 1 and {most - 1:,}, got {size}"
                 raise ValueError(message)
-        check_choice(f"long {self.long!r}", self.long, LongRows)
+        check_choice("long", self.long, LongRows)
 
     def __str__(self) -> str:
         what = "padded tokens" if self.padded else "tokens"

@@ -57,8 +57,8 @@ class PackSettings:
             if token is not None and not -(2**63) <= operator.index(token) < 2**63:
                 message = f"`{name}` must fit into int64, got {token}"
                 raise ValueError(message)
-        check_choice(f"strategy {self.strategy!r}", self.strategy, PackStrategy)
-        check_choice(f"long {self.long!r}", self.long, LongDocuments)
+        check_choice("strategy", self.strategy, PackStrategy)
+        check_choice("long", self.long, LongDocuments)
 
     def __str__(self) -> str:
         documents = "documents"

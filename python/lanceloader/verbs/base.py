@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lanceloader._native import Order
     from lanceloader._typing import Transform
-    from lanceloader.sources import Reader, Source
+    from lanceloader.sources import RowReader, Source
 
 __all__ = ["DEFAULT_BATCH_SIZE", "View"]
 
@@ -36,7 +36,7 @@ class View:
     connection_factory: Callable[[str], Any] | None
     _base_table: Any
     _permutation_table: Any
-    reader: Reader | None
+    reader: RowReader | None
 
     _source: Source
     _rows: Order
@@ -50,7 +50,7 @@ class View:
     is_shard: bool = False
     """Whether these are the rows of one rank already, so that a loader must not shard them again."""
 
-    _format_reader: tuple[Reader, Any, Reader] | None = None
+    _format_reader: tuple[RowReader, Any, RowReader] | None = None
     """The plain reader, the requirements of a format, and the reader that meets them."""
 
     def _assign(
@@ -113,7 +113,7 @@ class View:
     def _with_selection(self, selection: dict[str, str]) -> Self:
         return self._replace(selection=selection)
 
-    def _ensure_open(self) -> Reader:
+    def _ensure_open(self) -> RowReader:
         """Return the reader of the selected columns, which each process opens for itself."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:

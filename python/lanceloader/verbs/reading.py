@@ -23,7 +23,7 @@ from lanceloader.formats import (
     transform_of,
     whole_of,
 )
-from lanceloader.formats._apart import is_for_a_stack, rows_of
+from lanceloader.formats._rows import is_stack_dataset, rows_of
 from lanceloader.formats.python import LazyRows
 from lanceloader.locations import location_of_rows, noting
 from lanceloader.monitor.progress import check_bar, progress_over
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import Format, Nulls, Positions, Transform
     from lanceloader.locations import RowLocation
-    from lanceloader.sources import Reader
+    from lanceloader.sources import RowReader
 
 __all__ = ["ReadVerbs"]
 
@@ -272,7 +272,7 @@ class ReadVerbs(ColumnVerbs):
         if transform is Transforms.arrow2python or is_format(transform, "torch"):
             return LazyRows(self._record_batch(taken), transform)
         batch = self._converted(taken, indices)
-        if is_for_a_stack(sys._getframe(1)):
+        if is_stack_dataset(sys._getframe(1)):
             return rows_of(batch, taken.num_rows, whole_of(transform))
         return batch
 
@@ -435,7 +435,7 @@ class ReadVerbs(ColumnVerbs):
             )
         return reader.take(self._order, positions)
 
-    def _open_for_format(self, *, by_column: bool = False) -> Reader:
+    def _open_for_format(self, *, by_column: bool = False) -> RowReader:
         """Return the reader of batches in the layout that the format needs.
 
         torch supports few operations on unsigned integers, so ids, addresses and offsets of rows
@@ -458,7 +458,7 @@ class ReadVerbs(ColumnVerbs):
             self._format_reader = known
         return known[2]
 
-    def _reader_for(self, transform: Transform, *, by_column: bool) -> Reader:
+    def _reader_for(self, transform: Transform, *, by_column: bool) -> RowReader:
         reader: Any = self._ensure_open()
         formed = reader
         if not set(SYSTEM).isdisjoint(self.selection.values()):
@@ -469,7 +469,7 @@ class ReadVerbs(ColumnVerbs):
                 formed = formed.as_matrix()
             except ValueError as error:
                 raise FormatError(str(error)) from None
-        return cast("Reader", formed)
+        return cast("RowReader", formed)
 
     def _converter(self) -> Callable[[Any], Any]:
         """Return the function from a raw batch to a batch in the format."""

@@ -49,7 +49,7 @@ class SplitNumber(int):
         group_by: str | Sequence[str] | None = None,
         hash_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> Splits:
+    ) -> Splits[Permutation]:
         """Split the rows into disjoint parts.
 
         Args:
@@ -151,7 +151,7 @@ class SplitVerbs(SampleVerbs):
         """
         return SplitNumber(self._split, self)
 
-    def split_by(self, column: str, *, progress: bool = False) -> Splits:
+    def split_by(self, column: str, *, progress: bool = False) -> Splits[Permutation]:
         """Split the rows by the values of a column, such as one that holds the name of a split.
 
         Args:
@@ -222,7 +222,7 @@ class SplitVerbs(SampleVerbs):
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> list[Fold]:
+    ) -> list[Fold[Permutation]]:
         """Return the folds of a cross-validation.
 
         Args:
@@ -264,6 +264,8 @@ class SplitVerbs(SampleVerbs):
             Fold(*both) for both in zip(self._splits(rest, None), parts, strict=True)
         ]
 
-    def _splits(self, orders: Iterable[Order], names: Sequence[str] | None) -> Splits:
+    def _splits(
+        self, orders: Iterable[Order], names: Sequence[str] | None
+    ) -> Splits[Permutation]:
         parts = (cast("Permutation", self._with_rows(order)) for order in orders)
         return Splits(parts, names)

@@ -1,4 +1,4 @@
-"""Tables that only their own library reads: on a server, or in a format of old."""
+"""Tables that only their own library reads: remote tables, and those in legacy file formats."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
-from lanceloader.engine import (
-    ROW_ID,
-    ROW_OFFSET,
-    EngineReader,
-    engine_of_handle,
-    engine_of_uri,
-)
+from lanceloader.engine import ROW_ID, ROW_OFFSET, engine_of_handle, engine_of_uri
+from lanceloader.engine_reader import EngineReader
 from lanceloader.errors import UnsupportedError
 from lanceloader.numbers import numpy_of, offsets_of
-from lanceloader.sources.base import Reader, Source, answering
+from lanceloader.sources.base import RowReader, Source, sql_errors
 from lanceloader.sources.secrets import may_travel, without_secrets
 
 if TYPE_CHECKING:
@@ -30,23 +25,23 @@ if TYPE_CHECKING:
     from lanceloader.engine import Engine
     from lanceloader.options import ReadOptions
 
-__all__ = ["Address", "EngineSource", "Handle"]
+__all__ = ["EngineSource", "TableAddress", "TableHandle"]
 
 
-class Opener(Protocol):
-    """What opens a table with its own library; it pickles, without credentials."""
+class TableOpener(Protocol):
+    """Opens a table with its own library. Its pickle holds no credentials."""
 
     @property
     def table(self) -> Any:
-        """What a user would open it with: an object, or an address."""
+        """The table object, or the address, from which a user would open the table."""
 
     def engine(self) -> Engine:
-        """Open the table, at its version."""
+        """Open the table at its version."""
 
 
 @dataclass(frozen=True)
-class Address:
-    """A table by its address."""
+class TableAddress:
+    """Opens a table by its address."""
 
     table: str
     version: int | None
@@ -58,16 +53,22 @@ class Address:
             self.table, self.version, self.branch, self.storage_options or None
         )
 
-    def __reduce__(self) -> tuple[type[Address], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[TableAddress], tuple[Any, ...]]:
         options = without_secrets(self.storage_options)
-        return Address, (self.table, self.version, self.branch, options)
+        return TableAddress, (self.table, self.version, self.branch, options)
 
 
-class Handle:
-    """A table by an object of its library, which pickles if the table is on a server."""
+class TableHandle:
+    """Opens a table through an object of its library, which can be pickled if it is remote."""
 
     def __init__(self, table: Any, version: int | None, branch: str | None) -> None:
-        """Open ``table`` at a version, leaving it where it is."""
+        """Keep the table object. It is never checked out at another version.
+
+        Args:
+            table: A LanceDB table or a ``lance`` dataset.
+            version: The version to open.
+            branch: The branch of the version, or ``None`` for the main branch.
+        """
         self.table = table
         self.version = version
         self.branch = branch
@@ -79,8 +80,9 @@ class Handle:
             if "api_key" not in str(error):
                 raise
             message = (
-                f"{self.table.name}: API keys do not travel in pickles; set LANCEDB_API_KEY "
-                "where it is unpickled, or give with_connection_factory a function that connects"
+                f"table {self.table.name!r} was unpickled without its API key, because pickles "
+                "hold no credentials; set LANCEDB_API_KEY in this process, or pass a function "
+                "that connects to `with_connection_factory` before pickling"
             )
             raise ValueError(message) from error
 
@@ -106,13 +108,20 @@ class Handle:
 class EngineSource(Source):
     """A table that is read through an engine.
 
-    Its orders hold row offsets, until a filter or a permutation table names rows by id.
+    Its orders hold row offsets. After a filter or with a permutation table, they hold row ids.
     """
 
     def __init__(
-        self, opener: Opener, *, name: str, version: int | None, branch: str | None
+        self, opener: TableOpener, *, name: str, version: int | None, branch: str | None
     ) -> None:
-        """Read what ``opener`` opens."""
+        """Create the source; nothing is opened yet.
+
+        Args:
+            opener: Opens the table.
+            name: The name of the table.
+            version: The version of the table.
+            branch: The branch of the version, or ``None`` for the main branch.
+        """
         self.name = name
         self.version = version
         self.branch = branch
@@ -141,11 +150,11 @@ class EngineSource(Source):
 
     def reader(
         self, columns: Sequence[tuple[str, str]], options: ReadOptions | None = None
-    ) -> Reader:
+    ) -> RowReader:
         if options is not None and options.read in ("resident", "external"):
             message = (
-                f'{self.name}: read="{options.read}" packs rows that the native reader reads, and '
-                "this table is read by its own library; copy it with materialize first"
+                f'`read="{options.read}"` needs the native reader, but table {self.name!r} can '
+                "only be read by its own library; copy the table with `materialize` first"
             )
             raise UnsupportedError(message)
         return EngineReader(self.engine(), columns, self._key)
@@ -156,21 +165,20 @@ class EngineSource(Source):
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
         if not self.rows_are_ids and order.num_bytes > Order.all(0).num_bytes:
             message = (
-                f"{self.name}: rows of a table read by its own library can be filtered "
-                "before they are shuffled, split or sliced, but not after"
+                f"table {self.name!r} is read by its own library and can only be filtered before "
+                "it is shuffled, split or sliced; apply the filter first"
             )
             raise UnsupportedError(message)
-        with answering("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.schema.names):
             rows = Order.set(_column(self.engine().row_ids(predicate)))
         if not self.rows_are_ids:
             return self._by_row_id(), rows
         return self, order.filtered(rows)
 
     def row_ids(self, order: Order) -> pa.Array:
-
         if self.rows_are_ids:
             return offsets_of(order)
-        # A server promises no order of its rows, so ids are put in one.
+        # Servers return rows in any order, so row offsets count rows by ascending id.
         return offsets_of(Order.set(_column(self.engine().row_ids())).pick(order))
 
     def calculate(self, expressions: dict[str, str], predicate: str | None) -> pa.Table:
@@ -179,14 +187,14 @@ class EngineSource(Source):
     def scan(
         self, columns: Sequence[str], order: Order, predicate: str | None
     ) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
-        del order  # the predicate gives the same rows, in one request
+        del order  # `predicate` selects the same rows, in one request
         names = [*columns, ROW_ID]
         found = self.engine().scan({name: name for name in names}, predicate).read_all()
         for batch in found.sort_by(ROW_ID).to_batches():
             yield batch.column(len(columns)), batch.select(list(columns))
 
     def engine(self) -> Engine:
-        # The handles of another process are dead in this one.
+        # Handles that were opened before a fork do not work in the child.
         if self._engine is None or self._pid != os.getpid():
             self._engine = self.opener.engine()
             self._pid = os.getpid()
@@ -202,5 +210,5 @@ class EngineSource(Source):
 
 
 def _column(stream: Any) -> Any:
-    """Give the only column of a stream as a numpy array."""
+    """Return the only column of a stream as a NumPy array."""
     return numpy_of(stream.read_all().column(0))

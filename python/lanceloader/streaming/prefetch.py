@@ -1,0 +1,380 @@
+"""Prefetching: a pool of threads that read, and a pool of threads that transform.
+
+Only the thread of the consumer moves batches from stage to stage, each time it takes a row, so
+the queues need no locks. An exception in a stage is raised in the consumer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from lanceloader.locations import RowLocation, name_rows
+from lanceloader.streaming.counters import Gauges
+from lanceloader.streaming.replaceable import namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    import pyarrow as pa
+
+    from lanceloader.streaming.counters import Counters
+
+# Seconds to wait for running reads and transforms when an iteration is closed. Calls that take
+# longer, such as a transform that hangs, are left in the background.
+GRACE = 1.0
+
+
+class RowStream(NamedTuple):
+    """Rows that are read and yielded in order: those of a split, or some of them."""
+
+    perm: Any
+    num_rows: int
+    first: int
+    """The position of the first row in the split."""
+    offsets: Callable[[int, int], list[int]]
+    """Returns the positions in ``perm`` of rows ``start`` to ``stop`` of the stream."""
+
+    def location(self, start: int) -> RowLocation:
+        """Return the location of the batch whose first row has position ``start``."""
+        row = start - self.first
+
+        def name(ats: Sequence[int], num_rows: int) -> str:
+            found = self.offsets(row, row + max(ats) + 1)
+            positions = [found[at] for at in ats]
+            offsets = [self.perm._order.at(position) for position in positions]
+            return name_rows(self.perm._source, offsets, num_rows)
+
+        return RowLocation(f"the batch at position {start}", name)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the batches under way.
+
+    Attributes:
+        batch_size: Rows of one read.
+        io_queue_depth: Reads of one stream at once.
+        transform_threads: Transforms at once.
+        max_ready_rows: Rows of a stream that are transformed or being transformed.
+        max_bytes: Bytes read and not yet yielded. One batch of each stream is always allowed.
+    """
+
+    batch_size: int
+    io_queue_depth: int
+    transform_threads: int
+    max_ready_rows: int | None = None
+    max_bytes: int | None = None
+
+
+class PrefetchPipeline:
+    """The streams of one iteration. As a context manager, it ends its threads.
+
+    Args:
+        streams: The streams to read.
+        limits: Limits on the batches under way.
+        transform: Turns the position of the first row of a batch, the batch, and its location
+            into items for a queue.
+        new_queue: Returns a queue for the items of a stream. It must have ``extend``, and its
+            length must be the number of rows.
+        counters: The counters of the dataset.
+    """
+
+    def __init__(
+        self,
+        streams: list[RowStream],
+        limits: Limits,
+        transform: Callable[[int, pa.RecordBatch, RowLocation], list[Any]],
+        new_queue: Callable[[], Any],
+        counters: Counters,
+    ) -> None:
+        self.streams = streams
+        self.limits = limits
+        self.transform = transform
+        self.counters = counters
+        num_streams = len(streams)
+        self.sizes = [stream.num_rows for stream in streams]
+        self.heads = [0] * num_streams
+        self.reading: list[deque[tuple[int, Future[Any]]]] = new_deques(num_streams)
+        self.raw: list[deque[tuple[int, Any]]] = new_deques(num_streams)
+        self.transforming: list[deque[tuple[int, Future[Any]]]] = new_deques(
+            num_streams
+        )
+        self.ready = [new_queue() for _ in streams]
+        self.consumed = [0] * num_streams
+        self.received = [0] * num_streams
+        self.raw_rows = 0
+        self.slots = namespace.threading.Semaphore(limits.transform_threads)
+        self.buffered = None
+        if limits.max_bytes is not None:
+            self.buffered = BufferedBytes(limits.max_bytes, num_streams)
+        self.may_advance = [True] * num_streams
+        """Whether a call may have ended, or may begin, since ``advance`` last looked."""
+
+    def __enter__(self) -> Self:
+        threads = len(self.streams) * self.limits.io_queue_depth
+        self._pools: list[Any] = []
+        self._io = self._new_pool(threads)
+        try:
+            self._workers = self._new_pool(self.limits.transform_threads)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(kind, error, trace)
+
+    def fill(self, i: int) -> None:
+        """Request more batches of stream ``i``, within the limits."""
+        depth, size = self.limits.io_queue_depth, self.sizes[i]
+        reading = self.reading[i]
+        while len(reading) < depth and self.heads[i] < size:
+            start = self.heads[i]
+            stop = min(start + self.limits.batch_size, size)
+            if self.buffered is not None and not self.buffered.reserve(i, stop - start):
+                break
+            self.heads[i] = stop
+            stream = self.streams[i]
+            offsets = stream.offsets(start, stop)
+            future = self._io.submit(self._io_call, stream.perm, offsets)
+            reading.append((stream.first + start, future))
+            self._advance_when_done(future, i)
+
+    def advance(self, i: int) -> None:
+        """Move the batches of stream ``i`` on, without waiting.
+
+        Raises:
+            Exception: If a finished read or transform raised it.
+        """
+        if not self.may_advance[i]:
+            return
+        # Before looking: a call that ends in the meantime sets the flag again.
+        self.may_advance[i] = False
+        reading, transforming = self.reading[i], self.transforming[i]
+        while reading and reading[0][1].done():
+            self._collect_read(i)
+        while transforming and transforming[0][1].done():
+            self._collect_transform(i)
+        if self.raw[i]:
+            self._submit_transforms(i)
+        if self.heads[i] < self.sizes[i]:
+            self.fill(i)
+        if self.raw[i] or self.buffered is not None:
+            # Taking rows and other streams make room too.
+            self.may_advance[i] = True
+
+    def wait_ready(self, i: int) -> bool:
+        """Wait for a row of stream ``i``, and return whether there is one.
+
+        Raises:
+            Exception: If a read or transform raised it.
+        """
+        self.advance(i)
+        while not self.ready[i]:
+            if self.transforming[i]:
+                self._collect_transform(i)
+                self.advance(i)
+            elif self.raw[i]:
+                # Other streams may occupy all threads.
+                self.slots.acquire()
+                self._submit_transform(i)
+            elif self.reading[i]:
+                self._collect_read(i)
+                self.advance(i)
+            else:
+                return False
+        return True
+
+    def took(self, i: int, num_rows: int, position: int) -> None:
+        """Count rows taken from the queue of stream ``i``, up to ``position``."""
+        self.consumed[i] += num_rows
+        self._release_bytes(i, position)
+
+    def gauges(self, *, is_over: bool = False) -> Gauges:
+        """Return the progress; after the end of the iteration, nothing waits."""
+        return Gauges(
+            unscanned=sum(self.sizes) - sum(self.heads),
+            raw=0 if is_over else self.raw_rows,
+            ready=0 if is_over else sum(map(len, self.ready)),
+            consumed=sum(self.consumed),
+        )
+
+    # In threads. Programs that replace the executor tell reads from transforms by LanceDB's names
+    # of these two functions.
+
+    def _io_call(self, perm: Any, offsets: list[int]) -> Any:
+        began = namespace.time.perf_counter()
+        batch = perm.__getitems__(offsets)
+        seconds = namespace.time.perf_counter() - began
+        self.counters.add(bytes_loaded=batch.nbytes, fetch_time=seconds)
+        return batch
+
+    def _tx_call_guarded(
+        self, start: int, batch: pa.RecordBatch, stream: RowStream
+    ) -> list[Any]:
+        try:
+            began = namespace.time.perf_counter()
+            items = self.transform(start, batch, stream.location(start))
+            seconds = namespace.time.perf_counter() - began
+            self.counters.add(transform_time=seconds)
+            return items
+        finally:
+            self.slots.release()
+
+    # In the thread of the consumer.
+
+    def _collect_read(self, i: int) -> None:
+        self.may_advance[i] = True
+        start, future = self.reading[i][0]
+        # If this wait is interrupted, `_close` must still find the future in the queue.
+        batch = future.result()
+        self.reading[i].popleft()
+        self.raw[i].append((start, batch))
+        self.raw_rows += batch.num_rows
+        if self.buffered is not None:
+            self.buffered.add(i, start + batch.num_rows, batch)
+
+    def _submit_transforms(self, i: int) -> None:
+        limit, size = self.limits.max_ready_rows, self.limits.batch_size
+        while self.raw[i]:
+            if limit is not None:
+                under_way = len(self.ready[i]) + len(self.transforming[i]) * size
+                if under_way + size > limit:
+                    return
+            if not self.slots.acquire(blocking=False):
+                return
+            self._submit_transform(i)
+
+    def _submit_transform(self, i: int) -> None:
+        start, batch = self.raw[i].popleft()
+        self.raw_rows -= batch.num_rows
+        stream = self.streams[i]
+        future = self._workers.submit(self._tx_call_guarded, start, batch, stream)
+        self.transforming[i].append((start + batch.num_rows, future))
+        self._advance_when_done(future, i)
+
+    def _advance_when_done(self, future: Any, i: int) -> None:
+        def set_flag(_: Any) -> None:
+            self.may_advance[i] = True
+
+        future.add_done_callback(set_flag)
+
+    def _collect_transform(self, i: int) -> None:
+        self.may_advance[i] = True
+        self.received[i], future = self.transforming[i][0]
+        items = future.result()
+        self.transforming[i].popleft()
+        self.ready[i].extend(items)
+        self._release_bytes(i, 0)
+
+    def _release_bytes(self, i: int, position: int) -> None:
+        if self.buffered is not None:
+            # If the queue is empty, all rows received were taken or dropped.
+            end = position if self.ready[i] else self.received[i]
+            self.buffered.release(i, end)
+
+    def _new_pool(self, num_threads: int) -> Any:
+        pool = namespace.ThreadPoolExecutor(max_workers=num_threads)
+        entered = pool.__enter__()
+        self._pools.append((pool, entered))
+        return entered
+
+    def _close(self, *reason: Any) -> None:
+        """End the threads, except those that do not end in time.
+
+        ``Executor.__exit__`` would wait for every call that was submitted.
+        """
+        pools, self._pools = self._pools[::-1], []
+        ours = [pool for pool, entered in pools if is_executor(pool, entered)]
+        for pool in ours:
+            pool.shutdown(wait=False, cancel_futures=True)
+        queued = self.transforming + self.reading
+        under_way = [
+            future
+            for futures in queued
+            for _, future in futures
+            if not future.cancelled()
+        ]
+        left = wait(under_way, timeout=GRACE).not_done if ours else None
+        # Futures refer to the pipeline: without this, rows would live until the garbage collector
+        # finds the cycle.
+        for queue in queued + self.raw:
+            queue.clear()
+        self.ready = []
+        for pool, _ in pools:
+            if pool not in ours:
+                pool.__exit__(*(reason or (None, None, None)))
+            elif not left:
+                pool.shutdown()
+        if left:
+            namespace.logger.warning(
+                "%d reads or transforms continue in the background: they did not end within "
+                "%g s after the iteration was closed",
+                len(left),
+                GRACE,
+            )
+
+
+class BufferedBytes:
+    """The bytes of batches that were read and not yet yielded, held below a limit.
+
+    A read under way counts as much as batches had per row so far.
+    """
+
+    def __init__(self, max_bytes: int, num_streams: int) -> None:
+        self.max_bytes = max_bytes
+        self.held: list[deque[tuple[int, int]]] = new_deques(num_streams)
+        """Of each stream, where each batch ends and its bytes."""
+        self.pending = [0] * num_streams
+        """Of each stream, rows that are being read."""
+        self.num_bytes = 0
+        self.pending_rows = 0
+        self.seen_rows = 0
+        self.seen_bytes = 0
+
+    def reserve(self, i: int, num_rows: int) -> bool:
+        """Reserve bytes for a read of stream ``i``, and return whether there was room."""
+        is_idle = not self.held[i] and not self.pending[i]
+        per_row = self.seen_bytes / self.seen_rows if self.seen_rows else None
+        rows = self.pending_rows + num_rows
+        if not is_idle and (
+            per_row is None or self.num_bytes + rows * per_row > self.max_bytes
+        ):
+            return False
+        self.pending[i] += num_rows
+        self.pending_rows += num_rows
+        return True
+
+    def add(self, i: int, end: int, batch: Any) -> None:
+        """Replace a reservation by the batch that was read, whose rows end at ``end``."""
+        self.held[i].append((end, batch.nbytes))
+        self.num_bytes += batch.nbytes
+        self.pending[i] -= batch.num_rows
+        self.pending_rows -= batch.num_rows
+        self.seen_rows += batch.num_rows
+        self.seen_bytes += batch.nbytes
+
+    def release(self, i: int, position: int) -> None:
+        """Release the batches of stream ``i`` that end at or before ``position``."""
+        held = self.held[i]
+        while held and held[0][0] <= position:
+            self.num_bytes -= held.popleft()[1]
+
+
+def new_deques(count: int) -> list[deque[Any]]:
+    """Return empty deques."""
+    return [deque() for _ in range(count)]
+
+
+def is_executor(pool: Any, entered: Any) -> bool:
+    """Return whether a pool is an ``Executor``, not a replacement that only has ``submit``."""
+    return pool is entered and isinstance(pool, Executor)

@@ -1,0 +1,254 @@
+"""Round robin over streams: the order in which rows or blocks of several splits are yielded."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lanceloader.streaming.packing import Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lanceloader.streaming.counters import Counters
+    from lanceloader.streaming.prefetch import PrefetchPipeline, RowStream
+    from lanceloader.streaming.progress import (
+        PackProgress,
+        RowProgress,
+        ShardProgress,
+    )
+    from lanceloader.streaming.sharding import StridedShard
+
+    OpenStream = Callable[[int, int], RowStream]
+    """Returns the rows of a split from a position on."""
+
+
+class Rounds(Protocol):
+    """The streams of an iteration, and the order in which their rows are yielded."""
+
+    def streams(self) -> list[RowStream]:
+        """Return the streams to read."""
+
+    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+        """Yield the rows or blocks."""
+
+
+class RowRounds:
+    """Rounds of one row of each split, as long as every split has a row.
+
+    Args:
+        progress: Where to begin, and where to record the rows.
+        splits: The splits.
+        open_stream: Opens a split.
+        counters: Where to publish the progress.
+        is_worker: Whether this process is a worker of a ``DataLoader``.
+    """
+
+    def __init__(
+        self,
+        progress: RowProgress,
+        splits: list[int],
+        open_stream: OpenStream,
+        counters: Counters,
+        *,
+        is_worker: bool,
+    ) -> None:
+        self.progress = progress
+        self.splits = splits
+        self.open_stream = open_stream
+        self.counters = counters
+        self.is_worker = is_worker
+        # The process that made the counters looks at the queues instead.
+        self.is_watched = is_worker or counters.is_foreign
+        self.samples = [progress.samples(split) for split in splits]
+
+    def streams(self) -> list[RowStream]:
+        """Return the rest of each split."""
+        return [
+            self.open_stream(split, self.progress.position(split))
+            for split in self.splits
+        ]
+
+    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+        """Yield the rows."""
+        for i in self._laggards():
+            if not pipeline.wait_ready(i):
+                return
+            row = self._take(pipeline, i)
+            self._record(
+                pipeline,
+                min(map(sum, zip(self.samples, pipeline.consumed, strict=True))),
+            )
+            yield row
+        turns = range(len(self.splits))
+        last = turns[-1]
+        # Where rows were skipped, the first split without a row ends the epoch. (A generator
+        # turns a StopIteration into an error; with `map` it would end the loop.)
+        while all(pipeline.wait_ready(i) for i in turns):
+            for i in turns:
+                row = self._take(pipeline, i)
+                if i == last:
+                    # All splits have yielded equally many rows.
+                    self._record(pipeline, self.samples[i] + pipeline.consumed[i])
+                yield row
+
+    def _laggards(self) -> Iterator[int]:
+        """Yield the split that is furthest behind, until no split is behind.
+
+        This is the order in which an uninterrupted run yields their rows.
+        """
+        most = max(self.samples)
+        behind = [(count, i) for i, count in enumerate(self.samples) if count < most]
+        heapq.heapify(behind)
+        while behind:
+            count, i = heapq.heappop(behind)
+            yield i
+            if count + 1 < most:
+                heapq.heappush(behind, (count + 1, i))
+
+    def _take(self, pipeline: PrefetchPipeline, i: int) -> Any:
+        position, row = pipeline.ready[i].popleft()
+        # A failure of a later batch is raised before this row counts as yielded.
+        pipeline.advance(i)
+        pipeline.took(i, 1, position + 1)
+        samples = self.samples[i] + pipeline.consumed[i]
+        self.progress.took(self.splits[i], samples, position + 1)
+        return row
+
+    def _record(self, pipeline: PrefetchPipeline, samples: int) -> None:
+        """Record that every split has yielded at least ``samples`` rows."""
+        if self.is_watched:
+            self.counters.publish(pipeline.gauges())
+        if not self.is_worker:
+            self.progress.offset = samples
+
+
+class BlockRounds:
+    """Rounds of one block of tokens of each split, until the blocks of the epoch are done.
+
+    Args:
+        progress: Where to begin, and where to record the blocks.
+        splits: The splits.
+        open_stream: Opens a split.
+        counters: Where to publish the progress.
+        length: Tokens of a block.
+        pad_id: The token that fills up the last blocks.
+        blocks_per_split: Blocks of a split in the epoch.
+    """
+
+    def __init__(
+        self,
+        progress: PackProgress,
+        splits: list[int],
+        open_stream: OpenStream,
+        counters: Counters,
+        *,
+        length: int,
+        pad_id: int,
+        blocks_per_split: int,
+    ) -> None:
+        self.progress = progress
+        self.splits = splits
+        self.open_stream = open_stream
+        self.counters = counters
+        self.length = length
+        self.pad_id = pad_id
+        self.blocks_per_split = blocks_per_split
+        self.documents = list(progress.documents)
+        self.blocks = list(progress.blocks)
+        self.buffers = dict(progress.buffers)
+
+    def streams(self) -> list[RowStream]:
+        """Return the documents of each split that were not taken yet."""
+        return [self.open_stream(split, self.documents[split]) for split in self.splits]
+
+    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+        """Yield the blocks.
+
+        Raises:
+            ValueError: If the splits have not yielded equally many blocks before.
+        """
+        counts = {self.blocks[split] for split in self.splits}
+        if len(counts) > 1:
+            message = (
+                f"Packed checkpoint has {min(counts)} to {max(counts)} blocks per split, but "
+                "the splits of an iterator must have equally many. Pass the states of all ranks "
+                "to merge_state_dicts, and load its result"
+            )
+            raise ValueError(message)
+        last = self.splits[-1]
+        while self.blocks[last] < self.blocks_per_split:
+            for i in range(len(self.splits)):
+                self._fill(pipeline, i)
+            for split in self.splits:
+                buffer = self.buffers[split]
+                block, self.buffers[split] = buffer.cut(self.length, self.pad_id)
+                self.blocks[split] += 1
+                self._commit()
+                if split == last:
+                    self.counters.publish(pipeline.gauges())
+                yield block
+
+    def _fill(self, pipeline: PrefetchPipeline, i: int) -> None:
+        """Take documents of a split until they fill a block, or there are no more."""
+        split = self.splits[i]
+        buffer = self.buffers.get(split, Buffer())
+        while buffer.num_tokens < self.length and pipeline.wait_ready(i):
+            run = pipeline.ready[i].take(self.length - buffer.num_tokens)
+            buffer = buffer.plus(run)
+            self.documents[split] = run.start + len(run.ends)
+            pipeline.took(i, len(run.ends), self.documents[split])
+            pipeline.advance(i)
+        self.buffers[split] = buffer
+
+    def _commit(self) -> None:
+        """Count the block that is yielded next as done."""
+        self.progress.documents = list(self.documents)
+        self.progress.blocks = list(self.blocks)
+        self.progress.buffers = dict(self.buffers)
+
+
+class ShardRounds:
+    """Rows of a shard, in the order of the sequence of all readers.
+
+    Args:
+        progress: Where to record the rows.
+        shard: The rows to yield.
+        worker: The number of this worker in its rank.
+        counters: Where to publish the progress.
+        perm: The permutation of the epoch.
+    """
+
+    def __init__(
+        self,
+        progress: ShardProgress,
+        shard: StridedShard,
+        worker: int,
+        counters: Counters,
+        perm: Callable[[], Any],
+    ) -> None:
+        self.progress = progress
+        self.shard = shard
+        self.worker = worker
+        self.counters = counters
+        self.perm = perm
+
+    def streams(self) -> list[RowStream]:
+        """Return the rows of the shard as one stream for each split that it reads."""
+        if self.shard.num_rows == 0:
+            return []
+        return self.shard.streams(self.perm())
+
+    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+        """Yield the rows."""
+        turns, num_rows = len(pipeline.streams), self.shard.num_rows
+        for row_number in range(num_rows):
+            i = row_number % turns
+            pipeline.wait_ready(i)
+            position, row = pipeline.ready[i].popleft()
+            pipeline.advance(i)
+            pipeline.took(i, 1, position + 1)
+            self.progress.taken[self.worker] = row_number + 1
+            if i == turns - 1 or row_number + 1 == num_rows:
+                self.counters.publish(pipeline.gauges())
+            yield row

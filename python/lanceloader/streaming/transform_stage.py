@@ -1,0 +1,146 @@
+"""The transform of batches, in threads, and what becomes of rows for which it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lanceloader.streaming.replaceable import namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from lanceloader.locations import RowLocation
+    from lanceloader.streaming.counters import Counters
+    from lanceloader.streaming.validation import RowErrorPolicy
+
+
+HOW_TO_FIND = '; on_transform_error="warn" finds out which of them fail'
+"""Added to an error of a batch whose rows were not tried one by one."""
+
+
+class Mapper(Protocol):
+    """Turns batches into rows, or into documents to pack."""
+
+    def map(self, batch: pa.RecordBatch) -> Any:
+        """Transform a batch. An exception counts as a failure of the transform."""
+
+    def items(self, start: int, num_rows: int, mapped: Any) -> list[Any]:
+        """Return the items for the queue of a transformed batch.
+
+        Args:
+            start: The position of its first row.
+            num_rows: The number of rows of the batch.
+            mapped: What ``map`` returned.
+
+        Raises:
+            ValueError: If there is not one output per row. That is never the fault of a row.
+        """
+
+    def filled(self, row: Any) -> Any:
+        """Return what ``map`` would return for a batch whose only row becomes ``row``."""
+
+    def new_queue(self) -> Any:
+        """Return an empty queue for the items."""
+
+
+class RowMapper:
+    """Yields rows one by one. Items are pairs of position and row."""
+
+    def __init__(self, transform: Callable[[pa.RecordBatch], Any]) -> None:
+        self.transform = transform
+
+    def map(self, batch: pa.RecordBatch) -> list[Any]:
+        """Transform a batch."""
+        return list(self.transform(batch))
+
+    def items(self, start: int, num_rows: int, mapped: list[Any]) -> list[Any]:
+        """Return pairs of position and row."""
+        if len(mapped) != num_rows:
+            message = (
+                f"the transform returned {len(mapped)} rows for a batch of {num_rows}, but must "
+                "return exactly one output row per input row. To drop bad rows, raise for them "
+                "and pass on_transform_error='skip'"
+            )
+            raise ValueError(message)
+        return list(zip(range(start, start + num_rows), mapped, strict=True))
+
+    def filled(self, row: Any) -> list[Any]:
+        """Return the row as a batch of one."""
+        return [row]
+
+    def new_queue(self) -> deque[Any]:
+        """Return an empty queue for the items."""
+        return deque()
+
+
+class TransformStage:
+    """Transforms batches under an error policy."""
+
+    def __init__(
+        self, mapper: Mapper, policy: RowErrorPolicy, counters: Counters
+    ) -> None:
+        self.mapper = mapper
+        self.policy = policy
+        self.counters = counters
+
+    def __call__(
+        self, start: int, batch: pa.RecordBatch, location: RowLocation
+    ) -> list[Any]:
+        """Return the items of a batch.
+
+        Args:
+            start: The position of its first row.
+            batch: The batch.
+            location: The location of its rows, for messages.
+        """
+        try:
+            mapped = self.mapper.map(batch)
+        except Exception as error:
+            is_tried = self.policy.on_error != "raise" or batch.num_rows < 2
+            location.note(error, batch.num_rows, "" if is_tried else HOW_TO_FIND)
+            if not self.policy.forgives(error):
+                raise
+            return self._row_by_row(start, batch, location)
+        return self.mapper.items(start, batch.num_rows, mapped)
+
+    def _row_by_row(
+        self, start: int, batch: pa.RecordBatch, location: RowLocation
+    ) -> list[Any]:
+        """Drop or replace only the rows for which the transform fails."""
+        items: list[Any] = []
+        failures: list[Exception] = []
+        failed: list[int] = []
+        is_filling = self.policy.is_filling
+        for i in range(batch.num_rows):
+            row = batch.slice(i, 1)
+            try:
+                mapped = self.mapper.map(row)
+            except Exception as failure:
+                location.note_row(failure, i)
+                if not self.policy.forgives(failure):
+                    raise
+                failures.append(failure)
+                failed.append(i)
+                if not is_filling:
+                    continue
+                mapped = self.mapper.filled(self.policy.filler(failure, row))
+            items += self.mapper.items(start + i, 1, mapped)
+        done = "filled" if is_filling else "skipped"
+        self.counters.add(**{f"rows_{done}": len(failures)})
+        level = logging.WARNING if self.policy.on_error == "warn" else logging.INFO
+        if failures and namespace.logger.isEnabledFor(level):
+            namespace.logger.log(
+                level,
+                "%s %d of %d rows whose transform failed (first error: %r): %s, in %s",
+                done.capitalize(),
+                len(failures),
+                batch.num_rows,
+                failures[0],
+                location.rows(failed),
+                location.batch,
+            )
+        return items
