@@ -386,7 +386,7 @@ def test_what_is_handed_out_may_be_written_to(perm, read, is_shuffled):
 def test_a_format_without_a_row_per_row_forgives_nothing(perm):
     view = perm.select_columns(["x"])
     with pytest.raises(
-        ValueError, match="on_error='skip' with torch_col: wanted a form"
+        ValueError, match=r"`on_error`='skip' needs batches .* pass another format"
     ):
         view.loader(4, format="torch_col", transform=len, on_error="skip")
 

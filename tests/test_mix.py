@@ -15,7 +15,7 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.mixing.epochs import MOST_EPOCHS
-from lanceloader.mixing.weights import whole_weights
+from lanceloader.mixing.weights import integer_weights
 from lanceloader.world import World
 from loads import STRATEGIES
 from mixtures import flat, mixed, numbered, served, shorter, sources_of
@@ -59,7 +59,7 @@ def test_a_mixture_is_what_it_is_row_by_row(data, sizes, one_table):
 
 @given(st.lists(numbers, min_size=1, max_size=9))
 def test_no_source_is_ever_far_from_its_share(weights):
-    whole = whole_weights(weights, range(len(weights)), [1] * len(weights))
+    whole = integer_weights(weights, range(len(weights)), [1] * len(weights))
     total = sum(map(Fraction, weights))
     for number, weight in zip(whole, weights, strict=True):
         assert abs(Fraction(number, sum(whole)) - Fraction(weight) / total) < 1e-6
@@ -384,7 +384,7 @@ def test_some_sources_of_the_same_table():
 def test_what_a_mixture_says():
     mixture = ll.mix(sources_of([40, 20]), weights=[1, 3])
     assert repr(mixture) == (
-        "<Mixture of 27 rows of 2 sources: a, b; until the first begins anew>"
+        "<Mixture of 27 rows of 2 sources: a, b; until a source would start again>"
     )
     text = mixture.explain()
     assert "source    b: weight 75.00%, 20 rows of an epoch, 1.00 times its 20" in text

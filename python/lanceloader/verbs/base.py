@@ -1,4 +1,4 @@
-"""What every permutation holds, and what it says of itself."""
+"""``View``: the state of a permutation, its properties and its representations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_BATCH_SIZE", "View"]
 
 DEFAULT_BATCH_SIZE = 100
-"""Rows of a batch where none are asked for: LanceDB's number."""
+"""The default number of rows in a batch, the same as in LanceDB."""
 
 
 class View:
@@ -42,16 +42,17 @@ class View:
     _rows: Order
     """The rows before skip and take."""
     _order: Order
-    """The rows served."""
+    """The rows after skip and take."""
     _options: ReadOptions
-    """How they are read."""
+    """How the rows are read."""
     _pid: int | None
+    """The process that opened ``reader``."""
     is_shard: bool = False
-    """Whether ``shard`` was asked, so that nobody else should."""
+    """Whether these are the rows of one rank already, so that a loader must not shard them again."""
     _warm: RowReader | None = None
-    """Keeps the rows packed that ``warm`` has packed."""
-    _formed: tuple[RowReader, Any, RowReader] | None = None
-    """The reader, what a format wants of it, and the reader that gives that."""
+    """The reader that keeps the rows packed by ``warm``."""
+    _format_reader: tuple[RowReader, Any, RowReader] | None = None
+    """The plain reader, the requirements of a format, and the reader that meets them."""
 
     def _assign(
         self,
@@ -60,7 +61,10 @@ class View:
         split: int,
         selection: dict[str, str] | None = None,
     ) -> None:
-        """Set everything, with LanceDB's defaults; without a selection, which opens the source, all columns."""
+        """Set all attributes to LanceDB's defaults.
+
+        Without a selection all columns are selected, which opens the source.
+        """
         self._source = source
         self._rows = rows
         self._order = rows
@@ -78,12 +82,12 @@ class View:
         self._pid = None
 
     def _assign_tables(self, base_table: Any) -> None:
-        """Set the table that users see; there is no permutation table."""
+        """Set the public ``base_table``, without a permutation table."""
         self._base_table = base_table
         self._permutation_table = None
 
     def _replace(self, **changes: Any) -> Self:
-        """Copy, with changes. The reader is shared unless what it reads changes."""
+        """Return a copy with changed attributes, which shares the reader if that still applies."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
         if not changes.keys().isdisjoint(("selection", "_source", "_options")):
@@ -94,14 +98,14 @@ class View:
         return self._replace()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # What it reads is immutable; a transform need not be.
+        # Sources and orders are immutable; a transform may not be.
         return self._replace(
             selection=self.selection.copy(),
             transform_fn=copy.deepcopy(self.transform_fn, memo),
         )
 
     def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
-        """Serve other rows, in the order they stand; skip and take start afresh."""
+        """Return a copy with other rows, without the skip and take of this one."""
         changes: dict[str, Any] = {"_rows": rows, "_order": rows}
         if source is not None and source is not self._source:
             changes["_source"] = source
@@ -111,7 +115,7 @@ class View:
         return self._replace(selection=selection)
 
     def _ensure_open(self) -> RowReader:
-        """Give the reader of the selected columns, made anew in another process."""
+        """Return the reader of the selected columns, which each process opens for itself."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:
             self.reader = self._source.reader(
@@ -129,7 +133,7 @@ class View:
 
     @property
     def num_rows(self) -> int:
-        """The number of rows, fixed when it was made."""
+        """The number of rows, which never changes."""
         return self._order.num_rows
 
     @property
@@ -139,7 +143,7 @@ class View:
 
     @property
     def column_names(self) -> list[str]:
-        """The names of the columns, in the order they come out."""
+        """The names of the columns, in the order of the batches."""
         return list(self.selection)
 
     @property
@@ -149,7 +153,7 @@ class View:
 
     @property
     def version(self) -> int | None:
-        """The version of the table it is pinned to, or ``None`` for data without versions."""
+        """The version of the table that is read, or ``None`` for data without versions."""
         return self._source.version
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The method that writes rows as a new table."""
+"""``materialize``: the rows of a permutation, written as a new table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["MaterializeVerbs"]
 
 
 class MaterializeVerbs(OptionVerbs):
-    """Write rows as a new table."""
+    """Methods that write rows."""
 
     def materialize(
         self,
@@ -25,24 +25,25 @@ class MaterializeVerbs(OptionVerbs):
         storage_options: StorageOptions | None = None,
         progress: Progress = False,
     ) -> Self:
-        """Write the rows, with these columns and in this order, as a new Lance table.
+        """Write the rows as a new Lance table, with the columns and in the order of this permutation.
 
-        All of it or nothing: a table that is interrupted leaves nothing behind, and one whose
-        process is killed leaves a hidden folder that the next attempt removes. Memory is
-        bounded, however many rows there are: see ``with_read``.
+        The table is written completely or not at all: an interrupted call leaves nothing behind,
+        and a killed process leaves a hidden directory that the next call removes. Memory is
+        bounded by the ``memory_limit`` of ``with_read``, at any number of rows.
 
         Args:
-            uri: Path or URI of the new table; ``"db/name.lance"`` is the table ``name`` of the
-                LanceDB database ``db``.
+            uri: The path or URI of the new table. ``"db/name.lance"`` is the table ``name`` of
+                the LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a bar; or a function, called with the number of rows
-                written so far and in all.
+            progress: Whether to show a progress bar; or a function, called with the number of
+                rows written so far and in all.
 
         Returns:
-            The new table, in storage order, with the format of this permutation.
+            A permutation of the new table in storage order, with the format, the batch size and
+            the read options of this one.
 
         Raises:
-            FileExistsError: If there is something at ``uri`` already.
+            FileExistsError: If ``uri`` exists.
             UnsupportedError: If neither pylance nor lancedb is installed.
 
         Example:
