@@ -50,7 +50,7 @@ def test_threads_may_share_what_fills_blocks(perm):
     packing = perm.pack(24, pad_id=PAD)._units().packing(None)
     whole = share_of(packing.num_blocks, 0, 1, World(), tail="pad", drop_last=False)
     (order,) = packing.reads(whole)
-    reader = perm.select_columns(["tokens"])._ensure_open()
+    reader = perm.select_columns(["tokens"]).open_reader()
     rows = reader.load(order, 3, False)
     filler = packing.fill(whole, rows, pad_id=PAD, eos_id=0)
     found = []

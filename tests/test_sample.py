@@ -127,7 +127,7 @@ def test_any_number_of_draws_costs_nothing(perm):
     size = 2**40
     drawn = perm.sample(size, seed=7, weights="w", replacement=True)
     assert len(drawn) == size
-    assert drawn._order.num_bytes < 16 * NUM_ROWS + 1024
+    assert drawn.order.num_bytes < 16 * NUM_ROWS + 1024
     assert drawn.row(size - 1)["id"] in range(NUM_ROWS)
     assert ids(drawn.with_take(100)) == PAGE.draws(100, 7, weights=WEIGHTS)
     shard = drawn.shard(3, 8).with_take(50)
@@ -156,7 +156,7 @@ def test_samples_travel(perm, arguments):
     drawn = perm.sample(100, seed=7, **arguments)
     again = pickle.loads(pickle.dumps(drawn))
     assert ids(again) == ids(drawn)
-    assert repr(again._order) == repr(drawn._order)
+    assert repr(again.order) == repr(drawn.order)
     assert ids(drawn.shuffle(seed=1)) != ids(drawn)
     assert sorted(ids(drawn.shuffle(seed=1))) == sorted(ids(drawn))
 

@@ -399,7 +399,7 @@ def test_rows_of_the_core(table):
     import lanceloader as ll
 
     perm = ll.open(table)
-    (raw,) = perm._ensure_open().load(perm._order, 200, False)
+    (raw,) = perm.open_reader().load(perm.order, 200, False)
     rows = list(one_row_batches(raw))
     assert [row.num_rows for row in rows] == [1] * len(perm)
     assert pa.Table.from_batches(rows) == perm.to_arrow()

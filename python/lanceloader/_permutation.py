@@ -72,7 +72,7 @@ class Permutation(LoadVerbs):
             raise AssertionError("base_table is required")
         if selection is None:
             raise AssertionError("selection is required")
-        self._assign(*rows_of_split(base_table, permutation_table, split), split)
+        self.assign(*rows_of_split(base_table, permutation_table, split), split)
         self._base_table = base_table
         self._permutation_table = permutation_table
         self.selection = selection
@@ -81,8 +81,8 @@ class Permutation(LoadVerbs):
         self.offset = offset
         self.limit = limit
         self.connection_factory = connection_factory
-        self._order = self._sliced(offset, limit)
-        self._ensure_open()
+        self.order = self.sliced_order(offset, limit)
+        self.open_reader()
 
     @classmethod
     def identity(cls, table: Any) -> Self:
@@ -124,10 +124,10 @@ class Permutation(LoadVerbs):
             raise AssertionError("base_table is required")
         number = split_number(permutation_table, split)
         new = cls.__new__(cls)
-        new._assign(*rows_of_split(base_table, permutation_table, number), number)
+        new.assign(*rows_of_split(base_table, permutation_table, number), number)
         new._base_table = base_table
         new._permutation_table = permutation_table
-        new._ensure_open()
+        new.open_reader()
         return new
 
     @property

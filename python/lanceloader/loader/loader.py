@@ -137,7 +137,7 @@ class Loader(Generic[PermutationT]):
         """The rows of all ranks, in the order of the epoch."""
         view = self.units.view
         if self.epoch is not None:
-            view = view._with_epoch(self.epoch)
+            view = view.with_epoch(self.epoch)
         return cast("PermutationT", view)
 
     @property
@@ -282,7 +282,7 @@ class Loader(Generic[PermutationT]):
     def request(self) -> Iteration:
         """Return a new iteration, which has not started, for consumers other than ``iter()``."""
         # Opened here, so that all iterations share one reader and its rows in memory.
-        self.units.view._ensure_open()
+        self.units.view.open_reader()
         metrics = self._metrics = Metrics(
             self.units.reads,
             name_of(self.units.view.transform_fn),

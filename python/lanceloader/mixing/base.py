@@ -48,7 +48,7 @@ class MixedSources:
         self.stop = stop
         self.source_column = source_column
         self._views, self._groups = grouped(views.values())
-        self._orders = [view._order for view in views.values()]
+        self._orders = [view.order for view in views.values()]
         self.is_shard = any(view.is_shard for view in views.values())
         self._stages = stages
         self._is_linear = is_linear
@@ -69,7 +69,7 @@ class MixedSources:
     def sources(self) -> dict[Any, Permutation]:
         """The permutations, by name."""
         return {
-            name: self._views[group]._with_rows(order)
+            name: self._views[group].with_rows(order)
             for name, group, order in zip(
                 self.names, self._groups, self._orders, strict=True
             )
@@ -81,9 +81,10 @@ class MixedSources:
         new._opened = None
         return new
 
-    def _ensure_open(self) -> None:
+    def open_reader(self) -> None:
+        """Open the readers of all tables."""
         for view in self._readers():
-            view._ensure_open()
+            view.open_reader()
 
     def _readers(self) -> list[Permutation]:
         """Return a view for each table, which reads with its share of the memory."""

@@ -35,7 +35,7 @@ def with_shared_memory(
         return [with_options(views[0], ReadOptions(memory_limit=limit))]
     needs, limits = [], []
     for view in views:
-        reader = view._ensure_open()
+        reader = view.open_reader()
         choice = reader.choice() if isinstance(reader, Reader) else None
         packed = choice.row_bytes * choice.num_rows if choice else 0
         needs.append(max(packed, WINDOWS))
@@ -43,11 +43,11 @@ def with_shared_memory(
     shares = divided(max(limits) if limit is None else limit, needs)
     found = []
     for view, share in zip(views, shares, strict=True):
-        own = view._options if limit is None else ReadOptions()
-        threads = view._options.for_native()["threads"] or num_cpus()
+        own = view.read_options if limit is None else ReadOptions()
+        threads = view.read_options.for_native()["threads"] or num_cpus()
         options = ReadOptions(
             memory_limit=share if own.memory_limit is None else own.memory_limit,
-            threads=view._options.threads or max(1, -(-threads // len(views))),
+            threads=view.read_options.threads or max(1, -(-threads // len(views))),
         )
         found.append(with_options(view, options))
     return found
@@ -55,8 +55,8 @@ def with_shared_memory(
 
 def with_options(view: Permutation, options: ReadOptions) -> Permutation:
     """Return a view with other read options, or the same view if they do not change."""
-    merged = view._options.merged(options)
-    return view if merged == view._options else view._replace(_options=merged)
+    merged = view.read_options.merged(options)
+    return view if merged == view.read_options else view.with_read_options(options)
 
 
 def divided(total: int, needs: Sequence[int]) -> list[int]:

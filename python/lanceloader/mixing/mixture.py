@@ -163,7 +163,7 @@ class Mixture(MixedSources):
         """
         number = secrets.randbits(64) if seed is None else count(seed, "seed")
         orders = [
-            view.shuffle(seed_of(number, name), **options)._order
+            view.shuffle(seed_of(number, name), **options).order
             for name, view in self.sources.items()
         ]
         return self._replace(_orders=orders)
@@ -262,10 +262,10 @@ class Mixture(MixedSources):
                 for number, other in zip(counts.values(), self._groups, strict=True)
                 if other == group
             )
-            limit = view._options.memory_limit
+            limit = view.read_options.memory_limit
             bounded = "" if limit is None else f", at most {readable(limit)} in memory"
             lines.append(f"table     {rows:,} rows of an epoch{bounded}")
-            whole = view._with_rows(self._order(group, self._epoch))
+            whole = view.with_rows(self._order(group, self._epoch))
             lines += [f"  {line}" for line in whole.explain().splitlines()]
         return "\n".join(lines)
 
@@ -281,14 +281,14 @@ class Mixture(MixedSources):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        by_id = [view._source.rows_are_ids for view in self._views]
+        by_id = [view.source.rows_are_ids for view in self._views]
         return self.__dict__ | {"_opened": None, "rows_are_ids": by_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         by_id = state.pop("rows_are_ids")
         self.__dict__.update(state)
         for view, rows_are_ids in zip(self._views, by_id, strict=True):
-            if view._source.rows_are_ids != rows_are_ids:
+            if view.source.rows_are_ids != rows_are_ids:
                 message = (
                     f"the connection factory of {view!r} returned a table that does not identify "
                     f"rows by {'row id' if rows_are_ids else 'row offset'}, as the table of the "
@@ -301,7 +301,8 @@ class Mixture(MixedSources):
             return "until a source would start again"
         return "until all sources were read" if self.stop == "all" else "as requested"
 
-    def _with_epoch(self, epoch: int) -> Self:
+    def with_epoch(self, epoch: int) -> Self:
+        """Return the mixture with the rows of an epoch in its counts and explanations."""
         return self._replace(_epoch=epoch)
 
 

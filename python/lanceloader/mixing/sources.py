@@ -51,7 +51,7 @@ def source_views(
     known: dict[int, Any] = {}
     for name in others:
         view = aligned(name, named[name], first, expected.column_names)
-        reader = view._ensure_open()
+        reader = view.open_reader()
         if id(reader) not in known:
             known[id(reader)] = reader
             check_types(name, view.schema, first, expected.schema)
@@ -121,7 +121,7 @@ def grouped(views: Iterable[Permutation]) -> tuple[list[Permutation], list[int]]
     readers: list[Permutation] = []
     numbers: list[int] = []
     for view in views:
-        key = id(view._source), tuple(view.selection.items()), view._options
+        key = id(view.source), tuple(view.selection.items()), view.read_options
         if key not in groups:
             groups[key] = len(readers)
             readers.append(view)

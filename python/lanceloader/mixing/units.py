@@ -34,7 +34,7 @@ class MixedUnits:
         """Make units of a mixture; ``by_column`` is that of ``ViewUnits``."""
         self._mixture = mixture
         self._by_column = by_column or mixture.source_column is not None
-        self.convert = mixture._views[0]._converter()
+        self.convert = mixture._views[0].converter()
         self._plan: dict[str, int | str] | None = None
 
     @property
@@ -84,7 +84,7 @@ class MixedUnits:
         """Return the parts of the batches of a share that are read from one table."""
         mixture = self._mixture
         view = mixture._readers()[group]
-        reader = view._open_for_format(by_column=self._by_column)
+        reader = view.open_format_reader(by_column=self._by_column)
         order = mixture._order(group, epoch, share)
         ends = mixture._epochs.of(epoch).ends(group, share)
         after = None
@@ -110,7 +110,7 @@ class MixedUnits:
         if len(mixture._views) > 1:
             return None
         order = mixture._order(0, epoch)
-        return mixture._views[0]._source, offsets_at(order, share, number, ats)
+        return mixture._views[0].source, offsets_at(order, share, number, ats)
 
     def plan(self) -> dict[str, int | str]:
         """Return what determines the order of the rows."""
@@ -120,7 +120,7 @@ class MixedUnits:
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of all tables together, if the core reads all of them."""
-        readers = [view._ensure_open() for view in self._mixture._readers()]
+        readers = [view.open_reader() for view in self._mixture._readers()]
         found = map(stats_of, readers)
         known = [stats for stats in found if stats is not None]
         # `SummedReadStats` has the attributes of `ReadStats`.
@@ -133,7 +133,7 @@ class MixedUnits:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.convert = self._mixture._views[0]._converter()
+        self.convert = self._mixture._views[0].converter()
 
 
 def merged(

@@ -33,7 +33,7 @@ MOST_BYTES = 1 << 30
 
 def most_bytes_of(units: Units) -> int:
     """Return the most bytes of raw batches in transforms: half of ``memory_limit``."""
-    limit = units.view._options.for_native()["memory_limit"]
+    limit = units.view.read_options.for_native()["memory_limit"]
     return MOST_BYTES if limit is None else int(limit) // 2
 
 

@@ -124,7 +124,7 @@ class BucketedUnits(PlannedUnits):
         """Return the table and the row offsets at some positions of a batch."""
         order, ends = self.buckets(epoch).share(share)
         start = numbers_of(ends)[number - 1].as_py() if number else 0
-        return self._view._source, [order.at(start + at) for at in ats]
+        return self._view.source, [order.at(start + at) for at in ats]
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None

@@ -93,7 +93,7 @@ class PackedUnits(PlannedUnits):
                 'format "torch_matrix" needs columns of one type, which blocks of documents do '
                 'not have: pass another format, such as "torch_dict"'
             )
-        tokens = view._with_selection({settings.column: settings.column})
+        tokens = view.with_selection({settings.column: settings.column})
         super().__init__(tokens, settings.lengths, progress=progress)
         self._settings = settings
 

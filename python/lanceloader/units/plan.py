@@ -21,8 +21,8 @@ def plan_of(view: View) -> dict[str, int | str]:
     are identified by their columns and their number of rows. Hashing a filter or a list of rows
     takes a few nanoseconds per row; everything else takes constant time.
     """
-    source, order = view._source, view._order.with_epoch(0)
-    as_it_is = view._order.fingerprint()
+    source, order = view.source, view.order.with_epoch(0)
+    as_it_is = view.order.fingerprint()
     native = getattr(source, "native", None)
     table = None if native is None else native.identity
     text = repr(order).removeprefix("<Order of ").removesuffix(">")

@@ -38,15 +38,15 @@ def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Len
     Raises:
         ValueError: If the column holds neither, or a length is null or negative.
     """
-    builder = _native.LengthsBuilder(view._order)
+    builder = _native.LengthsBuilder(view.order)
     rows = builder.rows()
-    known = _LENGTHS.setdefault(view._source, {})
+    known = _LENGTHS.setdefault(view.source, {})
     key = column, rows.fingerprint()
     if key not in known:
         narrow = {column: column}
         if view.selection != narrow:
-            view = view._with_selection(narrow)
-        reader = view._ensure_open()
+            view = view.with_selection(narrow)
+        reader = view.open_reader()
         for batch in progress_over(
             batches_of(reader, rows, None),
             rows.num_rows,
@@ -80,7 +80,7 @@ class PlannedUnits(ViewUnits):
                 self._view, self._column, progress=self._progress
             )
         if epoch not in self._plans:
-            plan = self._plan(epoch_of(self._view._order, epoch), self._lengths)
+            plan = self._plan(epoch_of(self._view.order, epoch), self._lengths)
             while len(self._plans) >= PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
             self._plans[epoch] = plan

@@ -37,7 +37,7 @@ class ViewUnits:
         """
         self._view = view
         self._by_column = by_column
-        self.convert = view._converter()
+        self.convert = view.converter()
         self._known: dict[str, int | str] | None = None
 
     @property
@@ -53,7 +53,7 @@ class ViewUnits:
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of the reader."""
-        return stats_of(self._view._ensure_open())
+        return stats_of(self._view.open_reader())
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share: one for each unit."""
@@ -72,7 +72,7 @@ class ViewUnits:
         return None
 
     def _reader(self) -> Any:
-        return self._view._open_for_format(by_column=self._by_column)
+        return self._view.open_format_reader(by_column=self._by_column)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -81,7 +81,7 @@ class ViewUnits:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.convert = self._view._converter()
+        self.convert = self._view.converter()
 
 
 class RowUnits(ViewUnits):
@@ -98,7 +98,7 @@ class RowUnits(ViewUnits):
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
         """Return the raw batches of a share."""
-        order, after = self._view._order, None
+        order, after = self._view.order, None
         if following is not None:
             next_epoch, next_share = following
             after = order_of(epoch_of(order, next_epoch), next_share)
@@ -108,8 +108,8 @@ class RowUnits(ViewUnits):
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
         """Return the table and the row offsets at some positions of a batch."""
-        order = epoch_of(self._view._order, epoch)
-        return self._view._source, offsets_at(order, share, number, ats)
+        order = epoch_of(self._view.order, epoch)
+        return self._view.source, offsets_at(order, share, number, ats)
 
     def load_order(self, order: Order, share: Share, after: Order | None) -> RawBatches:
         """Return the raw batches of a share of an order of the table.

@@ -27,7 +27,7 @@ DEFAULT_BATCH_SIZE = 100
 class View:
     """The state of a permutation: a source, an order, columns and a transform."""
 
-    _split: int
+    split_number: int
     selection: dict[str, str]
     batch_size: int
     transform_fn: Transform
@@ -38,12 +38,12 @@ class View:
     _permutation_table: Any
     reader: RowReader | None
 
-    _source: Source
-    _rows: Order
+    source: Source
+    unsliced_order: Order
     """The rows before skip and take."""
-    _order: Order
+    order: Order
     """The rows after skip and take."""
-    _options: ReadOptions
+    read_options: ReadOptions
     """How the rows are read."""
     _pid: int | None
     """The process that opened ``reader``."""
@@ -54,7 +54,7 @@ class View:
     _format_reader: tuple[RowReader, Any, RowReader] | None = None
     """The plain reader, the requirements of a format, and the reader that meets them."""
 
-    def _assign(
+    def assign(
         self,
         source: Source,
         rows: Order,
@@ -65,10 +65,10 @@ class View:
 
         Without a selection all columns are selected, which opens the source.
         """
-        self._source = source
-        self._rows = rows
-        self._order = rows
-        self._split = split
+        self.source = source
+        self.unsliced_order = rows
+        self.order = rows
+        self.split_number = split
         if selection is None:
             selection = {name: name for name in source.schema.names}
         self.selection = selection
@@ -78,19 +78,23 @@ class View:
         self.limit = None
         self.connection_factory = None
         self.reader = None
-        self._options = ReadOptions()
+        self.read_options = ReadOptions()
         self._pid = None
 
-    def _assign_tables(self, base_table: Any) -> None:
-        """Set the public ``base_table``, without a permutation table."""
+    def assign_tables(self, base_table: Any, permutation_table: Any = None) -> None:
+        """Set the tables that the permutation was made from."""
         self._base_table = base_table
-        self._permutation_table = None
+        self._permutation_table = permutation_table
+
+    def assigned_tables(self) -> tuple[Any, Any]:
+        """Return the two tables, or what makes them again after unpickling."""
+        return self._base_table, self._permutation_table
 
     def _replace(self, **changes: Any) -> Self:
         """Return a copy with changed attributes, which shares the reader if that still applies."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
-        if not changes.keys().isdisjoint(("selection", "_source", "_options")):
+        if not changes.keys().isdisjoint(("selection", "source", "read_options")):
             new.reader = None
         return new
 
@@ -104,22 +108,23 @@ class View:
             transform_fn=copy.deepcopy(self.transform_fn, memo),
         )
 
-    def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
+    def with_rows(self, rows: Order, source: Source | None = None) -> Self:
         """Return a copy with other rows, without the skip and take of this one."""
-        changes: dict[str, Any] = {"_rows": rows, "_order": rows}
-        if source is not None and source is not self._source:
-            changes["_source"] = source
+        changes: dict[str, Any] = {"unsliced_order": rows, "order": rows}
+        if source is not None and source is not self.source:
+            changes["source"] = source
         return self._replace(**changes, offset=None, limit=None)
 
-    def _with_selection(self, selection: dict[str, str]) -> Self:
+    def with_selection(self, selection: dict[str, str]) -> Self:
+        """Return a copy with other columns: a dict of names to names in the table."""
         return self._replace(selection=selection)
 
-    def _ensure_open(self) -> RowReader:
+    def open_reader(self) -> RowReader:
         """Return the reader of the selected columns, which each process opens for itself."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:
-            self.reader = self._source.reader(
-                list(self.selection.items()), self._options
+            self.reader = self.source.reader(
+                list(self.selection.items()), self.read_options
             )
             self._pid = pid
         return self.reader
@@ -129,12 +134,12 @@ class View:
         """The Arrow schema of the batches, with the metadata of fields and table."""
         import pyarrow as pa
 
-        return pa.schema(self._ensure_open())
+        return pa.schema(self.open_reader())
 
     @property
     def num_rows(self) -> int:
         """The number of rows, which never changes."""
-        return self._order.num_rows
+        return self.order.num_rows
 
     @property
     def num_columns(self) -> int:
@@ -154,7 +159,7 @@ class View:
     @property
     def version(self) -> int | None:
         """The version of the table that is read, or ``None`` for data without versions."""
-        return self._source.version
+        return self.source.version
 
     def __len__(self) -> int:
         return self.num_rows
@@ -163,7 +168,7 @@ class View:
         columns = "column" if self.num_columns == 1 else "columns"
         return (
             f"<Permutation of {self.num_rows:,} rows and {self.num_columns} {columns} of "
-            f"{self._source.describe()}>"
+            f"{self.source.describe()}>"
         )
 
     def _repr_html_(self) -> str:

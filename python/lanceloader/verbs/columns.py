@@ -44,9 +44,11 @@ class ColumnVerbs(View):
         check_names(columns)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
-        return self._with_selection({name: self._resolve(name) for name in columns})
+        return self.with_selection(
+            {name: self.resolve_column(name) for name in columns}
+        )
 
-    def _resolve(self, name: str) -> str:
+    def resolve_column(self, name: str) -> str:
         """Return the column of the table that a name refers to.
 
         Raises:
@@ -60,7 +62,7 @@ class ColumnVerbs(View):
         while rest:
             if top in self.selection:
                 nested = f"{self.selection[top]}.{rest}"
-                self._source.reader([(name, nested)])
+                self.source.reader([(name, nested)])
                 return nested
             head, _, rest = rest.partition(".")
             top = f"{top}.{head}"
@@ -84,7 +86,7 @@ class ColumnVerbs(View):
         }
         if not kept:
             raise ValueError("Cannot remove all columns")
-        return self._with_selection(kept)
+        return self.with_selection(kept)
 
     def rename_column(self, old_name: str, new_name: str) -> Self:
         """Return a permutation with a column renamed and moved to the end.
@@ -114,7 +116,7 @@ class ColumnVerbs(View):
             raise ValueError(message)
         selection = self.selection.copy()
         selection[new_name] = selection.pop(old_name)
-        return self._with_selection(selection)
+        return self.with_selection(selection)
 
     def rename_columns(self, column_map: Mapping[str, str]) -> Self:
         """Return a permutation with several columns renamed, one after the other.
@@ -158,7 +160,7 @@ class ColumnVerbs(View):
 
         for field in self.schema:
             add(field.name, self.selection[field.name], field.type)
-        return self._with_selection(selection)
+        return self.with_selection(selection)
 
 
 def check_names(columns: Sequence[str]) -> None:

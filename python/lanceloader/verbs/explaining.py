@@ -35,20 +35,20 @@ _MAX_ROWS_AT_ONCE = 1024
 
 def explanation(view: View) -> str:
     """Return a description of a permutation, which reads a few hundred rows at most."""
-    native = getattr(view._source, "native", None)
-    reader = view._ensure_open()
+    native = getattr(view.source, "native", None)
+    reader = view.open_reader()
     lines = [
-        f"rows      {view.num_rows:,} of {view._source.num_rows:,}",
-        f"source    {view._source.describe()}",
+        f"rows      {view.num_rows:,} of {view.source.num_rows:,}",
+        f"source    {view.source.describe()}",
     ]
     if native is not None:
         size = native.data_bytes
         stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
         parts = "fragment" if native.num_fragments == 1 else "fragments"
         lines.append(f"stored as {native.num_fragments:,} {parts}, {stored}")
-    order = repr(view._order).removeprefix("<Order of ").removesuffix(">")
+    order = repr(view.order).removeprefix("<Order of ").removesuffix(">")
     lines += [
-        f"order     {order} ({view._order.num_bytes:,} bytes)",
+        f"order     {order} ({view.order.num_bytes:,} bytes)",
         f"columns   {', '.join(view.column_names)}",
     ]
     if not isinstance(reader, _native.Reader):
@@ -57,10 +57,10 @@ def explanation(view: View) -> str:
         )
         return "\n".join(lines)
     choice = reader.choice()
-    strategy = reader.strategy(view._order)
+    strategy = reader.strategy(view.order)
     if strategy == choice.strategy:
         lines.append(f"read      {strategy}, as {choice.reason}")
-    elif view._order.is_ascending:
+    elif view.order.is_ascending:
         how = "direct in order: runs of rows, a window of 16 MiB ahead"
         lines.append(f"read      {how}; at random, {choice.strategy}")
     else:
@@ -77,13 +77,13 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
     """Yield the lines about the cost, with estimates for what is only known after reading."""
     packed = choice.row_bytes * choice.num_rows
     useful = choice.row_bytes * view.num_rows
-    is_remote = "://" in (getattr(view._source, "uri", None) or "")
+    is_remote = "://" in (getattr(view.source, "uri", None) or "")
     columns = len(view.selection)
     if strategy == "resident":
         reads = f"every row once ({readable(packed)} packed), then from memory"
         amplification = packed / useful
         memory = readable(packed)
-        folder = cache_folder(view._options.cache_dir)
+        folder = cache_folder(view.read_options.cache_dir)
         if folder is None or packed < _SMALL_BYTES:
             memory += " of this process"
         else:
@@ -95,7 +95,7 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
         )
         amplification = (packed + 2 * useful) / useful
         memory = f"at most {readable(choice.memory_bytes)}"
-    elif view._order.is_ascending:
+    elif view.order.is_ascending:
         reads = f"runs of rows, {readable(useful)} once decoded"
         amplification = 1.0
         memory = f"about {readable(4 * _WINDOW_BYTES)} of windows in flight"

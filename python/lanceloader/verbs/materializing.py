@@ -58,8 +58,8 @@ class MaterializeVerbs(OptionVerbs):
         write_table(self.schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)
         new = self._replace()
-        new._assign(source, source.all_rows(), 0)
-        new._assign_tables(uri)
+        new.assign(source, source.all_rows(), 0)
+        new.assign_tables(uri)
         new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
-        new._options = self._options
+        new.read_options = self.read_options
         return new

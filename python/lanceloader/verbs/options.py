@@ -61,13 +61,13 @@ class OptionVerbs(SplitVerbs):
             [{'x': 0}]
         """
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
-        return self._replace(_options=options)
+        return self._replace(read_options=options)
 
     def with_read_options(self, options: ReadOptions) -> Self:
         """Return a permutation with other read options; options that are ``None`` keep their values."""
         if options == ReadOptions():
             return self
-        return self._replace(_options=self._options.merged(options))
+        return self._replace(read_options=self.read_options.merged(options))
 
     def explain(self) -> str:
         """Return a description of the source, the order, how rows are read, why, and the cost.
@@ -113,7 +113,7 @@ class OptionVerbs(SplitVerbs):
             (10, False)
         """
         options = ReadOptions.of("resident", memory_limit, cache_dir, threads)
-        view = self._replace(_options=self._options.merged(options))
+        view = self._replace(read_options=self.read_options.merged(options))
         report = pack_now(view, progress)
         self._warm = view.reader
         return report

@@ -209,8 +209,8 @@ class ReadVerbs(ColumnVerbs):
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
-        batches: Iterator[Any] = self._open_for_format().load(
-            self._order, size, skip_last_batch
+        batches: Iterator[Any] = self.open_format_reader().load(
+            self.order, size, skip_last_batch
         )
         counted = progress_over(
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
@@ -220,16 +220,16 @@ class ReadVerbs(ColumnVerbs):
             start = number * size
             positions = range(start, min(start + size, self.num_rows))
             return location_of_rows(
-                self._source, self._order, positions, f"batch {number}"
+                self.source, self.order, positions, f"batch {number}"
             )
 
-        convert = without_stop_iteration(self._converter())
+        convert = without_stop_iteration(self.converter())
         yield from map(noting(convert, location), counted)
 
     def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
         """Return all rows in Arrow batches of a few megabytes, at any size of the rows."""
         view = self.with_format("arrow")
-        batches = view._ensure_open().load(self._order, None, False)  # noqa: FBT003
+        batches = view.open_reader().load(self.order, None, False)  # noqa: FBT003
         return progress_over(
             map(view._record_batch, batches),
             self.num_rows,
@@ -302,8 +302,8 @@ class ReadVerbs(ColumnVerbs):
         if isinstance(index, slice):
             start, stop, step = index.indices(self.num_rows)
             length = len(range(start, stop, step))
-            picked = self._order.slice(start if length else 0, length, step)
-            reader = self._open_for_format()
+            picked = self.order.slice(start if length else 0, length, step)
+            reader = self.open_format_reader()
             return self._converted(
                 reader.read(picked, 0, length), range(start, stop, step)
             )
@@ -409,7 +409,7 @@ class ReadVerbs(ColumnVerbs):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self._with_selection({column: self._resolve(column)})
+        narrow = self.with_selection({column: self.resolve_column(column)})
         parts = []
         try:
             for batch in narrow._bulk(f"reading {column}", progress=progress):
@@ -425,7 +425,7 @@ class ReadVerbs(ColumnVerbs):
         return distinct
 
     def _take_native(self, positions: Any) -> Any:
-        reader = self._open_for_format()
+        reader = self.open_format_reader()
         if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
             # The core reads numpy arrays by the buffer protocol, which tensors lack.
             positions = (
@@ -433,9 +433,9 @@ class ReadVerbs(ColumnVerbs):
                 if hasattr(positions, "__array_interface__")
                 else positions.tolist()
             )
-        return reader.take(self._order, positions)
+        return reader.take(self.order, positions)
 
-    def _open_for_format(self, *, by_column: bool = False) -> RowReader:
+    def open_format_reader(self, *, by_column: bool = False) -> RowReader:
         """Return the reader of batches in the layout that the format needs.
 
         torch supports few operations on unsigned integers, so ids, addresses and offsets of rows
@@ -447,7 +447,7 @@ class ReadVerbs(ColumnVerbs):
         Raises:
             FormatError: If the columns of a matrix are not of one type.
         """
-        reader = self._ensure_open()
+        reader = self.open_reader()
         transform = self.transform_fn
         if not is_torch(transform):
             return reader
@@ -459,7 +459,7 @@ class ReadVerbs(ColumnVerbs):
         return known[2]
 
     def _reader_for(self, transform: Transform, *, by_column: bool) -> RowReader:
-        reader: Any = self._ensure_open()
+        reader: Any = self.open_reader()
         formed = reader
         if not set(SYSTEM).isdisjoint(self.selection.values()):
             formed = reader.as_signed()
@@ -471,7 +471,7 @@ class ReadVerbs(ColumnVerbs):
                 raise FormatError(str(error)) from None
         return cast("RowReader", formed)
 
-    def _converter(self) -> Callable[[Any], Any]:
+    def converter(self) -> Callable[[Any], Any]:
         """Return the function from a raw batch to a batch in the format."""
         convert = native_of(self.transform_fn)
         transform = self.transform_fn
@@ -486,9 +486,9 @@ class ReadVerbs(ColumnVerbs):
     def _converted(self, batch: Any, positions: Any) -> Any:
         """Return the batch of the rows at some positions in its format."""
         try:
-            return without_stop_iteration(self._converter())(batch)
+            return without_stop_iteration(self.converter())(batch)
         except Exception as error:
-            location_of_rows(self._source, self._order, positions).note(
+            location_of_rows(self.source, self.order, positions).note(
                 error, batch.num_rows
             )
             raise

@@ -45,7 +45,7 @@ class RowVerbs(ReadVerbs):
         """
         if skip is not None:
             skip = count(skip, "skip")
-        return self._replace(offset=skip, _order=self._sliced(skip, self.limit))
+        return self._replace(offset=skip, order=self.sliced_order(skip, self.limit))
 
     def with_take(self, limit: int | None) -> Self:
         """Return a permutation of the first ``limit`` rows, after those that ``with_skip`` skips.
@@ -63,11 +63,11 @@ class RowVerbs(ReadVerbs):
         """
         if limit is not None:
             limit = count(limit, "limit")
-        return self._replace(limit=limit, _order=self._sliced(self.offset, limit))
+        return self._replace(limit=limit, order=self.sliced_order(self.offset, limit))
 
     def with_repeat(self, times: int) -> Self:
         """Return a permutation of the rows repeated ``times`` times, each time in the same order."""
-        return self._with_rows(self._order.repeat(count(times, "times")))
+        return self.with_rows(self.order.repeat(count(times, "times")))
 
     def skip(self, skip: int) -> Self:
         """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
@@ -84,8 +84,9 @@ class RowVerbs(ReadVerbs):
         warn_deprecated("repeat")
         return self.with_repeat(times)
 
-    def _sliced(self, offset: int | None, limit: int | None) -> Order:
-        available = len(self._rows)
+    def sliced_order(self, offset: int | None, limit: int | None) -> Order:
+        """Return the rows after skipping ``offset`` and keeping ``limit`` of them."""
+        available = len(self.unsliced_order)
         start = offset or 0
         stop = available if limit is None else start + limit
         if start > available:
@@ -100,7 +101,7 @@ class RowVerbs(ReadVerbs):
                 f"table: {start} skipped and {limit} kept of {available}"
             )
             raise ValueError(message)
-        return self._rows.slice(start, stop - start)
+        return self.unsliced_order.slice(start, stop - start)
 
     def filter(self, predicate: str | Sequence[bool] | ArrayLike) -> Self:
         """Return a permutation of the rows for which ``predicate`` is true, in the same order.
@@ -123,8 +124,8 @@ class RowVerbs(ReadVerbs):
             [{'x': 8}, {'x': 9}]
         """
         if isinstance(predicate, str):
-            source, rows = self._source.matching(predicate, self._order)
-            return self._with_rows(rows, source)
+            source, rows = self.source.matching(predicate, self.order)
+            return self.with_rows(rows, source)
         import numpy as np
 
         nulls = count_nulls(predicate)
@@ -142,7 +143,7 @@ class RowVerbs(ReadVerbs):
             )
             raise ValueError(message)
         kept = _native.Order.set(np.flatnonzero(mask))
-        return self._with_rows(self._order.pick(kept))
+        return self.with_rows(self.order.pick(kept))
 
     def shuffle(
         self,
@@ -197,14 +198,16 @@ class RowVerbs(ReadVerbs):
             blocks = WINDOW_BLOCKS
             if window_blocks is not None:
                 blocks = count(window_blocks, "window_blocks", least=1)
-            return self._with_rows(self._order.windowed(seed, epoch, size, blocks))
-        return self._with_rows(self._order.shuffled(seed, epoch, clump))
+            return self.with_rows(self.order.windowed(seed, epoch, size, blocks))
+        return self.with_rows(self.order.shuffled(seed, epoch, clump))
 
-    def _with_epoch(self, epoch: int) -> Self:
+    def with_epoch(self, epoch: int) -> Self:
         """Return the permutation in the order of another epoch."""
-        order = self._order.with_epoch(epoch)
+        order = self.order.with_epoch(epoch)
         is_whole = self.offset is None and self.limit is None
-        return self._replace(_order=order, _rows=order if is_whole else self._rows)
+        return self._replace(
+            order=order, unsliced_order=order if is_whole else self.unsliced_order
+        )
 
     def shard(self, rank: int, world_size: int, *, tail: Tail = "uneven") -> Self:
         """Return the rows of one rank: every ``world_size``-th row, from row ``rank`` on.
@@ -227,7 +230,7 @@ class RowVerbs(ReadVerbs):
             [3, 3, 2, 2]
         """
         ranks = count(world_size, "world_size", least=1)
-        new = self._with_rows(self._order.shard(count(rank, "rank"), ranks, tail))
+        new = self.with_rows(self.order.shard(count(rank, "rank"), ranks, tail))
         return new._replace(is_shard=True)
 
 

@@ -73,15 +73,15 @@ class SampleVerbs(RowVerbs):
         rows = self._rows_of(size, replacement=replacement)
         chosen = {"seed": count(seed, "seed"), "epoch": count(epoch, "epoch")}
         if rows == 0:
-            return self._with_rows(self._order.slice(0, 0))
+            return self.with_rows(self.order.slice(0, 0))
         if self.num_rows == 0:
             message = (
                 f"`size`={rows} rows cannot be drawn, as there are none to draw from"
             )
             raise ValueError(message)
         if weights is None and balance_by is None and not replacement:
-            shuffled = self._order.shuffled_for_sample(**chosen)
-            return self._with_rows(shuffled.slice(0, rows))
+            shuffled = self.order.shuffled_for_sample(**chosen)
+            return self.with_rows(shuffled.slice(0, rows))
         probabilities: dict[str, Any] = {}
         if balance_by is not None:
             table = self._columns(balance_by, "balance_by", progress=False)
@@ -101,7 +101,7 @@ class SampleVerbs(RowVerbs):
             drawn = _native.draws(self.num_rows, rows, **chosen, **probabilities)
         else:
             drawn = _native.choose(weights_by_row(**probabilities), rows, **chosen)
-        return self._with_rows(self._order.pick(drawn))
+        return self.with_rows(self.order.pick(drawn))
 
     def _rows_of(self, size: float, *, replacement: bool) -> int:
         rows = size
@@ -131,10 +131,10 @@ class SampleVerbs(RowVerbs):
         if not names:
             message = f"`{what}` is empty: pass the name of at least one column"
             raise ValueError(message)
-        known = self._source.schema.names
+        known = self.source.schema.names
         whole = self._replace(selection={name: name for name in known} | self.selection)
-        selection = {name: whole._resolve(name) for name in names}
-        return canonical(self._with_selection(selection).to_arrow(progress=progress))
+        selection = {name: whole.resolve_column(name) for name in names}
+        return canonical(self.with_selection(selection).to_arrow(progress=progress))
 
 
 def row_weights(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:

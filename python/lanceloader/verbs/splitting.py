@@ -110,7 +110,7 @@ class SplitNumber(int, Generic[ViewT]):
             message = f'`seed`={seed} has no effect with how="sequential": leave it out'
             raise ValueError(message)
         if how == "sequential":
-            parts = sequential(perm._order, requested.counts(perm.num_rows))
+            parts = sequential(perm.order, requested.counts(perm.num_rows))
             return perm._splits(parts, requested.names)
         if seed is None:
             message = (
@@ -120,7 +120,7 @@ class SplitNumber(int, Generic[ViewT]):
             raise ValueError(message)
         seed = count(seed, "seed")
         if not passed:
-            shuffled = perm._order.shuffled_for_split(
+            shuffled = perm.order.shuffled_for_split(
                 seed, count(clump_size, "clump_size", least=1)
             )
             parts = sequential(shuffled, requested.counts(perm.num_rows))
@@ -134,7 +134,7 @@ class SplitNumber(int, Generic[ViewT]):
                 _native.stratified if criterion == "stratify_by" else _native.grouped
             )
             picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
-        return perm._splits(map(perm._order.pick, picks), requested.names)
+        return perm._splits(map(perm.order.pick, picks), requested.names)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
@@ -150,7 +150,7 @@ class SplitVerbs(SampleVerbs):
         See ``SplitNumber.__call__`` for the arguments. As an int, this is the number of the split of
         the permutation table that the permutation was made from, as in LanceDB.
         """
-        return SplitNumber(self._split, self)
+        return SplitNumber(self.split_number, self)
 
     def split_by(self, column: str, *, progress: bool = False) -> Splits[Self]:
         """Split the rows by the values of a column, such as one that holds the name of a split.
@@ -213,7 +213,7 @@ class SplitVerbs(SampleVerbs):
         starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
         values = listed(table.column(0).take(array_of(rows[starts])))
         picks = map(_native.Order.set, np.split(rows, starts[1:]))
-        return (list(map(self._order.pick, picks)) if values else []), values
+        return (list(map(self.order.pick, picks)) if values else []), values
 
     def kfold(
         self,
@@ -256,7 +256,7 @@ class SplitVerbs(SampleVerbs):
                 f"{empty[0]} would have no rows; pass fewer folds"
             )
             raise ValueError(message)
-        orders = [part._order for part in parts]
+        orders = [part.order for part in parts]
         rest = (
             _native.Order.concat(orders[:fold] + orders[fold + 1 :])
             for fold in range(folds)
@@ -268,4 +268,4 @@ class SplitVerbs(SampleVerbs):
     def _splits(
         self, orders: Iterable[Order], names: Sequence[str] | None
     ) -> Splits[Self]:
-        return Splits(map(self._with_rows, orders), names)
+        return Splits(map(self.with_rows, orders), names)

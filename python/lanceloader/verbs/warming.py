@@ -61,10 +61,10 @@ def pack_now(view: View, progress: Progress) -> WarmReport:
         UnsupportedError: If the native reader does not read these columns.
         ValueError: If the rows need more memory than there may be.
     """
-    reader = view._ensure_open()
+    reader = view.open_reader()
     if not isinstance(reader, _native.Reader):
         message = (
-            f"{view._source.describe()}: only rows that the native reader reads can be "
+            f"{view.source.describe()}: only rows that the native reader reads can be "
             "packed; copy them with `materialize` first"
         )
         raise UnsupportedError(message)
@@ -94,7 +94,9 @@ def pack_now(view: View, progress: Progress) -> WarmReport:
         blocks_found=after.blocks_mapped - before.blocks_mapped,
         seconds=time.perf_counter() - start,
         is_shared=after.is_shared,
-        cache_dir=cache_folder(view._options.cache_dir) if after.is_shared else None,
+        cache_dir=cache_folder(view.read_options.cache_dir)
+        if after.is_shared
+        else None,
     )
 
 
