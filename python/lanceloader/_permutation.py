@@ -82,7 +82,6 @@ class Permutation(LoadVerbs):
         self.limit = limit
         self.connection_factory = connection_factory
         self._order = self._sliced(offset, limit)
-        self._ensure_open()
 
     # Making one.
 
@@ -129,7 +128,6 @@ class Permutation(LoadVerbs):
         new._assign(*rows_of_split(base_table, permutation_table, number), number)
         new._base_table = base_table
         new._permutation_table = permutation_table
-        new._ensure_open()
         return new
 
     @property

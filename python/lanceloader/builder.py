@@ -321,7 +321,7 @@ def hashed(table: Table, columns: list[str], weights: list[int], discard: int) -
 
 def calculated(table: Table, calculation: str) -> Rows:
     """Put each row into the split that an SQL expression gives."""
-    with answering("expression", calculation, table.source.schema.names):
+    with answering("expression", calculation, table.source.column_names):
         found = table.source.calculate({"split_id": calculation}, table.filter)
     split_ids = found["split_id"].combine_chunks()
     return Rows(numpy_of(found["_rowid"]), split_ids, is_calculated=True)

@@ -196,7 +196,7 @@ def opened(table: Any) -> Opened:
 
 def reader_of(source: Source) -> Reader:
     """Read all columns."""
-    return source.reader([(name, name) for name in source.schema.names])
+    return source.reader([(name, name) for name in source.column_names])
 
 
 def take(source: Source, reader: Reader, offsets: Sequence[int]) -> pa.Table:

@@ -64,6 +64,11 @@ class Source(ABC):
         """The columns."""
 
     @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, in order."""
+        return list(self.schema.names)
+
+    @property
     @abstractmethod
     def num_rows(self) -> int:
         """The number of live rows."""

@@ -160,7 +160,7 @@ class EngineSource(Source):
                 "before they are shuffled, split or sliced, but not after"
             )
             raise UnsupportedError(message)
-        with answering("filter", predicate, self.schema.names):
+        with answering("filter", predicate, self.column_names):
             rows = Order.set(_column(self.engine().row_ids(predicate)))
         if not self.rows_are_ids:
             return self._by_row_id(), rows

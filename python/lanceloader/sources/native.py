@@ -68,6 +68,10 @@ class NativeSource(Source):
         return pa.schema(self.native)
 
     @property
+    def column_names(self) -> list[str]:
+        return self.native.column_names
+
+    @property
     def num_rows(self) -> int:
         return self.native.num_rows
 
@@ -85,7 +89,7 @@ class NativeSource(Source):
         return self, self.native.order_of_row_ids(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        with answering("filter", predicate, self.schema.names):
+        with answering("filter", predicate, self.column_names):
             rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
         return self, order.filtered(rows)
 
@@ -214,7 +218,7 @@ class MemorySource(NativeSource):
             raise UnsupportedError(message) from error
         self._native = Table.from_arrow(stream, row_ids=row_ids)
         self._make_engine = make_engine
-        names = self.schema.names
+        names = self.column_names
         twice = [column for column in dict.fromkeys(names) if names.count(column) > 1]
         if twice:
             message = (
@@ -238,7 +242,7 @@ class MemorySource(NativeSource):
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
         if self._make_engine is not None:
             return super().matching(predicate, order)
-        with answering("filter", predicate, self.schema.names):
+        with answering("filter", predicate, self.column_names):
             found = self.engine().row_ids(predicate).read_all()
         return self, order.filtered(Order.set(numpy_of(found.column(0))))
 

@@ -33,7 +33,6 @@ class View:
     offset: int | None
     limit: int | None
     connection_factory: Callable[[str], Any] | None
-    reader: Reader | None
 
     _source: Source
     _rows: Order
@@ -42,7 +41,8 @@ class View:
     """The rows served."""
     _options: ReadOptions
     """How they are read."""
-    _pid: int | None
+    _opened: dict[int, Reader]
+    """The reader of the selected columns, by process; shared by the copies that read the same."""
     _is_shard: bool = False
     """Whether ``shard`` was asked, so that nobody else should."""
     _serve: Callable[[Any], Any] | None = None
@@ -63,23 +63,22 @@ class View:
         self._order = rows
         self._split = split
         if selection is None:
-            selection = {name: name for name in source.schema.names}
+            selection = {name: name for name in source.column_names}
         self.selection = selection
         self.batch_size = DEFAULT_BATCH_SIZE
         self.transform_fn = Transforms.arrow2python
         self.offset = None
         self.limit = None
         self.connection_factory = None
-        self.reader = None
         self._options = ReadOptions()
-        self._pid = None
+        self._opened = {}
 
     def _replace(self, **changes: Any) -> Self:
         """Copy, with changes. The reader is shared unless what it reads changes."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
         if not changes.keys().isdisjoint(("selection", "_source", "_options")):
-            new.reader = None
+            new._opened = {}
         return new
 
     def __copy__(self) -> Self:
@@ -103,14 +102,21 @@ class View:
         return self._replace(selection=selection)
 
     def _ensure_open(self) -> Reader:
-        """Give the reader of the selected columns, made anew in another process."""
+        """Return the reader of the selected columns, made on first use in each process."""
         pid = os.getpid()
-        if self.reader is None or self._pid != pid:
-            self.reader = self._source.reader(
-                list(self.selection.items()), self._options
-            )
-            self._pid = pid
-        return self.reader
+        reader = self._opened.get(pid)
+        if reader is None:
+            made = self._source.reader(list(self.selection.items()), self._options)
+            # Another thread may have been faster; one reader keeps the packed rows of all.
+            reader = self._opened.setdefault(pid, made)
+            for inherited in [other for other in self._opened if other != pid]:
+                self._opened.pop(inherited, None)
+        return reader
+
+    @property
+    def reader(self) -> Reader:
+        """The reader of the selected columns."""
+        return self._ensure_open()
 
     @property
     def schema(self) -> pa.Schema:

@@ -119,7 +119,7 @@ class SampleVerb(RowVerbs):
         if not names:
             message = f"{what} without columns: wanted at least one"
             raise ValueError(message)
-        known = self._source.schema.names
+        known = self._source.column_names
         whole = self._replace(selection={name: name for name in known} | self.selection)
         selection = {name: whole._resolve(name) for name in names}
         return canonical(self._with_selection(selection).to_arrow(progress=progress))

@@ -125,7 +125,7 @@ class SequenceVerbs(SplitVerbs):
 
     def _any_column(self, name: str) -> tuple[str, pa.DataType]:
         """Find a column, selected or not, and its type."""
-        known = {known: known for known in self._source.schema.names}
+        known = {known: known for known in self._source.column_names}
         whole = self._replace(selection=known | self.selection)
         source = whole._resolve(name)
         return source, self._with_selection({name: source}).schema.field(0).type
