@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lanceloader import _native
 from lanceloader.engine_reader import EngineReader
+from lanceloader.errors import ColumnNotFoundError
+from lanceloader.sources.native import NativeSource
 from lanceloader.torch import collate_as
 
 
@@ -268,3 +275,81 @@ def test_collating_results_of_lancedb_gives_signed_numbers_of_rows(make):
     assert batch["_rowid"].tolist() == [5, 7]
     assert batch["n"].dtype == torch.uint64
     assert collate_as("numpy_dict")(make(data))["_rowid"].dtype == np.uint64
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "t.lance"
+    lance.write_dataset(pa.table({"id": range(10), "x": range(10)}), path)
+    return path
+
+
+def test_copies_made_before_the_first_read_share_one_reader(table):
+    """Packed rows are kept by the reader, so two of them would keep everything twice."""
+    perm = ll.open(table)
+    copies = [perm.shuffle(seed=1), perm.with_format("arrow"), perm.with_take(3)]
+    narrow = perm.select_columns(["id"])
+    readers = {id(copy.reader) for copy in [*copies, perm]}
+    assert len(readers) == 1
+    assert narrow.reader is not perm.reader
+    assert perm.with_read("direct").reader is not perm.reader
+
+
+def test_threads_that_read_first_together_share_one_reader(table):
+    perm = ll.open(table)
+    barrier = threading.Barrier(8)
+
+    def read(_):
+        barrier.wait()
+        return perm.reader
+
+    with ThreadPoolExecutor(8) as pool:
+        readers = list(pool.map(read, range(8)))
+    assert all(reader is readers[0] for reader in readers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_makes_its_own_reader(table):
+    perm = ll.open(table)
+    reader = perm.reader
+    child = os.fork()
+    if child == 0:
+        is_own = perm.reader is not reader and len(perm._opened) == 1
+        os._exit(0 if is_own else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert perm.reader is reader
+
+
+def test_opening_makes_neither_a_reader_nor_a_schema(tmp_path, monkeypatch):
+    path = tmp_path / "wide.lance"
+    lance.write_dataset(pa.table({f"f{i}": [i] for i in range(100)}), path)
+
+    def fail(*_args, **_kwargs):
+        raise AssertionError("a schema was made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NativeSource, "schema", property(fail))
+        patch.setattr(NativeSource, "reader", fail)
+        perm = ll.open(path)
+        assert perm.num_columns == 100
+        one = perm.select_columns(["f7"]).with_format("arrow")
+    assert one.take_offsets([0]).to_pydict() == {"f7": [7]}
+
+
+def test_a_wrong_name_among_right_ones_lists_all_columns(tmp_path):
+    path = tmp_path / "wide.lance"
+    lance.write_dataset(pa.table({f"f{i}": [i] for i in range(4)}), path)
+    native = _native.Table.open(str(path))
+    assert native.column_names == ["f0", "f1", "f2", "f3"]
+    with pytest.raises(ColumnNotFoundError, match="`f0`, `f1`, `f2`, `f3`"):
+        native.reader([("f1", "f1"), ("x", "f9")])
+
+
+def test_a_field_of_a_struct_is_found_among_many_columns(tmp_path):
+    path = tmp_path / "wide.lance"
+    meta = [{"w": i, "box": {"x": i / 2, "y": i}} for i in range(3)]
+    data = pa.table({f"f{i}": range(3) for i in range(50)} | {"meta": meta})
+    lance.write_dataset(data, path)
+    perm = ll.open(path).select_columns(["meta.box.x", "f49", "meta.w"])
+    found = perm.with_format("arrow").take_offsets([2, 0]).to_pydict()
+    assert found == {"meta.box.x": [1.0, 0.0], "f49": [2, 0], "meta.w": [2, 0]}

@@ -82,7 +82,6 @@ class Permutation(LoadVerbs):
         self.limit = limit
         self.connection_factory = connection_factory
         self.order = self.sliced_order(offset, limit)
-        self.open_reader()
 
     @classmethod
     def identity(cls, table: Any) -> Self:
@@ -127,7 +126,6 @@ class Permutation(LoadVerbs):
         new.assign(*rows_of_split(base_table, permutation_table, number), number)
         new._base_table = base_table
         new._permutation_table = permutation_table
-        new.open_reader()
         return new
 
     @property

@@ -74,7 +74,7 @@ def open_table(table: Any) -> OpenTable:
 
 def reader_of(source: Source) -> RowReader:
     """Return a reader of all columns."""
-    return source.reader([(name, name) for name in source.schema.names])
+    return source.reader([(name, name) for name in source.column_names])
 
 
 def take(source: Source, reader: RowReader, offsets: Sequence[int]) -> pa.Table:

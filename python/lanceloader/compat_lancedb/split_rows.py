@@ -111,7 +111,7 @@ def hashed(
 
 def calculated(table: FilteredTable, calculation: str) -> SplitRows:
     """Assign each row to the split whose number an SQL expression returns."""
-    with sql_errors("expression", calculation, table.source.schema.names):
+    with sql_errors("expression", calculation, table.source.column_names):
         found = table.source.calculate({"split_id": calculation}, table.filter)
     split_ids = found["split_id"].combine_chunks()
     return SplitRows(numpy_of(found["_rowid"]), split_ids, is_calculated=True)

@@ -153,7 +153,7 @@ class PackVerbs(MaterializeVerbs):
 
     def _resolve_column(self, name: str) -> tuple[str, pa.DataType]:
         """Return a column of the table, selected or not, and its type."""
-        known = {known: known for known in self.source.schema.names}
+        known = {known: known for known in self.source.column_names}
         whole = self._replace(selection=known | self.selection)
         source = whole.resolve_column(name)
         return source, self.with_selection({name: source}).schema.field(0).type

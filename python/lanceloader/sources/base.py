@@ -70,6 +70,11 @@ class Source(ABC):
         """The schema of the table."""
 
     @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, in order."""
+        return list(self.schema.names)
+
+    @property
     @abstractmethod
     def num_rows(self) -> int:
         """The number of rows, without deleted ones."""

@@ -169,7 +169,7 @@ class EngineSource(Source):
                 "it is shuffled, split or sliced; apply the filter first"
             )
             raise UnsupportedError(message)
-        with sql_errors("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.column_names):
             rows = Order.set(_column(self.engine().row_ids(predicate)))
         if not self.rows_are_ids:
             return self._by_row_id(), rows

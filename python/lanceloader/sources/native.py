@@ -75,6 +75,10 @@ class NativeSource(Source):
         return pa.schema(self.native)
 
     @property
+    def column_names(self) -> list[str]:
+        return self.native.column_names
+
+    @property
     def num_rows(self) -> int:
         return self.native.num_rows
 
@@ -92,7 +96,7 @@ class NativeSource(Source):
         return self, self.native.order_of_row_ids(row_ids)
 
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
-        with sql_errors("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.column_names):
             rows = self.native.set_of_row_ids(self.engine().row_ids(predicate))
         return self, order.filtered(rows)
 
@@ -224,7 +228,7 @@ class MemorySource(NativeSource):
             raise UnsupportedError(message) from error
         self._native = Table.from_arrow(stream, row_ids=row_ids)
         self._make_engine = make_engine
-        names = self.schema.names
+        names = self.column_names
         repeated = [column for column in names if names.count(column) > 1]
         if repeated:
             message = f"{name} has several columns `{repeated[0]}`; column names must be unique"
@@ -246,7 +250,7 @@ class MemorySource(NativeSource):
     def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
         if self._make_engine is not None:
             return super().matching(predicate, order)
-        with sql_errors("filter", predicate, self.schema.names):
+        with sql_errors("filter", predicate, self.column_names):
             found = self.engine().row_ids(predicate).read_all()
         return self, order.filtered(Order.set(numpy_of(found.column(0))))
 

@@ -36,7 +36,6 @@ class View:
     connection_factory: Callable[[str], Any] | None
     _base_table: Any
     _permutation_table: Any
-    reader: RowReader | None
 
     source: Source
     unsliced_order: Order
@@ -45,8 +44,8 @@ class View:
     """The rows after skip and take."""
     read_options: ReadOptions
     """How the rows are read."""
-    _pid: int | None
-    """The process that opened ``reader``."""
+    _opened: dict[int, RowReader]
+    """The reader of the selected columns, by process; copies that read the same share it."""
     is_shard: bool = False
     """Whether these are the rows of one rank already, so that a loader must not shard them again."""
     _warm: RowReader | None = None
@@ -70,16 +69,15 @@ class View:
         self.order = rows
         self.split_number = split
         if selection is None:
-            selection = {name: name for name in source.schema.names}
+            selection = {name: name for name in source.column_names}
         self.selection = selection
         self.batch_size = DEFAULT_BATCH_SIZE
         self.transform_fn = Transforms.arrow2python
         self.offset = None
         self.limit = None
         self.connection_factory = None
-        self.reader = None
         self.read_options = ReadOptions()
-        self._pid = None
+        self._opened = {}
 
     def assign_tables(self, base_table: Any, permutation_table: Any = None) -> None:
         """Set the tables that the permutation was made from."""
@@ -95,7 +93,7 @@ class View:
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
         if not changes.keys().isdisjoint(("selection", "source", "read_options")):
-            new.reader = None
+            new._opened = {}
         return new
 
     def __copy__(self) -> Self:
@@ -120,14 +118,21 @@ class View:
         return self._replace(selection=selection)
 
     def open_reader(self) -> RowReader:
-        """Return the reader of the selected columns, which each process opens for itself."""
+        """Return the reader of the selected columns, opened on first use in each process."""
         pid = os.getpid()
-        if self.reader is None or self._pid != pid:
-            self.reader = self.source.reader(
-                list(self.selection.items()), self.read_options
-            )
-            self._pid = pid
-        return self.reader
+        reader = self._opened.get(pid)
+        if reader is None:
+            opened = self.source.reader(list(self.selection.items()), self.read_options)
+            # Another thread may have been faster; one reader keeps the packed rows for all.
+            reader = self._opened.setdefault(pid, opened)
+            for inherited in [other for other in self._opened if other != pid]:
+                self._opened.pop(inherited, None)
+        return reader
+
+    @property
+    def reader(self) -> RowReader:
+        """The reader of the selected columns."""
+        return self.open_reader()
 
     @property
     def schema(self) -> pa.Schema:

@@ -131,7 +131,7 @@ class SampleVerbs(RowVerbs):
         if not names:
             message = f"`{what}` is empty: pass the name of at least one column"
             raise ValueError(message)
-        known = self.source.schema.names
+        known = self.source.column_names
         whole = self._replace(selection={name: name for name in known} | self.selection)
         selection = {name: whole.resolve_column(name) for name in names}
         return canonical(self.with_selection(selection).to_arrow(progress=progress))

@@ -29,8 +29,13 @@ pub enum Error {
     },
 
     /// An argument outside its domain.
-    #[error("Invalid input, {0}")]
-    Invalid(String),
+    #[error("Invalid input, {message}")]
+    Invalid {
+        /// What was passed, and what was wanted.
+        message: String,
+        /// What refused it, if that was a library.
+        source: Option<Arc<Cause>>,
+    },
 
     /// The projection names a column the table does not have.
     #[error("column `{name}` does not exist; {}", nearest(name, known))]
@@ -46,8 +51,10 @@ pub enum Error {
     NotFound {
         /// The address.
         uri: String,
-        /// What storage said.
+        /// What storage said, or what is there instead.
         reason: String,
+        /// What storage said, if it was asked.
+        source: Option<Arc<Cause>>,
     },
 
     /// The version an open table was pinned to is gone, or its files are.
@@ -62,6 +69,8 @@ pub enum Error {
         version: u64,
         /// The file that is missing.
         reason: String,
+        /// What storage said of it.
+        source: Option<Arc<Cause>>,
     },
 
     /// A file does not hold what its metadata says.
@@ -71,6 +80,8 @@ pub enum Error {
         path: String,
         /// What did not fit.
         reason: String,
+        /// What the decoder said, if it failed.
+        source: Option<Arc<Cause>>,
     },
 
     /// Storage failed.
@@ -105,30 +116,85 @@ pub enum Error {
     },
 
     /// Something a Lance table may contain that this reader does not read.
-    #[error("not supported by the native reader: {0}")]
-    Unsupported(String),
+    #[error("not supported by the native reader: {message}")]
+    Unsupported {
+        /// What it is.
+        message: String,
+        /// What refused it, if that was a library.
+        source: Option<Arc<Cause>>,
+    },
 
     /// A signal arrived while waiting.
     #[error("interrupted")]
     Interrupted,
 
     /// An invariant broke.
-    #[error("internal error, please report it: {0}")]
-    Bug(String),
+    #[error("internal error, please report it: {message}")]
+    Bug {
+        /// What did not hold.
+        message: String,
+        /// What failed, if that was a library.
+        source: Option<Arc<Cause>>,
+    },
 }
 
 impl Error {
-    /// An argument outside its domain: `what` was got, `wanted` would have been right.
+    /// Returns the error for an argument outside its domain: `what` was passed, `wanted` would have
+    /// been right.
     pub fn invalid(what: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Self {
-        Self::Invalid(format!("{what}: wanted {wanted}"))
+        Self::invalid_text(format!("{what}: wanted {wanted}"))
     }
 
-    /// There is no memory for so many bytes of `what`.
+    /// Returns the error for an argument outside its domain, in other words than ours.
+    pub fn invalid_text(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), source: None }
+    }
+
+    /// Returns the error for something that this reader does not read.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::Unsupported { message: message.into(), source: None }
+    }
+
+    /// Returns the error for a file that does not hold what its metadata says.
+    pub fn corrupt(path: impl std::fmt::Display, reason: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_string(), reason: reason.into(), source: None }
+    }
+
+    /// Returns the error for an invariant that broke.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::Bug { message: message.into(), source: None }
+    }
+
+    /// Adds what a library said: to the text, and with all that is behind it as the source.
+    ///
+    /// Errors that come from no library stay as they are.
+    #[must_use]
+    pub fn caused_by(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
+        let (text, source) = match &mut self {
+            Self::Invalid { message, source }
+            | Self::Unsupported { message, source }
+            | Self::Bug { message, source } => (message, source),
+            Self::NotFound { reason, source, .. }
+            | Self::TableChanged { reason, source, .. }
+            | Self::Corrupt { reason, source, .. }
+            | Self::Io { reason, source, .. }
+            | Self::Write { reason, source, .. } => (reason, source),
+            Self::OutOfRange { .. }
+            | Self::NoColumn { .. }
+            | Self::Memory { .. }
+            | Self::Interrupted => return self,
+        };
+        *text = format!("{text} ({})", without_location(&error.to_string()));
+        *source = Some(Cause::of(error));
+        self
+    }
+
+    /// Returns the error for memory that the system does not have: `bytes` for `what`.
     pub fn memory(what: &'static str, bytes: u64) -> Self {
         Self::Memory { what, bytes }
     }
 
-    /// An iterator that is asked in a child of the process that has its threads.
+    /// Returns an iterator that is asked in a child of the process that has its threads.
     pub fn forked() -> Self {
         Self::invalid(
             "an iterator that was started before this process was forked",
@@ -136,12 +202,16 @@ impl Error {
         )
     }
 
-    /// What Lance reported while reading `path`.
+    /// Returns what Lance reported while reading `path`.
     ///
     /// Lance adds the source location of its own code to messages; it is cut off, as it tells a
     /// user nothing.
     pub fn lance(path: impl std::fmt::Display, error: &lance_core::Error) -> Self {
         use lance_core::Error as Lance;
+        // An error of our own reader, which came back through Lance.
+        if let Some(ours) = fault::find::<Self>(error) {
+            return ours.clone();
+        }
         let path = path.to_string();
         let reason = fault::line_of(error).unwrap_or_else(|| without_location(&error.to_string()));
         let source = Some(Cause::of(error));
@@ -154,32 +224,34 @@ impl Error {
         }
         match error {
             Lance::NotFound { .. } | Lance::DatasetNotFound { .. } => {
-                Self::NotFound { uri: path, reason }
+                Self::NotFound { uri: path, reason, source }
             }
             Lance::NotSupported { .. } | Lance::VersionConflict { .. } => {
-                Self::Unsupported(format!("{path}: {reason}"))
+                Self::Unsupported { message: format!("{path}: {reason}"), source }
             }
-            Lance::IO { source, .. } if is_missing(source.as_ref()) => {
-                Self::NotFound { uri: path, reason }
+            Lance::IO { source: cause, .. } if is_missing(cause.as_ref()) => {
+                Self::NotFound { uri: path, reason, source }
             }
             Lance::IO { .. } | Lance::Timeout { .. } => Self::Io { path, reason, source },
-            // Whatever it was doing, what stopped it was not what the file holds.
+            // The failure was not caused by what the file holds.
             _ if is_fault => Self::Io { path, reason, source },
-            _ => Self::Corrupt { path, reason },
+            _ => Self::Corrupt { path, reason, source },
         }
     }
 
-    /// What an object store reported for `path`.
+    /// Returns what an object store reported for `path`.
     pub fn store(path: impl std::fmt::Display, error: object_store::Error) -> Self {
         let is_missing = matches!(error, object_store::Error::NotFound { .. });
         let error = lance_core::Error::io_source(Box::new(error));
         match Self::lance(path, &error) {
-            Self::Io { path, reason, .. } if is_missing => Self::NotFound { uri: path, reason },
+            Self::Io { path, reason, source } if is_missing => {
+                Self::NotFound { uri: path, reason, source }
+            }
             other => other,
         }
     }
 
-    /// What Arrow reported while decoding `path`.
+    /// Returns what Arrow reported while decoding `path`.
     pub fn arrow(path: impl std::fmt::Display, error: &ArrowError) -> Self {
         if let ArrowError::ExternalError(source) = error
             && let Some(error) = source.downcast_ref::<lance_core::Error>()
@@ -187,69 +259,78 @@ impl Error {
             return Self::lance(path, error);
         }
         let reason = without_location(&error.to_string());
-        if fault::fault_of(error) != Fault::Lasting {
-            return Self::Io { path: path.to_string(), reason, source: Some(Cause::of(error)) };
+        let (path, source) = (path.to_string(), Some(Cause::of(error)));
+        if fault::fault_of(error) == Fault::Lasting {
+            Self::Corrupt { path, reason, source }
+        } else {
+            Self::Io { path, reason, source }
         }
-        Self::Corrupt { path: path.to_string(), reason }
     }
 
-    /// What the operating system reported for `path`.
+    /// Returns what the operating system reported for `path`.
     pub fn io(path: impl std::fmt::Display, error: &std::io::Error) -> Self {
         let path = path.to_string();
-        let reason = error.to_string();
+        let (reason, source) = (error.to_string(), Some(Cause::of(error)));
         if error.kind() == ErrorKind::NotFound {
-            Self::NotFound { uri: path, reason }
+            Self::NotFound { uri: path, reason, source }
         } else {
-            Self::Io { path, reason, source: Some(Cause::of(error)) }
+            Self::Io { path, reason, source }
         }
     }
 
-    /// What the operating system reported when `path`, which is ours, was to be written. Also where
-    /// something is not found: what is missing is a place to write to, not data.
+    /// Returns what the operating system reported when `path`, which is ours, was to be written.
+    /// Also where something is not found: what is missing is a place to write to, not data.
     pub fn write(path: impl std::fmt::Display, error: &std::io::Error) -> Self {
         let source = Some(Cause::of(error));
         Self::Write { path: path.to_string(), reason: error.to_string(), source }
     }
 
-    /// Why `path` is not written to, whatever the operating system would say.
+    /// Returns why `path` is not written to, whatever the operating system would say.
     pub fn refused(path: impl std::fmt::Display, reason: impl Into<String>) -> Self {
         Self::Write { path: path.to_string(), reason: reason.into(), source: None }
     }
 
-    /// The same, where it may be right another time.
+    /// Returns the same, where it may be right another time.
     pub fn refused_now(path: impl std::fmt::Display, reason: impl Into<String>) -> Self {
         let reason = reason.into();
         let source = Some(Cause::new(&*reason, Fault::Passing));
         Self::Write { path: path.to_string(), reason, source }
     }
 
-    /// What kind of failure of storage or the system is behind it, if one is.
+    /// Returns what kind of failure of storage or the system is behind it, if one is.
     pub fn fault(&self) -> Option<Fault> {
         match self {
             Self::Io { source, .. } | Self::Write { source, .. } => {
                 source.as_ref().map(|cause| cause.fault())
             }
+            // A failure of storage or the system may pass, whatever it interrupted.
+            Self::Invalid { source, .. }
+            | Self::Corrupt { source, .. }
+            | Self::Unsupported { source, .. }
+            | Self::Bug { source, .. } => {
+                source.as_ref().map(|cause| cause.fault()).filter(|fault| fault.may_pass())
+            }
             _ => None,
         }
     }
 
-    /// Whether the same may succeed later, as nothing is damaged or missing.
+    /// Returns whether the same may succeed later, as nothing is damaged or missing.
     pub fn may_pass(&self) -> bool {
         match (self, self.fault()) {
-            // Whoever owns a folder can mend it.
+            // The owner of a folder can fix it.
             (Self::Interrupted, _) | (Self::Write { .. }, Some(_)) => true,
             (_, fault) => fault.is_some_and(Fault::may_pass),
         }
     }
 }
 
-/// What a panic said.
+/// Returns what a panic said.
 pub fn text_of_panic(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// Whether an error from storage says that the object is not there.
+/// Returns whether an error from storage says that the object is not there.
 fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -293,7 +374,7 @@ fn without_location(message: &str) -> String {
     kept
 }
 
-/// The length of the `/path/to/source.rs:12:5` that a text begins with.
+/// Returns the length of the `/path/to/source.rs:12:5` that a text begins with.
 fn location_len(text: &str) -> usize {
     match text.split_once(".rs:") {
         Some((path, place)) if !path.contains(char::is_whitespace) => {
@@ -303,7 +384,7 @@ fn location_len(text: &str) -> usize {
     }
 }
 
-/// "the nearest are `a`, `b`" or, for short tables, all the names.
+/// Returns the names to suggest, as text: the nearest ones, or all of them if the table has few.
 fn nearest(name: &str, known: &[String]) -> String {
     const SHOWN: usize = 5;
     if known.is_empty() {
@@ -320,7 +401,7 @@ fn nearest(name: &str, known: &[String]) -> String {
     format!("the nearest of {} columns are {}", known.len(), quote(&names[..SHOWN]))
 }
 
-/// Levenshtein distance between the lower-cased names.
+/// Returns the Levenshtein distance between the lower-cased names.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.to_lowercase().chars().collect();
     let b: Vec<char> = b.to_lowercase().chars().collect();
@@ -338,38 +419,4 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wrong_name_lists_the_nearest_columns() {
-        let known: Vec<String> = ["dep_delay", "arr_delay", "carrier", "hour", "minute", "dest"]
-            .map(String::from)
-            .to_vec();
-        let message = Error::NoColumn { name: "dep_dealy".into(), known }.to_string();
-        assert!(
-            message.starts_with(
-                "column `dep_dealy` does not exist; the nearest of 6 columns are `dep_delay`"
-            ),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn source_locations_of_lance_are_cut_off() {
-        assert_eq!(
-            without_location("Not found: x, /registry/src/lance-io/a.rs:12:5"),
-            "Not found: x"
-        );
-        assert_eq!(without_location("A: x, /a/b.rs:1:2, /c.rs:3:4"), "A: x");
-        assert_eq!(without_location("A: x, /a/b.rs:1:2 (y, z)"), "A: x (y, z)");
-        assert_eq!(without_location("a, b"), "a, b");
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "ab"), 2);
-        assert_eq!(distance("Same", "same"), 0);
-    }
-}
+mod tests;

@@ -277,7 +277,7 @@ fn lists<O: OffsetSizeTrait>(parts: &[&ArrayRef], places: &[Place]) -> Result<Ar
         &ranges,
     )?;
     let (DataType::List(field) | DataType::LargeList(field)) = parts[0].data_type() else {
-        return Err(Error::Bug("a list column of another type".into()));
+        return Err(Error::bug("a list column of another type"));
     };
     let nulls = nulls(parts, places);
     let array = GenericListArray::<O>::try_new(Arc::clone(field), new_offsets, values, nulls);
@@ -307,13 +307,13 @@ fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Resul
 }
 
 fn fixed_size_lists(parts: &[&ArrayRef], places: &[Place], size: i32) -> Result<ArrayRef> {
-    let len = usize::try_from(size).map_err(|_| Error::Bug(format!("lists of {size}")))?;
+    let len = usize::try_from(size).map_err(|_| Error::bug(format!("lists of {size}")))?;
     let values: Vec<&ArrayRef> = parts.iter().map(|p| p.as_fixed_size_list().values()).collect();
     let each = places.iter().map(|&(_, row)| row * len..(row + 1) * len).collect();
     let ranges = Ranges { each, num_values: places.len() * len };
     let values = gather_runs(&values, places, &ranges)?;
     let DataType::FixedSizeList(field, _) = parts[0].data_type() else {
-        return Err(Error::Bug("a fixed-size list column of another type".into()));
+        return Err(Error::bug("a fixed-size list column of another type"));
     };
     let nulls = nulls(parts, places);
     let array = FixedSizeListArray::try_new_with_length(
@@ -339,11 +339,11 @@ fn structs(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
 }
 
 fn too_large(error: &ArrowError) -> Error {
-    Error::invalid(format!("these rows in one batch ({error})"), "fewer rows per batch")
+    Error::invalid("these rows in one batch", "fewer rows per batch").caused_by(error)
 }
 
 fn bug(error: ArrowError) -> Error {
-    Error::Bug(format!("gathered columns do not fit: {error}"))
+    Error::bug("gathered columns do not fit").caused_by(&error)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub fn lancedb_splits(
     weights: &[u64],
     discard_weight: u64,
 ) -> Result<Vec<Option<u64>>> {
-    let invalid = |message: &str| Err(Error::Invalid(message.to_string()));
+    let invalid = |message: &str| Err(Error::invalid_text(message.to_string()));
     if columns.is_empty() {
         return invalid("Hash strategy requires at least one column");
     }
@@ -50,7 +50,7 @@ pub fn lancedb_splits(
         .collect();
     let mut hashes = vec![0; columns[0].len()];
     create_hashes(columns, &RandomState::with_seed(0), &mut hashes)
-        .map_err(|error| Error::Unsupported(format!("hashing these columns: {error}")))?;
+        .map_err(|error| Error::unsupported("hashing these columns").caused_by(&error))?;
     let split = |hash: u64| {
         let split = ends.partition_point(|&end| end <= hash % total);
         (split < ends.len()).then_some(split as u64)
@@ -139,7 +139,7 @@ fn append(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
             append(&values.map_err(|error| Error::arrow("a dictionary", &error))?, rows)?;
         }
         other => {
-            return Err(Error::Unsupported(format!("hashing a column of type {other}")));
+            return Err(Error::unsupported(format!("hashing a column of type {other}")));
         }
     }
     Ok(())
@@ -183,7 +183,9 @@ fn string(value: &[u8], row: &mut Vec<u8>) {
 /// The same values under another type of the same width.
 fn reinterpret(column: &ArrayRef, data_type: DataType) -> Result<ArrayRef> {
     let data = column.to_data().into_builder().data_type(data_type).build();
-    Ok(make_array(data.map_err(|error| Error::Bug(error.to_string()))?))
+    Ok(make_array(
+        data.map_err(|error| Error::bug("signed numbers as unsigned ones").caused_by(&error))?,
+    ))
 }
 
 #[cfg(test)]
@@ -293,6 +295,6 @@ mod tests {
     fn nested_types_have_no_hash() {
         let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)])]);
         let error = stable_hashes(&[Arc::new(lists)], 1, 0).unwrap_err();
-        assert!(matches!(error, Error::Unsupported(_)), "{error}");
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     }
 }

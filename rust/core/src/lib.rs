@@ -23,7 +23,7 @@
 //!
 //! let address = Address { uri: "flights.lance".into(), ..Address::default() };
 //! let table = Arc::new(Table::open(address)?);
-//! let columns = Projection::new(table.schema(), [("distance", "distance")])?;
+//! let columns = table.projection(&[("distance", "distance")])?;
 //! let order = Order::all(table.layout().num_rows()).shuffled(7, 0, 1)?;
 //! let mut loader = Loader::new(Reader::of_table(table, columns, Options::default())?, order, 1024, false)?;
 //! while let Some(gathered) = loader.next_batch()? {

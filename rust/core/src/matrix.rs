@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::{Array, FixedSizeListArray, RecordBatch, make_array};
 use arrow_buffer::{Buffer, MutableBuffer};
 use arrow_data::ArrayData;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::projection::{batch, is_bfloat16, width_of};
@@ -63,7 +63,7 @@ pub(crate) fn from_values(
 ) -> Result<RecordBatch> {
     let data_type = type_of(schema)?;
     let num_columns = schema.fields().len();
-    let bug = |error| Error::Bug(format!("a matrix does not fit: {error}"));
+    let bug = |error: ArrowError| Error::bug("a matrix does not fit").caused_by(&error);
     let values = ArrayData::builder(data_type.clone())
         .len(num_rows * num_columns)
         .add_buffer(values)

@@ -40,7 +40,7 @@ pub fn merge(
     let num_rows = usize::try_from(positions.end - positions.start).unwrap_or(usize::MAX);
     let found: usize = batches.iter().map(|gathered| gathered.batch.num_rows()).sum();
     if found != num_rows || batches.len() != mix.num_groups() {
-        return Err(Error::Bug(format!(
+        return Err(Error::bug(format!(
             "{found} rows in {} batches for {num_rows} rows of {} groups",
             batches.len(),
             mix.num_groups()
@@ -123,7 +123,7 @@ fn labelled(
     );
     let names = Arc::new(StringArray::from_iter_values(&labels.names));
     let column = DictionaryArray::<Int32Type>::try_new(Int32Array::from(codes), names);
-    let column = column.map_err(|error| Error::Bug(format!("names of sources: {error}")))?;
+    let column = column.map_err(|error| Error::bug("names of sources").caused_by(&error))?;
     let schema = labelled_schema(rows.schema_ref(), &labels.column);
     let mut columns = rows.columns().to_vec();
     columns.push(Arc::new(column) as ArrayRef);
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn other_rows_are_a_bug() {
-        assert!(matches!(merge(&mix(&[0, 1]), 0..3, &[], None), Err(Error::Bug(_))));
+        assert!(matches!(merge(&mix(&[0, 1]), 0..3, &[], None), Err(Error::Bug { .. })));
         let one = [block(&[1], false)];
-        assert!(matches!(merge(&mix(&[0, 1]), 0..1, &one, None), Err(Error::Bug(_))));
+        assert!(matches!(merge(&mix(&[0, 1]), 0..1, &one, None), Err(Error::Bug { .. })));
     }
 }

@@ -4,6 +4,7 @@
 //! held are dead in it, and dropping them waits for threads that no longer exist. So they live in a
 //! [`PerProcess`]: each process makes its own on first use, and a child leaks what it inherited.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,6 +50,16 @@ impl<T> PerProcess<T> {
     ///
     /// Those of `make`.
     pub(crate) fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        self.get_or_try_init(make)
+    }
+
+    /// Returns this process's value, made by `init`, which cannot fail, if there is none yet.
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> Arc<T> {
+        let Ok(value) = self.get_or_try_init(|| Ok::<_, Infallible>(init()));
+        value
+    }
+
+    fn get_or_try_init<E>(&self, init: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
         let pid = std::process::id();
         let mine = |made: &Option<Arc<Made<T>>>| {
             made.as_ref().filter(|made| made.pid == pid).map(|made| Arc::clone(&made.value))
@@ -57,7 +68,7 @@ impl<T> PerProcess<T> {
         if let Some(value) = mine(&found) {
             return Ok(value);
         }
-        let value = Arc::new(make()?);
+        let value = Arc::new(init()?);
         let fresh = Made { pid, value: Arc::clone(&value) };
         let before = self.0.compare_and_swap(&found, Some(Arc::new(fresh)));
         let value = mine(&before).unwrap_or(value);
@@ -146,7 +157,7 @@ pub(crate) fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let handle = runtime()?.spawn_blocking(work);
     wait(async {
-        handle.await.unwrap_or_else(|error| Err(Error::Bug(format!("a reader stopped: {error}"))))
+        handle.await.unwrap_or_else(|error| Err(Error::bug("a reader stopped").caused_by(&error)))
     })
 }
 
@@ -194,7 +205,7 @@ mod tests {
     #[test]
     fn a_failure_to_make_leaves_nothing_behind() {
         let cell: PerProcess<u8> = PerProcess::new();
-        assert!(cell.get_or_make(|| Err(Error::Bug("no".into()))).is_err());
+        assert!(cell.get_or_make(|| Err(Error::bug("no"))).is_err());
         assert_eq!(*cell.get_or_make(|| Ok(3)).unwrap(), 3);
     }
 
@@ -202,6 +213,6 @@ mod tests {
     fn work_on_another_thread_answers_or_says_that_it_stopped() {
         assert_eq!(blocking(|| Ok(7)).unwrap(), 7);
         let stopped = blocking(|| -> Result<()> { panic!("on purpose") });
-        assert!(matches!(stopped, Err(Error::Bug(_))));
+        assert!(matches!(stopped, Err(Error::Bug { .. })));
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_turn_ends_with_an_error_and_with_a_panic() {
         let turns = Turns::new(0);
-        assert!(turns.take(|_| Err::<(), _>(Error::Bug("no".into()))).is_err());
+        assert!(turns.take(|_| Err::<(), _>(Error::bug("no"))).is_err());
         let panics = || turns.take(|_| -> Result<()> { panic!("on purpose") });
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
         assert_eq!(turns.take(|count| Ok(*count)).unwrap(), 0);

@@ -29,7 +29,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Numbers {
     }
 }
 
-/// The numbers of a sequence. Text, bytes and masks are sequences too, but hold no positions.
+/// Returns the numbers of a sequence. Text, bytes and masks are sequences too, but hold no
+/// positions.
 fn listed(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let wrong = |what: &str| {
         PyTypeError::new_err(format!(
@@ -103,7 +104,7 @@ fn buffer<T: Element + Copy>(
     Some(numbers.and_then(|numbers| numbers.into_iter().map(number).collect()))
 }
 
-/// `"resident"`, `"external"` or `"direct"`; nothing for `"auto"`.
+/// Parses `"resident"`, `"external"` or `"direct"`; `None` for `"auto"`.
 pub(crate) fn strategy_of(name: Option<&str>) -> PyResult<Option<Strategy>> {
     match name {
         None | Some("auto") => Ok(None),
@@ -116,7 +117,7 @@ pub(crate) fn strategy_of(name: Option<&str>) -> PyResult<Option<Strategy>> {
     }
 }
 
-/// `"uneven"`, `"drop"` or `"pad"`.
+/// Parses `"uneven"`, `"drop"` or `"pad"`.
 pub(crate) fn tail_of(name: &str) -> PyResult<Tail> {
     match name {
         "uneven" => Ok(Tail::Uneven),

@@ -46,6 +46,6 @@ pub(crate) fn enter<T: Ungil + Send>(
             Err(raised.unwrap_or_else(|| raise(py, &Error::Interrupted)))
         }
         Ok(Err(error)) => Err(raise(py, &error)),
-        Err(panic) => Err(raise(py, &Error::Bug(text_of_panic(&*panic).to_string()))),
+        Err(panic) => Err(raise(py, &Error::bug(text_of_panic(&*panic).to_string()))),
     }
 }

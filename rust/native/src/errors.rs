@@ -11,12 +11,12 @@ use pyo3::exceptions::{
 use pyo3::types::{PyAnyMethods, PyType};
 use pyo3::{Bound, PyErr, PyResult, Python};
 
-/// The exception for an error of the core.
+/// Returns the exception for an error of the core.
 pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
     let message = error.to_string();
     match error {
         Error::OutOfRange { .. } => PyIndexError::new_err(message),
-        Error::Invalid(_) => PyValueError::new_err(message),
+        Error::Invalid { .. } => PyValueError::new_err(message),
         Error::NotFound { .. } => PyFileNotFoundError::new_err(message),
         Error::Memory { .. } => PyMemoryError::new_err(message),
         Error::Io { .. } | Error::Write { .. } => {
@@ -32,7 +32,7 @@ pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::NoColumn { .. } => ours(py, "ColumnNotFoundError", message),
         Error::TableChanged { .. } => ours(py, "TableChangedError", message),
         Error::Corrupt { .. } => ours(py, "CorruptFileError", message),
-        Error::Unsupported(_) => ours(py, "UnsupportedError", message),
+        Error::Unsupported { .. } => ours(py, "UnsupportedError", message),
         _ => ours(py, "InternalError", message),
     }
 }

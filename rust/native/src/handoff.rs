@@ -32,17 +32,17 @@ impl Batch {
         Self(gathered)
     }
 
-    /// Rows in buffers that nothing else holds.
+    /// Returns the rows in buffers that nothing else holds.
     pub(crate) fn owned(batch: RecordBatch) -> Self {
         Self(Gathered { batch, is_owned: true })
     }
 
-    /// The column at a place.
+    /// Returns the column at a place.
     pub(crate) fn column(&self, at: usize) -> Option<ArrayRef> {
         self.0.batch.columns().get(at).map(Arc::clone)
     }
 
-    /// One column of whole numbers.
+    /// Creates a batch of one column of integers.
     pub(crate) fn of_numbers(name: &str, numbers: impl Into<UInt64Array>) -> PyResult<Self> {
         let numbers: UInt64Array = numbers.into();
         let field = Field::new(name, DataType::UInt64, numbers.null_count() > 0);
@@ -54,42 +54,45 @@ impl Batch {
 
 #[pymethods]
 impl Batch {
-    /// The number of rows.
+    /// Returns the number of rows.
     #[getter]
     fn num_rows(&self) -> usize {
         self.0.batch.num_rows()
     }
 
-    /// Whether nothing else holds its buffers, so that they may be written to.
+    /// Returns whether nothing else holds its buffers, so that they may be written to.
     #[getter]
     fn is_owned(&self) -> bool {
         self.0.is_owned
     }
 
-    /// The same rows in buffers that nothing else holds.
+    /// Returns the same rows in buffers that nothing else holds.
     fn to_owned(&self, py: Python<'_>) -> PyResult<Self> {
         Ok(Self(enter(py, || self.0.to_owned())?))
     }
 
-    /// The names of the columns; runs of columns of numbers as `(columns, dtype, width, block)`,
-    /// `width` not 0 for vectors; and the columns that are in no run.
+    /// Returns the names of the columns; runs of columns of numbers as `(columns, dtype, width,
+    /// block)`, `width` not 0 for vectors; and the columns that are in no run.
     ///
     /// Only for batches that own their buffers.
     fn runs(&self) -> PyResult<(Vec<&str>, Vec<Run>, Vec<usize>)> {
         if !self.0.is_owned {
-            return Err(PyValueError::new_err("these rows are shared: wanted to_owned() first"));
+            return Err(PyValueError::new_err(
+                "these rows share their buffers with others: call to_owned() first",
+            ));
         }
         let (runs, others) = runs_of(&self.0.batch);
         let fields = self.0.batch.schema_ref().fields();
         Ok((fields.iter().map(|field| field.name().as_str()).collect(), runs, others))
     }
 
-    /// The schema, by the Arrow `PyCapsule` interface.
+    /// Returns the schema, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, self.0.batch.schema_ref())
     }
 
-    /// The rows, by the Arrow `PyCapsule` interface. A requested schema is ignored, as it may be.
+    /// Returns the rows, by the Arrow `PyCapsule` interface. A requested schema is ignored, as it
+    /// may be.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_array__<'py>(
         &self,
@@ -114,7 +117,7 @@ impl Batch {
     }
 }
 
-/// A schema as a capsule, with its metadata.
+/// Returns a schema as a capsule, with its metadata.
 pub(crate) fn schema_capsule<'py>(
     py: Python<'py>,
     schema: &SchemaRef,
@@ -135,7 +138,7 @@ pub(crate) fn stream_capsule<'py>(
     PyCapsule::new_with_value(py, stream, STREAM)
 }
 
-/// The batches of any object with `__arrow_c_stream__`, as they are produced.
+/// Returns the batches of any object with `__arrow_c_stream__`, as they are produced.
 pub(crate) fn stream_of(object: &Bound<'_, PyAny>) -> PyResult<ArrowArrayStreamReader> {
     if !object.hasattr("__arrow_c_stream__")? {
         return Err(PyTypeError::new_err(format!(
@@ -157,7 +160,7 @@ fn import(stream: *mut FFI_ArrowArrayStream) -> PyResult<ArrowArrayStreamReader>
     unsafe { ArrowArrayStreamReader::from_raw(stream) }.map_err(arrow)
 }
 
-/// All batches of a stream.
+/// Returns all batches of a stream.
 pub(crate) fn collect(stream: impl RecordBatchReader) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let schema = stream.schema();
     // arrow panics on buffers that are not aligned to their type. OK to go on: the stream is gone.
@@ -172,7 +175,7 @@ pub(crate) fn collect(stream: impl RecordBatchReader) -> Result<(SchemaRef, Vec<
     }
 }
 
-/// A batch of ours, or the rows of anything with `__arrow_c_stream__` as one.
+/// Returns a batch of ours, or the rows of anything with `__arrow_c_stream__` as one.
 pub(crate) fn batch_of(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Gathered> {
     if let Ok(batch) = object.cast::<Batch>() {
         return Ok(batch.get().0.clone());
@@ -186,7 +189,7 @@ pub(crate) fn batch_of(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Ga
     })
 }
 
-/// All columns of all batches, chunks put together.
+/// Returns all columns of all batches, chunks put together.
 pub(crate) fn columns_of(
     py: Python<'_>,
     object: &Bound<'_, PyAny>,

@@ -32,7 +32,7 @@ impl Loader {
         slf
     }
 
-    /// The next batch; raises `StopIteration` at the end.
+    /// Returns the next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let batch = enter(py, || {
             self.turns.take(|loader| {
@@ -44,12 +44,12 @@ impl Loader {
         Ok(batch.map(Batch::new))
     }
 
-    /// What counts what is handed out, also after the loader is gone.
+    /// Returns what counts what is handed out, also after the loader is gone.
     fn watch(&self) -> Watch {
         Watch(Arc::clone(&self.watch))
     }
 
-    /// The position of the first row that was not handed out yet.
+    /// Returns the position of the first row that was not handed out yet.
     #[getter]
     fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)

@@ -21,8 +21,9 @@ pub(crate) struct Mix(pub(crate) Arc<mix::Mix>);
 
 #[pymethods]
 impl Mix {
-    /// A mixture of sources of `sizes` rows. Sources with equal numbers in `groups` are read together;
-    /// `stages` are weights by the row that they hold from; `stop` is `"first"`, `"all"` or `"rows"`.
+    /// Returns a mixture of sources of `sizes` rows. Sources with equal numbers in `groups` are
+    /// read together; `stages` are weights by the row that they hold from; `stop` is `"first"`,
+    /// `"all"` or `"rows"`.
     #[new]
     #[pyo3(signature = (sizes, groups, stages, *, linear=false, first_row=0, stop="first", rows=0))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
@@ -65,7 +66,7 @@ impl Mix {
         (make, (positional, keywords)).into_pyobject(py)
     }
 
-    /// The inverse of `__reduce__`.
+    /// Returns the inverse of `__reduce__`.
     #[staticmethod]
     #[expect(clippy::type_complexity, reason = "the parts of a recipe")]
     fn from_parts(
@@ -78,24 +79,24 @@ impl Mix {
         Self::new(py, sizes, groups, stages, linear, first_row, &stop, rows)
     }
 
-    /// Rows of the epoch.
+    /// Returns the rows of the epoch.
     #[getter]
     fn num_rows(&self) -> u64 {
         self.0.len()
     }
 
-    /// The rows that each source has of the first `position` rows.
+    /// Returns the rows that each source has of the first `position` rows.
     fn counts(&self, position: u64) -> Vec<u64> {
         self.0.counts(position)
     }
 
-    /// The number of the source at each of the positions `start..stop`.
+    /// Returns the number of the source at each of the positions `start..stop`.
     fn sources(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Batch> {
         let sources = enter(py, || Ok(self.0.sources(start..stop)))?;
         Batch::of_numbers("source", sources)
     }
 
-    /// The rows of a group, whose sources have `orders`: all of them, or those of a share.
+    /// Returns the rows of a group, whose sources have `orders`: all of them, or those of a share.
     #[pyo3(signature = (group, orders, epoch=None, share=None))]
     fn order(
         &self,
@@ -113,14 +114,14 @@ impl Mix {
         })
     }
 
-    /// The rows of a group in each batch of a share, added up.
+    /// Returns the rows of a group in each batch of a share, added up.
     fn ends(&self, py: Python<'_>, group: usize, share: Share) -> PyResult<Batch> {
         let ends = enter(py, || Ok(self.0.ends(group, &share.into())))?;
         Batch::of_numbers("end", ends)
     }
 
-    /// The batch at positions `start..start + size`, of what each group has there. With `column`, a
-    /// column of this name says which of `names` a row is from.
+    /// Returns the batch at positions `start..start + size`, of what each group has there. With
+    /// `column`, a column of this name says which of `names` a row is from.
     #[pyo3(signature = (start, size, batches, column=None, names=None))]
     fn merge(
         &self,

@@ -19,19 +19,19 @@ pub(crate) struct Order(pub(crate) order::Order);
 
 #[pymethods]
 impl Order {
-    /// The offsets `0..num_rows`.
+    /// Returns the offsets `0..num_rows`.
     #[staticmethod]
     fn all(num_rows: u64) -> Self {
         Self(order::Order::all(num_rows))
     }
 
-    /// Explicit offsets, repeats included.
+    /// Creates an order of explicit offsets, repeats included.
     #[staticmethod]
     fn listed(py: Python<'_>, offsets: Numbers) -> PyResult<Self> {
         enter(py, || Ok(Self(order::Order::listed(offsets.0))))
     }
 
-    /// The offsets in ascending order, each once.
+    /// Returns the offsets in ascending order, each once.
     #[staticmethod]
     fn set(py: Python<'_>, offsets: Numbers) -> PyResult<Self> {
         enter(py, || Ok(Self(order::Order::bitmap(Bitmap::from_offsets(offsets.0)))))
@@ -44,7 +44,7 @@ impl Order {
         enter(py, || Ok(Self(order::Order::concat(orders)?)))
     }
 
-    /// The inverse of `__reduce__`.
+    /// Returns the inverse of `__reduce__`.
     #[staticmethod]
     fn from_parts(py: Python<'_>, length: u64, parts: Vec<Part>) -> PyResult<Self> {
         let maps = parts.into_iter().map(|part| part.0).collect();
@@ -58,33 +58,38 @@ impl Order {
         (make, (self.0.len(), parts)).into_pyobject(py)
     }
 
-    /// The number of positions, also beyond what `len` can say.
+    /// Returns the number of positions, also beyond what `len` can say.
     #[getter]
     fn num_rows(&self) -> u64 {
         self.0.len()
     }
 
     fn __len__(&self) -> PyResult<usize> {
-        usize::try_from(self.0.len()).map_err(|_| PyValueError::new_err("too long for len()"))
+        usize::try_from(self.0.len()).map_err(|_| {
+            PyValueError::new_err(format!(
+                "an order of {} rows is too long for len(): use num_rows",
+                self.0.len()
+            ))
+        })
     }
 
     fn __repr__(&self) -> String {
         format!("<Order of {}>", self.0)
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the bytes of memory it takes.
     #[getter]
     fn num_bytes(&self) -> usize {
         self.0.num_bytes()
     }
 
-    /// Whether offsets ascend with position.
+    /// Returns whether offsets ascend with position.
     #[getter]
     fn is_ascending(&self) -> bool {
         self.0.is_ascending()
     }
 
-    /// `length` positions from `start` on, `step` apart; `step` may be negative.
+    /// Returns `length` positions from `start` on, `step` apart; `step` may be negative.
     #[pyo3(signature = (start, length, step=1))]
     fn slice(&self, py: Python<'_>, start: u64, length: u64, step: i64) -> PyResult<Self> {
         enter(py, || {
@@ -107,13 +112,13 @@ impl Order {
         enter(py, || Ok(Self(self.0.blocks(start, block, stride, length)?)))
     }
 
-    /// The same rows, shuffled; `clump` neighbours stay together.
+    /// Returns the same rows, shuffled; `clump` neighbours stay together.
     #[pyo3(signature = (seed, epoch=0, clump=1))]
     fn shuffled(&self, py: Python<'_>, seed: u64, epoch: u64, clump: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.shuffled(seed, epoch, clump)?)))
     }
 
-    /// The same rows, shuffled by blocks of neighbours and windows of blocks.
+    /// Returns the same rows, shuffled by blocks of neighbours and windows of blocks.
     fn windowed(
         &self,
         py: Python<'_>,
@@ -125,40 +130,40 @@ impl Order {
         enter(py, || Ok(Self(self.0.windowed(seed, epoch, block, window_blocks)?)))
     }
 
-    /// The same rows, shuffled for splits: independent of `shuffled` with the same seed.
+    /// Returns the same rows, shuffled for splits: independent of `shuffled` with the same seed.
     #[pyo3(signature = (seed, clump=1))]
     fn shuffled_for_split(&self, py: Python<'_>, seed: u64, clump: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Split, seed, 0, clump)?)))
     }
 
-    /// The same rows, shuffled for samples: independent of the others with the same seed.
+    /// Returns the same rows, shuffled for samples: independent of the others with the same seed.
     #[pyo3(signature = (seed, epoch=0))]
     fn shuffled_for_sample(&self, py: Python<'_>, seed: u64, epoch: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.shuffled_for(Purpose::Sample, seed, epoch, 1)?)))
     }
 
-    /// The order with its last shuffle made anew for another epoch.
+    /// Returns the order with its last shuffle made anew for another epoch.
     fn with_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.with_epoch(epoch)?)))
     }
 
-    /// The order `times` times over.
+    /// Returns the order `times` times over.
     fn repeat(&self, py: Python<'_>, times: u64) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.repeat(times)?)))
     }
 
-    /// What reader `rank` of `world_size` gets.
+    /// Returns what reader `rank` of `world_size` gets.
     fn shard(&self, py: Python<'_>, rank: u64, world_size: u64, tail: &str) -> PyResult<Self> {
         let tail = tail_of(tail)?;
         enter(py, || Ok(Self(order::shard(&self.0, rank, world_size, tail)?)))
     }
 
-    /// The positions that `positions` holds, in that order.
+    /// Returns the positions that `positions` holds, in that order.
     fn pick(&self, py: Python<'_>, positions: &Self) -> PyResult<Self> {
         enter(py, || Ok(Self(self.0.pick(&positions.0)?)))
     }
 
-    /// The positions whose offset is in `rows`, which must ascend.
+    /// Returns the positions whose offset is in `rows`, which must ascend.
     fn filtered(&self, py: Python<'_>, rows: &Self) -> PyResult<Self> {
         enter(py, || {
             let rows = match rows.0.maps() {
@@ -169,31 +174,31 @@ impl Order {
         })
     }
 
-    /// A hash of what it serves, the same on every machine.
+    /// Returns a hash of what it serves, the same on every machine.
     fn fingerprint(&self, py: Python<'_>) -> PyResult<u64> {
         enter(py, || self.0.fingerprint())
     }
 
-    /// The offset at a position.
+    /// Returns the offset at a position.
     fn at(&self, py: Python<'_>, position: u64) -> PyResult<u64> {
         let mut positions = [position];
         enter(py, || self.0.resolve(&mut positions))?;
         Ok(positions[0])
     }
 
-    /// The offsets at positions `start..stop`.
+    /// Returns the offsets at positions `start..stop`.
     fn offsets(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Batch> {
         let offsets = enter(py, || self.0.offsets(start..stop))?;
         Batch::of_numbers("offset", offsets)
     }
 
-    /// The first position that holds an offset.
+    /// Returns the first position that holds an offset.
     fn position_of(&self, py: Python<'_>, offset: u64) -> PyResult<Option<u64>> {
         enter(py, || self.0.position_of(offset))
     }
 }
 
-/// The rows of each split, by LanceDB's rules. Exactly one of the sizes must be given.
+/// Returns the rows of each split, by LanceDB's rules. Exactly one of the sizes must be given.
 #[pyfunction]
 #[pyo3(signature = (num_rows, *, ratios=None, counts=None, fixed=None))]
 pub(crate) fn split_counts(
@@ -216,14 +221,14 @@ pub(crate) fn split_counts(
     enter(py, || sizes.counts(num_rows))
 }
 
-/// Where a fold of a cross-validation lies: its first position and its length.
+/// Returns where a fold of a cross-validation lies: its first position and its length.
 #[pyfunction]
 pub(crate) fn fold(py: Python<'_>, num_rows: u64, folds: u64, fold: u64) -> PyResult<(u64, u64)> {
     let range = enter(py, || split::fold(num_rows, folds, fold))?;
     Ok((range.start, range.end - range.start))
 }
 
-/// The positions of each split, every label with its share. `labels` are small codes.
+/// Returns the positions of each split, every label with its share. `labels` are small codes.
 #[pyfunction]
 pub(crate) fn stratified(
     py: Python<'_>,
@@ -236,7 +241,7 @@ pub(crate) fn stratified(
     Ok(parts.into_iter().map(|part| Order(order::Order::bitmap(part))).collect())
 }
 
-/// The positions of each split, every group whole. `groups` are small codes.
+/// Returns the positions of each split, every group whole. `groups` are small codes.
 #[pyfunction]
 pub(crate) fn grouped(
     py: Python<'_>,
@@ -249,7 +254,7 @@ pub(crate) fn grouped(
     Ok(parts.into_iter().map(|part| Order(order::Order::bitmap(part))).collect())
 }
 
-/// `size` of the positions `0..num_rows`, drawn with replacement: evenly, by a weight for each, or by
+/// Draws `size` of the positions `0..num_rows` with replacement: evenly, by a weight for each, or by
 /// class. `classes` are small codes, and the weights then one for each class.
 #[pyfunction]
 #[pyo3(signature = (num_rows, size, *, seed, epoch=0, weights=None, classes=None))]
@@ -272,7 +277,7 @@ pub(crate) fn draws(
     Ok(Order(order::Order::draws(weighted, size)))
 }
 
-/// `size` positions drawn by a weight for each, none twice, in random order.
+/// Draws `size` positions by a weight for each, none twice, in random order.
 #[pyfunction]
 #[pyo3(signature = (weights, size, *, seed, epoch=0))]
 pub(crate) fn choose(
@@ -287,11 +292,11 @@ pub(crate) fn choose(
 
 fn codes(numbers: Numbers) -> PyResult<Vec<u32>> {
     let codes: Result<Vec<u32>, _> = numbers.0.into_iter().map(u32::try_from).collect();
-    codes.map_err(|_| PyValueError::new_err("wanted codes below 2^32"))
+    codes.map_err(|_| PyValueError::new_err("codes of labels or groups: wanted codes below 2^32"))
 }
 
-/// The places of `splits`, a column of 64-bit or of 32-bit numbers, in the order that LanceDB's sort
-/// by split leaves them in.
+/// Returns the places of `splits`, a column of 64-bit or of 32-bit numbers, in the order that
+/// LanceDB's sort by split leaves them in.
 #[pyfunction]
 pub(crate) fn lancedb_sort(py: Python<'_>, splits: Numbers, is_narrow: bool) -> PyResult<Order> {
     enter(py, || {
@@ -306,7 +311,7 @@ pub(crate) fn lancedb_sort(py: Python<'_>, splits: Numbers, is_narrow: bool) -> 
     })
 }
 
-/// The positions `0..num_rows` as LanceDB's shuffle orders them.
+/// Returns the positions `0..num_rows` as LanceDB's shuffle orders them.
 #[pyfunction]
 pub(crate) fn lancedb_shuffle(
     py: Python<'_>,

@@ -20,7 +20,7 @@ use crate::share;
 /// A map of an order as a tuple of its parameters.
 pub(crate) struct Part(pub(crate) Map);
 
-/// What [`Part`] is extracted from.
+/// Returns what [`Part`] is extracted from.
 pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTuple>> {
     match map {
         Map::Range { start, step } => ("range", *start, *step).into_pyobject(py),
@@ -123,7 +123,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Part {
                 Map::Concat(orders.iter().map(|order| order.0.clone()).collect())
             }
             other => {
-                return Err(PyValueError::new_err(format!("{other:?} is no part of an order")));
+                return Err(PyValueError::new_err(format!("{other:?} is not a part of an order")));
             }
         }))
     }

@@ -29,7 +29,7 @@ impl Block {
         flags: c_int,
     ) -> PyResult<()> {
         if view.is_null() {
-            return Err(PyBufferError::new_err("no view was given"));
+            return Err(PyBufferError::new_err("a request for a buffer without a view"));
         }
         let block = slf.get();
         let start = block.columns.first().map_or(ptr::null(), Buffer::as_ptr);
@@ -54,7 +54,7 @@ impl Block {
 /// A run: the numbers of its columns, their dtype, the values of each row if they are vectors, bytes.
 pub(crate) type Run = (Vec<usize>, &'static str, usize, Block);
 
-/// The runs of columns that hold numbers, and the numbers of the other columns.
+/// Returns the runs of columns that hold numbers, and the numbers of the other columns.
 pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
     let schema = batch.schema_ref();
     let mut numbers = Vec::new();
@@ -84,7 +84,8 @@ pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
     (runs, others)
 }
 
-/// The dtype, the values of each row if they are vectors, and the bytes of a column without nulls.
+/// Returns the dtype, the values of each row if they are vectors, and the bytes of a column without
+/// nulls.
 fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
     let is_bfloat16 = is_bfloat16(field);
     // Other extension types have shapes of their own.

@@ -18,7 +18,7 @@ use crate::handoff::{Batch, columns_of};
 use crate::order::Order;
 use crate::share::Share;
 
-/// The first column of a batch of the core, or of Arrow data.
+/// Returns the first column of a batch of the core, or of Arrow data.
 fn column_of(py: Python<'_>, batch: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     let column = match batch.cast::<Batch>() {
         Ok(batch) => batch.get().column(0),
@@ -33,7 +33,7 @@ pub(crate) struct Lengths(Arc<sequences::Lengths>);
 
 #[pymethods]
 impl Lengths {
-    /// The inverse of `__reduce__`.
+    /// Returns the inverse of `__reduce__`.
     #[staticmethod]
     #[pyo3(signature = (rows, lengths))]
     fn from_parts(py: Python<'_>, rows: Option<&[u8]>, lengths: &[u8]) -> PyResult<Self> {
@@ -55,7 +55,7 @@ impl Lengths {
         (make, (rows, PyBytes::new(py, &lengths))).into_pyobject(py)
     }
 
-    /// Bytes of memory they take.
+    /// Returns the bytes of memory they take.
     #[getter]
     fn num_bytes(&self) -> usize {
         self.0.num_bytes()
@@ -70,7 +70,7 @@ impl LengthsBuilder {
     fn lock(&self) -> Result<MutexGuard<'_, Option<sequences::LengthsBuilder>>> {
         let builder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if builder.is_none() {
-            return Err(Error::invalid("lengths that are finished", "new ones"));
+            return Err(Error::invalid("a builder of lengths that is finished", "a new builder"));
         }
         Ok(builder)
     }
@@ -84,7 +84,7 @@ impl LengthsBuilder {
         Ok(Self(Mutex::new(Some(builder))))
     }
 
-    /// The rows whose lengths are wanted, ascending.
+    /// Returns the rows whose lengths are wanted, ascending.
     fn rows(&self, py: Python<'_>) -> PyResult<Order> {
         enter(py, || Ok(Order(self.lock()?.as_ref().expect("checked").rows().clone())))
     }
@@ -95,7 +95,7 @@ impl LengthsBuilder {
         enter(py, || self.lock()?.as_mut().expect("checked").push(&column))
     }
 
-    /// The lengths; the builder is of no use afterwards.
+    /// Returns the lengths; the builder is of no use afterwards.
     fn finish(&self, py: Python<'_>) -> PyResult<Lengths> {
         enter(py, || {
             let lengths = self.lock()?.take().expect("checked").finish()?;
@@ -151,7 +151,7 @@ impl Packing {
         Ok(Self(Arc::new(packing)))
     }
 
-    /// The number of blocks.
+    /// Returns the number of blocks.
     #[getter]
     fn num_blocks(&self) -> u64 {
         self.0.num_blocks()
@@ -165,7 +165,7 @@ impl Packing {
         (counts.documents, counts.tokens, counts.long_documents, counts.lost_tokens)
     }
 
-    /// Bytes of memory it takes, without the lengths.
+    /// Returns the bytes of memory it takes, without the lengths.
     #[getter]
     fn num_bytes(&self) -> usize {
         self.0.num_bytes()
@@ -188,13 +188,15 @@ impl Packing {
         })
     }
 
-    /// The rows that the blocks of a share are made of: orders, to be read one after another.
+    /// Returns the rows that the blocks of a share are made of: orders, to be read one after
+    /// another.
     fn reads(&self, py: Python<'_>, share: Share) -> PyResult<Vec<Order>> {
         let orders = enter(py, || reads(&self.0, &share.into()))?;
         Ok(orders.into_iter().map(Order).collect())
     }
 
-    /// The batches of a share, made of batches of those rows with their tokens as first column.
+    /// Returns the batches of a share, made of batches of those rows with their tokens as first
+    /// column.
     #[pyo3(signature = (share, rows, *, pad_id, eos_id))]
     fn fill(
         &self,
@@ -224,7 +226,7 @@ impl Filler {
         slf
     }
 
-    /// The next batch; raises `StopIteration` at the end.
+    /// Returns the next batch; raises `StopIteration` at the end.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         // A turn is only waited for without the interpreter, so whoever has it can enter Python.
         let next = |filler: &mut sequences::Filler| loop {
@@ -285,7 +287,7 @@ impl Buckets {
         Ok(Self(buckets))
     }
 
-    /// The number of batches.
+    /// Returns the number of batches.
     #[getter]
     fn num_batches(&self) -> u64 {
         self.0.num_batches()
@@ -298,13 +300,13 @@ impl Buckets {
         (counts.tokens, counts.padded_tokens, counts.oversized)
     }
 
-    /// Bytes of memory it takes, without the lengths.
+    /// Returns the bytes of memory it takes, without the lengths.
     #[getter]
     fn num_bytes(&self) -> usize {
         self.0.num_bytes()
     }
 
-    /// The rows of a share, whose units are batches, and where each batch ends among them.
+    /// Returns the rows of a share, whose units are batches, and where each batch ends among them.
     fn share(&self, py: Python<'_>, share: Share) -> PyResult<(Order, Batch)> {
         let (order, ends) = enter(py, || self.0.share(&share.into()))?;
         Ok((Order(order), Batch::of_numbers("end", ends)?))

@@ -27,7 +27,7 @@ impl From<&read::Choice> for Choice {
     }
 }
 
-/// What users call a strategy.
+/// Returns what users call a strategy.
 pub(crate) fn name_of(strategy: read::Strategy) -> &'static str {
     match strategy {
         read::Strategy::Direct => "direct",
@@ -92,7 +92,7 @@ impl Histogram {
 
 #[pymethods]
 impl Histogram {
-    /// Nothing counted.
+    /// Creates a counter at zero.
     #[new]
     fn new() -> Self {
         Self(Mutex::default())
@@ -103,12 +103,12 @@ impl Histogram {
         self.lock().add(nanos);
     }
 
-    /// What a share of all durations does not exceed, in nanoseconds.
+    /// Returns what a share of all durations does not exceed, in nanoseconds.
     fn quantile(&self, share: f64) -> u64 {
         self.lock().quantile(share)
     }
 
-    /// The upper end of each class of durations in nanoseconds, and how many were in it.
+    /// Returns the upper end of each class of durations in nanoseconds, and how many were in it.
     fn counts(&self) -> Vec<(u64, u64)> {
         self.lock().counts()
     }
@@ -123,7 +123,7 @@ type Event = (u64, u64, u64, (u64, u64, u64, u64), u64, u64);
 
 #[pymethods]
 impl Watch {
-    /// What was handed out so far.
+    /// Returns what was handed out so far.
     fn stats(&self) -> LoadStats {
         LoadStats::from(&self.0.stats())
     }
@@ -133,8 +133,8 @@ impl Watch {
         self.0.trace();
     }
 
-    /// What took time since: the thread, 0 being the consumer, the start in nanoseconds, the length,
-    /// that of each stage, rows and bytes.
+    /// Returns what took time since: the thread, 0 being the consumer, the start in nanoseconds,
+    /// the length, that of each stage, rows and bytes.
     fn events(&self) -> Vec<Event> {
         let event = |event: loader::Event| {
             let stages = event.stage_nanos.into();
@@ -143,7 +143,7 @@ impl Watch {
         self.0.events().into_iter().map(event).collect()
     }
 
-    /// The time on the clock of events, in nanoseconds.
+    /// Returns the time on the clock of events, in nanoseconds.
     #[getter]
     fn now_nanos(&self) -> u64 {
         self.0.now_nanos()

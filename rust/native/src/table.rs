@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_schema::SchemaRef;
 use lanceloader_core::ahead::Ahead;
 use lanceloader_core::loader::Batches;
 use lanceloader_core::order::{self, Bitmap};
@@ -73,25 +74,25 @@ impl Table {
         Ok(Self(Kind::Memory(Arc::new(table))))
     }
 
-    /// The path or URI it was opened at, or `None` for data in memory.
+    /// Returns the path or URI it was opened at, or `None` for data in memory.
     #[getter]
     fn uri(&self) -> Option<&str> {
         self.lance().map(|table| table.address().uri.as_str())
     }
 
-    /// The version it is pinned to, or `None` for data in memory.
+    /// Returns the version it is pinned to, or `None` for data in memory.
     #[getter]
     fn version(&self) -> Option<u64> {
         self.lance().map(table::Table::version)
     }
 
-    /// The branch, or `None` on the main line.
+    /// Returns the branch, or `None` on the main line.
     #[getter]
     fn branch(&self) -> Option<&str> {
         self.lance().and_then(|table| table.address().branch.as_deref())
     }
 
-    /// The number of live rows.
+    /// Returns the number of live rows.
     #[getter]
     fn num_rows(&self) -> u64 {
         match &self.0 {
@@ -100,7 +101,8 @@ impl Table {
         }
     }
 
-    /// What no table shows that has other rows: a hash of its files' names, or `None` in memory.
+    /// Returns a hash that only tables with the same rows and columns have, or `None` for data in
+    /// memory.
     #[getter]
     fn identity(&self) -> Option<String> {
         match &self.0 {
@@ -109,7 +111,7 @@ impl Table {
         }
     }
 
-    /// The number of fragments, or of batches in memory.
+    /// Returns the number of fragments, or of batches in memory.
     #[getter]
     fn num_fragments(&self) -> usize {
         match &self.0 {
@@ -118,7 +120,7 @@ impl Table {
         }
     }
 
-    /// Bytes of the data files, or `None` if they are not known.
+    /// Returns the bytes of the data files, or `None` if they are not known.
     #[getter]
     fn data_bytes(&self) -> Option<u64> {
         match &self.0 {
@@ -133,12 +135,23 @@ impl Table {
         }
     }
 
-    /// The schema, by the Arrow `PyCapsule` interface.
-    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
-        schema_capsule(py, self.schema())
+    /// Returns the names of the columns, in order. The schema is not made for them.
+    #[getter]
+    fn column_names(&self) -> Vec<String> {
+        match &self.0 {
+            Kind::Lance(table) => table.column_names().map(str::to_string).collect(),
+            Kind::Memory(table) => {
+                table.schema().fields().iter().map(|field| field.name().clone()).collect()
+            }
+        }
     }
 
-    /// Data in memory, by the Arrow `PyCapsule` interface. A requested schema is ignored.
+    /// Returns the schema, by the Arrow `PyCapsule` interface.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        schema_capsule(py, &self.schema())
+    }
+
+    /// Exports data in memory by the Arrow `PyCapsule` interface. A requested schema is ignored.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_stream__<'py>(
         &self,
@@ -148,13 +161,13 @@ impl Table {
         let _ = requested_schema;
         match &self.0 {
             Kind::Memory(table) => stream_capsule(py, table.schema(), table.batches()),
-            Kind::Lance(_) => {
-                Err(PyValueError::new_err("wanted data in memory, got a Lance table"))
-            }
+            Kind::Lance(_) => Err(PyValueError::new_err(
+                "a Lance table has no stream of rows: read it with a reader",
+            )),
         }
     }
 
-    /// The row ids that came with data in memory.
+    /// Returns the row ids that came with data in memory.
     #[getter]
     fn known_row_ids(&self) -> PyResult<Option<Batch>> {
         let Kind::Memory(table) = &self.0 else {
@@ -163,7 +176,7 @@ impl Table {
         table.known_row_ids().map(|ids| Batch::of_numbers("row_id", ids.to_vec())).transpose()
     }
 
-    /// A reader of `columns`, pairs of output name and source name.
+    /// Returns a reader of `columns`, pairs of output name and source name.
     #[pyo3(signature = (columns, *, read=None, memory_limit=None, cache_folder=None, cache_limit=None,
         scratch_folder=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
@@ -188,18 +201,22 @@ impl Table {
             threads,
         };
         enter(py, || {
-            let names = columns.iter().map(|(name, source)| (name.as_str(), source.as_str()));
-            let projection = Projection::new(self.schema(), names)?;
+            let columns: Vec<_> =
+                columns.iter().map(|(name, source)| (name.as_str(), source.as_str())).collect();
             Ok(Reader::new(match &self.0 {
                 Kind::Lance(table) => {
+                    let projection = table.projection(&columns)?;
                     read::Reader::of_table(Arc::clone(table), projection, options)?
                 }
-                Kind::Memory(table) => read::Reader::of_memory(table, projection, options)?,
+                Kind::Memory(table) => {
+                    let projection = Projection::new(table.schema(), columns)?;
+                    read::Reader::of_memory(table, projection, options)?
+                }
             }))
         })
     }
 
-    /// The row ids at positions `start..stop` of an order.
+    /// Returns the row ids at positions `start..stop` of an order.
     fn row_ids(&self, py: Python<'_>, order: &Order, start: u64, stop: u64) -> PyResult<Batch> {
         let ids = enter(py, || {
             let offsets = order.0.offsets(start..stop)?;
@@ -211,7 +228,7 @@ impl Table {
         Batch::of_numbers("row_id", ids)
     }
 
-    /// The rows with these ids, in this order; an id that no row has is an error.
+    /// Returns the rows with these ids, in this order; an id that no row has is an error.
     fn order_of_row_ids(&self, py: Python<'_>, row_ids: Numbers) -> PyResult<Order> {
         enter(py, || {
             let offsets = self.offsets(&row_ids.0)?;
@@ -224,7 +241,7 @@ impl Table {
         })
     }
 
-    /// The rows whose ids are in `batches` of one `uint64` column, ascending by offset.
+    /// Returns the rows whose ids are in `batches` of one `uint64` column, ascending by offset.
     ///
     /// Ids that no row has are left out: a filter may have been answered by an index that is behind.
     /// Batches come by iteration, because an error passes through that as it was raised, and through
@@ -254,10 +271,10 @@ impl Table {
         }
     }
 
-    fn schema(&self) -> &arrow_schema::SchemaRef {
+    fn schema(&self) -> SchemaRef {
         match &self.0 {
             Kind::Lance(table) => table.schema(),
-            Kind::Memory(table) => table.schema(),
+            Kind::Memory(table) => Arc::clone(table.schema()),
         }
     }
 
@@ -309,38 +326,39 @@ impl Reader {
 
 #[pymethods]
 impl Reader {
-    /// The schema of the batches, by the Arrow `PyCapsule` interface.
+    /// Returns the schema of the batches, by the Arrow `PyCapsule` interface.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
         schema_capsule(py, &self.reader.schema())
     }
 
-    /// The same reader, whose ids, addresses and offsets of rows are signed numbers.
+    /// Returns the same reader, whose ids, addresses and offsets of rows are signed numbers.
     fn as_signed(&self) -> Self {
         Self::new(self.reader.as_signed())
     }
 
-    /// The same reader, whose batches are one column of vectors with the values of all columns.
+    /// Returns the same reader, whose batches are one column of vectors with the values of all
+    /// columns.
     fn as_matrix(&self, py: Python<'_>) -> PyResult<Self> {
         Ok(Self::new(enter(py, || self.reader.as_matrix())?))
     }
 
-    /// How rows in random order are read, and why.
+    /// Returns how rows in random order are read, and why.
     fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
         Ok(enter(py, || self.reader.choice())?.as_ref().into())
     }
 
-    /// How a loader reads an order.
+    /// Returns how a loader reads an order.
     fn strategy(&self, py: Python<'_>, order: &Order) -> PyResult<&'static str> {
         let strategy = enter(py, || self.reader.strategy(order.0.len(), order.0.is_ascending()))?;
         Ok(name_of(strategy))
     }
 
-    /// What was read so far.
+    /// Returns what was read so far.
     fn stats(&self, py: Python<'_>) -> PyResult<ReadStats> {
         Ok(enter(py, || Ok(self.reader.stats()))?.into())
     }
 
-    /// The rows at `positions` of `order`, in that order, repeats included.
+    /// Returns the rows at `positions` of `order`, in that order, repeats included.
     fn take(&self, py: Python<'_>, order: &Order, positions: Numbers) -> PyResult<Batch> {
         let mut positions = positions.0;
         let rows = enter(py, || {
@@ -353,14 +371,14 @@ impl Reader {
         Ok(Batch::new(rows))
     }
 
-    /// The rows at positions `start..stop` of `order`.
+    /// Returns the rows at positions `start..stop` of `order`.
     fn read(&self, py: Python<'_>, order: &Order, start: u64, stop: u64) -> PyResult<Batch> {
         let rows = enter(py, || self.reader.take(&order.0.offsets(start..stop)?))?;
         Ok(Batch::new(rows))
     }
 
-    /// All rows of `order` in batches, read ahead by threads; without a batch size, as they are read.
-    /// `following` is the order that will probably be loaded afterwards.
+    /// Returns all rows of `order` in batches, read ahead by threads; without a batch size, as they
+    /// are read. `following` is the order that will probably be loaded afterwards.
     #[pyo3(signature = (order, batch_size, drop_last, following=None, ends=None))]
     fn load(
         &self,
@@ -393,13 +411,14 @@ impl Reader {
     }
 }
 
-/// The branch that a serialized manifest belongs to, or `None` for the main line.
+/// Returns the branch that a serialized manifest belongs to, or `None` for the main line.
 #[pyfunction]
 pub(crate) fn branch_of_manifest(py: Python<'_>, manifest: &[u8]) -> PyResult<Option<String>> {
     enter(py, || table::branch_of_manifest(manifest))
 }
 
-/// The split that LanceDB's `split_hash` puts each row of `columns` in; null if it discards the row.
+/// Returns the split that LanceDB's `split_hash` puts each row of `columns` in; null if it discards
+/// the row.
 #[pyfunction]
 pub(crate) fn lancedb_hash_splits(
     py: Python<'_>,
@@ -412,7 +431,7 @@ pub(crate) fn lancedb_hash_splits(
     Batch::of_numbers("split_id", splits)
 }
 
-/// A hash of each row of `columns` that never changes.
+/// Returns a hash of each row of `columns` that never changes.
 #[pyfunction]
 pub(crate) fn stable_hashes(
     py: Python<'_>,

@@ -2,14 +2,14 @@
 //!
 //! # The mapping and `unsafe`
 //!
-//! As for data files (see `table::mapped`): a file of this folder is never written to once it has its
-//! name, and removing it leaves mappings intact. Its checksum is compared right after it is mapped. A
-//! file that is cut later would kill the process where its missing pages are touched; nobody but us
-//! has a reason to open it, and we only ever remove it.
+//! As with data files (see `table::mapped`), a file of the cache is never written to once it has its
+//! final name, and removing it leaves mappings intact. Its checksum is compared right after it is
+//! mapped. Truncating the file later would kill the process where missing pages are touched; only this
+//! crate has a reason to open it, and it only ever removes it.
 
 use std::fs::File;
 use std::hash::Hasher;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
@@ -20,10 +20,10 @@ use crate::packed::PackedRows;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LLrows\x01\0");
 const HEADER_BYTES: usize = 64;
-/// Heads and tails begin where a cache line does.
+/// The alignment of heads and tails: that of a cache line.
 const ALIGNMENT: usize = 64;
 
-/// Packed rows that do not change any more.
+/// Packed rows that no longer change.
 #[derive(Debug)]
 pub(crate) struct Block {
     bytes: Memory,
@@ -39,7 +39,7 @@ enum Memory {
     Own(MmapMut),
 }
 
-/// Packed rows, wherever they are.
+/// Packed rows, in a mapping or in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
     heads: &'a [u8],
@@ -56,7 +56,7 @@ impl<'a> From<&'a PackedRows> for Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The size of their file.
+    /// Returns the size of their file.
     pub(super) fn num_bytes_in_file(self) -> u64 {
         Header::of_sizes(0, self).num_bytes().unwrap_or(u64::MAX)
     }
@@ -65,18 +65,18 @@ impl Rows<'_> {
 /// The first bytes of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
-    /// Of the entry and the number of the block, so that no file stands for another.
+    /// A hash of the entry and the number of the block, so that files cannot be confused.
     key: u64,
     num_rows: u64,
     num_bits: u64,
     heads: u64,
     tails: u64,
-    /// Of everything behind the header.
+    /// The checksum of everything after the header.
     checksum: u64,
 }
 
 impl Header {
-    /// Without the checksum.
+    /// Returns the header of rows of these sizes, its checksum still 0.
     fn of_sizes(key: u64, rows: Rows<'_>) -> Self {
         Self {
             key,
@@ -125,7 +125,7 @@ impl Header {
         (header.to_bytes() == *bytes).then_some(header)
     }
 
-    /// A byte per bit, padded to where the heads begin.
+    /// Returns a byte per bit, padded to where the heads begin.
     fn bits(self, rows: Rows<'_>) -> Vec<u8> {
         let mut bits: Vec<u8> = rows.bits_set.iter().copied().map(u8::from).collect();
         bits.resize(self.heads_start() - HEADER_BYTES, 0);
@@ -143,7 +143,7 @@ impl Header {
 }
 
 impl Block {
-    /// A block in memory of this process.
+    /// Returns a block in memory of this process.
     ///
     /// # Errors
     ///
@@ -181,24 +181,24 @@ impl Block {
     /// [`Error::NotFound`], [`Error::Io`], and [`Error::Corrupt`] if it is not what was written.
     pub(super) fn map(path: &Path, key: u64, is_trusted: bool) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io(path.display(), &error);
-        let corrupt = |reason: &str| Error::Corrupt {
-            path: path.display().to_string(),
-            reason: reason.into(),
-        };
+        let corrupt = |reason: &str| Error::corrupt(path.display(), reason);
         let mut file = File::open(path).map_err(failed)?;
         let num_bytes = file.metadata().map_err(failed)?.len();
         let mut first = [0; HEADER_BYTES];
-        file.read_exact(&mut first).map_err(|_| corrupt("it has no header"))?;
+        file.read_exact(&mut first).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => corrupt("it has no header"),
+            _ => failed(error),
+        })?;
         let header = Header::from_bytes(&first).ok_or_else(|| corrupt("its header is damaged"))?;
         if header.key != key {
             return Err(corrupt("it holds other rows"));
         }
         if header.num_bytes() != Some(num_bytes) {
-            return Err(corrupt("it has another size than was written"));
+            return Err(corrupt("its size is not the one in its header"));
         }
         let mapping = map(&file).map_err(failed)?;
         if !is_trusted && XxHash3_64::oneshot(&mapping[HEADER_BYTES..]) != header.checksum {
-            return Err(corrupt("its checksum is another one"));
+            return Err(corrupt("its checksum does not match"));
         }
         let start = header.heads_start();
         let heads = start..mapping.len() - usize::try_from(header.tails).unwrap_or(0);
@@ -219,7 +219,7 @@ impl Block {
         }
     }
 
-    /// All of it, to be written; `None` if a file has it.
+    /// Returns all bytes of the block, to be written, or `None` if they are in a file already.
     pub(crate) fn unwritten(&self) -> Option<Rows<'_>> {
         let Self { num_rows, bits_set, .. } = self;
         matches!(self.bytes, Memory::Own(_)).then(|| Rows {
@@ -230,27 +230,27 @@ impl Block {
         })
     }
 
-    /// The heads, a stride apart.
+    /// Returns the heads, a stride apart.
     pub(crate) fn heads(&self) -> &[u8] {
         &self.bytes()[self.heads.clone()]
     }
 
-    /// The tails.
+    /// Returns the tails.
     pub(crate) fn tails(&self) -> &[u8] {
         &self.bytes()[self.tails.clone()]
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub(crate) fn num_rows(&self) -> usize {
         self.num_rows
     }
 
-    /// Which bits of a head are set in any row.
+    /// Returns which bits of a head are set in any row.
     pub(crate) fn bits_set(&self) -> &[bool] {
         &self.bits_set
     }
 
-    /// Bytes of the rows.
+    /// Returns the bytes of the rows.
     pub(crate) fn num_bytes(&self) -> usize {
         self.heads.len() + self.tails.len()
     }
@@ -290,6 +290,14 @@ mod tests {
             assert_eq!((block.num_rows(), block.bits_set()), (10, &[true, false, true][..]));
             assert_eq!(block.num_bytes(), 105);
         }
+    }
+
+    #[test]
+    fn a_failing_read_is_not_damage() {
+        // A folder can be opened, but not read.
+        let folder = tempfile::tempdir().unwrap();
+        let error = Block::map(folder.path(), 7, false).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files of rows that processes share: who writes which, and who uses them.
+//! Files of rows that processes share: which process writes a file, and which use it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub(super) const DESCRIPTION: &str = "entry.json";
 pub(super) const LOCK: &str = "lock";
 const BLOCK: &str = "rows";
-/// What all files end with that are not whole.
+/// The suffix of files that are not complete.
 const UNFINISHED: &str = "part";
 /// Earlier versions wrote to files without `new`, under locks that these do not see.
 const PART: &str = "new.part";
@@ -37,11 +37,11 @@ pub(crate) struct Entry {
     found: Found,
     path: PathBuf,
     key: u64,
-    /// Locked, shared: whoever cleans up must not take the files of someone who reads them.
+    /// Locked, shared: files must not be removed while a process reads them.
     _lock: File,
 }
 
-/// What an entry says of itself.
+/// The description of an entry.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Found {
@@ -70,7 +70,7 @@ impl Found {
         self.num_rows.div_ceil(self.block_rows.max(1))
     }
 
-    /// The description of an entry, if its folder has one.
+    /// Returns the description of an entry, if its folder has one.
     pub(super) fn of(folder: &Folder) -> Option<Self> {
         serde_json::from_slice(&folder.read(DESCRIPTION).ok()?).ok()
     }
@@ -81,7 +81,7 @@ impl Found {
     }
 }
 
-/// What is needed to write a block: nobody else writes it meanwhile. Dropped, nothing is left of it.
+/// The right to write a block, which no other process has. Dropping it removes the unfinished file.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     entry: &'a Entry,
@@ -133,7 +133,8 @@ impl Entry {
         Ok(Self { cache, name, found: found.clone(), path, key, _lock: lock })
     }
 
-    /// A complete entry of this table whose columns include `columns`: the one with the shortest rows.
+    /// Returns a complete entry of this table whose columns include `columns`: the one with the
+    /// shortest rows.
     pub(crate) fn find(
         cache: &Path,
         table: &str,
@@ -158,7 +159,7 @@ impl Entry {
         self.key.wrapping_add((block as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// A block that somebody wrote, or `None`. One that is damaged is removed.
+    /// Returns a block that was written before, or `None`. A damaged one is removed.
     pub(crate) fn load(&self, block: usize) -> Option<Block> {
         let path = self.file(block, BLOCK);
         match Block::map(&path, self.block_key(block), false) {
@@ -171,7 +172,7 @@ impl Entry {
         }
     }
 
-    /// The right to write a block, or `None` while another process has it.
+    /// Returns the right to write a block, or `None` while another process has it.
     ///
     /// # Errors
     ///
@@ -189,7 +190,7 @@ impl Entry {
         let Some(mut lock) = lock.map_err(failed)? else {
             return Ok(None);
         };
-        // Of somebody who was killed.
+        // Left by a process that was killed.
         lock.file().set_len(0).map_err(failed)?;
         Ok(Some(Claim { entry: self, block, part, lock, is_published: false }))
     }
@@ -226,7 +227,8 @@ impl Claim<'_> {
         Block::map(&path, key, true)
     }
 
-    /// Names the folder: what goes wrong with one block does with the others, and is said once.
+    /// Names the folder in an error: what fails for one block fails for the others too, and is reported
+    /// once.
     fn failed(&self, error: &std::io::Error) -> Error {
         Error::write(self.entry.path.display(), error)
     }
@@ -240,7 +242,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Whether a file of an entry is one of those that are written here.
+/// Returns whether a file of an entry is one of those that are written here.
 pub(super) fn is_own_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name == DESCRIPTION
@@ -261,7 +263,7 @@ fn describe(path: &Path, found: &Found) -> std::io::Result<()> {
     )
 }
 
-/// Removes what processes have left in an entry that were killed while they wrote.
+/// Removes what processes that were killed while writing have left in an entry.
 fn clean(path: &Path) {
     for file in fs::read_dir(path).into_iter().flatten().flatten() {
         let (name, path) = (file.file_name(), file.path());
@@ -289,7 +291,7 @@ fn clean(path: &Path) {
     }
 }
 
-/// Refuses an entry that cannot be believed, as what lies in it is mapped.
+/// Refuses an entry that cannot be trusted, as its files are mapped.
 fn check(cache: &Cache, name: &Name) -> Result<()> {
     let path = cache.path_of(name);
     let failed = |error: std::io::Error| Error::write(path.display(), &error);
@@ -304,7 +306,7 @@ fn check(cache: &Cache, name: &Name) -> Result<()> {
     Ok(())
 }
 
-/// The table's name and the columns' name.
+/// Returns the table's name and the columns' name.
 fn path_key(path: &Path) -> String {
     let names = path.components().rev().take(2);
     names.map(|name| name.as_os_str().to_string_lossy().into_owned()).collect()

@@ -1,4 +1,4 @@
-//! Locks of files that end with their process, whatever that has started meanwhile.
+//! Locks of files that are released when their process ends, even if it has forked children.
 //!
 //! `flock` locks an open file, which a fork shares: children would keep the locks of a parent that was
 //! killed. Record locks belong to a process. Two of their properties must be lived with: they do not
@@ -34,7 +34,7 @@ pub(super) struct ProcessLock {
 }
 
 impl ProcessLock {
-    /// Locks the file at `path`, making it if there is none; `None` while anybody has it locked.
+    /// Locks the file at `path`, making it if there is none; `None` while any process has it locked.
     pub(super) fn try_new(path: &Path) -> std::io::Result<Option<Self>> {
         let held = held();
         let mut held = lock(&held);
@@ -68,7 +68,7 @@ impl ProcessLock {
         Ok(Some(Self { file: ManuallyDrop::new(file), key, pid: std::process::id() }))
     }
 
-    /// The file, open for writing.
+    /// Returns the file, open for writing.
     pub(super) fn file(&mut self) -> &mut File {
         &mut self.file
     }

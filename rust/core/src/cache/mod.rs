@@ -4,9 +4,9 @@
 //! <cache folder>/lanceloader-cache             says that what lies here may be removed
 //!                lanceloader.<user>.lock       held while room is made or taken
 //!                <table>/<columns>/entry.json  what it holds, and when it was last used
-//!                                  lock        held, shared, by everyone who reads it
+//!                                  lock        held, shared, by every process that reads it
 //!                                  000000.rows a block: header, heads, tails
-//!                                  000001.new.part  a block that somebody is writing, and holds locked
+//!                                  000001.new.part  a block that is being written, and is locked
 //! ```
 //!
 //! Both names are hashes: of the data files, deletion files and fields of a table, and of the columns.

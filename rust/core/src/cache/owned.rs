@@ -1,4 +1,4 @@
-//! Folders and files that are ours: made for this user alone, and reached without following a link.
+//! Folders and files that only this user can read and write, opened without following a link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -12,11 +12,11 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat}
 
 use crate::disk::is_remote;
 
-/// A folder that is open, so that nobody can put another one in its place.
+/// An open folder, so that no other folder can be put in its place.
 #[derive(Debug)]
 pub(super) struct Folder(File);
 
-/// What is known of a file.
+/// The metadata of a file that decides whether it is trusted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct About {
     pub(super) is_file: bool,
@@ -25,32 +25,32 @@ pub(super) struct About {
 }
 
 impl Folder {
-    /// The folder at `path`, which may be a link: a user gave it.
+    /// Opens the folder at `path`, which may be a link, as a user passed it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(File::from(rustix::fs::open(path, flags, Mode::empty())?)))
     }
 
-    /// A folder in this one. Links are none.
+    /// Opens a folder in this one; a link is an error.
     pub(super) fn folder(&self, name: &OsStr) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self(File::from(openat(&self.0, name, flags, Mode::empty())?)))
     }
 
-    /// The folders in this one.
+    /// Returns the folders in this one.
     pub(super) fn folders(&self) -> Vec<(OsString, Self)> {
         let names = self.names().into_iter();
         names.filter_map(|name| self.folder(&name).ok().map(|folder| (name, folder))).collect()
     }
 
-    /// The names of all that is in it.
+    /// Returns the names of all that is in it.
     pub(super) fn names(&self) -> Vec<OsString> {
         let found = Dir::read_from(&self.0).into_iter().flatten().flatten();
         let names = found.map(|found| OsString::from_vec(found.file_name().to_bytes().to_vec()));
         names.filter(|name| name != "." && name != "..").collect()
     }
 
-    /// What is known of a file of this folder.
+    /// Returns the owner, mode and size of a file of this folder.
     pub(super) fn about(&self, name: &OsStr) -> Result<About> {
         let stat = statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
         // Widths and signs of the fields differ between machines.
@@ -64,7 +64,7 @@ impl Folder {
         })
     }
 
-    /// The content of a file of this folder.
+    /// Returns the content of a file of this folder.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut content = Vec::new();
@@ -89,8 +89,8 @@ impl Folder {
         Ok(unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Why what lies in it cannot be believed: others can write to it, or it is on another machine,
-    /// where files may change under a mapping.
+    /// Returns why what lies in it cannot be believed: others can write to it, or it is on another
+    /// machine, where files may change under a mapping.
     pub(super) fn distrust(&self) -> Result<Option<&'static str>> {
         let about = self.0.metadata()?;
         let is_own = about.uid() == rustix::process::geteuid().as_raw();
@@ -103,13 +103,13 @@ impl Folder {
         })
     }
 
-    /// Whether it belongs to this user alone.
+    /// Returns whether it belongs to this user alone.
     pub(super) fn is_trusted(&self) -> bool {
         matches!(self.distrust(), Ok(None))
     }
 }
 
-/// Options for files that only this user can read, and that are no links to others.
+/// Returns options for opening a file that only this user can read, without following a link.
 pub(super) fn private() -> OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = OpenOptions::new();

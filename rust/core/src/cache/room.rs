@@ -1,18 +1,18 @@
-//! What a cache folder may hold, and what goes when there is no room.
+//! The limit of a cache folder, and which entries are removed to keep it.
 //!
-//! # What is ours
+//! # Which files may be removed
 //!
-//! A user may name a folder that holds other things too, so nothing is removed on a guess. An entry is
-//! ours if it and the folder around it belong to this user alone, neither is a link, and it has a
-//! description that parses and by whose hash it is named. And nothing at all is removed where the
-//! folder has no marker. A folder gets one when it is first used, also one that an earlier version
-//! used, unless something in it has the form of an entry and is none.
+//! A user may choose a folder that holds other files too, so an entry is only removed if it is
+//! certainly one of this crate: it and the folder around it belong to this user alone, neither is a
+//! link, and its name is the hash of its description, which parses. Nothing is removed from a folder
+//! without a marker. A folder gets the marker when it is first used, even if an earlier version has
+//! used it, unless something in it is named like an entry but is not one.
 //!
 //! # The limit
 //!
-//! The sizes of the files of all entries never exceed it. Whoever is about to write a block gives its
-//! file the size that it will have, under the lock of the whole folder, after what is used least has
-//! made room. What a killed process was writing counts until it is taken over or removed.
+//! The files of all entries together never exceed it. Before a block is written, its file gets its
+//! final size, under the lock of the whole folder, after the least recently used entries were removed
+//! to make room. A file that a killed process was writing counts until it is taken over or removed.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl Cache {
         self.path.join(&name.table).join(&name.columns)
     }
 
-    /// Locks the folder: nobody else makes room in it meanwhile, or takes some.
+    /// Locks the folder, so that no other process makes or takes room in it.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl Cache {
         let failed = |error: std::io::Error| Error::write(self.path.display(), &error);
         make_private(&self.path).map_err(failed)?;
         let root = Folder::open(&self.path).map_err(failed)?;
-        // One for each user: nobody can lock what others own.
+        // One lock per user: a user cannot lock a file of another.
         let user = rustix::process::geteuid().as_raw();
         let path = self.path.join(format!("lanceloader.{user}.lock"));
         let start = Instant::now();
@@ -149,7 +149,7 @@ impl Room<'_> {
         Err(Error::refused_now(self.cache.path.display(), reason))
     }
 
-    /// Removes an entry, unless somebody uses it.
+    /// Removes an entry, unless a process uses it.
     pub(super) fn discard(&self, name: &Name) {
         if self.is_marked()
             && let Some(entry) = entries(&self.root).into_iter().find(|entry| entry.name == *name)
@@ -163,7 +163,7 @@ impl Room<'_> {
             .map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
     }
 
-    /// Whether entries may be removed from it. Marks it if nothing speaks against that.
+    /// Returns whether entries may be removed from it. Marks it if nothing speaks against that.
     pub(super) fn is_marked(&self) -> bool {
         if self.root.about(OsStr::new(MARKER)).is_ok_and(|about| about.is_file) {
             return self.root.read(MARKER).is_ok_and(|text| text == MARK.as_bytes());
@@ -198,7 +198,7 @@ struct Kept {
     last_used: SystemTime,
 }
 
-/// The entries that are ours.
+/// Returns the entries that are ours.
 fn entries(root: &Folder) -> Vec<Kept> {
     let of_table = |(table, folder): (OsString, Folder)| {
         let entries = folder.folders().into_iter();
@@ -210,7 +210,7 @@ fn entries(root: &Folder) -> Vec<Kept> {
 }
 
 impl Kept {
-    /// What is in the folder of an entry, if it is one of ours.
+    /// Returns what is in the folder of an entry, if it is one of ours.
     fn new(table: &OsStr, around: &Folder, columns: OsString, folder: Folder) -> Option<Self> {
         let last_used = folder.about(OsStr::new(DESCRIPTION)).ok()?.modified;
         if !around.is_trusted() || !folder.is_trusted() || columns != *Found::of(&folder)?.name() {
@@ -221,7 +221,7 @@ impl Kept {
         Some(Self { name: Name { table: table.into(), columns }, folder, bytes, last_used })
     }
 
-    /// Removes it, unless somebody uses it. Only files of ours are touched.
+    /// Removes it, unless a process uses it. Only files that this crate wrote are touched.
     fn remove(&self, root: &Folder) -> bool {
         let Ok(lock) = self.folder.create(LOCK, OFlags::empty()) else {
             return false;
@@ -230,7 +230,7 @@ impl Kept {
             return false;
         }
         let is_file = |name: &OsStr| self.folder.about(name).is_ok_and(|about| about.is_file);
-        // The lock last: whoever finds none makes a new one.
+        // The lock is removed last: a process that finds none makes a new one.
         for name in self.folder.names().iter().filter(|name| *name != LOCK) {
             if is_own_file(name) && is_file(name) {
                 let _ = self.folder.remove(name);

@@ -33,7 +33,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether the same request may succeed later, without anybody changing it.
+    /// Returns whether the same request may succeed later, without anybody changing it.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Passing | Self::Unreachable | Self::TimedOut)
     }
@@ -49,18 +49,18 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// A copy of `error` and all that is behind it.
+    /// Returns a copy of `error` and all that is behind it.
     pub(crate) fn of(error: &(dyn StdError + 'static)) -> Arc<Self> {
         let source = next(error).map(Self::of);
         Arc::new(Self { text: error.to_string(), fault: fault_of(error), source })
     }
 
-    /// One that begins here.
+    /// Creates a cause with nothing behind it.
     pub(crate) fn new(text: impl Into<String>, fault: Fault) -> Arc<Self> {
         Arc::new(Self { text: text.into(), fault, source: None })
     }
 
-    /// What kind of failure it was.
+    /// Returns what kind of failure it was.
     pub fn fault(&self) -> Fault {
         self.fault
     }
@@ -78,7 +78,8 @@ impl StdError for Cause {
     }
 }
 
-/// What is behind an error. Some wrappers answer `source` with the source of what they wrap.
+/// Returns what is behind an error. Some wrappers answer `source` with the source of what they
+/// wrap.
 fn next<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref() {
         Some(Lance::External { source }) => return Some(source.as_ref()),
@@ -94,14 +95,21 @@ fn next<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + '
     error.source()
 }
 
-/// An error, and all that is behind it.
+/// Returns an error, and all that is behind it.
 fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| next(*error))
 }
 
-/// What kind of failure an error is, by the first of its chain that says so.
+/// Returns the first error of a chain that is of this type.
+pub(super) fn find<'a, E: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a E> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+/// Returns what kind of failure an error is, by the first of its chain that says so.
 pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
     // Known by their text only: their types are private, or were dropped on the way.
     const TEXTS: [(&str, Fault); 8] = [
@@ -185,7 +193,8 @@ fn fault_of_io(error: &std::io::Error) -> Option<Fault> {
     })
 }
 
-/// What an object store said, in one line without its protocol; `None` if no store is behind it.
+/// Returns what an object store said, in one line without its protocol; `None` if no store is
+/// behind it.
 pub(super) fn line_of(error: &(dyn StdError + 'static)) -> Option<String> {
     if !chain(error).any(<dyn StdError>::is::<Store>) {
         return None;
@@ -219,7 +228,7 @@ pub(super) fn line_of(error: &(dyn StdError + 'static)) -> Option<String> {
     })
 }
 
-/// The text of the last error of a chain, up to where a protocol or a second line begins.
+/// Returns the text of the last error of a chain, up to where a protocol or a second line begins.
 fn innermost(error: &(dyn StdError + 'static)) -> Option<String> {
     let text = chain(error).last()?.to_string();
     let text = text.split(['\n', '<']).next().unwrap_or_default();
@@ -227,7 +236,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> Option<String> {
     (!text.trim().is_empty()).then(|| text.trim().to_string())
 }
 
-/// The status of an HTTP answer that an error tells of.
+/// Returns the status of an HTTP answer that an error tells of.
 fn status_of(text: &str) -> Option<u16> {
     let (_, rest) = text.split_once("status code: ")?;
     rest.get(..3)?.parse().ok()
@@ -240,107 +249,4 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Error;
-
-    /// As they come from an object store: in text, under several wrappers.
-    fn answered(text: &str) -> Error {
-        let source = std::io::Error::other(text.to_string());
-        let error = Store::Generic { store: "S3", source: Box::new(source) };
-        Error::lance("s3://b/t.lance", &Lance::io_source(Box::new(error)))
-    }
-
-    fn fault(error: &Error) -> Fault {
-        error.fault().expect("it has a cause")
-    }
-
-    #[test]
-    fn answers_of_a_store_are_told_apart_and_said_in_one_line() {
-        let status = |status: &str, code: &str| {
-            format!(
-                "Error performing GET http://h/b?list-type=2 in 1.2ms - Server returned non-2xx \
-                 status code: {status}: <?xml version=\"1.0\"?>\n<Error><Code>{code}</Code>\
-                 <StringToSign>secret</StringToSign></Error>"
-            )
-        };
-        for (text, wanted, line) in [
-            (status("503 Service Unavailable", "SlowDown"), Fault::Passing, "error (SlowDown)"),
-            (status("500 Internal Server Error", "X"), Fault::Passing, "error (X)"),
-            (status("403 Forbidden", "SignatureDoesNotMatch"), Fault::Denied, "(SignatureDoes"),
-            (status("404 Not Found", "NoSuchBucket"), Fault::NoBucket, "no such bucket"),
-            (status("301 Moved", "PermanentRedirect"), Fault::OtherRegion, "another region"),
-            (status("400 Bad Request", "EntityTooLarge"), Fault::Lasting, "(EntityTooLarge)"),
-            (
-                "LanceError(IO): Failed to get AWS credentials: CredentialsNotLoaded(X { .. })"
-                    .into(),
-                Fault::NoCredentials,
-                "no credentials",
-            ),
-        ] {
-            let error = answered(&text);
-            assert_eq!(fault(&error), wanted, "{text}");
-            let message = error.to_string();
-            assert!(message.contains(line), "{message}");
-            assert!(!message.contains(['<', '\n']), "{message}");
-            assert!(!message.contains("secret"), "{message}");
-            assert_eq!(error.may_pass(), wanted == Fault::Passing, "{text}");
-        }
-    }
-
-    #[test]
-    fn errors_of_the_system_that_may_pass_are_known() {
-        use rustix::io::Errno;
-        let errors = [
-            (Errno::IO, true),
-            (Errno::AGAIN, true),
-            (Errno::MFILE, true),
-            (Errno::NFILE, true),
-            (Errno::NOSPC, true),
-            (Errno::DQUOT, true),
-            (Errno::NOMEM, true),
-            (Errno::TIMEDOUT, true),
-            (Errno::CONNREFUSED, true),
-            (Errno::CONNRESET, true),
-            (Errno::ISDIR, false),
-            (Errno::NAMETOOLONG, false),
-            (Errno::INVAL, false),
-        ];
-        for (errno, passes) in errors {
-            let error = || std::io::Error::from(errno);
-            assert_eq!(Error::io("x", &error()).may_pass(), passes, "{errno:?}");
-            // Whoever owns a folder can mend it, whatever is wrong with it.
-            assert!(Error::write("x", &error()).may_pass(), "{errno:?}");
-            // Also under what Lance and Arrow wrap it in.
-            let lance = || Lance::io_source(Box::new(error()));
-            assert_eq!(Error::lance("x", &lance()).may_pass(), passes, "{errno:?}");
-            let wrapped = Lance::External { source: Box::new(lance()) };
-            assert_eq!(Error::lance("x", &wrapped).may_pass(), passes, "{errno:?}");
-            let arrow = arrow_schema::ArrowError::ExternalError(Box::new(lance()));
-            assert_eq!(Error::arrow("x", &arrow).may_pass(), passes, "{errno:?}");
-        }
-        assert!(!Error::io("x", &std::io::Error::from(Errno::ACCESS)).may_pass());
-        assert!(Error::refused_now("x", "it is full").may_pass());
-        assert!(!Error::refused("x", "others can write to it").may_pass());
-    }
-
-    #[test]
-    fn damage_does_not_pass() {
-        let cut = std::io::Error::from(ErrorKind::UnexpectedEof);
-        assert!(!Error::lance("x", &Lance::io_source(Box::new(cut))).may_pass());
-        let corrupt = Error::lance("x", &Lance::invalid_input("bad magic"));
-        assert!(matches!(corrupt, Error::Corrupt { .. }));
-        assert!(!corrupt.may_pass());
-        assert!(!Error::Bug("a panic".into()).may_pass());
-    }
-
-    #[test]
-    fn the_source_is_kept() {
-        let refused = std::io::Error::from(rustix::io::Errno::CONNREFUSED);
-        let error = Store::Generic { store: "S3", source: Box::new(refused) };
-        let error = Error::lance("s3://b/t", &Lance::io_source(Box::new(error)));
-        let texts: Vec<String> = chain(&error).map(ToString::to_string).collect();
-        assert!(texts.last().is_some_and(|text| text.contains("refused")), "{texts:?}");
-        assert!(texts.len() > 2, "{texts:?}");
-    }
-}
+mod tests;

@@ -188,7 +188,7 @@ impl Running {
                 return window.map(|window| (window, ready));
             }
             if state.threads == 0 {
-                return Err(Error::Bug("the reading threads stopped early".into()));
+                return Err(Error::bug("the reading threads stopped early"));
             }
             let waited = line.changed.wait_timeout(state, interrupt::PERIOD);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -261,7 +261,7 @@ impl Work {
         while let Some(ticket) = self.next_ticket() {
             let read = || self.read_window(&ticket);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-                Err(Error::Bug(format!("a reading thread: {}", text_of_panic(&*panic))))
+                Err(Error::bug(format!("a reading thread: {}", text_of_panic(&*panic))))
             });
             let mut state = self.line.lock();
             let is_failed = result.is_err();

@@ -58,7 +58,7 @@ struct Network {
 }
 
 impl Bijection {
-    /// The permutation of `0..n` that belongs to `key`.
+    /// Returns the permutation of `0..n` that belongs to `key`.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Bijection {
         }
     }
 
-    /// The value in `0..n` whose image is `image`, itself in `0..n`.
+    /// Returns the value in `0..n` whose image is `image`, itself in `0..n`.
     pub(super) fn inverse(&self, image: u64) -> u64 {
         match &self.kind {
             Kind::Table(table) => u64::from(table.inverse[index(image)]),
@@ -130,7 +130,7 @@ impl Bijection {
 }
 
 impl Table {
-    /// Fisher–Yates from the back: `j` uniform in `0..=i`, for `i` from `n − 1` down to 1.
+    /// Shuffles by Fisher–Yates from the back: `j` uniform in `0..=i`, for `i` from `n − 1` down to 1.
     fn new(n: u64, stream: &mut SplitMix64) -> Self {
         let mut forward: Vec<u8> = (0..=u8::MAX).take(index(n)).collect();
         for i in (1..forward.len()).rev() {
@@ -189,7 +189,7 @@ impl Network {
         }
     }
 
-    /// Like [`apply`](Self::apply), with the rounds undone from the last to the first.
+    /// Undoes [`apply`](Self::apply): the rounds run from the last to the first.
     fn invert(&self, n: u64, images: &mut [u64]) {
         let (mut l, mut r) = ([0; LANES], [0; LANES]);
         for chunk in images.chunks_mut(LANES) {
@@ -218,7 +218,7 @@ impl Network {
         }
     }
 
-    /// All rounds over all lanes. Each loop runs over whole arrays, so that it becomes vector code.
+    /// Runs all rounds over all lanes. Each loop runs over whole arrays, so that it is vectorized.
     #[inline(always)]
     fn rounds(&self, l: &mut [u32; LANES], r: &mut [u32; LANES]) {
         for keys in self.keys.chunks_exact(2) {
@@ -303,7 +303,7 @@ impl<const BACK: bool> Tuned for Rounds<'_, BACK> {
     }
 }
 
-/// A keyed hash of `half`, scaled to `0..radix`.
+/// Returns a keyed hash of `half`, scaled to `0..radix`.
 #[inline]
 fn hash(half: u32, key: u32, radix: u32) -> u32 {
     let mut h = half.wrapping_mul(0x9E37_79B1) ^ key;
@@ -320,7 +320,7 @@ fn add(x: u32, y: u32, radix: u32) -> u32 {
     sum.min(sum.wrapping_sub(radix))
 }
 
-/// `x − y mod radix` for `x, y < radix ≤ 2³¹`.
+/// Returns `x − y mod radix` for `x, y < radix ≤ 2³¹`.
 #[inline]
 fn subtract(x: u32, y: u32, radix: u32) -> u32 {
     let difference = x.wrapping_sub(y);
@@ -348,7 +348,8 @@ fn index(x: u64) -> usize {
     x as usize
 }
 
-/// The key of one shuffle: `purpose` keeps shuffles, splits and samples with equal seeds apart.
+/// Returns the key of one shuffle: `purpose` keeps shuffles, splits and samples with equal seeds
+/// apart.
 ///
 /// Every step is a bijection of its last argument, so for one seed no two epochs share a key, and
 /// `(seed 1, epoch 0)` has nothing to do with `(seed 0, epoch 1)`.
@@ -372,7 +373,7 @@ pub enum Purpose {
     Draw = 0x6472_6177_7321_2121,
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit words.
+/// Returns the finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64-bit words.
 pub(crate) const fn mix64(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -389,7 +390,7 @@ impl SplitMix64 {
         mix64(self.0)
     }
 
-    /// Uniform in `0..bound`, without bias (D. Lemire 2019).
+    /// Draws a number uniformly from `0..bound`, without bias (D. Lemire 2019).
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         loop {
             let product = u128::from(self.next()) * u128::from(bound);

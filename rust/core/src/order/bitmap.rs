@@ -38,7 +38,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// The set of `offsets`, in any order, repeats counted once.
+    /// Returns the set of `offsets`, in any order, repeats counted once.
     pub fn from_offsets(mut offsets: Vec<u64>) -> Self {
         if !offsets.is_sorted() {
             offsets.sort_unstable();
@@ -50,12 +50,12 @@ impl Bitmap {
         builder.finish()
     }
 
-    /// The number of members.
+    /// Returns the number of members.
     pub fn len(&self) -> u64 {
         self.ranks.last().copied().unwrap_or(0)
     }
 
-    /// Whether there are no members.
+    /// Returns whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -81,7 +81,7 @@ impl Bitmap {
         }
     }
 
-    /// The chunk that a position, in `0..len`, lies in.
+    /// Returns the chunk that a position, in `0..len`, lies in.
     ///
     /// Takes as many steps wherever it lies, as a loop that ended sooner would be mispredicted.
     #[inline(always)]
@@ -95,7 +95,7 @@ impl Bitmap {
         at
     }
 
-    /// The member at `position`, in ascending order, if there are that many.
+    /// Returns the member at `position`, in ascending order, if there are that many.
     pub fn select(&self, position: u64) -> Option<u64> {
         let mut positions = [position];
         (position < self.len()).then(|| {
@@ -104,7 +104,7 @@ impl Bitmap {
         })
     }
 
-    /// How many members are smaller than `offset`.
+    /// Returns how many members are smaller than `offset`.
     pub fn rank(&self, offset: u64) -> u64 {
         match self.chunk_of(offset >> CHUNK_BITS) {
             Ok(at) => self.ranks[at] + u64::from(self.chunks[at].rank(low16(offset))),
@@ -119,12 +119,12 @@ impl Bitmap {
         tuned(Rank { bitmap: self, offsets });
     }
 
-    /// Whether `offset` is a member.
+    /// Returns whether `offset` is a member.
     pub fn contains(&self, offset: u64) -> bool {
         self.chunk_of(offset >> CHUNK_BITS).is_ok_and(|at| self.chunks[at].contains(low16(offset)))
     }
 
-    /// The chunk of this key, or where it would stand.
+    /// Returns the chunk of this key, or where it would stand.
     #[inline]
     fn chunk_of(&self, key: u64) -> Result<usize, usize> {
         // Where no chunk is empty, a chunk stands where its key says.
@@ -134,19 +134,19 @@ impl Bitmap {
         }
     }
 
-    /// The largest member.
+    /// Returns the largest member.
     pub fn last(&self) -> Option<u64> {
         self.len().checked_sub(1).and_then(|last| self.select(last))
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the bytes of memory it takes.
     pub fn num_bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(Chunk::num_bytes).sum();
         let samples = size_of_val(&*self.samples);
         chunks + self.chunks.len() * (size_of::<Chunk>() + 16) + 8 + samples
     }
 
-    /// A portable form: little-endian, no padding, the same on every machine.
+    /// Returns a portable form: little-endian, no padding, the same on every machine.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.num_bytes());
         out.extend((self.keys.len() as u64).to_le_bytes());
@@ -319,7 +319,7 @@ impl BitmapBuilder {
         }
     }
 
-    /// The set of everything pushed.
+    /// Returns the set of everything pushed.
     pub fn finish(mut self) -> Bitmap {
         self.flush();
         if self.bitmap.ranks.is_empty() {

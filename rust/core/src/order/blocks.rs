@@ -5,8 +5,8 @@ use super::{Map, Order};
 use crate::error::{Error, Result};
 
 impl Order {
-    /// Positions `start..start + block`, then as many from `start + stride` on, and so on, `len` in
-    /// all; the last run may be shorter.
+    /// Returns the positions `start..start + block`, then as many from `start + stride` on, and so
+    /// on, `len` in all; the last run may be shorter.
     ///
     /// # Errors
     ///
@@ -33,7 +33,7 @@ impl Order {
     }
 }
 
-/// The largest image of `n` positions and one more; `None` if that leaves 64 bits.
+/// Returns the largest image of `n` positions and one more; `None` if that leaves 64 bits.
 pub(super) fn images(start: u64, block: u64, stride: u64, n: u64) -> Option<u64> {
     let Some(last) = n.checked_sub(1) else {
         return Some(0);
@@ -63,7 +63,7 @@ pub(super) fn fill(start: u64, block: u64, stride: u64, first: u64, out: &mut [u
     }
 }
 
-/// The position of an image, or [`NOWHERE`].
+/// Returns the position of an image, or [`NOWHERE`].
 pub(super) fn inverse(start: u64, block: u64, stride: u64, image: u64) -> u64 {
     let Some(distance) = image.checked_sub(start) else {
         return NOWHERE;

@@ -6,10 +6,10 @@ use super::{Map, Order, Purpose, Shuffle, Windowed, too_long};
 use crate::error::Result;
 
 impl Order {
-    /// The order with its last shuffle made anew for `epoch`, and with the same rows in every epoch:
-    /// a shuffle that rows were split, filtered, sampled or sliced from afterwards stays as it is, also
-    /// if that was done to a shard of it. Shards of a whole shuffle are shards of the new one. An order
-    /// that is not shuffled is the same in every epoch.
+    /// Returns the order with its last shuffle made anew for `epoch`, and with the same rows in
+    /// every epoch: a shuffle that rows were split, filtered, sampled or sliced from afterwards
+    /// stays as it is, also if that was done to a shard of it. Shards of a whole shuffle are shards
+    /// of the new one. An order that is not shuffled is the same in every epoch.
     ///
     /// Constant time.
     ///
@@ -39,8 +39,8 @@ impl Order {
         Ok(order)
     }
 
-    /// The map that another epoch makes anew: a shuffle or a mixture, of which all that comes before it
-    /// is a share of the whole.
+    /// Returns the map that another epoch makes anew: a shuffle or a mixture, of which all that
+    /// comes before it is a share of the whole.
     fn renewed(&self) -> Option<usize> {
         // Of how many positions the next map is the front, where that is known.
         let mut len = Some(self.len);
@@ -75,7 +75,7 @@ impl Order {
         None
     }
 
-    /// Whether `len` images of `map` are what one of several readers gets of all positions.
+    /// Returns whether `len` images of `map` are what one of several readers gets of all positions.
     pub(super) fn is_share(&self, map: &Map, len: u64) -> bool {
         map.is_share(len, Whole::Is(self.len))
     }
@@ -111,7 +111,7 @@ impl Order {
         }
     }
 
-    /// Without marks.
+    /// Removes the marks.
     pub(super) fn unmarked(mut self) -> Self {
         let is_mark = |at: usize| match &self.maps[at..] {
             [Map::Range { start: 0, step: 1 }, next, ..] if at > 0 => match self.maps[at - 1] {
@@ -131,7 +131,7 @@ impl Order {
         self
     }
 
-    /// With a range and the one before it as one.
+    /// Merges a range with the one before it.
     fn joined(&self, map: &Map, len: u64) -> Result<Option<Self>> {
         let (&Map::Range { start, step }, Some(&Map::Range { start: base, step: stride })) =
             (map, self.maps.first())
@@ -146,7 +146,8 @@ impl Order {
         Ok(Some(Self { len, maps }))
     }
 
-    /// Whether an order is known to be the same one: made by the same steps from the same parts.
+    /// Returns whether an order is known to be the same one: made by the same steps from the same
+    /// parts.
     pub fn is_same(&self, other: &Self) -> bool {
         let same = |(a, b): (&Map, &Map)| match (a, b) {
             (Map::Range { start, step }, Map::Range { start: other, step: stride }) => {
@@ -188,7 +189,7 @@ enum Whole {
 }
 
 impl Whole {
-    /// What an order that begins with `map` says of its length.
+    /// Returns what an order that begins with `map` says of its length.
     fn of(map: Option<&Map>) -> Self {
         match map {
             Some(Map::Shuffle(shuffle)) => Self::Is(shuffle.len()),
@@ -199,7 +200,7 @@ impl Whole {
         }
     }
 
-    /// Whether it may be in `least..=most`.
+    /// Returns whether it may be in `least..=most`.
     fn may_be(self, least: i128, most: i128) -> bool {
         match self {
             Self::Is(len) => (least..=most).contains(&i128::from(len)),
@@ -210,7 +211,8 @@ impl Whole {
 }
 
 impl Map {
-    /// Whether `len` positions are what one of several readers gets of the whole, and not a slice.
+    /// Returns whether `len` positions are what one of several readers gets of the whole, and not a
+    /// slice.
     fn is_share(&self, len: u64, whole: Whole) -> bool {
         match self {
             // From one of the first positions on to one of the last, or one before that: see `Tail`.

@@ -8,8 +8,8 @@ use super::{INTERRUPT_ROWS, Map, Order, Share};
 use crate::error::Result;
 
 impl Order {
-    /// A hash of what the order serves: equal for orders made by the same steps from the same rows, on
-    /// every machine and in every release.
+    /// Returns a hash of what the order serves: equal for orders made by the same steps from the
+    /// same rows, on every machine and in every release.
     ///
     /// XXH3-64 of the length and, for each map, of a number for its kind and of its parameters as
     /// little-endian 64-bit words; of a list or a set, its members. Costs nanoseconds for an order that

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{INTERRUPT_ROWS, Map, Order, blocks};
 use crate::error::Result;
 
-/// What stands for the position of an offset that an order does not serve.
+/// The position of an offset that an order does not serve.
 pub(super) const NOWHERE: u64 = u64::MAX;
 
 /// Offsets taken back through all maps together: 64 KiB stay in the second-level cache.
@@ -17,7 +17,8 @@ impl Order {
     /// No order has this position: it holds fewer than 2⁶⁴ of them.
     pub const NOWHERE: u64 = NOWHERE;
 
-    /// Whether every offset is served at most once and its position computed, not searched for.
+    /// Returns whether every offset is served at most once and its position computed, not searched
+    /// for.
     pub fn is_invertible(&self) -> bool {
         self.maps.iter().all(|map| match map {
             Map::Range { .. }
@@ -33,7 +34,7 @@ impl Order {
         })
     }
 
-    /// The first position that holds `offset`.
+    /// Returns the first position that holds `offset`.
     ///
     /// Constant time, with a binary search per bitmap; an order that may hold an offset twice
     /// (lists, repeats, orders end to end) is searched from the front.
@@ -99,7 +100,7 @@ impl Order {
         Ok(())
     }
 
-    /// What each map is given: `0..domains[k]` for map `k`; the last one is the offsets.
+    /// Returns what each map is given: `0..domains[k]` for map `k`; the last one is the offsets.
     fn domains(&self) -> Vec<u64> {
         let mut domains = vec![self.len];
         for map in &self.maps {
@@ -191,7 +192,7 @@ impl From<Option<u64>> for Inverse {
 }
 
 impl Map {
-    /// Where this image comes from.
+    /// Returns where this image comes from.
     pub(super) fn inverse(&self, image: u64) -> Inverse {
         match self {
             Self::Range { start, step } => {
@@ -242,7 +243,7 @@ impl Map {
     }
 }
 
-/// `k` for each `start + k · step`, else a number too large to be a `k`.
+/// Replaces each `start + k · step` by `k`, and any other image by a number too large to be a `k`.
 ///
 /// Multiplying by the inverse of an odd number modulo 2⁶⁴ divides what it divides exactly, and takes
 /// everything else beyond the largest quotient (T. Granlund and P. Montgomery, "Division by Invariant

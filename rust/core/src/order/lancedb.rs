@@ -12,7 +12,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::error::{Error, Result};
 
-/// The positions `0..num_rows` in the order LanceDB's shuffle leaves them in.
+/// Returns the positions `0..num_rows` in the order LanceDB's shuffle leaves them in.
 ///
 /// `seed` and `clump_size` are those of `PermutationBuilder.shuffle` or `split_random`. Takes time
 /// and memory proportional to `num_rows`: 8 bytes a row, or a clump and a row if rows are in clumps.
@@ -38,7 +38,7 @@ pub fn shuffled(num_rows: u64, seed: u64, clump_size: u64) -> Result<Vec<u64>> {
     Ok(clumps.into_iter().flat_map(rows).collect())
 }
 
-/// The places of `splits` in the order that LanceDB's final sort by split leaves them in.
+/// Returns the places of `splits` in the order that LanceDB's final sort by split leaves them in.
 ///
 /// Arrow's sort of a column of numbers: the standard library's unstable sort of pairs of place and
 /// number, compared by number. Rows of one split come in an order that only that algorithm explains;

@@ -20,7 +20,7 @@ impl Listed {
         }
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub fn len(&self) -> u64 {
         match self {
             Self::Narrow(list) => list.len() as u64,
@@ -28,7 +28,7 @@ impl Listed {
         }
     }
 
-    /// Whether there are no entries.
+    /// Returns whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -40,7 +40,7 @@ impl Listed {
         }
     }
 
-    /// The entry at a position below [`len`](Self::len).
+    /// Returns the entry at a position below [`len`](Self::len).
     pub(super) fn at(&self, position: u64) -> u64 {
         match self {
             Self::Narrow(list) => u64::from(list[index(position)]),
@@ -82,7 +82,7 @@ impl Listed {
         }
     }
 
-    /// Little-endian entries, 4 bytes each if they are narrow, else 8.
+    /// Returns the entries in little-endian order, and their width: 4 bytes if all fit, else 8.
     pub fn to_bytes(&self) -> (u8, Vec<u8>) {
         match self {
             Self::Narrow(list) => (4, list.iter().flat_map(|v| v.to_le_bytes()).collect()),
@@ -113,7 +113,7 @@ impl Listed {
     }
 }
 
-/// OK as an index: a list holds every entry in memory.
+/// Converts to an index. OK: a list holds every entry in memory.
 #[expect(clippy::cast_possible_truncation, reason = "positions of a list in memory")]
 fn index(position: u64) -> usize {
     position as usize

@@ -45,7 +45,8 @@ pub enum Map {
 }
 
 impl Map {
-    /// The number its images are below if it is given `0..n`, or `None` if it does not take them.
+    /// Returns the number its images are below if it is given `0..n`, or `None` if it does not take
+    /// them.
     pub(super) fn images(&self, n: u64) -> Option<u64> {
         let fits = |len: u64, bound: u64| (n <= len).then_some(if n == 0 { 0 } else { bound });
         match self {
@@ -196,7 +197,7 @@ impl std::fmt::Display for Map {
     }
 }
 
-/// Where each part ends.
+/// Returns where each part ends.
 fn ends(parts: &[Order]) -> Vec<u64> {
     let mut end = 0;
     let add = |part: &Order| {

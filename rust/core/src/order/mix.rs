@@ -43,7 +43,7 @@ struct Segment {
     tree: Tree,
 }
 
-/// A run of rows of a source, or of a group, and where they stand.
+/// A run of rows of a source, or of a group, and their positions.
 #[derive(Debug)]
 pub struct Dealt<'a> {
     /// The source, or the group.
@@ -66,7 +66,7 @@ pub enum Parts {
 }
 
 impl Mix {
-    /// The mixture of a recipe.
+    /// Returns the mixture of a recipe.
     ///
     /// # Errors
     ///
@@ -81,32 +81,32 @@ impl Mix {
         Ok(mix)
     }
 
-    /// What it was made from.
+    /// Returns what it was made from.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// The number of groups.
+    /// Returns the number of groups.
     pub fn num_groups(&self) -> usize {
         self.num_groups
     }
 
-    /// Rows of the epoch.
+    /// Returns the rows of the epoch.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the epoch has no rows.
+    /// Returns whether the epoch has no rows.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The rows that each source has of the first `position` rows.
+    /// Returns the rows that each source has of the first `position` rows.
     pub fn counts(&self, position: u64) -> Vec<u64> {
         counts(&self.segments, position)
     }
 
-    /// The rows that a group has of the first `position` rows.
+    /// Returns the rows that a group has of the first `position` rows.
     pub fn group_rows(&self, group: usize, position: u64) -> u64 {
         let segment = at(&self.segments, |segment| segment.start, position);
         let mut rows = segment.group_rows[group];
@@ -143,7 +143,7 @@ impl Mix {
         }
     }
 
-    /// The number of the source at each position.
+    /// Returns the number of the source at each position.
     pub fn sources(&self, positions: Range<u64>) -> Vec<u64> {
         let count = usize::try_from(positions.end.saturating_sub(positions.start)).unwrap_or(0);
         let mut sources = vec![0; count];
@@ -155,15 +155,15 @@ impl Mix {
         sources
     }
 
-    /// The part of the row at a position, and which of its rows it is.
+    /// Returns the part of the row at a position, and which of its rows it is.
     pub fn locate(&self, parts: Parts, position: u64) -> (usize, u64) {
         let mut found = (0, 0);
         self.deal(parts, position..position + 1, &mut |dealt| found = (dealt.part, dealt.start));
         found
     }
 
-    /// Where the rows of a group lie in a share of the mixture: the first of each batch's, and where each
-    /// batch ends if they are laid end to end.
+    /// Returns where the rows of a group lie in a share of the mixture: the first of each batch's,
+    /// and where each batch ends if they are laid end to end.
     pub fn runs(&self, group: usize, share: &Share) -> (Vec<u64>, Vec<u64>) {
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         let mut end = 0;
@@ -178,7 +178,7 @@ impl Mix {
         (starts, ends)
     }
 
-    /// The rows of a group in each batch of a share, added up.
+    /// Returns the rows of a group in each batch of a share, added up.
     pub fn ends(&self, group: usize, share: &Share) -> Vec<u64> {
         let mut end = 0;
         let rows = |batch: Range<u64>| -> u64 {
@@ -192,7 +192,7 @@ impl Mix {
         share.batches().map(next).collect()
     }
 
-    /// A run of positions that goes on from the start beyond the end, as runs that do not.
+    /// Returns a run of positions that goes on from the start beyond the end, as runs that do not.
     pub fn pieces(&self, positions: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let len = self.len.max(1);
         let mut position = positions.start;
@@ -207,7 +207,7 @@ impl Mix {
         })
     }
 
-    /// The segments of an epoch without an end.
+    /// Returns the segments of an epoch without an end.
     fn cut(&self) -> Vec<Segment> {
         let recipe = &self.recipe;
         let mut segments: Vec<Segment> = Vec::new();
@@ -256,7 +256,7 @@ impl Mix {
         segments
     }
 
-    /// Where the epoch ends.
+    /// Returns where the epoch ends.
     fn end(&self) -> Result<u64> {
         let sizes = &self.recipe.sizes;
         let counts = |position| counts(&self.segments, position);

@@ -32,8 +32,8 @@ pub struct Mixed {
 }
 
 impl Mixed {
-    /// The rows of a group, all of them or those of the batches of a share. `orders` are those of its
-    /// sources.
+    /// Returns the rows of a group, all of them or those of the batches of a share. `orders` are
+    /// those of its sources.
     ///
     /// # Errors
     ///
@@ -55,8 +55,11 @@ impl Mixed {
             let found = orders.get(places[source]).map(Order::len);
             if found != Some(recipe.sizes[source]) {
                 return Err(Error::invalid(
-                    format!("an order of {found:?} rows for source number {source}"),
-                    recipe.sizes[source],
+                    match found {
+                        Some(rows) => format!("an order of {rows} rows for source number {source}"),
+                        None => format!("no order for source number {source}"),
+                    },
+                    format!("one of {} rows", recipe.sizes[source]),
                 ));
             }
         }
@@ -76,42 +79,43 @@ impl Mixed {
         Ok(Self { mix, group, orders, epoch, share, first, places, starts, ends, len })
     }
 
-    /// The mixture.
+    /// Returns the mixture.
     pub fn mix(&self) -> &Arc<Mix> {
         &self.mix
     }
 
-    /// The group of sources.
+    /// Returns the group of sources.
     pub fn group(&self) -> usize {
         self.group
     }
 
-    /// The orders of its sources.
+    /// Returns the orders of its sources.
     pub fn orders(&self) -> &Arc<[Order]> {
         &self.orders
     }
 
-    /// The epoch, or `None` if the orders are served as they are.
+    /// Returns the epoch, or `None` if the orders are served as they are.
     pub fn epoch(&self) -> Option<u64> {
         self.epoch
     }
 
-    /// The share, if it is not everything.
+    /// Returns the share, if it is not everything.
     pub fn share(&self) -> Option<&Share> {
         self.share.as_ref()
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where the batches of the share end, runs beyond the end of the epoch as batches of their own.
+    /// Returns where the batches of the share end, runs beyond the end of the epoch as batches of
+    /// their own.
     pub fn ends(&self) -> &[u64] {
         &self.ends
     }
@@ -175,7 +179,7 @@ impl Mixed {
         }
     }
 
-    /// Writes the rows of one source to where they stand.
+    /// Writes the rows of one source to their positions.
     fn rows(&self, dealt: &Dealt<'_>, scratch: &mut Vec<u64>, out: &mut [u64]) {
         let place = self.places[dealt.part];
         let size = self.orders[place].len();

@@ -60,32 +60,32 @@ pub struct Order {
 }
 
 impl Order {
-    /// The offsets `0..num_rows`.
+    /// Returns the offsets `0..num_rows`.
     pub fn all(num_rows: u64) -> Self {
         Self { len: num_rows, maps: Vec::new() }
     }
 
-    /// The members of `rows`, ascending.
+    /// Returns the members of `rows`, ascending.
     pub fn bitmap(rows: Bitmap) -> Self {
         Self { len: rows.len(), maps: vec![Map::Bitmap(Arc::new(rows))] }
     }
 
-    /// `offsets` as they stand, repeats included.
+    /// Creates an order of `offsets` as they are, repeats included.
     pub fn listed(offsets: Vec<u64>) -> Self {
         Self { len: offsets.len() as u64, maps: vec![Map::Listed(Arc::new(Listed::new(offsets)))] }
     }
 
-    /// `count` draws with replacement.
+    /// Creates an order of `count` draws with replacement.
     pub fn draws(weighted: Weighted, count: u64) -> Self {
         Self { len: count, maps: vec![Map::Weighted(Arc::new(weighted))] }
     }
 
-    /// The rows of a mixture.
+    /// Returns the rows of a mixture.
     pub fn mixed(mixed: Mixed) -> Self {
         Self { len: mixed.len(), maps: vec![Map::Mixed(Arc::new(mixed))] }
     }
 
-    /// An order from its maps, position first: the inverse of [`maps`](Self::maps).
+    /// Returns an order from its maps, position first: the inverse of [`maps`](Self::maps).
     ///
     /// # Errors
     ///
@@ -94,34 +94,37 @@ impl Order {
         let mut images = len;
         for map in &maps {
             images = map.images(images).ok_or_else(|| {
-                Error::invalid(format!("{map} after {images} positions"), "maps that fit")
+                Error::invalid(
+                    format!("{map} after {images} positions"),
+                    "a map that takes as many",
+                )
             })?;
         }
         Ok(Self { len, maps })
     }
 
-    /// The number of positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are no positions.
+    /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The maps from position to row offset, in the order they apply.
+    /// Returns the maps from position to row offset, in the order they apply.
     pub fn maps(&self) -> &[Map] {
         &self.maps
     }
 
-    /// The smallest number that every offset is below.
+    /// Returns the smallest number that every offset is below.
     pub fn bound(&self) -> u64 {
         let images = self.maps.iter().try_fold(self.len, |n, map| map.images(n));
         images.expect("every constructor fits its maps together")
     }
 
-    /// Whether offsets ascend with position, each once.
+    /// Returns whether offsets ascend with position, each once.
     pub fn is_ascending(&self) -> bool {
         self.maps.iter().all(|map| match map {
             Map::Range { step, .. } => *step > 0,
@@ -150,7 +153,7 @@ impl Order {
         Ok(())
     }
 
-    /// The row offsets at `positions`.
+    /// Returns the row offsets at `positions`.
     ///
     /// # Errors
     ///
@@ -171,7 +174,7 @@ impl Order {
         Ok(out)
     }
 
-    /// All row offsets.
+    /// Returns all row offsets.
     ///
     /// # Panics
     ///
@@ -180,7 +183,7 @@ impl Order {
         self.offsets(0..self.len).expect("the range is in bounds")
     }
 
-    /// Positions `start..start + len`.
+    /// Returns the positions `start..start + len`.
     ///
     /// # Errors
     ///
@@ -192,7 +195,7 @@ impl Order {
         }
     }
 
-    /// Positions `start, start + step, …`, `len` of them.
+    /// Returns the positions `start, start + step, …`, `len` of them.
     ///
     /// # Errors
     ///
@@ -203,14 +206,14 @@ impl Order {
         self.stepped(start, step, len)
     }
 
-    /// Like [`strided`](Self::strided), with a `step` that may be negative but not 0.
+    /// Returns what [`strided`](Self::strided) does, for a `step` that may be negative but not 0.
     ///
     /// # Errors
     ///
     /// As for [`strided`](Self::strided).
     pub fn stepped(&self, start: u64, step: i64, len: u64) -> Result<Self> {
         if step == 0 {
-            return Err(Error::invalid("a step of 0", "any other"));
+            return Err(Error::invalid("a step of 0", "a positive or negative step"));
         }
         if len > 0 {
             let last = i128::from(start) + i128::from(len - 1) * i128::from(step);
@@ -226,7 +229,7 @@ impl Order {
         self.picked(Map::Range { start, step }, len)
     }
 
-    /// The positions that `positions` holds, in that order.
+    /// Returns the positions that `positions` holds, in that order.
     ///
     /// # Errors
     ///
@@ -248,7 +251,7 @@ impl Order {
         Ok(picked)
     }
 
-    /// The same rows, shuffled by `(seed, epoch)`; `clump` neighbours stay together.
+    /// Returns the same rows, shuffled by `(seed, epoch)`; `clump` neighbours stay together.
     ///
     /// # Errors
     ///
@@ -257,7 +260,7 @@ impl Order {
         self.shuffled_for(Purpose::Shuffle, seed, epoch, clump)
     }
 
-    /// Like [`shuffled`](Self::shuffled), for another purpose: equal seeds stay independent.
+    /// Shuffles as [`shuffled`](Self::shuffled) does, for another purpose: equal seeds stay independent.
     ///
     /// # Errors
     ///
@@ -273,7 +276,8 @@ impl Order {
         self.picked(Map::Shuffle(Arc::new(shuffle)), self.len)
     }
 
-    /// The same rows, shuffled by blocks of `block` neighbours and windows of `window_blocks` blocks.
+    /// Returns the same rows, shuffled by blocks of `block` neighbours and windows of
+    /// `window_blocks` blocks.
     ///
     /// # Errors
     ///
@@ -283,21 +287,23 @@ impl Order {
         self.picked(Map::Windowed(Arc::new(windowed)), self.len)
     }
 
-    /// The order `times` times over.
+    /// Returns the order `times` times over.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] if that is more than 2⁶⁴ positions.
     pub fn repeat(&self, times: u64) -> Result<Self> {
         let len = self.len.checked_mul(times);
-        let len = len.ok_or_else(|| Error::invalid(format!("{times} repeats"), "fewer rows"))?;
+        let len = len.ok_or_else(|| {
+            Error::invalid(format!("{times} repeats"), "fewer than 2^64 rows in all")
+        })?;
         if self.is_empty() || times == 1 {
             return Ok(Self { len, ..self.clone() });
         }
         self.picked(Map::Repeat { len: self.len }, len)
     }
 
-    /// `orders` laid end to end.
+    /// Concatenates `orders`.
     ///
     /// # Errors
     ///
@@ -305,13 +311,16 @@ impl Order {
     pub fn concat(orders: Vec<Self>) -> Result<Self> {
         let len = orders.iter().try_fold(0_u64, |sum, order| sum.checked_add(order.len));
         let len = len.ok_or_else(|| {
-            Error::invalid(format!("{} orders end to end", orders.len()), "fewer rows")
+            Error::invalid(
+                format!("{} orders end to end", orders.len()),
+                "fewer than 2^64 rows in all",
+            )
         })?;
         let orders = orders.into_iter().map(Self::unmarked).collect();
         Ok(Self { len, maps: vec![Map::Concat(orders)] })
     }
 
-    /// The positions whose offset is a member of `rows`, in the order they stand.
+    /// Returns the positions whose offset is a member of `rows`, in the order they stand.
     ///
     /// A plain or filtered table stays a bitmap of offsets; any other order is kept, behind a
     /// bitmap of its positions. Evaluates the whole order once.
@@ -336,7 +345,7 @@ impl Order {
         if ascending { Ok(kept) } else { self.pick(&kept) }
     }
 
-    /// Bytes of memory it takes, without counting shared parts twice.
+    /// Returns the bytes of memory it takes, without counting shared parts twice.
     pub fn num_bytes(&self) -> usize {
         size_of::<Self>() + self.maps.iter().map(Map::num_bytes).sum::<usize>()
     }
@@ -378,7 +387,7 @@ impl std::fmt::Display for Order {
     }
 }
 
-/// Whether every part ascends and lies behind the one before it.
+/// Returns whether every part ascends and lies behind the one before it.
 fn follow_each_other(parts: &[Order]) -> bool {
     let mut end = 0;
     parts.iter().filter(|part| !part.is_empty()).all(|part| {

@@ -18,7 +18,7 @@ pub enum Tail {
     Pad,
 }
 
-/// The part of `order` that reader `rank` of `world_size` gets.
+/// Returns the part of `order` that reader `rank` of `world_size` gets.
 ///
 /// # Errors
 ///
@@ -43,8 +43,8 @@ pub fn shard(order: &Order, rank: u64, world_size: u64, tail: Tail) -> Result<Or
     } else {
         order.clone()
     };
-    let step =
-        i64::try_from(world_size).map_err(|_| Error::invalid(world_size, "fewer readers"))?;
+    let step = i64::try_from(world_size)
+        .map_err(|_| Error::invalid(format!("world_size {world_size}"), "at most 2^63 - 1"))?;
     match count {
         0 => Ok(Order::all(0)),
         _ if world_size == 1 => Ok(source),
@@ -52,7 +52,7 @@ pub fn shard(order: &Order, rank: u64, world_size: u64, tail: Tail) -> Result<Or
     }
 }
 
-/// How many times `len` positions must be served to give each of `world_size` readers one.
+/// Returns how many times `len` positions must be served to give each of `world_size` readers one.
 fn wraps(len: u64, world_size: u64) -> u64 {
     1 + world_size.div_ceil(len)
 }

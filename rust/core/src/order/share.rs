@@ -26,7 +26,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Everything, in batches of `size` units, the last one shorter.
+    /// Creates the share that is everything, in batches of `size` units, the last one shorter.
     pub fn whole(num_units: u64, size: u64) -> Self {
         let num_full = num_units / size;
         let last_start = num_full * size;
@@ -40,7 +40,7 @@ impl Share {
             let given = self.num_units;
             return Err(Error::invalid(
                 format!("a share of {given} units"),
-                format!("one of the {num_units} there are"),
+                format!("a share of all {num_units} units"),
             ));
         }
         let end = (self.num_full.checked_mul(self.stride))
@@ -49,31 +49,35 @@ impl Share {
         let is_served = self.num_full > 0 || last_size > 0;
         let fits = end.is_some() && self.last_start.checked_add(last_size).is_some();
         if (is_served && num_units == 0) || !fits {
-            return Err(Error::invalid(format!("{self:?}"), "units that there are"));
+            return Err(Error::invalid(
+                format!("{self:?}"),
+                "batches that fit in 2^64 units, of at least one unit",
+            ));
         }
         Ok(())
     }
 
-    /// What it is, as words to hash.
+    /// Returns what it is, as words to hash.
     pub(super) fn words(&self) -> [u64; 8] {
         let last = self.last_size.map_or([0, 0], |size| [1, size]);
         let full = [self.size, self.stride, self.num_full, self.last_start];
         [1, self.first, full[0], full[1], full[2], full[3], last[0], last[1]]
     }
 
-    /// The number of batches.
+    /// Returns the number of batches.
     pub fn num_batches(&self) -> u64 {
         self.num_full + u64::from(self.last_size.is_some())
     }
 
-    /// The units of each batch, one by one; beyond the end they are those from the start.
+    /// Returns the units of each batch, one by one; beyond the end they are those from the start.
     pub fn batches(&self) -> impl Iterator<Item = Range<u64>> {
         let full = (0..self.num_full).map(|batch| self.first + batch * self.stride);
         let full = full.map(|start| start..start + self.size);
         full.chain(self.last_size.map(|size| self.last_start..self.last_start + size))
     }
 
-    /// The runs of neighbouring units that make up a batch; more than one where it goes round.
+    /// Returns the runs of neighbouring units that make up a batch; more than one where it goes
+    /// round.
     pub fn runs(&self, batch: u64) -> Vec<Range<u64>> {
         let (mut start, mut left) = if batch < self.num_full {
             (self.first + batch * self.stride, self.size)

@@ -24,7 +24,7 @@ pub struct Shuffle {
 }
 
 impl Shuffle {
-    /// The shuffle of `0..len` that belongs to `purpose`, `seed` and `epoch`.
+    /// Returns the shuffle of `0..len` that belongs to `purpose`, `seed` and `epoch`.
     ///
     /// # Errors
     ///
@@ -40,37 +40,37 @@ impl Shuffle {
         Ok(Self { len, seed, epoch, clump, purpose, clumps, short_start, short_len })
     }
 
-    /// The number of positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are no positions.
+    /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The seed it was made from.
+    /// Returns the seed it was made from.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// The epoch it was made for.
+    /// Returns the epoch it was made for.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Rows that stay together.
+    /// Returns the rows that stay together.
     pub fn clump(&self) -> u64 {
         self.clump
     }
 
-    /// What it is for.
+    /// Returns what it is for.
     pub fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// Where the short last clump is served; the end if all clumps are full.
+    /// Returns where the short last clump is served; the end if all clumps are full.
     pub(super) fn short_start(&self) -> u64 {
         self.short_start
     }
@@ -109,7 +109,7 @@ impl Shuffle {
         }
     }
 
-    /// Like [`apply`](Self::apply) for `start, start + 1, …`.
+    /// Applies the shuffle to `start, start + 1, …`.
     pub fn fill(&self, start: u64, out: &mut [u64]) {
         if self.clump == 1 {
             return self.clumps.fill(start, out);
@@ -137,7 +137,7 @@ impl Shuffle {
         }
     }
 
-    /// The shuffled position that `value` went to.
+    /// Returns the shuffled position that `value` went to.
     pub fn inverse(&self, value: u64) -> u64 {
         self.start_of(self.clumps.inverse(value / self.clump)) + value % self.clump
     }
@@ -159,13 +159,14 @@ impl Shuffle {
         }
     }
 
-    /// Where a clump, counted in shuffled order, begins.
+    /// Returns where a clump, counted in shuffled order, begins.
     fn start_of(&self, slot: u64) -> u64 {
         let start = slot * self.clump;
         if start > self.short_start { start - (self.clump - self.short_len) } else { start }
     }
 
-    /// The clump a shuffled position lies in, counted in shuffled order, and its place there.
+    /// Returns the clump a shuffled position lies in, counted in shuffled order, and its place
+    /// there.
     fn slot(&self, position: u64) -> (u64, u64) {
         let gap = if position >= self.short_start + self.short_len && self.short_len > 0 {
             self.clump - self.short_len

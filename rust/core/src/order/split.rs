@@ -20,7 +20,7 @@ pub enum Sizes {
 }
 
 impl Sizes {
-    /// The rows of each split of `num_rows` rows, by LanceDB's rules.
+    /// Returns the rows of each split of `num_rows` rows, by LanceDB's rules.
     ///
     /// A ratio is rounded to the nearest row, halves away from zero. Where that gives too many rows
     /// the first splits lose one each; where the ratios sum to one and it gives too few, the first
@@ -37,17 +37,17 @@ impl Sizes {
                 match sum {
                     _ if counts.is_empty() => Err(empty("counts")),
                     _ if counts.contains(&0) => {
-                        Err(Error::Invalid("Split counts must be greater than 0".into()))
+                        Err(Error::invalid_text("Split counts must be greater than 0"))
                     }
                     Some(sum) if sum <= num_rows => Ok(counts.clone()),
-                    _ => Err(Error::Invalid(format!(
+                    _ => Err(Error::invalid_text(format!(
                         "Split counts specified {} rows but only {num_rows} are available",
                         sum.map_or_else(|| "more than 2^64".to_string(), |sum| sum.to_string())
                     ))),
                 }
             }
-            Self::Fixed(0) => Err(Error::Invalid("Split fixed must be greater than 0".into())),
-            Self::Fixed(count) if *count > num_rows => Err(Error::Invalid(format!(
+            Self::Fixed(0) => Err(Error::invalid_text("Split fixed must be greater than 0")),
+            Self::Fixed(count) if *count > num_rows => Err(Error::invalid_text(format!(
                 "Split fixed config specified {count} splits but only {num_rows} rows are \
                  available.  Must have at least 1 row per split."
             ))),
@@ -72,12 +72,12 @@ fn counts_of_ratios(ratios: &[f64], num_rows: u64) -> Result<Vec<u64>> {
     let rows = num_rows as f64;
     for ratio in ratios {
         if !(0.0..=1.0).contains(ratio) {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid_text(format!(
                 "Split percentages must be between 0.0 and 1.0, got {ratio}"
             )));
         }
         if ratio * rows < 1.0 {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid_text(format!(
                 "One of the splits has {}% of {num_rows} rows which rounds to 0 rows",
                 ratio * 100.0
             )));
@@ -85,7 +85,7 @@ fn counts_of_ratios(ratios: &[f64], num_rows: u64) -> Result<Vec<u64>> {
     }
     let sum = ratios.iter().sum::<f64>();
     if sum > 1.0 {
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid_text(format!(
             "Split percentages must sum to 1.0 or less, got {sum}"
         )));
     }
@@ -112,7 +112,8 @@ fn empty(argument: &str) -> Error {
     Error::invalid(format!("no {argument}"), "at least one split")
 }
 
-/// Where fold `fold` of `folds` lies in `0..num_rows`: the first `num_rows % folds` are one longer.
+/// Returns where fold `fold` of `folds` lies in `0..num_rows`: the first `num_rows % folds` are one
+/// longer.
 ///
 /// # Errors
 ///
@@ -125,7 +126,10 @@ pub fn fold(num_rows: u64, folds: u64, fold: u64) -> Result<std::ops::Range<u64>
         ));
     }
     if fold >= folds {
-        return Err(Error::invalid(format!("fold {fold} of {folds}"), "a smaller one"));
+        return Err(Error::invalid(
+            format!("fold {fold} of {folds}"),
+            format!("0 to {}", folds - 1),
+        ));
     }
     let (whole, extra) = (num_rows / folds, num_rows % folds);
     let start = fold * whole + fold.min(extra);
@@ -181,14 +185,14 @@ struct Task {
 }
 
 impl Task {
-    /// Whether it may get the row dealt as number `row`, counted from 0.
+    /// Returns whether it may get the row dealt as number `row`, counted from 0.
     fn is_due(&self, row: u64, num_rows: u64) -> bool {
         let dealt = self.dealt.len() as u64;
         let release = u128::from(dealt) * u128::from(num_rows);
         dealt < self.count && release / u128::from(self.count) <= u128::from(row)
     }
 
-    /// The row by which it must have got its next one.
+    /// Returns the row by which it must have got its next one.
     fn deadline(&self, num_rows: u64) -> u128 {
         let next = self.dealt.len() as u128 + 1;
         (next * u128::from(num_rows)).div_ceil(u128::from(self.count))

@@ -36,7 +36,7 @@ struct Members {
 }
 
 impl Weighted {
-    /// Every row is as likely as any other. Stores nothing for a row.
+    /// Creates draws in which every row is equally likely. Stores nothing per row.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl Weighted {
         Self::new(num_rows, num_rows, None, None).map(|drawn| drawn.with_seed(seed, epoch))
     }
 
-    /// Row `k` is drawn with a probability proportional to `weights[k]`, never if that is 0.
+    /// Creates draws of row `k` with a probability proportional to `weights[k]`, never if that is 0.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Weighted {
         Self::new(num_rows, num_rows, Some(alias), None).map(|drawn| drawn.with_seed(seed, epoch))
     }
 
-    /// A class is drawn, evenly or in proportion to `weights`, and then any of its rows.
+    /// Creates draws in which a class is drawn, evenly or in proportion to `weights`, and then any of its rows.
     ///
     /// `classes[k]` is the class of row `k`, counted from 0 without a gap.
     ///
@@ -113,28 +113,28 @@ impl Weighted {
         Ok(Self { num_rows, seed: 0, epoch: 0, key: 0, num_classes, alias, members })
     }
 
-    /// The same weights, drawn from by another `(seed, epoch)`.
+    /// Returns the same weights, drawn from by another `(seed, epoch)`.
     #[must_use]
     pub fn with_seed(self, seed: u64, epoch: u64) -> Self {
         Self { seed, epoch, key: key(Purpose::Draw, seed, epoch), ..self }
     }
 
-    /// The number of rows drawn from.
+    /// Returns the number of rows drawn from.
     pub fn num_rows(&self) -> u64 {
         self.num_rows
     }
 
-    /// The number of classes: rows, if each has a weight of its own.
+    /// Returns the number of classes: rows, if each has a weight of its own.
     pub fn num_classes(&self) -> u64 {
         self.num_classes
     }
 
-    /// The seed it was made from.
+    /// Returns the seed it was made from.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// The epoch it was made for.
+    /// Returns the epoch it was made for.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -160,7 +160,7 @@ impl Weighted {
         }
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the bytes of memory it takes.
     pub fn num_bytes(&self) -> usize {
         let members = self
             .members
@@ -169,7 +169,8 @@ impl Weighted {
         size_of::<Self>() + self.alias.as_ref().map_or(0, Alias::num_bytes) + members
     }
 
-    /// What it draws from, but for seed and epoch: little-endian, the same on every machine.
+    /// Returns what it draws from, but for seed and epoch: little-endian, the same on every
+    /// machine.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.num_bytes());
         out.extend(self.num_rows.to_le_bytes());
@@ -214,7 +215,7 @@ impl Weighted {
     }
 }
 
-/// Rows of each class.
+/// Returns the rows of each class.
 fn sizes_of(classes: &[u32]) -> Result<Vec<usize>> {
     let num_classes = classes.iter().max().map_or(0, |&max| max as usize + 1);
     let mut sizes = vec![0_usize; num_classes];
@@ -222,23 +223,26 @@ fn sizes_of(classes: &[u32]) -> Result<Vec<usize>> {
         sizes[class as usize] += 1;
     }
     match sizes.iter().position(|&size| size == 0) {
-        Some(class) => Err(Error::invalid(format!("class {class} of no rows"), "at least 1")),
+        Some(class) => {
+            Err(Error::invalid(format!("class {class} without rows"), "at least 1 row per class"))
+        }
         None => Ok(sizes),
     }
 }
 
-/// Word `at` of the SplitMix64 stream of `key`, without those before it.
+/// Returns word `at` of the SplitMix64 stream of `key`, without computing those before it.
 fn word(key: u64, at: u64) -> u64 {
     let steps = at.wrapping_add(1);
     mix64(key.wrapping_add(steps.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
 }
 
-/// A word scaled to `0..bound`; the bias of at most `bound / 2⁶⁴` is far below what draws can show.
+/// Returns a word scaled to `0..bound`; the bias of at most `bound / 2⁶⁴` is far below what draws
+/// can show.
 fn scaled(word: u64, bound: u64) -> u64 {
     ((u128::from(word) * u128::from(bound)) >> 64) as u64
 }
 
-/// OK as an index: what is indexed holds an entry for each row or class.
+/// Converts to an index. OK: what is indexed holds an entry for each row or class.
 #[expect(clippy::cast_possible_truncation, reason = "the length of something in memory")]
 fn index(x: u64) -> usize {
     x as usize

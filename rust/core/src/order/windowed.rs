@@ -1,7 +1,7 @@
 //! A shuffle for storage that is slow at single rows: blocks of neighbours, then rows within windows.
 //!
 //! Blocks of neighbouring rows are shuffled, and each run of some shuffled blocks, a window, is
-//! shuffled row by row. Whoever reads window after window reads whole blocks, and every row of a
+//! shuffled row by row. Reading window after window reads whole blocks, and every row of a
 //! batch may come from any block of its window; but rows of one window never meet those of another,
 //! so it is less random than a [`Shuffle`] and never chosen unasked. Both steps are bijections: as
 //! there, nothing is stored for a row.
@@ -26,7 +26,7 @@ pub struct Windowed {
 }
 
 impl Windowed {
-    /// The shuffle of `0..len` that belongs to `seed` and `epoch`.
+    /// Returns the shuffle of `0..len` that belongs to `seed` and `epoch`.
     ///
     /// # Errors
     ///
@@ -50,27 +50,27 @@ impl Windowed {
         Ok(Self { blocks, window_blocks, window_rows, key, short_end, gap })
     }
 
-    /// The number of positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> u64 {
         self.blocks.len()
     }
 
-    /// Whether there are no positions.
+    /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
-    /// The seed it was made from.
+    /// Returns the seed it was made from.
     pub fn seed(&self) -> u64 {
         self.blocks.seed()
     }
 
-    /// The epoch it was made for.
+    /// Returns the epoch it was made for.
     pub fn epoch(&self) -> u64 {
         self.blocks.epoch()
     }
 
-    /// Rows of a block.
+    /// Returns the rows of a block.
     pub fn block(&self) -> u64 {
         self.blocks.clump()
     }
@@ -88,7 +88,7 @@ impl Windowed {
         self.blocks.apply(positions);
     }
 
-    /// Like [`apply`](Self::apply) for `start, start + 1, …`.
+    /// Applies the shuffle to `start, start + 1, …`.
     pub fn fill(&self, start: u64, out: &mut [u64]) {
         let (mut start, mut rest) = (start, out);
         while !rest.is_empty() {
@@ -104,7 +104,7 @@ impl Windowed {
         }
     }
 
-    /// The shuffled position that `value` went to.
+    /// Returns the shuffled position that `value` went to.
     pub fn inverse(&self, value: u64) -> u64 {
         let position = self.blocks.inverse(value);
         let window = self.window(self.window_of(position));

@@ -48,7 +48,7 @@ pub(super) fn take_apart(
     match (node.null_bit, valid) {
         (Some(bit), Some(valid)) => nulls.push(Nulls { bit, nulls: valid.clone() }),
         (None, Some(_)) => {
-            return Err(Error::Bug(format!("nulls in `{}`, which has none", node.field.name())));
+            return Err(Error::bug(format!("nulls in `{}`, which has none", node.field.name())));
         }
         (_, None) => {}
     }
@@ -93,7 +93,7 @@ pub(super) fn take_apart(
 }
 
 fn unexpected(node: &Node, found: &DataType) -> Error {
-    Error::Bug(format!("column `{}` of type {found} is not what it was", node.field.name()))
+    Error::bug(format!("column `{}` of type {found} is not what it was", node.field.name()))
 }
 
 /// The bytes of fixed-width values.
@@ -104,7 +104,7 @@ pub(super) fn fixed(array: &ArrayRef) -> Result<Buffer> {
         other => other.primitive_width(),
     };
     let width =
-        width.ok_or_else(|| Error::Bug(format!("{} has no fixed width", data.data_type())))?;
+        width.ok_or_else(|| Error::bug(format!("{} has no fixed width", data.data_type())))?;
     Ok(data.buffers()[0].slice_with_length(data.offset() * width, data.len() * width))
 }
 

@@ -44,7 +44,7 @@ pub(super) fn check(field: &Field) -> Result<()> {
         | DataType::Binary
         | DataType::LargeBinary => Ok(()),
         _ if width_of(field).is_some() => Ok(()),
-        other => Err(Error::Unsupported(format!(
+        other => Err(Error::unsupported(format!(
             "column `{}` of type {other} cannot be packed into rows",
             field.name()
         ))),
@@ -187,9 +187,11 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (head, rest) = self.bytes.split_at_checked(len).ok_or_else(|| Error::Corrupt {
-            path: "packed rows".into(),
-            reason: format!("a nested value has {} bytes where {len} are wanted", self.bytes.len()),
+        let (head, rest) = self.bytes.split_at_checked(len).ok_or_else(|| {
+            Error::corrupt(
+                "packed rows",
+                format!("a nested value has {} bytes where {len} are wanted", self.bytes.len()),
+            )
         })?;
         self.bytes = rest;
         Ok(head)
@@ -344,9 +346,8 @@ impl Builder {
                 }
             }
         }
-        array.align_buffers(true).build().map_err(|error| Error::Corrupt {
-            path: "packed rows".into(),
-            reason: error.to_string(),
+        array.align_buffers(true).build().map_err(|error| {
+            Error::corrupt("packed rows", "a column does not fit").caused_by(&error)
         })
     }
 }

@@ -554,9 +554,9 @@ fn masked(
 }
 
 fn missing() -> Error {
-    Error::Bug("a column was not unpacked".into())
+    Error::bug("a column was not unpacked")
 }
 
 fn misfit(error: ArrowError) -> Error {
-    Error::Corrupt { path: "packed rows".into(), reason: error.to_string() }
+    Error::corrupt("packed rows", "a column does not fit").caused_by(&error)
 }

@@ -10,17 +10,17 @@ use crate::order::Bitmap;
 pub struct RowAddress(pub u64);
 
 impl RowAddress {
-    /// The address of `place` in the fragment with this id.
+    /// Returns the address of `place` in the fragment with this id.
     pub fn new(fragment_id: u32, place: u32) -> Self {
         Self(u64::from(fragment_id) << 32 | u64::from(place))
     }
 
-    /// The id of the fragment.
+    /// Returns the id of the fragment.
     pub fn fragment_id(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// The place in the fragment.
+    /// Returns the place in the fragment.
     #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
     pub fn place(self) -> u32 {
         self.0 as u32
@@ -39,12 +39,12 @@ pub struct FragmentRows {
 }
 
 impl FragmentRows {
-    /// Rows not deleted.
+    /// Returns the rows not deleted.
     pub fn num_rows(&self) -> u64 {
         self.live.as_ref().map_or(u64::from(self.num_places), Bitmap::len)
     }
 
-    /// The place of the live row with this rank; there is one.
+    /// Returns the place of the live row with this rank; there is one.
     #[expect(clippy::cast_possible_truncation, reason = "places are 32 bits")]
     fn place_of(&self, rank: u64) -> u32 {
         match &self.live {
@@ -53,7 +53,7 @@ impl FragmentRows {
         }
     }
 
-    /// The places of the live rows with these ranks, as runs.
+    /// Returns the places of the live rows with these ranks, as runs.
     #[expect(clippy::cast_possible_truncation, reason = "places are 32 bits")]
     pub(super) fn places(&self, ranks: std::ops::Range<u64>) -> Vec<std::ops::Range<u32>> {
         let Some(live) = &self.live else {
@@ -66,7 +66,7 @@ impl FragmentRows {
         runs.map(|run| run[0] as u32..run[0] as u32 + run.len() as u32).collect()
     }
 
-    /// The rank of a live row among the live ones, or `None` if there is no such row.
+    /// Returns the rank of a live row among the live ones, or `None` if there is no such row.
     fn rank_of(&self, place: u32) -> Option<u64> {
         let place = u64::from(place);
         match &self.live {
@@ -85,17 +85,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of `fragments`, given by ascending id.
+    /// Returns the layout of `fragments`, given by ascending id.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if the ids do not ascend.
     pub fn new(fragments: Vec<FragmentRows>) -> Result<Self> {
         if !fragments.is_sorted_by(|a, b| a.id < b.id) {
-            return Err(Error::Corrupt {
-                path: "the manifest".into(),
-                reason: "fragment ids do not ascend".into(),
-            });
+            return Err(Error::corrupt("the manifest", "fragment ids do not ascend"));
         }
         let mut starts = Vec::with_capacity(fragments.len() + 1);
         let mut rows = 0;
@@ -107,22 +104,22 @@ impl Layout {
         Ok(Self { fragments, starts })
     }
 
-    /// Live rows in all.
+    /// Returns the live rows in all.
     pub fn num_rows(&self) -> u64 {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// The fragments, by ascending id.
+    /// Returns the fragments, by ascending id.
     pub fn fragments(&self) -> &[FragmentRows] {
         &self.fragments
     }
 
-    /// The row offsets of a fragment, by its index.
+    /// Returns the row offsets of a fragment, by its index.
     pub fn offsets_of(&self, fragment: usize) -> std::ops::Range<u64> {
         self.starts[fragment]..self.starts[fragment + 1]
     }
 
-    /// The index of the fragment that holds a row offset, and the row's place in it.
+    /// Returns the index of the fragment that holds a row offset, and the row's place in it.
     ///
     /// `hint` is an index to try first, for callers that walk ascending offsets.
     ///
@@ -145,7 +142,7 @@ impl Layout {
         Ok((at, self.fragments[at].place_of(offset - self.starts[at])))
     }
 
-    /// The address of each row offset.
+    /// Returns the address of each row offset.
     ///
     /// # Errors
     ///
@@ -160,7 +157,7 @@ impl Layout {
         offsets.iter().map(address).collect()
     }
 
-    /// The row offset at an address, or `None` if no live row is there.
+    /// Returns the row offset at an address, or `None` if no live row is there.
     pub fn offset_of(&self, address: RowAddress) -> Option<u64> {
         let id = address.fragment_id();
         let at = self.fragments.binary_search_by_key(&id, |fragment| fragment.id).ok()?;

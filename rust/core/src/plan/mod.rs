@@ -1,4 +1,4 @@
-//! Stage 2, PLAN: row offsets → the reads that cover them, and where each row will stand in them.
+//! Stage 2, PLAN: row offsets → the reads that cover them, and the position of each row in them.
 //!
 //! Pure arithmetic: no I/O, no Lance.
 
@@ -30,7 +30,7 @@ pub struct Plan {
     pub rows: Rows,
 }
 
-/// Which row of which read stands at each row of a batch.
+/// Which row of which read each row of a batch is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rows {
     /// Every row of every read, in the order read.
@@ -72,7 +72,7 @@ pub fn plan(layout: &Layout, offsets: &[u64]) -> Result<Plan> {
     Ok(Plan { reads, rows: Rows::Picked(rows) })
 }
 
-/// The reads that cover a run of offsets, in storage order.
+/// Returns the reads that cover a run of offsets, in storage order.
 ///
 /// Like [`plan`] for consecutive offsets, without looking at each where nothing was deleted.
 ///
@@ -126,7 +126,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The read and row of the offset added last.
+    /// Returns the read and row of the offset added last.
     fn last(&self) -> (usize, usize) {
         let at = self.reads.len() - 1;
         (at, self.reads[at].num_rows - 1)

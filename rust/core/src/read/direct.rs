@@ -80,7 +80,7 @@ impl Direct {
                 let addresses = self.table.layout().addresses(offsets)?;
                 Ok(addresses.into_iter().map(|address| address.0).collect())
             }
-            other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
+            other => Err(Error::bug(format!("{other:?} is not kept by the table"))),
         }
     }
 
@@ -107,7 +107,7 @@ impl Direct {
             }
         }
         let all: Option<Vec<_>> = blocks.into_iter().collect();
-        Ok((all.ok_or_else(|| Error::Bug("a block was not read".into()))?, are_owned))
+        Ok((all.ok_or_else(|| Error::bug("a block was not read"))?, are_owned))
     }
 }
 

@@ -198,7 +198,7 @@ impl Drop for Part<'_> {
         let mut pass = lock(self.0);
         pass.threads -= 1;
         if std::thread::panicking() {
-            let error = Error::Bug("a thread that wrote rows to scratch files panicked".into());
+            let error = Error::bug("a thread that wrote rows to scratch files panicked");
             pass.error.get_or_insert(error);
         }
         self.1.notify_all();
@@ -594,7 +594,7 @@ impl External {
         }
         let found = starts.iter().filter(|&&start| start != NOT_HERE).count() + far.len();
         if found != count {
-            return Err(Error::Bug(format!("bucket {number} has {found} rows of {count}")));
+            return Err(Error::bug(format!("bucket {number} has {found} rows of {count}")));
         }
         Ok(Loaded { bytes, starts, far, memory: Arc::clone(&self.memory) })
     }

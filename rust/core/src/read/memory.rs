@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{ArrowError, SchemaRef};
 
 use super::resident::Scan;
 use super::weights::Weights;
@@ -141,12 +141,12 @@ impl Memory {
         let known = by_name(&table.schema);
         let mut columns: Vec<usize> = Vec::new();
         for path in projection.paths() {
-            let missing = || Error::Bug(format!("column {} is not there", path[0]));
+            let missing = || Error::bug(format!("column {} is not there", path[0]));
             columns.push(*known.get(path[0].as_str()).ok_or_else(missing)?);
         }
         // Paths are sorted: those into one column follow each other.
         columns.dedup();
-        let project = |error| Error::Bug(format!("columns of a batch: {error}"));
+        let project = |error: ArrowError| Error::bug("columns of a batch").caused_by(&error);
         let schema = Arc::new(table.schema.project(&columns).map_err(project)?);
         let keep = |whole: &RecordBatch| {
             let kept = columns.iter().map(|&at| Arc::clone(whole.column(at))).collect();
@@ -175,7 +175,7 @@ impl Memory {
     pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
         match source {
             Source::RowId | Source::RowAddress => self.table.row_ids(offsets),
-            other => Err(Error::Bug(format!("{other:?} is not kept by the table"))),
+            other => Err(Error::bug(format!("{other:?} is not kept by the table"))),
         }
     }
 

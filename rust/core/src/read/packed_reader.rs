@@ -22,7 +22,7 @@ use crate::interrupt;
 use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
-use crate::projection::{Projection, by_name};
+use crate::projection::by_name;
 use crate::runtime::{PerProcess, lock};
 use crate::stages::{Stage, measure};
 use crate::table::Table;
@@ -82,7 +82,9 @@ impl PackedReader {
         };
         let wanted = numbers_of(resident.packing().schema(), &schema)?;
         let packed = resident.packing().schema();
-        let schema = packed.project(&wanted).map_err(|error| Error::Bug(error.to_string()))?;
+        let schema = packed
+            .project(&wanted)
+            .map_err(|error| Error::bug("packed columns").caused_by(&error))?;
         let matrix = base.projection().columns().and_then(|names| {
             let known = by_name(packed);
             names.into_iter().map(|name| known.get(name).copied()).collect()
@@ -152,7 +154,7 @@ impl PackedReader {
             self.resident.wait()?;
             if self.is_asked_for
                 && let Some(failure) = self.resident.failure()
-                && matches!(*failure, Error::Invalid(_))
+                && matches!(*failure, Error::Invalid { .. })
             {
                 return Err(Error::clone(&failure));
             }
@@ -225,7 +227,7 @@ impl PackedReader {
         let direct = base.take_window(&missing, Cuts::Every(missing.len().max(1)))?;
         let packed = match self.resident.gather(&kept, &self.wanted) {
             Some(columns) => self.finish(base, &kept, columns?)?,
-            None => return Err(Error::Bug("packed rows went away".into())),
+            None => return Err(Error::bug("packed rows went away")),
         };
         let blocks: Vec<RecordBatch> =
             [packed].into_iter().chain(direct).map(|gathered| gathered.batch).collect();
@@ -325,15 +327,15 @@ fn open_rows(
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
     let names: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
-    let columns = names.iter().map(|name| (name.as_str(), name.as_str()));
-    Direct::new(Arc::clone(table), Projection::new(table.schema(), columns)?)
+    let columns: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+    Direct::new(Arc::clone(table), table.projection(&columns)?)
 }
 
 /// The numbers of the columns of `packed` that `wanted` names.
 fn numbers_of(packed: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<usize>> {
     let known = by_name(packed);
     let number = |field: &Arc<Field>| {
-        let missing = || Error::Bug(format!("column {} is not packed", field.name()));
+        let missing = || Error::bug(format!("column {} is not packed", field.name()));
         known.get(field.name().as_str()).copied().ok_or_else(missing)
     };
     wanted.fields().iter().map(number).collect()

@@ -519,7 +519,7 @@ impl Resident {
         }
         self.pack(wanted, rows)?;
         if rows.num_rows != count {
-            return Err(Error::Bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
+            return Err(Error::bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
         }
         match publish((&*rows).into()) {
             Some(block) => Ok(Attempt::Filled(block)),
@@ -600,7 +600,7 @@ impl Resident {
 fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
     let work = AssertUnwindSafe(|| fill_blocks(resident, filling));
     let result = catch_unwind(work).unwrap_or_else(|panic| {
-        Err(Error::Bug(format!("filling rows: {}", text_of_panic(&*panic))))
+        Err(Error::bug(format!("filling rows: {}", text_of_panic(&*panic))))
     });
     if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
         resident.failure.note(error);
@@ -798,8 +798,7 @@ mod tests {
 
     #[test]
     fn what_will_not_pass_is_not_tried_again() {
-        let damage =
-            || Error::Corrupt { path: "a data file".into(), reason: "its page is cut".into() };
+        let damage = || Error::corrupt("a data file", "its page is cut");
         for panics in [false, true] {
             let scan = Faulty::new();
             let resident = resident(&scan, None);

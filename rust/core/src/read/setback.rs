@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn what_does_not_pass_is_never_tried_again() {
         let setback = Setback::default();
-        setback.note(Error::Bug("a panic".into()));
+        setback.note(Error::bug("a panic"));
         assert!(setback.latest.load().as_ref().is_some_and(|noted| noted.over.is_none()));
         assert!(setback.forbids());
     }

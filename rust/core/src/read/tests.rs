@@ -274,7 +274,7 @@ fn a_panic_in_the_first_pass_ends_the_wait_of_others() {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| external.prepare())).collect();
         let ends: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
-        assert!(ends.iter().flatten().all(|end| matches!(end, Err(Error::Bug(_)))), "{ends:?}");
+        assert!(ends.iter().flatten().all(|end| matches!(end, Err(Error::Bug { .. }))), "{ends:?}");
     });
 }
 

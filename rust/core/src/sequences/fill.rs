@@ -357,16 +357,19 @@ impl Blocks {
         let list_size = narrow(block);
         let vector = |at: usize, values: Vec<i64>| -> Result<ArrayRef> {
             let DataType::FixedSizeList(field, _) = schema.field(at).data_type() else {
-                return Err(Error::Bug("blocks of another type".into()));
+                return Err(Error::bug("blocks of another type"));
             };
             let values = Arc::new(Int64Array::from(values));
             let field = Arc::clone(field);
             let array =
                 FixedSizeListArray::try_new_with_length(field, list_size, values, None, num_blocks);
-            Ok(Arc::new(array.map_err(|error| Error::Bug(error.to_string()))?))
+            Ok(Arc::new(
+                array
+                    .map_err(|error| Error::bug("packed sequences do not fit").caused_by(&error))?,
+            ))
         };
         let DataType::List(field) = schema.field(3).data_type() else {
-            return Err(Error::Bug("ends of another type".into()));
+            return Err(Error::bug("ends of another type"));
         };
         let offsets = OffsetBuffer::new(ScalarBuffer::from(self.num_starts));
         let starts = Arc::new(Int32Array::from(self.starts));
@@ -375,11 +378,14 @@ impl Blocks {
             vector(0, self.input_ids)?,
             vector(1, self.doc_ids)?,
             vector(2, self.position_ids)?,
-            Arc::new(cu_seqlens.map_err(|error| Error::Bug(error.to_string()))?),
+            Arc::new(
+                cu_seqlens
+                    .map_err(|error| Error::bug("packed sequences do not fit").caused_by(&error))?,
+            ),
             Arc::new(Int64Array::from(self.num_tokens)),
         ];
         RecordBatch::try_new(Arc::clone(schema), columns)
-            .map_err(|error| Error::Bug(error.to_string()))
+            .map_err(|error| Error::bug("packed sequences do not fit").caused_by(&error))
     }
 }
 

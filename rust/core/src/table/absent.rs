@@ -5,7 +5,7 @@ use object_store::path::Path;
 
 use super::storage::Place;
 
-/// What to say of `uri`, where no manifest was found. Storage that fails says nothing here.
+/// Returns what is at `uri`, where no manifest was found. Errors of storage are ignored.
 pub(super) async fn reason(root: &Place, uri: &str) -> String {
     let uri = uri.trim_end_matches('/');
     let inside = names(&root.store, &root.path).await;
@@ -34,12 +34,12 @@ pub(super) async fn reason(root: &Place, uri: &str) -> String {
     }
 }
 
-/// The names of what lies in a folder, or none if it cannot be listed.
+/// Returns the names of what lies in a folder, or none if it cannot be listed.
 async fn names(store: &ObjectStore, folder: &Path) -> Vec<String> {
     store.read_dir(folder.clone()).await.unwrap_or_default()
 }
 
-/// The names of the tables among the names in a folder, in order.
+/// Returns the names of the tables among the names in a folder, in order.
 fn tables(names: &[String]) -> Vec<&str> {
     let mut tables: Vec<_> = names.iter().filter_map(|name| name.strip_suffix(".lance")).collect();
     tables.sort_unstable();
@@ -52,7 +52,7 @@ fn parent(path: &Path) -> Option<Path> {
     Some(parts.into_iter().collect())
 }
 
-/// "the table `a`", or "the tables `a`, `b` and 7 more".
+/// Returns the names as text: "the table `a`", or "the tables `a`, `b` and 7 more".
 fn listed(tables: &[&str]) -> String {
     const SHOWN: usize = 8;
     let shown = tables.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>();

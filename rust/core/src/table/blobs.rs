@@ -1,4 +1,4 @@
-//! Blobs of version 2: values stored beside the rows, which hold descriptors of where they are.
+//! Blobs of version 2: values stored outside of the rows, which hold descriptors of where they are.
 //!
 //! A blob is *inline*, in a buffer of the data file; *packed*, with others in a file beside it; or
 //! *dedicated*, alone in such a file. They come out as plain binary. Blobs that Lance did not write
@@ -37,12 +37,12 @@ struct Blob {
     range: Range<u64>,
 }
 
-/// Whether a column is or holds blobs of version 2.
+/// Returns whether a column is or holds blobs of version 2.
 pub(super) fn has_blobs(field: &Field) -> bool {
     field.is_blob_v2() || field.children.iter().any(has_blobs)
 }
 
-/// The ids of the blobs of version 2 that a column is or holds.
+/// Returns the ids of the blobs of version 2 that a column is or holds.
 pub(super) fn blob_ids(field: &Field) -> Vec<i32> {
     if field.is_blob_v2() {
         return vec![field.id];
@@ -50,14 +50,14 @@ pub(super) fn blob_ids(field: &Field) -> Vec<i32> {
     field.children.iter().flat_map(blob_ids).collect()
 }
 
-/// The schema to read from a file: descriptors in the place of blobs of version 2.
+/// Returns the schema to read from a file: descriptors in the place of blobs of version 2.
 pub(super) fn with_descriptors(schema: &Schema) -> Schema {
     let mut schema = schema.clone();
     schema.fields.iter_mut().for_each(Field::unload_blobs_recursive);
     schema
 }
 
-/// The Arrow schema of what comes out: binary in the place of blobs of version 2.
+/// Returns the Arrow schema of what comes out: binary in the place of blobs of version 2.
 pub(super) fn with_binary(schema: &Schema) -> ArrowSchema {
     let arrow = ArrowSchema::from(schema);
     let fields = schema.fields.iter().zip(arrow.fields());
@@ -118,7 +118,8 @@ pub(super) fn load(
     crate::projection::batch(schema, columns, batch.num_rows())
 }
 
-/// A column as `wanted`, with the blobs in the place of their descriptors, however deep these lie.
+/// Returns a column as `wanted`, with the blobs in the place of their descriptors, however deep
+/// these lie.
 fn loaded(
     storage: &Storage,
     home: &BlobHome,
@@ -156,7 +157,7 @@ fn loaded(
             let array = LargeListArray::try_new(Arc::clone(item), offsets, values, nulls);
             Ok(Arc::new(array.map_err(fail)?))
         }
-        other => Err(Error::Bug(format!("blobs in a column of type {other}"))),
+        other => Err(Error::bug(format!("blobs in a column of type {other}"))),
     }
 }
 
@@ -216,12 +217,12 @@ fn read(storage: &Storage, home: &BlobHome, descriptors: &StructArray) -> Result
     let valid = BooleanBuffer::collect_bool(blobs.len(), |row| blobs[row].is_some());
     let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
     LargeBinaryArray::try_new(offsets, values.into(), nulls)
-        .map_err(|error| Error::Bug(format!("blobs do not fit: {error}")))
+        .map_err(|error| Error::bug("blobs do not fit").caused_by(&error))
 }
 
-/// Where the blob of a row is, or `None` if it is null.
+/// Returns where the blob of a row is, or `None` if it is null.
 fn describe(home: &BlobHome, descriptors: &StructArray, row: usize) -> Result<Option<Blob>> {
-    let corrupt = |reason: String| Error::Corrupt { path: home.name.clone(), reason };
+    let corrupt = |reason: String| Error::corrupt(&home.name, reason);
     let columns = descriptors.columns();
     let [kinds, positions, sizes, ids, _uris] = columns else {
         return Err(corrupt(format!("blob descriptors with {} fields", columns.len())));
@@ -245,7 +246,7 @@ fn describe(home: &BlobHome, descriptors: &StructArray, row: usize) -> Result<Op
         BlobKind::Packed => (Some(ids.value(row)), start..end),
         BlobKind::Dedicated => (Some(ids.value(row)), 0..size),
         BlobKind::External | BlobKind::Managed | BlobKind::ManagedWithBase => {
-            return Err(Error::Unsupported(format!(
+            return Err(Error::unsupported(format!(
                 "{}: a blob that lies outside of the table ({kind:?}), in a column whose first blobs \
                  do not; read this column with the table's own library",
                 home.name

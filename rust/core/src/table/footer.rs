@@ -1,8 +1,8 @@
-//! The end of a data file, where it says where its columns are.
+//! The footer of a data file, which says where its columns are.
 //!
-//! Lance's own reader decodes the metadata of all columns of a file, and keeps it. Here only that of
-//! the columns that are read is looked for, and put under a footer of its own, which Lance decodes as
-//! it would a file of these columns alone: what it means in which version of the format is known there.
+//! Lance's own reader decodes the metadata of all columns of a file, and keeps it. This one fetches
+//! that of the columns that are read, and builds a footer for them alone. Lance decodes the result as a
+//! file of only these columns, so the versions of the format need not be known here.
 //!
 //! ```text
 //! data │ schema │ metadata of each column │ table of these: position, length │ … │ footer
@@ -39,7 +39,7 @@ struct Footer {
     version: [u8; 4],
 }
 
-/// The metadata of some columns, given by their numbers in ascending order.
+/// Returns the metadata of some columns, given by their numbers in ascending order.
 ///
 /// `tail_bytes` of the file's end are read at once; where this is not enough, once or twice more.
 ///
@@ -53,7 +53,7 @@ pub(super) fn read_columns(
     tail_bytes: u64,
     runs: &[Run],
 ) -> Result<Vec<Arc<ColumnInfo>>> {
-    let corrupt = |reason: String| Error::Corrupt { path: path.to_string(), reason };
+    let corrupt = |reason: String| Error::corrupt(path, reason);
     if file_bytes < FOOTER_BYTES {
         return Err(corrupt(format!("it has {file_bytes} bytes")));
     }
@@ -100,14 +100,14 @@ pub(super) fn read_columns(
     .page_table;
     for (info, column) in found.iter_mut().zip(columns) {
         // It counted those that it was shown.
-        let info = Arc::get_mut(info).ok_or_else(|| Error::Bug("metadata is shared".into()))?;
+        let info = Arc::get_mut(info).ok_or_else(|| Error::bug("metadata is shared"))?;
         info.index = column;
     }
     Ok(found)
 }
 
 impl Footer {
-    /// `tail` has at least the bytes of a footer.
+    /// Parses the footer at the end of `tail`, which has at least its bytes.
     fn parse(tail: &[u8]) -> Result<Self, String> {
         let footer = &tail[tail.len() - 40..];
         if &footer[36..] != MAGIC {
@@ -119,7 +119,7 @@ impl Footer {
         Ok(Self { table: columns.end, columns, num_columns, version })
     }
 
-    /// The numbers of all columns of the runs.
+    /// Returns the numbers of all columns of the runs.
     fn numbers(&self, runs: &[Run]) -> Result<Vec<u32>, String> {
         let end = self.table.checked_add(u64::from(self.num_columns) * ENTRY_BYTES);
         if end.is_none() {
@@ -135,13 +135,13 @@ impl Footer {
         Ok(numbers)
     }
 
-    /// Where the entry of a column is.
+    /// Returns where the entry of a column is.
     fn entry(&self, column: u32) -> Range<u64> {
         let start = self.table + u64::from(column) * ENTRY_BYTES;
         start..start + ENTRY_BYTES
     }
 
-    /// Where the metadata of a column is, going by its entry.
+    /// Returns where the metadata of a column is, going by its entry.
     fn metadata(&self, entry: &[u8], column: u32) -> Result<Range<u64>, String> {
         let outside = || format!("the metadata of column {column} is not where it should be");
         let (entries, _) = entry.as_chunks::<8>();
@@ -154,7 +154,7 @@ impl Footer {
         is_inside.then_some(start..end).ok_or_else(outside)
     }
 
-    /// The end of a file that has only these columns.
+    /// Returns the end of a file that has only these columns.
     fn alone(&self, columns: &[Bytes]) -> Bytes {
         let length: usize = columns.iter().map(Bytes::len).sum();
         let mut bytes = BytesMut::with_capacity(length + columns.len() * 16 + 40);

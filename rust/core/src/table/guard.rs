@@ -1,4 +1,4 @@
-//! Lance's readers on the bytes of damaged files, where they may panic.
+//! Panics of Lance's readers, which damaged files cause.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,9 +8,6 @@ use crate::error::{Error, Result, text_of_panic};
 pub(super) fn guard<T>(path: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // OK to go on after a panic: a reader is not changed by reading.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(Error::Corrupt {
-            path: path.to_string(),
-            reason: format!("its decoder failed: {}", text_of_panic(&*panic)),
-        })
+        Err(Error::corrupt(path, format!("decoding failed: {}", text_of_panic(&*panic))))
     })
 }

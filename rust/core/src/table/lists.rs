@@ -1,47 +1,49 @@
-//! Lists of structs, with which Lance's reader of files needs help.
+//! Fixed-size lists of structs, which Lance's file reader only reads alone.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use arrow_array::{RecordBatch, UInt64Array};
 use arrow_schema::DataType;
 use lance_core::datatypes::{Field, Schema};
 
+use super::columns::project;
 use crate::error::{Error, Result};
 
 /// How many rows around others are read with them, at first.
 const ROWS_AROUND: u64 = 64;
 
-/// Whether a column is a list of a fixed size whose values are structs.
+/// Returns whether a column is a list of a fixed size whose values are structs.
 pub(super) fn is_list_of_structs(field: &Field) -> bool {
     !field.children.is_empty() && field.logical_type.to_string().starts_with("fixed_size_list:")
 }
 
-/// The columns of a file, in groups that can be decoded together.
+/// Returns the columns of a file, in groups that can be decoded together.
 ///
 /// To the file, the values of lists of structs of a fixed size are rows, so each such list is longer
 /// than other columns and comes alone.
 pub(super) fn decoded_together(schema: Schema) -> Vec<Schema> {
-    fn collect(field: &Field, ids: &mut Vec<i32>, alone: &mut Vec<i32>) {
+    fn collect(field: &Field, ids: &mut HashSet<i32>, alone: &mut Vec<i32>) {
         let is_plain_struct = field.logical_type.is_struct() && !field.children.is_empty();
         if is_list_of_structs(field) {
             alone.push(field.id);
         } else if is_plain_struct && !field.is_blob() && !field.is_packed_struct() {
             field.children.iter().for_each(|child| collect(child, ids, alone));
         } else {
-            ids.push(field.id);
+            ids.insert(field.id);
         }
     }
-    let (mut ids, mut alone) = (Vec::new(), Vec::new());
+    let (mut ids, mut alone) = (HashSet::new(), Vec::new());
     schema.fields.iter().for_each(|field| collect(field, &mut ids, &mut alone));
     if alone.is_empty() {
         return vec![schema];
     }
     let together = Some(ids).filter(|ids| !ids.is_empty());
-    let groups = together.into_iter().chain(alone.into_iter().map(|id| vec![id]));
-    groups.map(|ids| schema.project_by_ids(&ids, true)).collect()
+    let groups = together.into_iter().chain(alone.into_iter().map(|id| HashSet::from([id])));
+    groups.map(|ids| project(&schema, &ids)).collect()
 }
 
-/// Whether some of the values inside are lists of any length.
+/// Returns whether some of the values inside are lists of any length.
 pub(super) fn holds_lists(data_type: &DataType) -> bool {
     match data_type {
         DataType::List(_) | DataType::LargeList(_) | DataType::Map(..) => true,
@@ -51,7 +53,7 @@ pub(super) fn holds_lists(data_type: &DataType) -> bool {
     }
 }
 
-/// Whether Lance's decoder failed because none of the rows has a value.
+/// Returns whether Lance's decoder failed because none of the rows has a value.
 ///
 /// It does so where lists hold structs of variable width that are packed, as descriptors of blobs are.
 pub(super) fn saw_no_value(error: &Error) -> bool {
@@ -59,8 +61,8 @@ pub(super) fn saw_no_value(error: &Error) -> bool {
     matches!(error, Error::Corrupt { reason, .. } if reason.contains(words))
 }
 
-/// The rows in `ranges`, ascending, of a file of `num_rows`, read with so many around them that one
-/// of these has a value.
+/// Returns the rows in `ranges`, ascending, of a file of `num_rows`, read with so many around them
+/// that one of these has a value.
 pub(super) fn read_around(
     ranges: &[Range<u64>],
     num_rows: u64,
@@ -96,10 +98,7 @@ mod tests {
 
     #[test]
     fn rows_around_are_read_until_one_has_a_value() {
-        let empty = || Error::Corrupt {
-            path: "f".to_string(),
-            reason: "its decoder failed: DataBlockBuilder didn't see any data".to_string(),
-        };
+        let empty = || Error::corrupt("f", "decoding failed: DataBlockBuilder didn't see any data");
         for value in [0, 99, 130, 500, 999] {
             let read = |range: Range<u64>| {
                 assert!(range.end <= 1000);
@@ -112,7 +111,7 @@ mod tests {
         }
         let one = std::array::from_fn::<_, 1, _>(|_| 3..4);
         assert!(saw_no_value(&read_around(&one, 1000, |_| Err(empty())).unwrap_err()));
-        let other = |_| Err(Error::Bug("another".to_string()));
+        let other = |_| Err(Error::bug("another"));
         assert!(!saw_no_value(&read_around(&one, 1000, other).unwrap_err()));
     }
 }

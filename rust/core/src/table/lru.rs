@@ -1,9 +1,9 @@
-//! A map that lets go of what was not used for longest.
+//! A map that drops its least recently used entries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-/// Values up to a total weight.
+/// A map of values up to a total weight.
 #[derive(Debug)]
 pub(super) struct Lru<K, V> {
     limit: u64,
@@ -22,12 +22,12 @@ struct Entry<V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Lru<K, V> {
-    /// Nothing yet.
+    /// Creates an empty map.
     pub(super) fn new(limit: u64) -> Self {
         Self { limit, weight: 0, clock: 0, entries: HashMap::new(), by_use: BTreeMap::new() }
     }
 
-    /// The value of `key`, which counts as used.
+    /// Returns the value of `key`, which counts as used.
     pub(super) fn get(&mut self, key: &K) -> Option<V> {
         let entry = self.entries.get_mut(key)?;
         let key = self.by_use.remove(&entry.used)?;
@@ -37,9 +37,9 @@ impl<K: Clone + Eq + Hash, V: Clone> Lru<K, V> {
         Some(entry.value.clone())
     }
 
-    /// Keeps a value and returns it; one that is there already stays, and is returned instead.
+    /// Inserts a value and returns it; a value that is there already stays, and is returned instead.
     ///
-    /// What was let go to make room comes back as well: to be dropped after the lock was.
+    /// Returns what was removed to make room as well, to be dropped once the lock is released.
     pub(super) fn insert(&mut self, key: K, value: V, weight: u64) -> (V, Vec<V>) {
         if let Some(there) = self.get(&key) {
             return (there, vec![value]);
@@ -54,13 +54,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Lru<K, V> {
         (value, dropped)
     }
 
-    /// Lets go of the half that was not used for longest; returns it, to be dropped after the lock was.
+    /// Removes the least recently used half and returns it, to be dropped once the lock is released.
     pub(super) fn halve(&mut self) -> Vec<V> {
         let rest = self.entries.len() / 2;
         self.shrink(|lru| lru.entries.len() <= rest)
     }
 
-    /// Lets go of all keys that are not wanted.
+    /// Removes all keys that are not wanted.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&K) -> bool) {
         let weight = &mut self.weight;
         self.entries.retain(|key, entry| {

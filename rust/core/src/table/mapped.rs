@@ -1,22 +1,21 @@
-//! A data file of a local disk, mapped into memory, as Lance's decoder wants its input.
+//! A data file on a local disk, mapped into memory, as an input of Lance's decoder.
 //!
 //! Every request is answered at once by a slice of the mapping: no thread, no system call, no copy.
 //! Decoding then runs on the thread that asks for a batch.
 //!
 //! # The mapping and `unsafe`
 //!
-//! A mapping is only as good as the file under it. Rust's rule for `&[u8]`, that nobody changes the
-//! bytes while they are borrowed, rests on this: Lance never writes to a data file once it is
-//! committed, and removing one leaves the mapping intact. A file that something else truncates would
-//! kill the process with SIGBUS where it is touched beyond its new end, so [`MappedFile::check`]
-//! looks at the size before each read, and file systems of other machines, where this can happen
-//! behind our back, are not mapped at all.
+//! A mapping shows what happens to its file. The bytes of a `&[u8]` must not change while they are
+//! borrowed, which holds because Lance never writes to a data file once it is committed, and removing
+//! the file leaves the mapping intact. If another program truncates the file, touching the mapping
+//! beyond the new end kills the process with SIGBUS. So [`MappedFile::check`] compares the size before
+//! each read, and network file systems, where other machines can truncate files, are not mapped.
 //!
 //! # Memory
 //!
-//! Pages of a mapping that were touched count as memory of the process until they are taken out of it,
-//! although the system may take them back, and has them in its page cache. They are taken out once
-//! some [`KEPT_BYTES`] were asked for.
+//! Pages of a mapping that were touched count as memory of the process until they are released,
+//! although the system may reclaim them, and has them in its page cache. They are released once some
+//! [`KEPT_BYTES`] were requested.
 
 use std::fs::File;
 use std::ops::Range;
@@ -36,23 +35,23 @@ use crate::disk::is_remote;
 use crate::error::{Error, Result};
 use crate::runtime::{PerProcess, lock};
 
-/// Bytes that may be asked for before the pages of all mappings leave the process.
+/// Bytes that may be requested before the pages of all mappings are released.
 const KEPT_BYTES: u64 = 128 << 20;
-/// What a range takes beyond its bytes: the system maps pages around those that are touched.
+/// Bytes that a range takes beyond its own: the system maps pages around those that are touched.
 const AROUND_BYTES: u64 = 64 << 10;
-/// Ranges that are shorter than this count an eighth. To bring their pages back costs more of what
-/// reading them does: a page fault for some values, and not for some hundred thousand.
+/// Ranges shorter than this count an eighth: bringing their pages back costs a page fault for a few
+/// values each, and not for some hundred thousand.
 const SHORT_BYTES: u64 = 64 << 10;
 const SHORT_SHARE: u64 = 8;
 
-/// Where address space is limited (`ulimit -v`), what is left for memory, and how many times larger than
-/// a file the rest must be for it to be mapped: who allocates finds no room where mappings took it all.
+/// Where address space is limited (`ulimit -v`): the bytes left for allocations, and how many times
+/// larger than a file the rest must be for the file to be mapped.
 const ADDRESSES_LEFT: u64 = 128 << 20;
 const ADDRESSES_PER_BYTE: u64 = 8;
 
 static TOUCHED: PerProcess<Touched> = PerProcess::new();
 
-/// What was asked for since pages last left the process.
+/// What was requested since pages were last released.
 #[derive(Debug, Default)]
 struct Touched {
     bytes: AtomicU64,
@@ -62,7 +61,7 @@ struct Touched {
 #[derive(Debug, Default)]
 struct Mappings {
     now: Vec<Weak<Mapping>>,
-    /// Of the time before: a slow reader may have touched them after their pages had left.
+    /// Mappings of the period before: a slow reader may have touched them after their release.
     before: Vec<Weak<Mapping>>,
 }
 
@@ -77,21 +76,21 @@ pub(crate) struct MappedFile {
 #[derive(Debug)]
 struct Mapping {
     map: Mmap,
-    /// Bytes that were asked for since its pages last left the process.
+    /// Bytes that were requested since its pages were last released.
     touched: AtomicU64,
 }
 
-/// What became of an attempt to map a file.
+/// The outcome of an attempt to map a file.
 #[derive(Debug)]
 pub(crate) enum Attempt {
     Mapped(MappedFile),
-    /// Its file system should not be mapped.
+    /// Files of its file system should not be mapped.
     Unsuitable,
     /// The system gives this process no more mappings, open files or address space.
     NoRoom,
 }
 
-/// What `Bytes` holds of a mapping.
+/// The owner of the `Bytes` of a mapping.
 struct Shown(Arc<Mapping>);
 
 impl AsRef<[u8]> for Shown {
@@ -131,12 +130,12 @@ impl MappedFile {
         Ok(Attempt::Mapped(Self { path: path.to_path_buf(), mapping, bytes }))
     }
 
-    /// Bytes of the file.
+    /// Returns the bytes of the file.
     pub(crate) fn num_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// Some of its bytes.
+    /// Returns the bytes of a range.
     ///
     /// # Errors
     ///
@@ -156,22 +155,19 @@ impl MappedFile {
         let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
         match (inside(range.start), inside(range.end)) {
             (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
-            _ => Err(Error::Corrupt {
-                path: self.path.display().to_string(),
-                reason: format!(
-                    "it has {} bytes, and bytes {range:?} are wanted",
-                    self.bytes.len()
-                ),
-            }),
+            _ => Err(Error::corrupt(
+                self.path.display(),
+                format!("it has {} bytes, and bytes {range:?} are wanted", self.bytes.len()),
+            )),
         }
     }
 
-    /// Whether a buffer is a part of the mapping.
+    /// Returns whether a buffer is a part of the mapping.
     pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
         self.bytes.as_ptr_range().contains(&buffer.as_ptr())
     }
 
-    /// Whether the file still has the size that was mapped.
+    /// Returns whether the file still has the size that was mapped.
     ///
     /// A file that was removed is fine: the mapping keeps its contents.
     ///
@@ -236,7 +232,8 @@ impl Mapping {
     }
 }
 
-/// Bytes of a file that come into memory when these ranges are touched, those of short ones in part.
+/// Returns the bytes of a file that come into memory when these ranges are touched, those of short
+/// ones in part.
 fn touched_by(ranges: &[Range<u64>]) -> u64 {
     let mut end = 0;
     let mut bytes = 0;
@@ -265,12 +262,14 @@ impl EncodingsIo for MappedFile {
         _priority: u64,
     ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
         let slices = self.slices(ranges);
-        let slices = slices.map_err(|error| lance_core::Error::invalid_input(error.to_string()));
+        let slices =
+            slices.map_err(|error| lance_core::Error::invalid_input_source(Box::new(error)));
         std::future::ready(slices).boxed()
     }
 }
 
-/// Whether the address space, if it is limited, has room for a mapping of so many bytes, and more.
+/// Returns whether the address space, if it is limited, has room for a mapping of so many bytes,
+/// and more.
 fn has_addresses_for(bytes: u64) -> bool {
     let Some(limit) = getrlimit(Resource::As).current else {
         return true;
@@ -284,7 +283,7 @@ fn has_addresses_for(bytes: u64) -> bool {
     left > ADDRESSES_LEFT && bytes <= left / ADDRESSES_PER_BYTE
 }
 
-/// Whether it says that a process has too much open.
+/// Returns whether the error says that this process has too many files or mappings open.
 fn has_no_room(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let number = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -292,10 +291,7 @@ fn has_no_room(error: &std::io::Error) -> bool {
 }
 
 fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {
-    Error::Corrupt {
-        path: path.display().to_string(),
-        reason: format!("it has {found} bytes where {wanted} were written"),
-    }
+    Error::corrupt(path.display(), format!("it has {found} bytes where {wanted} were written"))
 }
 
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]

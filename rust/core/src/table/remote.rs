@@ -1,8 +1,8 @@
-//! Object stores that do not answer as they should: what was tried, where, and what to check.
+//! Errors of object stores: what was tried, where, and what to check.
 //!
-//! Lance tries for a long time, and drops what a store said of a bucket that is missing. So while the
-//! first answer takes long, and after opening a table failed, the store is asked once more: for one
-//! listing, with hardly any patience.
+//! Lance retries for a long time, and drops what a store says about a missing bucket. So if the first
+//! answer takes long, or opening a table failed, the store is asked for one listing, with a short
+//! timeout and few retries.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::{Address, Version};
 use crate::error::{Cause, Error, Fault, Result};
 use crate::runtime;
 
-/// How long the first answer may take before the store is asked whether it is there at all.
+/// How long the first answer may take before the store is asked for a listing.
 const LONG: Duration = Duration::from_secs(1);
 
-/// Options of a store that is asked once; those that a user gave are kept.
+/// Options for that request; options that the user set are kept.
 const IMPATIENT: [(&str, &str); 5] = [
     ("client_max_retries", "2"),
     // After a request that took longer, there is no other.
@@ -28,8 +28,8 @@ const IMPATIENT: [(&str, &str); 5] = [
     ("timeout", "10 seconds"),
 ];
 
-/// Waits for the first answer of a store, but not if nobody is there to give one.
-pub(super) async fn answered<T>(
+/// Waits for the first answer of a store, but not if the store cannot be reached.
+pub(super) async fn first_answer<T>(
     address: &Address,
     answer: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -46,7 +46,7 @@ pub(super) async fn answered<T>(
         Either::Right(right) => right,
     };
     let is_final = |error: &Error| match error.fault() {
-        // One version may be read by those who may not list all of them.
+        // A user who may not list versions may still be allowed to read one.
         Some(Fault::Denied) => !matches!(address.version, Version::Number(_)),
         Some(Fault::Passing | Fault::Lasting) | None => false,
         Some(_) => true,
@@ -57,13 +57,13 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Why a table could not be opened, with all that a user must know to mend it.
-pub(super) async fn told(address: &Address, error: Error) -> Error {
+/// Returns why a table could not be opened, with what a user must know to fix it.
+pub(super) async fn diagnosed(address: &Address, error: Error) -> Error {
     let is_vague = match &error {
         Error::NotFound { .. } => true,
         error => error.fault() == Some(Fault::Denied),
     };
-    // What was asked for a single object has no text.
+    // The answer to a request for a single object has no text.
     let found = if is_vague && address.is_remote() { ask(address).await.err() } else { None };
     let knows_more =
         |found: &Error| found.fault() == Some(Fault::NoBucket) || found.fault() == error.fault();
@@ -82,8 +82,8 @@ async fn ask(address: &Address) -> Result<()> {
     match place.store.inner.list(Some(&place.path)).next().await {
         None | Some(Ok(_)) => Ok(()),
         Some(Err(error)) => Err(match Error::store(&address.uri, error) {
-            // A listing of a bucket that is there may be empty, but is never not found.
-            Error::NotFound { uri: path, reason } => {
+            // The listing of an existing bucket may be empty, but is never "not found".
+            Error::NotFound { uri: path, reason, .. } => {
                 let source = Some(Cause::new(&*reason, Fault::NoBucket));
                 Error::Io { path, reason, source }
             }
@@ -92,7 +92,7 @@ async fn ask(address: &Address) -> Result<()> {
     }
 }
 
-/// An error of a store with all that a user must know to mend it.
+/// Adds to an error of a store what a user must know to fix it.
 pub(super) fn explained(address: &Address, error: Error) -> Error {
     let Error::Io { path, reason, source } = error else {
         return error;
@@ -117,7 +117,7 @@ pub(super) fn explained(address: &Address, error: Error) -> Error {
             "there is no bucket `{bucket}` at {place}; check its name, and {ENDPOINT} if it is not \
              on AWS"
         );
-        return Error::NotFound { uri: address.uri.clone(), reason };
+        return Error::NotFound { uri: address.uri.clone(), reason, source };
     }
     let check = match fault {
         Fault::Unreachable => format!("check {ENDPOINT} and the network"),
@@ -143,13 +143,13 @@ const ENDPOINT: &str = "the option `aws_endpoint` (AWS_ENDPOINT)";
 const KEYS: &str = "the options `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token` \
                     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)";
 
-/// The address of an object, given the path of it in its bucket.
+/// Returns the address of an object, given the path of it in its bucket.
 fn absolute(uri: &str, path: &str) -> String {
     let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
     format!("{}/{path}", bucket.join("/"))
 }
 
-/// An address without credentials in front of the host.
+/// Returns an address without credentials in front of the host.
 fn without_user(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {
@@ -167,7 +167,7 @@ fn option(options: &StorageOptions, names: &[&str]) -> Option<String> {
     names.iter().find_map(found).map(|(_, value)| value.clone())
 }
 
-/// An option that was given, or that the environment has.
+/// Returns an option that was given, or that the environment has.
 fn setting(options: &StorageOptions, names: &[&str]) -> Option<String> {
     let of_environment = |name: &&str| {
         std::env::var(name.to_ascii_uppercase()).ok().filter(|value| !value.is_empty())

@@ -35,8 +35,8 @@ async fn fragment_rows(
     let place = |count: Option<usize>| count.and_then(|count| u32::try_from(count).ok());
     let (Ok(id), Some(num_places)) = (u32::try_from(fragment.id), place(fragment.physical_rows))
     else {
-        return Err(Error::Unsupported(format!(
-            "fragment {} does not say how many rows it has",
+        return Err(Error::unsupported(format!(
+            "fragment {}, whose number of rows is not in the manifest",
             fragment.id
         )));
     };
@@ -46,9 +46,11 @@ async fn fragment_rows(
     let root = match file.base_id {
         None => root.clone(),
         Some(base) => {
-            let base = manifest.base_paths.get(&base).ok_or_else(|| Error::Corrupt {
-                path: format!("deletions of fragment {id}"),
-                reason: format!("they lie at base {base}, which the manifest does not name"),
+            let base = manifest.base_paths.get(&base).ok_or_else(|| {
+                Error::corrupt(
+                    format!("deletions of fragment {id}"),
+                    format!("they lie at base {base}, which the manifest does not name"),
+                )
             })?;
             Place::connect(&base.path, options).await?
         }
@@ -59,7 +61,7 @@ async fn fragment_rows(
     Ok(FragmentRows { id, num_places, live: Some(live(num_places, &deleted)) })
 }
 
-/// The places that are not deleted.
+/// Returns the places that are not deleted.
 fn live(num_places: u32, deleted: &DeletionVector) -> Bitmap {
     let mut live = BitmapBuilder::default();
     let mut start = 0;
@@ -70,7 +72,7 @@ fn live(num_places: u32, deleted: &DeletionVector) -> Bitmap {
     live.finish()
 }
 
-/// The places that are deleted.
+/// Returns the places that are deleted.
 fn deleted(fragment: &FragmentRows) -> DeletionVector {
     let Some(live) = &fragment.live else {
         return DeletionVector::default();
@@ -101,12 +103,12 @@ impl RowIds {
                 Ok(Arc::new(read_row_ids(bytes).map_err(|e| failed(&e))?))
             }
             Some(RowIdMeta::Column) => {
-                Err(Error::Unsupported("stable row ids that are stored in data files".to_string()))
+                Err(Error::unsupported("stable row ids that are stored in data files"))
             }
-            None => Err(Error::Corrupt {
-                path: "the manifest".to_string(),
-                reason: format!("fragment {} has no row ids", fragment.id),
-            }),
+            None => Err(Error::corrupt(
+                "the manifest",
+                format!("fragment {} has no row ids", fragment.id),
+            )),
         };
         let sequences = manifest.fragments.iter().map(sequence).collect::<Result<Vec<_>>>()?;
         let fragments: Vec<FragmentRowIdIndex> = layout
@@ -123,7 +125,7 @@ impl RowIds {
         Ok(Self::Stable { sequences, index })
     }
 
-    /// The id of each row offset.
+    /// Returns the id of each row offset.
     pub(super) fn ids(&self, layout: &Layout, offsets: &[u64]) -> Result<Vec<u64>> {
         match self {
             Self::Addresses => {
@@ -134,12 +136,14 @@ impl RowIds {
                 let id = |&offset| {
                     let (at, place) = layout.locate(offset, hint)?;
                     hint = at;
-                    sequences[at].get(place as usize).ok_or_else(|| Error::Corrupt {
-                        path: "row ids".to_string(),
-                        reason: format!(
-                            "fragment {} has none for row {place}",
-                            layout.fragments()[at].id
-                        ),
+                    sequences[at].get(place as usize).ok_or_else(|| {
+                        Error::corrupt(
+                            "row ids",
+                            format!(
+                                "fragment {} has none for row {place}",
+                                layout.fragments()[at].id
+                            ),
+                        )
                     })
                 };
                 offsets.iter().map(id).collect()
@@ -147,7 +151,7 @@ impl RowIds {
         }
     }
 
-    /// The row offset of each id, or `None` where no live row has it.
+    /// Returns the row offset of each id, or `None` where no live row has it.
     pub(super) fn offsets(&self, layout: &Layout, ids: &[u64]) -> Result<Vec<Option<u64>>> {
         match self {
             Self::Addresses => Ok(ids.iter().map(|&id| layout.offset_of(RowAddress(id))).collect()),

@@ -1,4 +1,4 @@
-//! What one process reads a table through: object stores, schedulers and data files.
+//! The storage of a table as one process opens it: object stores, schedulers and data files.
 //!
 //! Connections and I/O tasks do not survive a fork, so a table keeps its storage per process and
 //! opens files on first use.
@@ -23,12 +23,12 @@ use lance_table::format::BasePath;
 use object_store::path::Path;
 
 use super::footer::{Run, read_columns};
-use super::held::{self, Held, Key, Metadata, Name, held};
 use super::mapped::{Attempt, MappedFile};
+use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
 use crate::error::{Error, Result};
 use crate::runtime;
 
-/// Where the data of a table lies, as a plain description.
+/// Options of an object store, by name.
 pub type StorageOptions = HashMap<String, String>;
 
 /// A folder of an object store.
@@ -47,14 +47,14 @@ impl Place {
         let (store, path) = opened.map_err(|error| match error {
             // Of a scheme, mostly, that only the table's own library knows.
             lance_core::Error::InvalidInput { .. } => {
-                Error::Unsupported(format!("the address {uri} ({error})"))
+                Error::unsupported(format!("an address like {uri}")).caused_by(&error)
             }
             error => Error::lance(uri, &error),
         })?;
         Ok(Self { store, path })
     }
 
-    /// The folder for `name` inside this one; slashes separate folders.
+    /// Returns the folder for `name` inside this one; slashes separate folders.
     pub(super) fn join(&self, name: &str) -> Self {
         let mut path = self.path.clone();
         for part in name.split('/').filter(|part| !part.is_empty()) {
@@ -86,13 +86,13 @@ pub(super) struct DataFile {
 }
 
 impl DataFile {
-    /// Whether reads wait, for another machine or a disk, so that they should not run on the caller's
-    /// thread.
+    /// Returns whether reads wait, for another machine or a disk, so that they should not run on
+    /// the caller's thread.
     pub(super) fn is_remote(&self) -> bool {
         self.mapped.is_none()
     }
 
-    /// Whether any buffer of `data` is a part of the mapped file.
+    /// Returns whether any buffer of `data` is a part of the mapped file.
     pub(super) fn holds_some_of(&self, data: &ArrayData) -> bool {
         let Some(mapped) = &self.mapped else {
             return false;
@@ -102,26 +102,28 @@ impl DataFile {
             || data.child_data().iter().any(|child| self.holds_some_of(child))
     }
 
+    /// Checks that a mapped file still has its size.
+    ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] if a mapped file was cut since.
+    /// [`Error::Corrupt`] if the file was cut since.
     pub(super) fn check(&self) -> Result<()> {
         self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check())
     }
 }
 
-/// What one process reads a table through. What it opens is held with that of other tables.
+/// What one process reads a table through. Open files are kept with those of other tables.
 #[derive(Debug)]
 pub(super) struct Storage {
     number: u64,
-    held: Arc<Held>,
+    open_files: Arc<OpenFiles>,
     data: Folder,
     bases: HashMap<u32, Folder>,
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        held::close(self.number);
+        open_files::close(self.number);
     }
 }
 
@@ -141,7 +143,7 @@ impl Folder {
 }
 
 impl Storage {
-    /// Storage for a table at `root`, whose manifest names other `bases`. No request is made.
+    /// Opens the storage of a table at `root`, whose manifest names other `bases`. No request is made.
     ///
     /// Must run inside the runtime.
     pub(super) async fn open(
@@ -156,15 +158,20 @@ impl Storage {
             folders.insert(id, Folder::new(place));
         }
         let data = Folder::new(root.join("data"));
-        Ok(Self { number: held::new_storage(), held: held()?, data, bases: folders })
+        Ok(Self {
+            number: open_files::new_storage(),
+            open_files: open_files()?,
+            data,
+            bases: folders,
+        })
     }
 
-    /// What the file with these indexes of a fragment and in it is held by.
+    /// Returns the key of a file, given the index of its fragment and its own in the fragment.
     pub(super) fn key(&self, fragment: usize, file: usize) -> Key {
         Key { storage: self.number, name: Name::Data { fragment, file } }
     }
 
-    /// A data file, opened on first use and kept for a while.
+    /// Returns a data file, opened on first use and kept for a while.
     pub(super) fn file(
         &self,
         key: &Key,
@@ -172,16 +179,10 @@ impl Storage {
         name: &str,
         size: &CachedFileSize,
     ) -> Result<Arc<DataFile>> {
-        self.held.file(key, || self.open_file(base, name, size))
+        self.open_files.file(key, || self.open_file(base, name, size))
     }
 
-    /// Lets go of pages that are too many. The cache does so on its own, but only after some dozen
-    /// more, and a page may be a long row.
-    pub(super) fn trim(&self) -> Result<()> {
-        runtime::wait(async { Ok(self.held.pages.size_bytes().await) }).map(drop)
-    }
-
-    /// Metadata of some columns of a data file, read on first use and kept for a while.
+    /// Returns the metadata of some columns of a data file, read on first use and kept for a while.
     pub(super) fn metadata(
         &self,
         key: &Key,
@@ -189,13 +190,13 @@ impl Storage {
         columns: &Arc<[Run]>,
     ) -> Result<Metadata> {
         let read = || read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
-        self.held.metadata(key, columns, read).inspect_err(|_| {
+        self.open_files.metadata(key, columns, read).inspect_err(|_| {
             // Lance keeps what it was answered for a small file, also where that was an error.
-            self.held.close_file(key);
+            self.open_files.close_file(key);
         })
     }
 
-    /// Bytes of a file that is no data file, kept open for a while if it is mapped.
+    /// Returns the bytes of a file other than a data file, kept open for a while if it is mapped.
     ///
     /// `path` makes its path from that of the folder of `base`.
     pub(super) fn read_ranges(
@@ -218,18 +219,18 @@ impl Storage {
     }
 
     fn mapped_file(&self, path: &Path) -> Result<Option<Arc<MappedFile>>> {
-        let key = Key { storage: self.number, name: Name::Beside(path.clone()) };
-        self.held.beside(&key, || self.map(path, None))
+        let key = Key { storage: self.number, name: Name::Other(path.clone()) };
+        self.open_files.other_file(&key, || self.map(path, None))
     }
 
-    /// Maps a local file; `None` if it should not be, or cannot be for want of room.
+    /// Maps a local file; `None` if its file system should not be mapped, or there is no room.
     fn map(&self, path: &Path, size: Option<u64>) -> Result<Option<MappedFile>> {
         let local = to_local_path(path);
         let attempt = || MappedFile::open(std::path::Path::new(&local), size);
         let first = attempt()?;
         let second = match first {
             Attempt::NoRoom => {
-                self.held.make_room();
+                self.open_files.make_room();
                 attempt()?
             }
             other => other,
@@ -243,9 +244,11 @@ impl Storage {
     fn folder(&self, base: Option<u32>, name: &str) -> Result<&Folder> {
         match base {
             None => Ok(&self.data),
-            Some(id) => self.bases.get(&id).ok_or_else(|| Error::Corrupt {
-                path: name.to_string(),
-                reason: format!("it lies at base {id}, which the manifest does not name"),
+            Some(id) => self.bases.get(&id).ok_or_else(|| {
+                Error::corrupt(
+                    name,
+                    format!("it lies at base {id}, which the manifest does not name"),
+                )
             }),
         }
     }
@@ -255,7 +258,8 @@ impl Storage {
         let place = folder.place.join(name).path;
         let path = place.to_string();
         let number = self.number;
-        let pages = Arc::new(self.held.pages.with_key_prefix(&format!("{number} {base:?} {path}")));
+        let pages =
+            Arc::new(self.open_files.pages.with_key_prefix(&format!("{number} {base:?} {path}")));
         if folder.place.store.has_direct_local_paths()
             && let Some(mapped) = self.map(&place, size.get().map(u64::from))?
         {

@@ -74,7 +74,8 @@ impl Chunk {
         Self::Bits(Bits::new(&words))
     }
 
-    /// The group of blocks that the member of a rank lies in, whose ranks are fetched; 0 where there are none.
+    /// Returns the group of blocks that the member of a rank lies in, whose ranks are fetched; 0
+    /// where there are none.
     #[inline(always)]
     pub(super) fn group_of(&self, rank: u16) -> u8 {
         match self {
@@ -91,7 +92,7 @@ impl Chunk {
         }
     }
 
-    /// The block of that group, whose words are fetched.
+    /// Returns the block of that group, whose words are fetched.
     #[inline(always)]
     pub(super) fn block_of(&self, group: u8, rank: u16) -> u8 {
         match self {
@@ -104,7 +105,7 @@ impl Chunk {
         }
     }
 
-    /// The member of a rank, which lies in this block.
+    /// Returns the member of a rank, which lies in this block.
     #[inline(always)]
     pub(super) fn select(&self, block: u8, rank: u16, processor: Processor) -> u16 {
         match self {
@@ -231,7 +232,7 @@ impl Chunk {
         }
     }
 
-    /// The rank of the last member: a full chunk has 65,536, one more than 16 bits hold.
+    /// Returns the rank of the last member: a full chunk has 65,536, one more than 16 bits hold.
     pub(super) fn last_rank(&self) -> u16 {
         match self {
             Self::Runs(runs) => {
@@ -327,7 +328,7 @@ impl Bits {
         Self { starts, blocks: Box::new(Blocks { words: *words, ranks }) }
     }
 
-    /// The group of blocks that the member of a rank lies in.
+    /// Returns the group of blocks that the member of a rank lies in.
     #[inline(always)]
     fn group_of(&self, rank: u16) -> u8 {
         let mut group = 0;
@@ -337,7 +338,8 @@ impl Bits {
         group.to_le_bytes()[0]
     }
 
-    /// The block of that group. Compares all, side by side: a search would wait for each comparison.
+    /// Returns the block of that group. Compares all, side by side: a search would wait for each
+    /// comparison.
     #[inline(always)]
     fn block_of(&self, group: u8, rank: u16) -> u8 {
         let mut count = 0_u16;
@@ -348,7 +350,7 @@ impl Bits {
         group << GROUP.ilog2() | count.wrapping_sub(1).to_le_bytes()[0]
     }
 
-    /// The word that the member of a rank lies in, and its rank there.
+    /// Returns the word that the member of a rank lies in, and its rank there.
     ///
     /// Written without a branch that depends on the bits: for random ranks it would be mispredicted.
     #[inline(always)]
@@ -419,7 +421,7 @@ impl Bits {
     }
 }
 
-/// The place of the set bit with `rank` set bits below it; there is one.
+/// Returns the place of the set bit with `rank` set bits below it; there is one.
 ///
 /// In bytes side by side, as in S. Vigna, "Broadword Implementation of Rank/Select Queries", 2008.
 fn select_in_word(word: u64, rank: u32) -> u16 {

@@ -29,7 +29,7 @@ impl Ramp {
         }
     }
 
-    /// The weights of a stretch: what each source should have of it, and what it is behind.
+    /// Returns the weights of a stretch: what each source should have of it, and what it is behind.
     pub(super) fn weights(&mut self, start: u64, end: u64) -> Vec<u64> {
         let wanted = self.rows(start, end);
         for (behind, wanted) in self.behind.iter_mut().zip(&wanted) {
@@ -45,7 +45,7 @@ impl Ramp {
         }
     }
 
-    /// The rows that each source should have between two rows.
+    /// Returns the rows that each source should have between two rows.
     fn rows(&self, start: u64, end: u64) -> Vec<f64> {
         let middle = f64::midpoint(real(start), real(end));
         let way = (middle - self.start) / (self.end - self.start);
@@ -70,7 +70,7 @@ pub(super) fn shares(weights: &[u64]) -> Vec<f64> {
     weights.iter().map(|&weight| real(weight) / total).collect()
 }
 
-/// Weights as whole numbers.
+/// Returns the weights as whole numbers.
 fn whole(weights: &[f64]) -> Vec<u64> {
     let total: f64 = weights.iter().map(|weight| weight.max(0.0)).sum();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2^40")]

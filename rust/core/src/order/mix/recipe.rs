@@ -44,7 +44,7 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// What it is, as words to hash.
+    /// Returns what it is, as words to hash.
     pub(in crate::order) fn words(&self) -> Vec<u64> {
         let stop = match self.stop {
             Stop::First => [0, 0],
@@ -69,7 +69,10 @@ impl Recipe {
             return Err(Error::invalid("a mixture of nothing", "at least one source"));
         }
         if let Some(at) = sizes.iter().position(|&size| size == 0) {
-            return Err(Error::invalid(format!("source number {at} without rows"), "at least one"));
+            return Err(Error::invalid(
+                format!("source number {at} without rows"),
+                "at least one row per source",
+            ));
         }
         if groups.len() != sizes.len() || groups.iter().any(|&group| group >= groups.len()) {
             return Err(Error::invalid(
@@ -78,8 +81,12 @@ impl Recipe {
             ));
         }
         let ascend = stages.windows(2).all(|pair| pair[0].start < pair[1].start);
+        let starts = || stages.iter().map(|stage| stage.start).collect::<Vec<_>>();
         if !ascend || stages.first().is_none_or(|stage| stage.start != 0) {
-            return Err(Error::invalid("weights", "rows that ascend from 0 on"));
+            return Err(Error::invalid(
+                format!("weights from rows {:?} on", starts()),
+                "rows that ascend from 0 on",
+            ));
         }
         for Stage { start, weights } in stages {
             let total = weights.iter().try_fold(0_u64, |sum, &weight| sum.checked_add(weight));
@@ -95,7 +102,10 @@ impl Recipe {
             }
         }
         if self.first_row >= MAX_LEN {
-            return Err(Error::invalid(format!("row {}", self.first_row), "fewer than 2^62 rows"));
+            return Err(Error::invalid(
+                format!("a first row of {}", self.first_row),
+                "one below 2^62",
+            ));
         }
         Ok(())
     }

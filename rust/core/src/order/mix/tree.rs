@@ -20,7 +20,7 @@ enum Node {
 }
 
 impl Tree {
-    /// The tree of the sources whose weight is above 0, groups first.
+    /// Returns the tree of the sources whose weight is above 0, groups first.
     pub(super) fn new(weights: &[u64], groups: &[usize], num_groups: usize) -> Self {
         let mut tree = Self { nodes: Vec::new(), root: 0, groups: vec![None; num_groups] };
         let mut tops = Vec::new();
@@ -62,7 +62,7 @@ impl Tree {
         None
     }
 
-    /// The rows of each part in the first `rows` of a node.
+    /// Counts the rows of each part among the first `rows` of a node.
     pub(super) fn count(
         &self,
         node: usize,
@@ -85,12 +85,12 @@ impl Tree {
         }
     }
 
-    /// The node of everything.
+    /// Returns the node of everything.
     pub(super) fn root(&self) -> usize {
         self.root
     }
 
-    /// The node of a group, if it has a weight.
+    /// Returns the node of a group, if it has a weight.
     pub(super) fn group(&self, group: usize) -> Option<usize> {
         self.groups[group]
     }
@@ -125,7 +125,7 @@ impl Tree {
     }
 }
 
-/// `rows · first / total`, rounded; halves up.
+/// Returns `rows · first / total`, rounded half up.
 fn share_of(rows: u64, first: u64, total: u64) -> u64 {
     let doubled = rows.checked_mul(2).and_then(|rows| rows.checked_mul(first));
     if let Some(sum) = doubled.and_then(|product| product.checked_add(total)) {
@@ -136,7 +136,7 @@ fn share_of(rows: u64, first: u64, total: u64) -> u64 {
     u64::try_from(sum / (2 * u128::from(total))).unwrap_or(rows)
 }
 
-/// The slots of each side, for rows from `start` on.
+/// Returns the slots of each side, for rows from `start` on.
 fn dealt_to_two(start: u64, first: u64, total: u64, slots: &[u32]) -> [Vec<u32>; 2] {
     let whole = 2 * u128::from(total);
     let rest = (2 * u128::from(start) * u128::from(first) + u128::from(total)) % whole;

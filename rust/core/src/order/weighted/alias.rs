@@ -16,7 +16,7 @@ pub(super) struct Alias {
 }
 
 impl Alias {
-    /// The table of `weights`. An index of weight 0 is never drawn, whatever the rounding.
+    /// Returns the table of `weights`. An index of weight 0 is never drawn, whatever the rounding.
     ///
     /// Only adds, subtracts, multiplies and divides, in one order: the same on every machine.
     ///
@@ -61,7 +61,7 @@ impl Alias {
         Ok(Self { kept, others: Listed::new(others) })
     }
 
-    /// The index that `word` picks of `slot`.
+    /// Returns the index that `word` picks of `slot`.
     pub(super) fn pick(&self, slot: u64, word: u64) -> u64 {
         if word < self.kept[index(slot)] { slot } else { self.others.at(slot) }
     }
@@ -85,8 +85,8 @@ impl Alias {
     }
 }
 
-/// A sum that a billion terms do not blur (W. Kahan, 1965): an error of it would be shared out as
-/// slots that nobody claims.
+/// Returns a sum that a billion terms do not blur (W. Kahan, 1965): an error of it would be shared
+/// out as slots that nobody claims.
 fn sum_of(terms: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut lost) = (0.0, 0.0);
     for term in terms {
@@ -98,7 +98,7 @@ fn sum_of(terms: impl Iterator<Item = f64>) -> f64 {
     sum
 }
 
-/// Where the first largest of weights stands, all of which can be drawn by.
+/// Returns where the first largest of weights stands, all of which can be drawn by.
 pub(super) fn check(weights: &[f64]) -> Result<usize> {
     let is_wrong = |weight: &f64| !weight.is_finite() || *weight < 0.0;
     if let Some(at) = weights.iter().position(is_wrong) {
@@ -110,7 +110,7 @@ pub(super) fn check(weights: &[f64]) -> Result<usize> {
     let larger = |a: usize, b: usize| if weights[b] > weights[a] { b } else { a };
     (0..weights.len()).reduce(larger).filter(|&heaviest| weights[heaviest] > 0.0).ok_or_else(|| {
         let none = format!("{} weights of which none is above 0", weights.len());
-        Error::invalid(none, "at least one")
+        Error::invalid(none, "at least one that is")
     })
 }
 

@@ -8,7 +8,7 @@ use crate::order::bijection::{Bijection, Purpose, key, mix64};
 /// Rows looked at between two looks at whether the caller was interrupted.
 const INTERRUPT_ROWS: usize = 1 << 16;
 
-/// `size` rows, none twice, in random order: as if one after another were drawn from those left, row
+/// Draws `size` rows, none twice, in random order: as if one after another were drawn from those left, row
 /// `k` with a probability proportional to `weights[k]`.
 ///
 /// Every row waits for an exponential time of the rate of its weight, and the first are taken
@@ -84,7 +84,7 @@ impl Earliest {
     }
 }
 
-/// An exponential time of rate one: `−ln u` for `u` strictly between 0 and 1.
+/// Returns an exponential time of rate one: `−ln u` for `u` strictly between 0 and 1.
 ///
 /// The logarithm is a series in additions, multiplications and divisions, which are the same on
 /// every machine; that of the machine's own library need not be.

@@ -1,13 +1,13 @@
-//! What a process holds open of all its tables, within limits.
+//! The files and metadata that a process keeps open for all its tables, within limits.
 //!
 //! A mapping counts against `vm.max_map_count`, an open file against `RLIMIT_NOFILE`, and metadata of
-//! columns takes memory, so what was not used for longest is let go. Whoever reads holds what it reads
-//! itself, and goes on.
+//! columns takes memory, so the least recently used ones are dropped. A reader holds what it reads
+//! itself, and is not disturbed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lance_core::cache::LanceCache;
+use lance_core::cache::{LanceCache, QuickCacheBackend};
 use lance_core::deepsize::DeepSizeOf;
 use lance_encoding::decoder::ColumnInfo;
 use object_store::path::Path;
@@ -20,21 +20,22 @@ use super::storage::DataFile;
 use crate::error::Result;
 use crate::runtime::{PerProcess, lock};
 
-/// Of what the system allows a process, the share taken here: forked processes inherit what their
-/// parents mapped, and others in the process want some.
+/// The divisor of what the system allows a process: forked processes inherit the mappings of their
+/// parents, and other libraries of the process need some too.
 const SHARE: u64 = 4;
-/// What Linux allows unless told otherwise.
+/// The default of `vm.max_map_count` on Linux.
 const DEFAULT_MAPPINGS: u64 = 65_530;
-/// Readers of files that are not mapped: they may hold a file descriptor, or a small file.
+/// The most readers of files that are not mapped: each may hold a file descriptor, or a small file.
 const MAX_READERS: u64 = 1 << 10;
-/// Metadata of columns.
+/// The most bytes of metadata of columns.
 const METADATA_BYTES: u64 = 64 << 20;
-/// What Lance keeps of pages. Mostly indexes of a few bytes for a chunk, made anew in no time, but all
-/// values of a page where they are alike or from a dictionary: a row that is a page of its own is kept
-/// whole.
+/// The most bytes that Lance keeps about pages. These are mostly indexes of a few bytes per chunk,
+/// which are cheap to rebuild, but a page of equal values or of a dictionary is kept with its values,
+/// and a row that is a page of its own is kept whole. The backend makes room with every insertion;
+/// Lance's default one does so some dozen pages later, and takes twice the memory for small entries.
 const PAGE_BYTES: usize = 16 << 20;
 
-static HELD: PerProcess<Held> = PerProcess::new();
+static OPEN_FILES: PerProcess<OpenFiles> = PerProcess::new();
 static NEXT_STORAGE: AtomicU64 = AtomicU64::new(0);
 
 /// Metadata of columns of one file.
@@ -48,94 +49,96 @@ pub(super) struct Key {
     pub(super) name: Name,
 }
 
-/// Which file of a table.
+/// The name of a file within a table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Name {
     /// A data file, by the index of its fragment and its own there.
     Data { fragment: usize, file: usize },
-    /// A file beside these.
-    Beside(Path),
+    /// Another file, such as one of blobs.
+    Other(Path),
 }
 
-/// Columns of a file.
+/// Which columns of a file.
 type ColumnsKey = (Key, Arc<[Run]>);
 
-/// What is open.
+/// An open file.
 #[derive(Debug, Clone)]
-enum Open {
+enum OpenFile {
     Data(Arc<DataFile>),
-    Beside(Arc<MappedFile>),
+    Other(Arc<MappedFile>),
 }
 
 #[derive(Debug)]
-pub(super) struct Held {
-    files: Mutex<Lru<Key, Open>>,
-    /// What a file weighs that is not mapped; a mapping weighs 1.
+pub(super) struct OpenFiles {
+    files: Mutex<Lru<Key, OpenFile>>,
+    /// The weight of a file that is not mapped; a mapping weighs 1.
     reader_weight: u64,
     metadata: Mutex<Lru<ColumnsKey, Metadata>>,
     pub(super) pages: LanceCache,
 }
 
-/// A number for a storage that no other has.
+/// Returns a number that no other storage has.
 pub(super) fn new_storage() -> u64 {
     NEXT_STORAGE.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What this process holds.
-pub(super) fn held() -> Result<Arc<Held>> {
-    HELD.get_or_make(|| Ok(Held::new(max_mappings() / SHARE, max_files() / SHARE)))
+/// Returns the open files of this process.
+pub(super) fn open_files() -> Result<Arc<OpenFiles>> {
+    OPEN_FILES.get_or_make(|| Ok(OpenFiles::new(max_mappings() / SHARE, max_files() / SHARE)))
 }
 
-impl Held {
+impl OpenFiles {
     fn new(mappings: u64, files: u64) -> Self {
         let readers = files.clamp(1, MAX_READERS);
         Self {
             files: Mutex::new(Lru::new(mappings)),
             reader_weight: (mappings / readers).max(1),
             metadata: Mutex::new(Lru::new(METADATA_BYTES)),
-            pages: LanceCache::with_capacity(PAGE_BYTES),
+            pages: LanceCache::with_backend(Arc::new(QuickCacheBackend::with_capacity(PAGE_BYTES))),
         }
     }
 
-    /// A data file, opened if it is not.
+    /// Returns a data file, opened if it is not open.
     pub(super) fn file(
         &self,
         key: &Key,
         open: impl FnOnce() -> Result<DataFile>,
     ) -> Result<Arc<DataFile>> {
-        if let Some(Open::Data(file)) = lock(&self.files).get(key) {
+        if let Some(OpenFile::Data(file)) = lock(&self.files).get(key) {
             return Ok(file);
         }
-        // No lock is held meanwhile: it would serialize the first batch.
+        // No lock is held while opening: it would serialize the first batch.
         let file = Arc::new(open()?);
         let weight = if file.is_remote() { self.reader_weight } else { 1 };
         let (kept, gone) =
-            lock(&self.files).insert(key.clone(), Open::Data(Arc::clone(&file)), weight);
+            lock(&self.files).insert(key.clone(), OpenFile::Data(Arc::clone(&file)), weight);
         drop(gone);
         Ok(match kept {
-            Open::Data(kept) => kept,
-            Open::Beside(_) => file,
+            OpenFile::Data(kept) => kept,
+            OpenFile::Other(_) => file,
         })
     }
 
-    /// A mapped file that is no data file, opened if it is not; `None` if it cannot be mapped.
-    pub(super) fn beside(
+    /// Returns a mapped file other than a data file, opened if it is not open; `None` if it cannot be
+    /// mapped.
+    pub(super) fn other_file(
         &self,
         key: &Key,
         open: impl FnOnce() -> Result<Option<MappedFile>>,
     ) -> Result<Option<Arc<MappedFile>>> {
-        if let Some(Open::Beside(file)) = lock(&self.files).get(key) {
+        if let Some(OpenFile::Other(file)) = lock(&self.files).get(key) {
             return Ok(Some(file));
         }
         let Some(file) = open()?.map(Arc::new) else {
             return Ok(None);
         };
-        let (_, gone) = lock(&self.files).insert(key.clone(), Open::Beside(Arc::clone(&file)), 1);
+        let (_, gone) =
+            lock(&self.files).insert(key.clone(), OpenFile::Other(Arc::clone(&file)), 1);
         drop(gone);
         Ok(Some(file))
     }
 
-    /// Metadata of some columns of a data file, read if it is not there.
+    /// Returns the metadata of some columns of a data file, read if it is not kept.
     pub(super) fn metadata(
         &self,
         key: &Key,
@@ -153,38 +156,38 @@ impl Held {
         Ok(kept)
     }
 
-    /// Lets go of half of the files, where the system has no room for more.
+    /// Closes half of the files, for when the system has no room for more.
     pub(super) fn make_room(&self) {
         let gone = lock(&self.files).halve();
         drop(gone);
     }
 
-    /// Lets go of a file, which is opened anew when it is asked for again.
+    /// Closes a file; it is opened anew when it is used again.
     pub(super) fn close_file(&self, key: &Key) {
         lock(&self.files).retain(|other| other != key);
     }
 
-    /// Lets go of all that a storage had opened.
+    /// Closes everything that a storage has opened.
     fn close(&self, storage: u64) {
         lock(&self.files).retain(|key| key.storage != storage);
         lock(&self.metadata).retain(|(key, _)| key.storage != storage);
     }
 }
 
-/// Lets go of all that a storage of this process had opened.
+/// Closes everything that a storage of this process has opened.
 pub(super) fn close(storage: u64) {
-    if let Ok(held) = held() {
-        held.close(storage);
+    if let Ok(open_files) = open_files() {
+        open_files.close(storage);
     }
 }
 
-/// Mappings that a process may have.
+/// Returns how many mappings a process may have.
 fn max_mappings() -> u64 {
     let known = std::fs::read_to_string("/proc/sys/vm/max_map_count");
     known.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MAPPINGS)
 }
 
-/// Files that a process may have open.
+/// Returns how many files a process may have open.
 fn max_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
