@@ -96,13 +96,8 @@ pub enum Error {
     },
 
     /// There is no memory for what was asked.
-    #[error("no memory for {bytes} bytes of {what}")]
-    Memory {
-        /// What it was wanted for.
-        what: &'static str,
-        /// How much was wanted.
-        bytes: u64,
-    },
+    #[error("{0}")]
+    Memory(String),
 
     /// Something a Lance table may contain that this reader does not read.
     #[error("not supported by the native reader: {0}")]
@@ -125,7 +120,7 @@ impl Error {
 
     /// There is no memory for so many bytes of `what`.
     pub fn memory(what: &'static str, bytes: u64) -> Self {
-        Self::Memory { what, bytes }
+        Self::Memory(format!("no memory for {bytes} bytes of {what}"))
     }
 
     /// An iterator that is asked in a child of the process that has its threads.

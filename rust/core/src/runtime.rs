@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::budget::check_room;
+use crate::address_space::{self, check_room};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -102,6 +102,9 @@ pub(crate) fn runtime() -> Result<Arc<Runtime>> {
         check_room("threads", IO_THREADS as u64 * THREAD_BYTES)?;
         #[expect(clippy::disallowed_methods, reason = "this is the only runtime")]
         let mut builder = Builder::new_multi_thread();
+        if let Some(threads) = address_space::blocking_threads() {
+            builder.max_blocking_threads(threads);
+        }
         builder
             .worker_threads(IO_THREADS)
             .thread_name("lanceloader-io")

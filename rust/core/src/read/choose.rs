@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::resident::Scan;
 use super::weights::Weights;
-use crate::budget::{available_memory, check_room};
+use crate::budget::available_memory;
 use crate::error::{Error, Result};
 use crate::packed::{PackedRows, Packing};
 use crate::projection::num_bytes;
@@ -159,7 +159,7 @@ impl Choice {
         if let Some(strategy) = options.strategy {
             if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes
             {
-                return Err(too_little(memory_bytes, packed_bytes));
+                return Err(too_little(memory_bytes, packed_bytes, options.memory_limit.is_some()));
             }
             return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
         }
@@ -188,8 +188,14 @@ impl Choice {
     }
 }
 
-/// All rows are wanted in memory, and they do not fit.
-pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64) -> Error {
+/// All rows are wanted in memory, and they do not fit; the limit is what a user set, or what is free.
+pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64, is_set: bool) -> Error {
+    if !is_set {
+        return Error::Memory(format!(
+            "no memory for {packed_bytes} bytes of packed rows, as {memory_bytes} may be used of what is \
+             free: read=\"external\" or \"direct\" needs less, and memory_limit={packed_bytes} allows it"
+        ));
+    }
     Error::invalid(
         format!(
             "a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"
@@ -209,7 +215,7 @@ fn average_bytes(
         return Ok(stride);
     }
     let stored = weights()?.mean();
-    let Sample { rows, bytes, longest } = sample(scan, packing, stored)?;
+    let Sample { rows, bytes, longest } = sample(scan, packing)?;
     // Files know all rows, but not how long compressed ones are. A sample does, but misses long rows that
     // are rare, or makes too much of the one that it met.
     let is_explained = (bytes - longest).div_ceil((rows - 1).max(1)) <= stored;
@@ -225,8 +231,7 @@ struct Sample {
     longest: u64,
 }
 
-/// `row_bytes` is about what a row has, by what files say.
-fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> {
+fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
     let num_rows = scan.num_rows();
     let count = SAMPLE_ROWS.min(num_rows);
     let middle =
@@ -242,7 +247,6 @@ fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> 
         let mut offsets: Vec<u64> =
             (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
         offsets.sort_unstable();
-        check_room("rows", group.saturating_mul(row_bytes.max(found.longest)))?;
         for batch in scan.sample(&offsets)? {
             rows.clear();
             rows.reserve(0, num_bytes(&batch) as u64)?;

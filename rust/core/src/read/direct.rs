@@ -6,7 +6,7 @@
 //! and the caller's thread only waits, so that it can be interrupted.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -14,6 +14,7 @@ use arrow_schema::SchemaRef;
 use super::resident::Scan;
 use super::weights::{self, Weights};
 use super::{Blocks, Cuts, cut};
+use crate::address_space::{self, Admission};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
@@ -31,12 +32,13 @@ pub(super) struct Direct {
     table: Arc<Table>,
     projection: Projection,
     columns: Columns,
+    weights: OnceLock<Weights>,
 }
 
 impl Direct {
     pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
         let columns = table.columns(&projection)?;
-        Ok(Self { table, projection, columns })
+        Ok(Self { table, projection, columns, weights: OnceLock::new() })
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
@@ -45,6 +47,7 @@ impl Direct {
             Some(run) => Ok(Plan { reads: plan_run(layout, run)?, rows: Rows::AsRead }),
             None => plan(layout, offsets),
         })?;
+        let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let schema = self.columns.schema();
         let (blocks, are_owned) = if schema.fields().is_empty() {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
@@ -84,6 +87,19 @@ impl Direct {
         }
     }
 
+    /// Waits until there is room for rows that have so many bytes.
+    fn admit(&self, bytes: impl FnOnce(&Weights) -> u64) -> Result<Admission> {
+        address_space::admit("rows", || {
+            let weights = if let Some(known) = self.weights.get() {
+                known
+            } else {
+                let found = Weights::of_scan(self)?;
+                self.weights.get_or_init(|| found)
+            };
+            Ok(weights.at_most(bytes(weights)))
+        })
+    }
+
     /// The blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
         let mut blocks = vec![None; reads.len()];
@@ -121,11 +137,13 @@ impl Scan for Direct {
     }
 
     fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
+        let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }

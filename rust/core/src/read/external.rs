@@ -20,7 +20,7 @@ use super::choose::Options;
 use super::resident::{Scan, scan_at_once, scan_rows};
 use super::scratch::{Extent, Pool, Scratch};
 use super::weights::Weights;
-use crate::budget::check_room;
+use crate::address_space;
 use crate::error::{Error, Result};
 use crate::gather::gather;
 use crate::interrupt;
@@ -65,12 +65,12 @@ impl Shape {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the budget is too small.
+    /// [`Error::Invalid`] if the budget is too small, [`Error::Memory`] if nobody set it.
     pub(super) fn new(
         num_rows: u64,
         row_bytes: u64,
         list_bytes: u64,
-        budget: u64,
+        (budget, is_set): (u64, bool),
         threads: usize,
     ) -> Result<Self> {
         let shape = |budget| Self::within(num_rows, row_bytes, list_bytes, budget, threads);
@@ -84,6 +84,12 @@ impl Shape {
                 if shape(middle).is_some() { most = middle } else { least = middle }
             }
             let bytes = num_rows.saturating_mul(row_bytes);
+            if !is_set {
+                return Error::Memory(format!(
+                    "no memory to shuffle {bytes} bytes of rows, as {budget} may be used of what is free: \
+                     memory_limit={most} allows it"
+                ));
+            }
             Error::invalid(
                 format!("a memory_limit of {budget} bytes to shuffle {bytes} bytes of rows"),
                 format!("at least {most}"),
@@ -253,7 +259,8 @@ impl External {
         let is_listed = !order.is_invertible();
         let pair_bytes = if is_listed { size_of::<(u64, u64)>() as u64 } else { 0 };
         let list_bytes = order.len().saturating_mul(pair_bytes);
-        let shape = Shape::new(order.len(), row_bytes, list_bytes, budget, threads)?;
+        let is_set = options.memory_limit.is_some();
+        let shape = Shape::new(order.len(), row_bytes, list_bytes, (budget, is_set), threads)?;
         let listed = is_listed.then(|| sorted(&order)).transpose()?;
         let folder = options.scratch_folder.as_deref().or(options.cache_folder.as_deref());
         Ok(Self {
@@ -368,8 +375,6 @@ impl External {
                     continue;
                 }
                 self.check()?;
-                let bytes = self.weights.of_run(run.clone());
-                check_room("rows", self.weights.at_most(bytes))?;
                 let most = (LONG_BYTES as u64).max(2 * self.shape.scan_bytes);
                 if rows.num_bytes() as u64 > most {
                     // As much will not be wanted again soon.
@@ -616,7 +621,7 @@ impl External {
 /// Makes room for so many bytes in all.
 fn reserve(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
     let more = len.saturating_sub(bytes.len());
-    let failed = |_| Error::memory("rows in scratch files", len as u64);
+    let failed = |_| address_space::failed("rows in scratch files", len as u64);
     bytes.try_reserve_exact(more).map_err(failed)
 }
 
@@ -624,7 +629,7 @@ fn reserve(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
 fn sorted(order: &Order) -> Result<Vec<(u64, u64)>> {
     let mut pairs = Vec::new();
     let len = usize::try_from(order.len()).unwrap_or(usize::MAX);
-    let failed = |_| Error::memory("positions", order.len().saturating_mul(16));
+    let failed = |_| address_space::failed("positions", order.len().saturating_mul(16));
     pairs.try_reserve_exact(len).map_err(failed)?;
     let mut start = 0;
     while start < order.len() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::external::External;
 use super::weights::Weights;
 use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
-use crate::budget::check_room;
+use crate::address_space::check_room;
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;

@@ -32,7 +32,6 @@ pub use memory::MemoryTable;
 
 use crate::error::{Error, Result};
 use crate::gather::{Gathered, gather};
-use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::{Projection, Source, batch};
 use crate::stages::{Stage, measure};
@@ -293,12 +292,7 @@ impl Reader {
             return Ok(weights);
         }
         let scan = shared.base.scan();
-        let weights = Arc::new(match Packing::new(scan.schema()) {
-            Ok(packing) if !packing.has_tails() => {
-                Weights::new([(scan.num_rows(), packing.stride() as u64)])
-            }
-            _ => scan.weights()?,
-        });
+        let weights = Arc::new(Weights::of_scan(scan.as_ref())?);
         shared.weights.store(Some(Arc::clone(&weights)));
         Ok(weights)
     }

@@ -72,6 +72,7 @@ impl PackedReader {
             block_rows: block_rows(choice.row_bytes, weights, choice.num_rows),
             limit: choice.memory_bytes,
             limits_files: !is_asked_for || options.is_limited(),
+            is_limit_set: options.memory_limit.is_some(),
         };
         let (resident, is_warm) = match base {
             Base::Memory(_) => {

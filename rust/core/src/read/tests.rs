@@ -242,6 +242,7 @@ fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
         block_rows: 16,
         limit,
         limits_files: true,
+        is_limit_set: true,
     };
     let filled = |limit| {
         let scan = Arc::new(Strings::new(vec![10_000; 100]));
