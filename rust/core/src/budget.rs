@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::address_space;
 
-/// Bytes that are free to use: what the machine has available, what the control group that this process
-/// is in still allows, or what its address space does, whichever is least. `None` if the system does not
-/// say.
+/// Returns the bytes that are free to use: what the machine has available, what the control group that
+/// this process is in still allows, or what its address space does, whichever is least. `None` if the
+/// system does not say.
 pub fn available_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -17,7 +17,7 @@ pub fn available_memory() -> Option<u64> {
     [machine, group, address_space::left()].into_iter().flatten().min()
 }
 
-/// What the tightest of the groups around a process still allows.
+/// Returns what the tightest of the groups around a process still allows.
 ///
 /// `membership` is `/proc/self/cgroup`: a line `0::<path>` in version 2, `<n>:memory:<path>` in 1.
 fn left_in_group(root: &Path, membership: &str) -> Option<u64> {

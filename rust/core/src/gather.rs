@@ -39,7 +39,7 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// The same rows in buffers that nothing else holds.
+    /// Returns the same rows in buffers that nothing else holds.
     ///
     /// # Errors
     ///
@@ -102,13 +102,13 @@ pub fn gather(
     Ok(Gathered { batch: batch(Arc::clone(schema), columns, num_rows)?, is_owned })
 }
 
-/// All rows of all blocks.
+/// Returns all rows of all blocks.
 fn all_places(blocks: &[RecordBatch]) -> Vec<Place> {
     let blocks = blocks.iter().enumerate();
     blocks.flat_map(|(at, block)| (0..block.num_rows()).map(move |row| (at, row))).collect()
 }
 
-/// Whether values are told by keys, here or in what it holds.
+/// Returns whether a type is a dictionary or contains one.
 fn has_dictionaries(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(..) => true,
@@ -120,7 +120,7 @@ fn has_dictionaries(data_type: &DataType) -> bool {
     }
 }
 
-/// One column: `parts` has the same type in every block, and at least one block.
+/// Gathers one column; `parts` has at least one block, and all have the same type.
 fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
     let data_type = parts[0].data_type();
     match data_type {
@@ -151,7 +151,7 @@ fn gather_column(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
     }
 }
 
-/// Arrow's kernel, for the types not worth one of ours.
+/// Gathers with Arrow's kernel, for the types not worth one of ours.
 fn interleave(parts: &[&ArrayRef], places: &[Place]) -> Result<ArrayRef> {
     let arrays: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
     arrow_select::interleave::interleave(&arrays, places).map_err(|error| too_large(&error))
@@ -201,7 +201,7 @@ fn copy<const WIDTH: usize>(blocks: &[&[u8]], places: &[Place]) -> Buffer {
     out.into()
 }
 
-/// The validity of the answer, or `None` if all its rows are valid.
+/// Returns the validity of the answer, or `None` if all its rows are valid.
 fn nulls(parts: &[&ArrayRef], places: &[Place]) -> Option<NullBuffer> {
     let parts: Vec<Option<&NullBuffer>> = parts.iter().map(|part| part.nulls()).collect();
     if parts.iter().all(|nulls| nulls.is_none_or(|nulls| nulls.null_count() == 0)) {
@@ -242,7 +242,7 @@ struct Ranges {
     num_values: usize,
 }
 
-/// The value ranges of all rows, and the offsets of the answer.
+/// Returns the value ranges of all rows, and the offsets of the answer.
 fn ranges<O: OffsetSizeTrait>(
     offsets: &[&[O]],
     places: &[Place],
@@ -284,7 +284,7 @@ fn lists<O: OffsetSizeTrait>(parts: &[&ArrayRef], places: &[Place]) -> Result<Ar
     Ok(Arc::new(array.map_err(bug)?))
 }
 
-/// The values of lists: each row gives a run of its block's values.
+/// Gathers the values of lists: each row has a run of the values of its block.
 fn gather_runs(values: &[&ArrayRef], places: &[Place], ranges: &Ranges) -> Result<ArrayRef> {
     let data_type = values[0].data_type();
     let has_nulls = values.iter().any(|part| part.null_count() > 0);

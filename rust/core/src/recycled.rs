@@ -69,7 +69,7 @@ struct Shelf {
 }
 
 impl Recycled {
-    /// An allocator that keeps nothing yet.
+    /// Makes an allocator that keeps nothing yet.
     pub const fn new() -> Self {
         let shelf = Shelf { count: 0, blocks: [ptr::null_mut(); PER_SIZE], fewest: 0 };
         let shelves = Shelves { idle_bytes: 0, swept: None, by_size: [shelf; NUM_SIZES] };
@@ -149,7 +149,7 @@ impl Shelves {
         true
     }
 
-    /// Gives back all that is kept.
+    /// Frees all blocks that are kept.
     fn clear(&mut self) {
         if self.idle_bytes == 0 {
             return;
@@ -162,7 +162,7 @@ impl Shelves {
         }
     }
 
-    /// Gives back what nobody asked for since the last time.
+    /// Frees blocks that were not used since the last sweep.
     fn sweep(&mut self) {
         let now = Instant::now();
         if self.swept.is_some_and(|swept| now.duration_since(swept) < KEPT) {
@@ -181,7 +181,7 @@ impl Shelves {
     }
 }
 
-/// The number of the size that a block has, if it is one to recycle.
+/// Returns the number of the size class of a block, if it is recycled.
 fn number_of(layout: Layout) -> Option<usize> {
     let bytes = layout.size();
     let is_buffer = (LEAST_ALIGN..=ALIGN).contains(&layout.align());

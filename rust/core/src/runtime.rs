@@ -36,12 +36,12 @@ struct Made<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// Nothing made yet.
+    /// Makes a cell without a value.
     pub(crate) const fn new() -> Self {
         Self(ArcSwapOption::const_empty())
     }
 
-    /// This process's value, made by `make` if there is none yet.
+    /// Returns this process's value, made by `make` if there is none yet.
     ///
     /// Two threads that come first together may both make one; both then use the same.
     ///
@@ -85,14 +85,15 @@ impl<T> Drop for PerProcess<T> {
     }
 }
 
-/// Locks, also after a panic of another thread: what is kept under our locks is whole at every step.
+/// Locks a mutex, also after a panic of another thread: values under our locks are consistent at every
+/// step.
 ///
 /// Only where the process is known to be the one that made the lock; a fork may have left it locked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This process's runtime.
+/// Returns this process's runtime.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 use super::*;
 use arrow_array::{
-    BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array,
-    Int8Array, Int32Array, LargeBinaryArray, LargeStringArray, ListArray, NullArray,
-    StringArray, StringViewArray, TimestampMicrosecondArray, UInt64Array,
+    BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, Int8Array,
+    Int32Array, LargeBinaryArray, LargeStringArray, ListArray, NullArray, StringArray,
+    StringViewArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow_schema::{Field, Schema};
 use proptest::prelude::*;
@@ -30,13 +30,11 @@ fn columns(values: &[Option<i8>]) -> Vec<ArrayRef> {
     let vectors = values.iter().map(|v| v.map(|v| vec![Some(i32::from(v)), None, Some(7)]));
     let coded: DictionaryArray<Int32Type> =
         texts().collect::<Vec<_>>().iter().map(Option::as_deref).collect();
-    let inner: ArrayRef =
-        Arc::new(Int32Array::from_iter(values.iter().map(|v| v.map(i32::from))));
+    let inner: ArrayRef = Arc::new(Int32Array::from_iter(values.iter().map(|v| v.map(i32::from))));
     let inner_field = Field::new("inner", DataType::Int32, true);
     let valid = NullBuffer::from_iter(values.iter().map(|v| v.is_some_and(|v| v % 2 == 0)));
-    let floats = Float32Array::from_iter_values(
-        values.iter().flat_map(|v| [f32::from(v.unwrap_or(1)); 3]),
-    );
+    let floats =
+        Float32Array::from_iter_values(values.iter().flat_map(|v| [f32::from(v.unwrap_or(1)); 3]));
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let shorts = values.iter().map(|v| v.map(|v| [v.unsigned_abs(), 7]));
     let shorts = FixedSizeBinaryArray::try_from_sparse_iter_with_size(shorts, 2).unwrap();

@@ -24,7 +24,7 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    /// Bytes of the rows.
+    /// Returns the bytes of the rows.
     pub(crate) fn num_bytes(&self) -> usize {
         self.heads.len() + self.tails.len()
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::resident::Scan;
+use super::scan::Scan;
 use super::weights::{self, Weights};
 use super::{Blocks, Cuts, cut};
 use crate::address_space::{self, Admission};
@@ -62,7 +62,7 @@ impl Direct {
         })
     }
 
-    /// The columns that are read, as blocks have them.
+    /// Returns the columns that are read, as blocks have them.
     pub(super) fn columns(&self) -> &Columns {
         &self.columns
     }
@@ -75,7 +75,7 @@ impl Direct {
         &self.projection
     }
 
-    /// Ids or addresses of rows.
+    /// Returns the ids or addresses of rows.
     pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
         match source {
             Source::RowId => self.table.row_ids(offsets),
@@ -100,7 +100,7 @@ impl Direct {
         })
     }
 
-    /// The blocks, and whether they own their buffers.
+    /// Returns the blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
         let mut blocks = vec![None; reads.len()];
         let mut are_owned = true;
@@ -199,7 +199,8 @@ impl Scan for Direct {
     }
 }
 
-/// The fragments to ask how long their rows are: those with the largest files, and some all over the table.
+/// Returns the fragments to sample for row lengths: those with the largest files, and some spread over
+/// the table.
 fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
     let mut largest: Vec<usize> = (0..file_bytes.len()).collect();
     largest.sort_by_key(|&index| std::cmp::Reverse(file_bytes[index]));
@@ -213,7 +214,7 @@ fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
     largest
 }
 
-/// The run that offsets are, if they follow each other without a gap.
+/// Returns `offsets` as a run if they are consecutive.
 fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
     let (first, last) = (*offsets.first()?, *offsets.last()?);
     let is_run = last.checked_sub(first).is_some_and(|len| len == offsets.len() as u64 - 1)
@@ -226,7 +227,7 @@ fn request<'a>(reader: &'a FragmentReader, read: &Read) -> Result<Pending<'a>> {
     reader.request(&read.places, read.num_rows)
 }
 
-/// Every request is sent before the first answer is waited for.
+/// Decodes remote reads; sends every request before it waits for the first answer.
 fn decode_all(
     reads: Vec<(usize, FragmentReader, Read)>,
 ) -> Result<Vec<(usize, RecordBatch, bool)>> {

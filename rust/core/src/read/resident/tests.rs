@@ -1,8 +1,10 @@
+use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
 
 use arrow_array::{Int64Array, RecordBatch};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::*;
 use crate::error::Fault;
@@ -54,9 +56,7 @@ impl Scan for Faulty {
             return Err(Error::clone(&error));
         }
         let values: Int64Array = offsets.map(|row| i64::try_from(row).unwrap()).collect();
-        Ok(vec![
-            RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(values)]).unwrap(),
-        ])
+        Ok(vec![RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(values)]).unwrap()])
     }
 }
 
@@ -64,8 +64,7 @@ fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
     let packing = Packing::new(scan.schema()).unwrap();
     let weights = Arc::new(scan.weights().unwrap());
     let (limit, limits_files, is_limit_set) = (u64::MAX, false, false);
-    let sizes =
-        Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, is_limit_set };
+    let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, is_limit_set };
     Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
 }
 
@@ -135,8 +134,7 @@ fn what_fails_is_not_tried_again_at_once() {
 
 #[test]
 fn what_will_not_pass_is_not_tried_again() {
-    let damage =
-        || Error::Corrupt { path: "a data file".into(), reason: "its page is cut".into() };
+    let damage = || Error::Corrupt { path: "a data file".into(), reason: "its page is cut".into() };
     for panics in [false, true] {
         let scan = Faulty::new();
         let resident = resident(&scan, None);
