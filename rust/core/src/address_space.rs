@@ -2,7 +2,7 @@
 //!
 //! Arrow, Lance and the standard library end the process when an allocation fails. So under a limit
 //!
-//! * a read is admitted once there is room for all that it may allocate beside the reads under way;
+//! * a read is admitted (by `read/admission.rs`) once there is room for all that it may allocate beside the reads under way;
 //! * a reserve is held, which the allocator releases when an allocation fails nevertheless. No read is
 //!   admitted until it is held again, so those under way can finish in it, and the error be raised;
 //! * threads share one arena of glibc's `malloc`, as each arena takes 64 MiB of addresses, and blocks go
@@ -11,88 +11,24 @@
 //! Without a limit all of this costs one system call per read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Once, PoisonError, TryLockError};
+use std::sync::{Mutex, Once, TryLockError};
 
 use memmap2::{MmapMut, MmapOptions};
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Result};
-use crate::interrupt;
-use crate::runtime::{PerProcess, lock};
 
-/// What is read exists up to four times at once: as it lies in files, decoded, gathered, and handed out.
-const COPIES: u64 = 4;
 /// What a read takes beside its rows: footers, descriptions of pages, tables of a decompressor.
-const BESIDE_BYTES: u64 = 8 << 20;
+pub(crate) const BESIDE_BYTES: u64 = 8 << 20;
 /// What is held back for allocations that nobody asked room for.
 const RESERVE_BYTES: u64 = 24 << 20;
 
 /// tokio's own limit of threads that wait.
 const MOST_THREADS: usize = 512;
 
-static UNDER_WAY: PerProcess<UnderWay> = PerProcess::new();
 static RESERVE: Mutex<Option<MmapMut>> = Mutex::new(None);
 static IS_LIMITED: AtomicBool = AtomicBool::new(false);
 static PREPARED: Once = Once::new();
-
-/// The reads that were admitted and are not over.
-#[derive(Debug, Default)]
-struct UnderWay {
-    admitted: Mutex<Admitted>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Admitted {
-    reads: u64,
-    bytes: u64,
-}
-
-/// A read that may allocate; over when this is dropped.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Admission(Option<(Arc<UnderWay>, u64)>);
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        if let Some((under_way, bytes)) = self.0.take() {
-            let mut admitted = lock(&under_way.admitted);
-            admitted.reads -= 1;
-            admitted.bytes -= bytes;
-            under_way.changed.notify_all();
-        }
-    }
-}
-
-/// Waits until there is room to read so many bytes of `what`; `bytes` is only asked for under a limit.
-///
-/// A thread that holds an admission must not wait for another one.
-///
-/// # Errors
-///
-/// [`Error::Memory`] if there is none when no other read is under way; [`Error::Interrupted`]; those of
-/// `bytes`.
-pub(crate) fn admit(what: &'static str, bytes: impl FnOnce() -> Result<u64>) -> Result<Admission> {
-    if !is_limited() {
-        return Ok(Admission(None));
-    }
-    let bytes = bytes()?;
-    let wanted = bytes.saturating_mul(COPIES).saturating_add(BESIDE_BYTES);
-    let under_way = UNDER_WAY.get_or_make(|| Ok(UnderWay::default()))?;
-    let mut admitted = lock(&under_way.admitted);
-    while !(hold_reserve() && has_room(admitted.bytes.saturating_add(wanted))) {
-        if admitted.reads == 0 {
-            return Err(no_room(what, bytes, wanted));
-        }
-        interrupt::check()?;
-        let woken = under_way.changed.wait_timeout(admitted, interrupt::PERIOD);
-        admitted = woken.unwrap_or_else(PoisonError::into_inner).0;
-    }
-    admitted.reads += 1;
-    admitted.bytes += wanted;
-    drop(admitted);
-    Ok(Admission(Some((under_way, wanted))))
-}
 
 /// Checks that there is room for so many bytes of `what`.
 ///
@@ -138,7 +74,7 @@ pub(crate) fn release_reserve() {
 }
 
 /// Whether the reserve is held, or could be taken again.
-fn hold_reserve() -> bool {
+pub(crate) fn hold_reserve() -> bool {
     let mut reserve = match RESERVE.try_lock() {
         Ok(reserve) => reserve,
         Err(TryLockError::Poisoned(reserve)) => reserve.into_inner(),
@@ -150,7 +86,7 @@ fn hold_reserve() -> bool {
     reserve.is_some()
 }
 
-fn has_room(bytes: u64) -> bool {
+pub(crate) fn has_room(bytes: u64) -> bool {
     mapped(bytes).is_some()
 }
 
@@ -163,7 +99,7 @@ fn limit() -> Option<u64> {
     getrlimit(Resource::As).current
 }
 
-fn is_limited() -> bool {
+pub(crate) fn is_limited() -> bool {
     let is_limited = limit().is_some();
     if is_limited {
         PREPARED.call_once(|| {
@@ -186,7 +122,7 @@ pub(crate) fn failed(what: &'static str, bytes: u64) -> Error {
     if is_limited() { no_room(what, bytes, bytes) } else { Error::memory(what, bytes) }
 }
 
-fn no_room(what: &'static str, bytes: u64, wanted: u64) -> Error {
+pub(crate) fn no_room(what: &'static str, bytes: u64, wanted: u64) -> Error {
     let needed = used().unwrap_or(0).saturating_add(wanted).saturating_add(RESERVE_BYTES);
     let limit = needed.max(limit().unwrap_or(0)) / 1024 + 1;
     Error::Memory(format!(
@@ -233,23 +169,14 @@ mod tests {
     #[test]
     fn the_reserve_is_held_and_released() {
         assert!(hold_reserve());
-        assert!(lock(&RESERVE).is_some());
+        assert!(RESERVE.lock().unwrap().is_some());
         release_reserve();
-        assert!(lock(&RESERVE).is_none());
-        let held = lock(&RESERVE);
+        assert!(RESERVE.lock().unwrap().is_none());
+        let held = RESERVE.lock().unwrap();
         // Neither waits for who has it.
         release_reserve();
         assert!(hold_reserve());
         drop(held);
-    }
-
-    #[test]
-    fn an_admission_ends_when_it_is_dropped() {
-        let under_way = Arc::new(UnderWay::default());
-        *lock(&under_way.admitted) = Admitted { reads: 1, bytes: 7 };
-        drop(Admission(Some((Arc::clone(&under_way), 7))));
-        let admitted = lock(&under_way.admitted);
-        assert_eq!((admitted.reads, admitted.bytes), (0, 0));
     }
 
     #[test]

@@ -11,10 +11,10 @@ use std::sync::{Arc, OnceLock};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+use super::admission::{Admission, admit};
 use super::scan::Scan;
 use super::weights::{self, Weights};
 use super::{Blocks, Cuts, cut};
-use crate::address_space::{self, Admission};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
@@ -89,7 +89,7 @@ impl Direct {
 
     /// Waits until there is room for rows that have so many bytes.
     fn admit(&self, bytes: impl FnOnce(&Weights) -> u64) -> Result<Admission> {
-        address_space::admit("rows", || {
+        admit("rows", || {
             let weights = if let Some(known) = self.weights.get() {
                 known
             } else {

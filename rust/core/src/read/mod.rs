@@ -5,6 +5,7 @@
 //! packed rows of either of them; and `external`, which writes packed rows out in the order they are
 //! served in. `choose` says which of them it is.
 
+mod admission;
 mod base;
 mod choose;
 mod cuts;
