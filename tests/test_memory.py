@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from loads import STRATEGIES
-from programs import PRELUDE, finish, start
+from programs import PRELUDE, finish, run, start
 from watching import anonymous
 
 MIB = 1 << 20
@@ -128,27 +128,62 @@ def test_a_limit_that_a_refusal_names_would_do(table):
     assert peak <= limit + SPARE + 3 * max(lengths), peak / MIB
 
 
-LOOKS = """
+UNDER_LIMIT = """
 import resource
+import warnings
 
+# Packed rows that have no room are read directly.
+warnings.simplefilter("ignore", ll.errors.DegradedWarning)
+
+batch_size, room = map(int, sys.argv[3:5])
 next(iter(ll.open(pa.table({"id": range(99)})).loader(9)))
+perm = ll.open(path).with_read(None if sys.argv[2] == "auto" else sys.argv[2], cache_dir="")
+num_rows = len(perm)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
-said = {}
-for read in ("external", "resident"):
-    try:
-        ll.open(path).with_read(read, cache_dir="").explain()
-    except MemoryError as error:
-        said[read] = str(error)
-done(**said)
+resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+seen, error = [], None
+try:
+    for batch in perm.loader(batch_size, shuffle=True, seed=1, format="arrow"):
+        for id, value in zip(batch["id"].to_pylist(), batch["value"]):
+            seen.append((id, len(value.as_buffer())))
+except MemoryError as raised:
+    error = str(raised)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+done(error=error, seen=seen)
 """
+
+# The lengths of rows, the rows of a batch, and the room in MiB with which rows come unless all are to be kept.
+LIMITED = {
+    "1 KB": ([1000] * 30_000, 256, 800),
+    "100 KB": ([100_000] * 800, 16, 400),
+    "8 MB": ([8_000_000] * 20, 1, 400),
+    "one of 16 MiB": (([50] * 499 + [16 * MIB]) * 4, 16, 400),
+}
+
+
+@pytest.fixture(scope="module", params=LIMITED)
+def limited(request, tmp_path_factory):
+    lengths, batch_size, enough = LIMITED[request.param]
+    folder = tmp_path_factory.mktemp("limited")
+    ragged(folder / "t.lance", lengths)
+    return folder, lengths, batch_size, enough
 
 
 @pytest.mark.slow
-def test_long_rows_are_not_looked_at_without_room(tmp_path):
-    """Under `ulimit -v` what Arrow and Lance allocate would end the process, so room is looked for first."""
-    ragged(tmp_path / "t.lance", [8_000_000] * 20)
-    found = finish(start(PRELUDE + LOOKS, tmp_path, ""))
-    for read in ("external", "resident"):
-        assert "bytes of rows" in found[read], found
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("read", STRATEGIES)
+def test_a_limit_of_the_address_space_raises_and_never_aborts(limited, read):
+    """Under `ulimit -v`, where what Arrow and Lance allocate would end the process."""
+    folder, lengths, batch_size, enough = limited
+    for room in (50, 100, 200, 400, 800):
+        found = run(
+            PRELUDE + UNDER_LIMIT, folder, read, str(batch_size), str(room * MIB)
+        )
+        if found["error"] is None:
+            assert sorted(map(tuple, found["seen"])) == list(enumerate(lengths)), room
+        else:
+            assert found["error"].startswith("no memory"), (room, found["error"])
+            assert "\n" not in found["error"]
+            assert "would do" in found["error"] or "allows it" in found["error"]
+            assert room < enough or read == "resident", (room, found["error"])

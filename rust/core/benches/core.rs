@@ -1,6 +1,7 @@
-//! How fast the stages that need no table are: order, plan, unpack and gather.
+//! Benchmarks of what needs no files: the stages order, plan, unpack and gather, and a loader from end to
+//! end over packed rows in memory.
 //!
-//! What reads a table is measured end to end, by `benches/loader.py`.
+//! Reading tables from files is measured by `benches/loader.py`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -15,9 +16,12 @@ use arrow_schema::{DataType, Field};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use lanceloader_core::gather::gather;
+use lanceloader_core::loader::Loader;
 use lanceloader_core::order::{BitmapBuilder, Order, Purpose, Tail, Weighted, choose, shard};
 use lanceloader_core::packed::{Heads, PackedRows, Packing};
 use lanceloader_core::plan::{FragmentRows, Layout, Plan, plan};
+use lanceloader_core::projection::Projection;
+use lanceloader_core::read::{MemoryTable, Options, Reader, Strategy};
 use lanceloader_core::recycled::Recycled;
 use memmap2::{Advice, MmapMut};
 
@@ -38,6 +42,8 @@ const FRAGMENT_ROWS: u32 = 1_000_000;
 const PACKED_BYTES: usize = 1 << 30;
 /// Batches of packed rows: as many other rows are read before one is read again.
 const PACKED_BATCHES: u64 = 1024;
+/// Bytes of the tables that a loader reads.
+const LOADED_BYTES: usize = 512 << 20;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -51,6 +57,7 @@ fn main() {
     plans(&mut criterion);
     unpacks(&mut criterion);
     gathers(&mut criterion);
+    loads(&mut criterion);
     criterion.final_summary();
 }
 
@@ -221,7 +228,58 @@ fn unpack(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, batch: u64, bloc
     });
 }
 
-/// One batch from blocks that hold its rows in another order, as a read leaves them.
+/// One batch of shuffled rows as a training loop gets it: a loader's threads take it from packed rows in
+/// memory, ahead of who asks.
+fn loads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("loader over packed rows");
+    load(&mut group, "18 columns", BATCH, narrow, 1 << 16);
+    load(&mut group, "vectors of 768 float32", 256, vectors, 1 << 12);
+    load(&mut group, "texts of 100 to 2,000 bytes", BATCH, texts, 1 << 13);
+    group.finish();
+}
+
+fn load(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    batch: u64,
+    block: fn(usize) -> RecordBatch,
+    block_rows: usize,
+) {
+    let block = block(block_rows);
+    let blocks = vec![block.clone(); LOADED_BYTES / block.get_array_memory_size()];
+    let num_rows = (blocks.len() * block_rows) as u64;
+    let schema = block.schema();
+    let fields = schema.fields().iter();
+    let names: Vec<(&str, &str)> =
+        fields.map(|field| (field.name().as_str(), field.name().as_str())).collect();
+    let table = MemoryTable::new(Arc::clone(&schema), blocks, None).expect("blocks of one schema");
+    let projection = Projection::new(table.schema(), names).expect("columns of the table");
+    let options = Options { strategy: Some(Strategy::Resident), ..Options::default() };
+    let reader = Reader::of_memory(&Arc::new(table), projection, options).expect("its columns");
+    let batch_size = usize::try_from(batch).expect("a few rows");
+    let epoch = |epoch| {
+        Loader::new(reader.clone(), shuffled(num_rows, epoch), batch_size, true).expect("a loader")
+    };
+    // The first epoch waits until all rows are packed.
+    let mut first = epoch(0);
+    while first.next_batch().expect("rows in memory").is_some() {}
+    let is_packed = reader.stats().fill_nanos > 0;
+    assert!(is_packed, "{:?}", reader.stats());
+    let (mut loader, mut epochs) = (epoch(1), 2..);
+    group.throughput(Throughput::Elements(batch));
+    group.bench_function(name, |bench| {
+        bench.iter(|| {
+            loop {
+                if let Some(batch) = loader.next_batch().expect("rows in memory") {
+                    return batch;
+                }
+                loader = epoch(epochs.next().expect("no end"));
+            }
+        });
+    });
+}
+
+/// One batch from blocks that hold its rows in another order, as a read from files leaves them.
 fn gathers(criterion: &mut Criterion) {
     let layout = layout();
     let mut group = criterion.benchmark_group("gather");

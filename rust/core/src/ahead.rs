@@ -41,7 +41,7 @@ struct Running {
 }
 
 impl Ahead {
-    /// The rows at `positions` of `order`, if they were read ahead.
+    /// Returns the rows at `positions` of `order`, if they were read ahead.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Ahead {
 }
 
 impl State {
-    /// Whether a run continues the last two; remembers it.
+    /// Returns whether a run continues the last two; remembers it.
     fn confirms(&mut self, run: Run) -> bool {
         let before = self.stride;
         self.stride = match self.last.replace(run) {
@@ -122,7 +122,7 @@ fn rest(order: &Order, run: Run, stride: u64) -> Result<Order> {
     order.blocks(run.start, run.len, stride, len)
 }
 
-/// The run that positions are, if they are one of several.
+/// Returns positions as a run, if they are consecutive and several.
 fn run_of(positions: &[u64]) -> Option<Run> {
     let (&start, len) = (positions.first()?, positions.len() as u64);
     let is_run = positions.iter().zip(start..).all(|(&position, wanted)| position == wanted);

@@ -2,40 +2,11 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit};
+use crate::address_space;
 
-use crate::error::{Error, Result};
-
-/// Less than this is not looked for in advance.
-const SMALL_BYTES: u64 = 1 << 20;
-/// What is read is there up to four times: as it lies in files, decoded, put together, and as it is handed
-/// out; and as many threads as read by default may have looked for room at the same time.
-const COPIES: u64 = 16;
-
-/// Looks whether there is address space for `bytes` of something, in a process that has a limit of it.
-///
-/// Arrow's and Lance's own buffers end the process if there is no memory for them, so it is looked for
-/// before.
-///
-/// # Errors
-///
-/// [`Error::Memory`].
-pub(crate) fn check_room(what: &'static str, bytes: u64) -> Result<()> {
-    if bytes < SMALL_BYTES || getrlimit(Resource::As).current.is_none() {
-        return Ok(());
-    }
-    let wanted = bytes.saturating_mul(COPIES);
-    let mut room: Vec<u8> = Vec::new();
-    let is_there =
-        usize::try_from(wanted).is_ok_and(|wanted| room.try_reserve_exact(wanted).is_ok());
-    // Not left out as unused: it was seen from outside.
-    std::hint::black_box(&mut room);
-    if is_there { Ok(()) } else { Err(Error::memory(what, bytes)) }
-}
-
-/// Bytes that are free to use: what the machine has available, what the control group that this process
-/// is in still allows, or what its address space does, whichever is least. `None` if the system does not
-/// say.
+/// Returns the bytes that are free to use: what the machine has available, what the control group that
+/// this process is in still allows, or what its address space does, whichever is least. `None` if the
+/// system does not say.
 pub fn available_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -43,19 +14,10 @@ pub fn available_memory() -> Option<u64> {
     });
     let group = std::fs::read_to_string("/proc/self/cgroup").ok();
     let group = group.and_then(|text| left_in_group(Path::new("/sys/fs/cgroup"), &text));
-    [machine, group, left_of_addresses()].into_iter().flatten().min()
+    [machine, group, address_space::left()].into_iter().flatten().min()
 }
 
-/// What a limit of the address space still allows, as `ulimit -v` sets it.
-fn left_of_addresses() -> Option<u64> {
-    let limit = getrlimit(Resource::As).current?;
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
-    let used: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(limit.saturating_sub(used * 1024))
-}
-
-/// What the tightest of the groups around a process still allows.
+/// Returns what the tightest of the groups around a process still allows.
 ///
 /// `membership` is `/proc/self/cgroup`: a line `0::<path>` in version 2, `<n>:memory:<path>` in 1.
 fn left_in_group(root: &Path, membership: &str) -> Option<u64> {

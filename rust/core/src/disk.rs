@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-/// Whether a file lies on another machine, by the file system's magic number.
+/// Returns whether a file lies on another machine, by the file system's magic number.
 ///
 /// Such files should not be mapped: what another machine does to one can kill a process that has it
 /// mapped.

@@ -107,13 +107,8 @@ pub enum Error {
     },
 
     /// There is no memory for what was asked.
-    #[error("no memory for {bytes} bytes of {what}")]
-    Memory {
-        /// What it was wanted for.
-        what: &'static str,
-        /// How much was wanted.
-        bytes: u64,
-    },
+    #[error("{0}")]
+    Memory(String),
 
     /// Something a Lance table may contain that this reader does not read.
     #[error("not supported by the native reader: {message}")]
@@ -191,7 +186,7 @@ impl Error {
 
     /// Returns the error for memory that the system does not have: `bytes` for `what`.
     pub fn memory(what: &'static str, bytes: u64) -> Self {
-        Self::Memory { what, bytes }
+        Self::Memory(format!("no memory for {bytes} bytes of {what}"))
     }
 
     /// Returns an iterator that is asked in a child of the process that has its threads.

@@ -23,14 +23,13 @@ impl Histogram {
         self.counts[class_of(nanos)] += 1;
     }
 
-    /// The durations and how many there were about as long, shortest first: the upper end of a class in
-    /// nanoseconds and its count.
+    /// Returns the upper end of each class in nanoseconds and its count, shortest first.
     pub fn counts(&self) -> Vec<(u64, u64)> {
         let classes = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         classes.map(|(class, &count)| (end_of(class), count)).collect()
     }
 
-    /// The duration in nanoseconds that a `share` of all do not exceed, or 0 if there are none.
+    /// Returns the duration in nanoseconds that a `share` of all do not exceed, or 0 if there are none.
     ///
     /// Too long by up to a quarter, as durations are counted by class.
     pub fn quantile(&self, share: f64) -> u64 {

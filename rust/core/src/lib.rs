@@ -48,6 +48,7 @@
 //! | window | batches planned together, ahead of the reader |
 //! | take, scan | rows by offset; rows in storage order |
 
+mod address_space;
 pub mod budget;
 mod disk;
 pub mod error;

@@ -15,7 +15,7 @@ const NAME: &str = "matrix";
 /// Rows that are turned while they stay in L1.
 const TILE_ROWS: usize = 64;
 
-/// The type of all columns.
+/// Returns the type of all columns.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ fn is_number(field: &Field) -> bool {
     field.data_type().is_integer() || field.data_type().is_floating() || is_bfloat16(field)
 }
 
-/// The batch of `num_rows` rows with these values, row after row, for columns of `schema`.
+/// Returns the batch of `num_rows` rows with these values, row after row, for columns of `schema`.
 pub(crate) fn from_values(
     schema: &SchemaRef,
     values: Buffer,
@@ -87,7 +87,7 @@ pub(crate) fn from_values(
     batch(Arc::new(Schema::new(vec![field])), vec![Arc::new(rows)], num_rows)
 }
 
-/// The columns of a batch as a matrix.
+/// Returns the columns of a batch as a matrix.
 ///
 /// # Errors
 ///

@@ -22,7 +22,7 @@ pub struct Labels {
     pub names: Vec<String>,
 }
 
-/// Puts the batches of all groups together, as the mixture has them at `positions`.
+/// Merges the batches of all groups in the order of the mixture at `positions`.
 ///
 /// Positions beyond its end go on from its start. Each batch holds the rows that its group has there, and
 /// all have columns of the same types; the names are those of the first. A single batch is not copied.
@@ -60,7 +60,7 @@ pub fn merge(
     }
 }
 
-/// The batch and the row of each row of the mixture.
+/// Returns the batch and the row of each row of the mixture.
 fn places(
     mix: &Mix,
     positions: Range<u64>,
@@ -130,7 +130,7 @@ fn labelled(
     Ok(Gathered { batch: batch(schema, columns, rows.num_rows())?, is_owned })
 }
 
-/// A schema with the column of the names of sources.
+/// Returns a schema with the column of the names of sources.
 fn labelled_schema(schema: &SchemaRef, column: &str) -> SchemaRef {
     let kind = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     let mut fields = schema.fields().to_vec();
@@ -138,7 +138,7 @@ fn labelled_schema(schema: &SchemaRef, column: &str) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// The schema of the first block, where a column may have nulls if it may in any.
+/// Returns the schema of the first block, where a column may have nulls if it may in any.
 fn schema(blocks: &[RecordBatch]) -> SchemaRef {
     let first = blocks[0].schema_ref();
     let field = |at: usize| {

@@ -70,11 +70,11 @@ pub(crate) fn prefetch<T>(place: &T) {
 }
 
 impl Processor {
-    /// One that has what the architecture has.
+    /// Returns a processor with the baseline of the architecture.
     #[cfg(test)]
     pub(crate) const ANY: Self = Self(Level::Any);
 
-    /// The one at hand.
+    /// Returns the processor at hand.
     #[inline]
     pub(crate) fn here() -> Self {
         // No lock, as one that another thread holds at a fork stays locked in the child.
@@ -93,8 +93,8 @@ impl Processor {
         }
     }
 
-    /// The place of the set bit with `rank` set bits below it, of which there must be one; `None` if this
-    /// processor is better served by arithmetic.
+    /// Returns the place of the set bit with `rank` set bits below it, of which there must be one;
+    /// `None` if this processor is better served by arithmetic.
     #[inline(always)]
     pub(crate) fn select(self, word: u64, rank: u32) -> Option<u32> {
         #[cfg(target_arch = "x86_64")]
@@ -126,7 +126,8 @@ fn level() -> Level {
     Level::Any
 }
 
-/// Whether `pdep` is more than a loop over the bits, as it is before AMD's third Zen (family 25).
+/// Returns whether `pdep` is more than a loop over the bits, as it is before AMD's third Zen (family
+/// 25).
 #[cfg(target_arch = "x86_64")]
 fn has_fast_deposit() -> bool {
     use std::arch::x86_64::__cpuid;

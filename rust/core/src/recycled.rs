@@ -5,6 +5,10 @@
 //!
 //! No lock is waited for: whoever does not get it at once asks the system allocator. So a process
 //! that was forked while another thread had the lock goes on, without recycling.
+//!
+//! Where address space is limited, nothing is kept, and an allocation that failed is tried again: without
+//! the reserve of [`address_space`], and for a while, as other threads may free what they have. The process
+//! would end otherwise.
 
 #![expect(unsafe_code, reason = "an allocator; the contract is that of `GlobalAlloc`")]
 
@@ -13,6 +17,8 @@ use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::address_space;
 
 /// Smaller blocks are left to the system allocator, which keeps those itself.
 const SMALLEST: usize = 128 << 10;
@@ -32,6 +38,9 @@ const PER_SIZE: usize = 16;
 const MOST_IDLE: usize = 64 << 20;
 /// Time after which a block that nobody asked for is given back, when the next one comes or goes.
 const KEPT: Duration = Duration::from_secs(1);
+/// How often an allocation is tried again that failed, and the time in between.
+const ATTEMPTS: usize = 200;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The system allocator, but for Arrow's buffers of 128 KiB to 32 MiB, of which up to 64 MiB are kept.
 #[derive(Debug)]
@@ -60,7 +69,7 @@ struct Shelf {
 }
 
 impl Recycled {
-    /// An allocator that keeps nothing yet.
+    /// Makes an allocator that keeps nothing yet.
     pub const fn new() -> Self {
         let shelf = Shelf { count: 0, blocks: [ptr::null_mut(); PER_SIZE], fewest: 0 };
         let shelves = Shelves { idle_bytes: 0, swept: None, by_size: [shelf; NUM_SIZES] };
@@ -82,6 +91,30 @@ impl Recycled {
     fn take(&self, number: usize) -> Option<*mut u8> {
         self.try_with(|shelves| shelves.take(number)).flatten()
     }
+
+    /// Allocates with `attempt`, again if it fails at first.
+    fn insist(&self, attempt: impl Fn() -> *mut u8) -> *mut u8 {
+        let block = attempt();
+        if block.is_null() { self.try_again(attempt) } else { block }
+    }
+
+    #[cold]
+    fn try_again(&self, attempt: impl Fn() -> *mut u8) -> *mut u8 {
+        self.try_with(Shelves::clear);
+        address_space::release_reserve();
+        let mut block = attempt();
+        let attempts = if address_space::was_limited() { ATTEMPTS } else { 0 };
+        for _ in 0..attempts {
+            if !block.is_null() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            // It may have been taken again.
+            address_space::release_reserve();
+            block = attempt();
+        }
+        block
+    }
 }
 
 impl Default for Recycled {
@@ -101,6 +134,10 @@ impl Shelves {
 
     /// Keeps a block, unless there are enough.
     fn put(&mut self, number: usize, block: *mut u8) -> bool {
+        if address_space::was_limited() {
+            self.clear();
+            return false;
+        }
         self.sweep();
         let kept = &mut self.by_size[number];
         if kept.count == PER_SIZE || self.idle_bytes + bytes_of(number) > MOST_IDLE {
@@ -112,7 +149,20 @@ impl Shelves {
         true
     }
 
-    /// Gives back what nobody asked for since the last time.
+    /// Frees all blocks that are kept.
+    fn clear(&mut self) {
+        if self.idle_bytes == 0 {
+            return;
+        }
+        for number in 0..NUM_SIZES {
+            while let Some(block) = self.take(number) {
+                // SAFETY: it was allocated so, and is on no shelf any more.
+                unsafe { System.dealloc(block, layout_of(number)) };
+            }
+        }
+    }
+
+    /// Frees blocks that were not used since the last sweep.
     fn sweep(&mut self) {
         let now = Instant::now();
         if self.swept.is_some_and(|swept| now.duration_since(swept) < KEPT) {
@@ -131,7 +181,7 @@ impl Shelves {
     }
 }
 
-/// The number of the size that a block has, if it is one to recycle.
+/// Returns the number of the size class of a block, if it is recycled.
 fn number_of(layout: Layout) -> Option<usize> {
     let bytes = layout.size();
     let is_buffer = (LEAST_ALIGN..=ALIGN).contains(&layout.align());
@@ -158,20 +208,21 @@ unsafe impl GlobalAlloc for Recycled {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(number) = number_of(layout) else {
             // SAFETY: as the caller says.
-            return unsafe { System.alloc(layout) };
+            return self.insist(|| unsafe { System.alloc(layout) });
         };
         // SAFETY: no size is zero.
-        self.take(number).unwrap_or_else(|| unsafe { System.alloc(layout_of(number)) })
+        let allocate = || unsafe { System.alloc(layout_of(number)) };
+        self.take(number).unwrap_or_else(|| self.insist(allocate))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(number) = number_of(layout) else {
             // SAFETY: as the caller says.
-            return unsafe { System.alloc_zeroed(layout) };
+            return self.insist(|| unsafe { System.alloc_zeroed(layout) });
         };
         let Some(block) = self.take(number) else {
             // SAFETY: no size is zero.
-            return unsafe { System.alloc_zeroed(layout_of(number)) };
+            return self.insist(|| unsafe { System.alloc_zeroed(layout_of(number)) });
         };
         // SAFETY: it has at least so many bytes.
         unsafe { block.write_bytes(0, layout.size()) };
@@ -194,7 +245,7 @@ unsafe impl GlobalAlloc for Recycled {
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (number_of(layout), number_of(new)) {
             // SAFETY: as the caller says.
-            (None, None) => unsafe { System.realloc(block, layout, new_size) },
+            (None, None) => self.insist(|| unsafe { System.realloc(block, layout, new_size) }),
             (old, new) if old == new => block,
             _ => {
                 // SAFETY: both blocks have so many bytes, and they are two.

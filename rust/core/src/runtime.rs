@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::budget::check_room;
+use crate::address_space::{self, check_room};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -37,12 +37,12 @@ struct Made<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// Nothing made yet.
+    /// Makes a cell without a value.
     pub(crate) const fn new() -> Self {
         Self(ArcSwapOption::const_empty())
     }
 
-    /// This process's value, made by `make` if there is none yet.
+    /// Returns this process's value, made by `make` if there is none yet.
     ///
     /// Two threads that come first together may both make one; both then use the same.
     ///
@@ -96,14 +96,15 @@ impl<T> Drop for PerProcess<T> {
     }
 }
 
-/// Locks, also after a panic of another thread: what is kept under our locks is whole at every step.
+/// Locks a mutex, also after a panic of another thread: values under our locks are consistent at every
+/// step.
 ///
 /// Only where the process is known to be the one that made the lock; a fork may have left it locked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This process's runtime.
+/// Returns this process's runtime.
 ///
 /// # Errors
 ///
@@ -113,6 +114,9 @@ pub(crate) fn runtime() -> Result<Arc<Runtime>> {
         check_room("threads", IO_THREADS as u64 * THREAD_BYTES)?;
         #[expect(clippy::disallowed_methods, reason = "this is the only runtime")]
         let mut builder = Builder::new_multi_thread();
+        if let Some(threads) = address_space::blocking_threads() {
+            builder.max_blocking_threads(threads);
+        }
         builder
             .worker_threads(IO_THREADS)
             .thread_name("lanceloader-io")

@@ -38,7 +38,7 @@ pub(crate) fn measure<T>(stage: Stage, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// What this thread spent since it was asked last.
+/// Returns the time this thread spent on each stage since the last call.
 pub(crate) fn take() -> Nanos {
     SPENT.replace([0; 4])
 }

@@ -30,7 +30,7 @@ impl<T> Drop for Turn<'_, T> {
 }
 
 impl<T> Turns<T> {
-    /// Nobody's turn.
+    /// Wraps a value that no thread uses yet.
     pub fn new(value: T) -> Self {
         Self {
             pid: std::process::id(),

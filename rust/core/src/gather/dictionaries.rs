@@ -17,7 +17,7 @@ use arrow_schema::DataType;
 use super::{Place, bug, gather_column, interleave, nulls};
 use crate::error::{Error, Result};
 
-/// One column of dictionaries of keys of type `K`.
+/// Gathers one column of dictionaries with keys of type `K`.
 ///
 /// The values are those of all blocks, if they all have the same, which costs nothing. Else they are the
 /// values of all blocks, each once, or if these are more than rows, or more than keys, those that the
@@ -77,7 +77,7 @@ struct Unique<'a, N> {
 }
 
 impl<N: ArrowNativeType> Unique<'_, N> {
-    /// The key of a value of a block.
+    /// Returns the key of a value of a block.
     fn key(&mut self, place: Place) -> Result<N> {
         match self.keys.entry(self.cells[place.0](place.1)) {
             Entry::Occupied(entry) => Ok(*entry.get()),
@@ -98,7 +98,7 @@ impl<N: ArrowNativeType> Unique<'_, N> {
 /// Gives a value as bytes, or `None` if it is null.
 type Cells<'a> = Box<dyn Fn(usize) -> Option<&'a [u8]> + 'a>;
 
-/// The values of a dictionary as bytes that differ if they do; `None` for types without such.
+/// Returns the values of a dictionary as bytes that differ if they do; `None` for types without such.
 fn cells<'a>(values: &'a ArrayRef, data: &'a ArrayData) -> Option<Cells<'a>> {
     let bytes: Box<dyn Fn(usize) -> &'a [u8] + 'a> = match values.data_type() {
         DataType::Boolean => {

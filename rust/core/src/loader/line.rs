@@ -90,7 +90,7 @@ impl Line {
 }
 
 impl State {
-    /// What the consumer gets next, if it is there.
+    /// Returns the next batches for the consumer, if they have been read.
     fn next(&mut self) -> Option<Result<Vec<Weighed>>> {
         loop {
             let window = self.done.get_mut(&self.served)?;
@@ -164,7 +164,7 @@ impl Running {
         Ok(running)
     }
 
-    /// The next window; the second value is the number of batches that were ready.
+    /// Returns the next window; the second value is the number of batches that were ready.
     pub(super) fn next_window(&self) -> Result<(Vec<Weighed>, usize)> {
         if self.pid != std::process::id() {
             return Err(Error::forked());
@@ -294,8 +294,8 @@ impl Work {
         Ok(())
     }
 
-    /// The first of the batches that are left, as many as a window should have, and about how many bytes
-    /// they have.
+    /// Returns the first of the batches that are left, as many as a window should have, and about how
+    /// many bytes they have.
     fn next_part(&self, rest: &mut Ticket) -> Result<Option<(Ticket, u64)>> {
         if rest.num_batches == 0 {
             return Ok(None);
@@ -401,7 +401,7 @@ impl Work {
         }
     }
 
-    /// The next window to read, once there is room for it; `None` at the end.
+    /// Returns the next window to read, once there is room for it; `None` at the end.
     fn next_ticket(&self) -> Option<Ticket> {
         let mut state = self.line.lock();
         loop {
@@ -456,7 +456,7 @@ impl Work {
         Some(ticket)
     }
 
-    /// Where a batch ends that is as long as a window should be, where rows are of different length.
+    /// Returns the end of a batch that is as large as a window should be, where rows differ in length.
     fn end_of_batch(&self, positions: Range<u64>) -> u64 {
         let Range { start, mut end } = positions;
         if !self.feed.is_uneven() {
@@ -469,7 +469,7 @@ impl Work {
         end
     }
 
-    /// Whole batches that fill a window, after one of `rows` rows.
+    /// Returns the rows of whole batches that fill a window, after a window of `rows` rows.
     fn next_rows(&self, row_bytes: usize, rows: usize) -> usize {
         let unit = match self.batches {
             Batches::Every(size) => size,

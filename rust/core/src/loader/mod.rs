@@ -51,7 +51,7 @@ pub enum Batches {
 }
 
 impl Batches {
-    /// The most batches that are left, with so many rows and from this batch on.
+    /// Returns an upper bound for the batches left, with `num_rows` rows left and from this batch on.
     fn left(&self, num_rows: u64, batch: usize) -> usize {
         match self {
             Self::AsRead => usize::try_from(num_rows).unwrap_or(usize::MAX),
@@ -70,7 +70,7 @@ impl From<usize> for Batches {
 }
 
 impl Loader {
-    /// A loader of `order` in batches. Nothing is read yet.
+    /// Returns a loader of `order` in batches. Nothing is read yet.
     ///
     /// With `drop_last` a last batch that is shorter than [`Batches::Every`] says is left out.
     ///
@@ -131,17 +131,17 @@ impl Loader {
         self
     }
 
-    /// The position of the first row that was not handed out yet.
+    /// Returns the position of the first row that was not handed out yet.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// What counts what this does, also after it is gone.
+    /// Returns the counters of this loader, which outlive it.
     pub fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }
 
-    /// The next batch, or `None` at the end.
+    /// Returns the next batch, or `None` at the end.
     ///
     /// # Errors
     ///

@@ -82,7 +82,7 @@ impl Watch {
         }
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     pub fn stats(&self) -> LoadStats {
         let counts = &self.counts;
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Watch {
         self.is_tracing.store(true, Ordering::Relaxed);
     }
 
-    /// What took time since [`trace`](Self::trace).
+    /// Returns the events since [`trace`](Self::trace).
     ///
     /// In a child of the process that is traced, none if they were just being written at the fork.
     pub fn events(&self) -> Vec<Event> {
@@ -112,7 +112,7 @@ impl Watch {
         self.events.try_lock().map(|events| events.clone()).unwrap_or_default()
     }
 
-    /// The time on the clock of events.
+    /// Returns the time on the clock of events.
     pub fn now_nanos(&self) -> u64 {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }

@@ -96,7 +96,7 @@ fn unexpected(node: &Node, found: &DataType) -> Error {
     Error::bug(format!("column `{}` of type {found} is not what it was", node.field.name()))
 }
 
-/// The bytes of fixed-width values.
+/// Returns the bytes of fixed-width values.
 pub(super) fn fixed(array: &ArrayRef) -> Result<Buffer> {
     let data = array.to_data();
     let width = match data.data_type() {
@@ -113,7 +113,7 @@ fn bytes<T: ByteArrayType>(array: &ArrayRef) -> Tail {
     Tail { ranges: ranges(array.value_offsets(), array.nulls(), 1), data: array.values().clone() }
 }
 
-/// The range of each row, in bytes; nothing for null rows, whatever lies under them.
+/// Returns the range of each row, in bytes; nothing for null rows, whatever lies under them.
 pub(super) fn ranges<O: OffsetSizeTrait>(
     offsets: &[O],
     nulls: Option<&NullBuffer>,
@@ -138,7 +138,7 @@ pub(super) fn ranges<O: OffsetSizeTrait>(
     ranges
 }
 
-/// The values of each list, and the masks of its nulls.
+/// Returns the values of each list, and the masks of its nulls.
 fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>, width: usize) -> Result<(Tail, Tail)> {
     let ranges = ranges(array.value_offsets(), array.nulls(), width);
     let counted = ranges.iter().map(|&(start, len)| (start / width.max(1), len / width.max(1)));
@@ -146,7 +146,7 @@ fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>, width: usize) -> Result
     Ok((Tail { data: fixed(array.values())?, ranges }, masks))
 }
 
-/// For each run of values a bitmap of those that are valid, or nothing if all of them are.
+/// Returns a bitmap of the valid values for each run, empty if all of them are valid.
 fn masks(values: &ArrayRef, runs: impl Iterator<Item = (usize, usize)>) -> Tail {
     let Some(nulls) = values.nulls().filter(|nulls| nulls.null_count() > 0) else {
         return Tail { data: Buffer::default(), ranges: runs.map(|_| (0, 0)).collect() };

@@ -14,6 +14,8 @@
 //!
 //! Arrow only: no I/O, and nothing is known of where rows are kept.
 
+mod assemble;
+mod heads;
 mod leaves;
 mod nested;
 mod pack;
@@ -23,8 +25,8 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, SchemaRef};
 
+pub use heads::Heads;
 pub use pack::PackedRows;
-pub use unpack::Heads;
 
 use twox_hash::XxHash3_64;
 
@@ -91,7 +93,7 @@ enum Leaf {
 }
 
 impl Packing {
-    /// How rows with these columns are packed.
+    /// Lays out rows with these columns.
     ///
     /// # Errors
     ///
@@ -127,41 +129,42 @@ impl Packing {
         })
     }
 
-    /// The columns, in the order they are packed and unpacked.
+    /// Returns the columns, in the order they are packed and unpacked.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Bytes of a head.
+    /// Returns the bytes of a head.
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// A hash of the layout: rows packed by one are read by another only if theirs is equal.
+    /// Returns a hash of the layout: rows packed by one are read by another only if theirs is equal.
     pub(crate) fn signature(&self) -> u64 {
         let Self { columns, leaves, num_bits, stride, tail_slot, .. } = self;
         let text = format!("{columns:?} {leaves:?} {num_bits} {stride} {tail_slot:?}");
         XxHash3_64::oneshot(text.as_bytes())
     }
 
-    /// Whether rows have tails.
+    /// Returns whether rows have tails.
     pub(crate) fn has_tails(&self) -> bool {
         self.tail_slot.is_some()
     }
 
-    /// Bits of a head, for those who keep which of them are ever set.
+    /// Returns the number of bits of a head.
     pub(crate) fn num_bits(&self) -> usize {
         self.num_bits
     }
 
-    /// Whether any of the columns numbered `wanted` is null in some row, going by the bits that are set.
+    /// Returns whether any of the columns numbered `wanted` is null in some row, going by the bits that
+    /// are set.
     pub(crate) fn may_be_null(&self, wanted: &[usize], bits_set: &[bool]) -> bool {
         let is_set =
             |&column: &usize| self.columns[column].null_bit.is_some_and(|bit| bits_set[bit]);
         wanted.iter().any(is_set)
     }
 
-    /// Where the tail of a row begins, and how long it is.
+    /// Returns where the tail of a row begins, and how long it is.
     pub(crate) fn tail_of(&self, head: &[u8]) -> std::ops::Range<usize> {
         let Some(slot) = self.tail_slot else {
             return 0..0;
@@ -190,7 +193,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// A field inside of something that may be null may be null there, whatever it says itself.
+    /// Lays out a field. Inside of a nullable one it is nullable, whatever it says itself.
     fn node(&mut self, field: &Arc<Field>, is_masked: bool) -> Result<Node> {
         let may_be_null = is_masked || field.is_nullable();
         let null_bit = may_be_null.then(|| self.bit());
@@ -252,12 +255,12 @@ impl Plan {
     }
 }
 
-/// Bytes of each value, for types whose values are bytes at a fixed distance.
+/// Returns the bytes of each value, for types whose values are bytes at a fixed distance.
 fn width_of(field: &Field) -> Option<usize> {
     crate::projection::width_of(field.data_type())
 }
 
-/// A value that outgrew what its head can say.
+/// Returns the error for a value whose length does not fit in its head.
 fn too_long(bytes: usize) -> Error {
     Error::invalid(format!("a value of {bytes} bytes"), "less than 4 GiB in a row that is kept")
 }

@@ -4,7 +4,8 @@ use arrow_array::RecordBatch;
 
 use super::leaves::{Nulls, Tail, Values, take_apart};
 use super::{Leaf, Packing, too_long};
-use crate::error::{Error, Result};
+use crate::address_space;
+use crate::error::Result;
 
 /// Rows whose columns are written one after another while their heads stay in L1.
 const TILE_ROWS: usize = 256;
@@ -23,7 +24,7 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    /// Bytes of the rows.
+    /// Returns the bytes of the rows.
     pub(crate) fn num_bytes(&self) -> usize {
         self.heads.len() + self.tails.len()
     }
@@ -130,7 +131,7 @@ fn reserve(bytes: &mut Vec<u8>, more: u64) -> Result<()> {
         Ok(more) => bytes.try_reserve(more).map_err(|_| ()),
         Err(_) => Err(()),
     }
-    .map_err(|()| Error::memory("packed rows", more))
+    .map_err(|()| address_space::failed("packed rows", more))
 }
 
 /// Writes one value into each head of a tile.

@@ -1,106 +1,23 @@
-//! Packed rows → columns, in any order of rows.
+//! Packed rows, in any order of rows → the values of each leaf, end to end.
 
-use std::ops::Range;
-use std::sync::Arc;
+use arrow_array::{ArrayRef, new_null_array};
+use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer};
+use arrow_schema::Field;
 
-use arrow_array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait, StructArray,
-    make_array, new_null_array,
-};
-use arrow_buffer::{
-    BooleanBuffer, BooleanBufferBuilder, Buffer, MutableBuffer, NullBuffer, OffsetBuffer,
-    ScalarBuffer,
-};
-use arrow_data::ArrayData;
-use arrow_schema::{ArrowError, DataType, Field};
+use super::assemble::{Assembly, Column, Parts, bits_of};
+use super::heads::{Heads, fetch};
+use super::{Kind, Leaf, Node, Packing, read_u32, read_u64};
+use crate::error::Result;
 
-use super::{Kind, Leaf, Node, Packing, nested, read_u32, read_u64, width_of};
-use crate::error::{Error, Result};
-use crate::processor::prefetch;
-
-/// Rows that are taken apart while their heads stay in L1.
-const TILE_ROWS: usize = 64;
-/// The distance of bytes that share a cache line.
-const LINE_BYTES: usize = 64;
-/// Lines of a head that are asked for a tile ahead.
-const HEAD_LINES: usize = 4;
-/// Lines of a tail that are asked for, and so many rows ahead. No more, and always as many: tails of any
-/// length follow, which are mostly longer, and a loop over the lines of each would be mispredicted.
-const TAIL_LINES: usize = 2;
+/// Tails are asked for so many rows ahead.
 const TAILS_AHEAD: usize = 16;
 /// Lines of a wide value that are asked for a row ahead: few enough to stay in L1.
 const VALUE_LINES: usize = 64;
 /// Wider values are lists.
 const WIDEST_VALUE: usize = 16;
 
-/// The rows of an answer: for each its head and the tails of its block.
-pub struct Heads<'a> {
-    /// One for each row.
-    pub heads: Vec<&'a [u8]>,
-    /// As many, or none if rows have no tails.
-    pub tails: Vec<&'a [u8]>,
-}
-
-impl Heads<'_> {
-    /// No rows, with room for so many.
-    pub fn with_capacity(rows: usize) -> Self {
-        Self { heads: Vec::with_capacity(rows), tails: Vec::new() }
-    }
-
-    /// Runs of rows whose heads are close to the processor. Those of the next run are asked for when a
-    /// run begins, so that memory is waited for while rows are taken apart.
-    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
-        let num_rows = self.heads.len();
-        self.fetch(0..TILE_ROWS);
-        (0..num_rows).step_by(TILE_ROWS).map(move |start| {
-            let end = start + TILE_ROWS;
-            self.fetch(end..end + TILE_ROWS);
-            start..num_rows.min(end)
-        })
-    }
-
-    /// Asks for the heads of these rows, as far as there are so many.
-    fn fetch(&self, rows: Range<usize>) {
-        let end = rows.end.min(self.heads.len());
-        for head in &self.heads[rows.start.min(end)..end] {
-            fetch(head, HEAD_LINES);
-            head.last().map(prefetch);
-        }
-    }
-
-    /// Asks for the beginning of the tail of a row, if there is such a row.
-    fn fetch_tail(&self, row: usize, slot: usize) {
-        if let Some(head) = self.heads.get(row) {
-            let tail = self.tails[row].get(read_u64(head, slot)..);
-            fetch(tail.unwrap_or_default(), TAIL_LINES);
-        }
-    }
-}
-
-/// Asks for the first `lines` cache lines of these bytes.
-fn fetch(bytes: &[u8], lines: usize) {
-    for line in bytes.chunks(LINE_BYTES).take(lines) {
-        prefetch(&line[0]);
-    }
-}
-
-/// What was taken out of one leaf.
-enum Column {
-    Fixed(Buffer),
-    Bits(BooleanBuffer),
-    Tail(Parts),
-}
-
-/// The parts of the tails that belong to a leaf, end to end.
-struct Parts {
-    // Aligned, as values of any width may lie in it.
-    data: MutableBuffer,
-    /// Where each row's part ends.
-    ends: Vec<usize>,
-}
-
 impl Packing {
-    /// The columns with the numbers `wanted`, for these rows in this order.
+    /// Returns the columns with the numbers `wanted`, for these rows in this order.
     ///
     /// `bits_set` says which bits are set in any row, so that the others need not be looked at.
     /// Columns of one type lie end to end in one allocation.
@@ -130,7 +47,8 @@ impl Packing {
         nodes.iter().map(assemble).collect()
     }
 
-    /// One row-major matrix of the columns with the numbers `wanted`, which are of one fixed width.
+    /// Returns one row-major matrix of the columns with the numbers `wanted`, which are of one fixed
+    /// width.
     pub(crate) fn unpack_matrix(&self, rows: &Heads<'_>, wanted: &[usize]) -> Option<Buffer> {
         let leaf = |&column: &usize| match self.columns[column].kind {
             Kind::Fixed(leaf) => Some(self.leaves[leaf]),
@@ -250,7 +168,7 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// Whether its values can be written one after another, with nothing in between.
+    /// Returns whether its values can be written one after another, with nothing in between.
     fn is_appended(&self) -> bool {
         self.leaves.len() == 1 && self.width > WIDEST_VALUE
     }
@@ -338,7 +256,7 @@ impl Outputs<'_> {
         }
     }
 
-    /// What was written, by leaf.
+    /// Returns the values written, by leaf.
     fn finish(self) -> Vec<Option<Column>> {
         let mut columns: Vec<Option<Column>> = Vec::new();
         columns.resize_with(self.num_leaves, || None);
@@ -379,184 +297,4 @@ fn copy_array_out<const WIDTH: usize>(heads: &[&[u8]], slot: usize, out: &mut [u
     for (value, head) in out.as_chunks_mut::<WIDTH>().0.iter_mut().zip(heads) {
         value.copy_from_slice(&head[slot..slot + WIDTH]);
     }
-}
-
-/// One bit of every head.
-fn bits_of(rows: &Heads<'_>, bit: usize) -> BooleanBuffer {
-    let is_set = |row: usize| rows.heads[row][bit / 8] & (1 << (bit % 8)) != 0;
-    BooleanBuffer::collect_bool(rows.heads.len(), is_set)
-}
-
-/// Puts leaves together into arrays.
-struct Assembly<'a, 'b> {
-    rows: &'a Heads<'a>,
-    bits_set: &'a [bool],
-    columns: &'b mut Vec<Option<Column>>,
-}
-
-impl Assembly<'_, '_> {
-    fn node(&mut self, node: &Node) -> Result<ArrayRef> {
-        let num_rows = self.rows.heads.len();
-        let nulls = self.nulls(node);
-        let data_type = node.field.data_type();
-        Ok(match &node.kind {
-            Kind::Null => new_null_array(data_type, num_rows),
-            Kind::Fixed(leaf) => primitive(data_type, num_rows, self.fixed(*leaf)?, nulls)?,
-            Kind::Bool(leaf) => match self.columns[*leaf].take() {
-                Some(Column::Bits(values)) => Arc::new(BooleanArray::new(values, nulls)),
-                _ => return Err(missing()),
-            },
-            Kind::Bytes(leaf) => self.bytes(*leaf, data_type, nulls)?,
-            Kind::List { values, mask, width } => {
-                let parts = self.tail(*values)?;
-                let mask = mask.map(|mask| self.tail(mask)).transpose()?;
-                match data_type {
-                    DataType::List(child) => list::<i32>(child, parts, mask, *width, nulls)?,
-                    DataType::LargeList(child) => list::<i64>(child, parts, mask, *width, nulls)?,
-                    _ => return Err(missing()),
-                }
-            }
-            Kind::Vector { values, mask, len } => {
-                let DataType::FixedSizeList(child, size) = data_type else {
-                    return Err(missing());
-                };
-                let values = self.fixed(*values)?;
-                let lengths = || (0..num_rows).map(|_| *len);
-                let mask = match mask {
-                    Some(mask) => masked(&self.tail(*mask)?, lengths(), num_rows * len),
-                    None => None,
-                };
-                let values = primitive(child.data_type(), num_rows * len, values, mask)?;
-                let child = Arc::clone(child);
-                let array =
-                    FixedSizeListArray::try_new_with_length(child, *size, values, nulls, num_rows);
-                Arc::new(array.map_err(misfit)?)
-            }
-            Kind::Struct(fields) => {
-                let children: Vec<ArrayRef> =
-                    fields.iter().map(|field| self.node(field)).collect::<Result<_>>()?;
-                let names = fields.iter().map(|field| Arc::clone(&field.field)).collect();
-                let array = StructArray::try_new_with_length(names, children, nulls, num_rows);
-                Arc::new(array.map_err(misfit)?)
-            }
-            Kind::Nested(leaf) => {
-                let parts = self.tail(*leaf)?;
-                nested::decode(&node.field, &parts.data, &parts.ends, nulls)?
-            }
-        })
-    }
-
-    fn nulls(&self, node: &Node) -> Option<NullBuffer> {
-        let bit = node.null_bit.filter(|&bit| self.bits_set[bit])?;
-        let valid = !&bits_of(self.rows, bit);
-        Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0)
-    }
-
-    fn fixed(&mut self, leaf: usize) -> Result<Buffer> {
-        match self.columns[leaf].take() {
-            Some(Column::Fixed(values)) => Ok(values),
-            _ => Err(missing()),
-        }
-    }
-
-    fn tail(&mut self, leaf: usize) -> Result<Parts> {
-        match self.columns[leaf].take() {
-            Some(Column::Tail(parts)) => Ok(parts),
-            _ => Err(missing()),
-        }
-    }
-
-    fn bytes(
-        &mut self,
-        leaf: usize,
-        data_type: &DataType,
-        nulls: Option<NullBuffer>,
-    ) -> Result<ArrayRef> {
-        let parts = self.tail(leaf)?;
-        let offsets = match data_type {
-            DataType::Utf8 | DataType::Binary => {
-                offsets::<i32>(&parts, 1)?.into_inner().into_inner()
-            }
-            _ => offsets::<i64>(&parts, 1)?.into_inner().into_inner(),
-        };
-        let array = ArrayData::builder(data_type.clone())
-            .len(parts.ends.len())
-            .add_buffer(offsets)
-            .add_buffer(Buffer::from(parts.data))
-            .nulls(nulls);
-        // Checked: the bytes may come from a file that was changed behind our back.
-        Ok(make_array(array.build().map_err(misfit)?))
-    }
-}
-
-fn primitive(
-    data_type: &DataType,
-    len: usize,
-    values: Buffer,
-    nulls: Option<NullBuffer>,
-) -> Result<ArrayRef> {
-    let array = ArrayData::builder(data_type.clone()).len(len).add_buffer(values).nulls(nulls);
-    Ok(make_array(array.build().map_err(misfit)?))
-}
-
-fn offsets<O: OffsetSizeTrait>(parts: &Parts, width: usize) -> Result<OffsetBuffer<O>> {
-    let mut offsets = Vec::with_capacity(parts.ends.len() + 1);
-    offsets.push(O::usize_as(0));
-    for end in &parts.ends {
-        let values = end / width.max(1);
-        offsets.push(O::from_usize(values).ok_or_else(|| {
-            Error::invalid(
-                format!("{} rows with more than {values} values in one column", parts.ends.len()),
-                "fewer rows per batch, as its offsets have 32 bits",
-            )
-        })?);
-    }
-    Ok(OffsetBuffer::new(ScalarBuffer::from(offsets)))
-}
-
-fn list<O: OffsetSizeTrait>(
-    child: &Arc<Field>,
-    parts: Parts,
-    mask: Option<Parts>,
-    width: usize,
-    nulls: Option<NullBuffer>,
-) -> Result<ArrayRef> {
-    let offsets = offsets::<O>(&parts, width)?;
-    let num_values = parts.data.len() / width.max(1);
-    let lengths = offsets.lengths();
-    let mask = mask.and_then(|mask| masked(&mask, lengths, num_values));
-    debug_assert_eq!(width_of(child), Some(width));
-    let values = primitive(child.data_type(), num_values, Buffer::from(parts.data), mask)?;
-    let array = GenericListArray::<O>::try_new(Arc::clone(child), offsets, values, nulls);
-    Ok(Arc::new(array.map_err(misfit)?))
-}
-
-/// The validity of the values of lists of these lengths, or `None` if all are valid.
-fn masked(
-    parts: &Parts,
-    lengths: impl Iterator<Item = usize>,
-    num_values: usize,
-) -> Option<NullBuffer> {
-    if parts.data.is_empty() {
-        return None;
-    }
-    let mut valid = BooleanBufferBuilder::new(num_values);
-    let mut start = 0;
-    for (&end, len) in parts.ends.iter().zip(lengths) {
-        if start == end {
-            valid.append_n(len, true);
-        } else {
-            valid.append_packed_range(start * 8..start * 8 + len, &parts.data);
-        }
-        start = end;
-    }
-    Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0)
-}
-
-fn missing() -> Error {
-    Error::bug("a column was not unpacked")
-}
-
-fn misfit(error: ArrowError) -> Error {
-    Error::corrupt("packed rows", "a column does not fit").caused_by(&error)
 }

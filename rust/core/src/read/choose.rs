@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::resident::Scan;
+use super::scan::Scan;
 use super::weights::Weights;
-use crate::budget::{available_memory, check_room};
+use crate::budget::available_memory;
 use crate::error::{Error, Result};
 use crate::packed::{PackedRows, Packing};
 use crate::projection::num_bytes;
@@ -59,23 +59,23 @@ pub struct Options {
 }
 
 impl Options {
-    /// The number of threads that pack.
+    /// Returns the number of threads that pack.
     pub fn num_threads(&self) -> usize {
         self.threads.unwrap_or_else(num_cores).max(1)
     }
 
-    /// The number of threads of a loader, if there is work for all.
+    /// Returns the number of threads of a loader, if there is work for all.
     pub fn reading_threads(&self) -> usize {
         self.threads.unwrap_or_else(|| num_cores().min(READING_THREADS)).max(1)
     }
 
-    /// Whether packed rows are bound by the limit even if they were asked for. Those in files of a cache
-    /// folder, which the system can take out of memory, are only where a user set one.
+    /// Returns whether packed rows are bound by the limit even if they were asked for. Those in files
+    /// of a cache folder, which the system can take out of memory, are only where a user set one.
     pub(super) fn is_limited(&self) -> bool {
         self.memory_limit.is_some() || self.cache_folder.is_none()
     }
 
-    /// Bytes of rows that may be held in memory.
+    /// Returns the bytes of rows that may be held in memory.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_limit.unwrap_or_else(|| available_memory().unwrap_or(1 << 30) / 2)
     }
@@ -90,7 +90,7 @@ fn num_cores() -> usize {
 pub struct Choice {
     /// How rows are read at random or in a shuffled order.
     pub strategy: Strategy,
-    /// Why.
+    /// Why it was chosen.
     pub reason: String,
     /// Bytes of a packed row, on average; 0 if rows cannot be packed.
     pub row_bytes: u64,
@@ -98,23 +98,23 @@ pub struct Choice {
     pub num_rows: u64,
     /// Bytes of rows that may be held in memory.
     pub memory_bytes: u64,
-    /// Why rows could not be looked at, which another choice will be made after, if it passes.
+    /// Why no rows could be sampled; another choice is made once the failure has passed.
     pub failure: Option<Error>,
 }
 
 impl Choice {
-    /// Bytes of all rows, packed.
+    /// Returns the bytes of all rows, packed.
     pub fn packed_bytes(&self) -> u64 {
         self.row_bytes.saturating_mul(self.num_rows)
     }
 
-    /// Whether packed rows are worth a file.
+    /// Returns whether packed rows are worth a file.
     pub fn is_worth_a_file(&self) -> bool {
         self.packed_bytes() >= SMALL_BYTES
     }
 
-    /// The one for a table that `scan` reads. Looks at `weights` and a few rows if their types do not say
-    /// how long they are.
+    /// Returns the choice for the table that `scan` reads. Looks at `weights` and a few rows if their
+    /// types do not say how long they are.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ impl Choice {
         if let Some(strategy) = options.strategy {
             if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes
             {
-                return Err(too_little(memory_bytes, packed_bytes));
+                return Err(too_little(memory_bytes, packed_bytes, options.memory_limit.is_some()));
             }
             return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
         }
@@ -188,8 +188,14 @@ impl Choice {
     }
 }
 
-/// All rows are wanted in memory, and they do not fit.
-pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64) -> Error {
+/// Returns the error for rows that do not fit in memory; `is_set` says whether a user set the limit.
+pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64, is_set: bool) -> Error {
+    if !is_set {
+        return Error::Memory(format!(
+            "no memory for {packed_bytes} bytes of packed rows, as {memory_bytes} may be used of what is \
+             free: read=\"external\" or \"direct\" needs less, and memory_limit={packed_bytes} allows it"
+        ));
+    }
     Error::invalid(
         format!(
             "a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"
@@ -198,7 +204,7 @@ pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64) -> Error {
     )
 }
 
-/// Bytes of a packed row on average, from its types, or from a few rows and what files say.
+/// Returns the bytes of a packed row on average, from its types, or from a few rows and what files say.
 fn average_bytes(
     scan: &dyn Scan,
     packing: &Packing,
@@ -209,7 +215,7 @@ fn average_bytes(
         return Ok(stride);
     }
     let stored = weights()?.mean();
-    let Sample { rows, bytes, longest } = sample(scan, packing, stored)?;
+    let Sample { rows, bytes, longest } = sample(scan, packing)?;
     // Files know all rows, but not how long compressed ones are. A sample does, but misses long rows that
     // are rare, or makes too much of the one that it met.
     let is_explained = (bytes - longest).div_ceil((rows - 1).max(1)) <= stored;
@@ -225,8 +231,7 @@ struct Sample {
     longest: u64,
 }
 
-/// `row_bytes` is about what a row has, by what files say.
-fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> {
+fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
     let num_rows = scan.num_rows();
     let count = SAMPLE_ROWS.min(num_rows);
     let middle =
@@ -242,7 +247,6 @@ fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> 
         let mut offsets: Vec<u64> =
             (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
         offsets.sort_unstable();
-        check_room("rows", group.saturating_mul(row_bytes.max(found.longest)))?;
         for batch in scan.sample(&offsets)? {
             rows.clear();
             rows.reserve(0, num_bytes(&batch) as u64)?;
@@ -257,7 +261,7 @@ fn sample(scan: &dyn Scan, packing: &Packing, row_bytes: u64) -> Result<Sample> 
     Ok(found)
 }
 
-/// The numbers `0..count` in an order whose beginnings are spread evenly.
+/// Returns the numbers `0..count` in an order whose beginnings are spread evenly.
 fn scattered(at: u64, count: u64) -> u64 {
     // Steps of about the golden ratio of `count`, and without a common divisor, meet every number.
     let mut step = (count * 618 / 1000).max(1);

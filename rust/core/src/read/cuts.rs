@@ -12,7 +12,7 @@ pub enum Cuts<'a> {
 }
 
 impl Cuts<'_> {
-    /// The batches of a window of `num_rows` rows.
+    /// Returns the batches of a window of `num_rows` rows.
     pub(crate) fn ranges(self, num_rows: usize) -> impl Iterator<Item = Range<usize>> {
         let count = match self {
             Self::Every(size) => num_rows.div_ceil(size).max(1),

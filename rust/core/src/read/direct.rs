@@ -6,12 +6,13 @@
 //! and the caller's thread only waits, so that it can be interrupted.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::resident::Scan;
+use super::admission::{Admission, admit};
+use super::scan::Scan;
 use super::weights::{self, Weights};
 use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
@@ -31,12 +32,13 @@ pub(super) struct Direct {
     table: Arc<Table>,
     projection: Projection,
     columns: Columns,
+    weights: OnceLock<Weights>,
 }
 
 impl Direct {
     pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
         let columns = table.columns(&projection)?;
-        Ok(Self { table, projection, columns })
+        Ok(Self { table, projection, columns, weights: OnceLock::new() })
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
@@ -45,6 +47,7 @@ impl Direct {
             Some(run) => Ok(Plan { reads: plan_run(layout, run)?, rows: Rows::AsRead }),
             None => plan(layout, offsets),
         })?;
+        let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let schema = self.columns.schema();
         let (blocks, are_owned) = if schema.fields().is_empty() {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
@@ -59,7 +62,7 @@ impl Direct {
         })
     }
 
-    /// The columns that are read, as blocks have them.
+    /// Returns the columns that are read, as blocks have them.
     pub(super) fn columns(&self) -> &Columns {
         &self.columns
     }
@@ -72,7 +75,7 @@ impl Direct {
         &self.projection
     }
 
-    /// Ids or addresses of rows.
+    /// Returns the ids or addresses of rows.
     pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
         match source {
             Source::RowId => self.table.row_ids(offsets),
@@ -84,7 +87,20 @@ impl Direct {
         }
     }
 
-    /// The blocks, and whether they own their buffers.
+    /// Waits until there is room for rows that have so many bytes.
+    fn admit(&self, bytes: impl FnOnce(&Weights) -> u64) -> Result<Admission> {
+        admit("rows", || {
+            let weights = if let Some(known) = self.weights.get() {
+                known
+            } else {
+                let found = Weights::of_scan(self)?;
+                self.weights.get_or_init(|| found)
+            };
+            Ok(weights.at_most(bytes(weights)))
+        })
+    }
+
+    /// Returns the blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
         let mut blocks = vec![None; reads.len()];
         let mut are_owned = true;
@@ -121,11 +137,13 @@ impl Scan for Direct {
     }
 
     fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
+        let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
         Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
     }
@@ -181,7 +199,8 @@ impl Scan for Direct {
     }
 }
 
-/// The fragments to ask how long their rows are: those with the largest files, and some all over the table.
+/// Returns the fragments to sample for row lengths: those with the largest files, and some spread over
+/// the table.
 fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
     let mut largest: Vec<usize> = (0..file_bytes.len()).collect();
     largest.sort_by_key(|&index| std::cmp::Reverse(file_bytes[index]));
@@ -195,7 +214,7 @@ fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
     largest
 }
 
-/// The run that offsets are, if they follow each other without a gap.
+/// Returns `offsets` as a run if they are consecutive.
 fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
     let (first, last) = (*offsets.first()?, *offsets.last()?);
     let is_run = last.checked_sub(first).is_some_and(|len| len == offsets.len() as u64 - 1)
@@ -208,7 +227,7 @@ fn request<'a>(reader: &'a FragmentReader, read: &Read) -> Result<Pending<'a>> {
     reader.request(&read.places, read.num_rows)
 }
 
-/// Every request is sent before the first answer is waited for.
+/// Decodes remote reads; sends every request before it waits for the first answer.
 fn decode_all(
     reads: Vec<(usize, FragmentReader, Read)>,
 ) -> Result<Vec<(usize, RecordBatch, bool)>> {

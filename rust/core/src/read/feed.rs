@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::external::External;
 use super::weights::Weights;
 use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
-use crate::budget::check_room;
+use crate::address_space::check_room;
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::order::Order;
@@ -64,8 +64,8 @@ impl Drop for NextEpoch {
 }
 
 impl Reader {
-    /// What a loader reads the rest of an order from, `left` rows; `next` is what it will probably
-    /// read after that.
+    /// Returns the source of the last `left` rows of an order for a loader; `next` is the order it will
+    /// probably read after that.
     pub(crate) fn feed(
         &self,
         order: &Order,
@@ -119,7 +119,7 @@ impl Reader {
         }
     }
 
-    /// The rows of an order, of which pass 1 may be under way already.
+    /// Returns the rows of an order in scratch files; pass 1 may be under way already.
     fn external(&self, order: &Order) -> Result<Arc<External>> {
         let is_wanted =
             |ahead: &Arc<NextEpoch>| ahead.pid != std::process::id() || ahead.order.is_same(order);
@@ -173,7 +173,7 @@ impl Drop for Feed {
 }
 
 impl Feed {
-    /// The rows at these positions, cut into batches.
+    /// Returns the rows at these positions, cut into batches.
     pub(crate) fn read(&self, positions: Range<u64>, cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         if let Kind::External(rows) = &self.kind
             && (positions.start > 0 || rows.is_ready())
@@ -185,7 +185,7 @@ impl Feed {
         self.reader.take_window(&offsets, cuts)
     }
 
-    /// `None` if scratch files cannot be used.
+    /// Reads from scratch files; `None` if they cannot be used.
     fn read_external(
         &self,
         rows: &External,
@@ -220,7 +220,7 @@ impl Feed {
         formed(projection, batches, self.reader.form).map(Some)
     }
 
-    /// Bytes that a window should hold.
+    /// Returns the bytes that a window should hold.
     pub(crate) fn window_bytes(&self) -> usize {
         let bytes = match &self.kind {
             Kind::Resident if self.reader.kept().is_some() => PACKED_WINDOW_BYTES,
@@ -232,29 +232,29 @@ impl Feed {
         usize::try_from(bytes.min(most)).unwrap_or(usize::MAX)
     }
 
-    /// Bytes that all windows under way may hold.
+    /// Returns the bytes that all windows under way may hold.
     pub(crate) fn budget(&self) -> u64 {
         self.memory_bytes / 4
     }
 
-    /// Bytes of a row on average, as far as is known.
+    /// Returns the bytes of a row on average, as far as is known.
     pub(crate) fn row_bytes(&self) -> usize {
         let choice = self.reader.shared.choice.load();
         let bytes = choice.as_ref().map_or(0, |choice| choice.row_bytes);
         usize::try_from(bytes.max(self.weights.mean())).unwrap_or(usize::MAX)
     }
 
-    /// Whether some rows are far longer than others.
+    /// Returns whether some rows are far longer than others.
     pub(crate) fn is_uneven(&self) -> bool {
         self.is_uneven
     }
 
-    /// Looks whether there is memory to read rows that have about so many bytes.
+    /// Checks that there is room to read rows of about this many bytes.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<()> {
         check_room("rows", self.weights.at_most(bytes))
     }
 
-    /// About how many bytes the rows at these positions have.
+    /// Returns about how many bytes the rows at these positions have.
     pub(crate) fn weigh(&self, positions: Range<u64>) -> Result<u64> {
         if self.is_uneven {
             return Ok(self.weights.of_rows(&self.order.offsets(positions)?));
@@ -262,7 +262,7 @@ impl Feed {
         Ok((positions.end - positions.start).saturating_mul(self.row_bytes() as u64))
     }
 
-    /// Threads that should read, if there is work for all.
+    /// Returns how many threads should read, if there is work for all.
     pub(crate) fn num_threads(&self) -> usize {
         self.reader.options().reading_threads()
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 
-use super::resident::Scan;
+use super::scan::Scan;
 use super::weights::Weights;
 use super::{Blocks, Cuts, cut};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// A table of `batches`, which all have this schema.
+    /// Returns a table of `batches`, which all have this schema.
     ///
     /// # Errors
     ///
@@ -53,27 +53,27 @@ impl MemoryTable {
         Ok(Self { schema, batches, starts, row_ids, by_id: OnceLock::new() })
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub fn num_rows(&self) -> u64 {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// The columns.
+    /// Returns the columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The data.
+    /// Returns the record batches.
     pub fn batches(&self) -> &[RecordBatch] {
         &self.batches
     }
 
-    /// The ids that came with the rows.
+    /// Returns the ids that came with the rows.
     pub fn known_row_ids(&self) -> Option<&[u64]> {
         self.row_ids.as_deref()
     }
 
-    /// The id of each row offset: the offset itself where none came with the rows.
+    /// Returns the id of each row offset: the offset itself where none came with the rows.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl MemoryTable {
         Ok(offsets.iter().map(|&offset| ids[usize::try_from(offset).unwrap_or(0)]).collect())
     }
 
-    /// The row offset of each id, or `None` where no row has it.
+    /// Returns the row offset of each id, or `None` where no row has it.
     pub fn offsets(&self, ids: &[u64]) -> Vec<Option<u64>> {
         let Some(known) = &self.row_ids else {
             return ids.iter().map(|&id| (id < self.num_rows()).then_some(id)).collect();
@@ -111,7 +111,7 @@ impl MemoryTable {
         }
     }
 
-    /// The batch and the row in it of each offset.
+    /// Returns the batch and the row in it of each offset.
     fn locate(&self, offsets: &[u64]) -> Result<Vec<(usize, usize)>> {
         self.check(offsets)?;
         let mut hint = 0;
@@ -171,7 +171,7 @@ impl Memory {
         &self.projection
     }
 
-    /// Ids of rows.
+    /// Returns the ids of rows.
     pub(super) fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
         match source {
             Source::RowId | Source::RowAddress => self.table.row_ids(offsets),
@@ -179,7 +179,7 @@ impl Memory {
         }
     }
 
-    /// The slices that hold `offsets`, if these follow each other without a gap.
+    /// Returns the slices that hold `offsets` if these are consecutive.
     fn consecutive(&self, offsets: &[u64]) -> Result<Option<Vec<RecordBatch>>> {
         let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
             return Ok(Some(Vec::new()));
@@ -190,7 +190,7 @@ impl Memory {
         Ok(Some(self.run(first..last + 1)?))
     }
 
-    /// The slices that hold a run of offsets.
+    /// Returns the slices that hold a run of offsets.
     fn run(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
         if !offsets.is_empty() {
             self.table.check(&[offsets.end - 1])?;

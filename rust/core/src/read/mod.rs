@@ -5,6 +5,8 @@
 //! packed rows of either of them; and `external`, which writes packed rows out in the order they are
 //! served in. `choose` says which of them it is.
 
+mod admission;
+mod base;
 mod choose;
 mod cuts;
 mod direct;
@@ -13,16 +15,16 @@ mod feed;
 mod memory;
 mod packed_reader;
 mod resident;
+mod scan;
 mod scratch;
 mod setback;
 mod weights;
+mod window;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::SchemaRef;
 
 pub use choose::{Choice, Options, Strategy};
@@ -31,16 +33,14 @@ pub(crate) use feed::Feed;
 pub use memory::MemoryTable;
 
 use crate::error::{Error, Result};
-use crate::gather::{Gathered, gather};
-use crate::packed::Packing;
-use crate::plan::Rows;
-use crate::projection::{Projection, Source, batch};
-use crate::stages::{Stage, measure};
+use crate::gather::Gathered;
+use crate::projection::{Projection, batch};
 use crate::table::Table;
+use base::Base;
 use packed_reader::PackedReader;
-use resident::Scan;
 use setback::Setback;
 use weights::Weights;
+use window::{Blocks, Form, cut, formed};
 
 /// Packed rows are filled once this part of a table was asked for: reading single rows costs some
 /// thirty times as much as reading all of them in order.
@@ -53,15 +53,6 @@ const BATCH_ROWS: usize = 32;
 pub struct Reader {
     shared: Arc<Shared>,
     form: Form,
-}
-
-/// What batches are handed out as.
-#[derive(Debug, Clone, Copy, Default)]
-struct Form {
-    /// Whether a batch is one column, of a vector with the values of all columns for each row.
-    is_matrix: bool,
-    /// Whether ids, addresses and offsets of rows are signed, as torch wants them.
-    is_signed: bool,
 }
 
 #[derive(Debug)]
@@ -83,74 +74,6 @@ struct Shared {
     /// The next epoch of a loader, on its way to scratch files.
     ahead: ArcSwapOption<feed::NextEpoch>,
     scratch: Arc<scratch::Pool>,
-}
-
-/// What reads rows when nothing is kept.
-#[derive(Debug, Clone)]
-enum Base {
-    Direct(Arc<direct::Direct>),
-    Memory(Arc<memory::Memory>),
-}
-
-impl Base {
-    fn projection(&self) -> &Projection {
-        match self {
-            Self::Direct(reader) => reader.projection(),
-            Self::Memory(reader) => reader.projection(),
-        }
-    }
-
-    fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
-        match self {
-            Self::Direct(reader) => reader.take_window(offsets, cuts),
-            Self::Memory(reader) => reader.take_window(offsets, cuts),
-        }
-    }
-
-    fn scan(&self) -> Arc<dyn Scan> {
-        match self {
-            Self::Direct(reader) => Arc::clone(reader) as _,
-            Self::Memory(reader) => Arc::clone(reader) as _,
-        }
-    }
-
-    fn system(&self, source: &Source, offsets: &[u64]) -> Result<Vec<u64>> {
-        match self {
-            Self::Direct(reader) => reader.system(source, offsets),
-            Self::Memory(reader) => reader.system(source, offsets),
-        }
-    }
-
-    /// A batch with its system columns, from the columns read.
-    fn assemble(&self, read: &RecordBatch, offsets: &[u64]) -> Result<RecordBatch> {
-        self.assemble_lazily(read, || Ok(offsets.to_vec()))
-    }
-
-    /// The same, if offsets are only known at a cost.
-    fn assemble_lazily(
-        &self,
-        read: &RecordBatch,
-        offsets: impl Fn() -> Result<Vec<u64>>,
-    ) -> Result<RecordBatch> {
-        assemble(self.projection(), read, offsets, |source, offsets| self.system(source, offsets))
-    }
-}
-
-/// A batch with its system columns, from the columns read; `system` gives the ids or addresses of row
-/// offsets.
-fn assemble(
-    projection: &Projection,
-    read: &RecordBatch,
-    offsets: impl Fn() -> Result<Vec<u64>>,
-    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
-) -> Result<RecordBatch> {
-    let column = |source: &Source| -> Result<ArrayRef> {
-        Ok(Arc::new(UInt64Array::from(match source {
-            Source::RowOffset => offsets()?,
-            source => system(source, &offsets()?)?,
-        })))
-    };
-    projection.assemble(read, column)
 }
 
 /// What a reader did so far, in this process.
@@ -177,7 +100,7 @@ pub struct ReadStats {
 }
 
 impl Reader {
-    /// A reader of a Lance table.
+    /// Returns a reader of a Lance table.
     ///
     /// # Errors
     ///
@@ -188,7 +111,7 @@ impl Reader {
         Ok(Self::new(base, options))
     }
 
-    /// A reader of Arrow data in memory.
+    /// Returns a reader of Arrow data in memory.
     ///
     /// # Errors
     ///
@@ -221,7 +144,7 @@ impl Reader {
         Self { shared, form: Form::default() }
     }
 
-    /// The schema of the batches it gives, unless they are matrices.
+    /// Returns the schema of the batches, unless they are matrices.
     pub fn schema(&self) -> SchemaRef {
         let projection = self.shared.base.projection();
         if self.form.is_signed {
@@ -231,15 +154,15 @@ impl Reader {
         }
     }
 
-    /// The same reader, whose ids, addresses and offsets of rows are signed numbers.
+    /// Returns the same reader, whose ids, addresses and offsets of rows are signed numbers.
     #[must_use]
     pub fn as_signed(&self) -> Self {
         let form = Form { is_signed: true, ..self.form };
         Self { shared: Arc::clone(&self.shared), form }
     }
 
-    /// The same reader, whose batches have one column: for each row a vector of the values of all
-    /// columns. These must be numbers of one type, without nulls.
+    /// Returns the same reader, whose batches have one column: for each row a vector of the values of
+    /// all columns. These must be numbers of one type, without nulls.
     ///
     /// # Errors
     ///
@@ -250,18 +173,18 @@ impl Reader {
         Ok(Self { shared: Arc::clone(&self.shared), form })
     }
 
-    /// Whether rows at random come from packed rows by now.
+    /// Returns whether rows at random come from packed rows by now.
     pub(crate) fn has_packed_rows(&self) -> bool {
         self.shared.packed.load().is_some()
     }
 
-    /// What it was asked to do.
+    /// Returns the options of this reader.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
-    /// How rows in random order are read, and why. Looks at some hundred rows if their types do not
-    /// say how long they are.
+    /// Returns how rows in random order are read, and why. Samples about a hundred rows if their types
+    /// do not say how long they are.
     ///
     /// # Errors
     ///
@@ -286,24 +209,19 @@ impl Reader {
         Ok(choice)
     }
 
-    /// About how many bytes rows have, by their types or by what files say.
+    /// Returns about how many bytes rows have, by their types or by what files say.
     fn weights(&self) -> Result<Arc<Weights>> {
         let shared = &self.shared;
         if let Some(weights) = shared.weights.load_full() {
             return Ok(weights);
         }
         let scan = shared.base.scan();
-        let weights = Arc::new(match Packing::new(scan.schema()) {
-            Ok(packing) if !packing.has_tails() => {
-                Weights::new([(scan.num_rows(), packing.stride() as u64)])
-            }
-            _ => scan.weights()?,
-        });
+        let weights = Arc::new(Weights::of_scan(scan.as_ref())?);
         shared.weights.store(Some(Arc::clone(&weights)));
         Ok(weights)
     }
 
-    /// What was read so far.
+    /// Returns counts of what was read so far.
     pub fn stats(&self) -> ReadStats {
         let mut stats = self
             .shared
@@ -318,7 +236,7 @@ impl Reader {
         stats
     }
 
-    /// The rows at `offsets`, in that order, repeats included.
+    /// Returns the rows at `offsets`, in that order, repeats included.
     ///
     /// Readers that ask for many rows at random get them from packed rows after a while, which are
     /// filled in the background.
@@ -334,7 +252,7 @@ impl Reader {
         Ok(batches.pop().expect("even no rows are a batch"))
     }
 
-    /// The rows at `offsets` cut into batches, planned and read together.
+    /// Returns the rows at `offsets` cut into batches, planned and read together.
     ///
     /// A row that is wanted by several batches is read once.
     ///
@@ -345,7 +263,7 @@ impl Reader {
         self.take_from(self.shared.packed.load_full().as_deref(), offsets, cuts)
     }
 
-    /// How a loader reads an order of `num_rows` rows.
+    /// Returns how a loader reads an order of `num_rows` rows.
     ///
     /// # Errors
     ///
@@ -360,7 +278,8 @@ impl Reader {
         Ok(if is_worth { choice.strategy } else { Strategy::Direct })
     }
 
-    /// The same for an order that is about to be read: opens packed rows if that is how.
+    /// Returns the strategy for an order that is about to be read, and opens packed rows if it needs
+    /// them.
     fn prepare(&self, num_rows: u64, is_ascending: bool) -> Result<Strategy> {
         let strategy = self.strategy(num_rows, is_ascending)?;
         if strategy == Strategy::Resident {
@@ -383,7 +302,7 @@ impl Reader {
         formed(base.projection(), base.take_window(offsets, cuts)?, self.form)
     }
 
-    /// Bytes of rows that may be held in memory.
+    /// Returns the bytes of rows that may be held in memory.
     fn memory_bytes(&self) -> u64 {
         let known = self.shared.choice.load();
         known
@@ -391,7 +310,7 @@ impl Reader {
             .map_or_else(|| self.shared.options.memory_bytes(), |known| known.memory_bytes)
     }
 
-    /// Packed rows that are there already and complete.
+    /// Returns packed rows if all of them are there.
     fn kept(&self) -> Option<Arc<PackedReader>> {
         self.shared.packed.load_full().filter(|packed| packed.is_complete())
     }
@@ -435,72 +354,6 @@ impl Reader {
         let none = None::<Arc<PackedReader>>;
         let before = shared.packed.compare_and_swap(&none, Some(Arc::clone(&made)));
         Ok(before.as_ref().map_or(made, Arc::clone))
-    }
-}
-
-/// Batches of the columns of a projection, as they are handed out.
-fn formed(
-    projection: &Projection,
-    mut batches: Vec<Gathered>,
-    form: Form,
-) -> Result<Vec<Gathered>> {
-    for gathered in &mut batches {
-        if form.is_signed {
-            gathered.batch = projection.signed(&gathered.batch)?;
-        }
-        if form.is_matrix {
-            let batch = crate::matrix::side_by_side(&gathered.batch)?;
-            *gathered = Gathered { batch, is_owned: true };
-        }
-    }
-    Ok(batches)
-}
-
-/// Blocks of rows and the columns they hold.
-struct Blocks<'a> {
-    schema: &'a SchemaRef,
-    rows: &'a [RecordBatch],
-    /// Whether nothing else shows their rows.
-    are_owned: bool,
-}
-
-/// Cuts a window of rows into batches and gives each its system columns.
-///
-/// `system` is as for [`assemble`].
-fn cut(
-    blocks: &Blocks<'_>,
-    rows: Rows,
-    offsets: &[u64],
-    cuts: Cuts<'_>,
-    projection: &Projection,
-    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
-) -> Result<Vec<Gathered>> {
-    let finish = |gathered: Gathered, range: Range<usize>| {
-        let of_batch = || Ok(offsets[range.clone()].to_vec());
-        let batch = assemble(projection, &gathered.batch, of_batch, &system)?;
-        Ok(Gathered { batch, ..gathered })
-    };
-    match rows {
-        Rows::AsRead => {
-            let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead);
-            let whole = measure(Stage::Gather, gathered)?;
-            // Slices share buffers, but no row.
-            let is_owned = whole.is_owned;
-            let slice = |range: Range<usize>| {
-                let batch = whole.batch.slice(range.start, range.len());
-                finish(Gathered { batch, is_owned }, range)
-            };
-            cuts.ranges(offsets.len()).map(slice).collect()
-        }
-        Rows::Picked(places) => {
-            let pick = |range: Range<usize>| {
-                crate::interrupt::check()?;
-                let places = Rows::Picked(places[range.clone()].to_vec());
-                let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &places);
-                finish(measure(Stage::Gather, gathered)?, range)
-            };
-            cuts.ranges(offsets.len()).map(pick).collect()
-        }
     }
 }
 

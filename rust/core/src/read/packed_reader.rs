@@ -12,7 +12,8 @@ use arrow_schema::{Field, SchemaRef};
 
 use super::choose::{Choice, Options, Strategy};
 use super::direct::Direct;
-use super::resident::{Home, Resident, Scan, Sizes, block_rows};
+use super::resident::{Home, Resident, Sizes, block_rows};
+use super::scan::Scan;
 use super::weights::Weights;
 use super::{Base, Cuts, Form, ReadStats, batch, formed};
 use crate::cache::{Cache, Entry, Found};
@@ -56,7 +57,7 @@ pub(super) struct PackedReader {
 }
 
 impl PackedReader {
-    /// Packed rows for what `base` reads. Nothing is read yet.
+    /// Returns the packed rows for what `base` reads. Nothing is read yet.
     pub(super) fn open(
         base: &Base,
         choice: &Choice,
@@ -72,6 +73,7 @@ impl PackedReader {
             block_rows: block_rows(choice.row_bytes, weights, choice.num_rows),
             limit: choice.memory_bytes,
             limits_files: !is_asked_for || options.is_limited(),
+            is_limit_set: options.memory_limit.is_some(),
         };
         let (resident, is_warm) = match base {
             Base::Memory(_) => {
@@ -105,7 +107,7 @@ impl PackedReader {
         self.resident.is_complete()
     }
 
-    /// Says that somebody begins to read: what could not be shared before may be shared now.
+    /// Notes that a reader begins: rows that could not be shared before may be shared now.
     pub(super) fn begin(&self) -> Result<()> {
         self.resident.share()
     }
@@ -182,7 +184,8 @@ impl PackedReader {
         formed(base.projection(), batches, form)
     }
 
-    /// Matrices straight from the rows; `None` if that cannot be, or rows are missing.
+    /// Returns matrices straight from packed rows; `None` if the columns do not allow it, or rows are
+    /// missing.
     fn matrices(
         &self,
         base: &Base,
@@ -214,7 +217,7 @@ impl PackedReader {
         Ok(Gathered { batch: base.assemble(&read, offsets)?, is_owned: true })
     }
 
-    /// Some rows from memory, the others from the files.
+    /// Gathers some rows from memory and reads the others from the files.
     fn mixed(&self, base: &Base, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         let is_there = self.resident.has(offsets);
         let pick = |there: bool| -> Vec<u64> {
@@ -246,8 +249,8 @@ impl PackedReader {
     }
 }
 
-/// The packed rows of a table that others may have open too.
-/// Says also whether all of them are in files already.
+/// Returns the packed rows of a table, which other readers may share, and whether all of them are in
+/// files already.
 fn open_shared(
     direct: &Arc<Direct>,
     choice: &Choice,
@@ -331,7 +334,7 @@ fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
     Direct::new(Arc::clone(table), table.projection(&columns)?)
 }
 
-/// The numbers of the columns of `packed` that `wanted` names.
+/// Returns the numbers of the columns of `packed` that `wanted` names.
 fn numbers_of(packed: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<usize>> {
     let known = by_name(packed);
     let number = |field: &Arc<Field>| {

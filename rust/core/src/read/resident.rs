@@ -3,72 +3,28 @@
 //! Blocks of rows are decoded once, at the speed of a scan, by threads in the background; until then
 //! rows that are not there yet are read directly. A batch is then a gather of packed rows.
 
-use std::collections::VecDeque;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
+mod fill;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_schema::SchemaRef;
 
-use super::choose::too_little;
+use self::fill::Filling;
+use super::scan::Scan;
 use super::setback::Setback;
 use super::weights::Weights;
-use crate::budget::check_room;
-use crate::cache::{Block, Cache, Entry, Found, Rows};
-use crate::error::{Error, Result, text_of_panic};
-use crate::interrupt;
-use crate::packed::{Heads, PackedRows, Packing};
-use crate::runtime::{self, PerProcess, lock};
+use crate::cache::{Block, Cache, Entry, Found};
+use crate::error::{Error, Result};
+use crate::packed::{Heads, Packing};
+use crate::runtime::PerProcess;
 
 /// What a block aims to hold: large enough to decode at full speed, small enough that threads and
 /// processes can share the work.
 const BLOCK_BYTES: u64 = 16 << 20;
 /// A block may be so many times as large, where rows are long.
 const LARGE_BLOCKS: u64 = 4;
-/// What all that is under way may take beside the rows that are kept.
-const UNDER_WAY_BYTES: u64 = 192 << 20;
-/// A block that is being filled is there up to three times: decoded, packed, and where it is kept.
-const COPIES: u64 = 3;
-/// Rows and bytes that are decoded at a time while a block is filled.
-const SCAN_ROWS: u64 = 1 << 14;
-const SCAN_BYTES: u64 = 8 << 20;
-/// How long to look on while other processes write the blocks that are left, without a single one
-/// getting done, before they are read for this process alone.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait before looking again.
-const PAUSE: Duration = Duration::from_millis(5);
-/// A reader waits for blocks if they will be there within this time, as reading single rows
-/// meanwhile takes longer and slows the filling down.
-const WORTH_WAITING: Duration = Duration::from_secs(2);
-
-/// Reads runs of rows, in storage order: what rows are packed from.
-pub(super) trait Scan: std::fmt::Debug + Send + Sync {
-    /// The columns.
-    fn schema(&self) -> &SchemaRef;
-
-    /// The number of rows.
-    fn num_rows(&self) -> u64;
-
-    /// The rows at these offsets, in one batch or several.
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
-
-    /// The rows at ascending offsets, far from each other.
-    fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
-        let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1));
-        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
-    }
-
-    /// About how many bytes the rows have, by what is known without reading them.
-    fn weights(&self) -> Result<Weights>;
-
-    /// Gives memory back that holds what was scanned, and will not be wanted again soon.
-    fn forget(&self) {}
-}
 
 /// How large rows are, and how many bytes of them may be kept.
 #[derive(Debug, Clone)]
@@ -82,9 +38,12 @@ pub(super) struct Sizes {
     pub(super) limit: u64,
     /// Whether the limit also holds where rows are kept in files.
     pub(super) limits_files: bool,
+    /// Whether a user set the limit.
+    pub(super) is_limit_set: bool,
 }
 
-/// How many rows a block has, so that it has some [`BLOCK_BYTES`], and none far more; a power of two.
+/// Returns the rows of a block, a power of two: blocks have about [`BLOCK_BYTES`], and none has far
+/// more.
 pub(super) fn block_rows(row_bytes: u64, weights: &Weights, num_rows: u64) -> u64 {
     let rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, 1 << 20);
     let mut rows = 1 << rows.ilog2();
@@ -101,23 +60,6 @@ pub(super) fn block_rows(row_bytes: u64, weights: &Weights, num_rows: u64) -> u6
         rows /= 2;
     }
     rows
-}
-
-/// Rows to scan at once.
-pub(super) fn scan_rows(row_bytes: u64, budget: u64) -> u64 {
-    (budget / row_bytes.max(1)).clamp(1, SCAN_ROWS)
-}
-
-/// The beginning of a run of rows to scan at once, by the bytes of rows on average and by where the long
-/// ones are.
-pub(super) fn scan_at_once(
-    weights: &Weights,
-    offsets: Range<u64>,
-    most_rows: u64,
-    most_bytes: u64,
-) -> Range<u64> {
-    let end = offsets.end.min(offsets.start.saturating_add(most_rows));
-    offsets.start..weights.end_of_run(offsets.start..end, most_bytes)
 }
 
 /// All rows of a table, as far as they were packed.
@@ -179,50 +121,8 @@ pub(super) struct Counters {
     pub(super) fill_nanos: AtomicU64,
 }
 
-/// The work of filling, shared by the threads of one process, and done once.
-#[derive(Debug)]
-struct Filling {
-    queue: Mutex<VecDeque<usize>>,
-    progress: Condvar,
-    started: Instant,
-    num_blocks: usize,
-    done: AtomicUsize,
-    threads: AtomicUsize,
-}
-
-impl Filling {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        lock(&self.queue)
-    }
-
-    /// When the rest will be there, going by what is done.
-    fn remaining(&self) -> Duration {
-        let done = self.done.load(Ordering::Relaxed);
-        let left = self.num_blocks.saturating_sub(done);
-        if done == 0 {
-            return if left == 0 { Duration::ZERO } else { Duration::MAX };
-        }
-        let each = self.started.elapsed() / u32::try_from(done).unwrap_or(u32::MAX);
-        each.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
-    }
-
-    fn is_over(&self) -> bool {
-        self.threads.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// What became of an attempt to fill a block.
-enum Attempt {
-    Filled(Block),
-    Mapped(Block),
-    /// It was in memory, and is in a file now if that could be.
-    Moved(Option<Block>),
-    /// Another process is at it.
-    Busy,
-}
-
 impl Resident {
-    /// Nothing is read yet.
+    /// Prepares packed rows; nothing is read yet.
     pub(super) fn new(
         scan: Arc<dyn Scan>,
         packing: Packing,
@@ -254,28 +154,29 @@ impl Resident {
         resident
     }
 
-    /// The columns of a row.
+    /// Returns the columns of a row.
     pub(super) fn packing(&self) -> &Packing {
         &self.packing
     }
 
-    /// Whether every row is there.
+    /// Returns whether every row is there.
     pub(super) fn is_complete(&self) -> bool {
         self.blocks.load().missing == 0
     }
 
-    /// Why rows are not packed, or not shared with other processes.
+    /// Returns why rows are not packed, or not shared with other processes.
     pub(super) fn failure(&self) -> Option<Arc<Error>> {
         self.failure.error().or_else(|| self.detached.error())
     }
 
-    /// Whether blocks are files that other processes can map, and none had to be kept otherwise.
+    /// Returns whether blocks are files that other processes can map, and none had to be kept
+    /// otherwise.
     pub(super) fn is_shared(&self) -> bool {
         let is_attached = self.entry.load().is_some() && self.detached.error().is_none();
         is_attached && self.blocks.load().all.iter().flatten().all(|b| b.unwritten().is_none())
     }
 
-    /// Where blocks are written to, opened if there is another chance.
+    /// Returns the cache entry that blocks are written to; opens it if it is time to try again.
     fn entry(&self) -> Option<Arc<Entry>> {
         let home = self.home.as_ref().filter(|_| !self.detached.forbids())?;
         self.detached.lift();
@@ -295,106 +196,19 @@ impl Resident {
         }
     }
 
-    /// Goes on without the entry, which is opened anew when there is another chance.
+    /// Goes on without the entry until it is time to try again.
     fn detach(&self, error: Error) {
         self.entry.store(None);
         self.detached.note(error);
     }
 
-    /// Bytes of the blocks that are there.
+    /// Returns the bytes of the blocks that are there.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.blocks.load().all.iter().flatten().map(|block| block.num_bytes() as u64).sum()
     }
 
-    /// Starts filling, unless this process is at it, or should not try again yet.
-    ///
-    /// # Errors
-    ///
-    /// Those of making what a process needs for it.
-    pub(super) fn fill(self: &Arc<Self>, threads: usize) -> Result<()> {
-        if self.is_complete() { Ok(()) } else { self.start(threads) }
-    }
-
-    /// Shares rows that could not be shared before, if there is another chance: for those who begin
-    /// to read.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`fill`](Self::fill).
-    pub(super) fn share(self: &Arc<Self>) -> Result<()> {
-        let is_alone = self.home.is_some() && self.is_complete() && !self.is_shared();
-        if is_alone && !self.detached.forbids() { self.start(1) } else { Ok(()) }
-    }
-
-    fn start(self: &Arc<Self>, threads: usize) -> Result<()> {
-        let slot = self.filling.get_or_make(|| Ok(ArcSwapOption::empty()))?;
-        let before = slot.load_full();
-        if before.as_ref().is_some_and(|before| !before.is_over()) || self.failure.forbids() {
-            return Ok(());
-        }
-        let blocks = self.blocks.load_full();
-        let is_left = |block: &Option<Arc<Block>>| {
-            let may_move = |block: &Arc<Block>| self.home.is_some() && block.unwritten().is_some();
-            block.as_ref().is_none_or(may_move)
-        };
-        let queue: VecDeque<usize> =
-            (0..blocks.all.len()).filter(|&at| is_left(&blocks.all[at])).collect();
-        let threads = self.threads(threads).clamp(1, queue.len().max(1));
-        let filling = Arc::new(Filling {
-            num_blocks: queue.len(),
-            queue: Mutex::new(queue),
-            progress: Condvar::new(),
-            started: Instant::now(),
-            done: AtomicUsize::new(0),
-            threads: AtomicUsize::new(threads),
-        });
-        let found = slot.compare_and_swap(&before, Some(Arc::clone(&filling)));
-        if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
-            // Another thread was faster.
-            return Ok(());
-        }
-        self.failure.lift();
-        let spawn = |_| {
-            let (resident, filling) = (Arc::downgrade(self), Arc::clone(&filling));
-            runtime::spawn("lanceloader-fill", move || run(&resident, &filling))
-        };
-        let (started, failed): (Vec<_>, Vec<_>) = (0..threads).map(spawn).partition(Result::is_ok);
-        filling.threads.fetch_sub(failed.len(), Ordering::Relaxed);
-        // A few threads do as well.
-        if let (true, Some(Err(error))) = (started.is_empty(), failed.into_iter().next()) {
-            self.failure.note(error);
-        }
-        Ok(())
-    }
-
-    /// Waits until every row is there, if that is worth it: within two seconds, going by the pace so
-    /// far. Says whether they are.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Interrupted`].
-    pub(super) fn wait(&self) -> Result<bool> {
-        let slot = self.filling.get_or_make(|| Ok(ArcSwapOption::empty()))?;
-        let Some(filling) = slot.load_full() else {
-            // It failed before this process was forked.
-            return Ok(self.is_complete());
-        };
-        loop {
-            interrupt::check()?;
-            if self.is_complete() {
-                return Ok(true);
-            }
-            let is_slow = filling.remaining() > WORTH_WAITING
-                && filling.started.elapsed() > WORTH_WAITING / 4;
-            if filling.is_over() || is_slow || self.failure.error().is_some() {
-                return Ok(self.is_complete());
-            }
-            let queue = filling.lock();
-            drop(filling.progress.wait_timeout(queue, interrupt::PERIOD));
-        }
-    }
-
-    /// The rows at `offsets` with the columns numbered `wanted`, or `None` if some are not there yet.
+    /// Returns the rows at `offsets` with the columns numbered `wanted`, or `None` if some are not
+    /// there yet.
     ///
     /// `offsets` are in bounds.
     pub(super) fn gather(
@@ -408,8 +222,8 @@ impl Resident {
         Some(self.packing.unpack(&heads, &blocks.bits_set, wanted))
     }
 
-    /// The values of the columns numbered `wanted`, row after row; `None` if some rows are not there
-    /// yet, the columns are not all of fixed width, or any may have nulls.
+    /// Returns the values of the columns numbered `wanted`, row after row; `None` if some rows are not
+    /// there yet, the columns are not all of fixed width, or any may have nulls.
     pub(super) fn gather_matrix(&self, offsets: &[u64], wanted: &[usize]) -> Option<Buffer> {
         let blocks = self.blocks.load_full();
         if self.packing.may_be_null(wanted, &blocks.bits_set) {
@@ -421,7 +235,7 @@ impl Resident {
         Some(values)
     }
 
-    /// Which of `offsets` are there.
+    /// Returns which of `offsets` are there.
     pub(super) fn has(&self, offsets: &[u64]) -> Vec<bool> {
         let blocks = self.blocks.load();
         let has = |&offset: &u64| {
@@ -451,134 +265,9 @@ impl Resident {
         Some(rows)
     }
 
-    /// How many of `threads` may fill blocks at once without taking more than they should.
-    fn threads(&self, threads: usize) -> usize {
-        let Some(limit) = self.limit() else {
-            return threads;
-        };
-        let kept = self.sizes.row_bytes.saturating_mul(self.num_rows);
-        let room = limit.saturating_sub(kept).saturating_add(UNDER_WAY_BYTES);
-        threads.min(usize::try_from(room / (COPIES * BLOCK_BYTES)).unwrap_or(usize::MAX))
-    }
-
-    /// Bytes of all rows that may be packed, if there is a limit.
+    /// Returns the bytes of all rows that may be packed, if there is a limit.
     fn limit(&self) -> Option<u64> {
         (self.sizes.limits_files || !self.is_shared()).then_some(self.sizes.limit)
-    }
-
-    fn rows_of(&self, block: usize) -> Range<u64> {
-        let start = (block as u64) << self.shift;
-        start..self.num_rows.min(start + (1 << self.shift))
-    }
-
-    fn attempt(&self, block: usize, rows: &mut PackedRows, is_alone: bool) -> Result<Attempt> {
-        let wanted = self.rows_of(block);
-        let count = usize::try_from(wanted.end - wanted.start).unwrap_or(usize::MAX);
-        let entry = self.entry();
-        let entry = entry.as_deref();
-        let is_whole = |found: &Block| {
-            found.num_rows() == count && found.heads().len() == count * self.packing.stride()
-        };
-        let load = || entry.and_then(|entry| entry.load(block)).filter(is_whole);
-        let kept = self.blocks.load().all[block].clone();
-        let mapped = |found| {
-            if kept.is_some() { Attempt::Moved(Some(found)) } else { Attempt::Mapped(found) }
-        };
-        if let Some(found) = load() {
-            return Ok(mapped(found));
-        }
-        let claim = match entry.map(|entry| entry.claim(block)) {
-            Some(Ok(None)) if !is_alone => return Ok(Attempt::Busy),
-            Some(Ok(claim)) => claim,
-            Some(Err(error)) => {
-                self.detach(error);
-                None
-            }
-            None => None,
-        };
-        // Somebody may have finished it between the look and the claim.
-        if claim.is_some()
-            && let Some(found) = load()
-        {
-            return Ok(mapped(found));
-        }
-        let publish = |rows: Rows<'_>| match claim.map(|claim| claim.publish(rows)) {
-            Some(Ok(block)) => {
-                self.detached.end();
-                Some(block)
-            }
-            Some(Err(error)) => {
-                // The disk is full, or somebody took the folder away: go on in memory.
-                self.detach(error);
-                None
-            }
-            None => None,
-        };
-        if let Some(kept) = &kept {
-            return Ok(Attempt::Moved(kept.unwritten().and_then(publish)));
-        }
-        self.pack(wanted, rows)?;
-        if rows.num_rows != count {
-            return Err(Error::bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
-        }
-        match publish((&*rows).into()) {
-            Some(block) => Ok(Attempt::Filled(block)),
-            None => Block::in_memory(rows).map(Attempt::Filled),
-        }
-    }
-
-    /// Packs the rows of a block, unless all would be more than may be kept.
-    fn pack(&self, wanted: Range<u64>, rows: &mut PackedRows) -> Result<()> {
-        if rows.num_bytes() as u64 > LARGE_BLOCKS * BLOCK_BYTES {
-            // As much will not be wanted again soon.
-            *rows = PackedRows::default();
-        }
-        rows.clear();
-        let count = wanted.end - wanted.start;
-        let heads = count * self.packing.stride() as u64;
-        let expected = heads.max(self.sizes.weights.of_run(wanted.clone()));
-        let packed_rows = self.packed_rows.fetch_add(count, Ordering::Relaxed) + count;
-        let sum = self.packed_bytes.fetch_add(expected, Ordering::Relaxed) + expected;
-        let check = |sum: u64| match self.limit() {
-            Some(limit) if sum > limit => {
-                let all = u128::from(sum) * u128::from(self.num_rows) / u128::from(packed_rows);
-                Err(too_little(limit, u64::try_from(all).unwrap_or(u64::MAX)))
-            }
-            _ => Ok(()),
-        };
-        let packed = check(sum)
-            .and_then(|()| check_room("packed rows", self.sizes.weights.at_most(expected)))
-            .and_then(|()| rows.reserve(heads, expected - heads))
-            .and_then(|()| self.pack_runs(wanted, rows, |found| check(sum - expected + found)));
-        let found = if packed.is_ok() {
-            rows.num_bytes() as u64
-        } else {
-            // It is not there, and may be tried again.
-            self.packed_rows.fetch_sub(count, Ordering::Relaxed);
-            0
-        };
-        self.packed_bytes.fetch_add(found, Ordering::Relaxed);
-        self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);
-        packed
-    }
-
-    fn pack_runs(
-        &self,
-        wanted: Range<u64>,
-        rows: &mut PackedRows,
-        check: impl Fn(u64) -> Result<()>,
-    ) -> Result<()> {
-        let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
-        let mut start = wanted.start;
-        while start < wanted.end {
-            let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
-            start = run.end;
-            for batch in self.scan.scan(run)? {
-                self.packing.pack(&batch, rows)?;
-            }
-            check(rows.num_bytes() as u64)?;
-        }
-        Ok(())
     }
 
     fn install(&self, at: usize, block: Block) {
@@ -596,265 +285,5 @@ impl Resident {
     }
 }
 
-/// What a thread does: blocks, as long as anybody wants them.
-fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
-    let work = AssertUnwindSafe(|| fill_blocks(resident, filling));
-    let result = catch_unwind(work).unwrap_or_else(|panic| {
-        Err(Error::bug(format!("filling rows: {}", text_of_panic(&*panic))))
-    });
-    if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
-        resident.failure.note(error);
-    }
-    filling.threads.fetch_sub(1, Ordering::Relaxed);
-    filling.progress.notify_all();
-}
-
-fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> {
-    let mut rows = PackedRows::default();
-    let mut last_progress = (filling.done.load(Ordering::Relaxed), Instant::now());
-    loop {
-        let Some(resident) = resident.upgrade() else {
-            return Ok(());
-        };
-        if resident.failure.error().is_some() {
-            return Ok(());
-        }
-        let Some(block) = filling.lock().pop_front() else {
-            return Ok(());
-        };
-        let is_alone = last_progress.1.elapsed() > PATIENCE;
-        match resident.attempt(block, &mut rows, is_alone)? {
-            Attempt::Busy => {
-                filling.lock().push_back(block);
-                drop(resident);
-                let done = filling.done.load(Ordering::Relaxed);
-                if done != last_progress.0 {
-                    last_progress = (done, Instant::now());
-                }
-                std::thread::sleep(PAUSE);
-                continue;
-            }
-            Attempt::Filled(found) => {
-                resident.install(block, found);
-                resident.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
-            }
-            Attempt::Mapped(found) => {
-                resident.install(block, found);
-                resident.counters.blocks_mapped.fetch_add(1, Ordering::Relaxed);
-            }
-            Attempt::Moved(found) => {
-                if let Some(found) = found {
-                    resident.install(block, found);
-                }
-            }
-        }
-        let done = filling.done.fetch_add(1, Ordering::Relaxed) + 1;
-        last_progress = (done, Instant::now());
-        if done == filling.num_blocks {
-            resident.failure.end();
-            let nanos = u64::try_from(filling.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let counter = &resident.counters.fill_nanos;
-            let _ = counter.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        filling.progress.notify_all();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::atomic::AtomicBool;
-
-    use arrow_array::{Int64Array, RecordBatch};
-    use arrow_schema::{DataType, Field, Schema};
-
-    use super::*;
-    use crate::error::Fault;
-
-    const ROWS: u64 = 1024;
-
-    /// Rows that cannot be read for a while.
-    #[derive(Debug)]
-    struct Faulty {
-        schema: SchemaRef,
-        fault: ArcSwapOption<Error>,
-        scans: AtomicUsize,
-        panics: AtomicBool,
-    }
-
-    impl Faulty {
-        fn new() -> Arc<Self> {
-            let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
-            Arc::new(Self {
-                schema: Arc::new(schema),
-                fault: ArcSwapOption::empty(),
-                scans: AtomicUsize::new(0),
-                panics: AtomicBool::new(false),
-            })
-        }
-
-        fn fail(&self, error: Error) {
-            self.fault.store(Some(Arc::new(error)));
-        }
-    }
-
-    impl Scan for Faulty {
-        fn schema(&self) -> &SchemaRef {
-            &self.schema
-        }
-
-        fn num_rows(&self) -> u64 {
-            ROWS
-        }
-
-        fn weights(&self) -> Result<Weights> {
-            Ok(Weights::new([(ROWS, 8)]))
-        }
-
-        fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
-            self.scans.fetch_add(1, Ordering::Relaxed);
-            assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
-            if let Some(error) = self.fault.load_full() {
-                return Err(Error::clone(&error));
-            }
-            let values: Int64Array = offsets.map(|row| i64::try_from(row).unwrap()).collect();
-            Ok(vec![
-                RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(values)]).unwrap(),
-            ])
-        }
-    }
-
-    fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
-        let packing = Packing::new(scan.schema()).unwrap();
-        let weights = Arc::new(scan.weights().unwrap());
-        let (limit, limits_files) = (u64::MAX, false);
-        let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files };
-        Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
-    }
-
-    fn home(path: &Path) -> Home {
-        let packing = Packing::new(Faulty::new().schema()).unwrap();
-        let found =
-            Found::new(vec![vec!["n".into()]], ROWS, 256, packing.stride(), packing.signature());
-        Home { cache: Cache::new(path, Some(1 << 30)), table: "t".into(), found, needed: 0 }
-    }
-
-    fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while !is_so() {
-            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Asks for all rows until they are there.
-    fn filled(resident: &Arc<Resident>) {
-        soon("it fills", || {
-            resident.fill(2).unwrap();
-            resident.is_complete()
-        });
-        let offsets: Vec<u64> = (0..ROWS).rev().collect();
-        let columns = resident.gather(&offsets, &[0]).unwrap().unwrap();
-        let wanted: Int64Array = (0..1024).rev().collect();
-        assert_eq!(&*columns[0], &wanted as &dyn arrow_array::Array);
-    }
-
-    fn passing() -> Error {
-        let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        Error::io("a data file", &source)
-    }
-
-    #[test]
-    fn filling_goes_on_after_an_error_that_passes() {
-        let scan = Faulty::new();
-        let resident = resident(&scan, None);
-        scan.fail(passing());
-        assert_eq!(passing().fault(), Some(Fault::Unreachable));
-        resident.fill(2).unwrap();
-        soon("it fails", || resident.failure().is_some());
-        assert!(!resident.wait().unwrap());
-        scan.fault.store(None);
-        filled(&resident);
-        assert!(resident.failure().is_none());
-    }
-
-    #[test]
-    fn what_fails_is_not_tried_again_at_once() {
-        let scan = Faulty::new();
-        let resident = resident(&scan, None);
-        scan.fail(passing());
-        for _ in 0..3 {
-            resident.fill(1).unwrap();
-            soon("it fails", || resident.failure().is_some());
-            let scans = scan.scans.load(Ordering::Relaxed);
-            // As a loop over batches does.
-            for _ in 0..1000 {
-                resident.fill(1).unwrap();
-            }
-            let more = scan.scans.load(Ordering::Relaxed) - scans;
-            assert!(more <= 1, "{more} more scans");
-        }
-    }
-
-    #[test]
-    fn what_will_not_pass_is_not_tried_again() {
-        let damage = || Error::corrupt("a data file", "its page is cut");
-        for panics in [false, true] {
-            let scan = Faulty::new();
-            let resident = resident(&scan, None);
-            scan.panics.store(panics, Ordering::Relaxed);
-            scan.fail(damage());
-            resident.fill(1).unwrap();
-            soon("it fails", || resident.failure().is_some());
-            let scans = scan.scans.load(Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(250));
-            resident.fill(1).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-            assert_eq!(scan.scans.load(Ordering::Relaxed), scans);
-            assert!(resident.failure().is_some());
-        }
-    }
-
-    #[test]
-    fn a_folder_that_can_be_written_to_again_gets_the_rows() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = folder.path().join("cache");
-        // A file where the folder should be: nobody can write there, not even root.
-        std::fs::write(&cache, "in the way").unwrap();
-        let resident = resident(&Faulty::new(), Some(home(&cache)));
-        filled(&resident);
-        assert!(!resident.is_shared());
-        let failure = resident.failure().expect("it says so");
-        assert!(failure.to_string().contains("could not write"), "{failure}");
-        std::fs::remove_file(&cache).unwrap();
-        soon("rows are shared", || {
-            resident.share().unwrap();
-            resident.is_shared()
-        });
-        assert!(resident.failure().is_none());
-        filled(&resident);
-        assert_eq!(resident.counters.blocks_filled.load(Ordering::Relaxed), 4, "packed once");
-        let other = self::resident(&Faulty::new(), Some(home(&cache)));
-        filled(&other);
-        assert_eq!(other.counters.blocks_mapped.load(Ordering::Relaxed), 4);
-    }
-
-    #[test]
-    fn a_folder_that_goes_away_in_the_middle_and_comes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = folder.path().join("cache");
-        let scan = Faulty::new();
-        let resident = resident(&scan, Some(home(&cache)));
-        assert!(resident.is_shared());
-        std::fs::remove_dir_all(&cache).unwrap();
-        std::fs::write(&cache, "in the way").unwrap();
-        filled(&resident);
-        assert!(!resident.is_shared());
-        std::fs::remove_file(&cache).unwrap();
-        soon("rows are shared", || {
-            resident.share().unwrap();
-            resident.is_shared()
-        });
-        filled(&resident);
-    }
-}
+mod tests;

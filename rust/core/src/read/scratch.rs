@@ -26,7 +26,7 @@ pub(super) struct Scratch {
 pub(super) struct Pool(Mutex<Vec<Scratch>>);
 
 impl Pool {
-    /// A file of the pool, or a new one.
+    /// Returns a file of the pool, or a new one.
     pub(super) fn take(&self, folder: Option<&Path>) -> Result<Scratch> {
         let pid = std::process::id();
         // Not waited for: a fork may have left it locked.
@@ -58,7 +58,7 @@ pub(super) struct Extent {
 }
 
 impl Scratch {
-    /// A new file in `folder`, or in the system's folder for temporary files.
+    /// Returns a new file in `folder`, or in the system's folder for temporary files.
     ///
     /// # Errors
     ///

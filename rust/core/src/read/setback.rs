@@ -36,23 +36,23 @@ impl Setback {
         self.latest.store(Some(Arc::new(Noted { error: Arc::new(error), over })));
     }
 
-    /// What went wrong, until it is tried again.
+    /// Returns the last error, until the next attempt.
     pub(super) fn error(&self) -> Option<Arc<Error>> {
         self.latest.load().as_ref().map(|noted| Arc::clone(&noted.error))
     }
 
-    /// Whether it is too early to try again, or there is no use.
+    /// Returns whether it is too early to try again, or useless.
     pub(super) fn forbids(&self) -> bool {
         let latest = self.latest.load();
         latest.as_ref().is_some_and(|noted| noted.over.is_none_or(|over| Instant::now() < over))
     }
 
-    /// It is tried again. Should it go wrong once more, the pause is longer.
+    /// Notes another attempt. If it fails too, the next pause is longer.
     pub(super) fn lift(&self) {
         self.latest.store(None);
     }
 
-    /// It went well.
+    /// Notes that an attempt succeeded.
     pub(super) fn end(&self) {
         self.lift();
         self.count.store(0, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Whatever the strategy, the same rows come in the same order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -9,9 +10,11 @@ use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use proptest::strategy::Strategy as Generator;
 
+use super::scan::Scan;
 use super::*;
 use crate::loader::{Batches, Loader};
 use crate::order::Order;
+use crate::packed::Packing;
 use crate::projection::ROW_OFFSET;
 
 const COLUMNS: [(&str, &str); 3] = [("n", "n"), ("s", "s"), ("at", ROW_OFFSET)];
@@ -242,6 +245,7 @@ fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
         block_rows: 16,
         limit,
         limits_files: true,
+        is_limit_set: true,
     };
     let filled = |limit| {
         let scan = Arc::new(Strings::new(vec![10_000; 100]));

@@ -5,6 +5,10 @@
 
 use std::ops::Range;
 
+use super::scan::Scan;
+use crate::error::Result;
+use crate::packed::Packing;
+
 /// Rows are of different length if somewhere they have more than this many bytes, and this many times
 /// as many as on average.
 const UNEVEN_BYTES: u64 = 16 << 10;
@@ -30,7 +34,21 @@ struct Step {
 }
 
 impl Weights {
-    /// Of runs of rows, one after another: their number, and the bytes of each row.
+    /// Weighs the rows that `scan` reads: by their types, or by what files say.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub(super) fn of_scan(scan: &dyn Scan) -> Result<Self> {
+        match Packing::new(scan.schema()) {
+            Ok(packing) if !packing.has_tails() => {
+                Ok(Self::new([(scan.num_rows(), packing.stride() as u64)]))
+            }
+            _ => scan.weights(),
+        }
+    }
+
+    /// Weighs runs of rows, each given as the number of rows and the bytes of a row.
     pub(super) fn new(runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut weights = Self::default();
         for (rows, row_bytes) in runs.into_iter().filter(|(rows, _)| *rows > 0) {
@@ -44,38 +62,39 @@ impl Weights {
         weights
     }
 
-    /// The same, knowing that no row is longer.
+    /// Returns the same weights with an upper bound for the longest row.
     pub(super) fn with_longest(self, longest: u64) -> Self {
         Self { longest, ..self }
     }
 
-    /// What some rows that have about so many bytes may have in fact, if one of them is long.
+    /// Returns an upper bound for rows of about this many bytes, in case one of them is long.
     pub(super) fn at_most(&self, bytes: u64) -> u64 {
         if self.is_uneven() { bytes.max(self.longest) } else { bytes }
     }
 
-    /// Bytes of a row on average, rounded up.
+    /// Returns the bytes of a row on average, rounded up.
     pub(super) fn mean(&self) -> u64 {
         self.total.div_ceil(self.num_rows.max(1))
     }
 
-    /// Whether some rows are far longer than others.
+    /// Returns whether some rows are far longer than others.
     pub(super) fn is_uneven(&self) -> bool {
         let most = UNEVEN_BYTES.max(self.mean().saturating_mul(UNEVEN_TIMES));
         self.steps.iter().any(|step| step.row_bytes > most)
     }
 
-    /// Bytes of a run of rows.
+    /// Returns the bytes of a run of rows.
     pub(super) fn of_run(&self, offsets: Range<u64>) -> u64 {
         self.before(offsets.end).saturating_sub(self.before(offsets.start))
     }
 
-    /// Bytes of some rows.
+    /// Returns the bytes of some rows.
     pub(super) fn of_rows(&self, offsets: &[u64]) -> u64 {
         offsets.iter().map(|&offset| self.step_of(offset).map_or(0, |step| step.row_bytes)).sum()
     }
 
-    /// How far a run goes on that has no more than `most_bytes`: a row at least.
+    /// Returns the end of the longest run from `offsets.start` with at most `most_bytes` bytes; at
+    /// least one row.
     pub(super) fn end_of_run(&self, offsets: Range<u64>, most_bytes: u64) -> u64 {
         let (mut fits, mut end) = (offsets.end.min(offsets.start + 1), offsets.end);
         while fits < end {
@@ -101,8 +120,8 @@ impl Weights {
     }
 }
 
-/// The bytes of rows of a fragment, from the pages of each of its columns: rows and bytes. Columns whose
-/// pages do not count rows are taken to be even.
+/// Returns the bytes of rows of a fragment, from the pages of each of its columns: rows and bytes.
+/// Columns whose pages do not count rows are taken to be even.
 pub(super) fn of_pages(num_rows: u64, columns: &[Vec<(u64, u64)>]) -> Vec<(u64, u64)> {
     // Where the bytes of a row change, and by how much.
     let mut changes: Vec<(u64, i128)> = Vec::new();

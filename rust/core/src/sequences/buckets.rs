@@ -64,7 +64,7 @@ struct Window {
 }
 
 impl Buckets {
-    /// The plan of the epoch that `order` is. Looks at the length of every row once.
+    /// Plans the epoch of `order`. Looks at the length of every row once.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl Buckets {
         Ok(buckets)
     }
 
-    /// Rows are sorted by length and cut into batches, which come in the order of their first rows.
+    /// Sorts rows by length and cuts them into batches, which come in the order of their first rows.
     fn read(&self, number: u64, into: &mut Window) -> Result<()> {
         interrupt::check()?;
         let start = number * u64::from(self.budget.window);
@@ -143,27 +143,27 @@ impl Buckets {
         Ok(())
     }
 
-    /// The order it is a plan of.
+    /// Returns the order that was planned.
     pub fn order(&self) -> &Order {
         &self.order
     }
 
-    /// The number of batches.
+    /// Returns the number of batches.
     pub fn num_batches(&self) -> u64 {
         self.before.last().copied().unwrap_or(0)
     }
 
-    /// What is in the batches.
+    /// Returns the totals of the batches.
     pub fn counts(&self) -> BucketCounts {
         self.counts
     }
 
-    /// Bytes of memory it takes, without the lengths.
+    /// Returns the bytes of memory of the plan, without the lengths.
     pub fn num_bytes(&self) -> usize {
         size_of::<Self>() + self.before.len() * size_of::<u64>() + self.order.num_bytes()
     }
 
-    /// The rows of the batches of a share, one batch after another, and where each batch ends.
+    /// Returns the rows of the batches of a share, one batch after another, and where each batch ends.
     ///
     /// Batches are the units of the share. Takes 4 bytes for a row and 8 for a batch.
     ///

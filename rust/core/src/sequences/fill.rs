@@ -60,7 +60,8 @@ pub struct Filler {
 }
 
 impl Filler {
-    /// A filler for the batches of `share`. `eos_id` is for plans that end documents with a token.
+    /// Returns a filler for the batches of `share`. `eos_id` is for plans that end documents with a
+    /// token.
     ///
     /// # Errors
     ///
@@ -82,7 +83,7 @@ impl Filler {
         })
     }
 
-    /// The schema of the batches.
+    /// Returns the schema of the batches.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -100,7 +101,7 @@ impl Filler {
         Ok(())
     }
 
-    /// The next batch, if the rows that were pushed suffice for it.
+    /// Returns the next batch, if the rows that were pushed suffice for it.
     ///
     /// # Errors
     ///
@@ -135,7 +136,8 @@ impl Filler {
         Ok(Step::Batch(batch))
     }
 
-    /// Which of all rows read each piece is in: they are read in the order they are used.
+    /// Returns the number of the row that each piece is in, among all rows read; rows are read in the
+    /// order they are used.
     fn rows_of(&self, pieces: &[Piece]) -> Vec<u64> {
         let mut used = self.used;
         let mut rows = Vec::with_capacity(pieces.len());
@@ -196,7 +198,7 @@ impl Filler {
         Ok(())
     }
 
-    /// The row offset of a piece.
+    /// Returns the row offset of a piece.
     fn offset(&self, piece: Piece) -> u64 {
         let mut offset = [piece.position];
         // For messages only: it was resolved before.
@@ -226,7 +228,7 @@ impl Tokens {
         Ok(Self { lists: Arc::clone(lists), values: Arc::clone(values) })
     }
 
-    /// Where the values of a row lie; nowhere if the row is null.
+    /// Returns where the values of a row lie; nowhere if the row is null.
     fn range(&self, row: usize) -> std::ops::Range<usize> {
         fn of<O: OffsetSizeTrait>(ends: &[O], row: usize) -> std::ops::Range<usize> {
             ends[row].as_usize()..ends[row + 1].as_usize()
@@ -389,7 +391,7 @@ impl Blocks {
     }
 }
 
-/// A place within a batch, which has less than 2³¹ tokens.
+/// Converts a place within a batch, which has less than 2³¹ tokens.
 fn narrow(place: usize) -> i32 {
     i32::try_from(place).expect("blocks and their pieces are counted in 32 bits")
 }

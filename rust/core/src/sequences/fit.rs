@@ -34,14 +34,14 @@ pub(super) struct Fitted {
     pub(super) ends: Vec<usize>,
 }
 
-/// How many blocks `lengths` need.
+/// Returns how many blocks `lengths` need.
 pub(super) fn count(lengths: &[u32], block: u32, rule: Rule) -> Result<u64> {
     let full: u64 = lengths.iter().map(|&len| u64::from(len / block)).sum();
     let (_, openers) = place(&rests(lengths, block), block, rule)?;
     Ok(full + openers.len() as u64)
 }
 
-/// The blocks of `lengths`.
+/// Returns the blocks of `lengths`.
 ///
 /// Documents of more than a block give full blocks from their start on, and what is left is fitted.
 /// Blocks come in the order of the part that opened them, the parts of a block in the order of their
@@ -70,7 +70,7 @@ pub(super) fn fit(lengths: &[u32], block: u32, rule: Rule) -> Result<Fitted> {
     Ok(fitted)
 }
 
-/// What is left of each document after its full blocks.
+/// Returns what is left of each document after its full blocks.
 fn rests(lengths: &[u32], block: u32) -> Vec<Part> {
     let rest = |(&len, row): (&u32, u32)| Part { row, start: len - len % block, len: len % block };
     lengths.iter().zip(0..).map(rest).filter(|part| part.len > 0).collect()
@@ -93,7 +93,7 @@ struct Rooms {
 }
 
 impl Rooms {
-    /// For up to `most` blocks.
+    /// Makes a tree for up to `most` blocks.
     fn new(most: usize) -> Self {
         let leaves = most.next_power_of_two();
         Self { tree: vec![0; 2 * leaves], leaves }

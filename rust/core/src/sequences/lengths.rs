@@ -32,7 +32,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// The lengths of the rows `0..values.len()`.
+    /// Returns lengths for the rows `0..values.len()`.
     pub fn new(values: Vec<u32>) -> Self {
         Self { ranks: None, values }
     }
@@ -53,12 +53,13 @@ impl Lengths {
         Ok(())
     }
 
-    /// What [`from_parts`](Self::from_parts) takes: the rows, if they are not `0..n`, and a length each.
+    /// Returns the arguments of [`from_parts`](Self::from_parts): the rows, if they are not `0..n`, and
+    /// their lengths.
     pub fn parts(&self) -> (Option<&Bitmap>, &[u32]) {
         (self.ranks.as_deref(), &self.values)
     }
 
-    /// The inverse of [`parts`](Self::parts).
+    /// Makes lengths of [`parts`](Self::parts).
     ///
     /// # Errors
     ///
@@ -71,7 +72,7 @@ impl Lengths {
         Ok(Self { ranks: ranks.map(Arc::new), values })
     }
 
-    /// Bytes of memory they take.
+    /// Returns the bytes of memory they take.
     pub fn num_bytes(&self) -> usize {
         self.values.len() * size_of::<u32>()
             + self.ranks.as_ref().map_or(0, |rows| rows.num_bytes())
@@ -87,7 +88,7 @@ pub struct LengthsBuilder {
 }
 
 impl LengthsBuilder {
-    /// Will hold the lengths of all rows of `order`, each read once however often it is served.
+    /// Makes a builder for the rows of `order`; each is read once, however often it is served.
     ///
     /// # Errors
     ///
@@ -108,7 +109,7 @@ impl LengthsBuilder {
         Ok(Self { rows, lengths, num_done: 0 })
     }
 
-    /// The rows to read, ascending.
+    /// Returns the rows to read, ascending.
     pub fn rows(&self) -> &Order {
         &self.rows
     }
@@ -139,7 +140,7 @@ impl LengthsBuilder {
         Ok(())
     }
 
-    /// The lengths, once those of all rows are in.
+    /// Returns the lengths, once those of all rows are in.
     ///
     /// # Errors
     ///
@@ -153,7 +154,7 @@ impl LengthsBuilder {
     }
 }
 
-/// The rows of `order`, ascending, each once.
+/// Returns the rows of `order`, ascending, each once.
 fn distinct(order: &Order) -> Result<Order> {
     if order.is_ascending() || order.is_empty() {
         return Ok(order.clone());

@@ -108,7 +108,7 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The plan of the epoch that `order` is. Looks at the length of every row once.
+    /// Plans the epoch of `order`. Looks at the length of every row once.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl Packing {
         }
     }
 
-    /// The lengths of the documents of a window, as they count.
+    /// Returns the lengths of the documents of a window, as they count.
     fn read(&self, window: u64, into: &mut Window) -> Result<()> {
         into.start = window * self.run();
         let end = self.order.len().min(into.start + self.run());
@@ -202,17 +202,17 @@ impl Packing {
         Ok(())
     }
 
-    /// The order it is a plan of.
+    /// Returns the order that was planned.
     pub fn order(&self) -> &Order {
         &self.order
     }
 
-    /// What it was made with.
+    /// Returns the rules of the plan.
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// The number of blocks.
+    /// Returns the number of blocks.
     pub fn num_blocks(&self) -> u64 {
         let all = self.before.last().copied().unwrap_or(0);
         match self.settings.placement {
@@ -221,12 +221,12 @@ impl Packing {
         }
     }
 
-    /// What is in the blocks.
+    /// Returns the totals of the blocks.
     pub fn counts(&self) -> PackCounts {
         self.counts
     }
 
-    /// Bytes of memory it takes, without the lengths.
+    /// Returns the bytes of memory of the plan, without the lengths.
     pub fn num_bytes(&self) -> usize {
         size_of::<Self>() + self.before.len() * size_of::<u64>() + self.order.num_bytes()
     }
@@ -260,12 +260,12 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// A cursor over the blocks of `packing`.
+    /// Returns a cursor over the blocks of `packing`.
     pub fn new(packing: Arc<Packing>) -> Self {
         Self { packing, number: None, window: Window::default(), fitted: Fitted::default() }
     }
 
-    /// The plan.
+    /// Returns the plan.
     pub fn packing(&self) -> &Arc<Packing> {
         &self.packing
     }
@@ -291,7 +291,7 @@ impl Cursor {
         }
     }
 
-    /// The window that holds token or block `at`.
+    /// Returns the window that holds token or block `at`.
     fn window_of(&self, at: u64) -> u64 {
         let before = &self.packing.before;
         before[..before.len() - 1].partition_point(|&start| start <= at) as u64 - 1

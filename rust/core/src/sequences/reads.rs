@@ -10,7 +10,8 @@ use crate::order::{BitmapBuilder, Order, Share};
 /// More orders than this are laid end to end.
 const MOST_ORDERS: usize = 4;
 
-/// The rows to read for a [`Filler`](super::Filler): the rows of these orders, one after another.
+/// Returns the rows to read for a [`Filler`](super::Filler): the rows of these orders, one after
+/// another.
 ///
 /// A row that ends one block and begins the next stands there once. Concatenated documents keep the
 /// order ascending where it was, so that a scan stays one.

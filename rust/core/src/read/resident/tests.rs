@@ -1,0 +1,195 @@
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
+
+use arrow_array::{Int64Array, RecordBatch};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+use super::*;
+use crate::error::Fault;
+
+const ROWS: u64 = 1024;
+
+/// Rows that cannot be read for a while.
+#[derive(Debug)]
+struct Faulty {
+    schema: SchemaRef,
+    fault: ArcSwapOption<Error>,
+    scans: AtomicUsize,
+    panics: AtomicBool,
+}
+
+impl Faulty {
+    fn new() -> Arc<Self> {
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+        Arc::new(Self {
+            schema: Arc::new(schema),
+            fault: ArcSwapOption::empty(),
+            scans: AtomicUsize::new(0),
+            panics: AtomicBool::new(false),
+        })
+    }
+
+    fn fail(&self, error: Error) {
+        self.fault.store(Some(Arc::new(error)));
+    }
+}
+
+impl Scan for Faulty {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn num_rows(&self) -> u64 {
+        ROWS
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Ok(Weights::new([(ROWS, 8)]))
+    }
+
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+        self.scans.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
+        if let Some(error) = self.fault.load_full() {
+            return Err(Error::clone(&error));
+        }
+        let values: Int64Array = offsets.map(|row| i64::try_from(row).unwrap()).collect();
+        Ok(vec![RecordBatch::try_new(Arc::clone(&self.schema), vec![Arc::new(values)]).unwrap()])
+    }
+}
+
+fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
+    let packing = Packing::new(scan.schema()).unwrap();
+    let weights = Arc::new(scan.weights().unwrap());
+    let (limit, limits_files, is_limit_set) = (u64::MAX, false, false);
+    let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, is_limit_set };
+    Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
+}
+
+fn home(path: &Path) -> Home {
+    let packing = Packing::new(Faulty::new().schema()).unwrap();
+    let found =
+        Found::new(vec![vec!["n".into()]], ROWS, 256, packing.stride(), packing.signature());
+    Home { cache: Cache::new(path, Some(1 << 30)), table: "t".into(), found, needed: 0 }
+}
+
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Asks for all rows until they are there.
+fn filled(resident: &Arc<Resident>) {
+    soon("it fills", || {
+        resident.fill(2).unwrap();
+        resident.is_complete()
+    });
+    let offsets: Vec<u64> = (0..ROWS).rev().collect();
+    let columns = resident.gather(&offsets, &[0]).unwrap().unwrap();
+    let wanted: Int64Array = (0..1024).rev().collect();
+    assert_eq!(&*columns[0], &wanted as &dyn arrow_array::Array);
+}
+
+fn passing() -> Error {
+    let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    Error::io("a data file", &source)
+}
+
+#[test]
+fn filling_goes_on_after_an_error_that_passes() {
+    let scan = Faulty::new();
+    let resident = resident(&scan, None);
+    scan.fail(passing());
+    assert_eq!(passing().fault(), Some(Fault::Unreachable));
+    resident.fill(2).unwrap();
+    soon("it fails", || resident.failure().is_some());
+    assert!(!resident.wait().unwrap());
+    scan.fault.store(None);
+    filled(&resident);
+    assert!(resident.failure().is_none());
+}
+
+#[test]
+fn what_fails_is_not_tried_again_at_once() {
+    let scan = Faulty::new();
+    let resident = resident(&scan, None);
+    scan.fail(passing());
+    for _ in 0..3 {
+        resident.fill(1).unwrap();
+        soon("it fails", || resident.failure().is_some());
+        let scans = scan.scans.load(Ordering::Relaxed);
+        // As a loop over batches does.
+        for _ in 0..1000 {
+            resident.fill(1).unwrap();
+        }
+        let more = scan.scans.load(Ordering::Relaxed) - scans;
+        assert!(more <= 1, "{more} more scans");
+    }
+}
+
+#[test]
+fn what_will_not_pass_is_not_tried_again() {
+    let damage = || Error::corrupt("a data file", "its page is cut");
+    for panics in [false, true] {
+        let scan = Faulty::new();
+        let resident = resident(&scan, None);
+        scan.panics.store(panics, Ordering::Relaxed);
+        scan.fail(damage());
+        resident.fill(1).unwrap();
+        soon("it fails", || resident.failure().is_some());
+        let scans = scan.scans.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(250));
+        resident.fill(1).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(scan.scans.load(Ordering::Relaxed), scans);
+        assert!(resident.failure().is_some());
+    }
+}
+
+#[test]
+fn a_folder_that_can_be_written_to_again_gets_the_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    // A file where the folder should be: nobody can write there, not even root.
+    std::fs::write(&cache, "in the way").unwrap();
+    let resident = resident(&Faulty::new(), Some(home(&cache)));
+    filled(&resident);
+    assert!(!resident.is_shared());
+    let failure = resident.failure().expect("it says so");
+    assert!(failure.to_string().contains("could not write"), "{failure}");
+    std::fs::remove_file(&cache).unwrap();
+    soon("rows are shared", || {
+        resident.share().unwrap();
+        resident.is_shared()
+    });
+    assert!(resident.failure().is_none());
+    filled(&resident);
+    assert_eq!(resident.counters.blocks_filled.load(Ordering::Relaxed), 4, "packed once");
+    let other = self::resident(&Faulty::new(), Some(home(&cache)));
+    filled(&other);
+    assert_eq!(other.counters.blocks_mapped.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn a_folder_that_goes_away_in_the_middle_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let scan = Faulty::new();
+    let resident = resident(&scan, Some(home(&cache)));
+    assert!(resident.is_shared());
+    std::fs::remove_dir_all(&cache).unwrap();
+    std::fs::write(&cache, "in the way").unwrap();
+    filled(&resident);
+    assert!(!resident.is_shared());
+    std::fs::remove_file(&cache).unwrap();
+    soon("rows are shared", || {
+        resident.share().unwrap();
+        resident.is_shared()
+    });
+    filled(&resident);
+}

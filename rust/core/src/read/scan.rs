@@ -1,0 +1,53 @@
+//! Runs of rows in storage order, which rows are packed from.
+
+use std::ops::Range;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::weights::Weights;
+use crate::error::Result;
+
+/// Rows that are decoded at a time, at most.
+const SCAN_ROWS: u64 = 1 << 14;
+
+/// Reads runs of rows, in storage order: what rows are packed from.
+pub(super) trait Scan: std::fmt::Debug + Send + Sync {
+    /// Returns the columns.
+    fn schema(&self) -> &SchemaRef;
+
+    /// Returns the number of rows.
+    fn num_rows(&self) -> u64;
+
+    /// Returns the rows at these offsets, in one batch or several.
+    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
+
+    /// Returns the rows at ascending offsets, far from each other.
+    fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
+        let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1));
+        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Returns about how many bytes the rows have, by what is known without reading them.
+    fn weights(&self) -> Result<Weights>;
+
+    /// Gives memory back that holds what was scanned, and will not be wanted again soon.
+    fn forget(&self) {}
+}
+
+/// Returns the rows to scan at once.
+pub(super) fn scan_rows(row_bytes: u64, budget: u64) -> u64 {
+    (budget / row_bytes.max(1)).clamp(1, SCAN_ROWS)
+}
+
+/// Returns the beginning of a run of rows to scan at once, by the bytes of rows on average and by where
+/// the long ones are.
+pub(super) fn scan_at_once(
+    weights: &Weights,
+    offsets: Range<u64>,
+    most_rows: u64,
+    most_bytes: u64,
+) -> Range<u64> {
+    let end = offsets.end.min(offsets.start.saturating_add(most_rows));
+    offsets.start..weights.end_of_run(offsets.start..end, most_bytes)
+}

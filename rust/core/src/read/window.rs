@@ -1,0 +1,89 @@
+//! A window of rows → batches, as they are handed out.
+
+use std::ops::Range;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::Cuts;
+use super::base::assemble;
+use crate::error::Result;
+use crate::gather::{Gathered, gather};
+use crate::plan::Rows;
+use crate::projection::{Projection, Source};
+use crate::stages::{Stage, measure};
+
+/// What batches are handed out as.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Form {
+    /// Whether a batch is one column, of a vector with the values of all columns for each row.
+    pub(super) is_matrix: bool,
+    /// Whether ids, addresses and offsets of rows are signed, as torch wants them.
+    pub(super) is_signed: bool,
+}
+
+/// Batches of the columns of a projection, as they are handed out.
+pub(super) fn formed(
+    projection: &Projection,
+    mut batches: Vec<Gathered>,
+    form: Form,
+) -> Result<Vec<Gathered>> {
+    for gathered in &mut batches {
+        if form.is_signed {
+            gathered.batch = projection.signed(&gathered.batch)?;
+        }
+        if form.is_matrix {
+            let batch = crate::matrix::side_by_side(&gathered.batch)?;
+            *gathered = Gathered { batch, is_owned: true };
+        }
+    }
+    Ok(batches)
+}
+
+/// Blocks of rows and the columns they hold.
+pub(super) struct Blocks<'a> {
+    pub(super) schema: &'a SchemaRef,
+    pub(super) rows: &'a [RecordBatch],
+    /// Whether nothing else shows their rows.
+    pub(super) are_owned: bool,
+}
+
+/// Cuts a window of rows into batches and gives each its system columns.
+///
+/// `system` is as for [`assemble`].
+pub(super) fn cut(
+    blocks: &Blocks<'_>,
+    rows: Rows,
+    offsets: &[u64],
+    cuts: Cuts<'_>,
+    projection: &Projection,
+    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
+) -> Result<Vec<Gathered>> {
+    let finish = |gathered: Gathered, range: Range<usize>| {
+        let of_batch = || Ok(offsets[range.clone()].to_vec());
+        let batch = assemble(projection, &gathered.batch, of_batch, &system)?;
+        Ok(Gathered { batch, ..gathered })
+    };
+    match rows {
+        Rows::AsRead => {
+            let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead);
+            let whole = measure(Stage::Gather, gathered)?;
+            // Slices share buffers, but no row.
+            let is_owned = whole.is_owned;
+            let slice = |range: Range<usize>| {
+                let batch = whole.batch.slice(range.start, range.len());
+                finish(Gathered { batch, is_owned }, range)
+            };
+            cuts.ranges(offsets.len()).map(slice).collect()
+        }
+        Rows::Picked(places) => {
+            let pick = |range: Range<usize>| {
+                crate::interrupt::check()?;
+                let places = Rows::Picked(places[range.clone()].to_vec());
+                let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &places);
+                finish(measure(Stage::Gather, gathered)?, range)
+            };
+            cuts.ranges(offsets.len()).map(pick).collect()
+        }
+    }
+}
