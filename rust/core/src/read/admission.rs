@@ -47,8 +47,8 @@ impl Drop for Admission {
 ///
 /// # Errors
 ///
-/// [`Error::Memory`] if there is none when no other read is under way; [`Error::Interrupted`]; those of
-/// `bytes`.
+/// [`Error::Memory`](crate::Error::Memory) if there is none when no other read is under way;
+/// [`Error::Interrupted`](crate::Error::Interrupted); those of `bytes`.
 pub(super) fn admit(what: &'static str, bytes: impl FnOnce() -> Result<u64>) -> Result<Admission> {
     if !is_limited() {
         return Ok(Admission(None));
@@ -61,7 +61,13 @@ pub(super) fn admit(what: &'static str, bytes: impl FnOnce() -> Result<u64>) -> 
         if admitted.reads == 0 {
             return Err(no_room(what, bytes, wanted));
         }
+        // A hook may enter the interpreter, which must not be waited for with a lock held.
+        drop(admitted);
         interrupt::check()?;
+        admitted = lock(&under_way.admitted);
+        if admitted.reads == 0 {
+            continue;
+        }
         let woken = under_way.changed.wait_timeout(admitted, interrupt::PERIOD);
         admitted = woken.unwrap_or_else(PoisonError::into_inner).0;
     }
