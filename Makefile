@@ -79,7 +79,7 @@ docs: build site ## Builds all documentation, checks its links, and runs every e
 bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/pip install --quiet $(BENCH_TOOLS)
 	cargo bench --profile dev --package lanceloader-core --locked
-	$(BIN)/python benches/loader.py
+	$(BIN)/python benches/run.py
 
 ci: lint types test-all docs ## Everything that must hold before a change lands
 

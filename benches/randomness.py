@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import lanceloader as ll
-import machine
 import numpy as np
 import pyarrow as pa
-from lanceloader.numbers import offsets_of
+from harness.machine import versions
 
 SEEDS = 5
 MODES: dict[str, dict[str, int]] = {
     "exact": {},
-    "clump_size=16": {"clump_size": 16},
-    "clump_size=64": {"clump_size": 64},
-    "clump_size=1024": {"clump_size": 1024},
+    **{f"clump_size={size}": {"clump_size": size} for size in (16, 64, 1024)},
     "block_size=64": {"block_size": 64},
     "block_size=64, window_blocks=1024": {"block_size": 64, "window_blocks": 1024},
     "block_size=1024": {"block_size": 1024},
@@ -30,31 +27,37 @@ MODES: dict[str, dict[str, int]] = {
     "block_size=1024, window_blocks=256": {"block_size": 1024, "window_blocks": 256},
     "block_size=4096": {"block_size": 4096},
 }
+Order = np.ndarray[Any, Any]
 
 
 def main() -> None:
     options = parse()
-    perm = ll.open(pa.table({"x": pa.array(range(options.rows), pa.int64())}))
-    orders = {"random (numpy)": [truly_random(options.rows, s) for s in range(SEEDS)]}
+    rows = np.arange(options.rows)
+    perm = ll.open(pa.table({"row": rows}))
+    orders: dict[str, list[Order]] = {
+        "random (numpy)": [
+            np.random.default_rng(s).permutation(rows) for s in range(SEEDS)
+        ]
+    }
     for name, arguments in MODES.items():
         shuffles = [perm.shuffle(seed, **arguments) for seed in range(SEEDS)]
-        orders[name] = [
-            offsets_of(each._order).to_numpy().astype(np.int64) for each in shuffles
-        ]
-    orders["none"] = [np.arange(options.rows)]
-    measured = {
-        name: mean([measure(order, options) for order in each])
-        for name, each in orders.items()
-    }
-    print(text(measured))
+        orders[name] = [each.to_arrow()["row"].to_numpy() for each in shuffles]
+    orders["none"] = [rows]
+    modes = {}
+    for name, of in orders.items():
+        found = [measure(order, options) for order in of]
+        modes[name] = {
+            key: float(np.mean([one[key] for one in found])) for key in found[0]
+        }
+    print(text(modes))
     summary = {
         "rows": options.rows,
         "labels": options.labels,
         "batch_size": options.batch_size,
         "batches": options.batches,
         "seeds": SEEDS,
-        "versions": machine.versions(),
-        "modes": measured,
+        "versions": versions(),
+        "modes": modes,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "randomness.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -71,13 +74,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def truly_random(num_rows: int, seed: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).permutation(num_rows)
-
-
-def measure(
-    order: np.ndarray[Any, Any], options: argparse.Namespace
-) -> dict[str, float]:
+def measure(order: Order, options: argparse.Namespace) -> dict[str, float]:
     size = options.batch_size
     labels = order * options.labels // len(order)
     starts = np.linspace(0, len(order) - size, options.batches).astype(int)
@@ -85,35 +82,29 @@ def measure(
         np.bincount(labels[start : start + size], minlength=options.labels)
         for start in starts
     ]
-    distances = np.abs(np.diff(order))
     return {
         "entropy": float(np.mean([entropy(counts) for counts in batches])),
         "labels": float(np.mean([np.count_nonzero(counts) for counts in batches])),
-        "distance": float(distances.mean() / len(order)),
+        "distance": float(np.abs(np.diff(order)).mean() / len(order)),
         # Offsets and positions are ranks already.
         "correlation": abs(float(np.corrcoef(np.arange(len(order)), order)[0, 1])),
     }
 
 
-def entropy(counts: np.ndarray[Any, Any]) -> float:
+def entropy(counts: Order) -> float:
     """Bits."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
 
 
-def mean(measured: list[dict[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([one[key] for one in measured])) for key in measured[0]}
-
-
-def text(measured: dict[str, dict[str, float]]) -> str:
+def text(modes: dict[str, dict[str, float]]) -> str:
     lines = [
         "| shuffle | entropy of a batch, bits | labels in a batch | distance of neighbours | rank correlation |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {name} | {of['entropy']:.2f} | {of['labels']:.1f} | {of['distance']:.3f} | "
-        f"{of['correlation']:.3f} |"
-        for name, of in measured.items()
+        f"| {name} | {of['entropy']:.2f} | {of['labels']:.1f} | {of['distance']:.3f} | {of['correlation']:.3f} |"
+        for name, of in modes.items()
     ]
     return "\n".join(lines)
 

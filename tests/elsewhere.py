@@ -84,4 +84,4 @@ def row_at(perm_and_position) -> int:
 
 def options_of(perm, queue) -> None:
     """Put the storage options that reached this process into a queue."""
-    queue.put(perm._source.storage_options)
+    queue.put(perm.source.storage_options)

@@ -27,7 +27,7 @@ def mixed(sources, weights, num_rows, *, epoch=None, seed=None):
                 view if seed is None else view.shuffle(page.seed_of(seed, names[at]))
             )
             if epoch is not None or lap:
-                order = order._with_epoch((epoch or 0) + (lap << 32))
+                order = order.with_epoch((epoch or 0) + (lap << 32))
             passes[at, lap] = order.with_format("python_col")[:]["id"]
         rows.append((names[at], passes[at, lap][row]))
     return rows

@@ -66,7 +66,11 @@ class Request(http.server.BaseHTTPRequestHandler):
         if self.headers["x-api-key"] != API_KEY:
             self.answer(401, b"no such key")
             return
-        name, what = self.path.partition("?")[0].strip("/").split("/")[2:]
+        name, *rest = self.path.partition("?")[0].strip("/").split("/")[2:]
+        what = "/".join(rest)
+        if what != "query" and what not in ANSWERS:
+            self.answer(404, b"not known here")
+            return
         try:
             dataset = lance.dataset(self.server.folder / f"{name}.lance")
             if body.get("version") is not None:
@@ -84,6 +88,13 @@ class Request(http.server.BaseHTTPRequestHandler):
                 self.answer(200, json.dumps(ANSWERS[what](dataset, body)).encode())
         except (ValueError, OSError) as error:
             self.answer(400, str(error).encode())
+
+    def do_GET(self) -> None:
+        if self.headers["x-api-key"] != API_KEY:
+            self.answer(401, b"no such key")
+            return
+        names = sorted(each.stem for each in self.server.folder.glob("*.lance"))
+        self.answer(200, json.dumps({"tables": names}).encode())
 
     def answer(
         self, status: int, content: bytes, kind: str = "application/json"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lancedb.permutation
 import lanceloader as ll
+import lanceloader.cache
 import lanceloader.permutation
 import lanceloader.torch
 import pyarrow as pa
@@ -20,10 +21,10 @@ import pytest
 from lanceloader import _native, errors
 
 ROOT = Path(__file__).parents[1]
-MODULES = [ll, errors, lanceloader.permutation, lanceloader.torch]
+MODULES = [ll, errors, lanceloader.cache, lanceloader.permutation, lanceloader.torch]
 HEAVY = {
     *("lance", "lancedb", "matplotlib", "numpy", "pandas", "polars", "pyarrow"),
-    *("torch", "tqdm"),
+    *("torch", "tqdm", "typer"),
 }
 
 

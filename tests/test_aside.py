@@ -381,7 +381,7 @@ def test_closed_by_another_thread():
 
 
 def test_arguments():
-    with pytest.raises(ValueError, match="depth 0"):
+    with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
         iterate_in_helper(makes.killed, depth=0)
     with pytest.raises(ValueError, match="nothing"):
         iterate_in_helper(makes.killed, method="nothing")
@@ -389,7 +389,7 @@ def test_arguments():
         iterate_in_helper(lambda: [1])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         iterate_in_helper(makes.sleeps, method="forkserver", statistics=lambda: 1)
-    message = "worker process must not begin"
+    message = "worker process cannot start"
     (found,) = forked(functools.partial(makes.told, makes.begins))
     assert message in found
 

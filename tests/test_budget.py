@@ -236,22 +236,22 @@ def test_the_number_of_rows_of_a_rank(perm, options):
 
 def test_arguments_are_checked(perm):
     cases = [
-        ({"batch_tokens": 0}, "batch_tokens 0"),
-        ({"batch_tokens": 9, "batch_size": 0}, "batch_size 0"),
-        ({"batch_tokens": 9, "bucket_rows": 0}, "bucket_rows 0"),
-        ({"batch_tokens": 9, "bucket_rows": 2**32}, "bucket_rows 4294967296"),
+        ({"batch_tokens": 0}, "`batch_tokens` must be .* got 0"),
+        ({"batch_tokens": 9, "batch_size": 0}, "`batch_size` must be .* got 0"),
+        ({"batch_tokens": 9, "bucket_rows": 0}, "`bucket_rows` must be .* got 0"),
+        ({"batch_tokens": 9, "bucket_rows": 2**32}, "`bucket_rows` .* got 4294967296"),
         ({"batch_tokens": 9, "long": "drop"}, "drop"),
         ({"batch_tokens": 9, "length": "x"}, "`x`"),
-        ({"batch_tokens": 9, "global_batch_size": 4}, "wanted one of them"),
-        ({"length": "n"}, "without batch_tokens"),
-        ({"padded": False}, "padded=False without batch_tokens"),
-        ({"bucket_rows": 9}, "bucket_rows=9 without batch_tokens"),
-        ({"long": "error", "batch_size": 2}, "long='error' without batch_tokens"),
+        ({"batch_tokens": 9, "global_batch_size": 4}, "pass one of them"),
+        ({"length": "n"}, "`length`='n' .* pass `batch_tokens`"),
+        ({"padded": False}, "`padded`=False .* pass `batch_tokens`"),
+        ({"bucket_rows": 9}, "`bucket_rows`=9 .* pass `batch_tokens`"),
+        ({"long": "error", "batch_size": 2}, "`long`='error' .* pass `batch_tokens`"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             perm.loader(**options)
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="the permutation has none"):
         perm.select_columns(["id"]).loader(batch_tokens=9)
     words = ll.open(pa.table({"s": ["a"]}))
     with pytest.raises(ValueError, match="`s` of type string"):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from lanceloader.formats._columns import Columns, Ragged
 from lanceloader.stages import device as stage
-from lanceloader.stages.device import copied_ahead, on_device, pinned, together
-from lanceloader.stages.tensor_tree import leaves, mapped
+from lanceloader.stages.device import copied_ahead, map_by_storage, on_device, pinned
+from lanceloader.stages.tensor_tree import tree_leaves, tree_map
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch.cuda.is_available() is false"
@@ -69,7 +69,7 @@ def nested():
 
 def test_everything_is_found():
     value = nested()
-    found = mapped(value, lambda leaf: "moved")
+    found = tree_map(value, lambda leaf: "moved")
     assert found == {
         "x": "moved",
         "columns": {"x": "moved", "text": ["a"]},
@@ -89,7 +89,7 @@ def test_everything_is_found():
     ][1:-1]
     assert found["default"]["new"] == []
     # What was given is as it was.
-    assert all(isinstance(leaf, torch.Tensor | Movable) for leaf in leaves(value))
+    assert all(isinstance(leaf, torch.Tensor | Movable) for leaf in tree_leaves(value))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_everything_is_found():
     ],
 )
 def test_what_is_left_alone(value):
-    assert mapped(value, pytest.fail) is value
+    assert tree_map(value, pytest.fail) is value
     (found,) = on_device([[value]], "cpu")
     assert found[0] is value
 
@@ -119,7 +119,9 @@ def test_other_devices(place):
     found = list(on_device([nested(), nested()], place))
     assert len(found) == 2
     for batch in found:
-        tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor)]
+        tensors = [
+            leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)
+        ]
         assert len(tensors) == 13
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert batch["movable"].place == "meta"
@@ -135,7 +137,7 @@ def test_where_they_are_already():
 
 def test_a_device_is_not_ignored():
     for batch in (pa.record_batch({"x": [1]}), ["a"], {"x": np.ones(3)}):
-        with pytest.raises(TypeError, match=r"'meta': a .* without tensors"):
+        with pytest.raises(TypeError, match=r"`device`='meta' .* without tensors"):
             next(on_device([batch], "meta"))
     assert list(on_device([[], [torch.ones(1)], ["a"]], "meta"))[2] == ["a"]
 
@@ -170,7 +172,7 @@ def test_tensors_of_one_storage_go_in_one_copy():
         copies.append(tensor)
         return tensor.clone()
 
-    found = together(batch, copied)
+    found = map_by_storage(batch, copied)
     assert found.keys() == batch.keys()
     for name, tensor in batch.items():
         assert found[name].dtype == tensor.dtype
@@ -192,7 +194,7 @@ def test_tensors_that_are_more_than_memory():
         "meta": torch.ones(2, device="meta"),
     }
     copies = []
-    together(batch, copies.append)
+    map_by_storage(batch, copies.append)
     assert len(copies) == 5
     assert all(a is b for a, b in zip(copies, batch.values(), strict=True))
 
@@ -334,7 +336,7 @@ def test_on_cuda():
 def test_pinned():
     found = pinned(nested())
     assert all(
-        leaf.is_pinned() for leaf in leaves(found) if not isinstance(leaf, Movable)
+        leaf.is_pinned() for leaf in tree_leaves(found) if not isinstance(leaf, Movable)
     )
     (found,) = on_device([nested()], pin_memory=True)
     assert found["x"].is_pinned()

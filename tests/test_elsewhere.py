@@ -103,7 +103,9 @@ def test_a_transform_that_raises(perm):
 
 def test_a_transform_that_does_not_pickle(perm):
     loader = perm.loader(100, transform=lambda batch: batch, in_process=False)
-    with pytest.raises(TypeError, match="in_process=False: wanted functions of a mod"):
+    with pytest.raises(
+        TypeError, match=r"`in_process`=False .* pass functions that are"
+    ):
         list(loader)
 
 

@@ -134,7 +134,7 @@ def test_a_state_of_one_epoch_of_several_others_is_refused():
         several = perm.loader(4, epochs=3).set_epoch(first)
         several.load_state_dict(state)
         batches = iter(several)
-        words = rf"epoch 4, but .* epochs {first} to {first + 2}: wanted set_epoch"
+        words = rf"epoch 4, but .* epochs {first} to {first + 2}: call set_epoch"
         with pytest.raises(ValueError, match=words):
             next(batches)
     several = perm.loader(4, epochs=3)
@@ -152,7 +152,7 @@ def test_damaged_first_epochs(first):
     loader = table(10).loader(4, epochs=2)
     state = loader.set_epoch(1).state_dict()
     assert state["first_epoch"] == state["epoch"] == 1
-    with pytest.raises(ValueError, match="first epoch"):
+    with pytest.raises(ValueError, match="'first_epoch'"):
         loader.load_state_dict(state | {"first_epoch": first})
 
 
@@ -184,7 +184,7 @@ def test_epochs_without_a_batch_do_not_go_on_forever(why, num_workers):
     perm = table(10).with_take(num_rows)
     loader = perm.loader(**{"batch_size": 4, "epochs": None} | options)
     batches = iter(in_workers(loader, num_workers))
-    with pytest.raises(ValueError, match=r"epoch 0 has no batch .*would never end"):
+    with pytest.raises(ValueError, match=r"epoch 0 .*has no batch .*would never end"):
         next(batches)
 
 

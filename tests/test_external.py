@@ -98,7 +98,7 @@ def test_rows_of_any_length(texts, limit):
 
 
 def listed(perm):
-    dataset = lance.dataset(perm._source.uri)
+    dataset = lance.dataset(perm.source.uri)
     plan = ll.permutation_builder(dataset).shuffle(seed=1).execute()
     return ll.Permutation.from_tables(dataset, plan)
 

@@ -63,3 +63,24 @@ def test_a_row_is_the_call_that_it_names(copy):
         line for line in found.stderr.splitlines() if line.startswith("+| images: ")
     ]
     assert [re.split(r" *\| *", row)[4] for row in rows] == ["1 k", "2 k"]
+
+
+def test_arms_name_functions_that_are_there(monkeypatch):
+    """Most libraries that the benches run are not installed here."""
+    monkeypatch.syspath_prepend(str(ROOT / "benches"))
+    import peers
+    from scenarios import packing, wide, workers
+
+    arms = [peers.REFERENCE, *peers.followed(), *peers.in_storage_order()]
+    arms += [*wide.ARMS.values(), *(arm for arm, *_ in workers.CASES), workers.IDLE]
+    for table in (*peers.TABLES, "mixed"):
+        arms += [*peers.readers_of(table), *peers.peers_of(table)]
+    named = {name for arm in arms for name in (arm.open, arm.make, arm.state) if name}
+    named |= {reference for reference, _ in packing.ARMS.values()}
+    for name in sorted(named):
+        module, _, function = name.partition(":")
+        source = (ROOT / "benches" / f"{module.replace('.', '/')}.py").read_text()
+        assert f"\ndef {function}(" in source, name
+    for module in (ROOT / "benches" / "peers").glob("[a-z]*.py"):
+        is_used = any(f"peers.{module.stem}:" in name for name in named)
+        assert is_used or module.stem == "records", module

@@ -23,7 +23,7 @@ def addresses(data) -> set[int]:
 @pytest.fixture
 def batch(table):
     perm = ll.Permutation.identity(table)
-    return perm._ensure_open().take(perm._order, [5, 3, 99])
+    return perm.open_reader().take(perm.order, [5, 3, 99])
 
 
 def test_a_batch_is_taken_by_any_library(batch):
@@ -85,7 +85,7 @@ def test_data_in_memory_is_not_copied():
     )
     mine = addresses(data.to_batches()[0])
     perm = ll.open(data)
-    assert addresses(perm._source.to_arrow().to_batches()[0]) == mine
+    assert addresses(perm.source.to_arrow().to_batches()[0]) == mine
     # A run of rows is a slice.
     scanned = next(perm.with_format("arrow").iter(50_000))
     assert addresses(scanned) <= mine
@@ -166,7 +166,7 @@ def test_columns_that_come_out_twice_share_nothing(tmp_path, source, kind, read)
         }
     if source == "engine":
         columns = {name: path for name, path in columns.items() if "." not in path}
-    view = perm._with_selection(columns).with_format(kind)
+    view = perm.with_selection(columns).with_format(kind)
     if source == "table":
         view = view.with_read(read)
     for batch in (view[:10], view.take_offsets([5, 3, 3, 9]), *view.iter(20)):
@@ -183,12 +183,12 @@ def test_columns_that_come_out_twice_share_nothing(tmp_path, source, kind, read)
 
 def test_ownership_is_known(table):
     perm = ll.Permutation.identity(table).select_columns(["id"])
-    reader = perm._ensure_open()
-    taken = reader.take(perm._order, [5, 3])
+    reader = perm.open_reader()
+    taken = reader.take(perm.order, [5, 3])
     assert taken.is_owned
     assert addresses(pa.record_batch(taken)) == addresses(pa.record_batch(taken))
     memory = ll.open(pa.table({"x": range(10)}))
-    shared = memory._ensure_open().read(memory._order, 0, 5)
+    shared = memory.open_reader().read(memory.order, 0, 5)
     assert not shared.is_owned
     mine = shared.to_owned()
     assert mine.is_owned

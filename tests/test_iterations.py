@@ -215,7 +215,7 @@ def stalled(tmp_path):
 
 STALLED = """
 perm = ll.open(sys.argv[2], storage_options=json.loads(sys.argv[3]))
-it = perm.reader.load(perm._order, 4, False)
+it = perm.reader.load(perm.order, 4, False)
 threading.Thread(target=next, args=(it, None), daemon=True).start()
 assert soon(lambda: os.path.exists(folder + "/asked"))
 """

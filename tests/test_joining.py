@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.formats._columns import Ragged
-from lanceloader.stages.concat import emptied, joined, num_rows_of
+from lanceloader.stages.concat import concat, empty_like, num_rows_of
 from lanceloader.stages.transform import ErrorPolicy, transformed
 
 
@@ -47,7 +47,7 @@ def same(a, b):
 def test_rows_are_joined(kind):
     parts = [as_kind(kind, numbers) for numbers in ([1, 2], [3], [], [4, 5])]
     assert [num_rows_of(part) for part in parts] == [2, 1, 0, 2]
-    whole, wanted = joined(parts), as_kind(kind, [1, 2, 3, 4, 5])
+    whole, wanted = concat(parts), as_kind(kind, [1, 2, 3, 4, 5])
     assert type(whole) is type(wanted)
     assert same(whole, wanted)
 
@@ -67,16 +67,16 @@ def test_rows_are_joined(kind):
 def test_batches_without_rows(kind):
     """They are joined with any others as if they were not there."""
     some = as_kind(kind, [1, 2])
-    none = emptied(some)
+    none = empty_like(some)
     assert type(none) is type(some)
     assert num_rows_of(none) == 0
-    assert same(joined([none, some]), some)
+    assert same(concat([none, some]), some)
     assert same(some, as_kind(kind, [1, 2]))
 
 
 def test_parts_of_lists():
     part = Ragged(np.arange(10), np.array([2, 3, 7]))
-    values, offsets = joined([part, part])
+    values, offsets = concat([part, part])
     assert values.tolist() == [2, 3, 4, 5, 6] * 2
     assert offsets.tolist() == [0, 1, 5, 6, 10]
 
@@ -94,7 +94,7 @@ def test_parts_of_lists():
 )
 def test_what_cannot_be_joined(parts):
     with pytest.raises(ValueError, match=r"rows|dicts|tuples"):
-        joined(parts)
+        concat(parts)
 
 
 @pytest.mark.parametrize(

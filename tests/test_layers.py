@@ -71,7 +71,15 @@ AT_ONCE = {
     "pandas": set(),
     "polars": set(),
     "tqdm": set(),
-    "matplotlib": set(),
+    "matplotlib": {"cli/plot"},
+    "typer": {
+        f"cli/{name}"
+        for name in (
+            *("app", "bench", "cache", "doctor", "failures", "head"),
+            *("materialize", "options", "warm"),
+        )
+    },
+    "rich": {"cli/output"},
 }
 
 
@@ -148,6 +156,55 @@ def test_python_folders_import_one_way():
 def test_a_circle_is_found():
     assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"a"}})
     assert not circle_of({"a": {"b", "c"}, "b": {"c"}})
+
+
+def private_names() -> dict[str, set[str]]:
+    """The private names that each folder, or module outside of one, defines."""
+    found: dict[str, set[str]] = {}
+    for module, tree in modules().items():
+        names = found.setdefault(top(module), set())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names.add(node.attr)
+    return {
+        folder: {name for name in names if name[0] == "_" and name[:2] != "__"}
+        for folder, names in found.items()
+    }
+
+
+def test_private_names_stay_in_their_folder():
+    """``_replace`` of a named tuple is no private name of ours."""
+    names = private_names()
+    wrong = []
+    for module, tree in modules().items():
+        others = set().union(*(names[each] for each in names if each != top(module)))
+        foreign = others - names[top(module)] - {"_replace"}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or node.attr not in foreign:
+                continue
+            # Classes may define what their bases in other folders use.
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                continue
+            wrong.append(f"{module}.py:{node.lineno} uses {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+
+
+# LanceDB's names, for classes that derive from ours.
+TWICE = {"Permutation", "Permutations"}
+
+
+def test_no_class_name_stands_twice():
+    where: dict[str, list[str]] = {}
+    for module, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name not in TWICE:
+                where.setdefault(node.name, []).append(module)
+    twice = {name: found for name, found in where.items() if len(found) > 1}
+    assert not twice
 
 
 def top(module: str) -> str:

@@ -318,13 +318,13 @@ def test_how_rows_are_read_travels_with_a_permutation(perm, tmp_path):
         "external", memory_limit="3 MiB", cache_dir=tmp_path / "rows", threads=3
     ).shuffle(1)
     again = pickle.loads(pickle.dumps(view))
-    assert again._options == view._options
-    assert again._options.memory_limit == 3 << 20
-    assert again._options.cache_dir == str(tmp_path / "rows")
+    assert again.read_options == view.read_options
+    assert again.read_options.memory_limit == 3 << 20
+    assert again.read_options.cache_dir == str(tmp_path / "rows")
     loader = again.loader(1000, format="arrow")
     assert table_of(loader).equals(view.to_arrow())
     assert loader.stats().rows_spilled == 4286
-    assert view.with_read()._options == perm._options
+    assert view.with_read().read_options == perm.read_options
     # What the loader is given takes the place of all of it.
     loader = again.loader(1000, read="direct")
     assert list(loader)
@@ -386,7 +386,7 @@ def test_what_is_handed_out_may_be_written_to(perm, read, is_shuffled):
 def test_a_format_without_a_row_per_row_forgives_nothing(perm):
     view = perm.select_columns(["x"])
     with pytest.raises(
-        ValueError, match="on_error='skip' with torch_col: wanted a form"
+        ValueError, match=r"`on_error`='skip' needs batches .* pass another format"
     ):
         view.loader(4, format="torch_col", transform=len, on_error="skip")
 

@@ -135,7 +135,7 @@ def test_formats_and_options_are_kept(perm, target):
     batches = list(copy)
     assert len(batches) == -(-2571 // 70)
     assert batches[0]["id"].tolist() == next(iter(view.shuffle(1)))["id"].tolist()
-    assert copy._options == view._options
+    assert copy.read_options == view.read_options
     assert copy.with_transform(len).materialize(target.with_name("2.lance"))[:9] == 9
 
 

@@ -15,7 +15,7 @@ import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.mixing.epochs import MOST_EPOCHS
-from lanceloader.mixing.weights import whole_weights
+from lanceloader.mixing.weights import integer_weights
 from lanceloader.world import World
 from loads import STRATEGIES
 from mixtures import flat, mixed, numbered, served, shorter, sources_of
@@ -59,7 +59,7 @@ def test_a_mixture_is_what_it_is_row_by_row(data, sizes, one_table):
 
 @given(st.lists(numbers, min_size=1, max_size=9))
 def test_no_source_is_ever_far_from_its_share(weights):
-    whole = whole_weights(weights, range(len(weights)), [1] * len(weights))
+    whole = integer_weights(weights, range(len(weights)), [1] * len(weights))
     total = sum(map(Fraction, weights))
     for number, weight in zip(whole, weights, strict=True):
         assert abs(Fraction(number, sum(whole)) - Fraction(weight) / total) < 1e-6
@@ -245,7 +245,7 @@ def test_tables_read_by_their_own_library(folders, monkeypatch):
     wanted = served(ll.mix([native, other], stop=200).loader(64, format="python_col"))
     from lanceloader.engine import ROW_OFFSET, EngineReader
 
-    source = other._source
+    source = other.source
     monkeypatch.setattr(
         source,
         "reader",
@@ -292,16 +292,16 @@ def test_epochs_of_a_schedule_are_found_again_and_few_are_kept(stop):
     schedule = [(0, {"a": 1, "b": 3}), (10_000, {"a": 3, "b": 1})]
     mixture = ll.mix(sources_of([10, 10]), schedule=schedule, shape="linear", stop=stop)
     other = copy.copy(mixture)
-    counted = [mixture._with_epoch(epoch).counts() for epoch in range(60)]
+    counted = [mixture.with_epoch(epoch).counts() for epoch in range(60)]
     assert counted[0] != counted[59]
-    assert other._with_epoch(59).counts() == counted[59]
+    assert other.with_epoch(59).counts() == counted[59]
     travelled = pickle.loads(pickle.dumps(mixture))
     for epoch in (30, 0, 59, 58):
         loader = mixture.loader(1, format="python_col").set_epoch(epoch)
         assert len(served(loader)) == sum(counted[epoch].values())
         for one in (mixture, travelled):
             one._epochs.of(epoch)
-            assert one._with_epoch(epoch).counts() == counted[epoch]
+            assert one.with_epoch(epoch).counts() == counted[epoch]
         assert len(mixture._epochs._mixes) <= MOST_EPOCHS
 
 
@@ -384,7 +384,7 @@ def test_some_sources_of_the_same_table():
 def test_what_a_mixture_says():
     mixture = ll.mix(sources_of([40, 20]), weights=[1, 3])
     assert repr(mixture) == (
-        "<Mixture of 27 rows of 2 sources: a, b; until the first begins anew>"
+        "<Mixture of 27 rows of 2 sources: a, b; until a source would start again>"
     )
     text = mixture.explain()
     assert "source    b: weight 75.00%, 20 rows of an epoch, 1.00 times its 20" in text
@@ -403,11 +403,11 @@ def test_memory_is_shared(folders):
     assert divided(90, [500, 500, 500]) == [30, 30, 30]
     mixture = ll.mix([ll.open(path) for path in folders])
     limits = [
-        view._options.memory_limit
+        view.read_options.memory_limit
         for view in mixture.with_read(memory_limit=1 << 20)._readers()
     ]
     assert sum(limits) == 1 << 20
-    assert all(view._options.threads for view in mixture._readers())
+    assert all(view.read_options.threads for view in mixture._readers())
 
 
 def test_an_iteration_that_is_left_ends():

@@ -23,7 +23,7 @@ def test_columns_must_fit():
     other = numbered(0, 5, x=int, y=str)
     with pytest.raises(
         ValueError,
-        match="source 'b': column `x` of type int64, in source 'a' of type double",
+        match="`x` has type int64 in source 'b', but type double in source 'a'",
     ):
         ll.mix({"a": a, "b": other})
 
@@ -31,23 +31,23 @@ def test_columns_must_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": [1]}, "1 weights for 2 sources"),
-        ({"weights": {"a": 1}}, "a weight missing for 'b'"),
-        ({"weights": {"a": 1, "b": 1, "c": 1}}, "a weight for 'c'"),
-        ({"weights": [1, -1]}, "weight -1 of source 'b': wanted 0 or more"),
-        ({"weights": [1, float("nan")]}, "wanted a finite number"),
+        ({"weights": [1]}, "1 numbers for 2 sources"),
+        ({"weights": {"a": 1}}, "no weight for 'b'"),
+        ({"weights": {"a": 1, "b": 1, "c": 1}}, "a weight for 'c', which is not"),
+        ({"weights": [1, -1]}, "source 'b' must not be negative, got -1"),
+        ({"weights": [1, float("nan")]}, "source 'b' must be finite, got nan"),
         ({"weights": [0, 0]}, "all 0"),
-        ({"weights": [1, 0], "stop": "all"}, "never served whole"),
+        ({"weights": [1, 0], "stop": "all"}, "source 'b' has weight 0 .*never end"),
         (
             {"schedule": [(0, [1, 1]), (8, [1, 0])], "stop": "all"},
-            "source 'b' of weight 0 from row 8 on",
+            "source 'b' has weight 0 from row 8 on",
         ),
-        ({"weights": [1, 1], "schedule": [(0, [1, 1])]}, "wanted one of them"),
-        ({"schedule": [(5, [1, 1])]}, r"rows \[5\] on"),
-        ({"schedule": [(0, [1, 1]), (9, [1, 1]), (4, [1, 1])]}, "ascend from 0 on"),
-        ({"stop": "last"}, "stop='last'"),
-        ({"shape": "round"}, "shape='round'"),
-        ({"source_column": "id"}, "a name that no column has"),
+        ({"weights": [1, 1], "schedule": [(0, [1, 1])]}, "pass one of them"),
+        ({"schedule": [(5, [1, 1])]}, r"increase from 0 on, got \[5\]"),
+        ({"schedule": [(0, [1, 1]), (9, [1, 1]), (4, [1, 1])]}, r"got \[0, 9, 4\]"),
+        ({"stop": "last"}, "`stop` must be .* got 'last'"),
+        ({"shape": "round"}, "`shape` must be .* got 'round'"),
+        ({"source_column": "id"}, "`source_column`='id' .*pass another name"),
     ],
 )
 def test_what_cannot_be_mixed(options, message):
@@ -56,11 +56,13 @@ def test_what_cannot_be_mixed(options, message):
 
 
 def test_other_things_cannot_be_mixed():
-    with pytest.raises(ValueError, match="batch_tokens=64 of a mixture"):
+    with pytest.raises(
+        ValueError, match="`batch_tokens`=64 does not apply to a mixture"
+    ):
         ll.mix([numbered(0, 5)]).loader(batch_tokens=64)
-    with pytest.raises(ValueError, match="a mixture of nothing"):
+    with pytest.raises(ValueError, match="`sources` is empty"):
         ll.mix([])
-    with pytest.raises(TypeError, match="source 0 of type list: wanted a Permutation"):
+    with pytest.raises(TypeError, match="source 0 must be a Permutation, not list"):
         ll.mix([[1, 2]])
     with pytest.raises(ValueError, match="source 1 has no rows"):
         ll.mix([numbered(0, 5), numbered(0, 5).with_take(0)])

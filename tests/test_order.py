@@ -62,8 +62,8 @@ def test_a_windowed_shuffle_says_so():
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ({"block_size": 8, "clump_size": 2}, "clump_size=2 with block_size=8"),
-        ({"window_blocks": 8}, "window_blocks=8 without block_size"),
+        ({"block_size": 8, "clump_size": 2}, "`clump_size`=2 and `block_size`=8"),
+        ({"window_blocks": 8}, "`window_blocks`=8 .*pass `block_size`"),
         ({"block_size": 0}, "`block_size` must be at least 1, got 0"),
         (
             {"block_size": 4, "window_blocks": 0},
@@ -271,5 +271,5 @@ def test_a_view_over_no_rows_has_no_order_to_speak_of():
 
 def test_masks_with_nulls_are_named():
     perm = ll.open(pa.table({"x": range(3)}))
-    with pytest.raises(ValueError, match="a filter with 1 nulls"):
+    with pytest.raises(ValueError, match="`predicate` has 1 nulls"):
         perm.filter(pa.array([True, None, False]))

@@ -50,7 +50,7 @@ def test_threads_may_share_what_fills_blocks(perm):
     packing = perm.pack(24, pad_id=PAD)._units().packing(None)
     whole = share_of(packing.num_blocks, 0, 1, World(), tail="pad", drop_last=False)
     (order,) = packing.reads(whole)
-    reader = perm.select_columns(["tokens"])._ensure_open()
+    reader = perm.select_columns(["tokens"]).open_reader()
     rows = reader.load(order, 3, False)
     filler = packing.fill(whole, rows, pad_id=PAD, eos_id=0)
     found = []
@@ -184,24 +184,33 @@ def test_tokens_that_are_none_are_named(tokens, kind, message):
 def test_arguments_are_checked(perm):
     two = ll.open(pa.table({"a": [[1]], "b": [[2]], "f": [[0.5]], "s": ["x"]}))
     cases = [
-        (lambda: perm.pack(0), "length 0"),
-        (lambda: perm.pack(2**31), "length 2147483648"),
+        (lambda: perm.pack(0), "`length` must be .* got 0"),
+        (lambda: perm.pack(2**31), "`length` must be .* got 2147483648"),
         (lambda: perm.pack(4, strategy="worst_fit"), "worst_fit"),
         (lambda: perm.pack(4, long="keep"), "keep"),
-        (lambda: perm.pack(4, window=0), "window 0"),
+        (lambda: perm.pack(4, window=0), "`window` must be .* got 0"),
         (lambda: perm.pack(4, eos_id=2**63), "eos_id"),
         (lambda: perm.pack(4, pad_id=-(2**63) - 1), "pad_id"),
         (lambda: two.pack(4), "`a`, `b`, `f`"),
-        (lambda: two.pack(4, column="f"), "whole numbers"),
-        (lambda: two.pack(4, column="s"), "column `s` of type string"),
+        (lambda: two.pack(4, column="f"), "integers"),
+        (
+            lambda: two.pack(4, column="s"),
+            "`s` must hold lists of integers, not string",
+        ),
         (lambda: two.pack(4, column="a", lengths="s"), "`s` of type string"),
         (lambda: two.pack(4, column="c"), "`c`"),
-        (lambda: perm.select_columns(["id"]).pack(4), "there is none"),
-        (lambda: perm.pack(4).loader(4, batch_tokens=9), "wanted batch_size"),
-        (lambda: perm.pack(4).loader(4, long="error"), r"wanted pack\(long=\.\.\.\)"),
-        (lambda: perm.pack(4).loader(4, padded=True), "padded=True for blocks of 4"),
-        (lambda: perm.pack(4).loader(4, bucket_rows=8), "bucket_rows=8 for blocks"),
-        (lambda: perm.pack(4).loader(4, length="n"), "length='n' for blocks"),
+        (lambda: perm.select_columns(["id"]).pack(4), "the permutation has none"),
+        (lambda: perm.pack(4).loader(4, batch_tokens=9), "pass `batch_size`"),
+        (lambda: perm.pack(4).loader(4, long="error"), r"pass `long` to pack\(\)"),
+        (
+            lambda: perm.pack(4).loader(4, padded=True),
+            "`padded`=True does not apply to blocks of 4",
+        ),
+        (
+            lambda: perm.pack(4).loader(4, bucket_rows=8),
+            "`bucket_rows`=8 does not apply",
+        ),
+        (lambda: perm.pack(4).loader(4, length="n"), "`length`='n' does not apply"),
         (lambda: perm.pack(4).loader(0), "`batch_size` must be at least 1, got 0"),
     ]
     for make, message in cases:

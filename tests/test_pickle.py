@@ -303,7 +303,7 @@ def test_credentials_stay_at_home(tmp_path, kind):
 
 def test_options_that_are_no_secrets_travel(tmp_path):
     perm = with_options(tmp_path, "path", {**SECRETS, **PLAIN, **ANONYMOUS})
-    assert travelled(perm)._source.storage_options == PLAIN | ANONYMOUS
+    assert travelled(perm).source.storage_options == PLAIN | ANONYMOUS
 
 
 def test_credentials_go_along_to_a_child_that_is_spawned(tmp_path):
@@ -315,15 +315,15 @@ def test_credentials_go_along_to_a_child_that_is_spawned(tmp_path):
     finally:
         set_spawning_popen(None)
     again = pickle.loads(pickled)
-    assert options.items() <= again._source.storage_options.items()
+    assert options.items() <= again.source.storage_options.items()
 
 
 def test_a_copy_in_this_process_keeps_its_credentials(tmp_path):
     perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    options = perm._source.storage_options
-    assert copy.copy(perm)._source.storage_options == options
-    assert perm.shuffle(seed=1)._source.storage_options == options
-    assert copy.deepcopy(perm)._source.storage_options == options
+    options = perm.source.storage_options
+    assert copy.copy(perm).source.storage_options == options
+    assert perm.shuffle(seed=1).source.storage_options == options
+    assert copy.deepcopy(perm).source.storage_options == options
 
 
 def factories(folder):

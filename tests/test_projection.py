@@ -190,7 +190,7 @@ def stored(request, tmp_path):
     lance.write_dataset(data, tmp_path / "t.lance", max_rows_per_file=8)
     perm = ll.open(tmp_path / "t.lance")
     if request.param == "engine":
-        source = perm._source
+        source = perm.source
         source.reader = lambda columns, options=None: EngineReader(
             source.engine(), columns, "_rowid", source.native
         )

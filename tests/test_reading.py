@@ -65,9 +65,9 @@ def test_shards_of_an_epoch_are_those_of_its_shuffle(tmp_path):
 def test_a_loader_keeps_what_was_chosen_before(tmp_path):
     perm = opened(tmp_path).with_read("external", memory_limit="1MiB")
     view = perm.loader(10, threads=2).permutation
-    assert view._options == ReadOptions("external", 2**20, None, 2)
+    assert view.read_options == ReadOptions("external", 2**20, None, 2)
     view = perm.loader(10, read="direct").permutation
-    assert view._options == ReadOptions("direct", 2**20, None, None)
+    assert view.read_options == ReadOptions("direct", 2**20, None, None)
 
 
 @pytest.mark.parametrize("read", ["auto", "resident", "external", "direct"])

@@ -98,7 +98,7 @@ def test_filters_and_row_ids(tmp_path, version, seed):
 
 
 def test_ids_lead_to_their_rows_and_ids_of_deleted_rows_to_none(dataset):
-    source = ll.open(dataset)._source
+    source = ll.open(dataset).source
     live = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_pylist()
     for ids in (live, live[::-1], live[::3]):
         order = source.rows_of_ids(pa.array(ids, pa.uint64()).to_numpy())[1]

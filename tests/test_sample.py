@@ -127,7 +127,7 @@ def test_any_number_of_draws_costs_nothing(perm):
     size = 2**40
     drawn = perm.sample(size, seed=7, weights="w", replacement=True)
     assert len(drawn) == size
-    assert drawn._order.num_bytes < 16 * NUM_ROWS + 1024
+    assert drawn.order.num_bytes < 16 * NUM_ROWS + 1024
     assert drawn.row(size - 1)["id"] in range(NUM_ROWS)
     assert ids(drawn.with_take(100)) == PAGE.draws(100, 7, weights=WEIGHTS)
     shard = drawn.shard(3, 8).with_take(50)
@@ -156,7 +156,7 @@ def test_samples_travel(perm, arguments):
     drawn = perm.sample(100, seed=7, **arguments)
     again = pickle.loads(pickle.dumps(drawn))
     assert ids(again) == ids(drawn)
-    assert repr(again._order) == repr(drawn._order)
+    assert repr(again.order) == repr(drawn.order)
     assert ids(drawn.shuffle(seed=1)) != ids(drawn)
     assert sorted(ids(drawn.shuffle(seed=1))) == sorted(ids(drawn))
 
@@ -182,22 +182,25 @@ def test_columns_of_any_number_are_weights():
 
 
 BAD = [
-    ({"weights": [1.0] * 9}, r"dtype float64 and shape \(9,\): wanted 10 numbers"),
+    (
+        {"weights": [1.0] * 9},
+        r"dtype float64 and shape \(9,\): pass numbers of shape \(10,\)",
+    ),
     ({"weights": np.ones((10, 2))}, r"shape \(10, 2\)"),
-    ({"weights": ["a"] * 10}, "wanted 10 numbers"),
+    ({"weights": ["a"] * 10}, r"pass numbers of shape \(10,\)"),
     ({"weights": [1.0, -2.5] + [0.0] * 8}, "weight -2.5 of row 1: wanted a finite"),
     ({"weights": [1.0] * 9 + [float("nan")]}, "weight NaN of row 9"),
     ({"weights": [float("inf")] + [1.0] * 9}, "weight inf of row 0"),
     ({"weights": [0] * 10}, "10 weights of which none is above 0"),
-    ({"weights": pa.array([1.0, None] * 5)}, "an array with 5 nulls"),
-    ({"weights": "holes"}, "column `holes` with 1 nulls"),
-    ({"weights": "label"}, "column `label` of dtype object"),
-    ({"weights": {"a": 1}}, "weights by class without balance_by"),
-    ({"weights": "x", "balance_by": "label"}, "weights of type str with balance_by"),
+    ({"weights": pa.array([1.0, None] * 5)}, "of an array have 5 nulls"),
+    ({"weights": "holes"}, "column `holes` have 1 nulls"),
+    ({"weights": "label"}, "column `label` have dtype object"),
+    ({"weights": {"a": 1}}, "pass `balance_by`"),
+    ({"weights": "x", "balance_by": "label"}, "`weights` must be a dict .* not str"),
     ({"weights": {"a": 1}, "balance_by": "label"}, "no weight for class 'b'"),
     (
         {"weights": {"a": 1, "b": -1}, "balance_by": "label"},
-        "weight -1.0 of class 'b' of column `label`",
+        "class 'b' of column `label` must be .* got -1.0",
     ),
     ({"weights": {"a": 0, "b": 0}, "balance_by": "label"}, "none is above 0"),
     ({"weights": "nothing"}, "`nothing`"),
@@ -219,7 +222,7 @@ def test_impossible_sizes_are_named(perm):
     few = [1.0] * 3 + [0.0] * (NUM_ROWS - 3)
     with pytest.raises(ValueError, match="4 rows without replacement: wanted at most"):
         perm.sample(4, seed=1, weights=few)
-    with pytest.raises(ValueError, match="a sample of inf"):
+    with pytest.raises(ValueError, match=r"`size` must be finite .* got inf"):
         perm.sample(float("inf"), seed=1, replacement=True)
     nobody = perm.with_take(0)
     with pytest.raises(ValueError, match="none to draw from"):

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import lanceloader as ll
+import lanceloader.cache
 import lanceloader.errors
 import lanceloader.permutation
 import lanceloader.plots
@@ -26,6 +27,7 @@ MODULES = [
     ll.permutation,
     ll.errors,
     ll.plots,
+    ll.cache,
 ]
 NAMES = [
     f"{module.__name__}.{name}"
@@ -56,7 +58,7 @@ def described():
     texts = [page.read_text() for page in REFERENCE.glob("*.md")]
     names = {name for text in texts for name in SYNOPSIS.findall(text)}
     # A module is described with all of its names.
-    for module in (ll.errors, ll.plots):
+    for module in (ll.errors, ll.plots, ll.cache):
         assert module.__name__ in names
         names |= {f"{module.__name__}.{name}" for name in module.__all__}
     return names

@@ -222,11 +222,11 @@ BAD = [
     (lambda p: p.split(None, seed=1), TypeError, "None"),
     (lambda p: p.split([True, False], seed=1), TypeError, "whole numbers or shares"),
     (lambda p: p.split(["a"], seed=1), TypeError, "whole numbers or shares"),
-    (lambda p: p.split([0.5, 0.5]), ValueError, "without a seed"),
+    (lambda p: p.split([0.5, 0.5]), ValueError, "pass `seed`"),
     (lambda p: p.split([0.5], seed=-1), OverflowError, "-1"),
     (lambda p: p.split([0.5], seed=2**64), OverflowError, "too big"),
     (lambda p: p.split([0.5], seed=1.5), TypeError, "float"),
-    (lambda p: p.split([0.5], how="sideways"), ValueError, "how='sideways'"),
+    (lambda p: p.split([0.5], how="sideways"), ValueError, "got 'sideways'"),
     (
         lambda p: p.split([0.5], seed=1, clump_size=0),
         ValueError,
@@ -235,7 +235,7 @@ BAD = [
     (
         lambda p: p.split([0.5], seed=1, group_by="id", hash_by="id"),
         ValueError,
-        "one way to split",
+        "`group_by` and `hash_by` exclude each other",
     ),
     (lambda p: p.split([0.5], seed=1, group_by="ide"), KeyError, "`id`"),
     (lambda p: p.split([0.5], seed=1, group_by=[]), ValueError, "at least one"),
@@ -246,7 +246,7 @@ BAD = [
     (lambda p: p.kfold(1, seed=1), ValueError, "at least 2 folds"),
     (lambda p: p.kfold(0, seed=1), ValueError, "at least 2 folds"),
     (lambda p: p.kfold(11, seed=1), ValueError, "at least 2 folds"),
-    (lambda p: p.sample(11, seed=1), ValueError, "there are 10"),
+    (lambda p: p.sample(11, seed=1), ValueError, "the number of rows, 10"),
     (lambda p: p.sample(1.5, seed=1), ValueError, "between 0 and 1"),
     (lambda p: p.sample(float("nan"), seed=1), ValueError, "between 0 and 1"),
     (lambda p: p.sample(-1, seed=1), OverflowError, "-1"),
@@ -294,13 +294,13 @@ def test_arguments_that_would_do_nothing_are_refused():
         {"how": "sequential", "clump_size": 2},
         {"how": "sequential", "seed": 1},
     ):
-        with pytest.raises(ValueError, match="wanted none"):
+        with pytest.raises(ValueError, match=r"has no effect|only applies"):
             perm.split(2, **options)
 
 
 def test_folds_without_rows_are_refused():
     perm = ll.open(pa.table({"g": [0, 1] * 5}))
-    with pytest.raises(ValueError, match="4 folds: fold 1 would have no rows"):
+    with pytest.raises(ValueError, match=r"`folds`=4 .* fold 1 would have no rows"):
         perm.kfold(4, seed=1, group_by="g")
 
 

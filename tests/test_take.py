@@ -77,7 +77,7 @@ def test_schemas_are_those_of_pylance(dataset):
 
 
 def test_row_ids_lead_back_to_their_rows(dataset):
-    source = ll.open(dataset)._source
+    source = ll.open(dataset).source
     if source.num_rows == 0:
         return
     ids = source.row_ids(source.all_rows()).to_numpy()
@@ -233,7 +233,7 @@ def test_lists_of_structs_of_a_fixed_size(tmp_path, read):
         ["again", "deep", "id", "pair"],
     ):
         view = perm.select_columns(columns)
-        assert isinstance(view._ensure_open(), _native.Reader)
+        assert isinstance(view.open_reader(), _native.Reader)
         assert rows_of(view.to_arrow()) == rows_of(wanted.select(columns))
         got = view.take_offsets([31, 3, 3, 19, 20])
         assert rows_of(got) == rows_of(wanted.select(columns).take([31, 3, 3, 19, 20]))
@@ -270,8 +270,8 @@ def test_blobs_outside_of_the_table_are_read_by_its_own_library(tmp_path, nested
     dataset = external_blobs(str(tmp_path / "t.lance"), nested=nested)
     wanted = oracle(dataset)
     perm = ll.open(dataset).with_format("arrow")
-    assert not isinstance(perm._ensure_open(), _native.Reader)
-    assert isinstance(perm.select_columns(["id"])._ensure_open(), _native.Reader)
+    assert not isinstance(perm.open_reader(), _native.Reader)
+    assert isinstance(perm.select_columns(["id"]).open_reader(), _native.Reader)
     view = perm.select_columns([*perm.column_names, "_rowid"])
     for got in (view, pickle.loads(pickle.dumps(view))):
         assert rows_of(got.to_arrow()) == rows_of(wanted.drop_columns(["_rowaddr"]))

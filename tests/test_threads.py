@@ -104,8 +104,8 @@ def test_one_iterator_is_shared_out_among_threads(perm):
 
 
 def test_a_native_loader_is_shared_out_without_a_lock(perm):
-    reader = perm._ensure_open()
-    batches, found = reader.load(perm._order, 64, False), queue.SimpleQueue()
+    reader = perm.open_reader()
+    batches, found = reader.load(perm.order, 64, False), queue.SimpleQueue()
 
     def work(k):
         for batch in batches:
@@ -189,7 +189,7 @@ def test_other_threads_run_while_one_reads(wide, source, how):
     perm = ll.open(wide if source == "disk" else lance.dataset(wide).to_table())
     perm = perm.shuffle(seed=1).with_format("arrow")
     positions = np.random.default_rng(1).permutation(len(perm))
-    order = perm._order
+    order = perm.order
     mask = np.arange(len(perm)) % 3 == 0
     batches = perm.iter(1000)
     call = {
@@ -281,7 +281,7 @@ def test_iterators_that_are_exhausted_end_their_threads(perm):
 def test_no_thread_starts_before_the_first_batch(perm):
     before = threads_named("lanceloader-read")
     kept = [perm.iter(10) for _ in range(5)] + [iter(perm)]
-    loaders = [perm._ensure_open().load(perm._order, 10, False) for _ in range(5)]
+    loaders = [perm.open_reader().load(perm.order, 10, False) for _ in range(5)]
     assert threads_named("lanceloader-read") == before
     del kept, loaders
 

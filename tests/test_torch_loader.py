@@ -255,12 +255,12 @@ def test_workers_end_with_the_iteration(perm):
     [
         (
             {"in_order": False, "num_workers": 1},
-            "in_order=False: states are of batches",
+            "`in_order`=False is not supported",
         ),
-        ({"sampler": [1]}, "sampler=.*perm.sample"),
-        ({"batch_sampler": [[1]]}, "batch_sampler=.*wanted batch_size"),
+        ({"sampler": [1]}, "`sampler`=.*perm.sample"),
+        ({"batch_sampler": [[1]]}, "`batch_sampler`=.*pass `batch_size`"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"seed": 1}, "wanted shuffle=True"),
+        ({"seed": 1}, "pass shuffle=True"),
         ({"persistent_workers": True}, "needs num_workers > 0"),
         ({"num_workers": -1}, "non-negative"),
     ],
@@ -273,10 +273,10 @@ def test_arguments_of_a_permutation(perm, options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch_size": 3}, "batch_size=3: a Loader makes whole batches"),
-        ({"shuffle": True}, "shuffle=True: a Loader has its order"),
-        ({"drop_last": True}, "drop_last=True"),
-        ({"format": "arrow"}, "format='arrow': wanted it where the loader is made"),
+        ({"batch_size": 3}, "`batch_size`=3 cannot be combined with a Loader"),
+        ({"shuffle": True}, r"`shuffle`=True .*pass it to loader\(\)"),
+        ({"drop_last": True}, "`drop_last`=True"),
+        ({"format": "arrow"}, "`format`='arrow' cannot be combined with a Loader"),
     ],
 )
 def test_arguments_that_a_loader_had_already(perm, options, words):
@@ -285,7 +285,9 @@ def test_arguments_that_a_loader_had_already(perm, options, words):
 
 
 def test_other_datasets(perm):
-    with pytest.raises(TypeError, match="type list: wanted a Loader or a Permutation"):
+    with pytest.raises(
+        TypeError, match="`dataset` must be a Loader or a Permutation, not list"
+    ):
         DataLoader([1, 2, 3])
     with pytest.raises(ValueError, match="for another"):
         loader_of(perm).load_state_dict(perm.loader(5).state_dict())

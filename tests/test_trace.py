@@ -254,7 +254,7 @@ def test_a_block_within_a_block(perm, tmp_path):
     loader = perm.loader(500)
     with loader.trace(tmp_path / "t.json") as trace:
         with (
-            pytest.raises(RuntimeError, match="traced already"),
+            pytest.raises(RuntimeError, match="already being traced"),
             loader.trace(tmp_path / "u.json"),
         ):
             pass

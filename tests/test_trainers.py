@@ -190,7 +190,7 @@ def test_torchdata_over_several_epochs(perm, num_workers):
 def test_torchdata_s_states_are_not_ours(perm):
     loader = stateful(perm, 0)
     next(iter(loader))
-    with pytest.raises(ValueError, match="wanted the dict of state_dict"):
+    with pytest.raises(ValueError, match="pass the dict of state_dict"):
         loader_of(perm).load_state_dict(loader.state_dict())
 
 
@@ -420,7 +420,7 @@ def test_trainer_evaluates_and_predicts(perm, tmp_path, kind, offline):
 
 @pytest.mark.filterwarnings("default")
 def test_trainer_does_not_put_batches_into_batches_once_more(perm, tmp_path, offline):
-    with pytest.raises(ValueError, match="pass the permutation as the data set"):
+    with pytest.raises(ValueError, match="pass the permutation as the dataset"):
         trained(tmp_path, train_dataset=loader_of(perm))
 
 

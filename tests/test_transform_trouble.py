@@ -190,7 +190,7 @@ def test_a_batch_without_rows_that_is_left_out_is_called_that(caplog):
     ],
 )
 def test_a_timeout_that_cannot_be_is_refused_at_once(options):
-    with pytest.raises(ValueError, match=r"transform_timeout.*wanted seconds above 0"):
+    with pytest.raises(ValueError, match=r"`transform_timeout`.*pass seconds above 0"):
         table(8).loader(4, transform=len, **options)
     if "transform_threads" not in options:
         with pytest.raises(ValueError, match="transform_timeout"):

@@ -105,7 +105,7 @@ def test_shares_are_those_of_the_slow_way(epoch):
     assert len({len(rank) for rank in found}) == 1
     for share, batches in zip(shares(**epoch), found, strict=True):
         assert share.num_batches == len(batches)
-        assert share.num_served == sum(map(len, batches))
+        assert share.num_assigned == sum(map(len, batches))
 
 
 @given(epoch=epochs(), more=st.integers(1, 5))
@@ -303,7 +303,7 @@ def test_a_state_of_a_worker_is_of_no_use_elsewhere(perm, monkeypatch):
         patch.setattr(schedule, "worker_of", lambda: (0, 2))
         next(iter(loader))
         state = loader.state_dict()
-    with pytest.raises(ValueError, match="one of 2 workers: wanted as many, not 1"):
+    with pytest.raises(ValueError, match="one of 2 workers, but this loader has 1"):
         loader.load_state_dict(state)
 
 
@@ -338,8 +338,11 @@ class Mesh:
         ({"mesh": Mesh(1), "rank": 0}, "either `mesh` or `rank` and `world_size`"),
         ({"mesh": Mesh(2)}, r"not 2 \('replicate', 'shard'\); .*mesh\[\"repl"),
         ({"tail": "cut"}, "`tail` must be one of .*\"drop\".* got 'cut'"),
-        ({"batch_size": 2, "global_batch_size": 2}, "wanted one of them"),
-        ({"rank": 0, "world_size": 9, "global_batch_size": 8}, "8 for 9 ranks"),
+        ({"batch_size": 2, "global_batch_size": 2}, "pass one of them"),
+        (
+            {"rank": 0, "world_size": 9, "global_batch_size": 8},
+            "`global_batch_size`=8 is too small for 9 ranks",
+        ),
     ],
 )
 def test_worlds_that_cannot_be(perm, options, words):

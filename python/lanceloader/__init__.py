@@ -5,19 +5,21 @@ Importing this imports no array library; each is loaded by the first thing that 
 
 from typing import TYPE_CHECKING, Any
 
-from lanceloader import _moved, errors
+from lanceloader import _moved, cache, errors
 from lanceloader._native import __version__
 from lanceloader._permutation import (
     Permutation,
     Permutations,
     open,  # noqa: A004
 )
+from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
 from lanceloader.monitor.stats import Stats
 from lanceloader.splits import Fold, Splits
+from lanceloader.verbs.warming import WarmReport
 
 _moved.register()
 
@@ -49,7 +51,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ColumnInfo",
     "Fold",
+    "IndexInfo",
     "Loader",
     "Mixture",
     "Permutation",
@@ -57,12 +61,16 @@ __all__ = [
     "Permutations",
     "Splits",
     "Stats",
+    "TableInfo",
     "Transforms",
+    "WarmReport",
     "__version__",
+    "cache",
     "errors",
     "install",
     "mix",
     "open",
     "permutation_builder",
     "plots",
+    "table_info",
 ]

@@ -1,7 +1,7 @@
-"""``Permutation``: an immutable view of a table, in an order, ready to be trained from.
+"""``Permutation``: an immutable view of the rows of a table in some order.
 
-Its verbs are in ``lanceloader.verbs``, by topic. ``lanceloader.permutation`` has LanceDB's names
-for the same classes, with the one habit in which LanceDB's loops differ.
+Its methods are in ``lanceloader.verbs``, by topic. ``lanceloader.permutation`` has subclasses with
+LanceDB's names, whose iteration drops a shorter last batch as LanceDB's does.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = ["Permutation", "Permutations", "open"]
 
 
 class Permutation(LoadVerbs):
-    """The rows of a table, in an order, with chosen columns and a format.
+    """A view of the rows of a table, with an order, columns and a format.
 
-    Immutable: every verb returns a new permutation and reads nothing. Pinned: writes,
-    deletions and compaction by others do not change it. It pickles as a description of what
-    it reads, is a map-style dataset for ``torch.utils.data.DataLoader``, with workers under
-    fork, forkserver and spawn, and may be used by several threads at once.
+    A permutation is immutable: methods that choose or order rows or columns return a new one. It reads
+    one version of the table, so later writes, deletions and compaction do not change it. Its pickle
+    describes the table and the order, without rows of the table. It is a map-style dataset for
+    ``torch.utils.data.DataLoader``, with workers of all start methods, and several threads may use it.
 
-    Make one with ``identity``, ``from_tables`` or ``lanceloader.open``.
+    Use ``identity``, ``from_tables`` or ``lanceloader.open`` to make one.
 
     Attributes:
-        selection: The columns: output name to name in the table.
-        batch_size: Rows of a batch of ``for batch in perm``.
-        transform_fn: Turns a ``pyarrow.RecordBatch`` into what is handed out.
-        offset: Rows skipped, as ``with_skip`` set it.
-        limit: Rows kept, as ``with_take`` set it.
-        connection_factory: Reopens the table where this is unpickled.
+        selection: The columns, as a dict of names to columns of the table.
+        batch_size: The default number of rows in a batch.
+        transform_fn: Converts a ``pyarrow.RecordBatch`` to the format of a batch.
+        offset: The number of rows to skip, as ``with_skip`` set it.
+        limit: The number of rows to keep, as ``with_take`` set it.
+        connection_factory: Opens the table after unpickling, from its name.
 
     Example:
         >>> import lancedb, lanceloader as ll
@@ -72,7 +72,7 @@ class Permutation(LoadVerbs):
             raise AssertionError("base_table is required")
         if selection is None:
             raise AssertionError("selection is required")
-        self._assign(*rows_of_split(base_table, permutation_table, split), split)
+        self.assign(*rows_of_split(base_table, permutation_table, split), split)
         self._base_table = base_table
         self._permutation_table = permutation_table
         self.selection = selection
@@ -81,24 +81,21 @@ class Permutation(LoadVerbs):
         self.offset = offset
         self.limit = limit
         self.connection_factory = connection_factory
-        self._order = self._sliced(offset, limit)
-        self._ensure_open()
-
-    # Making one.
+        self.order = self.sliced_order(offset, limit)
+        self.open_reader()
 
     @classmethod
     def identity(cls, table: Any) -> Self:
-        """Serve all rows of a table in storage order.
+        """Return a permutation of all rows of a table, in storage order.
 
         Args:
-            table: A LanceDB table, a ``lance.LanceDataset``, a path or URI, Arrow data
-                (anything with ``__arrow_c_stream__``) or a query result. Pinned to the
-                version it is at now.
+            table: A LanceDB table, a ``lance.LanceDataset``, a path or URI, Arrow data (any object
+                with ``__arrow_c_stream__``) or a query result. Its current version is read.
 
         Raises:
             AssertionError: If ``table`` is ``None``.
-            TypeError: If it is nothing of the above.
-            FileNotFoundError: If there is no table at this path.
+            TypeError: If ``table`` is of another type.
+            FileNotFoundError: If no table exists at the path or URI.
         """
         return cls.from_tables(table, None, None)
 
@@ -109,42 +106,40 @@ class Permutation(LoadVerbs):
         permutation_table: Any | None = None,
         split: str | int | None = None,
     ) -> Self:
-        """Serve the rows that a permutation table names, in its order.
+        """Return a permutation of the rows of a permutation table, in its order.
 
         Args:
             base_table: The table with the data; see ``identity``.
-            permutation_table: What ``permutation_builder(...).execute()`` made, here or in
-                LanceDB, or Arrow data with its columns. Without one, all rows are served.
-            split: The split, by name or number; by default the first.
+            permutation_table: The table that ``permutation_builder(...).execute()`` returned, here
+                or in LanceDB, or Arrow data with the same columns; by default all rows.
+            split: The name or the number of a split; by default the first one.
 
         Raises:
-            ValueError: If there is no such split, or it has no rows.
-            TableChangedError: If the version that the permutation table was made from is
-                gone.
+            ValueError: If the split does not exist or has no rows.
+            TypeError: If ``split`` is neither a string nor an int.
+            TableChangedError: If the version of the table that the permutation table was made
+                from no longer exists.
         """
         if base_table is None:
             raise AssertionError("base_table is required")
         number = split_number(permutation_table, split)
         new = cls.__new__(cls)
-        new._assign(*rows_of_split(base_table, permutation_table, number), number)
+        new.assign(*rows_of_split(base_table, permutation_table, number), number)
         new._base_table = base_table
         new._permutation_table = permutation_table
-        new._ensure_open()
+        new.open_reader()
         return new
 
     @property
     def base_table(self) -> Any:
-        """The table it was made from; opened again on first use after unpickling."""
+        """The table with the data, which is opened on first access after unpickling."""
         if isinstance(self._base_table, pickling.LazyTable):
             self._base_table = self._base_table.make(self)
         return self._base_table
 
     @property
     def permutation_table(self) -> Any | None:
-        """The permutation table it was made from.
-
-        After unpickling it has the rows of this split only: only they travel.
-        """
+        """The permutation table, or ``None``. After unpickling, it only has the rows of this split."""
         if isinstance(self._permutation_table, pickling.LazyTable):
             self._permutation_table = self._permutation_table.make(self)
         return self._permutation_table
@@ -162,8 +157,8 @@ class Permutations:
     Attributes:
         base_table: The table with the data.
         permutation_table: The table that defines the splits.
-        split_names: Their names, in order; empty if they have none.
-        split_dict: Name to number.
+        split_names: The names of the splits, in order; empty if they have no names.
+        split_dict: The numbers of the splits, by name.
 
     Example:
         >>> builder = ll.permutation_builder(table)
@@ -186,7 +181,7 @@ class Permutations:
         """Return a split by its name.
 
         Raises:
-            ValueError: If there is none of this name.
+            ValueError: If no split has this name.
         """
         number = self.split_dict.get(name)
         if number is None:
@@ -199,7 +194,7 @@ class Permutations:
         """Return a split by its number.
 
         Raises:
-            ValueError: If it has no rows.
+            ValueError: If the split has no rows.
         """
         tables = self.base_table, self.permutation_table
         return self._permutation.from_tables(*tables, index)
@@ -213,11 +208,11 @@ class Permutations:
         raise TypeError(message)
 
     def __len__(self) -> int:
-        """The number of splits: of names if there are any, else of numbers in use."""
+        """Return the number of splits: that of names if there are any, otherwise of numbers in use."""
         return len(self.split_names) or PlanTable.of(self.permutation_table).num_splits
 
     def __iter__(self) -> Iterator[Permutation]:
-        """Return every split, in order."""
+        """Iterate over the splits, in order."""
         return map(self.get_by_index, range(len(self)))
 
 
@@ -232,21 +227,21 @@ def open(  # noqa: A001
     filter: str | None = None,  # noqa: A002
     format: Format | None = None,  # noqa: A002
 ) -> Permutation:
-    """Open a table, pinned to one version, as a permutation of all its rows.
+    """Open one version of a table as a permutation of all its rows, in storage order.
 
     Args:
-        table: A path or URI; or anything that ``Permutation.identity`` takes.
-        version: The version of a path or URI; by default the latest.
-        branch: The branch of a path or URI.
-        tag: The tag of a path or URI, instead of a version.
-        storage_options: Options of the object store of a path or URI, as Lance names them.
-        columns: The columns to keep, as for ``select_columns``.
-        filter: The rows to keep, as for ``filter``.
-        format: What to hand out, as for ``with_format``.
+        table: A path or URI, or another argument of ``Permutation.identity``.
+        version: The version of the table at a path or URI; by default the latest.
+        branch: The branch of the table at a path or URI.
+        tag: The tag of the table at a path or URI, in place of a version.
+        storage_options: Options of the object store of a path or URI, with Lance's names.
+        columns: The columns to select; see ``select_columns``.
+        filter: An SQL predicate of the rows to keep; see ``filter``.
+        format: The format of batches; see ``with_format``.
 
     Raises:
-        FileNotFoundError: If there is no table.
-        TableChangedError: If there is no such version.
+        FileNotFoundError: If the table does not exist.
+        TableChangedError: If the version does not exist.
 
     Example:
         >>> perm = ll.open("s3://bucket/table.lance", version=7)  # doctest: +SKIP
@@ -264,11 +259,11 @@ def open(  # noqa: A001
 
 
 def split_number(permutation_table: Any | None, split: str | int | None) -> int:
-    """Find the number of a split.
+    """Return the number of a split.
 
     Raises:
-        ValueError: If there is none of this name, or there is no permutation table.
-        TypeError: If ``split`` is neither name nor number.
+        ValueError: If no split has this name, or there is no permutation table.
+        TypeError: If ``split`` is neither a string nor an int.
     """
     if split is None:
         return 0

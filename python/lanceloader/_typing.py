@@ -19,6 +19,7 @@ __all__ = [
     "Format",
     "Nulls",
     "Positions",
+    "Progress",
     "Read",
     "Size",
     "StorageOptions",
@@ -65,6 +66,9 @@ LongDocuments: TypeAlias = Literal["split", "truncate", "drop", "error"]
 
 LongRows: TypeAlias = Literal["alone", "error"]
 """The treatment of rows longer than ``batch_tokens``; see ``Permutation.loader``."""
+
+Progress: TypeAlias = bool | Callable[[int, int | None], object]
+"""Whether to show a bar; or a function, called with how much is done and how much there is."""
 
 Transform: TypeAlias = Callable[[Any], Any]
 """A function that converts a ``pyarrow.RecordBatch``."""

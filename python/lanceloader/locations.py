@@ -1,4 +1,4 @@
-"""Which rows of a table a batch holds, for errors and the log: offsets, and row ids if known."""
+"""The locations of the rows of a batch, for errors and the log: row offsets, and row ids if known."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 __all__ = ["RowLocation", "list_numbers", "location_of_rows", "name_rows", "noting"]
 
 MOST = 8
-"""The most rows that are named one by one."""
+"""The most rows to list one by one."""
 
 MARK = "lanceloader: "
-"""The start of our notes: an exception that is raised several times gets one note only."""
+"""The prefix of the notes added here; an exception that is raised several times keeps one of them."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class RowLocation:
-    """The name of a batch, and the location of its rows.
+    """The name of a batch, and the locations of its rows.
 
     Args:
         batch: The name of the batch.
-        name: Called with places in the batch and the number of rows; returns a text that names
-            the rows at these places.
+        name: Returns a text that names the rows at some positions of the batch. It is called with
+            the positions to list and the number of all rows.
     """
 
     def __init__(
@@ -41,28 +41,33 @@ class RowLocation:
         self._name = name
 
     def rows(self, ats: Sequence[int]) -> str:
-        """Return a text that names the rows at some places of the batch."""
-        # The error that is being reported must not be replaced by one of the lookup.
+        """Return a text that names the rows at some positions of the batch."""
+        # An error of the lookup must not replace the error that is reported.
         with contextlib.suppress(Exception):
             if self._name is not None:
                 return self._name(ats[:MOST], len(ats))
         return list_numbers("row", ats[:MOST], len(ats))
 
     def note(self, error: BaseException, num_rows: int, more: str = "") -> None:
-        """Add a note to an error: the batch it was raised for, and the rows of that batch."""
+        """Add a note to an error, which names the batch and its rows."""
         rows = "" if num_rows == 0 else f": {self.rows(range(num_rows))}"
         size = "1 row" if num_rows == 1 else f"{num_rows:,} rows"
         add_note(error, f"in {self.batch} of {size}{rows}{more}")
 
     def note_row(self, error: BaseException, at: int) -> None:
-        """Add a note to an error: the row it was raised for."""
+        """Add a note to an error, which names the row and its batch."""
         add_note(error, f"at {self.rows([at])}, in {self.batch}")
 
 
 def noting(
     call: Callable[[Item], Result], locations: Callable[[int], RowLocation]
 ) -> Callable[[Item], Result]:
-    """Return a function that calls ``call`` with one batch after another, and notes where it fails."""
+    """Return a function that calls ``call`` with each batch, and adds the location to its errors.
+
+    Args:
+        call: The function of a batch.
+        locations: Returns the location of a batch, by its number in the order of calls.
+    """
     number = -1
 
     def noted(batch: Item) -> Result:
@@ -80,7 +85,7 @@ def noting(
 def location_of_rows(
     source: Source, order: Order, positions: Sequence[int], batch: str = "a batch"
 ) -> RowLocation:
-    """Return the location of a batch of the rows at some positions of an order."""
+    """Return the location of a batch that holds the rows at some positions of an order."""
 
     def name(ats: Sequence[int], num_rows: int) -> str:
         offsets = [order.at(int(positions[at])) for at in ats]
@@ -90,7 +95,7 @@ def location_of_rows(
 
 
 def name_rows(source: Source, offsets: Sequence[int], num_rows: int) -> str:
-    """Return a text that names rows of a table, the first of ``num_rows``."""
+    """Return a text that names rows of a table, which are the first of ``num_rows``."""
     if source.rows_are_ids:
         return list_numbers("`_rowid`", offsets, num_rows)
     named = list_numbers("row offset", offsets, num_rows)
@@ -103,7 +108,7 @@ def name_rows(source: Source, offsets: Sequence[int], num_rows: int) -> str:
 
 
 def ids_of(source: Source, offsets: Sequence[int]) -> list[int] | None:
-    """Return row ids, or ``None`` where they would take a scan."""
+    """Return the row ids of row offsets, or ``None`` if finding them would take a scan."""
     native = getattr(source, "native", None)
     if native is None or source.version is None:
         return None
@@ -113,7 +118,7 @@ def ids_of(source: Source, offsets: Sequence[int]) -> list[int] | None:
 
 
 def list_numbers(what: str, numbers: Sequence[int], count: int) -> str:
-    """Return a text that lists numbers, the first of ``count``."""
+    """Return a text that lists numbers, which are the first of ``count``."""
     text = ", ".join(map(str, numbers))
     if count > len(numbers):
         text += f" and {count - len(numbers):,} more"
@@ -127,7 +132,7 @@ def num_rows_of(batch: Any) -> int:
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Add our note to an error, in place of an earlier one."""
+    """Add a note to an error, in place of an earlier one with the same prefix."""
     notes = [
         note for note in getattr(error, "__notes__", ()) if not note.startswith(MARK)
     ]

@@ -1,8 +1,8 @@
-"""LanceDB's names: what ``lancedb.permutation`` has, with its behaviour.
+"""The names of ``lancedb.permutation``, with LanceDB's behaviour.
 
-The classes are those of ``lanceloader``, whose verbs (``filter``, ``shuffle``, ``split``,
-``shard``, ``sample``, ``to_arrow`` and so on) they have too. One habit of LanceDB's is kept here
-and nowhere else: ``for batch in perm`` leaves a short last batch out.
+The classes are those of ``lanceloader`` with all of their methods, such as ``filter``, ``shuffle``,
+``split``, ``shard``, ``sample`` and ``to_arrow``. They differ in one respect: as in LanceDB,
+``for batch in perm`` drops a shorter last batch.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ __all__ = [
 
 
 class Permutation(_permutation.Permutation):
-    """LanceDB's ``Permutation``: ``for batch in perm`` leaves a short last batch out.
+    """LanceDB's ``Permutation``, for which ``for batch in perm`` drops a shorter last batch.
 
-    So does ``list(perm)``. ``perm.iter(batch_size)`` and ``perm.loader(batch_size)`` return every
-    row, as do the loops of ``lanceloader.Permutation``, which is the same in everything else.
+    So does ``list(perm)``. ``perm.iter(batch_size)`` and ``perm.loader(batch_size)`` yield all rows, as
+    does iteration over ``lanceloader.Permutation``, which is the same in all other respects.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over batches of ``batch_size`` rows; a short last one is left out, as in LanceDB.
+        """Iterate over batches of ``batch_size`` rows; a shorter last one is dropped, as in LanceDB.
 
-        ``perm.iter(perm.batch_size)`` does not leave it out.
+        Use ``perm.iter(perm.batch_size)`` to keep it.
         """
         return self.iter(self.batch_size, skip_last_batch=True)
 

@@ -64,7 +64,7 @@ class LazyBaseTable(LazyTable):
         self.state = state
 
     def make(self, perm: RowVerbs) -> Any:
-        source = perm._source
+        source = perm.source
         if isinstance(source, MemorySource):
             # As in LanceDB, a table in memory is created anew, with new row ids.
             data = source.to_arrow()
@@ -88,15 +88,15 @@ class LazyPermutationTable(LazyTable):
         import pyarrow as pa
 
         metadata = {}
-        if isinstance(perm._source, MemorySource):
+        if isinstance(perm.source, MemorySource):
             # In the table that ``LazyBaseTable`` creates, row ids equal row offsets.
-            row_ids = offsets_of(perm._rows)
+            row_ids = offsets_of(perm.unsliced_order)
         else:
-            row_ids = perm._source.row_ids(perm._rows)
-            metadata = metadata_of(perm._source)
+            row_ids = perm.source.row_ids(perm.unsliced_order)
+            metadata = metadata_of(perm.source)
         if self.split_names is not None:
             metadata["split_names"] = json_of(self.split_names)
-        split_ids = array_of(np.full(len(row_ids), perm._split, np.uint64))
+        split_ids = array_of(np.full(len(row_ids), perm.split_number, np.uint64))
         schema = pa.schema(
             [
                 pa.field("row_id", pa.uint64()),
@@ -111,37 +111,36 @@ class LazyPermutationTable(LazyTable):
 
 def to_state(perm: RowVerbs) -> dict[str, Any]:
     """Return the state of a permutation."""
-    source = perm._source
+    source = perm.source
+    base, plan = perm.assigned_tables()
     state = {
         "layout": LAYOUT,
         "base_table_name": source.name,
-        "split": perm._split,
+        "split": perm.split_number,
         "selection": perm.selection,
         "batch_size": perm.batch_size,
         "transform_fn": perm.transform_fn,
         "offset": perm.offset,
         "limit": perm.limit,
         "connection_factory": perm.connection_factory,
-        "read_options": perm._options,
+        "read_options": perm.read_options,
         "version": source.version,
         "branch": source.branch,
-        "rows": perm._rows,
+        "rows": perm.unsliced_order,
         "rows_are_ids": source.rows_are_ids,
-        "has_permutation_table": perm._permutation_table is not None,
+        "has_permutation_table": plan is not None,
     }
-    plan = perm._permutation_table
     if isinstance(plan, LazyPermutationTable):
         state["split_names"] = plan.split_names
     elif plan is not None:
         state["split_names"] = split_names(plan)
     if perm.connection_factory is None:
-        state.update(source=source, base_table_state=state_of_base(perm))
+        state.update(source=source, base_table_state=state_of_base(base, source))
     return state
 
 
-def state_of_base(perm: RowVerbs) -> dict[str, Any] | None:
+def state_of_base(base: Any, source: Source) -> dict[str, Any] | None:
     """Return the state of the base table if it is a local LanceDB table, else ``None``."""
-    base, source = perm._base_table, perm._source
     if isinstance(base, LazyBaseTable):
         return without_credentials(base.state)
     if not is_a(base, "lancedb", "LanceTable"):
@@ -169,12 +168,13 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
         )
         raise ValueError(message)
     factory = state["connection_factory"]
+    table: Any = None
     if "rows" not in state:
         from_lancedb_state(perm, state)
     elif factory is None:
         source, rows, selection = state["source"], state["rows"], state["selection"]
-        perm._assign(source, rows, state["split"], selection)
-        perm._base_table = LazyBaseTable(state["base_table_state"])
+        perm.assign(source, rows, state["split"], selection)
+        table = LazyBaseTable(state["base_table_state"])
     else:
         try:
             table, source, rows = reopened(factory, state)
@@ -183,21 +183,19 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
                 raise
             # An error would end the new process silently: raise it when rows are read.
             table, source, rows = None, Unopened(error, state), state["rows"]
-        perm._assign(source, rows, state["split"], state["selection"])
-        perm._base_table = table
+        perm.assign(source, rows, state["split"], state["selection"])
     if "rows" in state:
         has_table = state["has_permutation_table"]
-        perm._permutation_table = (
-            LazyPermutationTable(state["split_names"]) if has_table else None
-        )
+        plan = LazyPermutationTable(state["split_names"]) if has_table else None
+        perm.assign_tables(table, plan)
     perm.selection = state["selection"]
     perm.batch_size = state["batch_size"]
     perm.transform_fn = state["transform_fn"]
     perm.offset = state["offset"]
     perm.limit = state["limit"]
     perm.connection_factory = factory
-    perm._options = state.get("read_options", perm._options)
-    perm._order = perm._sliced(perm.offset, perm.limit)
+    perm.read_options = state.get("read_options", perm.read_options)
+    perm.order = perm.sliced_order(perm.offset, perm.limit)
 
 
 def reopened(
@@ -251,6 +249,5 @@ def from_lancedb_state(perm: RowVerbs, state: dict[str, Any]) -> None:
             data = without_base_version(data)
         permutation_table = memory_table("permutation", data)
     split = state["split"]
-    perm._assign(*rows_of_split(base_table, permutation_table, split), split)
-    perm._base_table = base_table
-    perm._permutation_table = permutation_table
+    perm.assign(*rows_of_split(base_table, permutation_table, split), split)
+    perm.assign_tables(base_table, permutation_table)

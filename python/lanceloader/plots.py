@@ -64,7 +64,7 @@ def order(
     num_rows = len(view)
     stride = max(1, -(-num_rows // num_points))
     positions = range(0, num_rows, stride)
-    offsets = [view._order.at(position) for position in positions]
+    offsets = [view.order.at(position) for position in positions]
     axes = _axes(ax)
     size = 9 if len(positions) < 1000 else 3
     axes.scatter(

@@ -1,8 +1,7 @@
-"""``lanceloader.torch.DataLoader``: torch's loader, whose state is exact whatever workers read ahead.
+"""``lanceloader.torch.DataLoader``: torch's loader with an exact state, with workers too.
 
-Batches are made as ``Loader`` makes them, in worker processes or in this one. Where training
-stands is counted here, as batches are handed out; workers that stay are told through shared
-memory where to begin.
+Batches are made as by ``Loader``, in worker processes or in this one. The cursor advances in this process
+when a batch is yielded. Persistent workers read the start of an iteration from shared memory.
 """
 
 from __future__ import annotations
@@ -36,29 +35,31 @@ if TYPE_CHECKING:
 __all__ = ["DataLoader"]
 
 ENDING_S = 1.0
-"""Within this time a worker has ended whose connections are closed."""
+"""The time that a worker takes to end after its connections are closed."""
 
-REFUSED = {
-    "sampler": "rows come in the order of the permutation: wanted perm.sample() or shuffle=True",
-    "batch_sampler": "batches are those of the loader: wanted batch_size",
-    "in_order": "states are of batches in order: wanted in_order=True",
-    "batch_size": "a Loader makes whole batches: wanted it where the loader is made",
-    "shuffle": "a Loader has its order: wanted it where the loader is made",
-    "seed": "a Loader has its order: wanted it where the loader is made",
-    "drop_last": "a Loader makes whole batches: wanted it where the loader is made",
+ALTERNATIVES = {
+    "sampler": "is not supported, as rows have the order of the permutation: call perm.sample(), or "
+    "pass shuffle=True",
+    "batch_sampler": "is not supported: pass `batch_size` instead",
+    "in_order": "is not supported, as a state needs batches in order: leave it out",
+    "batch_size": "cannot be combined with a Loader, which makes whole batches: pass it to loader()",
+    "shuffle": "cannot be combined with a Loader, which has an order: pass it to loader()",
+    "seed": "cannot be combined with a Loader, which has an order: pass it to loader()",
+    "drop_last": "cannot be combined with a Loader, which makes whole batches: pass it to loader()",
 }
+"""Arguments that are not supported, and what to do instead."""
 
 
 class DataLoader(TorchLoader[Any]):
-    """A ``DataLoader`` over a ``Loader`` or a permutation, with worker processes or without.
+    """A ``torch.utils.data.DataLoader`` over a ``Loader`` or a permutation.
 
-    Its state says what the trainer got, with any number of workers, with ``persistent_workers``
-    and ``prefetch_factor`` too, and may be loaded with other ones. Batch b is the same for every
-    number of workers. Transforms run in the workers; pinned memory and copies to the loader's
-    ``device`` are made here, one batch ahead.
+    The state refers to the batches that were yielded, with any number of workers and with
+    ``persistent_workers`` and ``prefetch_factor``, all of which may change when it is loaded. Batch b
+    is the same for all numbers of workers. Transforms run in the workers; copies to pinned memory and
+    to the ``device`` of the loader run in this process, one batch ahead.
 
-    It takes ranks as its ``Loader`` does, so Accelerate leaves it as it is: ``prepare`` does not
-    share it out again, and ``save_state`` keeps its state.
+    The ``Loader`` divides rows among the ranks, so Accelerate's ``prepare`` does not do so again, and
+    its ``save_state`` saves the state.
 
     Attributes:
         dataset: The ``Loader``.
@@ -74,7 +75,7 @@ class DataLoader(TorchLoader[Any]):
         (1, 10, 0)
     """
 
-    # Accelerate: nobody but the loader shares it out, and its state goes along.
+    # Accelerate must not divide the batches among ranks again, and must save the state.
     _is_accelerate_prepared = True
     use_stateful_dataloader = True
 
@@ -99,43 +100,46 @@ class DataLoader(TorchLoader[Any]):
         in_order: bool = True,
         **options: Any,
     ) -> None:
-        """Take what torch's loader takes, and what ``Permutation.loader`` takes.
+        """Make a loader with the arguments of torch's ``DataLoader`` and of ``Permutation.loader``.
 
         Args:
-            dataset: A ``Loader``, or a permutation to make one of.
-            batch_size: Of a permutation: rows of a batch of one rank; by default its own.
-            shuffle: Of a permutation: whether to shuffle its rows.
-            sampler: Not taken: the order is that of the permutation. Trainers that make a loader anew
-                pass that of the loader they found, whose rows are then served.
-            batch_sampler: Not taken.
-            num_workers: Processes that make batches; with 0 the threads of this one do.
-            collate_fn: Called with each batch; by default batches are as the loader makes them.
-            seed: Of a permutation: chooses the order, with ``shuffle``.
-            drop_last: Of a permutation: whether to leave a short last batch out.
+            dataset: A ``Loader``; or a permutation, of which a loader is made.
+            batch_size: The number of rows in a batch of one rank, for a permutation; by default
+                its ``batch_size``.
+            shuffle: Whether to shuffle the rows, for a permutation.
+            sampler: Not supported, as rows have the order of the permutation; except for the
+                ``sampler`` of another ``DataLoader`` of this class, whose ``Loader`` is then used,
+                for trainers that copy a loader.
+            batch_sampler: Not supported.
+            num_workers: The number of processes that make batches; with 0, threads of this process
+                do.
+            collate_fn: A function of a batch, whose results are yielded.
+            seed: The seed of ``shuffle``, for a permutation.
+            drop_last: Whether to drop a shorter last batch, for a permutation.
             timeout: As in torch.
             worker_init_fn: As in torch.
             multiprocessing_context: As in torch.
-            generator: As in torch; it seeds the workers, and does not choose the order.
+            generator: As in torch; it seeds the workers, but has no effect on the order.
             prefetch_factor: As in torch.
             persistent_workers: As in torch.
             in_order: Must be true.
-            **options: Of a permutation: other arguments of ``Permutation.loader``.
+            **options: Further options of ``Permutation.loader``, for a permutation.
 
         Raises:
-            ValueError: If an argument cannot be taken, saying what is wanted instead.
-            TypeError: If ``dataset`` is neither.
+            ValueError: If an argument is not supported; the message names the alternative.
+            TypeError: If ``dataset`` is neither a ``Loader`` nor a permutation.
         """
-        refuse("batch_sampler", batch_sampler)
-        refuse("in_order", None if in_order else in_order)
+        check_not_passed("batch_sampler", batch_sampler)
+        check_not_passed("in_order", None if in_order else in_order)
         own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
         own["drop_last"] = drop_last
         options |= {name: value for name, value in own.items() if value is not None}
         if isinstance(sampler, LoaderSampler):
             dataset, options = sampler.loader, {}
         else:
-            refuse("sampler", sampler)
+            check_not_passed("sampler", sampler)
         if num_workers and options.get("transform") is not None:
-            # Workers are as many as are wanted at once; one that hangs takes a thread of its own.
+            # Transforms run in parallel in the workers; only a timeout needs a thread.
             has_timeout = options.get("transform_timeout") is not None
             options.setdefault("transform_threads", int(has_timeout))
         register_as_dataset()
@@ -151,7 +155,7 @@ class DataLoader(TorchLoader[Any]):
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
         )
-        # Lightning looks for set_epoch there, and makes a loader anew of all that it finds.
+        # Lightning calls `sampler.set_epoch`, and copies a loader from these attributes.
         self.__dict__["sampler"] = LoaderSampler(self.dataset)
         self.__dict__["drop_last"] = self.dataset.drop_last
         self._signal = (
@@ -163,29 +167,29 @@ class DataLoader(TorchLoader[Any]):
     dataset: Loader  # type: ignore[assignment]
 
     def set_epoch(self, epoch: SupportsIndex) -> Self:
-        """Serve another epoch: as for ``Loader``."""
+        """Set the epoch of the next iteration; see ``Loader.set_epoch``."""
         self.dataset.set_epoch(epoch)
         return self
 
     def skip_batches(self, num_batches: SupportsIndex) -> Self:
-        """Start the next iteration so many steps later: as for ``Loader``."""
+        """Start the next iteration ``num_batches`` steps later; see ``Loader.skip_batches``."""
         self.dataset.skip_batches(num_batches)
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Give where training stands: after the batch that was handed out last."""
+        """Return the state of training after the batch yielded last; see ``Loader.state_dict``."""
         return self.dataset.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start the next iteration where a state was taken: as for ``Loader``."""
+        """Start the next iteration where a state was taken; see ``Loader.load_state_dict``."""
         self.dataset.load_state_dict(state)
 
     def stats(self) -> Stats:
-        """Say what the iteration that was begun last did; of workers, only how long it waited."""
+        """Return the statistics of the iteration requested last; with workers, only the waits."""
         return self.dataset.stats()
 
     def __len__(self) -> int:
-        """The number of batches: as for ``Loader``."""
+        """Return the number of batches of an iteration from the start of an epoch."""
         return len(self.dataset)
 
     def __iter__(self) -> Any:
@@ -195,7 +199,7 @@ class DataLoader(TorchLoader[Any]):
         return LoaderIterator(self._received(iteration), iteration.metrics)
 
     def _workers(self, start: Checkpoint) -> Iterator[Any]:
-        """Start workers, or those that persist, at a place."""
+        """Start an iteration of new or persistent workers at a checkpoint."""
         self._start = start
         if self._signal is not None:
             first = self.dataset.epoch if start.first is None else start.first
@@ -208,7 +212,7 @@ class DataLoader(TorchLoader[Any]):
         loader = self.dataset
         if self.num_workers == 0:
             return super()._get_iterator()
-        # Workers get a copy without the stages that run in this process.
+        # Workers get a loader without the stages that run in this process.
         self.__dict__["dataset"] = WorkerDataset(loader, self._start, self._signal)
         try:
             return super()._get_iterator()
@@ -216,7 +220,7 @@ class DataLoader(TorchLoader[Any]):
             self.__dict__["dataset"] = loader
 
     def _received(self, iteration: Iteration) -> Iterator[Any]:
-        """Yield the batches of workers, and move the cursor with each."""
+        """Yield the batches of workers, and advance the cursor with each."""
         schedule, cursor = iteration.schedule, iteration.cursor
         starts = iteration.starts()
         start = next(starts, None)
@@ -233,23 +237,23 @@ class DataLoader(TorchLoader[Any]):
                     yield last, step
                 schedule.check_endless(begin, last.num_batches, num_yielded)
 
-        places = steps()
-        # Copies to a device run ahead of what is yielded.
+        positions = steps()
+        # Copies to a device run ahead of the batches that are yielded.
         ahead: deque[tuple[EpochProgress, int]] = deque()
 
-        def made() -> Iterator[Any]:
+        def batches() -> Iterator[Any]:
             nonlocal num_yielded
             for slot in slots:
-                place = next(places)
+                place = next(positions)
                 if not isinstance(slot, SkippedBatch):
                     num_yielded += 1
                     ahead.append(place)
                     yield slot
 
-        for value in iteration.pipeline.copied(made(), iteration.metrics):
+        for value in iteration.pipeline.copied(batches(), iteration.metrics):
             cursor.advance(iteration.number, *ahead.popleft())
             yield value
-        missing = next(places, None)
+        missing = next(positions, None)
         if missing is not None:
             at = missing[0].after(missing[1])
             message = f"workers ended before position {at.position} of epoch {at.epoch}"
@@ -258,18 +262,18 @@ class DataLoader(TorchLoader[Any]):
 
 
 def checked(slots: Any) -> Iterator[Any]:
-    """Pass on what workers send, and raise a clear error if one ends with batches on their way.
+    """Yield the items of workers, and raise a clear error if a worker ends while it sends a batch.
 
     Raises:
-        RuntimeError: If a worker has ended, as torch raises it where no batch is on its way.
+        RuntimeError: If a worker has ended, as torch does if no batch is being sent.
     """
-    has_begun = False
+    has_started = False
     try:
         for slot in slots:
-            has_begun = True
+            has_started = True
             yield slot
     except RuntimeError as error:
-        if not has_begun and any(map(could_not_begin, slots._workers)):
+        if not has_started and any(map(could_not_start, slots._workers)):
             error.add_note(UNGUARDED)
         raise
     except (OSError, EOFError) as error:
@@ -279,23 +283,23 @@ def checked(slots: Any) -> Iterator[Any]:
         if not ended:
             raise
         pids = ", ".join(str(by_sentinel[sentinel].pid) for sentinel in ended)
-        message = f"DataLoader worker (pid(s) {pids}) exited unexpectedly: {error!r} while a batch was taken"
+        message = f"DataLoader worker (pid(s) {pids}) exited unexpectedly while it sent a batch: {error!r}"
         raise RuntimeError(message) from error
 
 
-def could_not_begin(worker: Any) -> bool:
-    """Return whether a worker ended as one does that cannot import the main module."""
+def could_not_start(worker: Any) -> bool:
+    """Return whether a worker probably ended because it could not import the main module."""
     method = worker._start_method or multiprocessing.get_start_method()
     return worker.exitcode == 1 and imports_main(method)
 
 
 class WorkerDataset(IterableDataset[Any]):
-    """What a worker iterates: its batches, and a ``SkippedBatch`` for each that was left out.
+    """The dataset of a worker: its batches, with a ``SkippedBatch`` for each that was skipped.
 
     Args:
-        loader: The loader of the trainer.
-        start: Where to begin.
-        signal: Shared memory in which the trainer writes where persistent workers begin.
+        loader: The loader of the parent process.
+        start: The start of the first iteration.
+        signal: Shared memory with the start of the next iteration, for persistent workers.
     """
 
     def __init__(
@@ -314,21 +318,21 @@ class WorkerDataset(IterableDataset[Any]):
         counts = iteration.metrics.counts
         num_reported = 0
         for batch in iteration.batches(epoch_end=SkippedBatch()):
-            # Batches made ahead here are counted when they are yielded.
+            # Skipped batches are reported before the next batch, to keep their order.
             num_skipped = counts.batches_skipped
             yield from itertools.repeat(SkippedBatch(), num_skipped - num_reported)
             num_reported = num_skipped
-            # The end of an epoch is no batch of it, and only lets skipped batches be sent.
+            # The end of an epoch is yielded only to report skipped batches, and is not a batch.
             if not isinstance(batch, SkippedBatch):
                 yield batch
 
 
 class SkippedBatch:
-    """A batch that was left out because a transform failed on all of its rows."""
+    """The placeholder of a batch that was skipped, as a transform failed for all of its rows."""
 
 
 class BatchCollate:
-    """Calls a function with each batch; without one, gives it back."""
+    """Calls a function with each batch, or returns the batch if there is no function."""
 
     def __init__(self, call: Callable[[Any], Any] | None) -> None:
         self._call = call
@@ -340,17 +344,17 @@ class BatchCollate:
 
 
 class LoaderSampler:
-    """The sampler of torch's loader: asks for one batch after another.
+    """The sampler of a ``DataLoader``, which yields ``None`` for each batch.
 
     Attributes:
-        loader: What makes the batches.
+        loader: The loader that makes the batches.
     """
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def set_epoch(self, epoch: SupportsIndex) -> None:
-        """Serve another epoch."""
+        """Set the epoch of the next iteration; see ``Loader.set_epoch``."""
         self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[None]:
@@ -358,33 +362,35 @@ class LoaderSampler:
 
 
 def loader_of(dataset: Any, options: dict[str, Any]) -> Loader:
-    """Make a loader of a permutation, or take one.
+    """Return a loader of a permutation, or a loader unchanged.
 
     Raises:
-        ValueError: If a loader is given, and options for one.
-        TypeError: If it is neither.
+        ValueError: If options are passed for an existing loader.
+        TypeError: If ``dataset`` is neither a loader nor a permutation.
     """
     if isinstance(dataset, Loader):
         for name, value in options.items():
             if name != "drop_last" or value != dataset.drop_last:
-                refuse(name, value)
+                check_not_passed(name, value)
         return dataset
     make = getattr(dataset, "loader", None)
     if make is None:
-        message = f"a dataset of type {type(dataset).__name__}: wanted a Loader or a Permutation"
+        message = (
+            f"`dataset` must be a Loader or a Permutation, not {type(dataset).__name__}"
+        )
         raise TypeError(message)
     loader: Loader = make(**options)
     return loader
 
 
-def refuse(name: str, value: Any) -> None:
-    """Say why an argument cannot be taken.
+def check_not_passed(name: str, value: Any) -> None:
+    """Check that an argument that is not supported was not passed.
 
     Raises:
-        ValueError: If it was given.
+        ValueError: If it was; the message names the alternative.
     """
     if value is None:
         return
-    why = REFUSED.get(name, "wanted it where the loader is made")
-    message = f"{name}={value!r}: {why}"
+    default = "cannot be combined with a Loader: pass it to loader()"
+    message = f"`{name}`={value!r} {ALTERNATIVES.get(name, default)}"
     raise ValueError(message)

@@ -175,3 +175,13 @@ def positions(perm: Permutation, array: np.ndarray, tensor: torch.Tensor) -> Non
     assert_type(perm.shuffle(seed=np.int64(3)), Permutation)
     assert_type(perm.filter(array), Permutation)
     assert_type(ll.__version__, str)
+
+
+def tables_and_cache(perm: Permutation) -> None:
+    assert_type(perm.warm(), ll.WarmReport)
+    assert_type(perm.warm(progress=lambda done, total: None).is_shared, bool)
+    assert_type(ll.table_info("db/t.lance", version=3), ll.TableInfo)
+    assert_type(ll.table_info("db/t.lance").columns[0].reason, str | None)
+    assert_type(ll.cache.entries(), list[ll.cache.Entry])
+    assert_type(ll.cache.clear(dry_run=True).bytes, int)
+    assert_type(ll.cache.path(), Path | None)

@@ -1,1 +1,1 @@
-"""The helper process of ``loader(in_process=False)``, and how batches leave it through shared memory."""
+"""The helper process of ``loader(in_process=False)``, which sends batches through shared memory."""

@@ -1,4 +1,4 @@
-"""The batches of a loader that works in a helper process, so that the trainer's own stays quiet."""
+"""The batches of a loader that runs in a helper process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["batches_of_helper"]
 
 PERIOD_S = 0.1
-"""The seconds between two reports of statistics: to make one may take longer than a batch."""
+"""The seconds between two reports of statistics, which may take longer to make than a batch."""
 
 
 class HelperReport(NamedTuple):
-    """What the helper sends with a batch.
+    """The state of the helper, which it sends with each batch.
 
     Attributes:
-        checkpoint: Where its loader stands.
-        rows: The rows it has yielded.
-        num_bytes: The bytes it has yielded.
-        stats: Its statistics, every ``PERIOD_S`` and at the end.
+        checkpoint: The checkpoint of its loader.
+        rows: The number of rows yielded so far.
+        num_bytes: The number of bytes yielded so far.
+        stats: The statistics, every ``PERIOD_S`` seconds and at the end; otherwise ``None``.
     """
 
     checkpoint: Any
@@ -39,10 +39,10 @@ class HelperReport(NamedTuple):
 
 
 class HelperLoop:
-    """Iterates a loader in the helper process, and reports where it stands.
+    """Iterates a loader in the helper process, and reports its state.
 
     Args:
-        loader: The loader, which begins where the helper is to begin.
+        loader: The loader, which starts at the checkpoint of the iteration.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -51,13 +51,13 @@ class HelperLoop:
         self._reported = 0.0
 
     def batches(self) -> Iterator[Any]:
-        """Return the batches."""
+        """Return an iterator over the batches."""
         self._batches = iter(self._loader)
         batches: Iterator[Any] = self._batches
         return batches
 
     def report(self) -> HelperReport | None:
-        """Return where the loader stands; ``None`` if it failed before it began."""
+        """Return the state of the loader; ``None`` if the iteration could not start."""
         if self._batches is None:
             return None
         now, metrics = time.monotonic(), self._batches.metrics
@@ -79,11 +79,11 @@ def batches_of_helper(
     """Yield the batches of a loader that a helper process iterates.
 
     Args:
-        loader: The loader to send, which begins where the helper is to begin.
-        finish: The stages that run here, applied to the batches that arrive.
-        metrics: Takes over what the helper counts.
-        on_batch: Called with the helper's checkpoint before each batch is yielded.
-        on_end: Called with it behind the last batch.
+        loader: The loader to send, which starts at the checkpoint of the iteration.
+        finish: Applies the stages that run in this process to the batches.
+        metrics: The counters of the iteration, which are updated with those of the helper.
+        on_batch: Called with the checkpoint of the helper before each batch is yielded.
+        on_end: Called with the checkpoint of the helper after the last batch.
 
     Raises:
         TypeError: If a function of the loader cannot be pickled.
@@ -93,11 +93,11 @@ def batches_of_helper(
         items = iterate_in_helper(loop.batches, statistics=loop.report)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         message = (
-            "`in_process=False` sends the functions of the loader to another process: pass "
-            f"functions that are defined in a module ({error})"
+            "`in_process`=False sends the functions of the loader to another process, which cannot "
+            f"pickle one of them ({error}): pass functions that are defined in a module"
         )
         raise TypeError(message) from error
-    # The stages that run here may be ahead of what is yielded.
+    # The stages of this process may run ahead of the batches that are yielded.
     reports: deque[HelperReport] = deque()
 
     def received() -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What runs in the helper process of ``aside``: items are made, packed, written and announced."""
+"""The helper process: makes items, writes them to shared memory and notifies the parent."""
 
 from __future__ import annotations
 
@@ -24,57 +24,60 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["END", "ERROR", "HEAD", "ITEM", "serve"]
+__all__ = ["END", "ERROR", "HEAD", "ITEM", "run_child"]
 
 ITEM, END, ERROR = range(3)
-"""What a message brings: an item, that there are no more, or an exception. Each has statistics."""
+"""The kinds of messages: an item, the end of the items, or an exception. Each has statistics."""
 
 HEAD = struct.Struct("=BIQQQQQ")
-"""A message: its kind, the segment, its capacity, and the layout of the parcel in it.
+"""A message: its kind, the segment, its capacity, and the layout of the object in it.
 
-The first message of a segment carries its file.
+The first message of a segment carries the file descriptor.
 """
 
-# What it takes to end in order; then the process ends in any case.
+# The time for an orderly end, after which the process exits in any case.
 GRACE_S = 2.0
 
 
-class EndedError(BaseException):
-    """Nobody wants any more."""
+class ParentEndedError(BaseException):
+    """The parent closed the connection or ended."""
 
 
-def serve(
-    connection: socket.socket, reader: int, depth: int, made: bytes | tuple[Any, Any]
+def run_child(
+    connection: socket.socket, parent: int, depth: int, factory: bytes | tuple[Any, Any]
 ) -> None:
-    """Make items and send them, until there are no more or nobody wants them.
+    """Make items and send them, until there are no more or the parent closes the connection.
 
     Args:
-        connection: To the reader.
-        reader: The process that reads.
-        depth: Items that may be made and not taken.
-        made: What makes the items, and the statistics; a pickle of that unless forked.
+        connection: The connection to the parent.
+        parent: The process identifier of the parent.
+        depth: The number of items to make ahead.
+        factory: The functions that make items and statistics; pickled, unless forked.
     """
-    link = ReaderLink(connection, reader, depth)
+    link = ParentLink(connection, parent, depth)
     try:
         try:
-            run(link, *(pickle.loads(made) if isinstance(made, bytes) else made))
-        except EndedError:
+            run(
+                link,
+                *(pickle.loads(factory) if isinstance(factory, bytes) else factory),
+            )
+        except ParentEndedError:
             raise
         except BaseException as error:
             link.send(ERROR, portable(as_runtime_error(error)))
-    except EndedError:
+    except ParentEndedError:
         pass
     except OSError:
         if not link.has_ended:
-            # There is no memory, or no file, even to say so.
+            # Without memory or file descriptors, the error cannot be sent.
             raise
     finally:
-        # The end is near, and must not be disturbed.
+        # A signal must not interrupt the end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(
-    link: ReaderLink, make: Callable[[], Any], statistics: Callable[[], Any] | None
+    link: ParentLink, make: Callable[[], Any], statistics: Callable[[], Any] | None
 ) -> None:
     link.statistics = statistics
     items = iter(make())
@@ -86,42 +89,42 @@ def run(
             link.send(END, None)
             return
         link.send(ITEM, item)
-        # It must not wait here while the next one is made.
+        # Do not keep the item alive while the next one is made.
         del item
 
 
-def unless_ended(found: Any) -> None:
-    """Say what was raised where nobody could catch it, but for the end, which may come anywhere."""
-    if not isinstance(found.exc_value, EndedError):
+def raise_unless_ended(found: Any) -> None:
+    """Report an unraisable exception, except ``ParentEndedError``, which may be raised anywhere."""
+    if not isinstance(found.exc_value, ParentEndedError):
         sys.__unraisablehook__(found)
 
 
-class ReaderLink:
-    """The connection to the reader, who grants credits, gives segments back, and may go."""
+class ParentLink:
+    """The connection to the parent, which grants credits, releases segments, and may end."""
 
-    def __init__(self, connection: socket.socket, reader: int, depth: int) -> None:
+    def __init__(self, connection: socket.socket, parent: int, depth: int) -> None:
         self.connection = connection
         self.credits = threading.Semaphore(depth)
         self.segments = WritableSegments()
         self.lock = threading.Lock()
         self.statistics: Callable[[], Any] | None = None
-        self.has_ended = self.is_told = False
-        sys.unraisablehook = unless_ended
-        # Ctrl-C goes to all processes of a terminal; the reader says what comes of it.
+        self.has_ended = self.was_raised = False
+        sys.unraisablehook = raise_unless_ended
+        # Ctrl-C interrupts all processes of a terminal, but only the parent handles it.
         signal.signal(signal.SIGINT, self.interrupted)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        threading.Thread(target=self.watch, args=(reader,), daemon=True).start()
+        threading.Thread(target=self.watch, args=(parent,), daemon=True).start()
 
     def interrupted(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self.has_ended and not self.is_told:
-            self.is_told = True
-            raise EndedError
+        if self.has_ended and not self.was_raised:
+            self.was_raised = True
+            raise ParentEndedError
 
     def send(self, kind: int, value: Any) -> None:
-        """Write an item to shared memory, and say so."""
-        reported = None if self.statistics is None else self.statistics()
-        layout, runs = packed((value, reported))
+        """Write an object and the statistics to shared memory, and notify the parent."""
+        report = None if self.statistics is None else self.statistics()
+        layout, runs = packed((value, report))
         with self.lock:
             segment = self.segments.write(runs, layout.num_bytes)
         del runs
@@ -130,27 +133,27 @@ class ReaderLink:
         segment.is_known = True
         socket.send_fds(self.connection, [head], files)
 
-    def watch(self, reader: int) -> None:
-        """Hear the reader, until it goes."""
+    def watch(self, parent: int) -> None:
+        """Receive messages until the parent ends or closes the connection, then end this process."""
         poll = select.poll()
         poll.register(self.connection, select.POLLIN)
-        # Processes that the reader forked may keep its end of the connection open.
+        # The connection alone is not enough: forks of the parent may keep their end of it open.
         with contextlib.suppress(OSError, AttributeError):
-            poll.register(os.pidfd_open(reader), select.POLLIN)
+            poll.register(os.pidfd_open(parent), select.POLLIN)
         while True:
             ready = [file for file, _ in poll.poll()]
-            if self.connection.fileno() not in ready or not self.hear():
+            if self.connection.fileno() not in ready or not self.receive():
                 break
         self.has_ended = True
-        # What is raised anywhere from here on is the end, and no news.
+        # Errors from here on are consequences of the end, and must not be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with contextlib.suppress(ProcessLookupError):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(GRACE_S)
         os._exit(1)
 
-    def hear(self) -> bool:
-        """Take one message: a credit, and segments that are free. Whether there was one."""
+    def receive(self) -> bool:
+        """Receive a message with a credit and released segments; return whether there was one."""
         try:
             message = self.connection.recv(1 << 16)
         except OSError:
@@ -167,7 +170,7 @@ class ReaderLink:
 
 
 def portable(error: BaseException) -> tuple[BaseException, str]:
-    """Give an exception that can be sent, and its traceback as text."""
+    """Return an exception that can be pickled, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

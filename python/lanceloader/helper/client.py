@@ -1,7 +1,6 @@
-"""Items made in one helper process and handed over through shared memory, without a copy.
+"""``iterate_in_helper``: items of a helper process, which arrive through shared memory without a copy.
 
-For trainers whose process must do nothing else: no thread, no lock and no memory of the
-helper is in it. Linux only.
+Nothing of the helper runs in this process: neither threads nor locks. Linux only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader.errors import UnsupportedError
-from lanceloader.helper.child import END, ERROR, GRACE_S, HEAD, serve
+from lanceloader.helper.child import END, ERROR, GRACE_S, HEAD, run_child
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
 from lanceloader.helper.serialization import Layout, unpacked
 from lanceloader.helper.shared_memory import ReadableSegments
@@ -34,7 +33,7 @@ Method: TypeAlias = Literal["spawn", "forkserver", "fork"]
 
 
 class RemoteTracebackError(Exception):
-    """The cause of an exception that came from the helper process: where it was raised."""
+    """The traceback of the helper process, as the cause of an exception that was raised there."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
@@ -47,44 +46,49 @@ def iterate_in_helper(
     method: Method = "spawn",
     statistics: Callable[[], Any] | None = None,
 ) -> HelperClient:
-    """Iterate in a helper process, which begins at once and ends with the iterator.
+    """Iterate in a helper process, which starts at once and ends with the iterator.
 
-    Arrays, tensors and Arrow data are views of shared memory, which may be written to and is
-    used again when nothing refers to them any more; Python objects are copies. Exceptions come
-    with their type; ``__cause__`` shows where they were raised.
+    Arrays, tensors and Arrow data are writable views of shared memory, which is reused when nothing
+    refers to them; other objects are copies. Exceptions keep their type, with the traceback of the
+    helper as ``__cause__``.
 
     Args:
-        make: Called in the helper; gives the items. It is pickled, but for ``"fork"``.
-        depth: Items that may be made and not taken.
-        method: How the process is begun. ``"fork"`` is quick and pickles nothing, but is not
-            for processes with threads.
-        statistics: Called in the helper after each item and at the end; what it gives is
-            ``HelperClient.statistics`` once the item was handed over. Objects that it shares with
-            ``make``, like a loader whose methods both are, are shared in the helper.
+        make: A function that returns the items, which the helper calls. It is pickled, unless
+            ``method`` is ``"fork"``.
+        depth: The number of items to make ahead.
+        method: The start method of the process. ``"fork"`` is fast and pickles nothing, but is
+            unsafe in processes with threads.
+        statistics: A function that the helper calls after each item and at the end. Its result is
+            ``HelperClient.statistics`` when the item is yielded. Objects that it shares with
+            ``make``, such as a loader whose methods both are, are shared in the helper.
 
     Raises:
-        ValueError: If ``depth`` is 0, or there is no such method.
+        ValueError: If ``depth`` is less than 1, or ``method`` is unknown.
         UnsupportedError: If the system is not Linux.
-        RuntimeError: If this process must not begin others, as workers of a ``DataLoader``.
+        RuntimeError: If this process is a daemon, such as a worker of a ``DataLoader``.
     """
     if depth < 1:
-        message = f"depth {depth}: wanted at least 1"
+        message = f"`depth` must be at least 1, got {depth}"
         raise ValueError(message)
     if not hasattr(os, "memfd_create"):
-        raise UnsupportedError("a helper process needs Linux: wanted in_process=True")
+        raise UnsupportedError(
+            "a helper process is only supported on Linux: pass in_process=True"
+        )
     if multiprocessing.current_process().daemon:
         raise RuntimeError(
-            "a worker process must not begin a helper process: wanted in_process=True"
+            "a worker process cannot start a helper process: pass in_process=True"
         )
     return HelperClient(make, depth, method, statistics)
 
 
 class HelperClient:
-    """The items of a helper process; ``iterate_in_helper`` makes one. Several threads may ask.
+    """An iterator over the items of a helper process; made by ``iterate_in_helper``.
+
+    Several threads may call ``next``.
 
     Attributes:
-        statistics: What the helper said of itself with the item that was handed over last.
-        pid: The process.
+        statistics: The statistics that the helper sent with the item yielded last.
+        pid: The process identifier of the helper.
     """
 
     def __init__(
@@ -98,15 +102,15 @@ class HelperClient:
         self._num_taken = 0
         self._lock = threading.Lock()
         self._segments = ReadableSegments()
-        made: Any = make, statistics
+        factory: Any = make, statistics
         if method != "fork":
-            # Not by multiprocessing, for which torch puts tensors into files with names.
-            made = pickle.dumps(made, protocol=5)
+            # Pickled here, as multiprocessing would use torch's reducers, which need named files.
+            factory = pickle.dumps(factory, protocol=5)
         context: Any = multiprocessing.get_context(method)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = context.Process(
-            target=serve,
-            args=(theirs, os.getpid(), depth, made),
+            target=run_child,
+            args=(theirs, os.getpid(), depth, factory),
             name="lanceloader-aside",
             daemon=True,
         )
@@ -129,7 +133,7 @@ class HelperClient:
     def __next__(self) -> Any:
         if os.getpid() != self._link.owner:
             raise RuntimeError(
-                "this iteration was begun in another process: begin one here"
+                "this iterator was made in another process: call iter() in this process"
             )
         try:
             with self._lock:
@@ -162,12 +166,15 @@ class HelperClient:
         return value
 
     def close(self) -> None:
-        """End the process. It is not waited for; what was handed over stays as it is."""
+        """End the process without waiting for it. Items that were yielded stay valid."""
         self._finalizer()
 
 
 class ChildLink:
-    """The process and the connection to it. It does not know ``HelperClient``, whose end is theirs."""
+    """The helper process and the connection to it.
+
+    It must not refer to the ``HelperClient``, whose finalizer ends both.
+    """
 
     def __init__(
         self, connection: socket.socket, process: Any, *, imports_main: bool
@@ -181,22 +188,25 @@ class ChildLink:
         self.poll = select.poll()
         self.poll.register(connection, select.POLLIN)
         self.pidfd: int | None = None
-        # Where a process has no file, one has to look now and then.
+        # Without a file descriptor of the process, poll whether it is alive.
         self.every: int | None = 1000
 
     def watch(self) -> None:
-        """Notice when the process is gone, also if others keep its end of the connection."""
+        """Watch for the end of the process, which the connection does not show if forks keep it open."""
         with contextlib.suppress(OSError, AttributeError):
             self.pidfd = os.pidfd_open(self.process.pid)
             self.poll.register(self.pidfd, select.POLLIN)
             self.every = None
 
     def receive(self, number: int) -> tuple[bytes, list[int]]:
-        """Wait for a message.
+        """Wait for a message, and return it with its file descriptors.
+
+        Args:
+            number: The number of the next item, for messages.
 
         Raises:
-            RuntimeError: If the process is gone.
-            StopIteration: If nobody wants it any more.
+            RuntimeError: If the process has ended.
+            StopIteration: If the connection was closed in this process.
         """
         ready: list[int] = []
         while not ready:
@@ -204,7 +214,7 @@ class ChildLink:
             if not ready and not self.process.is_alive():
                 break
         if self.connection.fileno() < 0:
-            # It was closed, by another thread.
+            # Another thread closed it.
             raise StopIteration
         if self.connection.fileno() in ready:
             message, files = self.read()
@@ -212,27 +222,27 @@ class ChildLink:
                 self.has_begun = True
                 return message, files
         self.process.join(GRACE_S)
-        how = described(self.process.exitcode)
-        end = f"the helper process {how} before batch {number} was there"
-        # Once it has begun, whatever is raised there is sent.
+        how = exit_text(self.process.exitcode)
+        end = f"the helper process {how} before batch {number} arrived"
+        # A process that has started sends its errors.
         if self.imports_main and not self.has_begun and self.process.exitcode == 1:
             end = f"{end}. {UNGUARDED}"
         raise RuntimeError(end)
 
     def read(self) -> tuple[bytes, list[int]]:
-        # That the process left with credits unread is said once, before what it has sent.
+        # If the process ended with unread credits, the first read fails before its last messages.
         for _ in range(2):
             with contextlib.suppress(ConnectionResetError):
                 return socket.recv_fds(self.connection, HEAD.size, 1)[:2]
         return b"", []
 
     def grant(self, segments: ReadableSegments) -> None:
-        """Let one more item be made, and give back what is used no more."""
+        """Grant a credit for one more item, and return the released segments."""
         numbers = array(
             "q",
             (at if is_kept else ~at for at, is_kept in segments.take_released()),
         )
-        # If it is gone, that is noticed when the next item is wanted.
+        # If the process has ended, the next receive() raises.
         with contextlib.suppress(OSError):
             self.connection.send(numbers.tobytes() + b"\0")
 
@@ -240,15 +250,17 @@ class ChildLink:
         if os.getpid() != self.owner:
             return
         with contextlib.suppress(OSError):
-            # Not only closed: forks of this process may have it open.
+            # Shut down, as forks of this process may keep the connection open.
             self.connection.shutdown(socket.SHUT_RDWR)
-        self.let_go()
+        self.close_files()
         if self.process.pid is None:
             return
         with contextlib.suppress(RuntimeError):
-            threading.Thread(target=reap, args=(self.process,), daemon=True).start()
+            threading.Thread(
+                target=wait_or_kill, args=(self.process,), daemon=True
+            ).start()
 
-    def let_go(self) -> None:
+    def close_files(self) -> None:
         """Close the files."""
         self.connection.close()
         if self.pidfd is not None:
@@ -257,9 +269,9 @@ class ChildLink:
 
 
 def start(process: Any, method: Method) -> None:
-    """Start a process that does not hear Ctrl-C before it knows what to do about it."""
+    """Start a process in which Ctrl-C is blocked until it has a handler."""
     if method == "forkserver":
-        # The server would never hear it, nor whatever it starts for others.
+        # Started before the signal is blocked: the server and all its processes inherit the mask.
         forkserver.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -268,15 +280,15 @@ def start(process: Any, method: Method) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def reap(process: Any) -> None:
-    """Wait for a process that is about to end; end it if it does not."""
+def wait_or_kill(process: Any) -> None:
+    """Wait for a process to end, and kill it if it does not."""
     process.join(2 * GRACE_S)
     if process.exitcode is None:
         process.kill()
         process.join()
 
 
-def described(code: int | None) -> str:
+def exit_text(code: int | None) -> str:
     if code is None:
         return "closed its connection"
     if code >= 0:
@@ -302,11 +314,11 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    # The process must see the end of its reader, not of whatever that has forked.
+    # The helper must notice the end of its parent, even if forks of the parent live on.
     for each in _LIVE.copy():
         live = each()
         if live is not None:
-            live._link.let_go()
+            live._link.close_files()
     _LIVE.clear()
 
 

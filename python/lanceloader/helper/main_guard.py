@@ -1,4 +1,4 @@
-"""What a process that cannot even begin is about: mostly a script without a main guard."""
+"""Processes that cannot start, mostly because the main module has no guard."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 __all__ = ["UNGUARDED", "imports_main"]
 
 UNGUARDED = (
-    "A new process imports the main module first; if that is a script, put what it does under "
-    '`if __name__ == "__main__":`, or it would be done anew in each process. What ended the process '
-    "is in its own traceback, on stderr"
+    "A new process first imports the main module: if it is a script, move its statements under "
+    '`if __name__ == "__main__":`, as they would run in each process otherwise. The traceback of the '
+    "process is on stderr"
 )
-"""What to do, said of a process that failed to begin."""
+"""The advice for a process that could not start."""
 
 
 def imports_main(method: str) -> bool:
-    """Whether a process that is begun by a method imports the main module: what runs is a file."""
+    """Return whether a process of this start method imports the main module, which must be a file."""
     main = sys.modules["__main__"]
     has_file = getattr(main, "__file__", None) or getattr(main, "__spec__", None)
     return method != "fork" and bool(has_file)

@@ -1,7 +1,7 @@
-"""Objects as runs of bytes that can lie in shared memory, and made again without a copy.
+"""Serialization of objects into shared memory, from which they are loaded without a copy.
 
-The pickle of an object leaves out its arrays, tensors and Arrow data (protocol 5), which
-follow each other as they are. Tensors of one storage share it afterwards too.
+Arrays, tensors and Arrow data are written out of band, as with pickle protocol 5, followed by the
+pickle of the object. Tensors that share a storage also share it after loading.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "packed", "unpacked"]
 
-# What Arrow wants its buffers to begin at a multiple of; more than any type of numbers needs.
+# The alignment that Arrow recommends for buffers, which suffices for all types of numbers.
 ALIGNMENT = 64
 
 
 class Layout(NamedTuple):
-    """Where the parts of a parcel lie: buffers from 0 on, then their sizes, then the pickle."""
+    """The layout of a serialized object: buffers from offset 0 on, then their sizes, then the pickle."""
 
     num_buffers: int
     sizes_at: int
@@ -30,53 +30,53 @@ class Layout(NamedTuple):
 
 
 def packed(value: Any) -> tuple[Layout, list[tuple[int, Any]]]:
-    """Give the layout of an object, and the runs of bytes that make it up, with their places.
+    """Return the layout of a serialized object, and its parts with their offsets.
 
-    The runs are those of the object itself: write them before it changes.
+    The parts are views of the buffers of the object, so they must be written before it changes.
     """
     stream: list[memoryview] = []
-    pickler = Pickler(stream, value)
+    pickler = TensorPickler(stream, value)
     pickler.dump(value)
     sizes = array("Q")
-    runs: list[tuple[int, Any]] = []
-    place = 0
+    parts: list[tuple[int, Any]] = []
+    offset = 0
     for buffer in pickler.buffers:
-        run = buffer.raw()
-        runs.append((place, run))
-        sizes.append(run.nbytes)
-        place += run.nbytes + -run.nbytes % ALIGNMENT
-    sizes_at = place
-    runs.append((sizes_at, memoryview(sizes).cast("B")))
-    place = pickle_at = sizes_at + len(sizes) * sizes.itemsize
-    for run in stream:
-        runs.append((place, run))
-        place += run.nbytes
-    return Layout(len(sizes), sizes_at, pickle_at, place), runs
+        part = buffer.raw()
+        parts.append((offset, part))
+        sizes.append(part.nbytes)
+        offset += part.nbytes + -part.nbytes % ALIGNMENT
+    sizes_at = offset
+    parts.append((sizes_at, memoryview(sizes).cast("B")))
+    offset = pickle_at = sizes_at + len(sizes) * sizes.itemsize
+    for part in stream:
+        parts.append((offset, part))
+        offset += part.nbytes
+    return Layout(len(sizes), sizes_at, pickle_at, offset), parts
 
 
 def unpacked(memory: memoryview, layout: Layout) -> Any:
-    """Make the object whose parcel lies in ``memory``; its arrays are views of that."""
+    """Return the object that is serialized in ``memory``, of which its arrays are views."""
     sizes = memory[layout.sizes_at : layout.pickle_at].cast("Q").tolist()
     buffers = []
-    place = 0
+    offset = 0
     for size in sizes:
-        buffers.append(memory[place : place + size])
-        place += size + -size % ALIGNMENT
+        buffers.append(memory[offset : offset + size])
+        offset += size + -size % ALIGNMENT
     return pickle.loads(memory[layout.pickle_at : layout.num_bytes], buffers=buffers)
 
 
 class ByteStream:
-    """A file for the pickler. It keeps the runs that it is given: large bytes are no copies."""
+    """A writable file for a pickler, which keeps the buffers that are written without a copy."""
 
-    def __init__(self, runs: list[memoryview]) -> None:
-        self.runs = runs
+    def __init__(self, parts: list[memoryview]) -> None:
+        self.parts = parts
 
-    def write(self, run: Any) -> None:
-        self.runs.append(memoryview(run).cast("B"))
+    def write(self, part: Any) -> None:
+        self.parts.append(memoryview(part).cast("B"))
 
 
-class Pickler(pickle.Pickler):
-    """Leaves buffers out, also those of tensors."""
+class TensorPickler(pickle.Pickler):
+    """A pickler that writes buffers out of band, also those of tensors."""
 
     def __init__(self, stream: list[memoryview], value: Any) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
@@ -84,39 +84,39 @@ class Pickler(pickle.Pickler):
             ByteStream(stream), protocol=5, buffer_callback=self.buffers.append
         )
         self.has_torch = "torch" in sys.modules
-        self.wholes: dict[int, Whole] = {}
-        self.bytes_used: dict[int, int] = {}
+        self.storages: dict[int, PickledStorage] = {}
+        self.bytes_by_storage: dict[int, int] = {}
         if self.has_torch:
-            from lanceloader.stages.tensor_tree import bytes_used
+            from lanceloader.stages.tensor_tree import bytes_by_storage
 
-            self.bytes_used = bytes_used(value)
+            self.bytes_by_storage = bytes_by_storage(value)
 
     def reducer_override(self, value: Any) -> Any:
-        """Take tensors apart; all else is pickled as always."""
+        """Reduce a tensor to its storage and its view of it; other objects are pickled as usual."""
         if not self.has_torch or not hasattr(value, "untyped_storage"):
             return NotImplemented
-        from lanceloader.stages.tensor_tree import is_simple
+        from lanceloader.stages.tensor_tree import is_plain_tensor
 
-        if isinstance(value, type) or not is_simple(value):
+        if isinstance(value, type) or not is_plain_tensor(value):
             return NotImplemented
-        whole = self.whole_of(value)
+        whole = self.storage_of(value)
         if whole is None:
             value = value.clone()
-            whole = Whole(value.untyped_storage())
-        place = value.storage_offset(), tuple(value.shape), value.stride()
-        return part_of, (whole, value.dtype, *place)
+            whole = PickledStorage(value.untyped_storage())
+        view = value.storage_offset(), tuple(value.shape), value.stride()
+        return tensor_from_storage, (whole, value.dtype, *view)
 
-    def whole_of(self, tensor: torch.Tensor) -> Whole | None:
-        """Give the storage of a tensor, unless most of it is of no use."""
+    def storage_of(self, tensor: torch.Tensor) -> PickledStorage | None:
+        """Return the storage of a tensor to pickle, or ``None`` if the value uses less than half of it."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if self.bytes_used.get(key, tensor.nbytes) * 2 < storage.nbytes():
+        if self.bytes_by_storage.get(key, tensor.nbytes) * 2 < storage.nbytes():
             return None
-        return self.wholes.setdefault(key, Whole(storage))
+        return self.storages.setdefault(key, PickledStorage(storage))
 
 
-class Whole:
-    """A storage. The pickler writes one object once, however many tensors refer to it."""
+class PickledStorage:
+    """A storage, as one object that the pickler writes once for all tensors that refer to it."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = storage
@@ -125,11 +125,11 @@ class Whole:
         import torch
 
         values = torch.empty(0, dtype=torch.uint8).set_(self.storage).numpy()
-        return bytes_of, (pickle.PickleBuffer(values),)  # type: ignore[arg-type]
+        return tensor_of_bytes, (pickle.PickleBuffer(values),)  # type: ignore[arg-type]
 
 
-def bytes_of(buffer: Any) -> torch.Tensor:
-    """Give memory as a tensor of bytes."""
+def tensor_of_bytes(buffer: Any) -> torch.Tensor:
+    """Return a tensor of bytes that is a view of a buffer."""
     import torch
 
     if not memoryview(buffer).nbytes:
@@ -137,14 +137,14 @@ def bytes_of(buffer: Any) -> torch.Tensor:
     return torch.frombuffer(buffer, dtype=torch.uint8)
 
 
-def part_of(
+def tensor_from_storage(
     whole: torch.Tensor,
     dtype: torch.dtype,
     offset: int,
     shape: tuple[int, ...],
     stride: tuple[int, ...],
 ) -> torch.Tensor:
-    """Give a tensor that is a part of a storage."""
+    """Return a tensor that is a view of a storage."""
     import torch
 
     empty = torch.empty(0, dtype=dtype)

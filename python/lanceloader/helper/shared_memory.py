@@ -1,7 +1,7 @@
-"""Shared memory without names, written by one process and seen by another.
+"""Anonymous shared memory that one process writes and another one reads.
 
-A segment is an anonymous file in memory. Nothing refers to it but open files and mappings,
-so nothing is left of it whoever is killed, and it takes no room in ``/dev/shm``.
+A segment is an anonymous file in memory. Only open files and mappings refer to it, so nothing remains
+of it when processes are killed, and it takes no space in ``/dev/shm``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadableSegments", "Segment", "WritableSegments"]
 
-# Capacities are powers of two from here on. Pages that are never written take no memory.
+# Capacities are powers of two, from this one on. Pages that are never written take no memory.
 SMALLEST = 1 << 16
-# Segments that may be in use by the reader. Each takes an open file in both processes, of which
-# there may be few; from then on batches are copied out.
+# The most segments that the reader uses at the same time; further batches are copied. Each segment
+# takes an open file in both processes, whose number is limited.
 MOST_IN_USE = 32
 
 
@@ -34,29 +34,29 @@ class Segment:
         self.grow(num_bytes)
 
     def grow(self, num_bytes: int) -> None:
-        """Make room; the reader has to map it again."""
+        """Increase the capacity, after which the reader must map the segment again."""
         self.capacity = max(SMALLEST, 1 << (num_bytes - 1).bit_length())
         os.ftruncate(self.file, self.capacity)
-        # Pages that are there already are written three times as fast as by system calls.
+        # Writing to mapped pages is three times as fast as system calls.
         self.memory = memoryview(mmap.mmap(self.file, self.capacity))
         self.is_known = False
 
-    def write(self, runs: list[tuple[int, Any]]) -> None:
-        """Write each run of bytes to its place."""
-        for place, run in runs:
-            self.memory[place : place + len(run)] = run
+    def write(self, buffers: list[tuple[int, Any]]) -> None:
+        """Write each buffer to its offset."""
+        for offset, buffer in buffers:
+            self.memory[offset : offset + len(buffer)] = buffer
 
 
 class WritableSegments:
-    """The segments of a writer: those that nobody reads any more are written to again."""
+    """The segments of the writer, which are reused when the reader has released them."""
 
     def __init__(self) -> None:
         self.free: list[Segment] = []
         self.in_use: dict[int, Segment] = {}
         self.num_made = 0
 
-    def write(self, runs: list[tuple[int, Any]], num_bytes: int) -> Segment:
-        """Write runs of bytes to a free segment, which is in use from then on."""
+    def write(self, buffers: list[tuple[int, Any]], num_bytes: int) -> Segment:
+        """Write buffers to a free segment, and return it as in use."""
         fitting = [part for part in self.free if part.capacity >= num_bytes]
         if fitting:
             segment = min(fitting, key=lambda part: part.capacity)
@@ -68,11 +68,11 @@ class WritableSegments:
             segment = Segment(self.num_made, num_bytes)
             self.num_made += 1
         self.in_use[segment.number] = segment
-        segment.write(runs)
+        segment.write(buffers)
         return segment
 
     def release(self, number: int, *, is_kept: bool) -> None:
-        """Take a segment back that the reader is done with, or let go of it."""
+        """Make a segment free that the reader has released, or close it."""
         segment = self.in_use.pop(number)
         if is_kept:
             self.free.append(segment)
@@ -81,7 +81,7 @@ class WritableSegments:
 
 
 class ReadableSegments:
-    """The segments that another process writes, mapped into this one."""
+    """The segments of the reader, mapped into its memory."""
 
     def __init__(self) -> None:
         self.mappings: dict[int, mmap.mmap] = {}
@@ -90,14 +90,14 @@ class ReadableSegments:
         self.retired: set[int] = set()
 
     def map(self, number: int, file: int, capacity: int) -> None:
-        """Map a segment that is new, or has grown."""
+        """Map a segment that is new or has grown."""
         try:
             self.mappings[number] = mmap.mmap(file, capacity)
         finally:
             os.close(file)
 
     def view(self, number: int, num_bytes: int) -> memoryview:
-        """Give what was written to a segment; it is in use while anything refers to it."""
+        """Return the contents of a segment, which is in use while anything refers to them."""
         import numpy as np
 
         whole = np.frombuffer(self.mappings[number], np.uint8, num_bytes)
@@ -105,13 +105,13 @@ class ReadableSegments:
             whole = whole.copy()
             self.released.append(number)
         else:
-            # This runs in any thread, in the midst of anything, so it takes no lock.
+            # The callback may run in any thread at any time, so it must not take a lock.
             released = self.released
             self.in_use[number] = weakref.ref(whole, lambda _: released.append(number))
         return memoryview(whole)  # type: ignore[arg-type]
 
     def take_released(self) -> Iterable[tuple[int, bool]]:
-        """Give the segments that are used no more, and whether each may be written to again."""
+        """Yield the segments that were released, and whether each may be written to again."""
         while self.released:
             number = self.released.popleft()
             self.in_use.pop(number, None)
@@ -122,5 +122,5 @@ class ReadableSegments:
             yield number, is_kept
 
     def retire(self) -> None:
-        """Never have those in use written to again: after a fork another process sees them."""
+        """Never reuse the segments that are in use, as a forked process refers to them, too."""
         self.retired.update(list(self.in_use))

@@ -1,1 +1,1 @@
-"""``Loader``: which units of an epoch this process gets, in which batches, and where training stands."""
+"""``Loader``: the batches of a process in each epoch, and the state of training."""

@@ -1,4 +1,4 @@
-"""Where a loader stands: a few numbers, equal on all ranks."""
+"""Checkpoints: the position of a loader, as a few numbers that are the same on all ranks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ __all__ = [
 ]
 
 LAYOUT = 1
+"""The version of the layout of states."""
+
 MAX_EPOCHS = 2**64
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A place in training.
+    """A position in training.
 
     Attributes:
-        epoch: The epoch, or ``None`` for that of the permutation itself.
-        position: Units of it that were served, by all ranks together.
-        turn: In a worker process, when it is due.
-        first: Of several epochs in one iteration, the first.
+        epoch: The epoch, or ``None`` for the order of the permutation itself.
+        position: The number of units of the epoch that were yielded, by all ranks together.
+        turn: In a worker process, the next batch of this worker.
+        first: The first epoch of an iteration of several epochs.
     """
 
     epoch: int | None
@@ -41,39 +43,42 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class WorkerTurn:
-    """When one of several workers is due.
+    """The next batch of one of several workers, which take turns.
 
     Attributes:
-        worker: The batch, counted from where it stands, that it serves next.
-        num_workers: How many workers there are.
+        worker: The number of the next batch of the worker, counted from the checkpoint.
+        num_workers: The number of workers.
     """
 
     worker: int
     num_workers: int
 
     def checked(self, num_workers: int) -> int:
-        """Give the batch, if there are as many workers.
+        """Return ``worker``, if the number of workers is the same.
 
         Raises:
-            ValueError: If there are not.
+            ValueError: If it is not.
         """
         if num_workers != self.num_workers:
-            message = f"a state of one of {self.num_workers} workers: wanted as many, not {num_workers}"
+            message = (
+                f"the state was taken in one of {self.num_workers} workers, but this loader has "
+                f"{num_workers}: load it with the same number of workers"
+            )
             raise ValueError(message)
         return self.worker
 
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """Where training stands after each step of what is left of an epoch.
+    """The checkpoint after each of the remaining steps of an epoch.
 
     Attributes:
-        start: Where it stood before.
-        num_units: Units of the epoch.
-        global_batch_size: Units of a step.
-        num_batches: Steps that are left.
-        turn: In a worker, the first of them that it serves.
-        num_workers: How many workers there are, or ``None`` outside of one.
+        start: The checkpoint before the first of these steps.
+        num_units: The number of units in the epoch.
+        global_batch_size: The number of units in a step.
+        num_batches: The number of remaining steps.
+        turn: In a worker, the first of these steps whose batch it yields.
+        num_workers: The number of workers, or ``None`` outside of a worker.
     """
 
     start: Checkpoint
@@ -84,7 +89,7 @@ class EpochProgress:
     num_workers: int | None
 
     def after(self, steps: int) -> Checkpoint:
-        """Give the place after some batches; of a worker, after as many of each of them."""
+        """Return the checkpoint after some steps; in a worker, after as many batches of each worker."""
         num_workers = self.num_workers
         done = steps * (num_workers or 1)
         position = self.start.position + done * self.global_batch_size
@@ -97,18 +102,23 @@ class EpochProgress:
         return replace(self.start, position=position, turn=turn)
 
     def end(self) -> Checkpoint:
-        """Give the place after the last batch, and what comes behind it."""
+        """Return the checkpoint after the last step, from which the next iteration continues."""
         epoch, num_workers = self.start.epoch, self.num_workers
         if num_workers is not None:
             turn = WorkerTurn((self.turn - self.num_batches) % num_workers, num_workers)
             return replace(self.start, position=self.num_units, turn=turn)
-        # Without a number, the next epoch is one like this.
+        # Without a number of the epoch, the next one has the same order.
         position = 0 if epoch is None else self.num_units
         return replace(self.start, position=position, turn=None)
 
 
 def write_state(at: Checkpoint, plan: dict[str, int | str]) -> dict[str, Any]:
-    """Give a state as plain values, for ``torch.save``, JSON and anything else."""
+    """Return a checkpoint as plain values, for ``torch.save``, JSON and other formats.
+
+    Args:
+        at: The checkpoint.
+        plan: What determines the order of the units.
+    """
     state: dict[str, Any] = {
         "lanceloader": LAYOUT,
         "plan": dict(plan),
@@ -123,111 +133,113 @@ def write_state(at: Checkpoint, plan: dict[str, int | str]) -> dict[str, Any]:
 
 
 def read_state(state: Any, plan: dict[str, int | str]) -> Checkpoint:
-    """Read what ``write_state`` gave.
+    """Return the checkpoint that ``write_state`` wrote.
 
     Args:
         state: The state.
-        plan: What decides which unit stands where, here.
+        plan: What determines the order of the units of this loader.
 
     Raises:
-        TypeError: If it is no dict.
-        ValueError: If it is not a state of ours, is damaged, or is of another plan.
+        TypeError: If the state is not a dict.
+        ValueError: If the state is not one of a ``Loader``, is damaged, or has another plan.
     """
     if not isinstance(state, dict):
         message = (
-            f"a state of type {type(state).__name__}: wanted the dict of state_dict()"
+            f"`state` must be the dict of state_dict(), not {type(state).__name__}"
         )
         raise TypeError(message)
     missing = {"lanceloader", "plan", "epoch", "position"} - state.keys()
     if missing:
-        found = ", ".join(map(repr, list(state)[:6])) or "nothing"
+        found = ", ".join(map(repr, list(state)[:6])) or "no keys"
         message = (
-            f"a state without {', '.join(sorted(missing))}: wanted the dict of state_dict(); "
-            f"this one has {found}"
+            f"`state` has {found}, but lacks {', '.join(sorted(missing))}: pass the dict of "
+            "state_dict() of a Loader"
         )
         raise ValueError(message)
     if state["lanceloader"] != LAYOUT:
-        message = f"a state of layout {state['lanceloader']!r}: wanted {LAYOUT}"
+        message = (
+            f"the state has layout {state['lanceloader']!r}, but this version reads layout "
+            f"{LAYOUT}: load it with the version of lanceloader that wrote it"
+        )
         raise ValueError(message)
     epoch, position = state["epoch"], state["position"]
     if epoch is not None and not (is_count(epoch) and epoch < MAX_EPOCHS):
-        message = f"a state of epoch {epoch!r}: wanted a whole number from 0 on"
-        raise ValueError(message)
+        raise ValueError(_damaged("epoch", epoch, "an integer in range(2**64)"))
     if not is_count(position):
-        message = f"a state at position {position!r}: wanted a whole number from 0 on"
-        raise ValueError(message)
+        raise ValueError(_damaged("position", position, "an integer from 0 on"))
     first: Any = state.get("first_epoch")
     if "first_epoch" in state and not (is_count(first) and first <= (epoch or 0)):
-        message = f"a state with the first epoch {first!r}: wanted one up to {epoch}"
-        raise ValueError(message)
+        raise ValueError(_damaged("first_epoch", first, f"an integer up to {epoch}"))
     check_plan(state["plan"], plan, is_numbered=epoch is not None)
     return Checkpoint(epoch, position, read_turn(state.get("worker")), first)
 
 
 def read_turn(turn: Any) -> WorkerTurn | None:
-    """Read what ``write_state`` gave for a worker.
+    """Return the turn of a worker that ``write_state`` wrote.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the state is damaged.
     """
     if turn is None:
         return None
     is_pair = isinstance(turn, list | tuple) and len(turn) == 2
     if not is_pair or not all(map(is_count, turn)) or turn[0] >= turn[1]:
-        message = f"a state of worker {turn!r}: wanted a number and how many there are"
-        raise ValueError(message)
+        raise ValueError(_damaged("worker", turn, "a worker and the number of workers"))
     return WorkerTurn(*turn)
 
 
+def _damaged(name: str, value: Any, expected: str) -> str:
+    """Return the message for an entry of a state with an impossible value."""
+    return f"the state is damaged: {name!r} must be {expected}, got {value!r}"
+
+
 def numbered(at: Checkpoint, plan: dict[str, int | str]) -> Checkpoint:
-    """Give the place in an epoch without a number as one in epoch 0, which it must equal.
+    """Return a checkpoint of an epoch without a number as one of epoch 0.
 
     Raises:
-        ValueError: If the rows stand in another order there.
+        ValueError: If epoch 0 has another order.
     """
     if plan.get("as it is") != plan.get("fingerprint"):
-        message = (
-            "a state of an epoch without a number, which is not epoch 0: wanted a loader of "
-            "epochs=1, or a state after set_epoch()"
+        raise ValueError(
+            "the state is of an epoch without a number, whose order is not that of epoch 0: load "
+            "it into a loader of epochs=1, or call set_epoch() before the state is taken"
         )
-        raise ValueError(message)
     return replace(at, epoch=0)
 
 
 def check_plan(theirs: Any, ours: dict[str, int | str], *, is_numbered: bool) -> None:
-    """Refuse the state of another plan, saying what differs.
+    """Check that a state is for the same order of units.
 
     Args:
         theirs: The plan of the state.
-        ours: The plan here.
+        ours: The plan of this loader.
         is_numbered: Whether the state is of an epoch with a number.
 
     Raises:
-        ValueError: If anything does.
+        ValueError: If the plans differ; the message lists the differences.
     """
     if not isinstance(theirs, dict):
-        message = f"a state with the plan {theirs!r}: wanted the dict of state_dict()"
-        raise ValueError(message)
+        raise ValueError(_damaged("plan", theirs, "a dict"))
     found = differences(theirs, ours, is_numbered=is_numbered)
     if found:
         message = (
             f"this checkpoint is for {'; and for '.join(found)}. Load it into a loader made with "
-            "the arguments and the table it was taken from, or start without it"
+            "the same arguments and the same table, or start without it"
         )
         raise ValueError(message)
 
 
 def halves_of(number: int | None) -> tuple[int, int]:
-    """Give a number of 64 bits as two that have a sign, of which none has a negative one."""
+    """Return the high and low 32 bits of a number, each of which fits into int64; (-1, 0) for ``None``."""
     return (-1, 0) if number is None else divmod(number, 2**32)
 
 
 def of_halves(halves: tuple[int, int]) -> int | None:
-    """Give the number that ``halves_of`` took apart."""
+    """Return the number that ``halves_of`` divided."""
     high, low = halves
     return None if high < 0 else high * 2**32 + low
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 0 on."""
+    """Return whether a value is an integer from 0 on, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,18 +1,18 @@
-"""``Cursor``: where training stands, and where the next iteration of a loader begins.
+"""``Cursor``: the checkpoint of a loader, and the start of its next iteration.
 
 =================  ==========================================================================
 event              effect
 =================  ==========================================================================
-``set_epoch``      The next iteration begins with this epoch, unless its place is in it already.
-``jump``           The next iteration begins at a checkpoint, and no iteration leads any more.
-``request``        An iteration takes the place where it begins, and leads from now on.
-``start``          It reads that place again: trainers may call ``set_epoch`` after ``iter()``.
-``advance``        Training stands behind a step of an epoch, if that iteration leads.
-``finish``         Training stands behind an epoch, or at the one that was set meanwhile.
+``set_epoch``      The next iteration starts with this epoch, unless its start is in it already.
+``jump``           The next iteration starts at a checkpoint, and no iteration leads.
+``request``        A new iteration takes its start from the cursor, and leads.
+``start``          The iteration reads its start again, as ``set_epoch`` may follow ``iter()``.
+``advance``        The checkpoint moves behind a step of an epoch, if the iteration leads.
+``finish``         The checkpoint moves behind an epoch, or to the epoch that was set meanwhile.
 =================  ==========================================================================
 
-The leading iteration is the one requested last, until a jump. Iterations that do not lead yield
-their batches and leave the cursor alone.
+The leading iteration is the one requested last, until a jump. The others yield their batches and do
+not move the checkpoint.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["Cursor"]
 
 
 class Cursor:
-    """Where training stands.
+    """The checkpoint of a loader, and the start of its next iteration.
 
     Attributes:
-        num_epochs: The epochs of one iteration; ``None`` never ends.
-        epoch: The epoch that was set, or ``None`` for that of the permutation.
-        next_start: Where the next iteration begins.
-        is_advancing: Whether the epoch was set to the one after the epoch before.
+        num_epochs: The number of epochs of one iteration; ``None`` never ends.
+        epoch: The epoch that was set, or ``None`` for the order of the permutation itself.
+        next_start: The start of the next iteration.
+        is_advancing: Whether the epoch was set to the one after the previous epoch.
     """
 
     def __init__(self, num_epochs: int | None) -> None:
@@ -46,19 +46,19 @@ class Cursor:
         self._checkpoint = self.next_start
         self._progress: EpochProgress | None = None
         self._num_steps = 0
-        """Training stands behind this many steps of ``_progress``, if there is one."""
+        """The number of steps of ``_progress`` before the checkpoint, if there is a ``_progress``."""
         self._num_requests = 0
         self._leader = 0
-        """The number of the iteration that leads; 0 if none does."""
+        """The number of the leading iteration, or 0."""
         self._unstarted = 0
-        """The number of the iteration requested last, until it starts."""
+        """The number of the iteration requested last, or 0 once it has started."""
         self._is_epoch_new = False
         """Whether another epoch was set since the last request."""
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where training stands."""
-        # Computed when it is asked for: batches are many, checkpoints few.
+        """The checkpoint after the last batch that the leading iteration yielded."""
+        # Computed on demand, as batches are more frequent than checkpoints.
         if self._progress is not None:
             self.checkpoint = self._progress.after(self._num_steps)
         return self._checkpoint
@@ -69,21 +69,21 @@ class Cursor:
 
     @property
     def has_numbered_epochs(self) -> bool:
-        """Whether an iteration has several epochs, numbered from the first one on."""
+        """Whether an iteration has a fixed number of epochs above 1, which are numbered."""
         return self.num_epochs not in (1, None)
 
     @property
     def first_epoch(self) -> int:
-        """The first epoch of an iteration of several."""
+        """The first epoch of an iteration of several epochs."""
         return self.epoch or 0
 
     def first(self) -> Checkpoint:
-        """Return the start of the epoch that was set."""
+        """Return the checkpoint at the start of the epoch that was set."""
         first = self.first_epoch if self.has_numbered_epochs else None
         return Checkpoint(self.epoch, 0, first=first)
 
     def covers(self, epoch: int | None) -> bool:
-        """Return whether an epoch is one of those of an iteration."""
+        """Return whether the next iteration includes an epoch."""
         if self.num_epochs == 1 or epoch is None:
             return epoch == self.epoch
         first = self.first_epoch
@@ -99,7 +99,7 @@ class Cursor:
         return following if self.covers(following) else None
 
     def set_epoch(self, epoch: int | None) -> None:
-        """Begin the next iteration with an epoch; a place within that epoch is kept."""
+        """Start the next iteration with an epoch; a start within that epoch is kept."""
         self.renumber(epoch)
         before, first = self.next_start, self.first()
         if self.covers(before.epoch):
@@ -111,34 +111,34 @@ class Cursor:
         self._is_epoch_new = True
 
     def renumber(self, epoch: int | None) -> None:
-        """Set the epoch and nothing else."""
+        """Set the epoch without changing the start of the next iteration."""
         before, self.epoch = self.epoch, epoch
         self.is_advancing = before is not None and epoch == before + 1
 
     def jump(self, checkpoint: Checkpoint) -> None:
-        """Begin the next iteration at a checkpoint."""
+        """Start the next iteration at a checkpoint."""
         self.next_start = self.checkpoint = checkpoint
         self._leader = 0
         self._is_epoch_new = False
 
     def request(self) -> tuple[int, Checkpoint]:
-        """Return the number of a new iteration, which leads, and where it begins."""
+        """Return the number of a new iteration, which leads, and its start."""
         self._num_requests += 1
         number = self._leader = self._unstarted = self._num_requests
         return number, self._take()
 
     def lead(self) -> int:
-        """Return the number of a new iteration that leads and begins elsewhere than here."""
+        """Return the number of a new iteration, which leads but does not start at ``next_start``."""
         self._num_requests += 1
         self._leader = self._num_requests
         return self._leader
 
     def start(self, number: int, requested: Checkpoint) -> Checkpoint:
-        """Return where an iteration begins, as its first batch is requested.
+        """Return the start of an iteration when its first batch is requested.
 
         Args:
-            number: The iteration.
-            requested: Where it was to begin when it was requested.
+            number: The number of the iteration.
+            requested: Its start according to ``request``.
         """
         if self._unstarted != number:
             return requested
@@ -149,17 +149,17 @@ class Cursor:
         return self._take()
 
     def advance(self, number: int, progress: EpochProgress, num_steps: int) -> None:
-        """Move behind some steps of an epoch, if this iteration leads."""
+        """Move the checkpoint behind some steps of an epoch, if this iteration leads."""
         if self._leader == number:
             self._progress, self._num_steps = progress, num_steps
 
     def move(self, number: int, checkpoint: Checkpoint) -> None:
-        """Move to a checkpoint, if this iteration leads."""
+        """Move the checkpoint, if this iteration leads."""
         if self._leader == number:
             self.checkpoint = checkpoint
 
     def finish(self, number: int, checkpoint: Checkpoint) -> None:
-        """Move behind an epoch of an iteration, or to the epoch that was set meanwhile."""
+        """Move the checkpoint behind an epoch, or to the epoch that was set meanwhile."""
         self.move(number, self.next_start if self._is_epoch_new else checkpoint)
 
     def _take(self) -> Checkpoint:

@@ -20,15 +20,15 @@ __all__ = ["Iteration"]
 
 
 class Iteration:
-    """One pass over a loader, which moves the cursor as it goes.
+    """One pass over a loader, which advances the cursor with each batch.
 
     Attributes:
-        number: The number that the cursor gave it.
-        requested: Where it was to begin when it was requested.
-        cursor: Where training stands.
-        schedule: Which units come in which batch.
-        pipeline: What is done with raw batches.
-        metrics: Counts what is done.
+        number: The number of this iteration, as assigned by the cursor.
+        requested: The start at the time of ``iter()``.
+        cursor: The checkpoint of the loader.
+        schedule: The assignment of units to batches.
+        pipeline: The stages that process raw batches.
+        metrics: The counters of this iteration.
         has_progress: Whether to show a progress bar for each epoch.
     """
 
@@ -50,7 +50,7 @@ class Iteration:
         self.has_progress = has_progress
 
     def starts(self) -> Iterator[Checkpoint]:
-        """Yield where each epoch begins, from where the cursor says once batches are requested."""
+        """Yield the start of each epoch; the first one is read from the cursor on the first ``next()``."""
         start = self.cursor.start(self.number, self.requested)
         yield from self.schedule.starts(start, self.cursor.first_epoch)
 
@@ -58,8 +58,8 @@ class Iteration:
         """Yield the batches of all epochs.
 
         Args:
-            epoch_end: Yielded behind each epoch, for consumers that must know of epochs without
-                batches; by default nothing is.
+            epoch_end: A value to yield after each epoch, for consumers that must notice epochs
+                without batches; by default none.
         """
         worker, num_workers = self.schedule.worker or (0, 1)
         turn = None
@@ -70,12 +70,12 @@ class Iteration:
                 turn = worker if of_state is None else of_state.checked(num_workers)
             progress = self.schedule.progress(start, turn)
             num_yielded = yield from self._epoch(progress)
-            # Workers take turns across epochs, so that batches stay in order.
+            # Turns continue across epochs, so that the batches of all workers stay in order.
             turn -= progress.num_batches
             num_empty = 0 if num_yielded else num_empty + (start.position == 0)
             if epoch_end is not None:
                 yield epoch_end
-            # Each worker has a batch within as many epochs as there are workers.
+            # If epochs have batches, each worker has one within `num_workers` epochs.
             elif num_empty == num_workers:
                 self.schedule.check_endless(start, progress.num_batches, 0)
             self.schedule.check_endless(
@@ -83,7 +83,7 @@ class Iteration:
             )
 
     def _epoch(self, progress: EpochProgress) -> Generator[Any, None, int]:
-        """Yield what is left of an epoch, and return how many batches were yielded."""
+        """Yield the remaining batches of an epoch, and return their number."""
         schedule, metrics, cursor = self.schedule, self.metrics, self.cursor
         start, turn, num_workers = (
             progress.start,
@@ -127,12 +127,12 @@ class Iteration:
     def with_bar(
         self, values: Iterator[Any], what: str, first: int, total: int | None
     ) -> Iterator[Any]:
-        """Pass batches on, with a progress bar."""
+        """Return an iterator over ``values`` that shows a progress bar."""
         return progress_over(
             values,
             total,
             what,
-            # Only one of all ranks and workers: the others are about as far.
+            # One bar for all ranks and workers, which progress at about the same speed.
             enabled=self.schedule.world.rank == (self.schedule.worker or (0,))[0] == 0,
             rows_of=lambda _: 1,
             unit=" batches",

@@ -1,4 +1,4 @@
-"""``LoaderIterator``: what ``iter(loader)`` returns. Any thread may ask it, until the interpreter exits."""
+"""``LoaderIterator``: the iterator of a ``Loader``, which several threads may share."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["LoaderIterator"]
 
 
 class LoaderIterator:
-    """Passes batches on, each to one of the threads that ask, and measures the waits.
+    """The iterator of a ``Loader``, which measures how long batches are waited for.
 
-    It ends when it is closed or dropped, or when the interpreter exits: later there are no modules
-    left to end it with.
+    Several threads may call ``next()``; each batch is returned to one of them. The iterator ends when
+    it is closed or dropped, and at the exit of the interpreter, before modules are torn down.
 
     Attributes:
-        metrics: What it has done.
+        metrics: The counters of this iteration.
     """
 
     def __init__(self, batches: Iterator[Any], metrics: Metrics) -> None:
         self._batches: Any = batches
         self.metrics = metrics
-        # Reentrant: a transform that asks for a batch gets an error, and does not wait for itself.
+        # Reentrant: a transform that calls next() gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_closed = False
         self._has_ended = False
@@ -62,7 +62,7 @@ class LoaderIterator:
                 self._end()
 
     def close(self) -> None:
-        """End the iteration. A thread that waits for a batch still gets that one."""
+        """End the iteration. A thread that is waiting for a batch still gets it."""
         self._is_closed = True
         self._end()
 
@@ -70,12 +70,12 @@ class LoaderIterator:
         self._end()
 
     def renew_lock(self) -> None:
-        """Replace the locks in a forked child, where the threads that hold them may not exist."""
+        """Replace the locks in a forked child, which lacks the threads that may hold them."""
         self._lock = threading.RLock()
         self.metrics.renew_lock()
 
     def _end(self) -> None:
-        # If the lock is taken, the thread that has it ends the iteration afterwards.
+        # If another thread holds the lock, it ends the iteration when it is done.
         if self._lock.acquire(blocking=False):
             try:
                 self._batches.close()
@@ -91,21 +91,21 @@ class LoaderIterator:
 
 
 _WARNED: set[str] = set()
-"""What this process was warned of."""
+"""The causes that this process was warned of."""
 
 
 def warn_if_degraded(metrics: Metrics) -> None:
-    """Warn, once, if rows were read in another way than ``explain()`` says."""
+    """Warn once per cause if rows were read in another way than ``explain()`` states."""
     failure = metrics.stats().failure
     if failure is not None and cause_of(failure) not in _WARNED:
         _WARNED.add(cause_of(failure))
-        message = f"rows were read in another way than explain() says: {failure}"
-        # The caller of `next`.
+        message = f"rows were read in another way than explain() states: {failure}"
+        # Level 4 is the caller of `next`.
         warnings.warn(message, DegradedWarning, stacklevel=4)
 
 
 def cause_of(failure: str) -> str:
-    """Return the part of a message that does not depend on which file could not be read."""
+    """Return the part of a message that is the same for all files that could not be read."""
     what, _, reason = failure.partition(": ")
     return reason if what.startswith("could not read ") else failure
 
@@ -118,7 +118,7 @@ def _register(iterator: LoaderIterator) -> None:
     global _is_registered
     _LIVE.add(weakref.ref(iterator, _LIVE.discard))
     if not _is_registered:
-        # Not earlier: exit functions run in the reverse order of their registration.
+        # Registered late: exit functions run in reverse order, so this one runs early.
         atexit.register(_close_all)
         _is_registered = True
 

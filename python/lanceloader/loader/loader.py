@@ -1,4 +1,4 @@
-"""``Loader``: the batches of what is read, epoch by epoch, and where training stands."""
+"""``Loader``: iterates over batches, epoch by epoch, and keeps the state of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lanceloader.loader.cursor import Cursor
 from lanceloader.loader.iteration import Iteration
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.schedule import Schedule
-from lanceloader.loader.trainers import check_collation, refuse_dataset, sampler_of
+from lanceloader.loader.trainers import check_collation, raise_no_dataset, sampler_of
 from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.progress import check_bar
 from lanceloader.monitor.replay import Headspace
@@ -47,22 +47,24 @@ __all__ = ["Loader", "register_as_dataset"]
 
 
 class Loader(Generic[PermutationT]):
-    """The batches of a permutation, read ahead by threads; ``Permutation.loader`` makes one.
+    """An iterable over batches, which threads read ahead; made by ``Permutation.loader``.
 
-    Each iteration yields the current epoch from its start, or from where ``load_state_dict`` or
-    ``skip_batches`` left it. Several may run at once, also in several threads, and several threads
-    may share one; the state is that of the iteration requested last.
+    Each iteration yields the batches of the current epoch, from its start or from the position that
+    ``load_state_dict`` or ``skip_batches`` set. Several iterations may run at the same time, in one or
+    several threads, and several threads may share one iterator. The state is that of the iteration
+    requested last.
 
-    It is an ``IterableDataset`` to torch: ``DataLoader(loader, batch_size=None)`` works with
-    any number of workers, as do torchdata's ``StatefulDataLoader`` and
-    ``lanceloader.torch.DataLoader``, whose state is exact with workers too.
+    ``torch.utils.data.DataLoader(loader, batch_size=None)`` accepts a ``Loader`` as an
+    ``IterableDataset`` with any number of workers, as does torchdata's ``StatefulDataLoader``. With
+    ``lanceloader.torch.DataLoader`` the state is exact with workers, too.
 
     Attributes:
-        sampler: Where trainers look for ``set_epoch``, and see that rows are shared out already.
-        batch_sampler: The same, for trainers that look there.
-        cursor: Where training stands.
-        units: What is batched: rows, blocks, or batches under a token budget.
-        pipeline: What is done with raw batches.
+        sampler: An object with ``set_epoch``, from which trainers conclude that rows are divided
+            among the ranks already.
+        batch_sampler: The same object.
+        cursor: The checkpoint of the loader.
+        units: The units that are batched: rows, blocks, or batches under a token budget.
+        pipeline: The stages that process raw batches.
     """
 
     def __init__(
@@ -82,47 +84,47 @@ class Loader(Generic[PermutationT]):
         self._in_process = in_process
         self.cursor = Cursor(steps.epochs)
         self._metrics: Metrics | None = None
-        """Those of the iteration requested last."""
+        """The metrics of the iteration requested last."""
         self._trace: Trace | None = None
         if progress:
             check_bar()
-        steps.together(self.world)
-        self._meet_torch()
+        steps.global_size(self.world)
+        self._register_with_torch()
 
-    def _meet_torch(self) -> None:
-        """Have what torch and trainers look for, if torch was imported."""
+    def _register_with_torch(self) -> None:
+        """Register as a dataset and make the samplers, if torch was imported."""
         register_as_dataset()
-        # Trainers that wrap a loader copy the attributes of the instance.
+        # Attributes of the instance, as trainers that wrap a loader copy only these.
         self.sampler = self.batch_sampler = sampler_of(self)
 
     @property
     def schedule(self) -> Schedule:
-        """Which units come in which batch of this process."""
+        """The assignment of units to the batches of this process."""
         return Schedule(self.units, self._steps)
 
     @property
     def epoch(self) -> int | None:
-        """The epoch, as ``set_epoch`` set it, or ``None`` for that of the permutation."""
+        """The epoch that ``set_epoch`` set, or ``None`` for the order of the permutation itself."""
         return self.cursor.epoch
 
     @property
     def world(self) -> World:
-        """This process among those that train together."""
+        """The rank of this process, and the number of ranks."""
         return self.schedule.world
 
     @property
     def global_batch_size(self) -> int:
-        """The rows of a batch of all ranks together."""
+        """The number of rows in a batch of all ranks together."""
         return self.schedule.global_batch_size
 
     @property
     def batch_size(self) -> int:
-        """The rows of a batch of this rank."""
+        """The number of rows in a batch of this rank."""
         return self.schedule.share(0, self.global_batch_size).size
 
     @property
     def drop_last(self) -> bool:
-        """Whether a short last batch is left out."""
+        """Whether a shorter last batch is dropped."""
         return self._steps.drop_last
 
     @property
@@ -135,34 +137,41 @@ class Loader(Generic[PermutationT]):
         """The rows of all ranks, in the order of the epoch."""
         view = self.units.view
         if self.epoch is not None:
-            view = view._with_epoch(self.epoch)
+            view = view.with_epoch(self.epoch)
         return cast("PermutationT", view)
 
     @property
     def num_rows(self) -> int:
-        """The number of rows of an epoch of this rank, or of blocks if documents are packed."""
+        """The number of rows of this rank in an epoch, or of blocks if documents are packed."""
         share = self.schedule.epoch_share(self.epoch)
         return self.units.num_rows(self.epoch, share)
 
     @property
     def dataset(self) -> NoReturn:
-        """Not there: use ``permutation``.
+        """Not supported: use ``permutation``.
 
         Raises:
-            AttributeError: Saying what trainers that ask for it need instead.
+            AttributeError: Always, with alternatives for trainers.
         """
-        refuse_dataset()
+        raise_no_dataset()
 
     def set_epoch(self, epoch: SupportsIndex) -> Self:
-        """Begin the next iteration with another epoch: the same rows in another order.
+        """Set the epoch of the next iteration, which has the same rows in another order.
 
-        Takes constant time at any size. A shuffle is not renewed if rows were filtered, split,
-        sampled or sliced from it afterwards; without a shuffle all epochs are the same. An
-        iteration that has yielded a batch goes on with its epoch. A place that
+        Takes constant time. The order only changes if the last operation on the rows was a shuffle:
+        after a filter, split, sample or slice of shuffled rows, all epochs have the same order. An
+        iteration that has yielded a batch continues with its epoch. A position that
         ``load_state_dict`` set is kept if it is in this epoch.
+
+        Args:
+            epoch: The epoch, in ``range(2**64)``.
 
         Returns:
             This loader.
+
+        Raises:
+            TypeError: If ``epoch`` is not an integer.
+            OverflowError: If ``epoch`` is out of range.
         """
         self.cursor.set_epoch(count(epoch, "epoch"))
         return self
@@ -170,10 +179,18 @@ class Loader(Generic[PermutationT]):
     def skip_batches(self, num_batches: SupportsIndex) -> Self:
         """Start the next iteration ``num_batches`` steps later.
 
-        Takes constant time. Steps beyond the end of the epoch are ignored.
+        Takes constant time and reads nothing. Steps beyond the end of the epoch are ignored.
+
+        Args:
+            num_batches: The number of steps, of which all ranks must skip the same number.
 
         Returns:
             This loader.
+
+        Example:
+            >>> loader = perm.loader(4)
+            >>> len(list(loader)), len(list(loader.skip_batches(1))), len(list(loader))
+            (3, 2, 3)
         """
         start = self.cursor.next_start
         skipped = count(num_batches, "num_batches") * self.global_batch_size
@@ -182,23 +199,38 @@ class Loader(Generic[PermutationT]):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where training stands: after the batch yielded last.
+        """Return the state of training after the batch yielded last.
 
-        The state holds plain numbers and strings, equal on all ranks, for ``torch.save``, JSON and
-        anything else. It can be loaded at any ``world_size``, batch size and number of workers.
-        A state taken in the body of the loop at the last batch continues with an empty rest of the
-        epoch; a state taken after the loop continues with the next pass, if epochs have no numbers.
+        The state consists of numbers and strings that are the same on all ranks, for ``torch.save``,
+        JSON and other formats. It can be loaded with another ``world_size``, batch size or number of
+        workers.
+
+        A state taken in the body of the loop at the last batch of an epoch continues with the empty
+        rest of this epoch. A state taken after the loop does so too if an epoch was set; without, it
+        continues with the next pass.
+
+        Example:
+            >>> loader = perm.loader(4).set_epoch(1)
+            >>> batches = iter(loader)
+            >>> _ = next(batches)
+            >>> state = loader.state_dict()
+            >>> state["epoch"], state["position"]
+            (1, 4)
         """
         return write_state(self.cursor.checkpoint, self.units.plan())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start the next iteration where a state was taken. Takes constant time.
+        """Start the next iteration where a state was taken.
 
-        If an iteration has several epochs, the state also restores the first one of them.
+        Takes constant time and reads nothing. If an iteration has several epochs, the state also
+        restores the first one of them.
+
+        Args:
+            state: The dict that ``state_dict`` returned.
 
         Raises:
-            ValueError: If the state is of other rows or of another order, or is damaged. The
-                message names what differs.
+            ValueError: If the state is for other rows or another order, with a message that lists
+                the differences; or if it is damaged.
             TypeError: If the state is not a dict.
         """
         at = read_state(state, self.units.plan())
@@ -221,7 +253,7 @@ class Loader(Generic[PermutationT]):
         cursor.jump(at if cursor.has_numbered_epochs else replace(at, first=None))
 
     def __len__(self) -> int:
-        """The number of batches of an iteration that begins at the start of an epoch.
+        """Return the number of batches of an iteration from the start of an epoch.
 
         Raises:
             TypeError: If the iteration never ends.
@@ -229,7 +261,7 @@ class Loader(Generic[PermutationT]):
         return self._num_batches(self.cursor.first())
 
     def num_left(self) -> int:
-        """Return the number of batches of the next iteration, from where it begins.
+        """Return the number of batches of the next iteration, from its position on.
 
         Raises:
             TypeError: If the iteration never ends.
@@ -248,9 +280,9 @@ class Loader(Generic[PermutationT]):
         return LoaderIterator(batches, iteration.metrics)
 
     def request(self) -> Iteration:
-        """Return a new iteration, which has not started. For iterators other than ``iter()``."""
-        # Opened here: all epochs share the reader, and what it keeps.
-        self.units.view._ensure_open()
+        """Return a new iteration, which has not started, for consumers other than ``iter()``."""
+        # Opened here, so that all iterations share one reader and its rows in memory.
+        self.units.view.open_reader()
         metrics = self._metrics = Metrics(
             self.units.reads,
             name_of(self.units.view.transform_fn),
@@ -269,7 +301,7 @@ class Loader(Generic[PermutationT]):
         )
 
     def _by_helper(self, iteration: Iteration) -> Iterator[Any]:
-        """Yield the batches of an iteration that a helper process makes."""
+        """Yield the batches of an iteration from a helper process."""
         from lanceloader.helper.batches import batches_of_helper
 
         cursor = self.cursor
@@ -288,7 +320,7 @@ class Loader(Generic[PermutationT]):
         yield from batches
 
     def copy_for_process(self, start: Checkpoint) -> Self:
-        """Return a loader for another process, which begins at ``start`` and copies to no device."""
+        """Return a loader for another process, which starts at ``start`` and copies to no device."""
         new = copy.copy(self)
         new._steps = replace(self._steps, world=self.world)
         new.pipeline = self.pipeline.without_copies()
@@ -299,30 +331,31 @@ class Loader(Generic[PermutationT]):
         return new
 
     def explain(self) -> str:
-        """Return how rows are read, why, and at what cost; see ``Permutation.explain``."""
+        """Return a description of how rows are read and the cost; see ``Permutation.explain``."""
         permutation: Any = self.permutation
         lines = [self.units.explain(), permutation.explain()]
         return "\n".join(filter(None, lines))
 
     def stats(self) -> Stats:
-        """Return what the iteration requested last has done so far."""
+        """Return the statistics of the iteration requested last, so far."""
         return Stats() if self._metrics is None else self._metrics.stats()
 
     def trace(self, path: str | os.PathLike[str]) -> Trace:
-        """Write what each thread did, and when, for chrome://tracing and ui.perfetto.dev.
+        """Trace the work of all threads, for chrome://tracing and ui.perfetto.dev.
 
-        The rows are the threads that read, those that transform and copy, and the training loop with
-        its waits. Costs some microseconds a batch, and memory of about 200 bytes an event; the first
-        million events are kept.
+        The rows of the trace are the threads that read, those that transform and copy, and the
+        training loop with its waits. Tracing takes a few microseconds per batch and about 200 bytes
+        of memory per event; the first million events are kept.
 
         Args:
-            path: The JSON file, which is written at the end of the block.
+            path: The JSON file, which is written at the end of the ``with`` block.
 
         Returns:
-            A context manager; iterations that begin in its block are traced.
+            A context manager. Iterations that start in its block are traced.
 
         Raises:
-            RuntimeError: From ``with``, if this loader is being traced already.
+            RuntimeError: On entering the block, if this loader is already being traced.
+            OSError: On entering the block, if the file cannot be written.
 
         Example:
             >>> loader = perm.loader(5)
@@ -333,28 +366,30 @@ class Loader(Generic[PermutationT]):
         return Trace(self, path)
 
     def set_trace(self, trace: Trace | None) -> None:
-        """Trace the iterations requested from now on, or stop.
+        """Start to trace iterations that are requested from now on, or stop.
 
         Raises:
-            RuntimeError: If this loader is being traced already.
+            RuntimeError: If this loader is already being traced.
         """
         if trace is not None and self._trace is not None:
             raise RuntimeError(
-                "this loader is being traced already: end that `with` block first"
+                "this loader is already being traced: end that `with` block first"
             )
         self._trace = trace
 
     def headspace(
         self, after: SupportsIndex = 100, *, keep: SupportsIndex = 8
     ) -> Headspace:
-        """Measure how fast training would be with the fastest possible loader: batches in memory.
+        """Return batches that measure how much faster training would be with batches in memory.
 
         Args:
-            after: The number of batches to read first. A fifth of them is not timed, as a warm-up.
-            keep: The most of these batches to keep, the last ones, and to repeat afterwards.
+            after: The number of batches to read before batches are replayed from memory. The first
+                fifth of them is a warm-up, which is not timed.
+            keep: The number of batches to keep in memory, the last ones of those read.
 
         Returns:
-            As many batches as this loader has left; ``report()`` compares the steps per second.
+            An iterable over as many batches as the next iteration of this loader; ``report()``
+            compares the steps per second.
 
         Raises:
             ValueError: If ``after`` is less than 5, or ``keep`` less than 1.
@@ -372,11 +407,11 @@ class Loader(Generic[PermutationT]):
         return f"<Loader of {number} batches of {self.batch_size:,}{world} of {self.units.view!r}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process is not one of the ranks; but a rank may be sent its loader, too.
+        # Workers are not ranks, so they get the rank of the process that pickles the loader.
         world = self._steps.world or World.in_use()
         state = self.__dict__ | {"_steps": replace(self._steps, world=world)}
         state |= {"_metrics": None, "_trace": None, "cursor": copy.copy(self.cursor)}
-        # They refer to this loader.
+        # Samplers refer to this loader weakly and are made again.
         del state["sampler"], state["batch_sampler"]
         return state
 
@@ -384,11 +419,11 @@ class Loader(Generic[PermutationT]):
         if "_served" in state:
             state = _of_version_0_1_0(state)
         self.__dict__.update(state)
-        self._meet_torch()
+        self._register_with_torch()
 
 
 def _of_version_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a pickle of version 0.1.0 as it is today."""
+    """Return the state of a pickle of version 0.1.0 in the current layout."""
     cursor = Cursor(state["_steps"].epochs)
     cursor.renumber(state["epoch"])
     cursor.jump(state["_start"])
@@ -406,7 +441,7 @@ def _of_version_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def register_as_dataset() -> None:
-    """Make all loaders an ``IterableDataset`` to torch, if torch was imported."""
+    """Register ``Loader`` as a subclass of torch's ``IterableDataset``, if torch was imported."""
     data = sys.modules.get("torch.utils.data")
     if data is not None and not issubclass(Loader, data.IterableDataset):
         data.IterableDataset.register(Loader)

@@ -1,4 +1,4 @@
-"""``make_loader``: from options to a ``Loader``, of rows, packed documents or a mixture alike."""
+"""``make_loader``: makes a ``Loader`` of rows, packed documents or a mixture."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["LoaderSource", "make_loader"]
 
 
 class LoaderSource(Protocol):
-    """What a loader can be made of."""
+    """A source of batches: a permutation, packed documents or a mixture."""
 
     @property
     def batch_size(self) -> int:
-        """The rows of a batch where options give no number."""
+        """The default number of rows in a batch."""
 
     @property
     def transform_fn(self) -> Transform:
@@ -34,7 +34,7 @@ class LoaderSource(Protocol):
 
     @property
     def is_shard(self) -> bool:
-        """Whether this is the part of one rank already."""
+        """Whether these are the rows of one rank already."""
 
     def shuffle(self, seed: Any = None) -> Self:
         """Return the source with its rows shuffled."""
@@ -52,10 +52,10 @@ class LoaderSource(Protocol):
         """Return the source read with other options."""
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> Units:
-        """Return what is batched.
+        """Return the units of a loader.
 
         Raises:
-            ValueError: If the options do not fit this source.
+            ValueError: If an option does not apply to this source.
         """
 
 
@@ -66,91 +66,105 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
         TypeError: If an option is unknown.
         ValueError: If options exclude each other.
     """
-    given = with_defaults(options)
-    source = prepared(source, given)
-    world = world_of(source, given)
-    units_first = given["batch_tokens"] is not None
-    if units_first and given["global_batch_size"] is not None:
+    options = with_defaults(options)
+    source = prepared(source, options)
+    world = world_of(source, options)
+    units_first = options["batch_tokens"] is not None
+    if units_first and options["global_batch_size"] is not None:
         raise ValueError(
             "`batch_tokens` and `global_batch_size` exclude each other: pass one of them"
         )
-    pipeline = pipeline_of(source, given)
-    units = source.make_units(given, by_column=pipeline.by_row)
-    batch_size = given["batch_size"]
+    pipeline = pipeline_of(source, options)
+    units = source.make_units(options, by_column=pipeline.by_row)
+    batch_size = options["batch_size"]
     if units_first:
-        # Units are whole batches, and `batch_size` limits their rows.
+        # A unit is a whole batch, in which `batch_size` limits the rows.
         batch_size = 1
-    elif batch_size is None and given["global_batch_size"] is None:
+    elif batch_size is None and options["global_batch_size"] is None:
         batch_size = source.batch_size
     steps = StepOptions.of(
         batch_size,
-        given["global_batch_size"],
-        given["drop_last"],
-        given["tail"],
-        given["epochs"],
+        options["global_batch_size"],
+        options["drop_last"],
+        options["tail"],
+        options["epochs"],
         world,
     )
     return Loader(
         units,
         steps,
         pipeline,
-        progress=given["progress"],
-        in_process=given["in_process"],
+        progress=options["progress"],
+        in_process=options["in_process"],
     )
 
 
-def prepared(source: LoaderSource, given: LoaderOptions) -> LoaderSource:
-    """Return the source shuffled, in its format, and read as the options say."""
-    seed, nulls, fill_value = given["seed"], given["nulls"], given["fill_value"]
-    if seed is not None and not given["shuffle"]:
+def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
+    """Return the source with the order, format and read options of a loader.
+
+    Raises:
+        ValueError: If an option has no effect without another one.
+    """
+    seed, nulls, fill_value = options["seed"], options["nulls"], options["fill_value"]
+    if seed is not None and not options["shuffle"]:
         message = (
             f"`seed`={seed!r} has no effect without a shuffle: pass shuffle=True, too"
         )
         raise ValueError(message)
-    if given["shuffle"]:
+    if options["shuffle"]:
         source = source.shuffle(seed)
-    if given["format"] is not None:
-        source = source.with_format(given["format"], nulls=nulls, fill_value=fill_value)
+    if options["format"] is not None:
+        source = source.with_format(
+            options["format"], nulls=nulls, fill_value=fill_value
+        )
     elif nulls is not None or fill_value is not None:
         raise ValueError(
             "`nulls` and `fill_value` are options of a format: pass `format`, too"
         )
     return source.with_read_options(
         ReadOptions.of(
-            given["read"],
-            given["memory_limit"],
-            given["cache_dir"],
-            given["threads"],
+            options["read"],
+            options["memory_limit"],
+            options["cache_dir"],
+            options["threads"],
         )
     )
 
 
-def world_of(source: LoaderSource, given: LoaderOptions) -> World | None:
-    """Return the rank, or ``None`` to ask ``torch.distributed`` whenever it is needed."""
-    world = World.of(given["rank"], given["world_size"], given["mesh"])
+def world_of(source: LoaderSource, options: LoaderOptions) -> World | None:
+    """Return the rank, or ``None`` to ask ``torch.distributed`` when it is needed.
+
+    Raises:
+        ValueError: If several ranks would shuffle without a common seed.
+    """
+    world = World.of(options["rank"], options["world_size"], options["mesh"])
     if world is None and source.is_shard:
         world = World()
     ranks = (world or World.found()).world_size
-    if given["shuffle"] and given["seed"] is None and ranks > 1:
+    if options["shuffle"] and options["seed"] is None and ranks > 1:
         message = (
-            f"shuffle=True without a seed on {ranks} ranks: each would shuffle in its own order; "
-            "pass the same `seed` on all of them"
+            f"shuffle=True needs a seed on {ranks} ranks, as each would choose another order "
+            "otherwise: pass the same `seed` on all ranks"
         )
         raise ValueError(message)
     return world
 
 
-def pipeline_of(source: LoaderSource, given: LoaderOptions) -> BatchPipeline:
-    """Return the stages of a batch."""
-    on_error = given["on_error"]
+def pipeline_of(source: LoaderSource, options: LoaderOptions) -> BatchPipeline:
+    """Return the stages that process raw batches.
+
+    Raises:
+        ValueError: If options exclude each other.
+    """
+    on_error = options["on_error"]
     pipeline = BatchPipeline.of(
-        given["transform"],
-        given["transform_threads"],
-        ErrorPolicy(on_error, given["error_value"], given["repair"]),
-        given["transform_timeout"],
-        given["collate"],
-        pin_memory=given["pin_memory"],
-        device=given["device"],
+        options["transform"],
+        options["transform_threads"],
+        ErrorPolicy(on_error, options["error_value"], options["repair"]),
+        options["transform_timeout"],
+        options["collate"],
+        pin_memory=options["pin_memory"],
+        device=options["device"],
     )
     if pipeline.by_row and is_format(source.transform_fn, "torch_col"):
         message = (

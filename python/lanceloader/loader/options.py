@@ -1,4 +1,4 @@
-"""The options of ``loader()``, typed, and their defaults."""
+"""The options of ``loader()``: their types and defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DEFAULTS", "LoaderOptions", "LoaderOptionsAfterSize", "with_defaults
 
 
 class LoaderOptionsAfterSize(TypedDict, total=False):
-    """What ``Permutation.loader`` takes after ``batch_size``; its documentation has the meanings."""
+    """The options of ``Permutation.loader`` except ``batch_size``; see there for their meanings."""
 
     global_batch_size: SupportsIndex | None
     batch_tokens: SupportsIndex | None
@@ -55,9 +55,9 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
 
 
 class LoaderOptions(LoaderOptionsAfterSize, total=False):
-    """What ``Permutation.loader`` takes.
+    """The options of ``Permutation.loader``.
 
-    For functions that pass options on: ``def train(perm, **options: Unpack[LoaderOptions])``.
+    For functions that forward options: ``def train(perm, **options: Unpack[LoaderOptions])``.
     """
 
     batch_size: SupportsIndex | None
@@ -98,14 +98,14 @@ DEFAULTS: LoaderOptions = {
     "threads": None,
     "progress": False,
 }
-"""The value of each option that is not given."""
+"""The default of each option."""
 
 
 def with_defaults(options: LoaderOptions) -> LoaderOptions:
-    """Return all options.
+    """Return the options with the defaults of those that were not passed.
 
     Raises:
-        TypeError: If one is unknown.
+        TypeError: If an option is unknown.
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:

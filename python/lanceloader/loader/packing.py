@@ -23,7 +23,7 @@ __all__ = ["PackVerbs", "PackedView"]
 
 
 class PackVerbs(MaterializeVerbs):
-    """Pack documents."""
+    """Methods that pack documents."""
 
     def pack(
         self,
@@ -37,42 +37,47 @@ class PackVerbs(MaterializeVerbs):
         long: LongDocuments = "split",
         window: SupportsIndex = 16_384,
     ) -> PackedView:
-        """Pack tokens of rows, which are documents, into blocks of a fixed length.
+        """Return the rows, which are documents of tokens, packed into blocks of a fixed length.
 
-        Every token of every row stands in one block, in the order of the rows and of the epoch,
-        unless ``long`` says otherwise. Blocks are planned from the lengths of the rows, which are
-        read once for a table, in some hundred nanoseconds a row. Nothing is kept of a plan but
-        some bytes for many rows: any block is found at once, and all ranks find the same.
+        Every token of every document is in exactly one block, unless ``long`` truncates or drops
+        documents. Blocks follow the order of the rows in the epoch. They are planned from the lengths
+        of the documents, which are read once per table, at a few hundred nanoseconds per row. A plan
+        takes a few bytes per window of documents; any block is found in constant time, and all ranks
+        find the same.
 
         Args:
-            length: Tokens of a block.
-            column: The column of lists of whole numbers; by default the only one.
-            lengths: A column of numbers that says how long the lists are, if there is one: it is
-                read faster.
-            eos_id: A token to put after each document, which counts as one of it.
-            pad_id: What fills the rest of a block that is not full.
-            strategy: How documents are put into blocks.
+            length: The number of tokens in a block.
+            column: A column of lists of integers, the tokens; by default the only column of lists.
+            lengths: A column of integers that holds the lengths of the lists, which is read
+                faster than the lists.
+            eos_id: A token to append to each document.
+            pad_id: The token that fills the rest of a block.
+            strategy: How documents are assigned to blocks.
 
-                * ``"concat"`` lays them end to end and cuts them wherever a block is full, as
-                  LanceDB does; only the last block is not full.
-                * ``"first_fit"`` keeps them whole: each goes into the first block that has room.
-                * ``"best_fit"`` keeps them whole and takes the longest first: each goes into the
-                  block with the least room left. Some tenths of a percent stay empty.
-            long: What becomes of a document longer than a block: ``"split"`` into pieces of
-                ``length`` tokens and a rest, ``"truncate"``, ``"drop"``, or ``"error"``.
-            window: Documents that are fitted together, neighbours in the order; for the fitting
-                strategies.
+                * ``"concat"`` concatenates documents and splits them where a block is full, as
+                  LanceDB does; only the last block is padded.
+                * ``"first_fit"`` keeps documents whole, and puts each into the first block with
+                  enough room.
+                * ``"best_fit"`` keeps documents whole, and puts each, the longest first, into the
+                  block with the least room that is enough. A few tenths of a percent are padding.
+            long: How documents longer than a block are treated: ``"split"`` splits them into
+                pieces of ``length`` tokens and a remainder, ``"truncate"`` keeps the first
+                ``length`` tokens, ``"drop"`` drops them, ``"error"`` raises ``ValueError``.
+            window: With ``"first_fit"`` and ``"best_fit"``, the number of neighbouring documents
+                that are assigned to blocks together.
 
         Returns:
-            What makes loaders. A row of their batches is a block: ``input_ids``, ``doc_ids``,
-            ``position_ids``, ``cu_seqlens`` and ``num_tokens``; see the guide.
+            The packed documents, whose ``loader()`` makes batches with one row per block and the
+            columns ``input_ids``, ``doc_ids``, ``position_ids``, ``cu_seqlens`` and
+            ``num_tokens``; see the guide.
 
         Raises:
-            ValueError: If there is no such column, or an argument is none of the above. Rows that
-                are null are found when lengths are read, tokens that are null or do not fit into
-                int64 when they are.
+            ValueError: If there is no such column, or an argument is out of range. Null documents
+                raise when lengths are read; tokens that are null or do not fit into int64 raise
+                when they are read.
 
         Example:
+            >>> import pyarrow as pa
             >>> documents = pa.table({"tokens": [[1, 2], [3, 4], [5]]})
             >>> packed = ll.open(documents).pack(6, eos_id=9)
             >>> for batch in packed.loader(batch_size=2, format="numpy_dict"):
@@ -93,19 +98,38 @@ class PackVerbs(MaterializeVerbs):
         return PackedView(self, settings)
 
     def length_column(self, name: str | None) -> str:
-        """Find the column of the table that lengths come from."""
+        """Return the column of the table that determines the lengths of rows.
+
+        Args:
+            name: A column of lists or integers; by default the only column of lists.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
         import pyarrow as pa
 
         if name is None:
             return self._list_column(None, "length", "batch_tokens")
-        source, kind = self._any_column(name)
+        source, kind = self._resolve_column(name)
         if not (is_list(kind) or pa.types.is_integer(kind)):
-            message = f"lengths from column `{name}` of type {kind}: wanted lists or whole numbers"
+            message = (
+                f"column `{name}` of type {kind} has no lengths: pass a column of lists or "
+                "integers"
+            )
             raise ValueError(message)
         return source
 
     def _list_column(self, name: str | None, argument: str, what: str) -> str:
-        """Find a column of lists of the table."""
+        """Return a column of lists of the table.
+
+        Args:
+            name: The name of the column; by default the only one.
+            argument: The argument that names it, for messages.
+            what: The function or argument that needs it, for messages.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
         import pyarrow as pa
 
         if name is None:
@@ -113,27 +137,26 @@ class PackVerbs(MaterializeVerbs):
             if len(lists) != 1:
                 found = ", ".join(f"`{name}`" for name in lists) or "none"
                 message = (
-                    f"{what} without {argument}: wanted the name of a column of lists; there is "
-                    f"{found}"
+                    f"{what} needs one column of lists, but the permutation has {found}: pass "
+                    f"`{argument}`, the name of one"
                 )
                 raise ValueError(message)
             (name,) = lists
-        source, kind = self._any_column(name)
+        source, kind = self._resolve_column(name)
         if not is_list(kind) or (
             what == "pack" and not pa.types.is_integer(kind.value_type)
         ):
-            message = (
-                f"{argument} `{name}` of type {kind}: wanted lists of whole numbers"
-            )
+            lists_of = "lists of integers" if what == "pack" else "lists"
+            message = f"column `{name}` must hold {lists_of}, not {kind}: pass another `{argument}`"
             raise ValueError(message)
         return source
 
-    def _any_column(self, name: str) -> tuple[str, pa.DataType]:
-        """Find a column, selected or not, and its type."""
-        known = {known: known for known in self._source.schema.names}
+    def _resolve_column(self, name: str) -> tuple[str, pa.DataType]:
+        """Return a column of the table, selected or not, and its type."""
+        known = {known: known for known in self.source.schema.names}
         whole = self._replace(selection=known | self.selection)
-        source = whole._resolve(name)
-        return source, self._with_selection({name: source}).schema.field(0).type
+        source = whole.resolve_column(name)
+        return source, self.with_selection({name: source}).schema.field(0).type
 
 
 _NOT_OF_BLOCKS = {
@@ -143,15 +166,15 @@ _NOT_OF_BLOCKS = {
     "bucket_rows": "pass `window` to pack()",
     "long": "pass `long` to pack()",
 }
-"""Options of a token budget, and what to do instead."""
+"""Options of a token budget, and the alternative for blocks."""
 
 
 class PackedView:
-    """Documents packed into blocks; ``Permutation.pack`` makes one.
+    """Documents packed into blocks; made by ``Permutation.pack``.
 
     Attributes:
         permutation: The documents, in order.
-        length: Tokens of a block.
+        length: The number of tokens in a block.
     """
 
     def __init__(self, view: Any, settings: PackSettings) -> None:
@@ -164,16 +187,16 @@ class PackedView:
         batch_size: SupportsIndex | None = None,
         **options: Unpack[LoaderOptionsAfterSize],
     ) -> Loader[Any]:
-        """Load batches of blocks for training.
+        """Return a loader of batches of blocks for training.
 
         Args:
-            batch_size: Blocks of a batch of one rank; by default the ``batch_size`` of the
-                permutation.
-            options: As for ``Permutation.loader``, with blocks in place of rows.
+            batch_size: The number of blocks in a batch of one rank; by default the ``batch_size``
+                of the permutation.
+            **options: Options of ``Permutation.loader``, with blocks in place of rows.
 
         Raises:
-            ValueError: As for ``Permutation.loader``; or if an option of a token budget is given,
-                as blocks have one length.
+            ValueError: As for ``Permutation.loader``; or if an option of a token budget is passed,
+                as all blocks have the same length.
         """
         for name, instead in _NOT_OF_BLOCKS.items():
             value: Any = options.get(name)
@@ -184,7 +207,7 @@ class PackedView:
 
     @property
     def batch_size(self) -> int:
-        """Blocks of a batch where a loader is given no other number."""
+        """The default number of blocks in a batch."""
         size: int = self.permutation.batch_size
         return size
 
@@ -196,35 +219,39 @@ class PackedView:
 
     @property
     def is_shard(self) -> bool:
-        """Whether the documents are those of one rank already."""
+        """Whether these are the documents of one rank already."""
         return bool(self.permutation.is_shard)
 
     def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
-        """Shuffle the documents; ``Permutation.shuffle`` takes the same options."""
+        """Return the documents in random order; the options are those of ``Permutation.shuffle``."""
         return self._of(self.permutation.shuffle(seed, **options))
 
     def with_format(self, format: Format, **options: Any) -> Self:  # noqa: A002
-        """Choose the format of batches; see ``Permutation.with_format``."""
+        """Return the documents in another format; see ``Permutation.with_format``."""
         return self._of(self.permutation.with_format(format, **options))
 
     def with_read_options(self, options: ReadOptions) -> Self:
-        """Read with options; those that ``options`` leaves open stay as they are."""
+        """Return the documents with other read options; options that are ``None`` keep their values."""
         return self._of(self.permutation.with_read_options(options))
 
     def _of(self, view: Any) -> Self:
         return type(self)(view, self._settings)
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> PackedUnits:
-        """Return the blocks that a loader batches."""
+        """Return the blocks as units of a loader."""
         del by_column
         return self._units(progress=options["progress"])
 
     def num_blocks(self, epoch: int | None = None) -> int:
-        """Return the number of blocks of an epoch, of all ranks; by default as the rows stand."""
+        """Return the number of blocks in an epoch, of all ranks together.
+
+        Args:
+            epoch: The epoch; by default the order of the permutation itself.
+        """
         return self._units().num_units(epoch)
 
     def explain(self) -> str:
-        """Return how many blocks there are, how full they are, and how rows are read."""
+        """Return a description of the blocks and of how rows are read."""
         return f"{self._units().explain()}\n{self.permutation.explain()}"
 
     def _units(self, *, progress: bool = False) -> PackedUnits:
@@ -235,7 +262,7 @@ class PackedView:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values of a type are lists."""
+    """Return whether a type is one of lists."""
     import pyarrow as pa
 
     types = pa.types

@@ -1,4 +1,4 @@
-"""How the plan of a checkpoint differs from that of the loader it is loaded into, in words."""
+"""The differences between the plan of a checkpoint and that of a loader, as phrases."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ MAX_TEXT = 200
 def differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_numbered: bool
 ) -> list[str]:
-    """Return what decides the rows differently in two plans, a phrase for each.
+    """Return the differences between two plans, as phrases.
 
     Args:
         theirs: The plan of the checkpoint.
         ours: The plan of the loader.
-        is_numbered: Whether the checkpoint is of an epoch with a number, which takes the place of
-            the permutation's own.
+        is_numbered: Whether the checkpoint is of an epoch with a number, in which the order of the
+            permutation itself does not matter.
 
     Returns:
-        Phrases such as ``"another order: seed 2 there, seed 1 here"``; none if the plans serve the
-        same rows in the same places.
+        Phrases such as ``"another order: seed 2 there, seed 1 here"``; none if both plans have the
+        same rows in the same order.
     """
-    # Plans of rows do not name their unit.
+    # Plans of rows have no entry for the unit.
     there, here = {"unit": "row"} | dict(theirs), {"unit": "row"} | dict(ours)
     names = [name for name in here | there if there.get(name) != here.get(name)]
-    # What an order says of itself may change between releases; what it serves does not.
+    # The text of an order may change between releases, but not its fingerprint.
     if there.get("fingerprint") == here.get("fingerprint"):
         names = [name for name in names if name != "order"]
     elif "order" in names:
         names.remove("fingerprint")
-    # A number takes the place of the permutation's own epoch; another order has another one.
+    # The epoch of the permutation itself only matters without a number, and if the order is equal.
     if "as it is" in names and (is_numbered or {"order", "fingerprint"} & {*names}):
         names.remove("as it is")
-    # A version that has the same files has the same rows.
+    # Another version with the same files has the same rows.
     if "version" in names:
         names.remove("version")
     return [
@@ -60,18 +60,18 @@ def _pair(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     if name == "order":
         return "{} there, {} here".format(*_orders(*(text or "" for text in texts)))
     if name in ("fingerprint", "as it is"):
-        return "it serves other rows"
+        return "it has other rows"
     if name == "table":
         versions = there.get("version"), here.get("version")
         if None not in versions and versions[0] != versions[1]:
             return "version {} there, version {} here".format(*versions)
         if all(isinstance(text, str) and " " not in text for text in texts):
-            return "its files are not those that are here"
+            return "its files are other ones than here"
     return "{} there, {} here".format(*map(_text, texts))
 
 
 def _orders(there: str, here: str) -> tuple[str, str]:
-    """Return the texts of two orders, or only their seeds where nothing else differs."""
+    """Return the texts of two orders, or only their seeds if nothing else differs."""
     if _SEED.sub("", there) == _SEED.sub("", here):
         seeds = zip(_SEED.findall(there), _SEED.findall(here), strict=True)
         one, other = next(pair for pair in seeds if pair[0] != pair[1])

@@ -1,4 +1,4 @@
-"""How the epochs of an iteration are cut into batches, and who gets which: arithmetic, no data."""
+"""The division of epochs into the batches of each rank and worker: arithmetic, no data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Schedule", "worker_of"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches of this process, in each epoch.
+    """The batches of this process in each epoch.
 
     Attributes:
-        units: What is batched.
-        steps: How an epoch is cut into steps, and for whom.
+        units: The units that are batched.
+        steps: How an epoch is divided into steps.
     """
 
     units: Units
@@ -34,33 +34,33 @@ class Schedule:
 
     @property
     def world(self) -> World:
-        """This process among those that train together."""
+        """The rank of this process, and the number of ranks."""
         return self.steps.world or World.found()
 
     @property
     def worker(self) -> tuple[int, int] | None:
-        """The number of this worker process and of all; ``None`` outside of a worker."""
+        """The number of this worker process and the number of workers; ``None`` outside of a worker."""
         return worker_of()
 
     @property
     def global_batch_size(self) -> int:
-        """The units of a batch of all ranks together."""
-        return self.steps.together(self.world)
+        """The number of units in a batch of all ranks together."""
+        return self.steps.global_size(self.world)
 
     def share(self, start: int, num_units: int) -> Share:
-        """Return what this rank gets of the units from ``start`` on."""
+        """Return the share of this rank of the units from ``start`` on."""
         world = self.world
         return share_of(
             num_units,
             start,
-            self.steps.together(world),
+            self.steps.global_size(world),
             world,
             tail=self.steps.tail,
             drop_last=self.steps.drop_last,
         )
 
     def epoch_share(self, epoch: int | None) -> Share:
-        """Return what this rank gets of a whole epoch."""
+        """Return the share of this rank of a whole epoch."""
         return self.share(0, self.units.num_units(epoch))
 
     def num_batches(self, start: Checkpoint, first_epoch: int) -> int:
@@ -71,7 +71,7 @@ class Schedule:
         """
         num_epochs = self.steps.epochs
         if num_epochs is None:
-            raise TypeError("a loader of epochs=None never ends, and has no length")
+            raise TypeError("a loader of epochs=None never ends, so it has no length")
         epoch, rest = start.epoch, range(0)
         if num_epochs != 1:
             first = first_epoch if start.first is None else start.first
@@ -84,7 +84,7 @@ class Schedule:
         return current + sum(self.epoch_share(each).num_batches for each in rest)
 
     def starts(self, start: Checkpoint, first_epoch: int) -> Iterable[Checkpoint]:
-        """Return where each epoch of an iteration from ``start`` on begins.
+        """Return the start of each epoch of an iteration from ``start`` on.
 
         Raises:
             ValueError: If ``start`` is not in an epoch of this iteration.
@@ -99,15 +99,15 @@ class Schedule:
         end = first + num_epochs
         if not first <= epoch < end:
             message = (
-                f"the state is of epoch {epoch}, but this loader has epochs {first} to {end - 1}: "
-                "call set_epoch() with the first epoch of that iteration"
+                f"the state is of epoch {epoch}, but this loader iterates epochs {first} to "
+                f"{end - 1}: call set_epoch() with the first epoch of that iteration"
             )
             raise ValueError(message)
-        begun = replace(start, epoch=epoch, first=first)
-        return _starts_from(begun, range(epoch + 1, end))
+        numbered = replace(start, epoch=epoch, first=first)
+        return _starts_from(numbered, range(epoch + 1, end))
 
     def progress(self, start: Checkpoint, turn: int = 0) -> EpochProgress:
-        """Return where training stands after each step of what is left of an epoch."""
+        """Return the checkpoints after the remaining steps of an epoch."""
         num_units = self.units.num_units(start.epoch)
         worker = self.worker
         return EpochProgress(
@@ -122,22 +122,22 @@ class Schedule:
     def check_endless(
         self, start: Checkpoint, num_batches: int, num_yielded: int
     ) -> None:
-        """Check that an endless iteration has batches, after one whole epoch.
+        """Check after a whole epoch that an endless iteration yields batches.
 
         Raises:
-            ValueError: If the epoch had none, as no later one will ever have any.
+            ValueError: If the epoch had none, as the iteration would then never yield.
         """
         if self.steps.epochs is not None or start.position or num_yielded:
             return
         num_units, steps = self.units.num_units(start.epoch), self.steps
         why = (
-            f"all {num_batches:,} were left out"
+            f"all {num_batches:,} were skipped"
             if num_batches
             else f"global_batch_size={self.global_batch_size}, "
             f"drop_last={steps.drop_last}, tail={steps.tail!r}"
         )
         message = (
-            f"epoch {start.epoch} yields no batch of its {num_units:,} {self.units.unit}s ({why}): "
+            f"epoch {start.epoch} of {num_units:,} {self.units.unit}s has no batch ({why}): "
             "with epochs=None the iteration would never end; pass a smaller batch size, "
             "drop_last=False, or a number of epochs"
         )

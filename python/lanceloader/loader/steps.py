@@ -1,4 +1,4 @@
-"""How an epoch is cut into steps, as a user says it."""
+"""``StepOptions``: how an epoch is divided into steps."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["StepOptions"]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How an epoch is cut into steps, and for whom.
+    """How an epoch is divided into steps; exactly one of both batch sizes is not ``None``.
 
     Attributes:
-        batch_size: Units of a batch of one rank, or ``None``.
-        global_batch_size: Units of a batch of all ranks, or ``None``: one of the two is given.
-        drop_last: Whether a short last batch is left out.
-        tail: What becomes of the units of a short last batch that do not divide.
-        epochs: How many epochs an iteration gives; ``None`` never ends.
+        batch_size: The number of units in a batch of one rank.
+        global_batch_size: The number of units in a batch of all ranks together.
+        drop_last: Whether a shorter last batch is dropped.
+        tail: How a shorter last batch is divided whose units do not divide evenly.
+        epochs: The number of epochs of one iteration; ``None`` never ends.
         world: The rank, or ``None`` to ask ``torch.distributed``.
     """
 
@@ -45,13 +45,16 @@ class StepOptions:
         epochs: SupportsIndex | None,
         world: World | None,
     ) -> Self:
-        """Check what a user gave; see ``Permutation.loader``.
+        """Return checked options; see ``Permutation.loader``.
 
         Raises:
-            ValueError: If it cannot be.
+            ValueError: If a number is 0, both batch sizes are passed, or ``tail`` is unknown.
+            TypeError: If a number is not an integer.
         """
         if batch_size is not None and global_batch_size is not None:
-            raise ValueError("batch_size and global_batch_size: wanted one of them")
+            raise ValueError(
+                "`batch_size` and `global_batch_size` exclude each other: pass one of them"
+            )
         check_choice("tail", tail, Tail)
         sizes = {
             "batch_size": batch_size,
@@ -71,19 +74,19 @@ class StepOptions:
             world,
         )
 
-    def together(self, world: World) -> int:
-        """Give the units of a batch of all ranks.
+    def global_size(self, world: World) -> int:
+        """Return the number of units in a batch of all ranks together.
 
         Raises:
-            ValueError: If there is not one for each rank.
+            ValueError: If it is less than the number of ranks.
         """
         if self.batch_size is not None:
             return self.batch_size * world.world_size
         size = self.global_batch_size or 0
         if size < world.world_size:
             message = (
-                f"global_batch_size {size} for {world.world_size} ranks: wanted at least one "
-                "row for each"
+                f"`global_batch_size`={size} is too small for {world.world_size} ranks: pass at "
+                "least one row per rank"
             )
             raise ValueError(message)
         return size

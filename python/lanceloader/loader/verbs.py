@@ -1,4 +1,4 @@
-"""``Permutation.loader``: training, with batches read ahead by threads of the core."""
+"""``Permutation.loader``: batches for training, which threads of the core read ahead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["LoadVerbs"]
 
 
 class LoadVerbs(PackVerbs):
-    """Load batches."""
+    """Methods that load batches."""
 
     def loader(
         self,
@@ -65,98 +65,135 @@ class LoadVerbs(PackVerbs):
         threads: int | None = None,
         progress: bool = False,
     ) -> Loader[Self]:
-        """Load batches for training, without worker processes.
+        """Return a loader of batches for training, which needs no worker processes.
 
-        Rust threads read ahead, a few batches at a time; batches come in order.
+        Threads of the core read a few batches ahead; batches are yielded in order.
 
-        Batch b of an epoch, of all ranks together, is the same set of rows for every number of
-        ranks and workers, if the global batch size is. All ranks take the same number of steps.
+        The global batch b of an epoch, of all ranks together, holds the same rows for all numbers of
+        ranks and workers, as long as the global batch size is the same. All ranks take the same
+        number of steps.
 
         Args:
-            batch_size: Rows of a batch of one rank; by default that of the permutation.
-            global_batch_size: Instead, rows of a batch of all ranks together. It need not divide
-                by their number.
-            batch_tokens: Instead, tokens of a batch of one rank, at most: rows of like length share
-                one, as many as fit, and every row is in one of them. Lengths are read once for a
-                table, and each rank then plans the same batches. ``batch_size`` is then the most
-                rows of one.
-            length: With ``batch_tokens``, the column of lists whose lengths count, selected or
-                not, or a column of numbers that says how long rows are, which is faster; by default
-                the only column of lists.
-            padded: With ``batch_tokens``, whether padding counts: the rows times the longest one.
-                Otherwise the sum of lengths is within the budget.
-            bucket_rows: With ``batch_tokens``, this many neighbours in the order are sorted by
-                length, cut into batches, and these are served in the order of their first rows.
-                More give less padding, and batches that are less random.
-            long: With ``batch_tokens``, what becomes of a row of more tokens: ``"alone"`` makes it
-                a batch of its own, ``"error"`` refuses it.
-            drop_last: Whether to leave a short last batch out.
-            shuffle: Whether to shuffle the rows, as ``shuffle(seed)`` does.
-            seed: Chooses the order, with ``shuffle``; by default at random, but several ranks must
-                agree on one.
-            epochs: How many epochs one iteration gives, from that of ``set_epoch`` or 0 on;
-                ``None`` never ends, unless a whole epoch had no batch, which is an error.
-            rank: This process, in ``range(world_size)``; by default as ``torch.distributed``
-                says, if it is in use and ``shard`` was not.
-            world_size: Number of processes that train together. 1 gives everything to each.
-            mesh: Instead of both, a ``DeviceMesh`` of one dimension, as in ``mesh["dp"]``, or a
-                ``ProcessGroup``; ranks that differ only in other dimensions get the same rows.
-            tail: What becomes of a short last batch whose rows do not divide among the ranks.
-                ``"pad"`` fills it up with rows from the start of the epoch, ``"drop"`` leaves
-                the rows over out, ``"uneven"`` gives some ranks one row less, which may be an
-                empty batch.
-            format: As for ``with_format``; by default that of the permutation.
-            nulls: As for ``with_format``.
-            fill_value: As for ``with_format``.
-            transform: Called with each batch in its format, in threads; gives what is handed out.
-            transform_threads: Threads that call it, by default one per core; 0 calls it in the
-                thread that asks for batches. Without a transform, threads only convert.
-            transform_timeout: Seconds for one batch, after which the iteration ends. Wants threads.
-            on_error: What becomes of rows that the transform fails on, found by trying them one by
-                one: ``"raise"``; ``"skip"``; ``"warn"``, which says so in the log; a function
-                of the exception that says whether to skip; or ``"fill"``. Other than with
-                ``"raise"`` the transform must give one output per row.
-            error_value: With ``"fill"``, what the transform would have given for a batch of one
-                such row.
-            repair: With ``"fill"``, instead: called with the exception and the Arrow batch of one
-                row, gives it. Of a batch without rows, which ranks may have, it gets that.
-            collate: Called with what the transform gives.
-            pin_memory: Whether tensors are put into pinned memory.
-            device: Where tensors are copied to, one batch ahead.
-            in_process: Whether threads of this process read and transform. ``False`` has one
-                helper process do it, for trainers that must be left alone; it hands batches over
-                in shared memory. It starts with each iteration, which takes as long as
-                importing does, so let one give several ``epochs``. Functions must pickle, and
-                a script needs ``if __name__ == "__main__"``. Linux only.
-            read: As for ``with_read``; by default as it was chosen there.
-            memory_limit: As for ``with_read``.
-            cache_dir: As for ``with_read``.
-            threads: As for ``with_read``.
-            progress: Whether to show a bar for each epoch, on rank 0, with the rows per second and
-                the share of the time that was waited.
+            **Rows and batches**
+
+            batch_size: The number of rows in a batch of one rank; by default the ``batch_size`` of
+                the permutation. With ``batch_tokens``, the most rows in a batch, by default any
+                number.
+            global_batch_size: The number of rows in a batch of all ranks together, in place of
+                ``batch_size``. It need not be divisible by the number of ranks.
+            batch_tokens: The most tokens in a batch of one rank. Rows of similar length are put
+                into the same batch, and every row is in exactly one batch. Lengths are read once
+                per table, and all ranks plan the same batches from them.
+            length: With ``batch_tokens``, the column whose lists determine the lengths of rows, or
+                a column of integer lengths, which is read faster; selected or not. Defaults to the
+                only column of lists.
+            padded: With ``batch_tokens``, whether padding counts: if true, the number of rows
+                times the length of the longest one is limited, otherwise the sum of the lengths.
+            bucket_rows: With ``batch_tokens``, the number of neighbouring rows that are sorted by
+                length and divided into batches, which are yielded in the order of their first
+                rows. Larger values reduce both padding and randomness.
+            long: With ``batch_tokens``, how a row of more tokens is treated: ``"alone"`` makes it a
+                batch of its own, ``"error"`` raises ``ValueError``.
+            drop_last: Whether to drop a shorter last batch.
+
+            **Order and epochs**
+
+            shuffle: Whether to shuffle the rows, as ``perm.shuffle(seed)`` does.
+            seed: The seed of ``shuffle``, in ``range(2**64)``. Random by default, but required
+                with several ranks.
+            epochs: The number of epochs of one iteration, from the epoch of ``set_epoch`` or epoch
+                0 on. ``None`` never ends, and raises ``ValueError`` after an epoch without any
+                batch.
+
+            **Ranks**
+
+            rank: The rank of this process, in ``range(world_size)``. Defaults to that of
+                ``torch.distributed`` if it is initialised, unless the permutation is a shard.
+            world_size: The number of ranks. With 1, each process gets all rows.
+            mesh: In place of both, a one-dimensional ``DeviceMesh``, such as ``mesh["dp"]``, or a
+                ``ProcessGroup``. Ranks that only differ in other dimensions get the same rows.
+            tail: How a shorter last batch is divided whose rows do not divide evenly among the
+                ranks. ``"pad"`` fills it up with rows from the start of the epoch, ``"drop"``
+                drops the remainder, and ``"uneven"`` gives some ranks one row less, which may
+                leave an empty batch.
+
+            **Format and transform**
+
+            format: The format of a batch; see ``with_format``. Defaults to that of the
+                permutation.
+            nulls: How nulls are represented; see ``with_format``.
+            fill_value: The value in place of nulls; see ``with_format``.
+            transform: A function of a batch in its format, which is called in threads. Its results
+                are yielded in place of the batches.
+            transform_threads: The number of threads that convert and transform batches; by default
+                one per core with a ``transform``, and 0 without. With 0, the thread that
+                requests a batch does both.
+            transform_timeout: The most seconds for the transform of one batch; the iteration then
+                ends with ``TimeoutError``. Requires at least one thread.
+            collate: A function of the result of the transform, whose results are yielded.
+
+            **Errors**
+
+            on_error: How rows are treated for which the transform raises, after the rows of the
+                batch were tried one by one: ``"raise"`` raises the error; ``"skip"`` drops them;
+                ``"warn"`` drops them with a warning in the log; ``"fill"`` replaces them; a
+                function of the exception returns whether to drop them. With all but ``"raise"``,
+                the transform must return one output per row.
+            error_value: With ``on_error="fill"``, the result of the transform for a batch of one
+                such row, to use in its place.
+            repair: With ``on_error="fill"``, in place of ``error_value``: a function of the
+                exception and the Arrow batch of one row that returns this result. It is called with
+                an empty batch if the transform fails on one.
+
+            **Devices and processes**
+
+            pin_memory: Whether to copy tensors to pinned memory.
+            device: The device to copy tensors to, one batch ahead.
+            in_process: Whether threads of this process read and transform. If false, a helper
+                process does, and batches arrive through shared memory without a copy. It starts
+                with each iteration, which takes as long as importing the package, so prefer one
+                iteration of several ``epochs``. Functions must be picklable, and a script needs
+                ``if __name__ == "__main__"``. Linux only.
+
+            **Reading**
+
+            read: The strategy; see ``with_read``. This and the following options default to those
+                of the permutation.
+            memory_limit: The most bytes of rows to hold in memory; see ``with_read``.
+            cache_dir: The directory of packed rows; see ``with_read``.
+            threads: The number of threads that read; see ``with_read``.
+
+            **Progress**
+
+            progress: Whether rank 0 shows a progress bar for each epoch, with the rows per second
+                and the fraction of the time spent waiting for batches.
 
         Raises:
-            ValueError: If a size is 0, options exclude each other, or there is no such rank.
+            ValueError: If a size is 0, options exclude each other or have no effect, or ``rank`` is
+                out of range.
+            TypeError: If an argument is of the wrong type.
+            ImportError: If ``device`` or ``pin_memory`` is passed and torch is not installed, or
+                ``progress`` and tqdm is not installed.
 
         Example:
             >>> loader = perm.loader(batch_size=4, shuffle=True, seed=7, format="numpy_dict")
             >>> for epoch in range(2):
-            ...     for batch in loader.set_epoch(epoch):
-            ...         print(len(batch["x"]), end=" ")
-            4 4 2 4 4 2
+            ...     print([len(batch["x"]) for batch in loader.set_epoch(epoch)])
+            [4, 4, 2]
+            [4, 4, 2]
             >>> state = loader.set_epoch(2).skip_batches(1).state_dict()
             >>> state["epoch"], state["position"]
             (2, 4)
         """
-        # Only the arguments are local names here.
-        given = {name: value for name, value in locals().items() if name in DEFAULTS}
-        return make_loader(self, cast("LoaderOptions", given))
+        # This must be the first statement: `locals()` then holds the arguments only.
+        options = {name: value for name, value in locals().items() if name in DEFAULTS}
+        return make_loader(self, cast("LoaderOptions", options))
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> Units:
-        """Return the rows that a loader batches, or batches of them under a token budget.
+        """Return the rows as units of a loader, or batches of rows under a token budget.
 
         Raises:
-            ValueError: If options of a token budget are given without ``batch_tokens``.
+            ValueError: If options of a token budget are passed without ``batch_tokens``.
         """
         if options["batch_tokens"] is None:
             _check_unused(options)
@@ -176,13 +213,13 @@ class LoadVerbs(PackVerbs):
 
 
 def _check_unused(options: LoaderOptions) -> None:
-    """Check that options of a token budget have their defaults.
+    """Check that no option of a token budget was passed.
 
     Raises:
-        ValueError: If one has not.
+        ValueError: If one was.
     """
     for name in ("length", "padded", "bucket_rows", "long"):
         value: Any = options[name]
         if value != DEFAULTS[name]:
-            message = f"`{name}`={value!r} is an option of a token budget: pass `batch_tokens`, too"
+            message = f"`{name}`={value!r} has no effect without a token budget: pass `batch_tokens`, too"
             raise ValueError(message)

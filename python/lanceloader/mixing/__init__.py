@@ -1,6 +1,6 @@
-"""Mixtures: rows of several permutations in exact proportions.
+"""Mixtures of the rows of several permutations in exact proportions.
 
-``mix`` makes one. Which row of which source stands where is arithmetic of the core, in closed form.
+The core computes the source and the row at any position of a mixture in closed form.
 """
 
 from lanceloader.mixing.mixture import Mixture, mix

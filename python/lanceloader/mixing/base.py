@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from lanceloader.mixing.budget import shared, with_options
+from lanceloader.mixing.budget import with_options, with_shared_memory
 from lanceloader.mixing.epochs import Epochs
 from lanceloader.mixing.sources import grouped
 from lanceloader.options import ReadOptions
@@ -25,13 +25,13 @@ __all__ = ["MixedSources"]
 
 
 class MixedSources:
-    """The sources of a mixture, the readers of their tables, and which rows an epoch takes.
+    """The sources of a mixture, the readers of their tables, and their rows in each epoch.
 
     Attributes:
         names: The names of the sources.
-        stop: Where an epoch ends: ``"first"``, ``"all"`` or a number of rows.
-        source_column: The name of the column that holds the source of a row, if there is one.
-        batch_size: The rows of a batch where a loader is given no other number.
+        stop: The end of an epoch: ``"first"``, ``"all"`` or a number of rows.
+        source_column: The name of the column with the source of each row, or ``None``.
+        batch_size: The default number of rows in a batch.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class MixedSources:
         self.stop = stop
         self.source_column = source_column
         self._views, self._groups = grouped(views.values())
-        self._orders = [view._order for view in views.values()]
+        self._orders = [view.order for view in views.values()]
         self.is_shard = any(view.is_shard for view in views.values())
         self._stages = stages
         self._is_linear = is_linear
@@ -62,14 +62,14 @@ class MixedSources:
 
     @property
     def transform_fn(self) -> Transform:
-        """The function that converts a batch to its format, as for a permutation."""
+        """The function that converts a batch to its format."""
         return self._views[0].transform_fn
 
     @property
     def sources(self) -> dict[Any, Permutation]:
         """The permutations, by name."""
         return {
-            name: self._views[group]._with_rows(order)
+            name: self._views[group].with_rows(order)
             for name, group, order in zip(
                 self.names, self._groups, self._orders, strict=True
             )
@@ -81,27 +81,27 @@ class MixedSources:
         new._opened = None
         return new
 
-    def _ensure_open(self) -> None:
+    def open_reader(self) -> None:
+        """Open the readers of all tables."""
         for view in self._readers():
-            view._ensure_open()
+            view.open_reader()
 
     def _readers(self) -> list[Permutation]:
-        """Return the view that reads each table, with its part of the memory."""
+        """Return a view for each table, which reads with its share of the memory."""
         pid = os.getpid()
         if self._opened is None or self._opened[0] != pid:
-            given = replace(self._options, memory_limit=None)
-            views = [with_options(view, given) for view in self._views]
-            found = shared(views, self._options.memory_limit)
-            self._opened = pid, found
+            options = replace(self._options, memory_limit=None)
+            views = [with_options(view, options) for view in self._views]
+            self._opened = pid, with_shared_memory(views, self._options.memory_limit)
         return self._opened[1]
 
     def _order(
         self, group: int, epoch: int | None, share: Share | None = None
     ) -> Order:
-        """Return the rows of a table that a mixture takes, or those of a share of it."""
+        """Return the rows of one table in a mixture, or in a share of it."""
         orders = [
             order
-            for order, of in zip(self._orders, self._groups, strict=True)
-            if of == group
+            for order, other in zip(self._orders, self._groups, strict=True)
+            if other == group
         ]
         return self._epochs.of(epoch).order(group, orders, epoch, share)

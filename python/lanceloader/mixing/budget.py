@@ -1,4 +1,4 @@
-"""How several readers share the memory and the cores of one."""
+"""The division of memory and threads among the readers of several tables."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
 
     from lanceloader._permutation import Permutation
 
-__all__ = ["shared", "with_options"]
+__all__ = ["with_options", "with_shared_memory"]
 
 WINDOWS = 64 << 20
-"""Bytes for windows of rows on their way, where there are as many."""
+"""The bytes for windows of rows in flight, which each reader needs if they are available."""
 
 
-def shared(views: Sequence[Permutation], limit: int | None) -> list[Permutation]:
-    """Let each view read with its share of memory and threads.
+def with_shared_memory(
+    views: Sequence[Permutation], limit: int | None
+) -> list[Permutation]:
+    """Return views that read with their shares of memory and threads.
 
-    What a small table does not need goes to the others, so that as many as possible are kept in
-    memory. A limit or a number of threads that a view was given itself stays.
+    Memory that a small table does not need is given to the others, so that as many tables as possible
+    fit. Read options that a view already has are kept.
 
     Args:
-        views: What is read at the same time.
-        limit: Bytes that all may hold; by default what one would have on its own.
+        views: The views that read at the same time.
+        limit: The most bytes of all together; by default those of a single reader.
     """
     if len(views) == 1:
         return [with_options(views[0], ReadOptions(memory_limit=limit))]
     needs, limits = [], []
     for view in views:
-        reader = view._ensure_open()
+        reader = view.open_reader()
         choice = reader.choice() if isinstance(reader, Reader) else None
         packed = choice.row_bytes * choice.num_rows if choice else 0
         needs.append(max(packed, WINDOWS))
@@ -41,30 +43,30 @@ def shared(views: Sequence[Permutation], limit: int | None) -> list[Permutation]
     shares = divided(max(limits) if limit is None else limit, needs)
     found = []
     for view, share in zip(views, shares, strict=True):
-        own = view._options if limit is None else ReadOptions()
-        threads = view._options.for_native()["threads"] or num_cpus()
-        given = ReadOptions(
+        own = view.read_options if limit is None else ReadOptions()
+        threads = view.read_options.for_native()["threads"] or num_cpus()
+        options = ReadOptions(
             memory_limit=share if own.memory_limit is None else own.memory_limit,
-            threads=view._options.threads or max(1, -(-threads // len(views))),
+            threads=view.read_options.threads or max(1, -(-threads // len(views))),
         )
-        found.append(with_options(view, given))
+        found.append(with_options(view, options))
     return found
 
 
 def with_options(view: Permutation, options: ReadOptions) -> Permutation:
-    """Give a view read with other options; the same one if there are none."""
-    merged = view._options.merged(options)
-    return view if merged == view._options else view._replace(_options=merged)
+    """Return a view with other read options, or the same view if they do not change."""
+    merged = view.read_options.merged(options)
+    return view if merged == view.read_options else view.with_read_options(options)
 
 
 def divided(total: int, needs: Sequence[int]) -> list[int]:
-    """Divide bytes: to each what it needs, or an equal part of what the smaller ones leave."""
+    """Return the shares of ``total``: each need in full, or an equal part of what smaller needs leave."""
     shares = [0] * len(needs)
     left = total
     by_need = sorted(range(len(needs)), key=lambda k: needs[k])
     for place, k in enumerate(by_need):
         even = left // (len(needs) - place)
-        # The largest takes the rest.
+        # The largest need gets the rest.
         shares[k] = left if place == len(needs) - 1 else min(needs[k], even)
         left -= shares[k]
     return shares

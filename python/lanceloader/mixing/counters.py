@@ -1,4 +1,4 @@
-"""What the loaders of several tables count, as if they were one."""
+"""The counters of the readers of several tables, summed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from lanceloader._native import ReadStats, Watch
 
-__all__ = ["Reads", "Watches", "summed"]
+__all__ = ["SummedReadStats", "Watches", "summed"]
 
 
 @dataclass(frozen=True)
-class Reads:
-    """What ``ReadStats`` says of one table, of several."""
+class SummedReadStats:
+    """The counters of ``ReadStats``, summed over several tables."""
 
     rows_packed: int
     rows_direct: int
@@ -28,25 +28,25 @@ class Reads:
     failure: str | None
 
 
-def summed(reads: Sequence[ReadStats]) -> Reads:
-    """Add up what was read of several tables; the longest took as long as all."""
-    failures = (of_one.failure for of_one in reads if of_one.failure is not None)
-    return Reads(
-        rows_packed=sum(of_one.rows_packed for of_one in reads),
-        rows_direct=sum(of_one.rows_direct for of_one in reads),
-        rows_spilled=sum(of_one.rows_spilled for of_one in reads),
-        blocks_filled=sum(of_one.blocks_filled for of_one in reads),
-        blocks_mapped=sum(of_one.blocks_mapped for of_one in reads),
-        bytes_kept=sum(of_one.bytes_kept for of_one in reads),
-        fill_nanos=max(of_one.fill_nanos for of_one in reads),
-        is_shared=any(of_one.is_shared for of_one in reads),
+def summed(reads: Sequence[ReadStats]) -> SummedReadStats:
+    """Return the sum of the counters of several tables, with the longest time to fill."""
+    failures = (stats.failure for stats in reads if stats.failure is not None)
+    return SummedReadStats(
+        rows_packed=sum(stats.rows_packed for stats in reads),
+        rows_direct=sum(stats.rows_direct for stats in reads),
+        rows_spilled=sum(stats.rows_spilled for stats in reads),
+        blocks_filled=sum(stats.blocks_filled for stats in reads),
+        blocks_mapped=sum(stats.blocks_mapped for stats in reads),
+        bytes_kept=sum(stats.bytes_kept for stats in reads),
+        fill_nanos=max(stats.fill_nanos for stats in reads),
+        is_shared=any(stats.is_shared for stats in reads),
         failure=next(failures, None),
     )
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What ``LoadStats`` says of one, of all."""
+class SummedLoadStats:
+    """The counters of ``LoadStats``, summed over several tables."""
 
     batches: int
     rows: int
@@ -56,18 +56,18 @@ class Sums:
 
 
 class Watches:
-    """Counts of several loaders. A batch is one of each of them."""
+    """The counters of several loaders of the core, each batch of which is a part of a merged batch."""
 
     def __init__(self, watches: list[Watch]) -> None:
-        """Add these up; their times are told on the clock of the first."""
+        """Sum the counters of ``watches``, with times on the clock of the first one."""
         self._watches = watches
         now = watches[0].now_nanos
         self._behind = [now - watch.now_nanos for watch in watches]
 
-    def stats(self) -> Sums:
-        """Give the sums; a batch is ready if that of the slowest is."""
+    def stats(self) -> SummedLoadStats:
+        """Return the sums; a batch is ready if all of its parts are."""
         all_stats = [watch.stats() for watch in self._watches]
-        return Sums(
+        return SummedLoadStats(
             batches=min(stats.batches for stats in all_stats),
             rows=sum(stats.rows for stats in all_stats),
             bytes=sum(stats.bytes for stats in all_stats),
@@ -78,14 +78,14 @@ class Watches:
         )
 
     def trace(self) -> None:
-        """Keep events."""
+        """Start to record events."""
         for watch in self._watches:
             watch.trace()
 
     def events(
         self,
     ) -> list[tuple[int, int, int, tuple[int, int, int, int], int, int]]:
-        """Give the events of all, threads numbered on; thread 0 takes batches."""
+        """Return the events of all loaders, with consecutive numbers of threads; thread 0 takes batches."""
         found: list[tuple[int, int, int, tuple[int, int, int, int], int, int]] = []
         before = 0
         for watch, behind in zip(self._watches, self._behind, strict=True):

@@ -1,4 +1,4 @@
-"""The arithmetic of each epoch of a mixture: which row of which source stands where."""
+"""The arithmetic of each epoch of a mixture: the source and the row at each position."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["Epochs"]
 
 MOST_EPOCHS = 4
-"""Epochs that are kept: the one that is served, the next, and the first."""
+"""The number of epochs to keep, among them the current, the next and the first one."""
 
 
 class Epochs:
-    """The epochs of a mixture, made when they are asked for.
+    """The epochs of a mixture, computed on demand.
 
-    Copies and threads may share it: what it keeps is the same, whoever made it.
+    Copies and threads may share one instance, as the epochs that it keeps are the same for all.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class Epochs:
         *,
         is_linear: bool,
     ) -> None:
-        """Describe a mixture.
+        """Compute the epochs of a mixture.
 
         Args:
-            sizes: Rows of each source.
-            groups: For each source, a number; those with equal ones are read together.
-            stages: Weights, and the row of the training from which on they hold.
-            stop: As for ``mix``.
-            is_linear: Whether weights go over into the next ones.
+            sizes: The number of rows of each source.
+            groups: The group of each source; sources of one group are read together.
+            stages: Pairs of a row of the training and the weights from this row on.
+            stop: The end of an epoch, as for ``mix``.
+            is_linear: Whether weights are interpolated linearly between stages.
         """
         self._sizes = sizes
         self._groups = groups
@@ -50,18 +50,18 @@ class Epochs:
         self._starts = {0: 0}
 
     def of(self, epoch: int | None) -> Mix:
-        """Give an epoch; without a number it is the first."""
+        """Return an epoch; ``None`` is the first one."""
         first_row = self._first_row(epoch or 0)
         found = self._mixes.get(first_row)
         if found is None:
             found = self._from_row(first_row)
-            # Never changed, as threads read it meanwhile.
+            # Replaced, not modified, as other threads may read the dict.
             kept = list(self._mixes.items())[1 - MOST_EPOCHS :]
             self._mixes = dict([*kept, (first_row, found)])
         return found
 
     def _from_row(self, first_row: int) -> Mix:
-        """Make the epoch that begins with this row of the training."""
+        """Return the epoch that starts with a row of the training."""
         is_number = isinstance(self._stop, int)
         return Mix(
             self._sizes,
@@ -74,9 +74,9 @@ class Epochs:
         )
 
     def _first_row(self, epoch: int) -> int:
-        """Give the row of the training that an epoch begins with.
+        """Return the row of the training that an epoch starts with.
 
-        No later than that of the last weights: from there on all epochs are the same.
+        At most the row of the last weights, from which on all epochs are the same.
         """
         last = self._stages[-1][0]
         if isinstance(self._stop, int):
@@ -85,7 +85,7 @@ class Epochs:
         known = min(epoch, len(starts) - 1)
         while known < epoch and starts[known] < last:
             rows = self._from_row(starts[known]).num_rows
-            # Threads that come by at the same time write the same.
+            # Threads that run this at the same time write the same value.
             starts[known + 1] = min(last, starts[known] + rows)
             known += 1
         return starts[known]

@@ -1,4 +1,4 @@
-"""``mix`` and ``Mixture``: several permutations, served in exact proportions."""
+"""``mix`` and ``Mixture``: rows of several permutations in exact proportions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lanceloader.loader.making import make_loader
 from lanceloader.mixing.base import MixedSources
 from lanceloader.mixing.sources import source_views
 from lanceloader.mixing.units import MixedUnits
-from lanceloader.mixing.weights import Schedule, Weights, check_all, stages_of
+from lanceloader.mixing.weights import Weights, WeightSchedule, check_all, stages_of
 from lanceloader.monitor.stats import readable
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
@@ -36,40 +36,42 @@ def mix(
     sources: Mapping[Any, Permutation] | Sequence[Permutation],
     *,
     weights: Weights | None = None,
-    schedule: Schedule | None = None,
+    schedule: WeightSchedule | None = None,
     shape: Shape = "step",
     stop: SupportsIndex | Literal["first", "all"] = "first",
     columns: Sequence[str] | None = None,
     source_column: str | None = None,
 ) -> Mixture:
-    """Mix the rows of several permutations, in exact proportions.
+    """Return a mixture of the rows of several permutations, in exact proportions.
 
-    The source that is furthest behind its share goes next. After any number of rows, each is less
-    than two rows from its share, and less than one if there are at most three sources; so a batch
-    has what its weights say, and not by chance. Any place of a mixture is computed from its number.
+    The next row is from the source that is furthest behind its proportion. After any number of rows,
+    the count of each source is less than two rows from its proportion, or less than one with at most
+    three sources, so every batch has the proportions of the weights. The row at any position is
+    computed in closed form.
 
-    A source that is served to its end begins anew, in another order if it is shuffled.
+    A source whose rows were all yielded starts again, in another order if it is shuffled.
 
     Args:
-        sources: Permutations by name, or in a row; their names are then 0, 1, and so on. They may
-            be of different tables, with columns of the same names and types.
-        weights: A number for each source, by name or by place; ``"size"``, the default, for their
-            numbers of rows, so that each row is served once in an epoch; or ``"equal"``.
-        schedule: Instead, weights that change: pairs of a row, counted from the start of training
-            over all epochs, and the weights from there on. The first is row 0.
-        shape: ``"step"``, or ``"linear"`` to go from weights to weights in a straight line.
-        stop: Where an epoch ends: ``"first"`` before a source would begin anew; ``"all"`` as soon
-            as each was served whole; or after so many rows.
-        columns: The columns to keep of each source, as for ``select_columns``.
-        source_column: The name of a column to add, with the name of the source of each row.
+        sources: Permutations by name, or a sequence of them, which are named 0, 1, and so on. They
+            may be of different tables, whose columns have the same names and types.
+        weights: A number for each source, as a dict by name or a sequence; ``"size"``, the
+            default, for the numbers of rows, such that an epoch has each row once; or ``"equal"``.
+        schedule: Weights that change during training, in place of ``weights``: pairs of a row,
+            counted over all epochs, and the weights from this row on. The first row is 0.
+        shape: How the weights of ``schedule`` change: ``"step"``, or ``"linear"`` to interpolate
+            between them.
+        stop: The end of an epoch: ``"first"`` before a source would start again; ``"all"`` as
+            soon as all rows of each source were yielded; or a number of rows.
+        columns: The columns of each source to select, as for ``select_columns``.
+        source_column: The name of a column to add, which holds the name of the source of each row.
 
     Returns:
-        The mixture. Its format and batch size are those of the first source.
+        The mixture, with the format and the batch size of the first source.
 
     Raises:
-        ValueError: If there are no sources, one has no rows, columns do not fit, weights do not
-            fit the sources, or an epoch would not end.
-        TypeError: If a source is no permutation, or a weight no number.
+        ValueError: If there are no sources, a source has no rows, columns differ, weights do not
+            fit the sources, or an epoch would never end.
+        TypeError: If a source is not a permutation, or a weight is not a number.
 
     Example:
         >>> web, books = perm.split([0.8, 0.2], seed=1)
@@ -86,10 +88,10 @@ def mix(
     names = list(views)
     sizes = [view.num_rows for view in views.values()]
     if shape not in get_args(Shape):
-        message = f'shape={shape!r}: wanted "step" or "linear"'
+        message = f'`shape` must be "step" or "linear", got {shape!r}'
         raise ValueError(message)
     if isinstance(stop, str) and stop not in ("first", "all"):
-        message = f'stop={stop!r}: wanted "first", "all" or a number of rows'
+        message = f'`stop` must be "first", "all" or a number of rows, got {stop!r}'
         raise ValueError(message)
     stages = stages_of(weights, schedule, names, sizes)
     if stop == "all":
@@ -106,18 +108,18 @@ def mix(
 
 
 class Mixture(MixedSources):
-    """Rows of several permutations, in exact proportions; ``lanceloader.mix`` makes one.
+    """The rows of several permutations in exact proportions; made by ``lanceloader.mix``.
 
     Attributes:
         names: The names of the sources.
-        stop: Where an epoch ends: ``"first"``, ``"all"`` or a number of rows.
-        source_column: The column that says which source a row is from, if there is one.
-        batch_size: Rows of a batch, where a loader is not told.
+        stop: The end of an epoch: ``"first"``, ``"all"`` or a number of rows.
+        source_column: The name of the column with the source of each row, or ``None``.
+        batch_size: The default number of rows in a batch.
     """
 
     @property
     def num_rows(self) -> int:
-        """Rows of the first epoch; with a schedule, others may have more or fewer."""
+        """The number of rows in an epoch; with a schedule, epochs may differ."""
         return self._epochs.of(self._epoch).num_rows
 
     @property
@@ -136,25 +138,32 @@ class Mixture(MixedSources):
 
     @property
     def column_names(self) -> list[str]:
-        """The names of the columns, in the order they come out."""
+        """The names of the columns, in the order of the batches."""
         added = [] if self.source_column is None else [self.source_column]
         return self._views[0].column_names + added
 
     def counts(self, position: SupportsIndex | None = None) -> dict[Any, int]:
-        """Count the rows that each source has of the first ``position``, by default of an epoch."""
+        """Return the number of rows of each source among the first rows of an epoch.
+
+        Args:
+            position: The number of these rows; by default all rows of the epoch.
+        """
         mix = self._epochs.of(self._epoch)
         end = mix.num_rows if position is None else count(position, "position")
         return dict(zip(self.names, mix.counts(end), strict=True))
 
     def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
-        """Shuffle the rows of each source; ``Permutation.shuffle`` takes the same options.
+        """Return the mixture with the rows of each source in random order.
 
-        The seed of a source is made from ``seed`` and its name, so that sources of equal length
-        are not shuffled alike.
+        Args:
+            seed: The seed, in ``range(2**64)``; random by default. The seed of a source is derived
+                from it and the name of the source, so sources of equal length get different
+                orders.
+            **options: Options of ``Permutation.shuffle``.
         """
         number = secrets.randbits(64) if seed is None else count(seed, "seed")
         orders = [
-            view.shuffle(seed_of(number, name), **options)._order
+            view.shuffle(seed_of(number, name), **options).order
             for name, view in self.sources.items()
         ]
         return self._replace(_orders=orders)
@@ -166,7 +175,7 @@ class Mixture(MixedSources):
         nulls: Nulls | None = None,
         fill_value: Any = None,
     ) -> Self:
-        """Choose what a batch is handed out as; see ``Permutation.with_format``."""
+        """Return the mixture in another format; see ``Permutation.with_format``."""
         views = [
             view.with_format(format, nulls=nulls, fill_value=fill_value)
             for view in self._views
@@ -181,15 +190,15 @@ class Mixture(MixedSources):
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> Self:
-        """Choose how rows are read; see ``Permutation.with_read``.
+        """Return a mixture that is read in another way; see ``Permutation.with_read``.
 
-        Tables that are read at the same time share ``memory_limit``.
+        The tables of all sources share ``memory_limit`` and ``threads``.
         """
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
         return self._replace(_options=options)
 
     def with_read_options(self, options: ReadOptions) -> Self:
-        """Read with options; those that ``options`` leaves open stay as they are."""
+        """Return the mixture with other read options; options that are ``None`` keep their values."""
         if options == ReadOptions():
             return self
         return self._replace(_options=self._options.merged(options))
@@ -199,23 +208,24 @@ class Mixture(MixedSources):
         batch_size: SupportsIndex | None = None,
         **options: Unpack[LoaderOptionsAfterSize],
     ) -> Loader[Mixture]:
-        """Load batches for training.
+        """Return a loader of batches for training.
 
         Args:
-            batch_size: Rows of a batch of one rank; by default that of the mixture.
-            options: As for ``Permutation.loader``. Tables that are read at the same time share
+            batch_size: The number of rows in a batch of one rank; by default the ``batch_size`` of
+                the mixture.
+            **options: Options of ``Permutation.loader``. The tables of all sources share
                 ``memory_limit``.
 
         Raises:
-            ValueError: As for ``Permutation.loader``; or if ``batch_tokens`` is given.
+            ValueError: As for ``Permutation.loader``; or if ``batch_tokens`` is passed.
         """
         return make_loader(self, {"batch_size": batch_size, **options})
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> MixedUnits:
-        """Return the rows that a loader batches.
+        """Return the rows of the mixture as units of a loader.
 
         Raises:
-            ValueError: If batches are to have a token budget.
+            ValueError: If ``batch_tokens`` is passed.
         """
         if options["batch_tokens"] is not None:
             message = (
@@ -226,7 +236,7 @@ class Mixture(MixedSources):
         return MixedUnits(self, by_column=by_column)
 
     def explain(self) -> str:
-        """Say what is mixed, how much of it an epoch serves, and how each table is read."""
+        """Return a description of the sources, their rows in an epoch, and how each table is read."""
         counts = self.counts()
         lines = [
             f"rows      {self.num_rows:,} of {len(self.names):,} sources, {self._until()}"
@@ -249,13 +259,13 @@ class Mixture(MixedSources):
         for group, view in enumerate(self._readers()):
             rows = sum(
                 number
-                for number, of in zip(counts.values(), self._groups, strict=True)
-                if of == group
+                for number, other in zip(counts.values(), self._groups, strict=True)
+                if other == group
             )
-            limit = view._options.memory_limit
+            limit = view.read_options.memory_limit
             bounded = "" if limit is None else f", at most {readable(limit)} in memory"
             lines.append(f"table     {rows:,} rows of an epoch{bounded}")
-            whole = view._with_rows(self._order(group, self._epoch))
+            whole = view.with_rows(self._order(group, self._epoch))
             lines += [f"  {line}" for line in whole.explain().splitlines()]
         return "\n".join(lines)
 
@@ -263,42 +273,44 @@ class Mixture(MixedSources):
         return self.num_rows
 
     def __repr__(self) -> str:
-        listed = ", ".join(map(str, self.names[:MOST_LINES]))
+        names = ", ".join(map(str, self.names[:MOST_LINES]))
         more = ", …" if len(self.names) > MOST_LINES else ""
         return (
             f"<Mixture of {self.num_rows:,} rows of {len(self.names):,} sources: "
-            f"{listed}{more}; {self._until()}>"
+            f"{names}{more}; {self._until()}>"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        by_id = [view._source.rows_are_ids for view in self._views]
+        by_id = [view.source.rows_are_ids for view in self._views]
         return self.__dict__ | {"_opened": None, "rows_are_ids": by_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         by_id = state.pop("rows_are_ids")
         self.__dict__.update(state)
-        for view, wanted in zip(self._views, by_id, strict=True):
-            if view._source.rows_are_ids != wanted:
+        for view, rows_are_ids in zip(self._views, by_id, strict=True):
+            if view.source.rows_are_ids != rows_are_ids:
                 message = (
-                    f"{view!r}: the connection factory gives another kind of table here, whose "
-                    "rows are named in another way"
+                    f"the connection factory of {view!r} returned a table that does not identify "
+                    f"rows by {'row id' if rows_are_ids else 'row offset'}, as the table of the "
+                    "pickle does: return the same kind of table"
                 )
                 raise ValueError(message)
 
     def _until(self) -> str:
         if self.stop == "first":
-            return "until the first begins anew"
-        return "until all were served whole" if self.stop == "all" else "as asked for"
+            return "until a source would start again"
+        return "until all sources were read" if self.stop == "all" else "as requested"
 
-    def _with_epoch(self, epoch: int) -> Self:
+    def with_epoch(self, epoch: int) -> Self:
+        """Return the mixture with the rows of an epoch in its counts and explanations."""
         return self._replace(_epoch=epoch)
 
 
 MOST_LINES = 12
-"""Sources that are listed by name."""
+"""The most sources to list by name."""
 
 
 def seed_of(seed: int, name: Any) -> int:
-    """Give the seed of a source."""
+    """Return the seed of a source."""
     text = f"{seed} {name}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""What can be mixed: permutations whose columns have the same names and types."""
+"""The sources of a mixture: permutations whose columns have the same names and types."""
 
 from __future__ import annotations
 
@@ -19,48 +19,52 @@ def source_views(
     columns: Sequence[str] | None,
     source_column: str | None,
 ) -> dict[Any, Permutation]:
-    """Give the sources by name, with the columns of the first one in its order.
+    """Return the sources by name, with their columns in the order of the first source.
 
     Raises:
-        ValueError: If there are none, one has no rows, or columns do not fit.
-        TypeError: If one is no permutation.
+        ValueError: If there are no sources, a source has no rows, or columns differ.
+        TypeError: If a source is not a permutation.
     """
     named = dict(sources if isinstance(sources, Mapping) else enumerate(sources))
     if not named:
-        raise ValueError("a mixture of nothing: wanted at least one source")
+        raise ValueError("`sources` is empty: pass at least one permutation")
     for name, view in named.items():
         if not isinstance(view, Permutation):
             message = (
-                f"source {name!r} of type {type(view).__name__}: wanted a Permutation"
+                f"source {name!r} must be a Permutation, not {type(view).__name__}"
             )
             raise TypeError(message)
         if view.num_rows == 0:
-            message = f"source {name!r} has no rows: wanted at least 1"
+            message = f"source {name!r} has no rows: leave it out of the mixture"
             raise ValueError(message)
     if columns is not None:
         named = {
             name: with_columns(name, view, columns) for name, view in named.items()
         }
     first, *others = named
-    wanted = named[first]
-    if source_column is not None and source_column in wanted.column_names:
-        message = f"source_column {source_column!r}: wanted a name that no column has"
+    expected = named[first]
+    if source_column is not None and source_column in expected.column_names:
+        message = f"`source_column`={source_column!r} is the name of a column of the sources: pass another name"
         raise ValueError(message)
-    found = {first: wanted}
-    # Held, so that no other has the number of one.
+    found = {first: expected}
+    # Keeps the readers alive, as the id of a deleted one may be used again.
     known: dict[int, Any] = {}
     for name in others:
-        view = aligned(name, named[name], first, wanted.column_names)
-        reader = view._ensure_open()
+        view = aligned(name, named[name], first, expected.column_names)
+        reader = view.open_reader()
         if id(reader) not in known:
             known[id(reader)] = reader
-            check_types(name, view.schema, first, wanted.schema)
+            check_types(name, view.schema, first, expected.schema)
         found[name] = view
     return found
 
 
 def with_columns(name: Any, view: Permutation, columns: Sequence[str]) -> Permutation:
-    """Select columns, naming the source that does not have one."""
+    """Return a source with selected columns.
+
+    Raises:
+        ColumnNotFoundError: If a column does not exist; the message names the source.
+    """
     try:
         return view.select_columns(columns)
     except ColumnNotFoundError as error:
@@ -71,7 +75,11 @@ def with_columns(name: Any, view: Permutation, columns: Sequence[str]) -> Permut
 def aligned(
     name: Any, view: Permutation, first: Any, columns: Sequence[str]
 ) -> Permutation:
-    """Give a source its columns in the order of the first."""
+    """Return a source with its columns in the order of the first source.
+
+    Raises:
+        ValueError: If the names of the columns differ.
+    """
     if view.column_names == columns:
         return view
     missing = [column for column in columns if column not in view.column_names]
@@ -80,39 +88,40 @@ def aligned(
         column = (missing or more)[0]
         without, having = (name, first) if missing else (first, name)
         message = (
-            f"source {without!r} has no column `{column}`, which source {having!r} has: wanted "
-            "the same columns in all; columns= chooses them"
+            f"source {without!r} has no column `{column}`, which source {having!r} has: pass "
+            "`columns`, the columns to select in all sources"
         )
         raise ValueError(message)
     return view.select_columns(columns)
 
 
-def check_types(name: Any, found: pa.Schema, first: Any, wanted: pa.Schema) -> None:
-    """Refuse columns of other types.
+def check_types(name: Any, found: pa.Schema, first: Any, expected: pa.Schema) -> None:
+    """Check that the columns of a source have the types of the first source.
 
     Raises:
-        ValueError: If there are, naming the source and the column.
+        ValueError: If a type differs; the message names the source and the column.
     """
-    for field, other in zip(found, wanted, strict=True):
+    for field, other in zip(found, expected, strict=True):
         if field.type != other.type:
             message = (
-                f"source {name!r}: column `{field.name}` of type {field.type}, in source "
-                f"{first!r} of type {other.type}: wanted the same type in all"
+                f"column `{field.name}` has type {field.type} in source {name!r}, but type "
+                f"{other.type} in source {first!r}: cast one of them, or leave the column out "
+                "with `columns`"
             )
             raise ValueError(message)
 
 
 def grouped(views: Iterable[Permutation]) -> tuple[list[Permutation], list[int]]:
-    """Group what is read from one table in one way.
+    """Group sources of the same table with the same columns and read options.
 
     Returns:
-        A view of each group, and the group of each source.
+        A view of each group, and the number of the group of each source.
     """
     groups: dict[Any, int] = {}
     readers: list[Permutation] = []
     numbers: list[int] = []
     for view in views:
-        key = id(view._source), tuple(view.selection.items()), view._options
+        key = id(view.source), tuple(view.selection.items()), view.read_options
         if key not in groups:
             groups[key] = len(readers)
             readers.append(view)

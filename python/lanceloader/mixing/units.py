@@ -1,4 +1,4 @@
-"""The rows of a mixture as units: one loader of the core for each table, merged batch by batch."""
+"""The rows of a mixture as units, read by one loader of the core per table and merged by batch."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["MixedUnits"]
 
 AHEAD = 2
-"""Batches that are merged before they are requested."""
+"""The number of batches that are merged before they are requested."""
 
 
 class MixedUnits:
-    """The rows of a mixture."""
+    """The rows of a mixture. Units are rows."""
 
     unit = "mixed row"
 
     def __init__(self, mixture: MixedSources, *, by_column: bool) -> None:
-        """Batch a mixture; ``by_column`` is that of ``RowUnits``."""
+        """Make units of a mixture; ``by_column`` is that of ``ViewUnits``."""
         self._mixture = mixture
         self._by_column = by_column or mixture.source_column is not None
-        self.convert = mixture._views[0]._converter()
+        self.convert = mixture._views[0].converter()
         self._plan: dict[str, int | str] | None = None
 
     @property
@@ -43,7 +43,7 @@ class MixedUnits:
         return self._mixture
 
     def num_units(self, epoch: int | None) -> int:
-        """Return the number of rows of an epoch; with a schedule, epochs may differ."""
+        """Return the number of rows in an epoch; with a schedule, epochs may differ."""
         return self._mixture._epochs.of(epoch).num_rows
 
     def load(
@@ -66,7 +66,7 @@ class MixedUnits:
     def _load_one(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
-        """Load sources of one table, whose mixture is an order of its rows."""
+        """Return the raw batches of sources of one table, whose mixture is an order of its rows."""
         rows = RowUnits(self._mixture._readers()[0], by_column=self._by_column)
         after = None
         if following is not None:
@@ -81,10 +81,10 @@ class MixedUnits:
         share: Share,
         following: tuple[int, Share] | None,
     ) -> RawBatches:
-        """Load the rows that the batches of a share take from the sources of one table."""
+        """Return the parts of the batches of a share that are read from one table."""
         mixture = self._mixture
         view = mixture._readers()[group]
-        reader = view._open_for_format(by_column=self._by_column)
+        reader = view.open_format_reader(by_column=self._by_column)
         order = mixture._order(group, epoch, share)
         ends = mixture._epochs.of(epoch).ends(group, share)
         after = None
@@ -94,36 +94,36 @@ class MixedUnits:
         return batches_ending_at(reader, order, ends, after)
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
-        """Return the number of rows of a share."""
+        """Return the number of rows in a share."""
         del epoch
-        return share.num_served
+        return share.num_assigned
 
     def explain(self) -> str:
-        """Return what units add to the explanation of a mixture: nothing."""
+        """Return the lines that units add to ``Mixture.explain``: none."""
         return ""
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Return the table and the row offsets at some places of a batch, if there is only one table."""
+        """Return the table and the row offsets at some positions of a batch, if there is only one table."""
         mixture = self._mixture
         if len(mixture._views) > 1:
             return None
         order = mixture._order(0, epoch)
-        return mixture._views[0]._source, offsets_at(order, share, number, ats)
+        return mixture._views[0].source, offsets_at(order, share, number, ats)
 
     def plan(self) -> dict[str, int | str]:
-        """Return what decides which row stands where."""
+        """Return what determines the order of the rows."""
         if self._plan is None:
             self._plan = plan_of_mixture(self._mixture)
         return self._plan
 
     def reads(self) -> _native.ReadStats | None:
-        """Return what was read so far of all tables together, if the core reads all of them."""
-        readers = [view._ensure_open() for view in self._mixture._readers()]
+        """Return the counters of all tables together, if the core reads all of them."""
+        readers = [view.open_reader() for view in self._mixture._readers()]
         found = map(stats_of, readers)
         known = [stats for stats in found if stats is not None]
-        # It has the attributes of the class of the core.
+        # `SummedReadStats` has the attributes of `ReadStats`.
         return cast("Any", summed(known)) if len(known) == len(readers) else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class MixedUnits:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.convert = self._mixture._views[0]._converter()
+        self.convert = self._mixture._views[0].converter()
 
 
 def merged(
@@ -155,13 +155,13 @@ def merged(
         name="lanceloader-mix",
     )
     watches = [part.watch for part in parts]
-    # Counters that some table lacks would count a part of each batch.
+    # If some table has no counters, the others would only count a part of each batch.
     watch = None if None in watches else Watches(watches)
     return RawBatches(batches, watch, close=batches.close)
 
 
 def plan_of_mixture(mixture: MixedSources) -> dict[str, int | str]:
-    """Return what decides which row of a mixture stands where in every epoch."""
+    """Return what determines the order of the rows of a mixture, in every epoch."""
     plan: dict[str, int | str] = {"sources": ", ".join(map(str, mixture.names))}
     as_it_is, numbered = [], []
     for name, view in mixture.sources.items():
@@ -174,7 +174,7 @@ def plan_of_mixture(mixture: MixedSources) -> dict[str, int | str]:
     plan["weights"] = short(repr(mixture._stages) + " linear" * mixture._is_linear)
     plan["stop"] = str(mixture.stop)
     whole = repr(list(plan.items()))
-    # In an epoch without a number, the first pass of a source has the order it was given.
+    # In an epoch without a number, the first pass of a source has the order of its permutation.
     plan["fingerprint"] = hashed(whole + "".join(numbered))
     plan["as it is"] = hashed(whole + "".join(as_it_is))
     if len(mixture.names) > NAMED:
@@ -184,7 +184,7 @@ def plan_of_mixture(mixture: MixedSources) -> dict[str, int | str]:
 
 
 NAMED = 32
-"""Checkpoints name the sources of a mixture of at most this many."""
+"""The most sources whose names are stored in checkpoints."""
 
 MAX_TEXT = 300
 

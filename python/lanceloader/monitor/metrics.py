@@ -1,4 +1,4 @@
-"""What one iteration of a loader does, counted while it runs."""
+"""``Metrics``: the counters and timers of one iteration of a loader."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ["CountedBatches", "Metrics", "TraceEvent"]
 NANOS = 1e9
 
 MAX_EVENTS = 1 << 20
-"""Events kept of an iteration: as many as the core keeps."""
+"""The most events to keep of an iteration, the same as in the core."""
 
 MAX_POINTS = 512
-"""Points kept for a curve over time: a picture is not wider."""
+"""The most points to keep of a curve over time: about the width of a plot in pixels."""
 
 clock = time.perf_counter_ns
 
 
 class TraceEvent(NamedTuple):
-    """Something that took time in a thread of Python.
+    """A timed event in a Python thread.
 
     Attributes:
-        name: What it was.
+        name: The name of the event.
         thread: The name and the identifier of the thread.
-        start: When it began, on the clock of ``time.perf_counter_ns``.
-        nanos: How long it took.
+        start: The start, on the clock of ``time.perf_counter_ns``.
+        nanos: The duration in nanoseconds.
         args: Further numbers to show.
     """
 
@@ -50,17 +50,17 @@ class TraceEvent(NamedTuple):
 
 
 class Metrics:
-    """Counts the batches that an iteration yields, and the time that each stage takes.
+    """The counters of batches of an iteration, and the time of each stage.
 
     Attributes:
-        counts: What transforms did.
-        num_yielded: Batches yielded.
-        num_skipped: Batches skipped before the last one that was reached, as a transform failed on
+        counts: The counters of the transform stage.
+        num_yielded: The number of batches yielded.
+        num_skipped: The number of batches skipped before the current one, as a transform failed for
             all of their rows.
-        transform_threads: Threads that convert and transform.
-        events: What took time, if the iteration is traced; otherwise ``None``.
-        watches: The counters of the core, each with the time on our clock when its own began.
-        world: This process among those that train together.
+        transform_threads: The number of threads that convert and transform.
+        events: The timed events, if the iteration is traced; otherwise ``None``.
+        watches: The counters of the core, each with the start of its clock on the Python clock.
+        world: The rank of this process, and the number of ranks.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Metrics:
         *,
         is_traced: bool = False,
     ) -> None:
-        """Begin to count.
+        """Start to count.
 
         Args:
-            reads: Returns what all readers of the same rows have read so far.
+            reads: Returns the counters of all readers of the same rows.
             format_name: The format of the batches, for ``Stats.format``.
-            world: This process among those that train together.
+            world: The rank of this process, and the number of ranks.
             is_traced: Whether to keep events.
         """
         self.counts = TransformCounts()
@@ -95,28 +95,28 @@ class Metrics:
         self._requested = 0
         self._yielded = 0
         self._consumer = 0
-        """The thread that works on the last batch, if the iteration is traced."""
+        """The thread that got the last batch, if the iteration is traced."""
         self._first_wait = 0
         self._waited = 0
         self._waits = Histogram()
         self._num_taken = 0
         self._read_waited = 0
         self._in_flight: deque[tuple[int, int]] = deque()
-        """Rows and bytes of the batches that were taken and not yielded."""
+        """The rows and bytes of the batches that were taken and not yielded yet."""
         self._skipped_before: deque[int] = deque()
-        """Batches skipped before each batch that transforms handed on."""
+        """The number of batches skipped before each batch that left the transform stage."""
         self._num_skips_counted = 0
         self._rows = self._bytes = 0
         self._nanos: dict[str, int] = {}
-        """Time of each stage, without that of the current loader of the core."""
+        """The time of each stage, without the stages of ``watches``."""
         self._ready = self._ready_now = 0
         self._core_ready = self._core_batches = 0
         self._queue: Callable[[], Any] | None = None
         self._points = _Points()
-        self._of_helper: Stats | None = None
+        self._helper_stats: Stats | None = None
 
     def renew_lock(self) -> None:
-        """Replace the lock in a forked child, where the thread that holds it may not exist."""
+        """Replace the lock in a forked child, which lacks the thread that may hold it."""
         self._lock = threading.Lock()
 
     def count(self, raw: Any) -> CountedBatches:
@@ -130,12 +130,12 @@ class Metrics:
         return CountedBatches(raw, self)
 
     def watch_queue(self, values: Any) -> None:
-        """Read ``values.num_ready``, the number of finished batches, whenever a batch is requested."""
-        # The iteration ends when its consumer drops it, so statistics must not hold it.
+        """Read the number of finished batches, ``values.num_ready``, at each request of a batch."""
+        # A weak reference, as an iteration ends when its consumer drops it.
         self._queue = weakref.ref(values)
 
     def note_skips(self, values: Any) -> Iterator[Any]:
-        """Pass on what transforms return, and note what they skipped: later stages may run ahead."""
+        """Yield transformed batches, and note the skipped ones for stages that run ahead."""
         try:
             for value in values:
                 self._skipped_before.append(self.counts.batches_skipped)
@@ -144,7 +144,7 @@ class Metrics:
             values.close()
 
     def skipped(self) -> int:
-        """Return how many batches were skipped before the current one."""
+        """Return the number of batches that were skipped before the current one."""
         if self._skipped_before:
             self.num_skipped = self._skipped_before.popleft()
         return self.num_skipped
@@ -152,7 +152,7 @@ class Metrics:
     def timed(
         self, stage: str, call: Callable[[Any], Any], name: str | None = None
     ) -> Callable[[Any], Any]:
-        """Return a function that calls ``call`` and counts its time, in any number of threads."""
+        """Return a function that calls ``call`` and adds its time to a stage, from any thread."""
 
         def timed(value: Any) -> Any:
             start = clock()
@@ -166,14 +166,14 @@ class Metrics:
     def spend(
         self, stage: str, start: int, nanos: int, name: str | None = None
     ) -> None:
-        """Count time of a stage."""
+        """Add time to a stage."""
         with self._lock:
             self._nanos[stage] = self._nanos.get(stage, 0) + nanos
         if self.events is not None:
             self.note(name or stage, start, nanos)
 
     def note(self, name: str, start: int, nanos: int, **args: int) -> None:
-        """Keep an event of this thread, if the iteration is traced."""
+        """Record an event of this thread, if the iteration is traced."""
         if self.events is not None and len(self.events) < MAX_EVENTS:
             thread = threading.current_thread()
             where = thread.name, threading.get_ident()
@@ -182,7 +182,7 @@ class Metrics:
     def take(
         self, num_rows: int, num_bytes: int, start: int, *, is_watched: bool
     ) -> None:
-        """Count a raw batch taken from the threads that read."""
+        """Count a raw batch that was taken from the threads that read."""
         nanos = clock() - start
         self._in_flight.append((num_rows, num_bytes))
         if self._num_taken:
@@ -194,7 +194,7 @@ class Metrics:
             self.note("take", start, nanos, rows=num_rows, bytes=num_bytes)
 
     def request(self) -> None:
-        """Note that the consumer asks for a batch."""
+        """Record that the consumer requests a batch."""
         now = self._requested = clock()
         if self._started is None:
             self._started = now
@@ -204,7 +204,7 @@ class Metrics:
         self._ready_now = 0 if queue is None else queue.num_ready
 
     def yield_batch(self) -> None:
-        """Note that the consumer gets the batch."""
+        """Record that the consumer gets the batch."""
         now = clock()
         nanos = now - self._requested
         self._waited += nanos
@@ -234,7 +234,7 @@ class Metrics:
             self._points.add(self.num_yielded, self._point())
 
     def end(self) -> None:
-        """Note that no more batches are requested."""
+        """Record the end of the iteration."""
         if self._ended is None and self._started is not None:
             self._ended = clock()
             if self.events is not None:
@@ -242,19 +242,19 @@ class Metrics:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the iteration is over."""
+        """Whether the iteration has ended."""
         return self._ended is not None
 
     @property
     def size_yielded(self) -> tuple[int, int]:
-        """The rows and bytes that were yielded."""
+        """The number of rows and bytes that were yielded."""
         return self._rows, self._bytes
 
     def update(self, rows: int, num_bytes: int, stats: Stats | None) -> None:
-        """Take over what a helper process counted."""
+        """Replace the counters by those of a helper process."""
         self._rows, self._bytes = rows, num_bytes
         if stats is not None:
-            self._of_helper = stats
+            self._helper_stats = stats
 
     def speedometer(self) -> Callable[[], str]:
         """Return a function that formats the speed from now on, for a progress bar."""
@@ -269,23 +269,23 @@ class Metrics:
         return speed
 
     def stats(self) -> Stats:
-        """Return the statistics so far."""
+        """Return the statistics of the iteration, so far."""
         found: dict[str, Any] = {}
         with self._lock:
-            mine = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
-        if self._of_helper is not None:
+            own = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
+        if self._helper_stats is not None:
             found = {
-                name: getattr(self._of_helper, name)
+                name: getattr(self._helper_stats, name)
                 for name in Stats.__dataclass_fields__
             }
-            theirs = found["stage_seconds"]
+            helpers = found["stage_seconds"]
             found["stage_seconds"] = {
-                stage: theirs.get(stage, 0.0) + mine.get(stage, 0.0)
-                for stage in (*theirs, *mine)
+                stage: helpers.get(stage, 0.0) + own.get(stage, 0.0)
+                for stage in (*helpers, *own)
             }
         else:
-            found = self._of_core(mine)
-            # Another library reads everything from files.
+            found = self._core_stats(own)
+            # Another library reads all rows from files.
             read = reads_between(self._reads_before, self._reads())
             found |= read or {"rows_direct": self._rows}
             found["transform_threads"] = self.transform_threads
@@ -319,17 +319,17 @@ class Metrics:
         return (self._yielded - started) / NANOS, self._rows, self._waited / NANOS
 
     def _note_step(self, now: int) -> None:
-        """Keep the time since the last batch was yielded, in which the consumer worked."""
+        """Record the training step since the last batch was yielded."""
         is_the_same = self._consumer == threading.get_ident()
         if self.events is not None and self.num_yielded and is_the_same:
             self.note(
                 "train", self._yielded, now - self._yielded, batch=self.num_yielded - 1
             )
-            # Once only: the end of the iteration is no step.
+            # The time until the end of the iteration must not be recorded as another step.
             self._consumer = 0
 
     def _fold(self) -> None:
-        """Sum up the epochs that are over, so that memory does not grow with them."""
+        """Sum the counters of earlier epochs, so that memory does not grow with their number."""
         for watch, _ in self.watches:
             load = watch.stats()
             self._core_ready += load.ready
@@ -339,7 +339,7 @@ class Metrics:
                     self._nanos[name] = self._nanos.get(name, 0) + nanos
         self.watches = []
 
-    def _of_core(self, stages: dict[str, float]) -> dict[str, Any]:
+    def _core_stats(self, stages: dict[str, float]) -> dict[str, Any]:
         loads = [watch.stats() for watch, _ in self.watches]
         for load in loads:
             for name, nanos in nanos_by_stage(load):
@@ -352,10 +352,10 @@ class Metrics:
 
 
 class CountedBatches:
-    """The raw batches of an epoch, counted as they are taken.
+    """An iterator over the raw batches of an epoch, which counts them.
 
     Attributes:
-        num_bytes: The size of the batch taken last.
+        num_bytes: The number of bytes in the batch taken last.
     """
 
     def __init__(self, raw: Any, metrics: Metrics) -> None:
@@ -387,12 +387,12 @@ class CountedBatches:
         return batch
 
     def close(self) -> None:
-        """Take no more batches."""
+        """Stop reading ahead."""
         self._close()
 
 
 class _Points:
-    """Points of a curve at even distances, which double whenever there are too many."""
+    """Points of a curve at equal distances, which double whenever there are too many points."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int, float] | None = None
@@ -423,9 +423,9 @@ def nanos_by_stage(load: _native.LoadStats) -> Iterator[tuple[str, int]]:
 
 
 def start_of_clock(watch: _native.Watch) -> int:
-    """Return when the clock of a watch began, on our clock: the best of five readings of both."""
-    looks = []
+    """Return the start of the clock of a watch on the Python clock, as the best of five readings."""
+    readings = []
     for _ in range(5):
         before, there, after = clock(), watch.now_nanos, clock()
-        looks.append((after - before, (before + after) // 2 - there))
-    return min(looks)[1]
+        readings.append((after - before, (before + after) // 2 - there))
+    return min(readings)[1]

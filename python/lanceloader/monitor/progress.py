@@ -9,6 +9,8 @@ from lanceloader._extras import need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from lanceloader._typing import Progress
+
 __all__ = ["check_bar", "progress_over"]
 
 T = TypeVar("T")
@@ -19,7 +21,7 @@ def progress_over(
     num_rows: int | None,
     what: str,
     *,
-    enabled: bool,
+    enabled: Progress,
     rows_of: Callable[[T], int],
     unit: str = " rows",
     first: int = 0,
@@ -32,7 +34,8 @@ def progress_over(
         num_rows: The total number of rows including the first ``first``, or ``None`` if it is
             unknown.
         what: The title of the bar.
-        enabled: Whether to show a bar.
+        enabled: Whether to show a bar; or a function to call instead, with the number of rows
+            done so far and in all.
         rows_of: Returns the number of rows of a batch.
         unit: The unit that the bar counts.
         first: The number of rows that were done before.
@@ -43,6 +46,14 @@ def progress_over(
     """
     if not enabled:
         yield from batches
+        return
+    if callable(enabled):
+        done = first
+        enabled(done, num_rows)
+        for batch in batches:
+            yield batch
+            done += rows_of(batch)
+            enabled(done, num_rows)
         return
     bar = new_bar(total=num_rows, desc=what, unit=unit, unit_scale=True, initial=first)
     with bar:

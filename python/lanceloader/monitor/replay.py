@@ -1,7 +1,6 @@
-"""What a loader could give at most: batches that are in memory already, served again and again.
+"""``Headspace``: replays batches from memory, to measure how much a faster loader would gain.
 
-Nothing to train with: rows are repeated. It answers one question, whether a faster loader would
-make training faster, and by how much.
+The replayed batches repeat rows, so they are not meant for training.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["Headspace", "HeadspaceReport"]
 
 WARM_UP = 5
-"""One in so many of the batches that are read is not timed, as training warms up."""
+"""The fraction 1 / ``WARM_UP`` of the batches that are read is a warm-up, which is not timed."""
 
 
 @dataclass(frozen=True)
 class HeadspaceReport:
-    """How fast training was with batches as they are read, and with batches from memory.
+    """The speed of training with batches of the loader, and with batches from memory.
 
     Attributes:
-        steps_read: Steps with batches as they are read, without those of the warm-up.
-        seconds_read: What they took.
-        steps_replayed: Steps with batches from memory.
-        seconds_replayed: What they took.
+        steps_read: The number of steps with batches of the loader, without the warm-up.
+        seconds_read: The seconds of these steps.
+        steps_replayed: The number of steps with batches from memory.
+        seconds_replayed: The seconds of these steps.
     """
 
     steps_read: int = 0
@@ -39,7 +38,7 @@ class HeadspaceReport:
 
     @property
     def steps_per_second(self) -> float:
-        """Steps per second with batches as they are read."""
+        """Steps per second with batches of the loader."""
         return self.steps_read / self.seconds_read if self.seconds_read else 0.0
 
     @property
@@ -50,7 +49,7 @@ class HeadspaceReport:
 
     @property
     def gain(self) -> float:
-        """How many times as fast training could be, at most; 0 if there were too few steps."""
+        """The largest possible speed-up of training by a faster loader; 0 after too few steps."""
         speed = self.steps_per_second
         return self.steps_per_second_replayed / speed if speed else 0.0
 
@@ -66,16 +65,16 @@ class HeadspaceReport:
             f"{self.steps_replayed:,} steps",
         ]
         if self.gain < 1.05:
-            lines.append("verdict   a faster loader would gain nothing worth it")
+            lines.append("verdict   a faster loader would not make training faster")
         else:
             lines.append(
-                f"verdict   no loader could make this more than {self.gain:.2f} times as fast"
+                f"verdict   a faster loader could make training at most {self.gain:.2f} times as fast"
             )
         return "\n".join(lines)
 
 
 class Replayable(Protocol):
-    """A loader, as far as a replay knows it."""
+    """A loader whose batches can be replayed."""
 
     @property
     def epochs(self) -> int | None:
@@ -89,19 +88,19 @@ class Replayable(Protocol):
 
 
 class Headspace:
-    """The batches of a loader, after some of which the last ones are served again and again.
+    """An iterable over batches of a loader, the last of which are then replayed from memory.
 
-    ``Loader.headspace`` makes one. As soon as batches are replayed, the loader reads no more.
-    The same objects are served, tensors on a device too, so training must not change them in
-    place. Of all ranks, each must do the same.
+    Made by ``Loader.headspace``. The loader stops reading before batches are replayed. The same
+    objects are yielded repeatedly, including tensors on a device, so training must not modify them in
+    place. All ranks must use it with the same arguments.
     """
 
     def __init__(self, loader: Replayable, after: int, keep: int) -> None:
         if after < WARM_UP:
-            message = f"after={after}: wanted at least {WARM_UP} batches"
+            message = f"`after` must be at least {WARM_UP}, got {after}"
             raise ValueError(message)
         if keep < 1:
-            message = f"keep={keep}: wanted at least 1 batch"
+            message = f"`keep` must be at least 1, got {keep}"
             raise ValueError(message)
         self._loader = loader
         self._after = after
@@ -109,17 +108,17 @@ class Headspace:
         self._clock = _Clock(after)
 
     def __len__(self) -> int:
-        """The number of batches that the next iteration of the loader gives.
+        """Return the number of batches of the next iteration of the loader.
 
         Raises:
-            TypeError: If it never ends.
+            TypeError: If the iteration never ends.
         """
         return self._loader.num_left()
 
     def __iter__(self) -> Iterator[Any]:
         self._clock = clock = _Clock(self._after)
         kept: deque[Any] = deque(maxlen=self._keep)
-        wanted = None if self._loader.epochs is None else len(self)
+        num_batches = None if self._loader.epochs is None else len(self)
         batches: Any = iter(self._loader)
         num_read = 0
         try:
@@ -129,35 +128,35 @@ class Headspace:
                 yield batch
                 clock.end()
         finally:
-            # Threads that read on would slow down what is to be measured.
+            # Reading ahead would slow down the steps that are measured.
             batches.close()
         if num_read < self._after:
             return
-        again: Iterator[Any] = itertools.cycle(kept)
-        if wanted is not None:
-            again = itertools.islice(again, max(0, wanted - num_read))
+        replayed: Iterator[Any] = itertools.cycle(kept)
+        if num_batches is not None:
+            replayed = itertools.islice(replayed, max(0, num_batches - num_read))
         clock.switch()
-        for batch in again:
+        for batch in replayed:
             yield batch
             clock.end()
 
     def report(self) -> HeadspaceReport:
-        """Compare steps per second, in the iteration that was begun last, so far."""
+        """Return the speeds in the iteration that was started last, so far."""
         return self._clock.report()
 
 
 class _Clock:
-    """Times the steps of an iteration; a step is from one batch to the next."""
+    """The times of the steps of an iteration, each from one batch to the next."""
 
     def __init__(self, after: int) -> None:
         self._after = after
         self._num_warm = max(1, after // WARM_UP)
         self._num = 0
         self._begun = self._read = self._switched = self._last = 0.0
-        """When the warm-up, reading, and closing what reads were over, and the last step."""
+        """The ends of the warm-up, of the steps read and of closing the loader, and of the last step."""
 
     def end(self) -> None:
-        """A step is over."""
+        """Record the end of a step."""
         self._num += 1
         self._last = time.perf_counter()
         if self._num == self._num_warm:
@@ -166,7 +165,7 @@ class _Clock:
             self._read = self._last
 
     def switch(self) -> None:
-        """Batches are replayed from now on."""
+        """Record that batches are replayed from now on."""
         self._switched = time.perf_counter()
 
     def report(self) -> HeadspaceReport:

@@ -1,7 +1,7 @@
-"""What each thread did, and when, in the format of chrome://tracing and ui.perfetto.dev.
+"""Traces of the work of all threads, in the format of chrome://tracing and ui.perfetto.dev.
 
-"Trace Event Format": complete events (``"ph": "X"``) with times in microseconds, and metadata
-that names the rows. A rank is a process, a thread a row. Slices of a row nest by time.
+The "Trace Event Format" has complete events (``"ph": "X"``), with times in microseconds, and metadata
+that names the rows. A rank is a process of the trace, and a thread is a row. Slices of a row nest by time.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ STAGES = ("order", "plan", "read", "gather")
 """The stages of a reading thread, in the order of the core."""
 
 ROWS = 1000
-"""Rows of an iteration: the next one has its own, as threads of both may be at work."""
+"""The rows per iteration. Iterations do not share rows, as their threads may overlap in time."""
 
-READING, OTHERS = 1, 500
-"""Where rows of threads begin: those of the core, and those of Python but for the trainer's."""
+FIRST_READER, FIRST_PYTHON = 1, 500
+"""The first rows of the threads of the core and of Python threads; row 0 is the training loop."""
 
-OURS = "lanceloader-"
-"""What our threads of Python are called, before their number; those of each epoch are new."""
+THREAD_PREFIX = "lanceloader-"
+"""The prefix of the names of lanceloader's Python threads, which start anew in each epoch."""
 
 
 class Traceable(Protocol):
-    """A loader, as far as a trace knows it."""
+    """A loader that can be traced."""
 
     def set_trace(self, trace: Trace | None) -> None:
-        """Trace the iterations requested from now on, or stop."""
+        """Start to trace iterations that are requested from now on, or stop."""
 
 
 class Trace:
-    """A block in which the iterations of a loader are traced; ``Loader.trace`` makes one."""
+    """A context manager that traces the iterations of a loader; made by ``Loader.trace``."""
 
     def __init__(self, loader: Traceable, path: str | os.PathLike[str]) -> None:
         self._loader = loader
@@ -50,7 +50,7 @@ class Trace:
     def __enter__(self) -> Self:
         self._loader.set_trace(self)
         try:
-            # A path that cannot be written to must be found before an epoch has passed.
+            # Fail now, not at the end of an epoch, if the path cannot be written.
             self._path.write_text("[]")
         except BaseException:
             self._loader.set_trace(None)
@@ -68,11 +68,11 @@ class Trace:
             json.dump(self.to_dict(), file, separators=(",", ":"))
 
     def add(self, metrics: Metrics) -> None:
-        """Trace an iteration that begins."""
+        """Add an iteration that starts."""
         self._all_metrics.append(metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what is written: everything that took time so far."""
+        """Return the contents of the JSON file: all events so far."""
         events: list[dict[str, Any]] = []
         for number, metrics in enumerate(self._all_metrics):
             events += events_of(metrics, number)
@@ -85,18 +85,18 @@ class Trace:
 
 
 def events_of(metrics: Metrics, number: int) -> Iterator[dict[str, Any]]:
-    """Give the events of an iteration, times in nanoseconds on our clock, and names of rows."""
+    """Yield the events of an iteration and the names of its rows, with times in nanoseconds."""
     world = metrics.world
-    of = f", {world}" if world.world_size > 1 else ""
-    yield named(world.rank, 0, "process_name", f"lanceloader{of}")
+    suffix = f", {world}" if world.world_size > 1 else ""
+    yield name_event(world.rank, 0, "process_name", f"lanceloader{suffix}")
     title = f" (iteration {number + 1})" if number else ""
     rows: dict[int, str] = {}
     found = [*slices_of_core(metrics, rows), *slices_of_python(metrics, rows)]
     for row in sorted(rows):
         place = number * ROWS + row
-        yield named(world.rank, place, "thread_name", f"{rows[row]}{title}")
+        yield name_event(world.rank, place, "thread_name", f"{rows[row]}{title}")
         sort = {"sort_index": place}
-        yield metadata(world.rank, place, "thread_sort_index", sort)
+        yield metadata_event(world.rank, place, "thread_sort_index", sort)
     for row, name, start, nanos, args in found:
         yield {
             "name": name,
@@ -111,20 +111,21 @@ def events_of(metrics: Metrics, number: int) -> Iterator[dict[str, Any]]:
 
 
 Slice = tuple[int, str, int, int, dict[str, int]]
-"""Row, name, start, nanoseconds, and what else is known."""
+"""The row, name, start, duration in nanoseconds, and arguments of an event."""
 
 
 def slices_of_core(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
-    """Give what threads that read did: windows, and within each its stages end to end.
+    """Yield the windows of the threads that read, and the stages within each window.
 
-    The core adds the stages of a window up: how long each took is right, where it stands not.
+    The core only sums the time of each stage of a window, so stages are shown one after the other:
+    their durations are exact, their starts are not.
     """
     for watch, began in metrics.watches:
         for thread, start, nanos, stages, num_rows, num_bytes in watch.events():
-            # 0 is whoever takes batches, which is told better by what it runs.
+            # Thread 0 takes batches, which the events of Python show in more detail.
             if thread == 0:
                 continue
-            row = READING + thread - 1
+            row = FIRST_READER + thread - 1
             rows[row] = f"reading {thread}"
             at, end = began + start, began + start + nanos
             args = {"rows": num_rows, "bytes": num_bytes}
@@ -137,28 +138,30 @@ def slices_of_core(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
 
 
 def slices_of_python(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
-    """Give what the training loop and our threads of Python did."""
+    """Yield the events of the training loop and of lanceloader's Python threads."""
     events = list(metrics.events or ())
     trainers = [event.thread[1] for event in events if event.name == "wait"]
     threads: dict[str | int, int] = {trainers[0]: 0} if trainers else {}
     for event in events:
         key = key_of(event)
         if key not in threads:
-            threads[key] = OTHERS + len(threads)
+            threads[key] = FIRST_PYTHON + len(threads)
         row = threads[key]
-        title = event.thread[0].removeprefix(OURS)
+        title = event.thread[0].removeprefix(THREAD_PREFIX)
         rows[row] = "training loop" if event.thread[1] in trainers else title
         yield row, event.name, event.start, event.nanos, event.args
 
 
 def key_of(event: TraceEvent) -> str | int:
     name, thread = event.thread
-    return name if name.startswith(OURS) else thread
+    return name if name.startswith(THREAD_PREFIX) else thread
 
 
-def named(pid: int, tid: int, what: str, name: str) -> dict[str, Any]:
-    return metadata(pid, tid, what, {"name": name})
+def name_event(pid: int, tid: int, what: str, name: str) -> dict[str, Any]:
+    return metadata_event(pid, tid, what, {"name": name})
 
 
-def metadata(pid: int, tid: int, what: str, args: dict[str, Any]) -> dict[str, Any]:
+def metadata_event(
+    pid: int, tid: int, what: str, args: dict[str, Any]
+) -> dict[str, Any]:
     return {"name": what, "ph": "M", "pid": pid, "tid": tid, "args": args}

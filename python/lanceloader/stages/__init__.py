@@ -1,1 +1,1 @@
-"""What happens to a raw batch before it is handed out: format, transform, collate, copy to a device."""
+"""The stages between a raw batch and the training loop: format, transform, collate, copy to a device."""

@@ -1,6 +1,6 @@
-"""What transforms made of rows one by one, as one batch: how many rows, and end to end.
+"""Concatenation of batches of one row, as transforms return them, and their numbers of rows.
 
-Values are lists, tensors, arrays, frames, Arrow data, and dicts and tuples of these.
+Batches are lists, tensors, arrays, data frames, Arrow data, and dicts and tuples of these.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ from typing import Any
 
 from lanceloader.formats._columns import Ragged
 
-__all__ = ["emptied", "joined", "num_rows_of"]
+__all__ = ["concat", "empty_like", "num_rows_of"]
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "pandas", "polars")
 
 
 def num_rows_of(value: Any) -> int:
-    """Count the rows that a batch has.
+    """Return the number of rows in a batch.
 
     Raises:
-        ValueError: If it is nothing that has rows, or its parts have different numbers.
+        ValueError: If the value is not a batch, or its parts have different numbers of rows.
     """
     if isinstance(value, Ragged):
         return len(value.offsets) - 1
     if isinstance(value, Mapping):
-        return agreed(value, {name: num_rows_of(part) for name, part in value.items()})
+        return common_num_rows(
+            value, {name: num_rows_of(part) for name, part in value.items()}
+        )
     if isinstance(value, tuple):
-        return agreed(value, {at: num_rows_of(part) for at, part in enumerate(value)})
+        return common_num_rows(
+            value, {at: num_rows_of(part) for at, part in enumerate(value)}
+        )
     if library_of(value) is not None:
         shape = getattr(value, "shape", None) or (getattr(value, "num_rows", None),)
         if isinstance(shape[0], int):
@@ -38,87 +42,96 @@ def num_rows_of(value: Any) -> int:
     if isinstance(value, list):
         return len(value)
     message = (
-        f"one output row per input row: {type(value).__name__} {str(value)[:60]!r} has no "
-        "rows; wanted a list, a tensor, an array, Arrow data, or a dict or tuple of these"
+        f"a transform must return one output row per input row, but {type(value).__name__} "
+        f"{str(value)[:60]!r} has no rows: return a list, a tensor, an array, Arrow data, or a "
+        "dict or tuple of these"
     )
     raise ValueError(message)
 
 
-def agreed(value: Any, counts: dict[Any, int]) -> int:
-    """Give the number of rows that all parts have."""
+def common_num_rows(value: Any, counts: dict[Any, int]) -> int:
+    """Return the number of rows, which must be the same for all parts of a batch.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if len(set(counts.values())) != 1:
         message = (
-            f"one output row per input row: the parts of a {type(value).__name__} have "
-            f"{counts} rows"
+            f"a transform must return one output row per input row, but the parts of a "
+            f"{type(value).__name__} have different numbers of rows, {counts}"
         )
         raise ValueError(message)
     return next(iter(counts.values()))
 
 
-def joined(parts: list[Any]) -> Any:
-    """Join batches end to end.
+def concat(parts: list[Any]) -> Any:
+    """Return the concatenation of batches.
 
     Args:
-        parts: At least one, all of one kind.
+        parts: At least one batch, all of the same type.
 
     Raises:
-        ValueError: If they are of different kinds or cannot be joined.
+        ValueError: If the types differ, or the batches cannot be concatenated.
     """
     first = parts[0]
     if len(parts) == 1:
         return first
     kinds = {type(part).__name__ for part in parts}
     if len(kinds) > 1:
-        message = f"rows of different kinds, {', '.join(sorted(kinds))}, are no batch"
+        message = f"rows of different types cannot be concatenated: {', '.join(sorted(kinds))}"
         raise ValueError(message)
     if isinstance(first, Ragged):
-        return joined_lists(parts)
+        return concat_ragged(parts)
     if isinstance(first, Mapping):
-        return joined_dicts(parts)
+        return concat_dicts(parts)
     if isinstance(first, tuple):
         if len({len(part) for part in parts}) > 1:
-            raise ValueError("tuples of different lengths are no batch")
-        places = [joined(list(place)) for place in zip(*parts, strict=True)]
-        return tuple_like(first, places)
+            raise ValueError("tuples of different lengths cannot be concatenated")
+        elements = [concat(list(values)) for values in zip(*parts, strict=True)]
+        return tuple_like(first, elements)
     if isinstance(first, list):
         return list(itertools.chain.from_iterable(parts))
     try:
-        return end_to_end(library_of(first), parts)
+        return concat_arrays(library_of(first), parts)
     except (RuntimeError, TypeError, ValueError) as error:
-        # Rows that were padded on their own, mostly.
-        message = f"what was made of single rows cannot be joined: {error}"
+        # In most cases each row was padded to another length.
+        message = f"the results of a transform for single rows cannot be concatenated: {error}"
         raise ValueError(message) from error
 
 
-def emptied(value: Any) -> Any:
-    """Give a batch of the same kind, without rows.
+def empty_like(value: Any) -> Any:
+    """Return a batch of the same type without rows.
 
     Raises:
-        ValueError: If it is nothing that has rows.
+        ValueError: If the value is not a batch.
     """
     num_rows_of(value)
     if isinstance(value, Ragged):
         return Ragged(value.values[:0], value.offsets[:1] * 0)
     if isinstance(value, Mapping):
-        return like(value, {name: emptied(part) for name, part in value.items()})
+        return dict_like(
+            value, {name: empty_like(part) for name, part in value.items()}
+        )
     if isinstance(value, tuple):
-        return tuple_like(value, [emptied(part) for part in value])
+        return tuple_like(value, [empty_like(part) for part in value])
     if library_of(value) == "pandas":
         return value.iloc[:0]
     return value[:0]
 
 
-def joined_dicts(parts: list[Any]) -> Any:
+def concat_dicts(parts: list[Any]) -> Any:
     first = parts[0]
     if any(part.keys() != first.keys() for part in parts):
         keys = {tuple(part.keys()) for part in parts}
-        message = f"dicts of different keys are no batch: {keys}"
+        message = f"dicts of different keys cannot be concatenated: {keys}"
         raise ValueError(message)
-    return like(first, {name: joined([part[name] for part in parts]) for name in first})
+    return dict_like(
+        first, {name: concat([part[name] for part in parts]) for name in first}
+    )
 
 
-def like(first: Any, columns: dict[Any, Any]) -> Any:
-    """Give columns as a dict of the same class."""
+def dict_like(first: Any, columns: dict[Any, Any]) -> Any:
+    """Return columns as a dict of the same class as ``first``."""
     if not isinstance(first, dict) or type(first) is dict:
         return columns
     new = copy.copy(first)
@@ -127,11 +140,11 @@ def like(first: Any, columns: dict[Any, Any]) -> Any:
 
 
 def tuple_like(first: Any, parts: list[Any]) -> Any:
-    """Give parts as a tuple of the same class."""
+    """Return parts as a tuple of the same class as ``first``."""
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
-def joined_lists(parts: list[Ragged]) -> Ragged:
+def concat_ragged(parts: list[Ragged]) -> Ragged:
     values: list[Any] = []
     offsets: list[Any] = []
     end = 0
@@ -141,11 +154,11 @@ def joined_lists(parts: list[Ragged]) -> Ragged:
         shifted = part.offsets + (end - start)
         offsets.append(shifted[1:] if offsets else shifted)
         end += stop - start
-    return Ragged(joined(values), joined(offsets))
+    return Ragged(concat(values), concat(offsets))
 
 
 def library_of(value: Any) -> str | None:
-    """Say whose a tensor, array or frame is, without importing any library."""
+    """Return the library of a tensor, array or data frame, without importing it."""
     for kind in type(value).__mro__:
         library = kind.__module__.partition(".")[0]
         if library in LIBRARIES:
@@ -153,7 +166,7 @@ def library_of(value: Any) -> str | None:
     return None
 
 
-def end_to_end(library: str | None, parts: list[Any]) -> Any:
+def concat_arrays(library: str | None, parts: list[Any]) -> Any:
     if library == "torch":
         import torch
 
@@ -171,12 +184,12 @@ def end_to_end(library: str | None, parts: list[Any]) -> Any:
 
         return pl.concat(parts)
     if library == "pyarrow":
-        return joined_arrow(parts)
-    message = f"wanted lists, tensors, arrays or Arrow data, not {type(parts[0])}"
+        return concat_arrow(parts)
+    message = f"values of type {type(parts[0]).__name__} are neither lists, tensors, arrays nor Arrow data"
     raise TypeError(message)
 
 
-def joined_arrow(parts: list[Any]) -> Any:
+def concat_arrow(parts: list[Any]) -> Any:
     import pyarrow as pa
 
     first = parts[0]

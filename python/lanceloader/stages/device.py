@@ -1,8 +1,8 @@
-"""Batches in pinned memory and on a device, copied while the step before is at work.
+"""Batches in pinned memory and on a device, copied during the step before.
 
-Tensors are moved, and whatever else has a method ``to``; text, numbers, numpy and Arrow stay
-as they are. Tensors that are parts of one storage, as the columns of a batch are, go in one
-copy and are parts of one storage again.
+Tensors and other objects with a method ``to`` are copied; strings, numbers, numpy arrays and Arrow data
+are not. Tensors that share a storage, such as the columns of a batch, are copied at once and share a
+storage afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from lanceloader.stages.ordered_map import OrderedMap
-from lanceloader.stages.tensor_tree import bytes_used, is_simple, leaves, mapped
+from lanceloader.stages.tensor_tree import (
+    bytes_by_storage,
+    is_plain_tensor,
+    tree_leaves,
+    tree_map,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,18 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["copied_ahead", "on_device", "pinned"]
 
 Timed: TypeAlias = "Callable[[Callable[[Any], Any]], Callable[[Any], Any]]"
-"""Makes a function count its time."""
+"""A decorator that measures the time of a function."""
 
 
 def pinned(value: Any) -> Any:
-    """Copy the tensors of a batch to pinned memory, from where a device copies by itself.
+    """Return a batch with its tensors in pinned memory, for asynchronous copies to a device.
 
-    Without an accelerator that has any, warns once, as torch does, and changes nothing.
+    Without an accelerator that supports pinned memory, this warns once, as torch does, and returns
+    ``value``.
 
     Args:
-        value: A tensor, or any nesting of dicts, lists, tuples and dataclasses.
+        value: A tensor, or nested dicts, lists, tuples and dataclasses of tensors.
     """
-    return together(value, pin) if can_pin() else value
+    return map_by_storage(value, pin) if can_pin() else value
 
 
 def on_device(
@@ -43,22 +49,22 @@ def on_device(
     pin_memory: bool = False,
     timed: Timed = lambda call: call,
 ) -> Iterator[Any]:
-    """Give batches whose tensors are on a device, or pinned, or both in turn.
+    """Return an iterator over batches whose tensors are in pinned memory, on a device, or both in turn.
 
-    To CUDA and for pinning, a thread works one batch ahead, and copies on a stream of its own:
-    the copy goes on while the step before computes. What is handed over may be used on the
-    current stream of whoever asks, like any tensor. Nothing begins before the first ``next``.
+    For CUDA and for pinned memory, a thread copies one batch ahead. Copies to CUDA use a stream of
+    their own, so they overlap with the computation of the step before. The batches may be used on
+    the current stream of the thread that calls ``next``. Nothing starts before the first ``next``.
 
     Args:
-        batches: Any nestings of dicts, lists, tuples and dataclasses.
-        device: Where to; by default they stay where they are. ``"cuda"`` means what it means
-            to the caller now.
-        pin_memory: Whether to copy through pinned memory. Ignored, with a warning, if there is
-            no accelerator.
-        timed: Makes the function that copies a batch count its time.
+        batches: Tensors, or nested dicts, lists, tuples and dataclasses of tensors.
+        device: The device to copy to, by default none. ``"cuda"`` is the current device of the
+            caller.
+        pin_memory: Whether to copy through pinned memory. Without an accelerator this warns and
+            has no effect.
+        timed: Measures the time of the function that copies a batch.
 
     Raises:
-        TypeError: From ``next``, if the first batch has nothing that could be moved.
+        TypeError: From ``next``, if the first batch has no tensors.
     """
     import torch
 
@@ -68,24 +74,24 @@ def on_device(
         return iter(batches)
     if place is not None and place.type == "cuda":
         if place.index is None:
-            # Threads have a current device of their own.
+            # Each thread has its own current device.
             place = torch.device("cuda", torch.cuda.current_device())
         return copied_ahead(batches, place, torch.cuda, pins=pins, timed=timed)
-    check = Check(place)
+    check = DeviceCheck(place)
     if not pins:
         return OrderedMap(
             batches,
-            timed(lambda batch: mapped(check(batch), lambda leaf: to(leaf, place))),
+            timed(lambda batch: tree_map(check(batch), lambda leaf: to(leaf, place))),
             threads=0,
             ahead=0,
             name="lanceloader-device",
         )
-    choose = chosen_accelerator()
+    choose = accelerator_setter()
 
     def pin_and_move(batch: Any) -> Any:
         choose()
-        batch = together(check(batch), pin)
-        return batch if place is None else mapped(batch, lambda leaf: to(leaf, place))
+        batch = map_by_storage(check(batch), pin)
+        return batch if place is None else tree_map(batch, lambda leaf: to(leaf, place))
 
     return OrderedMap(
         batches, timed(pin_and_move), threads=1, ahead=1, name="lanceloader-device"
@@ -100,87 +106,89 @@ def copied_ahead(
     pins: bool,
     timed: Timed = lambda call: call,
 ) -> Iterator[Any]:
-    """Give batches on a device, copied one ahead on a stream of their own.
+    """Return an iterator over batches on a device, copied one ahead on a separate stream.
 
     Args:
         batches: As for ``on_device``.
-        device: With its index.
-        cuda: ``torch.cuda``, or what has its streams.
+        device: The device, with its index.
+        cuda: ``torch.cuda``, or an object with the same streams.
         pins: Whether to copy through pinned memory.
         timed: As for ``on_device``.
     """
-    side = Side(device, cuda, pins=pins)
+    stream = CopyStream(device, cuda, pins=pins)
     copies = OrderedMap(
-        batches, timed(side.begin), threads=1, ahead=1, name="lanceloader-device"
+        batches, timed(stream.start), threads=1, ahead=1, name="lanceloader-device"
     )
-    return Handed(copies, side)
+    return CopiedBatches(copies, stream)
 
 
-class Side:
-    """A stream on which copies go on beside the computation."""
+class CopyStream:
+    """A CUDA stream for copies, which run in parallel to the computation."""
 
     def __init__(self, device: torch.device, cuda: Any, *, pins: bool) -> None:
         self.device = device
         self.cuda = cuda
         self.stream = cuda.Stream(device)
         self.pins = pins
-        self.check = Check(device)
+        self.check = DeviceCheck(device)
 
-    def begin(self, batch: Any) -> tuple[Any, Any]:
-        """Begin to copy; give the copy, and the event that says that it is there."""
+    def start(self, batch: Any) -> tuple[Any, Any]:
+        """Start to copy a batch, and return the copy and the event of its completion."""
         self.check(batch)
-        # The context chooses the device too, for pinning.
+        # The context also sets the current device, for pinned memory.
         with self.cuda.stream(self.stream):
             if self.pins:
-                batch = together(batch, pin)
-            batch = together(batch, self.move)
+                batch = map_by_storage(batch, pin)
+            batch = map_by_storage(batch, self.move)
             return batch, self.stream.record_event()
 
     def move(self, leaf: Any) -> Any:
         return to(leaf, self.device) if hasattr(leaf, "record_stream") else leaf
 
     def finish(self, batch: Any, event: Any) -> Any:
-        """Make the current stream wait for the copy, and keep its memory until that is done."""
+        """Return a copy for use on the current stream, which waits for its completion."""
         current = self.cuda.current_stream(self.device)
         current.wait_event(event)
 
         def finished(leaf: Any) -> Any:
             if not hasattr(leaf, "record_stream"):
-                # Nobody could say how long the side stream must keep its memory.
+                # Without `record_stream` its memory might be reused too early, so it is copied here.
                 return to(leaf, self.device)
-            # It was allocated on the side stream, which would give its memory to the next
-            # batch as soon as Python lets go of it, though the current stream may be behind.
+            # The memory belongs to the copy stream, which would reuse it for the next batch once
+            # Python frees the tensor, even if the current stream still reads it.
             leaf.record_stream(current)
             return leaf
 
-        return mapped(batch, finished)
+        return tree_map(batch, finished)
 
 
-class Handed:
-    """Copies, each made ready for the stream of whoever asks."""
+class CopiedBatches:
+    """An iterator over copied batches, each for use on the current stream of the caller."""
 
-    def __init__(self, copies: OrderedMap[Any, tuple[Any, Any]], side: Side) -> None:
+    def __init__(
+        self, copies: OrderedMap[Any, tuple[Any, Any]], stream: CopyStream
+    ) -> None:
         self._copies = copies
-        self._side = side
+        self._stream = stream
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
-        return self._side.finish(*next(self._copies))
+        return self._stream.finish(*next(self._copies))
 
     @property
     def num_ready(self) -> int:
-        """Batches whose copy was begun, and that were not handed over."""
+        """The number of batches whose copy was started and that were not yielded yet."""
         return self._copies.num_ready
 
     def close(self) -> None:
-        """Copy no more."""
+        """Stop copying."""
         self._copies.close()
 
 
-class Check:
-    """Refuses a first batch that cannot be moved, so that a device is not ignored silently."""
+class DeviceCheck:
+    """Checks that the first batch has tensors, as ``device`` would have no effect otherwise."""
 
     def __init__(self, device: torch.device | None) -> None:
         self.device = device
@@ -188,10 +196,10 @@ class Check:
 
     def __call__(self, batch: Any) -> Any:
         is_empty = isinstance(batch, list | tuple | Mapping) and not batch
-        if not self.is_done and not is_empty and not leaves(batch):
+        if not self.is_done and not is_empty and not tree_leaves(batch):
             message = (
-                f"device={str(self.device)!r}: a {type(batch).__name__} without tensors cannot "
-                'be moved there; wanted a format like "torch_dict"'
+                f"`device`={str(self.device)!r} has no effect on a {type(batch).__name__} without "
+                'tensors: pass a format of tensors, such as "torch_dict"'
             )
             raise TypeError(message)
         self.is_done = self.is_done or not is_empty
@@ -212,8 +220,8 @@ def pin(leaf: Any) -> Any:
     return leaf.pin_memory()
 
 
-def together(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Give ``value`` with its tensors replaced, those of one storage by parts of its copy.
+def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a batch with copied tensors; those of one storage are views of one copy.
 
     Args:
         value: A batch.
@@ -221,15 +229,15 @@ def together(value: Any, function: Callable[[Any], Any]) -> Any:
     """
     import torch
 
-    used = bytes_used(value)
+    used = bytes_by_storage(value)
     copies: dict[int, Any] = {}
 
     def replaced(leaf: Any) -> Any:
-        if not is_simple(leaf):
+        if not is_plain_tensor(leaf):
             return function(leaf)
         storage = leaf.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        # A tensor on its own keeps its storage; a few of a large one do not take all along.
+        # A storage is only copied as a whole if several tensors use most of it.
         if used[key] <= leaf.nbytes or used[key] * 2 < size:
             return function(leaf)
         if key not in copies:
@@ -243,11 +251,11 @@ def together(value: Any, function: Callable[[Any], Any]) -> Any:
             leaf.stride(),
         )
 
-    return mapped(value, replaced)
+    return tree_map(value, replaced)
 
 
-def chosen_accelerator() -> Callable[[], None]:
-    """Give what chooses, in another thread, the accelerator that is the current one here."""
+def accelerator_setter() -> Callable[[], None]:
+    """Return a function that sets the accelerator of another thread to the current one of this thread."""
     import torch
 
     accelerator: Any = getattr(torch, "accelerator", None)
@@ -262,7 +270,7 @@ _has_warned = False
 
 
 def can_pin() -> bool:
-    """Whether there is pinned memory; warns once if there is none."""
+    """Return whether pinned memory is supported, and warn once if it is not."""
     global _has_warned
     import torch
 

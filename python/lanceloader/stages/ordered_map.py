@@ -1,7 +1,7 @@
-"""A function over items in threads of our own: in order, bounded, and never in the way of exit.
+"""``OrderedMap``: maps a function over items in threads, in order and with bounded memory.
 
-``concurrent.futures`` joins its threads when the interpreter exits, so a function that hangs
-would hang the program. These threads are daemons; at exit they are given a moment.
+Unlike ``concurrent.futures``, which joins its threads at the exit of the interpreter, the threads are
+daemons, so a function that hangs does not block the exit. Calls get ``GRACE_S`` seconds to finish.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OrderedMap"]
 
-# A daemon that is inside C++ or Rust when the interpreter goes takes the process down with an
-# abort. Most calls are done within this time; one that hangs delays exit by no more.
+# A daemon thread in C++ or Rust code aborts the process when the interpreter is finalised, so the
+# exit waits for calls, but no longer than this.
 GRACE_S = 2.0
 
 Item = TypeVar("Item")
@@ -31,23 +31,25 @@ Result = TypeVar("Result")
 
 
 class OrderedMap(Generic[Item, Result]):
-    """What ``call`` makes of each of ``items``, in order, made ahead by threads.
+    """An iterator over ``call(item)`` for each item, in order, which threads compute ahead.
 
-    Threads take items and call the function; whoever asks only waits, so that Ctrl-C works.
-    Threads start with the first ``next``. Several threads may ask at once; each result goes
-    to one of them. An exception, whether of the items, of the function or of waiting, ends it.
+    The thread that calls ``next`` only waits, so that Ctrl-C works. Threads start on the first
+    ``next``. Several threads may call ``next``; each result is returned to one of them. An exception
+    of the items, of the function or of waiting ends the iteration.
 
     Args:
-        items: Taken by one thread at a time, but not always by the same.
-        call: Called from several threads at once.
-        threads: Their number. 0 calls in the thread that asks, ahead of nothing.
-        ahead: Items that may be taken and not handed over.
-        weigh: Gives the weight of an item that was just taken.
-        most: Of items that are taken and not handed over, more than one only within this weight,
-            as far as the heaviest so far says what the next will weigh.
-        timeout: Seconds that one call may take once somebody waits for it.
-        late: The message of the ``TimeoutError``, of an item's number and the item.
-        name: What the threads are called.
+        items: The items, which are taken by one thread at a time, but not always the same one.
+        call: The function, which several threads call at the same time.
+        threads: The number of threads. With 0, the thread that calls ``next`` calls the function,
+            without computing ahead.
+        ahead: The most items in flight, which are taken from ``items`` and not yielded yet.
+        weigh: Returns the weight of the item that was taken last.
+        max_weight: The limit of the total weight of items in flight, if there are more than one. An
+            item is only taken if the total would stay within it for the heaviest item so far.
+        timeout: The most seconds of a call, if its result is being waited for.
+        timeout_message: Returns the message of the ``TimeoutError`` from the number of an item and
+            the item.
+        name: The prefix of the names of the threads.
     """
 
     def __init__(
@@ -58,13 +60,15 @@ class OrderedMap(Generic[Item, Result]):
         threads: int,
         ahead: int,
         weigh: Callable[[Item], int] = lambda _: 0,
-        most: int = 0,
+        max_weight: int = 0,
         timeout: float | None = None,
-        late: Callable[[int, Item], str] = lambda number, _: f"item {number} is late",
+        timeout_message: Callable[[int, Item], str] = lambda number, _: (
+            f"item {number} timed out"
+        ),
         name: str,
     ) -> None:
-        space = _Space(ahead, weigh, most)
-        self._work = _Work(iter(items), call, space, timeout, late)
+        space = _Space(ahead, weigh, max_weight)
+        self._work = _Work(iter(items), call, space, timeout, timeout_message)
         self._num_threads = threads
         self._name = name
         self._finalizer = weakref.finalize(self, _stop, self._work)
@@ -76,14 +80,14 @@ class OrderedMap(Generic[Item, Result]):
         work = self._work
         if os.getpid() != work.process:
             raise RuntimeError(
-                "this iteration was begun in another process, whose threads a fork does "
-                "not copy: begin one here"
+                "this iterator was made in another process, whose threads do not exist after a "
+                "fork: call iter() in this process"
             )
         try:
             if not self._num_threads:
-                return work.here()
-            work.begin(self._num_threads, self._name)
-            job = work.take()
+                return work.call_next()
+            work.start(self._num_threads, self._name)
+            job = work.wait_for_next()
         except BaseException:
             self.close()
             raise
@@ -97,23 +101,23 @@ class OrderedMap(Generic[Item, Result]):
         try:
             raise as_runtime_error(error)
         finally:
-            # Its traceback holds this frame, which would hold it.
+            # The traceback refers to this frame: avoid a reference cycle.
             del error
 
     @property
     def num_ready(self) -> int:
-        """Results that were made and not handed over."""
+        """The number of results that were computed and not yielded yet."""
         work = self._work
         with work.lock:
             return sum(job.is_done for job in work.jobs)
 
     def close(self) -> None:
-        """Take no more items. Calls that run are not waited for; what they make is dropped."""
+        """Take no more items. Running calls are not waited for, and their results are dropped."""
         self._finalizer()
 
 
 class _Job(Generic[Item, Result]):
-    """One item on its way."""
+    """An item in flight."""
 
     __slots__ = ("error", "is_done", "item", "number", "result", "started", "weight")
 
@@ -128,21 +132,24 @@ class _Job(Generic[Item, Result]):
 
 
 class _Space(Generic[Item]):
-    """How many items may be under way: of those that are, their number and weight."""
+    """The number and weight of the items in flight, and their limits."""
 
-    def __init__(self, ahead: int, weigh: Callable[[Item], int], most: int) -> None:
+    def __init__(
+        self, ahead: int, weigh: Callable[[Item], int], max_weight: int
+    ) -> None:
         self.ahead = ahead
         self.weigh = weigh
-        self.most = most
+        self.max_weight = max_weight
         self.num_items = 0
         self.weight = 0
         self.heaviest = 0
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be taken; without any, nothing would go on."""
+        """Whether another item may be taken; the first one always may."""
         return self.num_items == 0 or (
-            self.num_items < self.ahead and self.weight + self.heaviest <= self.most
+            self.num_items < self.ahead
+            and self.weight + self.heaviest <= self.max_weight
         )
 
     def add(self, weight: int) -> None:
@@ -155,7 +162,10 @@ class _Space(Generic[Item]):
 
 
 class _Work(Generic[Item, Result]):
-    """What the threads share. It does not know ``OrderedMap``, whose end is how they end."""
+    """The shared state of the threads.
+
+    It must not refer to the ``OrderedMap``, whose finalizer stops the threads.
+    """
 
     def __init__(
         self,
@@ -163,16 +173,16 @@ class _Work(Generic[Item, Result]):
         call: Callable[[Item], Result],
         space: _Space[Item],
         timeout: float | None,
-        late: Callable[[int, Item], str],
+        timeout_message: Callable[[int, Item], str],
     ) -> None:
         self.items = items
         self.call = call
         self.space = space
         self.timeout = timeout
-        self.late = late
+        self.timeout_message = timeout_message
         self.process = os.getpid()
         self.threads: list[threading.Thread] = []
-        # Reentrant: a collection of garbage may stop the work in a thread that holds it.
+        # Reentrant: garbage collection may call stop() in a thread that holds the lock.
         self.lock = threading.RLock()
         self.done = threading.Condition(self.lock)
         self.room = threading.Condition(self.lock)
@@ -182,8 +192,8 @@ class _Work(Generic[Item, Result]):
         self.is_over = False
         self.is_stopped = False
 
-    def begin(self, threads: int, name: str) -> None:
-        """Start the threads, unless they were."""
+    def start(self, threads: int, name: str) -> None:
+        """Start the threads, if they were not started."""
         if self.threads:
             return
         with self.lock:
@@ -198,21 +208,21 @@ class _Work(Generic[Item, Result]):
                 thread.start()
 
     def work(self) -> None:
-        """Call for one item after the other, until there are no more."""
+        """Run one job after the other, until there are no more."""
         while (job := self.next_job()) is not None:
             self.run(job)
-            # What was made must not wait here for the next item.
+            # Do not keep the result alive while waiting for the next item.
             del job
 
     def next_job(self) -> _Job[Item, Result] | None:
-        """Wait until another item may be taken, and take it; ``None`` if there are no more."""
+        """Wait until another item may be taken, and return its job; ``None`` if there are no more."""
         with self.taking:
             with self.lock:
                 while not (self.space.has_room or self.is_at_end):
                     self.room.wait()
                 if not self.is_at_end:
                     self.space.num_items += 1
-            job = None if self.is_at_end else self.taken()
+            job = None if self.is_at_end else self.take_job()
             if not self.is_stopped:
                 return job
             self.drop_items()
@@ -222,8 +232,8 @@ class _Work(Generic[Item, Result]):
     def is_at_end(self) -> bool:
         return self.is_over or self.is_stopped
 
-    def taken(self) -> _Job[Item, Result] | None:
-        """Take an item, with the place in order that it has thereby."""
+    def take_job(self) -> _Job[Item, Result] | None:
+        """Return the job of the next item, whose number is its position in the order."""
         try:
             item = next(self.items)
             job = _Job[Item, Result](self.num_taken, item)
@@ -241,7 +251,7 @@ class _Work(Generic[Item, Result]):
             self.space.add(job.weight)
             self.jobs.append(job)
             self.is_over = self.is_over or job.is_done
-            # Whoever waits for the first in line may have waited before it was there.
+            # A consumer may have waited for the first job before there was one.
             if job.is_done or len(self.jobs) == 1:
                 self.done.notify_all()
         return None if job.is_done else job
@@ -256,11 +266,11 @@ class _Work(Generic[Item, Result]):
             job.is_done = True
             self.done.notify_all()
 
-    def take(self) -> _Job[Item, Result] | None:
-        """Wait for what is next in order.
+    def wait_for_next(self) -> _Job[Item, Result] | None:
+        """Wait for the next job in order, and return it; ``None`` if there are no more.
 
         Raises:
-            TimeoutError: If it takes too long to make.
+            TimeoutError: If its call takes too long.
         """
         with self.lock:
             while not self.is_stopped:
@@ -280,11 +290,11 @@ class _Work(Generic[Item, Result]):
         job = self.jobs[0]
         left = job.started + self.timeout - time.monotonic()
         if left <= 0:
-            raise TimeoutError(self.late(job.number, cast("Item", job.item)))
+            raise TimeoutError(self.timeout_message(job.number, cast("Item", job.item)))
         return left
 
-    def here(self) -> Result:
-        """Call in this thread."""
+    def call_next(self) -> Result:
+        """Return the result for the next item, computed in this thread."""
         with self.taking:
             if self.is_stopped:
                 raise StopIteration
@@ -297,7 +307,7 @@ class _Work(Generic[Item, Result]):
             self.jobs.clear()
             self.room.notify_all()
             self.done.notify_all()
-        # Whoever is taking an item lets go of them afterwards.
+        # A thread that is taking an item drops the items afterwards.
         if self.taking.acquire(blocking=False):
             try:
                 self.drop_items()
@@ -313,7 +323,7 @@ class _Work(Generic[Item, Result]):
 
 
 def _stop(work: _Work[Item, Result]) -> None:
-    # After a fork the locks may be held, by threads that are not there.
+    # After a fork, locks may be held by threads that do not exist.
     if os.getpid() == work.process:
         work.stop()
 
@@ -331,7 +341,7 @@ def _at_exit(work: _Work[Item, Result]) -> None:
 
 
 def _let_finish() -> None:
-    """Stop all threads, and wait a moment for those in the middle of a call."""
+    """Stop all threads, and wait up to ``GRACE_S`` for running calls."""
     end = time.monotonic() + GRACE_S
     running = [work for work in _RUNNING if work.process == os.getpid()]
     for work in running:

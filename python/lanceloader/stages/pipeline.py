@@ -1,4 +1,4 @@
-"""From raw batches to what a training step takes: format, transform, collate, copy."""
+"""``BatchPipeline``: the stages of a batch, which are format, transform, collate and copy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ clock = time.perf_counter_ns
 
 
 MOST_BYTES = 1 << 30
-"""The bytes of raw batches that transforms may hold where no ``memory_limit`` was given."""
+"""The most bytes of raw batches in transforms, without a ``memory_limit``."""
 
 
 def most_bytes_of(units: Units) -> int:
-    """Return how many bytes of raw batches transforms may hold: half of what rows may take."""
-    limit = units.view._options.for_native()["memory_limit"]
+    """Return the most bytes of raw batches in transforms: half of ``memory_limit``."""
+    limit = units.view.read_options.for_native()["memory_limit"]
     return MOST_BYTES if limit is None else int(limit) // 2
 
 
@@ -50,12 +50,12 @@ class BatchPipeline:
 
     Attributes:
         transform: The user's function of a batch in its format.
-        threads: Threads that call it; 0 calls it in the consumer's thread.
-        policy: What is done with rows that it fails on.
-        timeout: Seconds that one batch may take.
-        collate: The user's function of what the transform returns.
-        pin_memory: Whether tensors are put into pinned memory.
-        device: The device that tensors are copied to.
+        threads: The number of threads that call it; with 0, the consumer's thread does.
+        policy: How rows are treated for which it raises.
+        timeout: The most seconds for one batch.
+        collate: The user's function of the result of the transform.
+        pin_memory: Whether tensors are copied to pinned memory.
+        device: The device that tensors are copied to, or ``None``.
     """
 
     transform: Callable[[Any], Any] | None = None
@@ -78,19 +78,20 @@ class BatchPipeline:
         pin_memory: bool,
         device: Any,
     ) -> Self:
-        """Return the pipeline of a user's arguments; see ``Permutation.loader``.
+        """Return a pipeline of checked arguments; see ``Permutation.loader``.
 
         Raises:
-            ImportError: If torch is needed, and not installed.
-            TypeError: If a function is none, or a number.
-            ValueError: If options are given for a transform that is not, or a timeout is no time or
-                has no thread to leave behind.
+            ImportError: If ``device`` or ``pin_memory`` is passed and torch is not installed.
+            TypeError: If a function is not callable, or a number is of the wrong type.
+            ValueError: If an option has no effect without a transform; or if the timeout is not
+                positive, or is passed without threads.
         """
         check_function("transform", transform)
         check_function("collate", collate)
         if transform is None and (policy.on_error != "raise" or timeout is not None):
             raise ValueError(
-                "on_error and transform_timeout without a transform: wanted transform= too"
+                "`on_error` and `transform_timeout` have no effect without a transform: pass "
+                "`transform`, too"
             )
         if threads is None:
             num_threads = 0 if transform is None else num_cpus()
@@ -105,20 +106,21 @@ class BatchPipeline:
             need("torch", "pin_memory=True" if device is None else f"device={device!r}")
         if timeout is not None and not (timeout > 0 and num_threads):
             message = (
-                f"transform_timeout={timeout!r} with transform_threads={num_threads}: wanted "
-                "seconds above 0, and a thread that can be left behind"
+                f"`transform_timeout`={timeout!r} with `transform_threads`={num_threads} is not "
+                "supported: pass seconds above 0 and at least one thread, as only a thread can be "
+                "abandoned"
             )
             raise ValueError(message)
         return cls(transform, num_threads, policy, timeout, collate, pin_memory, device)
 
     @property
     def by_row(self) -> bool:
-        """Whether batches may have to be split into rows."""
+        """Whether batches may be split into rows, to find those for which a transform raises."""
         return self.policy.on_error != "raise"
 
     @property
     def _is_called(self) -> bool:
-        """Whether there is work for threads, or rows to skip."""
+        """Whether the transform stage is needed: there is a transform, or threads convert batches."""
         return self.transform is not None or self.threads > 0
 
     def run(
@@ -133,12 +135,12 @@ class BatchPipeline:
         """Return finished batches, in order.
 
         Args:
-            raw: The batches as they are read.
-            units: The units that they hold.
-            metrics: Counts what is done.
+            raw: The raw batches.
+            units: The units of these batches.
+            metrics: The counters of the iteration.
             locations: Returns the location of a batch, counted from 0, for messages.
             first: The number of the first batch, for messages.
-            stride: The step from the number of a batch to that of the next.
+            stride: The difference between the numbers of a batch and the next one.
         """
         if not self._is_called:
             values = self._converted(raw, units, metrics, locations)
@@ -152,7 +154,7 @@ class BatchPipeline:
                 counts=metrics.counts,
                 first=first,
                 stride=stride,
-                places=locations,
+                locations=locations,
                 num_bytes=lambda _: raw.num_bytes,
                 most_bytes=most_bytes_of(units),
             )
@@ -180,7 +182,7 @@ class BatchPipeline:
         return values
 
     def without_copies(self) -> BatchPipeline:
-        """Return the stages that another process can run: all but the copies."""
+        """Return the stages that another process can run: all except the copies."""
         return BatchPipeline(
             self.transform, self.threads, self.policy, self.timeout, self.collate
         )
@@ -211,12 +213,12 @@ class BatchPipeline:
                 if raised is error:
                     raise
                 raise raised from error
-            # The memory of the raw batch is used again once nothing refers to it.
+            # The core reuses the memory of a raw batch once it is dropped.
             del batch
             yield value
 
     def _call(self, units: Units, metrics: Metrics) -> Callable[[Any], Any]:
-        """Return the function that threads call with a raw batch."""
+        """Return the function of a raw batch that threads call: convert, transform and collate."""
         steps = [metrics.timed("format", units.convert)]
         if self.transform is not None:
             steps.append(metrics.timed("transform", self.transform))

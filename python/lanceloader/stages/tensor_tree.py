@@ -1,4 +1,4 @@
-"""Which tensors of a batch lie in one storage, so that it can be copied or sent as a whole."""
+"""The tensors of nested values, and the storages that they share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["bytes_used", "is_simple", "leaves", "mapped"]
+__all__ = ["bytes_by_storage", "is_plain_tensor", "tree_leaves", "tree_map"]
 
 PLAIN = (str, bytes, bool, int, float, type(None))
 
 
-def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Give ``value`` with its tensors, and what else has a ``to``, replaced.
+def tree_map(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a nested value with ``function`` applied to its leaves.
 
-    Dicts, lists, tuples and dataclasses keep their types.
+    Leaves are tensors and other objects with a method ``to``. Dicts, lists, tuples and dataclasses
+    keep their types.
     """
     if isinstance(value, PLAIN):
         return value
@@ -26,26 +27,25 @@ def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
         return function(value)
     if isinstance(value, Mapping):
         return with_items(
-            value, {name: mapped(part, function) for name, part in value.items()}
+            value, {name: tree_map(part, function) for name, part in value.items()}
         )
     if isinstance(value, tuple):
-        places = [mapped(part, function) for part in value]
-        return (
-            type(value)(*places) if hasattr(value, "_fields") else type(value)(places)
-        )
+        elements = [tree_map(part, function) for part in value]
+        has_fields = hasattr(value, "_fields")
+        return type(value)(*elements) if has_fields else type(value)(elements)
     if isinstance(value, list):
-        items = [mapped(part, function) for part in value]
+        items = [tree_map(part, function) for part in value]
         if type(value) is list:
             return items
         same_kind = copy.copy(value)
         same_kind[:] = items
         return same_kind
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Neither __init__ nor frozen may stand in the way.
+        # Copied without `__init__`, which may take other arguments, and also if frozen.
         new: Any = copy.copy(value)
         for field in dataclasses.fields(value):
             if hasattr(value, field.name):
-                part = mapped(getattr(value, field.name), function)
+                part = tree_map(getattr(value, field.name), function)
                 object.__setattr__(new, field.name, part)
         return new
     return value
@@ -65,15 +65,15 @@ def is_leaf(value: Any) -> bool:
     return callable(getattr(value, "to", None)) and not isinstance(value, type)
 
 
-def leaves(value: Any) -> list[Any]:
-    """Give everything in ``value`` that can be moved."""
+def tree_leaves(value: Any) -> list[Any]:
+    """Return the leaves of a nested value; see ``tree_map``."""
     found: list[Any] = []
-    mapped(value, found.append)
+    tree_map(value, found.append)
     return found
 
 
-def is_simple(leaf: Any) -> bool:
-    """Whether a tensor is no more than a part of a storage in memory."""
+def is_plain_tensor(leaf: Any) -> bool:
+    """Return whether a leaf is a plain strided view of a storage in memory of the CPU."""
     import torch
 
     return (
@@ -87,12 +87,12 @@ def is_simple(leaf: Any) -> bool:
     )
 
 
-def bytes_used(value: Any) -> dict[int, int]:
-    """Say how many bytes the tensors of ``value`` take of each storage that they lie in.
+def bytes_by_storage(value: Any) -> dict[int, int]:
+    """Return the number of bytes that the tensors of a nested value use of each storage.
 
     A tensor that occurs twice counts once.
     """
-    tensors = {id(leaf): leaf for leaf in leaves(value) if is_simple(leaf)}
+    tensors = {id(leaf): leaf for leaf in tree_leaves(value) if is_plain_tensor(leaf)}
     used: dict[int, int] = {}
     for tensor in tensors.values():
         key = tensor.untyped_storage()._cdata

@@ -1,4 +1,4 @@
-"""Functions of the user over batches, in threads, and what becomes of rows that they fail on."""
+"""The transform stage: calls a function with each batch in threads, and treats its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lanceloader import _native
 from lanceloader.choices import check_function
 from lanceloader.locations import RowLocation
 from lanceloader.monitor.transform_counts import TransformCounts
-from lanceloader.stages.concat import emptied, joined, num_rows_of
+from lanceloader.stages.concat import concat, empty_like, num_rows_of
 from lanceloader.stages.ordered_map import OrderedMap
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 OnError: TypeAlias = (
     Literal["raise", "skip", "warn", "fill"] | Callable[[Exception], Any]
 )
-"""What to do when a transform raises."""
+"""How rows are treated for which a transform raises."""
 
 
 class Unset:
-    """What nobody would give as a value. There is one, also after pickling."""
+    """The type of ``UNSET``, of which there is one instance, also after pickling."""
 
     def __reduce__(self) -> str:
         return "UNSET"
@@ -47,30 +47,31 @@ class Unset:
 
 
 UNSET: Any = Unset()
-"""Says that no ``error_value`` was given: ``None`` is a value."""
+"""The default of ``error_value``, for which ``None`` is a valid value."""
 
 HOW_TO_FIND = '; on_error="warn" finds out which of them fail'
-"""Said of a batch whose rows were not tried one by one."""
+"""The end of the note for a batch whose rows were not tried one by one."""
 
-# Batches taken ahead, for each thread: one in the making and one that waits to be handed over.
+# Batches in flight per thread: one that is being transformed, and a finished one.
 AHEAD = 2
 
 
 class ErrorPolicy:
-    """What becomes of rows that a transform fails on.
+    """How rows are treated for which a transform raises.
 
     Args:
-        on_error: ``"raise"`` raises. ``"skip"`` leaves the rows out, ``"warn"`` says so in the
-            log too, a function does if it answers true to the exception. ``"fill"`` puts
-            something in their place.
-        error_value: With ``"fill"``, what the transform would have made of a batch of one such
-            row: ``[None]``, ``{"x": torch.zeros(1, 3)}``. A deep copy is put in.
-        repair: With ``"fill"``, instead of a value: called with the exception and the batch of
-            one row, gives what the transform would have. Of a batch without rows, which ranks
-            may have for the sake of equal steps, it gets that; rows that it gives are left off.
+        on_error: ``"raise"`` raises the error. ``"skip"`` drops the rows, ``"warn"`` drops them
+            with a warning in the log, and a function of the exception drops them if it returns
+            true. ``"fill"`` replaces them.
+        error_value: With ``"fill"``, the result of the transform for a batch of one such row, such
+            as ``[None]`` or ``{"x": torch.zeros(1, 3)}``. Each row gets a deep copy.
+        repair: With ``"fill"``, in place of ``error_value``: a function of the exception and the
+            batch of one row that returns this result. It is also called with a batch without
+            rows, which a rank may have so that all take the same number of steps; the rows of
+            its result are then dropped.
 
     Raises:
-        ValueError: If there is no such policy, or its options do not fit.
+        ValueError: If the policy is unknown, or ``error_value`` and ``repair`` do not fit it.
     """
 
     def __init__(
@@ -83,7 +84,10 @@ class ErrorPolicy:
             *("raise", "skip", "warn", "fill"),
         )
         if not is_name and not callable(on_error):
-            message = f'on_error={on_error!r}: wanted "raise", "skip", "warn", "fill" or a function'
+            message = (
+                '`on_error` must be "raise", "skip", "warn", "fill" or a function, got '
+                f"{on_error!r}"
+            )
             raise ValueError(message)
         check_function("repair", repair)
         num_given = (error_value is not UNSET) + (repair is not None)
@@ -95,8 +99,8 @@ class ErrorPolicy:
             raise ValueError(message)
         if error_value is not UNSET and num_rows_of(error_value) != 1:
             message = (
-                f"`error_value` has {num_rows_of(error_value)} rows: pass what the transform "
-                "returns for a batch of one row"
+                f"`error_value` has {num_rows_of(error_value)} rows: pass the result of the "
+                "transform for a batch of one row"
             )
             raise ValueError(message)
         self.on_error = on_error
@@ -104,33 +108,33 @@ class ErrorPolicy:
         self.repair = repair
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Pickles of 0.1.0 have another name for it.
+        # Pickles of version 0.1.0 name it `fill_value`.
         if "fill_value" in state:
             state = {**state, "error_value": state["fill_value"]}
             del state["fill_value"]
         self.__dict__.update(state)
 
     def forgives(self, error: Exception) -> bool:
-        """Whether to go on without the rows, or with others in their place."""
+        """Return whether to continue, without the rows or with replacements."""
         if callable(self.on_error):
             return bool(self.on_error(error))
         return self.on_error != "raise"
 
     def filler(self, error: Exception, row: Any) -> Any:
-        """Give what stands in the place of a row."""
+        """Return the replacement of a row, as a batch of one row."""
         if self.repair is not None:
             return self.repair(error, row)
         return copy.deepcopy(self.error_value)
 
 
 def one_row_batches(batch: Any) -> Iterator[Any]:
-    """Give the rows of a batch as Arrow batches of one row. No copy, if the batch owns its rows."""
+    """Return the rows of a batch as Arrow batches of one row, without a copy if the batch owns its rows."""
     whole = as_arrow(batch)
     return (whole.slice(at, 1) for at in range(whole.num_rows))
 
 
 def as_arrow(batch: Any) -> Any:
-    """Give a batch of the core as an Arrow batch, and any other as it is."""
+    """Return a batch of the core as Arrow data, and any other batch unchanged."""
     import pyarrow as pa
 
     if isinstance(batch, _native.Batch):
@@ -148,82 +152,86 @@ def transformed(
     counts: TransformCounts | None = None,
     first: int = 0,
     stride: int = 1,
-    places: Callable[[int], RowLocation] | None = None,
+    locations: Callable[[int], RowLocation] | None = None,
     num_bytes: Callable[[Any], int] = lambda _: 0,
     most_bytes: int = 0,
     num_rows: Callable[[Any], int] = attrgetter("num_rows"),
     one_row_batches: Callable[[Any], Iterable[Any]] = one_row_batches,
-) -> Transformed:
-    """Call a function with each batch, in threads, and give what it makes, in order.
+) -> TransformedBatches:
+    """Return an iterator over the results of a function for each batch, which threads call, in order.
 
-    At most ``2 * threads`` batches are under way, and of those of more than ``most_bytes``
-    together only one. Nothing begins before the first ``next``;
-    closing or dropping the iterator ends it. A call that hangs neither keeps Ctrl-C from
-    working nor the program from exiting.
+    At most ``2 * threads`` batches are in flight, and no more than ``most_bytes``, unless there is
+    only one. Nothing starts before the first ``next``. Closing or dropping the iterator ends it. A
+    call that hangs blocks neither Ctrl-C nor the exit of the program.
 
-    Under a policy other than ``"raise"``, a batch that the function fails on is tried again row
-    by row, and the good rows are joined. Then there must be one output row per input row; the
-    function must not have changed the batch before it failed. Only ``Exception`` is ever
-    forgiven. A batch all of whose rows are left out is not handed over: it is counted and
-    logged. That is the one thing that changes the number of batches, so ranks that must take
-    equal steps want ``"fill"``.
+    Under a policy other than ``"raise"``, a batch for which the function raises is tried again row
+    by row, and the results are concatenated. The function must then return one output row per input
+    row, and must not modify its argument before it raises. Only subclasses of ``Exception`` are
+    treated. A batch whose rows are all dropped is not yielded, but counted and logged; the number of
+    batches may then differ between ranks, so ranks that must take the same number of steps need
+    ``"fill"``.
 
     Args:
-        batches: What to call with.
-        call: Called from several threads at once, if there are.
-        threads: Their number. 0 calls in the thread that asks.
-        policy: What becomes of rows that fail; by default ``ErrorPolicy("raise")``.
-        timeout: Seconds for one batch. One that takes longer when it is wanted ends the iteration;
-            its thread is left behind.
-        counts: Where to count.
+        batches: The batches.
+        call: The function, which several threads may call at the same time.
+        threads: The number of threads. With 0, the thread that calls ``next`` calls the function.
+        policy: How rows are treated for which the function raises; by default they raise.
+        timeout: The most seconds for one batch, if it is being waited for. A longer call ends the
+            iteration, and its thread is abandoned.
+        counts: The counters to update.
         first: The number of the first batch, for messages.
-        stride: From the number of a batch to that of the next.
-        places: Gives the place of a batch, counted from 0, for messages; by default its number.
-        num_bytes: Gives the size of a batch that was just taken.
-        most_bytes: What batches under way may have together.
-        num_rows: Counts the rows of a batch.
-        one_row_batches: Takes a batch apart.
+        stride: The difference between the numbers of a batch and the next one.
+        locations: Returns the location of a batch, counted from 0, for messages; by default its
+            number.
+        num_bytes: Returns the number of bytes in the batch that was taken last.
+        most_bytes: The most bytes of batches in flight.
+        num_rows: Returns the number of rows in a batch.
+        one_row_batches: Splits a batch into batches of one row.
 
     Returns:
-        An iterator that several threads may ask. It raises what the function raises, with its
-        traceback and a note that names the batch and its rows, or the row if it was called with
-        that alone; a ``StopIteration`` as ``RuntimeError``; ``ValueError`` if there is not one
-        output row per input row; ``TimeoutError``. Any of these ends it.
+        An iterator, which several threads may share. It raises the errors of the function, with a
+        note that names the batch and its rows, or the single row; ``StopIteration`` is raised as
+        ``RuntimeError``. It raises ``ValueError`` if the function does not return one output row
+        per input row, and ``TimeoutError``. Each of these ends the iteration.
 
     Raises:
-        ValueError: If a number is out of range, or a timeout is given without threads.
+        ValueError: If ``threads`` is negative, or ``timeout`` is not positive or is passed without
+            threads.
     """
     if index(threads) < 0:
-        message = f"{threads} threads: wanted 0 or more"
+        message = f"`threads` must not be negative, got {threads}"
         raise ValueError(message)
     if timeout is not None and not (timeout > 0 and threads):
         message = (
-            f"timeout={timeout!r} with {threads} threads: wanted seconds, and a thread"
+            f"`timeout`={timeout!r} with {threads} threads is not supported: pass seconds above 0 "
+            "and at least one thread"
         )
         raise ValueError(message)
-    if places is None:
+    if locations is None:
 
-        def places(number: int) -> RowLocation:
+        def locations(number: int) -> RowLocation:
             return RowLocation(f"batch {first + number * stride}")
 
     policy = policy or ErrorPolicy()
-    stage = _Stage(call, policy, num_rows, one_row_batches, timeout, places)
+    stage = _TransformStage(call, policy, num_rows, one_row_batches, timeout, locations)
     results = OrderedMap(
         _Numbered(batches),
         stage.outcome,
         threads=threads,
         ahead=AHEAD * threads,
         timeout=timeout,
-        late=lambda number, item: stage.late(first + number * stride, item[1]),
+        timeout_message=lambda number, item: stage.timeout_message(
+            first + number * stride, item[1]
+        ),
         weigh=lambda item: num_bytes(item[1]),
-        most=most_bytes,
+        max_weight=most_bytes,
         name="lanceloader-transform",
     )
-    return Transformed(results, counts or TransformCounts())
+    return TransformedBatches(results, counts or TransformCounts())
 
 
 class _Numbered:
-    """Batches, each with its number; ``enumerate`` would hold on to the last one."""
+    """An iterator over numbers and batches, which unlike ``enumerate`` keeps no reference to a batch."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self._batches = iter(batches)
@@ -244,11 +252,11 @@ class _Numbered:
             close()
 
 
-class Transformed:
-    """Batches as they were transformed; ``transformed`` makes one.
+class TransformedBatches:
+    """An iterator over transformed batches; made by ``transformed``.
 
     Attributes:
-        counts: What was done so far.
+        counts: The counters of rows and batches, so far.
     """
 
     def __init__(
@@ -275,19 +283,19 @@ class Transformed:
 
     @property
     def num_ready(self) -> int:
-        """Batches that were made and not handed over."""
+        """The number of batches that were transformed and not yielded yet."""
         return self._results.num_ready
 
     def close(self) -> None:
-        """End it; calls that run are not waited for."""
+        """End the iteration. Running calls are not waited for."""
         self._results.close()
 
 
 class _Outcome:
-    """What became of one batch."""
+    """The result of the transform of one batch."""
 
     __slots__ = (
-        *("does_warn", "error", "failed", "is_empty", "num_rows", "place"),
+        *("does_warn", "error", "failed", "is_empty", "num_rows", "location"),
         *("rows_filled", "rows_skipped", "seconds", "value"),
     )
 
@@ -301,29 +309,29 @@ class _Outcome:
         self.error: Exception | None = None
         self.seconds = 0.0
         self.failed: list[int] = []
-        """The places in the batch of rows that failed."""
-        self.place: RowLocation | None = None
+        """The positions in the batch of rows for which the transform raised."""
+        self.location: RowLocation | None = None
 
     def log(self) -> None:
-        if self.place is None:
+        if self.location is None:
             return
         level = logging.WARNING if self.is_empty or self.does_warn else logging.INFO
         if not logger.isEnabledFor(level):
             return
-        where = self.place.batch
+        where = self.location.batch
         if self.failed:
-            where = f"{self.place.rows(self.failed)}, in {where}"
+            where = f"{self.location.rows(self.failed)}, in {where}"
         if self.is_empty and not self.num_rows:
             logger.log(
                 level,
-                "A batch without rows is left out: the transform failed on it (%r): %s",
+                "A batch without rows was skipped, as the transform raised %r: %s",
                 self.error,
                 where,
             )
         elif self.is_empty:
             logger.log(
                 level,
-                "A batch is left out: the transform failed on all its %d rows (first error: %r): %s",
+                "A batch was skipped, as the transform failed for all of its %d rows (first error: %r): %s",
                 self.num_rows,
                 self.error,
                 where,
@@ -331,7 +339,7 @@ class _Outcome:
         else:
             logger.log(
                 level,
-                "%s %d of %d rows whose transform failed (first error: %r): %s",
+                "%s %d of %d rows for which the transform failed (first error: %r): %s",
                 "Filled" if self.rows_filled else "Skipped",
                 len(self.failed),
                 self.num_rows,
@@ -340,8 +348,8 @@ class _Outcome:
             )
 
 
-class _Stage:
-    """What is done with one batch, in a thread."""
+class _TransformStage:
+    """The work on one batch in a thread: calls the transform, and treats its errors."""
 
     def __init__(
         self,
@@ -350,21 +358,23 @@ class _Stage:
         num_rows: Callable[[Any], int],
         one_row_batches: Callable[[Any], Iterable[Any]],
         timeout: float | None,
-        places: Callable[[int], RowLocation],
+        locations: Callable[[int], RowLocation],
     ) -> None:
         self.call = call
-        self.places = places
+        self.locations = locations
         self.policy = policy
         self.num_rows = num_rows
         self.one_row_batches = one_row_batches
         self.timeout = timeout
 
-    def late(self, number: int, batch: Any) -> str:
+    def timeout_message(self, number: int, batch: Any) -> str:
         rows = ""
-        # Whatever was given to count them: being late is what must be told.
+        # An error of `num_rows` must not replace the timeout.
         with contextlib.suppress(Exception):
             rows = f" of {self.num_rows(batch)} rows"
-        return f"batch {number}{rows}: the transform was not done in {self.timeout:g} s"
+        return (
+            f"the transform of batch {number}{rows} took longer than {self.timeout:g} s"
+        )
 
     def outcome(self, item: tuple[int, Any]) -> _Outcome:
         number, batch = item
@@ -373,26 +383,26 @@ class _Stage:
             try:
                 outcome = _Outcome(self.call(batch))
             except Exception as error:
-                self.note(error, batch, self.places(number), HOW_TO_FIND)
+                self.note(error, batch, self.locations(number), HOW_TO_FIND)
                 raise
         else:
-            outcome = self.forgiving(batch, number)
+            outcome = self.outcome_by_policy(batch, number)
         outcome.seconds = time.perf_counter() - started
         return outcome
 
     def note(
-        self, error: Exception, batch: Any, place: RowLocation, more: str = ""
+        self, error: Exception, batch: Any, location: RowLocation, more: str = ""
     ) -> None:
-        # Whatever was given to count rows: the error is what must be told.
+        # An error of `num_rows` must not replace the error of the transform.
         with contextlib.suppress(Exception):
             num_rows = self.num_rows(batch)
-            place.note(error, num_rows, more if num_rows > 1 else "")
+            location.note(error, num_rows, more if num_rows > 1 else "")
 
-    def forgiving(self, batch: Any, number: int) -> _Outcome:
+    def outcome_by_policy(self, batch: Any, number: int) -> _Outcome:
         try:
             value = self.call(batch)
         except Exception as error:
-            where = self.places(number)
+            where = self.locations(number)
             self.note(error, batch, where)
             if not self.policy.forgives(error):
                 raise
@@ -404,18 +414,18 @@ class _Stage:
         return self.row_by_row(batch, where)
 
     def without_rows(
-        self, batch: Any, error: Exception, place: RowLocation
+        self, batch: Any, error: Exception, location: RowLocation
     ) -> _Outcome:
-        """Give a batch without rows: other ranks have one with rows, and take the step together."""
+        """Return the outcome of a batch without rows, as other ranks have rows in the same step."""
         if self.policy.on_error == "fill":
-            return _Outcome(emptied(self.policy.filler(error, as_arrow(batch))))
+            return _Outcome(empty_like(self.policy.filler(error, as_arrow(batch))))
         outcome = _Outcome()
-        outcome.place = place
+        outcome.location = location
         outcome.is_empty = True
         outcome.error = error.with_traceback(None)
         return outcome
 
-    def row_by_row(self, batch: Any, place: RowLocation) -> _Outcome:
+    def row_by_row(self, batch: Any, location: RowLocation) -> _Outcome:
         outcome = _Outcome()
         outcome.does_warn = self.policy.on_error == "warn"
         parts = []
@@ -424,16 +434,19 @@ class _Stage:
             try:
                 part = self.call(row)
             except Exception as error:
-                place.note_row(error, at)
+                location.note_row(error, at)
                 outcome.failed.append(at)
-                outcome.place = place
+                outcome.location = location
                 if not self.policy.forgives(error):
                     raise
                 outcome.error = outcome.error or error
                 if self.policy.on_error != "fill":
                     outcome.rows_skipped += 1
                     continue
-                part, by = self.policy.filler(error, row), "what is filled in"
+                part, by = (
+                    self.policy.filler(error, row),
+                    "the replacement of a row",
+                )
                 outcome.rows_filled += 1
             else:
                 by = "the transform"
@@ -441,23 +454,28 @@ class _Stage:
             parts.append(part)
         outcome.is_empty = not parts
         if parts:
-            outcome.value = joined(parts)
+            outcome.value = concat(parts)
         if outcome.error is not None:
-            # Its frames hold the batch, and whoever keeps the log must not keep that.
+            # The frames of the traceback refer to the batch, and log handlers may keep the error.
             outcome.error = outcome.error.with_traceback(None)
         return outcome
 
 
-def check_rows(value: Any, wanted: int, by: str) -> None:
-    """Refuse what has too few rows, or too many.
+def check_rows(value: Any, expected: int, by: str) -> None:
+    """Check that there is one output row per input row.
+
+    Args:
+        value: The output.
+        expected: The number of input rows.
+        by: The origin of the output, for messages.
 
     Raises:
-        ValueError: If there is not one output row per input row.
+        ValueError: If there is not.
     """
     found = num_rows_of(value)
-    if found != wanted:
+    if found != expected:
         message = (
-            f"{by} has {found} rows for a batch of {wanted}: wanted one output row per input "
-            "row; to leave a row out, raise"
+            f"{by} has {found} rows for a batch of {expected}: return one output row per input "
+            "row, and raise an error to drop a row"
         )
         raise ValueError(message)

@@ -45,8 +45,8 @@ class RowStream(NamedTuple):
         def name(ats: Sequence[int], num_rows: int) -> str:
             found = self.offsets(row, row + max(ats) + 1)
             positions = [found[at] for at in ats]
-            offsets = [self.perm._order.at(position) for position in positions]
-            return name_rows(self.perm._source, offsets, num_rows)
+            offsets = [self.perm.order.at(position) for position in positions]
+            return name_rows(self.perm.source, offsets, num_rows)
 
         return RowLocation(f"the batch at position {start}", name)
 

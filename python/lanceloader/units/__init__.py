@@ -1,1 +1,1 @@
-"""What a loader batches: rows, blocks of packed documents, or batches under a token budget."""
+"""Units of a loader: rows, blocks of packed documents, or batches under a token budget."""

@@ -1,4 +1,4 @@
-"""``Units``: what a loader batches, counted in units that stand in a fixed order."""
+"""``Units``: what a loader batches, as numbered units in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Units(Protocol):
     """Rows, blocks of packed documents, batches under a token budget, or rows of a mixture.
 
     Attributes:
-        unit: What is counted, for messages: ``"row"``, ``"block"``, ``"batch"`` or ``"mixed row"``.
-        convert: Returns a raw batch in the format of the permutation. An attribute, not a method, as
-            it is called for every batch.
+        unit: The name of a unit in messages: ``"row"``, ``"block"``, ``"batch"`` or ``"mixed row"``.
+        convert: Converts a raw batch to the format of the permutation. It is an attribute, not a
+            method, as it is called for every batch.
     """
 
     unit: str
@@ -29,29 +29,42 @@ class Units(Protocol):
 
     @property
     def view(self) -> Any:
-        """The permutation or the mixture that rows come from."""
+        """The permutation or the mixture whose rows are batched."""
 
     def num_units(self, epoch: int | None) -> int:
-        """Return the number of units of an epoch; ``None`` is the epoch of the permutation itself."""
+        """Return the number of units in an epoch; ``None`` is the order of the permutation itself."""
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
-        """Return the number of rows of a share, or of blocks if units are blocks."""
+        """Return the number of rows in a share, or of blocks if units are blocks."""
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
-        """Return the raw batches of a share; ``following`` is the epoch and share to prepare next."""
+        """Return the raw batches of a share.
+
+        Args:
+            epoch: The epoch.
+            share: The units of the epoch to read.
+            following: The epoch and share that will probably be read next, to prepare for.
+        """
 
     def plan(self) -> dict[str, int | str]:
-        """Return what decides which unit stands where, apart from the epoch, for checkpoints."""
+        """Return what determines the order of the units, apart from the epoch, for checkpoints."""
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Return the table and the row offsets at some places of a batch, or ``None`` if unknown."""
+        """Return the table and the row offsets at some positions of a batch, or ``None`` if unknown.
+
+        Args:
+            epoch: The epoch.
+            share: The units of the epoch that are read.
+            number: The number of the batch in the share.
+            ats: Positions in the batch.
+        """
 
     def explain(self) -> str:
-        """Return what units add to ``Permutation.explain``, line by line; empty for rows."""
+        """Return the lines that units add to ``Permutation.explain``; empty for rows."""
 
     def reads(self) -> _native.ReadStats | None:
-        """Return what all readers of these rows in this process have read, or ``None`` if unknown."""
+        """Return the counters of all readers of these rows in this process, or ``None`` if unknown."""

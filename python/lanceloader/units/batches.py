@@ -1,4 +1,4 @@
-"""Raw batches, before any format: one interface for the core and for the table's own library."""
+"""Raw batches, before any format, with one interface for the core and the table's own library."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 
 @dataclass
 class RawBatches:
-    """The raw batches of an epoch, and what counts them.
+    """The raw batches of an epoch, and their counters.
 
     Attributes:
-        batches: The batches, in order. Dropping it stops whatever reads ahead.
+        batches: The batches, in order. Reading ahead stops when this iterator is dropped.
         watch: The counters of the core; ``None`` for batches that the table's own library reads.
-        size_of: Returns the bytes of a batch, where ``watch`` does not count these batches.
-        close: Stops reading ahead at once.
+        size_of: Returns the number of bytes in a batch, if ``watch`` counts other batches.
+        close: Stops reading ahead.
     """
 
     batches: Iterator[Any]
@@ -48,13 +48,13 @@ class RawBatches:
 def batches_of(
     reader: Any, order: Order, size: int | None, after: Order | None = None
 ) -> RawBatches:
-    """Read rows in batches of ``size``, or of a size that suits the reader.
+    """Return the rows of an order in batches of a fixed size.
 
     Args:
         reader: A reader of the core, or of the table's own library.
         order: The rows.
-        size: Rows of a batch.
-        after: Rows to prepare for meanwhile, as they will be read next.
+        size: The number of rows in a batch; by default the reader chooses.
+        after: The rows that will be read next, which the reader prepares for.
     """
     if isinstance(reader, _native.Reader):
         batches = reader.load(order, size, False, after)  # noqa: FBT003
@@ -65,7 +65,14 @@ def batches_of(
 def batches_ending_at(
     reader: Any, order: Order, ends: Any, after: Order | None = None
 ) -> RawBatches:
-    """Read rows in batches that end at ``ends``, 64-bit numbers of the core; see ``batches_of``."""
+    """Return the rows of an order in batches that end at some positions; see ``batches_of``.
+
+    Args:
+        reader: A reader of the core, or of the table's own library.
+        order: The rows.
+        ends: The end of each batch, as a batch of 64-bit integers from the core.
+        after: The rows that will be read next, which the reader prepares for.
+    """
     stops = numbers_of(ends)
     if isinstance(reader, _native.Reader):
         batches = reader.load(order, None, False, after, numpy_of(stops))  # noqa: FBT003
@@ -77,24 +84,24 @@ def batches_ending_at(
 def with_empty_last(
     raw: RawBatches, share: Share, reader: Any, order: Order
 ) -> RawBatches:
-    """Append a batch without rows if other ranks have one more batch, so that steps stay equal."""
+    """Append an empty batch if other ranks have one more, so that all take the same number of steps."""
     if share.last_size == 0:
-        raw.batches = _followed(raw.batches, lambda: reader.read(order, 0, 0))
+        raw.batches = _with_last(raw.batches, lambda: reader.read(order, 0, 0))
     return raw
 
 
-def _followed(batches: Iterator[Any], last: Callable[[], Any]) -> Iterator[Any]:
+def _with_last(batches: Iterator[Any], last: Callable[[], Any]) -> Iterator[Any]:
     yield from batches
     yield last()
 
 
 def is_external(reader: Any, orders: list[Order]) -> bool:
-    """Return whether rows go through scratch files, which can be prepared for the next epoch."""
+    """Return whether rows are shuffled through scratch files, which can be prepared in advance."""
     if not orders or not isinstance(reader, _native.Reader):
         return False
     return reader.strategy(orders[-1]) == "external"
 
 
 def stats_of(reader: Any) -> _native.ReadStats | None:
-    """Return what a reader of the core has read so far; ``None`` for other readers."""
+    """Return the counters of a reader of the core; ``None`` for other readers."""
     return reader.stats() if isinstance(reader, _native.Reader) else None

@@ -34,12 +34,12 @@ class TokenBudget:
     """The size limits of a batch; see ``Permutation.loader``.
 
     Attributes:
-        tokens: Tokens of a batch.
+        tokens: The most tokens in a batch.
         column: The column of the table that holds lists, or their lengths.
         padded: Whether padding counts.
-        most_rows: The most rows of a batch.
-        window: How many neighbours in the order are sorted by length together.
-        long: What is done with rows longer than a batch.
+        most_rows: The most rows in a batch, or ``None``.
+        window: The number of neighbouring rows that are sorted by length together.
+        long: How rows longer than a batch are treated.
     """
 
     tokens: int
@@ -58,7 +58,7 @@ class TokenBudget:
         for name, size in sizes.items():
             most = 2**32 if name == "bucket_rows" else 2**64
             if size is not None and not 1 <= operator.index(size) < most:
-                message = f"{name} {size}: wanted a number from 1 to {most - 1:,}"
+                message = f"`{name}` must be between 1 and {most - 1:,}, got {size}"
                 raise ValueError(message)
         check_choice("long", self.long, LongRows)
 
@@ -81,12 +81,12 @@ class BucketedUnits(PlannedUnits):
         by_column: bool = False,
         progress: bool = False,
     ) -> None:
-        """Batch the rows of a permutation, in its order except among neighbours.
+        """Make batches of rows, in the order of a permutation except within windows.
 
         Args:
-            view: The permutation, in its format.
+            view: The permutation; its format is that of the batches.
             budget: The size limits of a batch.
-            by_column: As for ``Rows``.
+            by_column: As for ``ViewUnits``.
             progress: Whether to show a progress bar while lengths are read.
         """
         super().__init__(view, budget.column, by_column=by_column, progress=progress)
@@ -114,22 +114,22 @@ class BucketedUnits(PlannedUnits):
         return self.buckets(epoch).num_batches
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
-        """Return the number of rows in the batches of a share."""
+        """Return the number of rows in a share."""
         order, _ = self.buckets(epoch).share(share)
         return order.num_rows
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Return the table and the row offsets at some places of a batch."""
+        """Return the table and the row offsets at some positions of a batch."""
         order, ends = self.buckets(epoch).share(share)
         start = numbers_of(ends)[number - 1].as_py() if number else 0
-        return self._view._source, [order.at(start + at) for at in ats]
+        return self._view.source, [order.at(start + at) for at in ats]
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
-        """Return the batches of a share, whose size is one batch."""
+        """Return the raw batches of a share; each of its units is a whole batch."""
         reader = self._reader()
         order, ends = self.buckets(epoch).share(share)
         after = None
@@ -140,11 +140,11 @@ class BucketedUnits(PlannedUnits):
         return with_empty_last(batches, share, reader, order)
 
     def plan(self) -> dict[str, int | str]:
-        """Return what decides which batch stands where."""
+        """Return what determines the order of the batches."""
         return {**super().plan(), "unit": self.unit, "budget": str(self._budget)}
 
     def explain(self) -> str:
-        """Return how many batches there are and how much of them is padding."""
+        """Return the number of batches, the amount of padding and the size of the plan."""
         buckets = self.buckets(None)
         tokens, padded, oversized = buckets.counts
         lines = [

@@ -1,4 +1,4 @@
-"""Which units a batch of an epoch holds, for errors and the log."""
+"""The locations of the rows of a batch, for errors and the log."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class BatchLocations:
     Args:
         units: The units of the epoch.
         epoch: The epoch.
-        share: The part of the epoch that is read.
-        first: The number of the first batch in its name.
-        stride: The step from the number of a batch to that of the next.
+        share: The units of the epoch that are read.
+        first: The number of the first batch, for its name.
+        stride: The difference between the numbers of a batch and the next one.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class BatchLocations:
 
     def __call__(self, number: int) -> RowLocation:
         """Return the location of a batch, counted from 0."""
-        called = f"batch {self._first + number * self._stride}"
+        title = f"batch {self._first + number * self._stride}"
         if self._epoch is not None:
-            called += f" of epoch {self._epoch}"
+            title += f" of epoch {self._epoch}"
 
         def name(ats: Sequence[int], num_rows: int) -> str:
             found = self._units.rows_at(self._epoch, self._share, number, ats)
@@ -48,4 +48,4 @@ class BatchLocations:
             numbers = self._share.batch(number)
             return list_numbers(self._units.unit, [numbers[at] for at in ats], num_rows)
 
-        return RowLocation(called, name)
+        return RowLocation(title, name)

@@ -29,14 +29,14 @@ class PackSettings:
     """How documents are packed; see ``Permutation.pack``.
 
     Attributes:
-        length: Tokens of a block.
+        length: The number of tokens in a block.
         column: The column of the table that holds the tokens.
-        lengths: The column of the table that holds their number.
-        eos_id: The token after each document, if there is one.
-        pad_id: What fills the rest of a block.
+        lengths: The column of the table that holds their lengths.
+        eos_id: The token to append to each document, or ``None``.
+        pad_id: The token that fills the rest of a block.
         strategy: How documents are assigned to blocks.
-        long: What is done with documents longer than a block.
-        window: Documents that are fitted together.
+        long: How documents longer than a block are treated.
+        window: The number of documents that are assigned to blocks together.
     """
 
     length: int
@@ -51,11 +51,11 @@ class PackSettings:
     def __post_init__(self) -> None:
         for name, size in (("length", self.length), ("window", self.window)):
             if not 1 <= operator.index(size) < 2**31:
-                message = f"{name} {size}: wanted a number from 1 to {2**31 - 1:,}"
+                message = f"`{name}` must be between 1 and {2**31 - 1:,}, got {size}"
                 raise ValueError(message)
         for name, token in (("eos_id", self.eos_id), ("pad_id", self.pad_id)):
             if token is not None and not -(2**63) <= operator.index(token) < 2**63:
-                message = f"{name} {token}: wanted a number that fits into int64"
+                message = f"`{name}` must fit into int64, got {token}"
                 raise ValueError(message)
         check_choice("strategy", self.strategy, PackStrategy)
         check_choice("long", self.long, LongDocuments)
@@ -69,6 +69,7 @@ class PackSettings:
         return f"{self.length:,} tokens of {self.column}, {documents}{long}, by {self.strategy}{window}"
 
 
+# Checkpoints hold this text, so it must not change.
 _DONE = {"truncate": "cut short", "drop": "left out", "error": "refused"}
 
 
@@ -80,7 +81,7 @@ class PackedUnits(PlannedUnits):
     def __init__(
         self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
     ) -> None:
-        """Batch the documents of a permutation, in its order.
+        """Pack the documents of a permutation, in its order.
 
         Args:
             view: The permutation; its format is that of the batches.
@@ -88,9 +89,11 @@ class PackedUnits(PlannedUnits):
             progress: Whether to show a progress bar while lengths are read.
         """
         if is_matrix(view.transform_fn):
-            message = "torch_matrix holds columns of one type, not blocks of documents: wanted torch_dict"
-            raise FormatError(message)
-        tokens = view._with_selection({settings.column: settings.column})
+            raise FormatError(
+                'format "torch_matrix" needs columns of one type, which blocks of documents do '
+                'not have: pass another format, such as "torch_dict"'
+            )
+        tokens = view.with_selection({settings.column: settings.column})
         super().__init__(tokens, settings.lengths, progress=progress)
         self._settings = settings
 
@@ -118,7 +121,7 @@ class PackedUnits(PlannedUnits):
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
-        """Return the batches of a share, which have a row for each block."""
+        """Return the raw batches of a share, with one row for each block."""
         packing = self.packing(epoch)
         reader = self._reader()
         orders = packing.reads(share)
@@ -131,15 +134,15 @@ class PackedUnits(PlannedUnits):
         blocks = packing.fill(
             share, rows.batches, pad_id=settings.pad_id, eos_id=settings.eos_id or 0
         )
-        # The core counts the rows that are read; a batch holds their tokens only.
+        # The watch counts the bytes of the rows that are read, not those of the blocks.
         return RawBatches(blocks, rows.watch, size_of=arrow_bytes)
 
     def plan(self) -> dict[str, int | str]:
-        """Return what decides which block stands where."""
+        """Return what determines the order of the blocks."""
         return {**super().plan(), "unit": self.unit, "pack": str(self._settings)}
 
     def explain(self) -> str:
-        """Return how many blocks there are and how full they are."""
+        """Return the number of blocks, how full they are and the size of the plan."""
         packing = self.packing(None)
         documents, tokens, long, lost = packing.counts
         blocks = packing.num_blocks
@@ -155,9 +158,9 @@ class PackedUnits(PlannedUnits):
 
 
 def chained(reader: Any, orders: Sequence[Order], after: Order | None) -> RawBatches:
-    """Return the rows of several orders, one order after another, in batches of any size.
+    """Return the rows of several orders, one order after the other, in batches of any size.
 
-    The counters are those of the first order, which most often is the only one.
+    The counters are those of the first order, which is the only one in most cases.
     """
     if not orders:
         return RawBatches(iter(()))
@@ -173,7 +176,7 @@ def chained(reader: Any, orders: Sequence[Order], after: Order | None) -> RawBat
 
 
 def arrow_bytes(batch: Any) -> int:
-    """Return the bytes of a batch as Arrow data."""
+    """Return the number of bytes of a batch as Arrow data."""
     import pyarrow as pa
 
     return int(pa.record_batch(batch).nbytes)

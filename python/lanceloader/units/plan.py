@@ -1,4 +1,4 @@
-"""What decides which row stands where: checkpoints hold it, and are refused by another plan."""
+"""Plans, which determine the order of rows: a checkpoint only loads into a loader of the same plan."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MAX_TEXT = 200
 
 
 def plan_of(view: View) -> dict[str, int | str]:
-    """Return what decides which row of a permutation stands where, in every epoch.
+    """Return what determines the order of the rows of a permutation, in every epoch.
 
-    The table is known by the names of its files, so it may be moved or copied; data in memory by
-    their columns and the number of rows. Hashing a filter or a list of rows costs some nanoseconds
-    a row, anything else nothing.
+    A table is identified by the names of its files, so it may be moved or copied; data in memory
+    are identified by their columns and their number of rows. Hashing a filter or a list of rows
+    takes a few nanoseconds per row; everything else takes constant time.
     """
-    source, order = view._source, view._order.with_epoch(0)
-    as_it_is = view._order.fingerprint()
+    source, order = view.source, view.order.with_epoch(0)
+    as_it_is = view.order.fingerprint()
     native = getattr(source, "native", None)
     table = None if native is None else native.identity
     text = repr(order).removeprefix("<Order of ").removesuffix(">")
     return {
-        "table": table or described(source),
+        "table": table or source_text(source),
         "version": source.version or 0,
         "rows": order.num_rows,
         "order": text,
@@ -36,7 +36,7 @@ def plan_of(view: View) -> dict[str, int | str]:
     }
 
 
-def described(source: Source) -> str:
+def source_text(source: Source) -> str:
     """Return a text that identifies a table without files of its own."""
     if source.version is not None:
         return f"{source.name} at version {source.version}"

@@ -1,4 +1,4 @@
-"""Units planned from the lengths of rows and nothing else, so that all ranks plan the same."""
+"""Units that are planned from the lengths of rows alone, so that all ranks make the same plan."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedUnits", "read_lengths"]
 
-# Plans kept: that of the current epoch and that of the next one.
 PLANS_KEPT = 2
-# Lengths kept of one table, for example of its splits.
+"""The number of plans to keep: those of the current epoch and the next one."""
+
 LENGTHS_KEPT = 4
+"""The number of lengths to keep of one table, such as those of its splits."""
 
 _LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]] = (
     weakref.WeakKeyDictionary()
@@ -27,25 +28,25 @@ _LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]]
 
 
 def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Lengths:
-    """Read the length of each row of a permutation, unless it is known already.
+    """Return the length of each row of a permutation, which is read once and then kept.
 
     Args:
-        view: The permutation, in any order: each row is read once.
-        column: A column of the table, of lists or of lengths.
-        progress: Whether to show a bar.
+        view: The permutation, in any order.
+        column: A column of the table that holds lists, or their lengths.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the column is neither, or a row of it is null or negative.
+        ValueError: If the column holds neither, or a length is null or negative.
     """
-    builder = _native.LengthsBuilder(view._order)
+    builder = _native.LengthsBuilder(view.order)
     rows = builder.rows()
-    known = _LENGTHS.setdefault(view._source, {})
+    known = _LENGTHS.setdefault(view.source, {})
     key = column, rows.fingerprint()
     if key not in known:
         narrow = {column: column}
         if view.selection != narrow:
-            view = view._with_selection(narrow)
-        reader = view._ensure_open()
+            view = view.with_selection(narrow)
+        reader = view.open_reader()
         for batch in progress_over(
             batches_of(reader, rows, None),
             rows.num_rows,
@@ -61,7 +62,7 @@ def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Len
 
 
 class PlannedUnits(ViewUnits):
-    """Units of plans, one plan for each epoch, made from the lengths of rows."""
+    """Units of a plan, which is made for each epoch from the lengths of rows."""
 
     def __init__(
         self, view: ReadVerbs, column: str, *, by_column: bool = True, progress: bool
@@ -73,13 +74,13 @@ class PlannedUnits(ViewUnits):
         self._plans: dict[int | None, Any] = {}
 
     def planned(self, epoch: int | None) -> Any:
-        """Return the plan of an epoch. The first call reads lengths."""
+        """Return the plan of an epoch. The first call reads the lengths."""
         if self._lengths is None:
             self._lengths = read_lengths(
                 self._view, self._column, progress=self._progress
             )
         if epoch not in self._plans:
-            plan = self._plan(epoch_of(self._view._order, epoch), self._lengths)
+            plan = self._plan(epoch_of(self._view.order, epoch), self._lengths)
             while len(self._plans) >= PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
             self._plans[epoch] = plan
@@ -89,5 +90,5 @@ class PlannedUnits(ViewUnits):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lengths travel, as reading them takes longer; plans are made again.
+        # Lengths are pickled, as reading them takes long; plans are made again.
         return super().__getstate__() | {"_plans": {}}

@@ -1,4 +1,4 @@
-"""The rows of a permutation as units, and what all units made from a permutation share."""
+"""The rows of a permutation as units, and the base class of all units of a permutation."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class ViewUnits:
     """Units made from a permutation, in its format.
 
     Attributes:
-        convert: Returns a raw batch in the format of the permutation.
+        convert: Converts a raw batch to the format of the permutation.
     """
 
     def __init__(self, view: ReadVerbs, *, by_column: bool = False) -> None:
-        """Batch a permutation, in its format.
+        """Make units of a permutation.
 
         Args:
-            view: The permutation.
+            view: The permutation; its format is that of the batches.
             by_column: Whether raw batches must have the columns of the permutation, for example to
-                be split into rows; otherwise the core may lay the values of each row side by side.
+                be split into rows; otherwise the core may make a matrix of rows.
         """
         self._view = view
         self._by_column = by_column
-        self.convert = view._converter()
+        self.convert = view.converter()
         self._known: dict[str, int | str] | None = None
 
     @property
@@ -46,33 +46,33 @@ class ViewUnits:
         return self._view
 
     def plan(self) -> dict[str, int | str]:
-        """Return what decides which row stands where."""
+        """Return what determines the order of the rows."""
         if self._known is None:
             self._known = plan_of(self._view)
         return self._known
 
     def reads(self) -> _native.ReadStats | None:
-        """Return what was read so far."""
-        return stats_of(self._view._ensure_open())
+        """Return the counters of the reader."""
+        return stats_of(self._view.open_reader())
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
-        """Return the number of rows of a share: here one for each unit."""
+        """Return the number of rows in a share: one for each unit."""
         del epoch
-        return share.num_served
+        return share.num_assigned
 
     def explain(self) -> str:
-        """Return what units add to the explanation of a permutation: here nothing."""
+        """Return the lines that units add to ``Permutation.explain``: none."""
         return ""
 
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Return the table and the row offsets at some places of a batch: here they are unknown."""
+        """Return ``None``, as the rows of a unit are unknown."""
         del epoch, share, number, ats
         return None
 
     def _reader(self) -> Any:
-        return self._view._open_for_format(by_column=self._by_column)
+        return self._view.open_format_reader(by_column=self._by_column)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -81,16 +81,16 @@ class ViewUnits:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.convert = self._view._converter()
+        self.convert = self._view.converter()
 
 
 class RowUnits(ViewUnits):
-    """The rows of a permutation, one by one."""
+    """The rows of a permutation. Units are rows."""
 
     unit = "row"
 
     def num_units(self, epoch: int | None) -> int:
-        """Return the number of rows, which is that of every epoch."""
+        """Return the number of rows, which is the same in every epoch."""
         del epoch
         return self._view.num_rows
 
@@ -98,7 +98,7 @@ class RowUnits(ViewUnits):
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
     ) -> RawBatches:
         """Return the raw batches of a share."""
-        order, after = self._view._order, None
+        order, after = self._view.order, None
         if following is not None:
             next_epoch, next_share = following
             after = order_of(epoch_of(order, next_epoch), next_share)
@@ -107,36 +107,42 @@ class RowUnits(ViewUnits):
     def rows_at(
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
-        """Return the table and the row offsets at some places of a batch."""
-        order = epoch_of(self._view._order, epoch)
-        return self._view._source, offsets_at(order, share, number, ats)
+        """Return the table and the row offsets at some positions of a batch."""
+        order = epoch_of(self._view.order, epoch)
+        return self._view.source, offsets_at(order, share, number, ats)
 
     def load_order(self, order: Order, share: Share, after: Order | None) -> RawBatches:
-        """Return the raw batches of a share of any order of the table; ``after`` is loaded next."""
+        """Return the raw batches of a share of an order of the table.
+
+        Args:
+            order: The rows of the epoch, of all ranks.
+            share: The rows to read.
+            after: The rows that will be read next, which the reader prepares for.
+        """
         reader = self._reader()
         batches = batches_of(reader, order_of(order, share), share.size, after)
         return with_empty_last(batches, share, reader, order)
 
 
 def epoch_of(order: Order, epoch: int | None) -> Order:
-    """Return an order as it is in an epoch."""
+    """Return the order of an epoch."""
     return order if epoch is None else order.with_epoch(epoch)
 
 
 def offsets_at(
     order: Order, share: Share, number: int, ats: Sequence[int]
 ) -> list[int]:
-    """Return the offsets that an order has at some places of a batch of a share."""
+    """Return the row offsets at some positions of a batch of a share."""
     units = share.batch(number)
     return [order.at(units[at] % share.num_units) for at in ats]
 
 
 def order_of(order: Order, share: Share) -> Order:
-    """Return the units of a share, batch after batch."""
-    if share.num_served == 0:
+    """Return the rows of a share as an order, batch after batch."""
+    if share.num_assigned == 0:
         return order.slice(0, 0)
     if share.is_run:
-        return order.slice(share.first, share.num_served)
+        return order.slice(share.first, share.num_assigned)
     parts = []
     if share.num_full:
         whole = share.num_full * share.size

@@ -1,8 +1,8 @@
-"""Which part of an epoch one reader gets: arithmetic, no data.
+"""The share of an epoch that one rank or worker reads: arithmetic, no data.
 
-An epoch is cut into global batches of ``global_batch_size`` units, the same for any number of ranks and
-workers. Rank r of a global batch gets a run of neighbours, the first ranks one more if it does not
-divide. Worker w of n serves every n-th batch of its rank.
+An epoch is divided into global batches of ``global_batch_size`` units, which are the same for all numbers
+of ranks and workers. Each rank gets consecutive units of a global batch; if the batch does not divide
+evenly, the first ranks get one unit more. Worker w of n reads every n-th batch of its rank.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ __all__ = ["Share", "share_of"]
 
 @dataclass(frozen=True)
 class Share:
-    """The units of an epoch that one reader gets.
+    """The units of an epoch that one rank or worker reads.
 
     Attributes:
         first: The first unit of the first batch.
-        size: Units of a batch.
-        stride: From the first unit of a batch to that of the next.
-        num_full: Batches of ``size`` units.
-        last_start: The first unit of one more batch, after them.
-        last_size: Units of that batch, counted on from unit 0 beyond the last one; ``None`` if
-            there is no such batch. It may be 0, so that all ranks take the same steps.
-        num_units: Units of the epoch.
+        size: The number of units in a full batch.
+        stride: The difference between the first units of a batch and the next one.
+        num_full: The number of full batches.
+        last_start: The first unit of the last batch, after the full ones.
+        last_size: The number of units in the last batch, which continues with unit 0 after the
+            end of the epoch; ``None`` if there is no such batch. 0 is an empty batch, which makes
+            all ranks take the same number of steps.
+        num_units: The number of units in the epoch, of all ranks.
     """
 
     first: int
@@ -48,20 +49,20 @@ class Share:
         return self.num_full + (self.last_size is not None)
 
     @property
-    def num_served(self) -> int:
-        """The number of units in them."""
+    def num_assigned(self) -> int:
+        """The number of units in all batches of the share."""
         return self.num_full * self.size + (self.last_size or 0)
 
     @property
     def is_run(self) -> bool:
-        """Whether the units are neighbours, from ``first`` on, each once."""
+        """Whether the units are consecutive and distinct, from ``first`` on."""
         end = self.first + self.num_full * self.size
         follows = not self.last_size or self.last_start == end
         ends = end + (self.last_size or 0) <= self.num_units
         return follows and ends and (self.stride == self.size or self.num_full <= 1)
 
     def batches(self) -> Iterator[range]:
-        """Give the units of each batch, one by one; beyond ``num_units`` they go on from 0."""
+        """Yield the units of each batch; numbers from ``num_units`` on wrap around to unit 0."""
         for batch in range(self.num_full):
             start = self.first + batch * self.stride
             yield range(start, start + self.size)
@@ -69,14 +70,14 @@ class Share:
             yield range(self.last_start, self.last_start + self.last_size)
 
     def batch(self, number: int) -> range:
-        """Return the units of a batch, as ``batches`` does."""
+        """Return the units of one batch; see ``batches``."""
         if number < self.num_full:
             start = self.first + number * self.stride
             return range(start, start + self.size)
         return range(self.last_start, self.last_start + (self.last_size or 0))
 
     def of_worker(self, worker: int, num_workers: int) -> Share:
-        """Give every ``num_workers``-th batch, from batch ``worker % num_workers`` on."""
+        """Return the share of every ``num_workers``-th batch, from ``worker % num_workers`` on."""
         if num_workers == 1:
             return self
         worker %= num_workers
@@ -84,7 +85,7 @@ class Share:
         has_last = self.last_size is not None and self.num_full % num_workers == worker
         return replace(
             self,
-            # Where there is no such batch, numbers need not grow.
+            # Without such a batch, the numbers must not grow beyond 64 bits.
             first=self.first + worker * self.stride * (num_full > 0),
             stride=self.stride * (num_workers if num_full > 1 else 1),
             num_full=num_full,
@@ -101,15 +102,16 @@ def share_of(
     tail: Tail,
     drop_last: bool,
 ) -> Share:
-    """Give what a rank gets of the units from ``start`` on.
+    """Return the share of a rank of the units from ``start`` on.
 
     Args:
-        num_units: Units of the epoch.
-        start: The first one that nobody was served yet, in ``range(num_units + 1)``.
-        global_batch_size: Units of a batch, of all ranks together; at least one for each.
-        world: The rank, and how many there are.
-        tail: What becomes of a short last batch whose units do not divide among the ranks.
-        drop_last: Whether a short last batch is left out.
+        num_units: The number of units in the epoch.
+        start: The first unit that was not yielded yet, in ``range(num_units + 1)``.
+        global_batch_size: The number of units in a batch of all ranks together; at least the
+            number of ranks.
+        world: The rank and the number of ranks.
+        tail: How a shorter last batch is divided whose units do not divide evenly.
+        drop_last: Whether a shorter last batch is dropped.
     """
     rank, ranks = world.rank, world.world_size
     num_full, left = divmod(max(0, num_units - start), global_batch_size)
@@ -128,13 +130,13 @@ def share_of(
             last_start += rank * least
         else:
             most = least + (over > 0)
-            # Where the batch does not divide, ranks from `more` on may have no room for one more.
+            # If the full batch does not divide evenly, ranks from `more` on have room for one less.
             last_size = min(most, each + (rank < more))
             roomy = min(rank, more)
             last_start += roomy * min(most, each + 1) + (rank - roomy) * min(most, each)
     stride = global_batch_size
     if not num_full:
-        # The core counts in 64 bits: of batches that there are not, no more than there is.
-        size, stride = (max(1, min(many, num_units)) for many in (size, stride))
+        # The sizes of batches that do not exist must fit into the 64 bits of the core.
+        size, stride = (max(1, min(each, num_units)) for each in (size, stride))
         first = min(first, num_units)
     return Share(first, size, stride, num_full, last_start, last_size, num_units)

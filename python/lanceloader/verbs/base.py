@@ -1,4 +1,4 @@
-"""What every permutation holds, and what it says of itself."""
+"""``View``: the state of a permutation, its properties and its representations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_BATCH_SIZE", "View"]
 
 DEFAULT_BATCH_SIZE = 100
-"""Rows of a batch where none are asked for: LanceDB's number."""
+"""The default number of rows in a batch, the same as in LanceDB."""
 
 
 class View:
     """The state of a permutation: a source, an order, columns and a transform."""
 
-    _split: int
+    split_number: int
     selection: dict[str, str]
     batch_size: int
     transform_fn: Transform
@@ -38,32 +38,37 @@ class View:
     _permutation_table: Any
     reader: RowReader | None
 
-    _source: Source
-    _rows: Order
+    source: Source
+    unsliced_order: Order
     """The rows before skip and take."""
-    _order: Order
-    """The rows served."""
-    _options: ReadOptions
-    """How they are read."""
+    order: Order
+    """The rows after skip and take."""
+    read_options: ReadOptions
+    """How the rows are read."""
     _pid: int | None
+    """The process that opened ``reader``."""
     is_shard: bool = False
-    """Whether ``shard`` was asked, so that nobody else should."""
+    """Whether these are the rows of one rank already, so that a loader must not shard them again."""
+    _warm: RowReader | None = None
+    """The reader that keeps the rows packed by ``warm``."""
+    _format_reader: tuple[RowReader, Any, RowReader] | None = None
+    """The plain reader, the requirements of a format, and the reader that meets them."""
 
-    _formed: tuple[RowReader, Any, RowReader] | None = None
-    """The reader, what a format wants of it, and the reader that gives that."""
-
-    def _assign(
+    def assign(
         self,
         source: Source,
         rows: Order,
         split: int,
         selection: dict[str, str] | None = None,
     ) -> None:
-        """Set everything, with LanceDB's defaults; without a selection, which opens the source, all columns."""
-        self._source = source
-        self._rows = rows
-        self._order = rows
-        self._split = split
+        """Set all attributes to LanceDB's defaults.
+
+        Without a selection all columns are selected, which opens the source.
+        """
+        self.source = source
+        self.unsliced_order = rows
+        self.order = rows
+        self.split_number = split
         if selection is None:
             selection = {name: name for name in source.schema.names}
         self.selection = selection
@@ -73,19 +78,23 @@ class View:
         self.limit = None
         self.connection_factory = None
         self.reader = None
-        self._options = ReadOptions()
+        self.read_options = ReadOptions()
         self._pid = None
 
-    def _assign_tables(self, base_table: Any) -> None:
-        """Set the table that users see; there is no permutation table."""
+    def assign_tables(self, base_table: Any, permutation_table: Any = None) -> None:
+        """Set the tables that the permutation was made from."""
         self._base_table = base_table
-        self._permutation_table = None
+        self._permutation_table = permutation_table
+
+    def assigned_tables(self) -> tuple[Any, Any]:
+        """Return the two tables, or what makes them again after unpickling."""
+        return self._base_table, self._permutation_table
 
     def _replace(self, **changes: Any) -> Self:
-        """Copy, with changes. The reader is shared unless what it reads changes."""
+        """Return a copy with changed attributes, which shares the reader if that still applies."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
-        if not changes.keys().isdisjoint(("selection", "_source", "_options")):
+        if not changes.keys().isdisjoint(("selection", "source", "read_options")):
             new.reader = None
         return new
 
@@ -93,28 +102,29 @@ class View:
         return self._replace()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # What it reads is immutable; a transform need not be.
+        # Sources and orders are immutable; a transform may not be.
         return self._replace(
             selection=self.selection.copy(),
             transform_fn=copy.deepcopy(self.transform_fn, memo),
         )
 
-    def _with_rows(self, rows: Order, source: Source | None = None) -> Self:
-        """Serve other rows, in the order they stand; skip and take start afresh."""
-        changes: dict[str, Any] = {"_rows": rows, "_order": rows}
-        if source is not None and source is not self._source:
-            changes["_source"] = source
+    def with_rows(self, rows: Order, source: Source | None = None) -> Self:
+        """Return a copy with other rows, without the skip and take of this one."""
+        changes: dict[str, Any] = {"unsliced_order": rows, "order": rows}
+        if source is not None and source is not self.source:
+            changes["source"] = source
         return self._replace(**changes, offset=None, limit=None)
 
-    def _with_selection(self, selection: dict[str, str]) -> Self:
+    def with_selection(self, selection: dict[str, str]) -> Self:
+        """Return a copy with other columns: a dict of names to names in the table."""
         return self._replace(selection=selection)
 
-    def _ensure_open(self) -> RowReader:
-        """Give the reader of the selected columns, made anew in another process."""
+    def open_reader(self) -> RowReader:
+        """Return the reader of the selected columns, which each process opens for itself."""
         pid = os.getpid()
         if self.reader is None or self._pid != pid:
-            self.reader = self._source.reader(
-                list(self.selection.items()), self._options
+            self.reader = self.source.reader(
+                list(self.selection.items()), self.read_options
             )
             self._pid = pid
         return self.reader
@@ -124,12 +134,12 @@ class View:
         """The Arrow schema of the batches, with the metadata of fields and table."""
         import pyarrow as pa
 
-        return pa.schema(self._ensure_open())
+        return pa.schema(self.open_reader())
 
     @property
     def num_rows(self) -> int:
-        """The number of rows, fixed when it was made."""
-        return self._order.num_rows
+        """The number of rows, which never changes."""
+        return self.order.num_rows
 
     @property
     def num_columns(self) -> int:
@@ -138,7 +148,7 @@ class View:
 
     @property
     def column_names(self) -> list[str]:
-        """The names of the columns, in the order they come out."""
+        """The names of the columns, in the order of the batches."""
         return list(self.selection)
 
     @property
@@ -148,8 +158,8 @@ class View:
 
     @property
     def version(self) -> int | None:
-        """The version of the table it is pinned to, or ``None`` for data without versions."""
-        return self._source.version
+        """The version of the table that is read, or ``None`` for data without versions."""
+        return self.source.version
 
     def __len__(self) -> int:
         return self.num_rows
@@ -158,7 +168,7 @@ class View:
         columns = "column" if self.num_columns == 1 else "columns"
         return (
             f"<Permutation of {self.num_rows:,} rows and {self.num_columns} {columns} of "
-            f"{self._source.describe()}>"
+            f"{self.source.describe()}>"
         )
 
     def _repr_html_(self) -> str:

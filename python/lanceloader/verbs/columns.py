@@ -1,4 +1,4 @@
-"""The verbs that choose columns. Each gives a new permutation and reads nothing."""
+"""The methods that choose columns. Each returns a new permutation and reads no rows."""
 
 from __future__ import annotations
 
@@ -20,27 +20,40 @@ __all__ = ["ColumnVerbs"]
 
 
 class ColumnVerbs(View):
-    """Select, remove, rename, flatten."""
+    """Methods that choose columns."""
 
     def select_columns(self, columns: Sequence[str]) -> Self:
-        """Keep ``columns``, in the order given. Only they are read.
+        """Return a permutation of some columns, in the order of ``columns``.
+
+        Columns that are not selected are not read.
 
         Args:
-            columns: Names of columns of this permutation; of fields of structs, with dots
-                (``"meta.width"``); or of ``_rowid``, ``_rowaddr`` and ``_rowoffset``.
+            columns: Names of columns of this permutation; paths of struct fields, with dots
+                (``"meta.width"``); or ``_rowid``, ``_rowaddr`` and ``_rowoffset``.
 
         Raises:
-            ValueError: If there are none.
-            ColumnNotFoundError: If one does not exist. It is a ``ValueError`` and a
+            ValueError: If ``columns`` is empty.
+            ColumnNotFoundError: If a column does not exist. This is both a ``ValueError`` and a
                 ``KeyError``.
+            TypeError: If ``columns`` is a single string.
+
+        Example:
+            >>> perm.select_columns(["x"]).column_names
+            ['x']
         """
         check_names(columns)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
-        return self._with_selection({name: self._resolve(name) for name in columns})
+        return self.with_selection(
+            {name: self.resolve_column(name) for name in columns}
+        )
 
-    def _resolve(self, name: str) -> str:
-        """Find the source column of a name, checking that there is one."""
+    def resolve_column(self, name: str) -> str:
+        """Return the column of the table that a name refers to.
+
+        Raises:
+            ColumnNotFoundError: If the column does not exist.
+        """
         if name in self.selection:
             return self.selection[name]
         if name in SYSTEM:
@@ -49,17 +62,21 @@ class ColumnVerbs(View):
         while rest:
             if top in self.selection:
                 nested = f"{self.selection[top]}.{rest}"
-                self._source.reader([(name, nested)])
+                self.source.reader([(name, nested)])
                 return nested
             head, _, rest = rest.partition(".")
             top = f"{top}.{head}"
-        raise missing("select", name, self.column_names)
+        raise column_error("select", name, self.column_names)
 
     def remove_columns(self, columns: Sequence[str]) -> Self:
-        """Leave ``columns`` out; names that do not exist are ignored.
+        """Return a permutation without some columns.
+
+        Args:
+            columns: Names of columns. Names that do not exist are ignored.
 
         Raises:
-            ValueError: If none would be left.
+            ValueError: If no column would remain.
+            TypeError: If ``columns`` is a single string.
         """
         check_names(columns)
         kept = {
@@ -69,23 +86,28 @@ class ColumnVerbs(View):
         }
         if not kept:
             raise ValueError("Cannot remove all columns")
-        return self._with_selection(kept)
+        return self.with_selection(kept)
 
     def rename_column(self, old_name: str, new_name: str) -> Self:
-        """Rename a column, which moves to the end.
+        """Return a permutation with a column renamed and moved to the end.
+
+        Args:
+            old_name: The name of a column.
+            new_name: Its new name.
 
         Raises:
-            ValueError: If there is no ``old_name``, or there is a ``new_name`` already.
+            ValueError: If no column is named ``old_name``, or one is already named ``new_name``.
+            TypeError: If ``new_name`` is not a string.
         """
         if old_name is None:
             raise AssertionError("old_name is required")
         if new_name is None:
             raise AssertionError("new_name is required")
         if not isinstance(new_name, str):
-            message = f"new_name {new_name!r}: wanted a string"
+            message = f"`new_name` must be a string, not {new_name!r}"
             raise TypeError(message)
         if old_name not in self.selection:
-            raise missing("rename", old_name, self.column_names)
+            raise column_error("rename", old_name, self.column_names)
         if new_name in self.selection:
             message = (
                 f"Cannot rename column `{old_name}` to `{new_name}` because a column "
@@ -94,21 +116,24 @@ class ColumnVerbs(View):
             raise ValueError(message)
         selection = self.selection.copy()
         selection[new_name] = selection.pop(old_name)
-        return self._with_selection(selection)
+        return self.with_selection(selection)
 
     def rename_columns(self, column_map: Mapping[str, str]) -> Self:
-        """Rename several columns, one after another.
+        """Return a permutation with several columns renamed, one after the other.
+
+        Args:
+            column_map: Old names to new names. Renamed columns move to the end, in this order.
 
         Raises:
             ValueError: As for ``rename_column``.
-            TypeError: If ``column_map`` is no mapping.
+            TypeError: If ``column_map`` is not a mapping, or a new name is not a string.
         """
         if column_map is None:
             raise AssertionError("column_map is required")
         if not isinstance(column_map, Mapping):
             message = (
-                f"Invalid input, column_map of type {type(column_map).__name__}: wanted a dict "
-                "of old name to new name"
+                "Invalid input, `column_map` must be a dict of old names to new names, not "
+                f"{type(column_map).__name__}"
             )
             raise TypeError(message)
         new = self
@@ -117,10 +142,10 @@ class ColumnVerbs(View):
         return new
 
     def flatten(self) -> Self:
-        """Replace each struct column by its fields, named with dots, at any depth.
+        """Return a permutation in which struct columns are replaced by their fields, at any depth.
 
-        Reads nothing; fields that are left out afterwards are not read either. A struct that
-        is null makes its fields null.
+        Fields are named by their paths, with dots (``"meta.width"``). Fields that are removed
+        afterwards are not read. The fields of a null struct are null.
         """
         import pyarrow as pa
 
@@ -135,24 +160,24 @@ class ColumnVerbs(View):
 
         for field in self.schema:
             add(field.name, self.selection[field.name], field.type)
-        return self._with_selection(selection)
+        return self.with_selection(selection)
 
 
 def check_names(columns: Sequence[str]) -> None:
-    """Refuse what is no list of names.
+    """Check that ``columns`` is a list of names.
 
     Raises:
         AssertionError: If it is ``None``, as in LanceDB.
-        TypeError: If it is a single name.
+        TypeError: If it is a single string.
     """
     if columns is None:
         raise AssertionError("columns is required")
     if isinstance(columns, str):
-        message = f"columns {columns!r}: wanted a list of names, as in [{columns!r}]"
+        message = f"`columns` must be a list of names, not a string: pass [{columns!r}]"
         raise TypeError(message)
 
 
-def missing(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
-    """Make the error for a column that is not there, in LanceDB's words."""
+def column_error(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:
+    """Return the error for a column that does not exist, with LanceDB's message."""
     message = f"Cannot {verb} column `{name}` because it does not exist"
     return missing_column(message, name, known)

@@ -1,4 +1,4 @@
-"""What ``explain`` says: how rows are read, why, and what it will cost."""
+"""The text of ``explain``: how rows are read, why, and the expected cost."""
 
 from __future__ import annotations
 
@@ -18,67 +18,72 @@ __all__ = ["explanation"]
 
 # Measured on one core of a virtual machine, with the files in the page cache.
 _SECONDS_PER_VALUE = 2e-6
-"""Of a single value read at random from a file: its chunk is found and decoded."""
+"""The time to find and decode one value at a random position of a file."""
 _BYTES_PER_SECOND = 1e9
-"""Of decoding and copying."""
+"""The speed of decoding and copying."""
 _REMOTE_SECONDS = 0.1
-"""Of a request to object storage."""
+"""The time of a request to object storage."""
 _CHUNK_BYTES = 4096
-"""What a value read at random brings along: a chunk of its column."""
+"""The bytes read for one value at a random position: a chunk of its column."""
 _WINDOW_BYTES = 16 << 20
+"""The decoded bytes of a window of rows that are read together."""
 _SMALL_BYTES = 8 << 20
+"""Packed rows below this size are kept in memory of the process, not in the cache directory."""
 _MAX_ROWS_AT_ONCE = 1024
+"""The most rows of a batch whose time is estimated."""
 
 
 def explanation(view: View) -> str:
-    """Describe a permutation, line by line. Looks at some hundred rows at most."""
-    native = getattr(view._source, "native", None)
-    reader = view._ensure_open()
+    """Return a description of a permutation, which reads a few hundred rows at most."""
+    native = getattr(view.source, "native", None)
+    reader = view.open_reader()
     lines = [
-        f"rows      {view.num_rows:,} of {view._source.num_rows:,}",
-        f"source    {view._source.describe()}",
+        f"rows      {view.num_rows:,} of {view.source.num_rows:,}",
+        f"source    {view.source.describe()}",
     ]
     if native is not None:
         size = native.data_bytes
         stored = "unknown size" if size is None else f"{size:,} bytes, all columns"
         parts = "fragment" if native.num_fragments == 1 else "fragments"
         lines.append(f"stored as {native.num_fragments:,} {parts}, {stored}")
-    order = repr(view._order).removeprefix("<Order of ").removesuffix(">")
+    order = repr(view.order).removeprefix("<Order of ").removesuffix(">")
     lines += [
-        f"order     {order} ({view._order.num_bytes:,} bytes)",
+        f"order     {order} ({view.order.num_bytes:,} bytes)",
         f"columns   {', '.join(view.column_names)}",
     ]
     if not isinstance(reader, _native.Reader):
         lines.append(
-            "read      by the table's own library, as the native reader does not know it"
+            "read      by the table's own library, as the native reader does not support it"
         )
         return "\n".join(lines)
     choice = reader.choice()
-    strategy = reader.strategy(view._order)
+    strategy = reader.strategy(view.order)
     if strategy == choice.strategy:
         lines.append(f"read      {strategy}, as {choice.reason}")
-    elif view._order.is_ascending:
+    elif view.order.is_ascending:
         how = "direct in order: runs of rows, a window of 16 MiB ahead"
         lines.append(f"read      {how}; at random, {choice.strategy}")
     else:
         share = f"{view.num_rows:,} of {choice.num_rows:,} rows"
-        lines.append(f"read      {strategy}, as {share} are not worth packing all")
+        lines.append(
+            f"read      {strategy}, as {share} do not pay for packing all rows"
+        )
     if choice.row_bytes and view.num_rows:
         lines += costs(view, choice, strategy)
     return "\n".join(lines)
 
 
 def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
-    """Say what reading in random order costs; what is not known beforehand is about right."""
+    """Yield the lines about the cost, with estimates for what is only known after reading."""
     packed = choice.row_bytes * choice.num_rows
     useful = choice.row_bytes * view.num_rows
-    is_remote = "://" in (getattr(view._source, "uri", None) or "")
+    is_remote = "://" in (getattr(view.source, "uri", None) or "")
     columns = len(view.selection)
     if strategy == "resident":
         reads = f"every row once ({readable(packed)} packed), then from memory"
         amplification = packed / useful
         memory = readable(packed)
-        folder = cache_folder(view._options.cache_dir)
+        folder = cache_folder(view.read_options.cache_dir)
         if folder is None or packed < _SMALL_BYTES:
             memory += " of this process"
         else:
@@ -90,10 +95,10 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
         )
         amplification = (packed + 2 * useful) / useful
         memory = f"at most {readable(choice.memory_bytes)}"
-    elif view._order.is_ascending:
+    elif view.order.is_ascending:
         reads = f"runs of rows, {readable(useful)} once decoded"
         amplification = 1.0
-        memory = f"about {readable(4 * _WINDOW_BYTES)} of windows under way"
+        memory = f"about {readable(4 * _WINDOW_BYTES)} of windows in flight"
     else:
         window = max(1, min(view.num_rows, _WINDOW_BYTES // choice.row_bytes))
         windows = -(-view.num_rows // window)
@@ -103,7 +108,7 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
             f"{readable(touched * windows)} an epoch"
         )
         amplification = touched * windows / useful
-        memory = f"about {readable(4 * window * choice.row_bytes)} of windows under way"
+        memory = f"about {readable(4 * window * choice.row_bytes)} of windows in flight"
     rows = min(view.batch_size, view.num_rows, _MAX_ROWS_AT_ONCE)
     first = (
         rows * columns * _SECONDS_PER_VALUE
@@ -112,6 +117,6 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
     first += _REMOTE_SECONDS if is_remote else 0.0
     yield f"row       about {choice.row_bytes:,} bytes, packed"
     yield f"reads     {reads}"
-    yield f"amplified {amplification:.1f} times what is served, in the first epoch"
+    yield f"amplified {amplification:.1f} times the bytes of the batches, in the first epoch"
     yield f"memory    {memory}"
-    yield f"first     batch of {rows:,} rows expected after {first * 1e3:,.0f} ms"
+    yield f"first     batch of {rows:,} rows is expected after {first * 1e3:,.0f} ms"

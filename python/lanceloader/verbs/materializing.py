@@ -1,4 +1,4 @@
-"""The method that writes rows as a new table."""
+"""``materialize``: the rows of a permutation, written as a new table."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from lanceloader.sources import open_source
 from lanceloader.verbs.options import OptionVerbs
 
 if TYPE_CHECKING:
-    from lanceloader._typing import StorageOptions
+    from lanceloader._typing import Progress, StorageOptions
 
 __all__ = ["MaterializeVerbs"]
 
 
 class MaterializeVerbs(OptionVerbs):
-    """Write rows as a new table."""
+    """Methods that write rows."""
 
     def materialize(
         self,
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
-        progress: bool = False,
+        progress: Progress = False,
     ) -> Self:
-        """Write the rows, with these columns and in this order, as a new Lance table.
+        """Write the rows as a new Lance table, with the columns and in the order of this permutation.
 
-        All of it or nothing: a table that is interrupted leaves nothing behind, and one whose
-        process is killed leaves a hidden folder that the next attempt removes. Memory is
-        bounded, however many rows there are: see ``with_read``.
+        The table is written completely or not at all: an interrupted call leaves nothing behind,
+        and a killed process leaves a hidden directory that the next call removes. Memory is
+        bounded by the ``memory_limit`` of ``with_read``, at any number of rows.
 
         Args:
-            uri: Path or URI of the new table; ``"db/name.lance"`` is the table ``name`` of the
-                LanceDB database ``db``.
+            uri: The path or URI of the new table. ``"db/name.lance"`` is the table ``name`` of
+                the LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a bar.
+            progress: Whether to show a progress bar; or a function, called with the number of
+                rows written so far and in all.
 
         Returns:
-            The new table, in storage order, with the format of this permutation.
+            A permutation of the new table in storage order, with the format, the batch size and
+            the read options of this one.
 
         Raises:
-            FileExistsError: If there is something at ``uri`` already.
+            FileExistsError: If ``uri`` exists.
             UnsupportedError: If neither pylance nor lancedb is installed.
 
         Example:
@@ -56,8 +58,8 @@ class MaterializeVerbs(OptionVerbs):
         write_table(self.schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)
         new = self._replace()
-        new._assign(source, source.all_rows(), 0)
-        new._assign_tables(uri)
+        new.assign(source, source.all_rows(), 0)
+        new.assign_tables(uri)
         new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
-        new._options = self._options
+        new.read_options = self.read_options
         return new

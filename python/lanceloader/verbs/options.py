@@ -1,4 +1,4 @@
-"""The methods that choose how rows are read, and say so."""
+"""The methods that choose how rows are read, and ``explain``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Self
 from lanceloader.options import ReadOptions
 from lanceloader.verbs.explaining import explanation
 from lanceloader.verbs.splitting import SplitVerbs
+from lanceloader.verbs.warming import WarmReport, pack_now
 
 if TYPE_CHECKING:
     import os
 
-    from lanceloader._typing import Read, Size
+    from lanceloader._typing import Progress, Read, Size
 
 __all__ = ["OptionVerbs"]
 
 
 class OptionVerbs(SplitVerbs):
-    """Choose how rows are read."""
+    """Methods that choose how rows are read."""
 
     def with_read(
         self,
@@ -27,46 +28,92 @@ class OptionVerbs(SplitVerbs):
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> Self:
-        """Choose how rows are read; without arguments, let the table decide again.
+        """Return a permutation that is read in another way; without arguments, in the default way.
 
         Args:
-            read: One of
+            read: The strategy, one of
 
-                * ``"auto"``, the default: by the width and number of rows, the memory there is,
-                  and how rows are asked for; ``explain()`` says what that comes to;
-                * ``"resident"``: all rows are packed once, in the background, and kept in memory.
+                * ``"auto"``, the default: chooses one of the others by the size of the rows, the
+                  available memory and the order; ``explain()`` returns the choice;
+                * ``"resident"``: packs all rows once, in the background, and keeps them in memory.
                   Workers, ranks and later runs on a machine share them through files in
                   ``cache_dir``;
                 * ``"external"``: a ``loader`` shuffles by writing packed rows to scratch files
                   and reading them back in order, within ``memory_limit``;
-                * ``"direct"``: rows are read from the table's files each time.
-            memory_limit: Bytes of rows that may be held in memory, or a text like ``"4GiB"``;
-                by default ``LANCELOADER_MEMORY_LIMIT``, or half of what is free, also under a
-                limit of the control group. Rows take no more than this, 256 MiB, and three times
-                the longest row of a batch. ``"resident"`` and ``"external"`` raise ``ValueError``
-                on the first batch if they cannot do with it.
-            cache_dir: Where packed rows are kept; by default ``LANCELOADER_CACHE_DIR``, or
-                ``~/.cache/lanceloader/rows``. An empty text keeps them in memory of the process.
-                It holds at most ``LANCELOADER_CACHE_LIMIT`` bytes, by default half of the disk's
-                free space; what was not used for longest goes first.
-            threads: Threads that read ahead, as far as there are batches for them, and threads
-                that pack rows; by default one per core, of those that read at most four.
+                * ``"direct"``: reads rows from the files of the table each time.
+            memory_limit: The most bytes of rows to hold in memory, as a number or a string like
+                ``"4GiB"``. Defaults to ``LANCELOADER_MEMORY_LIMIT``, or half of the free memory,
+                also within a control group. Rows never take more than this limit, 256 MiB and
+                three times the longest row of a batch together. With ``"resident"`` and
+                ``"external"``, the first batch raises ``ValueError`` if the limit is too low.
+            cache_dir: The directory of packed rows. Defaults to ``LANCELOADER_CACHE_DIR``, or
+                ``~/.cache/lanceloader/rows``. An empty string keeps them in memory of the
+                process. The directory holds at most ``LANCELOADER_CACHE_LIMIT`` bytes, by default
+                half of the free disk space; the least recently used files are removed first.
+            threads: The number of threads that read ahead, and of threads that pack rows.
+                Defaults to one per core, of which at most four read.
 
         Raises:
-            ValueError: If there is no such strategy, or a size is none.
+            ValueError: If the strategy is unknown, or a size cannot be parsed.
+
+        Example:
+            >>> perm.with_read("direct", memory_limit="1GiB").head(1)
+            [{'x': 0}]
         """
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
-        return self._replace(_options=options)
+        return self._replace(read_options=options)
 
     def with_read_options(self, options: ReadOptions) -> Self:
-        """Read with options; those that ``options`` leaves open stay as they are."""
+        """Return a permutation with other read options; options that are ``None`` keep their values."""
         if options == ReadOptions():
             return self
-        return self._replace(_options=self._options.merged(options))
+        return self._replace(read_options=self.read_options.merged(options))
 
     def explain(self) -> str:
-        """Say where the rows come from, in which order, how they are read, why, and the cost.
+        """Return a description of the source, the order, how rows are read, why, and the cost.
 
-        Looks at some hundred rows if their types do not say how long they are.
+        Reads a few hundred rows if the columns have values of variable length.
         """
         return explanation(self)
+
+    def warm(
+        self,
+        *,
+        memory_limit: Size | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: Progress = False,
+    ) -> WarmReport:
+        """Pack the rows of the table now, so that a first epoch does not have to.
+
+        The selected columns of all rows of the table are packed, as ``read="resident"`` does it
+        in the background, and this returns when the last row is packed. Filters and orders
+        make no difference. Packed rows of 8 MiB and more are kept in the cache folder, for other
+        processes and later runs, until others need the room; fewer are kept in memory while
+        this permutation, or one made from it, is in use.
+
+        Args:
+            memory_limit: As for ``with_read``.
+            cache_dir: As for ``with_read``.
+            threads: As for ``with_read``; those that pack rows.
+            progress: Whether to show a bar; or a function, called with the bytes packed so
+                far and in all.
+
+        Returns:
+            What was packed, how long it took, and where it is kept.
+
+        Raises:
+            StorageError: If the rows cannot be written to the cache folder.
+            UnsupportedError: If the native reader does not read these columns.
+            ValueError: If the packed rows need more memory than ``memory_limit``.
+
+        Example:
+            >>> report = perm.warm()
+            >>> report.rows, report.is_shared
+            (10, False)
+        """
+        options = ReadOptions.of("resident", memory_limit, cache_dir, threads)
+        view = self._replace(read_options=self.read_options.merged(options))
+        report = pack_now(view, progress)
+        self._warm = view.reader
+        return report

@@ -1,4 +1,4 @@
-"""Formats, and reading batches in them."""
+"""The methods that choose a format and read rows in it."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from lanceloader._typing import Format, Nulls, Positions, Transform
+    from lanceloader._typing import Format, Nulls, Positions, Progress, Transform
     from lanceloader.locations import RowLocation
     from lanceloader.sources import RowReader
 
 __all__ = ["ReadVerbs"]
 
-# What LanceDB's engine takes a batch size of 0 to mean.
 ENGINE_BATCH_SIZE = 8192
+"""The number of rows in a batch of ``batch_size`` 0, as in LanceDB."""
 
 
 class ReadVerbs(ColumnVerbs):
-    """Formats, iteration, random access, and reading everything."""
+    """Methods that choose a format, iterate, take rows by position, and read all rows."""
 
     def with_format(
         self,
@@ -59,50 +59,64 @@ class ReadVerbs(ColumnVerbs):
         nulls: Nulls | None = None,
         fill_value: Any = None,
     ) -> Self:
-        """Choose what a batch is handed out as.
+        """Return a permutation whose batches have another format.
 
         Args:
-            format: One of
+            format: The format of a batch, one of
 
                 * ``"python"``, the default: a list of dicts, one per row;
-                * ``"python_col"``: a dict of lists;
+                * ``"python_col"``: a dict of lists, one per column;
                 * ``"numpy"``: an array of shape (rows, columns);
-                * ``"pandas"``, ``"polars"``: a frame;
+                * ``"pandas"``, ``"polars"``: a ``DataFrame``;
                 * ``"arrow"``: a ``pyarrow.RecordBatch``;
                 * ``"torch"``: a list of dicts of tensors, one per row;
                 * ``"torch_row"``: a list of tensors, one per row;
                 * ``"torch_col"``: a tensor of shape (columns, rows);
-                * ``"torch_matrix"``: a tensor of shape (rows, columns), of columns of one type;
-                * ``"torch_dict"``, ``"numpy_dict"``: a dict with a tensor or array per
-                  column, each of its own dtype: of shape (rows,), or (rows, dim) for
-                  fixed-size lists, and in their logical shape for tensors. Lists become
-                  ``Ragged(values, offsets)``, structs dicts,
-                  times whole numbers (in numpy, ``datetime64``), decimals 64-bit floats,
-                  text and bytes lists of Python objects.
-            nulls: For the dict formats: ``"error"``, the default; ``"fill"`` to put
-                ``fill_value`` in their place; or ``"mask"`` to add a boolean
-                ``"<column>_mask"`` per column that is true where there is a value.
-            fill_value: One value, or a dict with one per column.
+                * ``"torch_matrix"``: a tensor of shape (rows, columns), for columns of one type;
+                * ``"torch_dict"``, ``"numpy_dict"``: a dict with one tensor or array per column,
+                  with the dtype of the column and shape (rows,), (rows, size) for fixed-size
+                  lists, or (rows, *shape) for tensors of a fixed shape. Lists become
+                  ``Ragged(values, offsets)``; structs become dicts; dates and times become
+                  int64 (``datetime64`` in numpy); decimals become float64; strings and bytes
+                  become lists of Python objects.
+            nulls: How the dict formats represent nulls: ``"error"``, the default, raises;
+                ``"fill"`` replaces them by ``fill_value``; ``"mask"`` adds a boolean
+                ``"<column>_mask"`` for each column, which is false for nulls.
+            fill_value: With ``nulls="fill"``, one value for all columns, or a dict of one value
+                per column.
 
         Raises:
-            ValueError: If there is no such format, or it takes no such option.
-            ImportError: If its library is not installed.
+            ValueError: If the format is unknown or does not support an option.
+            ImportError: If the library of the format is not installed.
+
+        Example:
+            >>> perm.with_format("numpy_dict").head(3)["x"]
+            array([0, 1, 2])
         """
         if format is None:
             raise AssertionError("format is required")
         options = {"nulls": nulls, "fill_value": fill_value}
-        given = {name: value for name, value in options.items() if value is not None}
-        transform = transform_of(format, **given)
-        if given:
+        passed = {name: value for name, value in options.items() if value is not None}
+        transform = transform_of(format, **passed)
+        if passed:
             check_nulls(nulls or "error", fill_value)
             if isinstance(fill_value, Mapping):
                 check_fill_columns(fill_value, self.schema)
         return self.with_transform(transform)
 
     def with_transform(self, transform: Transform) -> Self:
-        """Hand out ``transform(batch)`` for each ``pyarrow.RecordBatch``.
+        """Return a permutation whose batches are converted by a function, in place of a format.
 
-        It runs once per batch, in the thread that asks for it.
+        Args:
+            transform: A function of a ``pyarrow.RecordBatch``, which is called once per batch, in
+                the thread that requests the batch. Its results are the batches.
+
+        Raises:
+            TypeError: If ``transform`` is not callable.
+
+        Example:
+            >>> perm.with_transform(lambda batch: batch.num_rows).head(3)
+            3
         """
         if transform is None:
             raise AssertionError("transform is required")
@@ -112,35 +126,46 @@ class ReadVerbs(ColumnVerbs):
         return self._replace(transform_fn=transform)
 
     def with_batch_size(self, batch_size: int) -> Self:
-        """Set the rows of a batch of ``for batch in perm``.
+        """Return a permutation with another default batch size.
+
+        Args:
+            batch_size: The number of rows in a batch of ``for batch in perm`` and of
+                ``perm.loader()``.
 
         Raises:
             ValueError: If ``batch_size`` is negative.
-            TypeError: If it is not a whole number.
+            TypeError: If ``batch_size`` is not an integer.
         """
         return self._replace(batch_size=count(batch_size, "batch_size"))
 
     def with_connection_factory(self, connection_factory: Callable[[str], Any]) -> Self:
-        """Reopen the table with ``connection_factory(name)`` where this is unpickled.
+        """Return a permutation that opens its table with ``connection_factory(name)`` when unpickled.
 
-        The factory must pickle: a module-level function, a partial of one, or an instance
-        of a module-level class. The pickle then holds no address and no options.
+        Its pickles then hold neither the URI of the table nor storage options.
+
+        Args:
+            connection_factory: A function from the name of a table to the table. It must be
+                picklable: a module-level function, a ``functools.partial`` of one, or an instance
+                of a module-level class.
+
+        Raises:
+            TypeError: If ``connection_factory`` is not callable.
         """
         if connection_factory is None:
             raise AssertionError("connection_factory is required")
         if not callable(connection_factory):
             message = (
-                "`connection_factory` must be a function that opens the table of a name, not "
-                f"{connection_factory!r}"
+                "`connection_factory` must be a function from the name of a table to the table, "
+                f"not {connection_factory!r}"
             )
             raise TypeError(message)
         return self._replace(connection_factory=connection_factory)
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over batches of ``batch_size`` rows; the last may have fewer.
+        """Iterate over batches of ``batch_size`` rows; the last one may be shorter.
 
-        Permutations made by LanceDB's names, of ``lanceloader.permutation``, leave a short last one
-        out, as LanceDB does.
+        The classes of ``lanceloader.permutation``, which behave like LanceDB's, drop a shorter last
+        batch.
         """
         return self.iter(self.batch_size)
 
@@ -151,12 +176,23 @@ class ReadVerbs(ColumnVerbs):
         *,
         progress: bool = False,
     ) -> Iterator[Any]:
-        """Give the rows in batches, in order, read ahead by threads.
+        """Return an iterator over batches in order, which threads read ahead.
 
         Args:
-            batch_size: Rows of a batch; only the last may have fewer. 0 means 8192.
-            skip_last_batch: Whether to leave a short last batch out.
-            progress: Whether to show a bar.
+            batch_size: The number of rows in a batch; the last one may be shorter. 0 means 8192.
+            skip_last_batch: Whether to drop a shorter last batch.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            An iterator over batches in the format of the permutation.
+
+        Raises:
+            ValueError: If ``batch_size`` is negative.
+            ImportError: If ``progress`` is true and tqdm is not installed.
+
+        Example:
+            >>> [len(batch) for batch in perm.iter(4)]
+            [4, 4, 2]
         """
         size = count(batch_size, "batch_size") or ENGINE_BATCH_SIZE
         if progress:
@@ -173,8 +209,8 @@ class ReadVerbs(ColumnVerbs):
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
-        batches: Iterator[Any] = self._open_for_format().load(
-            self._order, size, skip_last_batch
+        batches: Iterator[Any] = self.open_format_reader().load(
+            self.order, size, skip_last_batch
         )
         counted = progress_over(
             batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
@@ -184,18 +220,18 @@ class ReadVerbs(ColumnVerbs):
             start = number * size
             positions = range(start, min(start + size, self.num_rows))
             return location_of_rows(
-                self._source, self._order, positions, f"batch {number}"
+                self.source, self.order, positions, f"batch {number}"
             )
 
-        convert = without_stop_iteration(self._converter())
+        convert = without_stop_iteration(self.converter())
         yield from map(noting(convert, location), counted)
 
-    def _bulk(self, what: str, *, progress: bool) -> Iterator[pa.RecordBatch]:
-        """Give all rows in batches of some megabytes, however wide they are."""
-        reading = self.with_format("arrow")
-        batches = reading._ensure_open().load(self._order, None, False)  # noqa: FBT003
+    def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
+        """Return all rows in Arrow batches of a few megabytes, at any size of the rows."""
+        view = self.with_format("arrow")
+        batches = view.open_reader().load(self.order, None, False)  # noqa: FBT003
         return progress_over(
-            map(reading._record_batch, batches),
+            map(view._record_batch, batches),
             self.num_rows,
             what,
             enabled=progress,
@@ -203,29 +239,34 @@ class ReadVerbs(ColumnVerbs):
         )
 
     def take_offsets(self, offsets: Positions) -> Any:
-        """Give the rows at these positions, in this order, repeats included.
+        """Return the rows at some positions as one batch.
 
         Args:
-            offsets: Positions in ``range(len(self))``: a sequence, or a 1-d array or tensor.
+            offsets: Positions in ``range(len(self))``, as a sequence, a 1-d array or a 1-d tensor.
+                They may repeat.
 
         Returns:
-            What the format makes of them.
+            A batch of the rows in the order of ``offsets``, in the format of the permutation.
 
         Raises:
             IndexError: If a position is too large.
-            OverflowError: If one is negative.
-            TypeError: If they are no whole numbers.
+            OverflowError: If a position is negative.
+            TypeError: If a position is not an integer.
+
+        Example:
+            >>> perm.take_offsets([3, 1, 3])
+            [{'x': 3}, {'x': 1}, {'x': 3}]
         """
         taken = self._take_native(offsets)
         return self._converted(taken, offsets)
 
     def __getitems__(self, indices: Positions) -> Any:
-        """Give the rows at these positions: what ``DataLoader`` calls for a batch.
+        """Return the rows at some positions; torch's ``DataLoader`` calls this for each batch.
 
-        Like ``take_offsets``, except that lists of dicts carry their columns, so that
-        torch's default collate need not look at rows.
+        Like ``take_offsets``, except that lists of dicts keep their columns, from which torch's
+        ``default_collate`` makes a batch without converting single rows.
         """
-        register_collate()
+        register_batches()
         taken = self._take_native(indices)
         transform = self.transform_fn
         if transform is Transforms.arrow2python or is_format(transform, "torch"):
@@ -242,27 +283,40 @@ class ReadVerbs(ColumnVerbs):
     def __getitem__(self, index: slice | Positions) -> Any: ...
 
     def __getitem__(self, index: Any) -> Any:
-        """Give a batch: of one row, as in LanceDB, of a slice, or of any positions.
+        """Return a batch of one row, as in LanceDB, of a slice, or of any positions.
 
-        Single positions may be negative. For a row as a dict see ``row``.
+        Use ``row`` for a single row as a dict.
+
+        Args:
+            index: A position, which may be negative; a slice; or positions as for
+                ``take_offsets``.
+
+        Raises:
+            IndexError: If a position is out of range.
+            TypeError: If ``index`` is a mask or the name of a column.
+
+        Example:
+            >>> perm[2:4], perm[-1]
+            ([{'x': 2}, {'x': 3}], [{'x': 9}])
         """
         if isinstance(index, slice):
             start, stop, step = index.indices(self.num_rows)
             length = len(range(start, stop, step))
-            picked = self._order.slice(start if length else 0, length, step)
-            reader = self._open_for_format()
+            picked = self.order.slice(start if length else 0, length, step)
+            reader = self.open_format_reader()
             return self._converted(
                 reader.read(picked, 0, length), range(start, stop, step)
             )
         if isinstance(index, str):
             message = (
-                f"perm[{index!r}]: wanted positions; for a column use select_columns"
+                f"permutations are indexed by position, not by {index!r}: pass positions, or "
+                f"call select_columns([{index!r}]) for a column"
             )
             raise TypeError(message)
         try:
             position = operator.index(index)
         except TypeError:
-            check_positions(index)
+            check_not_mask(index)
             return self.take_offsets(index)
         if position < 0:
             position += self.num_rows
@@ -272,10 +326,17 @@ class ReadVerbs(ColumnVerbs):
         return self.take_offsets([position])
 
     def row(self, index: SupportsIndex) -> dict[str, Any]:
-        """Give the row at a position as a dict of Python objects, whatever the format.
+        """Return one row as a dict of Python objects, in any format of the permutation.
+
+        Args:
+            index: A position, which may be negative.
 
         Raises:
-            IndexError: If there is no such row.
+            IndexError: If ``index`` is out of range.
+
+        Example:
+            >>> perm.with_format("arrow").row(3)
+            {'x': 3}
         """
         position = operator.index(index)
         rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[
@@ -284,18 +345,29 @@ class ReadVerbs(ColumnVerbs):
         return rows[0]
 
     def head(self, n: int = 5) -> Any:
-        """Give the first ``n`` rows as one batch, or fewer if there are fewer."""
+        """Return the first ``n`` rows as one batch, or all rows if there are fewer."""
         return self[: count(n, "n")]
 
     def to_arrow(self, *, progress: bool = False) -> pa.Table:
-        """Read everything into a ``pyarrow.Table``."""
+        """Return all rows as a ``pyarrow.Table``.
+
+        Args:
+            progress: Whether to show a progress bar.
+        """
         import pyarrow as pa
 
         batches = self._bulk("reading", progress=progress)
         return pa.Table.from_batches(batches, schema=self.schema)
 
     def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
-        """Read everything into a polars frame."""
+        """Return all rows as a ``polars.DataFrame``.
+
+        Args:
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ImportError: If polars is not installed.
+        """
         need("polars", "to_polars()")
         import polars as pl
 
@@ -305,21 +377,39 @@ class ReadVerbs(ColumnVerbs):
         return frame
 
     def to_pandas(self, *, progress: bool = False) -> pd.DataFrame:
-        """Read everything into a pandas frame."""
+        """Return all rows as a ``pandas.DataFrame``.
+
+        Args:
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
         need("pandas", "to_pandas()")
         return as_storable(self.to_arrow(progress=progress)).to_pandas()
 
     def unique(self, column: str, *, progress: bool = False) -> list[Any]:
-        """Give the distinct values of a column, in order of first appearance.
+        """Return the distinct values of a column, in order of first appearance.
+
+        Args:
+            column: The name of a column, which is read once.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            Python objects, with ``None`` for null.
 
         Raises:
             ColumnNotFoundError: If the column does not exist.
-            FormatError: If it holds lists or structs, which have no distinct values.
+            FormatError: If the values are lists or structs, for which this is not supported.
+
+        Example:
+            >>> perm.with_take(3).unique("x")
+            [0, 1, 2]
         """
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self._with_selection({column: self._resolve(column)})
+        narrow = self.with_selection({column: self.resolve_column(column)})
         parts = []
         try:
             for batch in narrow._bulk(f"reading {column}", progress=progress):
@@ -335,41 +425,41 @@ class ReadVerbs(ColumnVerbs):
         return distinct
 
     def _take_native(self, positions: Any) -> Any:
-        reader = self._open_for_format()
+        reader = self.open_format_reader()
         if not isinstance(positions, list | range) and hasattr(positions, "tolist"):
-            # A torch tensor is no buffer; a numpy array is, and is read as one.
+            # The core reads numpy arrays by the buffer protocol, which tensors lack.
             positions = (
                 positions
                 if hasattr(positions, "__array_interface__")
                 else positions.tolist()
             )
-        return reader.take(self._order, positions)
+        return reader.take(self.order, positions)
 
-    def _open_for_format(self, *, by_column: bool = False) -> RowReader:
-        """Return the reader of batches as the format wants them.
+    def open_format_reader(self, *, by_column: bool = False) -> RowReader:
+        """Return the reader of batches in the layout that the format needs.
 
-        torch can neither index with unsigned numbers nor add them, so its formats get ids,
-        addresses and offsets of rows as signed ones.
+        torch supports few operations on unsigned integers, so ids, addresses and offsets of rows
+        are read as signed integers for its formats.
 
         Args:
-            by_column: Whether rows must not be put side by side, even for a matrix.
+            by_column: Whether batches must have separate columns, also for a matrix.
 
         Raises:
             FormatError: If the columns of a matrix are not of one type.
         """
-        reader = self._ensure_open()
+        reader = self.open_reader()
         transform = self.transform_fn
         if not is_torch(transform):
             return reader
         key = transform, by_column
-        known = self._formed
+        known = self._format_reader
         if known is None or known[:2] != (reader, key):
-            known = reader, key, self._formed_for(transform, by_column=by_column)
-            self._formed = known
+            known = reader, key, self._reader_for(transform, by_column=by_column)
+            self._format_reader = known
         return known[2]
 
-    def _formed_for(self, transform: Transform, *, by_column: bool) -> RowReader:
-        reader: Any = self._ensure_open()
+    def _reader_for(self, transform: Transform, *, by_column: bool) -> RowReader:
+        reader: Any = self.open_reader()
         formed = reader
         if not set(SYSTEM).isdisjoint(self.selection.values()):
             formed = reader.as_signed()
@@ -381,30 +471,30 @@ class ReadVerbs(ColumnVerbs):
                 raise FormatError(str(error)) from None
         return cast("RowReader", formed)
 
-    def _converter(self) -> Callable[[Any], Any]:
+    def converter(self) -> Callable[[Any], Any]:
         """Return the function from a raw batch to a batch in the format."""
         convert = native_of(self.transform_fn)
         transform = self.transform_fn
 
-        def hand_out(batch: Any) -> Any:
+        def to_format(batch: Any) -> Any:
             if convert is not None and isinstance(batch, _native.Batch):
                 return convert(batch)
             return transform(self._record_batch(batch))
 
-        return hand_out
+        return to_format
 
     def _converted(self, batch: Any, positions: Any) -> Any:
         """Return the batch of the rows at some positions in its format."""
         try:
-            return without_stop_iteration(self._converter())(batch)
+            return without_stop_iteration(self.converter())(batch)
         except Exception as error:
-            location_of_rows(self._source, self._order, positions).note(
+            location_of_rows(self.source, self.order, positions).note(
                 error, batch.num_rows
             )
             raise
 
     def _record_batch(self, batch: Any) -> pa.RecordBatch:
-        """Import a batch; give it buffers of its own if what is made of it may be written to."""
+        """Return a batch as Arrow data, copied if the format needs writable buffers of its own."""
         import pyarrow as pa
 
         if isinstance(batch, _native.Batch):
@@ -414,28 +504,28 @@ class ReadVerbs(ColumnVerbs):
         return batch
 
 
-def check_positions(positions: Any) -> None:
-    """Refuse what is taken for positions, but means something else.
+def check_not_mask(positions: Any) -> None:
+    """Check that ``positions`` is neither a mask nor bytes, which would be read as integers.
 
     Raises:
-        TypeError: If it is a mask, or bytes.
+        TypeError: If it is.
     """
     kind = str(getattr(positions, "dtype", "")).rpartition(".")[2]
     first = next(iter(positions), None) if isinstance(positions, list | tuple) else None
     if kind == "bool" or isinstance(first, bool):
         raise TypeError(
-            "perm[mask]: wanted positions; for a mask use perm.filter(mask)"
+            "permutations are indexed by position, not by a mask: call perm.filter(mask) instead"
         )
     if isinstance(positions, bytes | bytearray):
-        message = f"perm[{bytes(positions[:8])!r}]: wanted positions, not bytes"
+        message = f"permutations are indexed by position, not by bytes ({bytes(positions[:8])!r})"
         raise TypeError(message)
 
 
 _is_registered = False
 
 
-def register_collate() -> None:
-    """Teach torch our batches, if torch is there; it is when a ``DataLoader`` asks."""
+def register_batches() -> None:
+    """Register the classes of batches with torch's ``default_collate``, if torch was imported."""
     global _is_registered
     if not _is_registered and "torch.utils.data" in sys.modules:
         from lanceloader.formats.torch import register

@@ -1,6 +1,6 @@
-"""The verbs that choose and order rows. Each gives a new permutation.
+"""The methods that choose and order rows. Each returns a new permutation.
 
-Only ``filter`` looks at values.
+Only ``filter`` reads values.
 """
 
 from __future__ import annotations
@@ -22,53 +22,71 @@ if TYPE_CHECKING:
 __all__ = ["RowVerbs"]
 
 WINDOW_BLOCKS = 64
-"""Blocks of a window where only their size is given: a batch of some hundred rows has rows of all."""
+"""The default number of blocks in a window: enough to mix a batch of a few hundred rows well."""
 
 
 class RowVerbs(ReadVerbs):
-    """Skip, take, repeat, filter, shuffle, shard."""
+    """Methods that choose and order rows."""
 
     def with_skip(self, skip: int | None) -> Self:
-        """Leave the first ``skip`` rows out; a second call replaces the first, ``None`` ends it.
+        """Return a permutation without the first ``skip`` rows.
+
+        Args:
+            skip: The number of rows to skip, in place of that of an earlier call; ``None`` skips
+                none.
 
         Raises:
-            ValueError: If there are fewer, counting what ``with_take`` keeps.
+            ValueError: If there are fewer rows than ``skip`` and the limit of ``with_take``
+                together.
+
+        Example:
+            >>> len(perm.with_skip(4)), len(perm.with_skip(4).with_skip(None))
+            (6, 10)
         """
         if skip is not None:
             skip = count(skip, "skip")
-        return self._replace(offset=skip, _order=self._sliced(skip, self.limit))
+        return self._replace(offset=skip, order=self.sliced_order(skip, self.limit))
 
     def with_take(self, limit: int | None) -> Self:
-        """Keep ``limit`` rows, after those that ``with_skip`` leaves out; ``None`` keeps all.
+        """Return a permutation of the first ``limit`` rows, after those that ``with_skip`` skips.
+
+        Args:
+            limit: The number of rows to keep, in place of that of an earlier call; ``None`` keeps
+                all.
 
         Raises:
-            ValueError: If there are fewer.
+            ValueError: If there are fewer rows.
+
+        Example:
+            >>> perm.with_skip(4).with_take(2).head()
+            [{'x': 4}, {'x': 5}]
         """
         if limit is not None:
             limit = count(limit, "limit")
-        return self._replace(limit=limit, _order=self._sliced(self.offset, limit))
+        return self._replace(limit=limit, order=self.sliced_order(self.offset, limit))
 
     def with_repeat(self, times: int) -> Self:
-        """Serve the rows ``times`` times over, in the same order each time."""
-        return self._with_rows(self._order.repeat(count(times, "times")))
+        """Return a permutation of the rows repeated ``times`` times, each time in the same order."""
+        return self.with_rows(self.order.repeat(count(times, "times")))
 
     def skip(self, skip: int) -> Self:
-        """Call ``with_skip`` instead."""
-        deprecated("skip")
+        """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
+        warn_deprecated("skip")
         return self.with_skip(skip)
 
     def take(self, limit: int) -> Self:
-        """Call ``with_take`` instead."""
-        deprecated("take")
+        """Return ``with_take(limit)``. Deprecated: use ``with_take``."""
+        warn_deprecated("take")
         return self.with_take(limit)
 
     def repeat(self, times: int) -> Self:
-        """Call ``with_repeat`` instead."""
-        deprecated("repeat")
+        """Return ``with_repeat(times)``. Deprecated: use ``with_repeat``."""
+        warn_deprecated("repeat")
         return self.with_repeat(times)
 
-    def _sliced(self, offset: int | None, limit: int | None) -> Order:
-        available = len(self._rows)
+    def sliced_order(self, offset: int | None, limit: int | None) -> Order:
+        """Return the rows after skipping ``offset`` and keeping ``limit`` of them."""
+        available = len(self.unsliced_order)
         start = offset or 0
         stop = available if limit is None else start + limit
         if start > available:
@@ -83,49 +101,49 @@ class RowVerbs(ReadVerbs):
                 f"table: {start} skipped and {limit} kept of {available}"
             )
             raise ValueError(message)
-        return self._rows.slice(start, stop - start)
+        return self.unsliced_order.slice(start, stop - start)
 
     def filter(self, predicate: str | Sequence[bool] | ArrayLike) -> Self:
-        """Keep the rows for which ``predicate`` is true, in the order they stand.
+        """Return a permutation of the rows for which ``predicate`` is true, in the same order.
+
+        The result is stored as a bitmap, of at most one bit per row of the table.
 
         Args:
-            predicate: An SQL expression over the columns of the table, answered by its own
-                library, with its scalar indexes; rows where it is null are left out. Or a
-                boolean array with a place for each row of this permutation.
-
-        Returns:
-            A new permutation. The answer is kept as a bitmap: a bit per row at most.
+            predicate: An SQL expression over the columns of the table, which lancedb or pylance
+                evaluates, with scalar indexes if there are any; rows for which it is null are
+                dropped. Or a boolean array of shape (num_rows,).
 
         Raises:
-            ValueError: If the expression does not parse or names no column, or the array
-                has another length.
-            UnsupportedError: If the table's own library is not installed.
+            ValueError: If the expression cannot be parsed or names an unknown column, or the
+                array is not boolean, has nulls or has another length.
+            UnsupportedError: If an SQL expression needs lancedb or pylance and neither is
+                installed.
 
         Example:
             >>> perm.filter("x >= 8").head()
             [{'x': 8}, {'x': 9}]
         """
         if isinstance(predicate, str):
-            source, rows = self._source.matching(predicate, self._order)
-            return self._with_rows(rows, source)
+            source, rows = self.source.matching(predicate, self.order)
+            return self.with_rows(rows, source)
         import numpy as np
 
-        nulls = nulls_in(predicate)
+        nulls = count_nulls(predicate)
         if nulls:
             message = (
-                f"a filter with {nulls} nulls: wanted true or false for each row, as from "
-                "pyarrow.compute.fill_null(mask, False)"
+                f"`predicate` has {nulls} nulls, but must be true or false for each row: "
+                "replace them, as with pyarrow.compute.fill_null(mask, False)"
             )
             raise ValueError(message)
         mask = numpy_of(predicate)
         if mask.dtype != np.bool_ or mask.shape != (self.num_rows,):
             message = (
-                f"a filter of dtype {mask.dtype} and shape {mask.shape}: wanted an SQL string "
-                f"or {self.num_rows} booleans"
+                f"`predicate` must be an SQL string or a boolean array of shape "
+                f"({self.num_rows},), not an array of dtype {mask.dtype} and shape {mask.shape}"
             )
             raise ValueError(message)
         kept = _native.Order.set(np.flatnonzero(mask))
-        return self._with_rows(self._order.pick(kept))
+        return self.with_rows(self.order.pick(kept))
 
     def shuffle(
         self,
@@ -136,25 +154,29 @@ class RowVerbs(ReadVerbs):
         block_size: SupportsIndex | None = None,
         window_blocks: SupportsIndex | None = None,
     ) -> Self:
-        """Shuffle the rows: exactly, unless ``clump_size`` or ``block_size`` say otherwise.
+        """Return a permutation of the rows in random order.
 
-        Nothing is stored or sorted, at any number of rows: the order is computed. The same
-        arguments give the same rows on every machine and release; see
-        ``docs/determinism.md``. How random the inexact shuffles are is measured in
-        ``docs/performance.md``.
+        The shuffle is exact, unless ``clump_size`` or ``block_size`` is passed;
+        ``docs/performance.md`` measures how random the other shuffles are. The order is computed
+        in constant time and memory, at any number of rows. The same arguments return the same
+        order on all machines and in all releases; see ``docs/determinism.md``.
 
         Args:
-            seed: Chooses the order, in ``range(2**64)``; by default at random.
-            epoch: Chooses another order for the same seed.
-            clump_size: This many neighbours stay together, in order.
-            block_size: Blocks of this many neighbours are shuffled, and then the rows of
-                each window of ``window_blocks`` blocks. Rows of different windows do not
-                mix, and a window reads whole blocks.
-            window_blocks: Blocks of a window; 64 if only ``block_size`` is given.
+            seed: The seed of the order, in ``range(2**64)``; random by default.
+            epoch: The epoch; the same seed has another order in each epoch.
+            clump_size: The number of neighbouring rows that stay together, in their order.
+            block_size: The number of rows in a block. Blocks of neighbouring rows are shuffled,
+                and then the rows within each window of ``window_blocks`` blocks. Each window
+                reads whole blocks, and rows of different windows do not mix.
+            window_blocks: The number of blocks in a window, 64 by default.
 
         Raises:
-            ValueError: If a size is 0, ``block_size`` is combined with ``clump_size``, or
-                ``window_blocks`` is given without it.
+            ValueError: If a size is 0, both ``block_size`` and ``clump_size`` are passed, or
+                ``window_blocks`` is passed without ``block_size``.
+
+        Example:
+            >>> perm.shuffle(seed=7).head(2)
+            [{'x': 6}, {'x': 3}]
         """
         seed = secrets.randbits(64) if seed is None else count(seed, "seed")
         epoch = count(epoch, "epoch")
@@ -162,60 +184,63 @@ class RowVerbs(ReadVerbs):
         if block_size is not None or window_blocks is not None:
             if clump != 1:
                 message = (
-                    f"clump_size={clump_size} with block_size={block_size}: wanted one of them, "
-                    "as the rows of a window do not stay together"
+                    f"`clump_size`={clump_size} and `block_size`={block_size} exclude each other, "
+                    "as the rows of a window do not stay together: pass one of them"
                 )
                 raise ValueError(message)
             if block_size is None:
                 message = (
-                    f"window_blocks={window_blocks} without block_size: wanted both"
+                    f"`window_blocks`={window_blocks} has no effect without blocks: pass "
+                    "`block_size`, too"
                 )
                 raise ValueError(message)
             size = count(block_size, "block_size", least=1)
             blocks = WINDOW_BLOCKS
             if window_blocks is not None:
                 blocks = count(window_blocks, "window_blocks", least=1)
-            return self._with_rows(self._order.windowed(seed, epoch, size, blocks))
-        return self._with_rows(self._order.shuffled(seed, epoch, clump))
+            return self.with_rows(self.order.windowed(seed, epoch, size, blocks))
+        return self.with_rows(self.order.shuffled(seed, epoch, clump))
 
-    def _with_epoch(self, epoch: int) -> Self:
-        """Shuffle anew, for another epoch of the same seed."""
-        order = self._order.with_epoch(epoch)
+    def with_epoch(self, epoch: int) -> Self:
+        """Return the permutation in the order of another epoch."""
+        order = self.order.with_epoch(epoch)
         is_whole = self.offset is None and self.limit is None
-        return self._replace(_order=order, _rows=order if is_whole else self._rows)
+        return self._replace(
+            order=order, unsliced_order=order if is_whole else self.unsliced_order
+        )
 
     def shard(self, rank: int, world_size: int, *, tail: Tail = "uneven") -> Self:
-        """Keep the rows that one of ``world_size`` readers gets: every ``world_size``-th.
+        """Return the rows of one rank: every ``world_size``-th row, from row ``rank`` on.
 
-        A shard depends only on ``(len(self), rank, world_size, tail)``, so ranks need not
-        talk to agree.
+        A shard depends only on ``(len(self), rank, world_size, tail)``, so ranks agree without
+        communication.
 
         Args:
-            rank: This reader, in ``range(world_size)``.
-            world_size: Number of readers, at least 1.
-            tail: What becomes of the ``len(self) % world_size`` rows left over.
-                ``"uneven"`` gives one each to the first ranks, ``"drop"`` leaves them out,
-                ``"pad"`` evens the ranks up by serving some rows twice.
+            rank: The rank, in ``range(world_size)``.
+            world_size: The number of ranks, at least 1.
+            tail: What is done with the last ``len(self) % world_size`` rows. ``"uneven"``
+                assigns them to the first ranks, which then have one row more; ``"drop"`` drops
+                them; ``"pad"`` repeats rows so that all ranks have the same number.
 
         Raises:
-            ValueError: If ``rank`` is not in ``range(world_size)``.
+            ValueError: If ``rank`` is not in ``range(world_size)``, or ``tail`` is unknown.
 
         Example:
             >>> [len(perm.shard(rank, 4)) for rank in range(4)]
             [3, 3, 2, 2]
         """
         ranks = count(world_size, "world_size", least=1)
-        new = self._with_rows(self._order.shard(count(rank, "rank"), ranks, tail))
+        new = self.with_rows(self.order.shard(count(rank, "rank"), ranks, tail))
         return new._replace(is_shard=True)
 
 
-def nulls_in(values: Any) -> int:
-    """Count the nulls of an array of pyarrow or polars; others have none, or say so otherwise."""
+def count_nulls(values: Any) -> int:
+    """Return the number of nulls in an array of pyarrow or polars; 0 for other arrays."""
     nulls: Any = getattr(values, "null_count", 0)
     return int(nulls() if callable(nulls) else nulls)
 
 
-def deprecated(name: str) -> None:
-    """Warn that a name of HuggingFace's has a clearer one here."""
-    message = f"{name} is deprecated. Use with_{name} instead"
+def warn_deprecated(name: str) -> None:
+    """Warn that a method was renamed, in LanceDB's words."""
+    message = f"{name} is warn_deprecated. Use with_{name} instead"
     warnings.warn(message, DeprecationWarning, stacklevel=3)

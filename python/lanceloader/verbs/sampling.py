@@ -1,6 +1,6 @@
-"""The verb that draws rows at random, evenly or by weight.
+"""``sample``: rows drawn at random, uniformly or by weight.
 
-Only weights and classes given by the name of a column look at values.
+Values are only read for weights and classes that are passed as the name of a column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lanceloader import _native
 from lanceloader.numbers import array_of, count, numpy_of
 from lanceloader.splits import codes_of
 from lanceloader.values import by_value, canonical, listed
-from lanceloader.verbs.rows import RowVerbs, nulls_in
+from lanceloader.verbs.rows import RowVerbs, count_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ["SampleVerbs"]
 
 
 class SampleVerbs(RowVerbs):
-    """Draw rows at random."""
+    """Methods that draw rows at random."""
 
     def sample(
         self,
@@ -38,30 +38,30 @@ class SampleVerbs(RowVerbs):
         balance_by: str | None = None,
         replacement: bool = False,
     ) -> Self:
-        """Keep ``size`` rows drawn at random, in random order.
+        """Return a permutation of ``size`` rows drawn at random, in random order.
 
         Args:
-            size: A number of rows, or a share of them as a float between 0 and 1. With
-                replacement both may be more than there are.
-            seed: Chooses the rows, in ``range(2**64)``.
-            epoch: Chooses other rows for the same seed.
-            weights: How likely each row is beside the others: the name of a column of numbers,
-                selected or not, or a 1-d array with a number for each row of this permutation.
-                With ``balance_by`` a dict with a number for each class instead. A row or class
-                of weight 0 is never drawn.
-            balance_by: A column. Its distinct values, null among them, are classes: one is
-                drawn, evenly or by ``weights``, and then any of its rows. Without replacement
-                that holds for the first row; later ones are drawn from what is left.
-            replacement: Whether rows can be drawn again and again. Draws are then computed,
-                not stored, at any ``size``.
+            size: The number of rows as an int, or their fraction of all rows as a float in
+                [0, 1]. With replacement, both may exceed the number of rows.
+            seed: The seed, in ``range(2**64)``.
+            epoch: The epoch; the same seed draws other rows in each epoch.
+            weights: The relative probability of each row: the name of a column of numbers,
+                selected or not, or an array of shape (num_rows,). With ``balance_by``, a dict of
+                the relative probability of each class. A row or class of weight 0 is never drawn.
+            balance_by: The name of a column whose distinct values, including null, are classes. A
+                class is drawn first, uniformly or by ``weights``, and then one of its rows,
+                uniformly. Without replacement these are the probabilities of the first row; later
+                rows are drawn from the remaining ones.
+            replacement: Whether rows may be drawn more than once. Draws are then computed on
+                demand instead of stored, at any ``size``.
 
         Returns:
-            A new permutation. With replacement it keeps 12 bytes a row for ``weights`` and 4
-            for ``balance_by``, else the rows drawn.
+            A new permutation. With replacement it stores 12 bytes for each row of this permutation
+            for ``weights``, or 4 bytes for ``balance_by``; without, the rows that were drawn.
 
         Raises:
-            ValueError: If there are fewer rows; or weights are negative, null, not finite, not
-                one for each row or class, or all 0.
+            ValueError: If there are too few rows; or if weights are negative, null, not finite,
+                all 0, or not one for each row or class.
             ColumnNotFoundError: If a column does not exist.
 
         Example:
@@ -73,103 +73,114 @@ class SampleVerbs(RowVerbs):
         rows = self._rows_of(size, replacement=replacement)
         chosen = {"seed": count(seed, "seed"), "epoch": count(epoch, "epoch")}
         if rows == 0:
-            return self._with_rows(self._order.slice(0, 0))
+            return self.with_rows(self.order.slice(0, 0))
         if self.num_rows == 0:
-            message = f"a sample of {rows} rows: there are none to draw from"
+            message = (
+                f"`size`={rows} rows cannot be drawn, as there are none to draw from"
+            )
             raise ValueError(message)
         if weights is None and balance_by is None and not replacement:
-            shuffled = self._order.shuffled_for_sample(**chosen)
-            return self._with_rows(shuffled.slice(0, rows))
-        given: dict[str, Any] = {}
+            shuffled = self.order.shuffled_for_sample(**chosen)
+            return self.with_rows(shuffled.slice(0, rows))
+        probabilities: dict[str, Any] = {}
         if balance_by is not None:
             table = self._columns(balance_by, "balance_by", progress=False)
-            given["classes"] = codes_of(table)
+            classes = probabilities["classes"] = codes_of(table)
             if weights is not None:
-                given["weights"] = of_classes(weights, table, given["classes"])
+                probabilities["weights"] = class_weights(weights, table, classes)
         elif isinstance(weights, str):
             column = self._columns(weights, "weights", progress=False).column(0)
-            given["weights"] = of_rows(column, self.num_rows, f"column `{weights}`")
+            probabilities["weights"] = row_weights(
+                column, self.num_rows, f"of column `{weights}`"
+            )
         elif weights is not None:
-            given["weights"] = of_rows(weights, self.num_rows, "an array")
+            probabilities["weights"] = row_weights(
+                weights, self.num_rows, "of an array"
+            )
         if replacement:
-            drawn = _native.draws(self.num_rows, rows, **chosen, **given)
+            drawn = _native.draws(self.num_rows, rows, **chosen, **probabilities)
         else:
-            drawn = _native.choose(for_each_row(**given), rows, **chosen)
-        return self._with_rows(self._order.pick(drawn))
+            drawn = _native.choose(weights_by_row(**probabilities), rows, **chosen)
+        return self.with_rows(self.order.pick(drawn))
 
     def _rows_of(self, size: float, *, replacement: bool) -> int:
         rows = size
         if isinstance(size, float):
             largest = float("inf") if replacement else 1
             if not 0 <= size <= largest or size == float("inf"):
-                wanted = "a finite share" if replacement else "a share between 0 and 1"
-                message = f"a sample of {size} of the rows: wanted {wanted}"
+                bounds = "finite and not negative" if replacement else "between 0 and 1"
+                message = (
+                    f"`size` must be {bounds} as a fraction of the rows, got {size}"
+                )
                 raise ValueError(message)
             rows = round(size * self.num_rows)
         rows = count(rows, "size")
         if rows > self.num_rows and not replacement:
-            message = f"a sample of {rows} rows: there are {self.num_rows}"
+            message = (
+                f"`size`={rows} exceeds the number of rows, {self.num_rows}: pass a smaller size, "
+                "or replacement=True"
+            )
             raise ValueError(message)
         return rows
 
     def _columns(
         self, columns: str | Sequence[str], what: str, *, progress: bool
     ) -> pa.Table:
-        """Read columns of all rows, also ones that are not selected, as canonical values."""
+        """Return columns of all rows, selected or not, as canonical values."""
         names = [columns] if isinstance(columns, str) else list(columns)
         if not names:
-            message = f"{what} without columns: wanted at least one"
+            message = f"`{what}` is empty: pass the name of at least one column"
             raise ValueError(message)
-        known = self._source.schema.names
+        known = self.source.schema.names
         whole = self._replace(selection={name: name for name in known} | self.selection)
-        selection = {name: whole._resolve(name) for name in names}
-        return canonical(self._with_selection(selection).to_arrow(progress=progress))
+        selection = {name: whole.resolve_column(name) for name in names}
+        return canonical(self.with_selection(selection).to_arrow(progress=progress))
 
 
-def of_rows(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:
-    """Check that there is a number for each row; the core checks the numbers.
+def row_weights(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:
+    """Return weights as an array of float64 with one number for each row.
+
+    The core checks that they are finite and not negative.
 
     Raises:
-        ValueError: If there is not.
+        ValueError: If there is not one number for each row.
     """
     import numpy as np
 
     if isinstance(weights, Mapping):
-        message = (
-            "weights by class without balance_by: wanted the column of the classes"
+        raise ValueError(
+            "`weights` is a dict, which has a weight for each class: pass `balance_by`, too, the "
+            "column of the classes"
         )
-        raise ValueError(message)
-    nulls = nulls_in(weights)
+    nulls = count_nulls(weights)
     if nulls:
-        message = (
-            f"weights from {what} with {nulls} nulls: wanted a number for each row"
-        )
+        message = f"the weights {what} have {nulls} nulls: pass a number for each row"
         raise ValueError(message)
     numbers = numpy_of(weights)
     if numbers.dtype.kind not in "biuf" or numbers.shape != (num_rows,):
         message = (
-            f"weights from {what} of dtype {numbers.dtype} and shape {numbers.shape}: wanted "
-            f"{num_rows} numbers"
+            f"the weights {what} have dtype {numbers.dtype} and shape {numbers.shape}: pass "
+            f"numbers of shape ({num_rows},)"
         )
         raise ValueError(message)
     return np.ascontiguousarray(numbers, dtype=np.float64)
 
 
-def of_classes(
+def class_weights(
     weights: Any, classes: pa.Table, codes: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Give the weight of each class, in the order of the codes.
+    """Return the weight of each class, in the order of the codes.
 
     Raises:
-        ValueError: If a class has none.
+        ValueError: If a class has no weight, or an invalid one.
     """
     import numpy as np
 
     name = classes.column_names[0]
     if not isinstance(weights, Mapping):
         message = (
-            f"weights of type {type(weights).__name__} with balance_by={name!r}: wanted a dict "
-            "with a number for each class"
+            f"`weights` must be a dict of a number for each class with balance_by={name!r}, not "
+            f"{type(weights).__name__}"
         )
         raise ValueError(message)
     _, first = np.unique(codes, return_index=True)
@@ -178,27 +189,27 @@ def of_classes(
     missing = [value for value in values if value not in weights]
     if missing:
         message = (
-            f"no weight for class {missing[0]!r} of column `{name}`: wanted one for each of "
-            f"{len(values)} classes"
+            f"`weights` has no weight for class {missing[0]!r} of column `{name}`: pass one for "
+            f"each of the {len(values)} classes"
         )
         raise ValueError(message)
     numbers = np.array([float(weights[value]) for value in values])
     wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers < 0))
     if len(wrong):
         message = (
-            f"weight {numbers[wrong[0]]} of class {values[wrong[0]]!r} of column `{name}`: "
-            "wanted a finite number, 0 or more"
+            f"the weight of class {values[wrong[0]]!r} of column `{name}` must be finite and not "
+            f"negative, got {numbers[wrong[0]]}"
         )
         raise ValueError(message)
     return numbers
 
 
-def for_each_row(
+def weights_by_row(
     *,
     weights: np.ndarray[Any, Any] | None = None,
     classes: np.ndarray[Any, Any] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Give each row its weight, where a class shares its own evenly among its rows."""
+    """Return the weight of each row; the weight of a class is divided evenly among its rows."""
     import numpy as np
 
     if classes is None:

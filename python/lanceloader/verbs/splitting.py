@@ -1,11 +1,11 @@
-"""The verbs that cut the rows into parts.
+"""The methods that split the rows into parts.
 
-Only splits by labels, groups, hashes or values look at values.
+Values are only read for splits by labels, groups, hashes or values.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lanceloader._native import Order
-    from lanceloader._permutation import Permutation
 
 __all__ = ["SplitNumber", "SplitVerbs"]
 
+ViewT = TypeVar("ViewT", bound="SplitVerbs")
 
-class SplitNumber(int):
-    """``perm.split``: the verb, and LanceDB's attribute of this name.
 
-    Called, it cuts the rows into parts. As a number, it is the split of the permutation table
-    that ``perm`` was made from, 0 without one.
+class SplitNumber(int, Generic[ViewT]):
+    """``perm.split``, which is both a method here and an attribute in LanceDB.
+
+    Calling it splits the rows. Its value as an int is LanceDB's attribute: the number of the split
+    of the permutation table that the permutation was made from, or 0.
     """
 
-    _perm: SplitVerbs
+    _perm: ViewT
 
-    def __new__(cls, number: int, perm: SplitVerbs) -> Self:
-        """Be ``number``, and cut ``perm``."""
+    def __new__(cls, number: int, perm: ViewT) -> Self:
+        """Return the int ``number`` whose calls split ``perm``."""
         new = super().__new__(cls, number)
         new._perm = perm
         return new
@@ -49,33 +50,33 @@ class SplitNumber(int):
         group_by: str | Sequence[str] | None = None,
         hash_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> Splits[Permutation]:
-        """Cut the rows into parts that share none.
+    ) -> Splits[ViewT]:
+        """Split the rows into disjoint parts.
 
         Args:
-            sizes: Shares of the rows (``{"train": 0.9, "val": 0.1}``), row counts
-                (``[900, 100]``), or a number of equal parts; by name or by place. Shares are
-                rounded so that no row is lost if they sum to one; rows beyond the last
-                part belong to none.
-            seed: Chooses the rows of a random split, in ``range(2**64)``.
-            how: ``"random"``, or ``"sequential"`` to cut the rows as they stand.
-            clump_size: In a random split, this many neighbours stay together.
-            stratify_by: Columns; every distinct value has its share in every part, to
-                within two rows.
-            group_by: Columns; rows with equal values stay in one part, and sizes come as
-                close as whole groups allow.
-            hash_by: Columns; a row's part depends on its values (and the seed) alone, so it
-                stays the same when rows are added. Sizes are shares and come out about
-                right.
-            progress: Whether to show a bar while columns are read.
+            sizes: Fractions of the rows (``{"train": 0.9, "val": 0.1}``), numbers of rows
+                (``[900, 100]``), or the number of equal parts; as a dict by name, or a sequence.
+                Fractions that sum to 1 are rounded such that every row is in a part; otherwise
+                the remaining rows are in no part.
+            seed: The seed of a random split, in ``range(2**64)``.
+            how: ``"random"``, or ``"sequential"`` to split the rows in their order.
+            clump_size: The number of neighbouring rows that a random split keeps together.
+            stratify_by: Columns whose distinct values are distributed over the parts in
+                proportion, to within two rows.
+            group_by: Columns; rows with equal values are in the same part. Sizes are as close to
+                the requested ones as whole groups allow.
+            hash_by: Columns; the part of a row depends only on its values and the seed, so it
+                stays the same when rows are added. Sizes must be fractions, which are met
+                approximately.
+            progress: Whether to show a progress bar while columns are read.
 
         Returns:
-            The parts, in the order of ``sizes``. A plain random split shuffles its rows;
-            the others keep the order they stand in.
+            The parts, in the order of ``sizes``. A plain random split shuffles its rows; the
+            other splits keep the order of the rows.
 
         Raises:
-            ValueError: If the sizes are impossible, or a random split has no seed: every
-                process must split alike.
+            ValueError: If the sizes are impossible, options exclude each other, or a random split
+                has no seed, without which processes would not agree on the parts.
             ColumnNotFoundError: If a column does not exist.
 
         Example:
@@ -84,70 +85,83 @@ class SplitNumber(int):
             (8, 2)
         """
         perm = self._perm
-        wanted = Sizes(sizes)
-        ways = {"stratify_by": stratify_by, "group_by": group_by, "hash_by": hash_by}
-        given = {way: columns for way, columns in ways.items() if columns is not None}
+        requested = Sizes(sizes)
+        criteria = {
+            "stratify_by": stratify_by,
+            "group_by": group_by,
+            "hash_by": hash_by,
+        }
+        passed = {name: names for name, names in criteria.items() if names is not None}
         if how not in ("random", "sequential"):
-            message = f'how={how!r}: wanted "random" or "sequential"'
+            message = f'`how` must be "random" or "sequential", got {how!r}'
             raise ValueError(message)
-        if len(given) > 1 or (given and how == "sequential"):
-            message = f"{', '.join(given)} with how={how!r}: wanted one way to split"
-            raise ValueError(message)
-        if clump_size != 1 and (given or how == "sequential"):
-            message = f"clump_size={clump_size} in a split that is not plain random: wanted none"
-            raise ValueError(message)
-        if how == "sequential" and seed is not None:
+        if len(passed) > 1 or (passed and how == "sequential"):
+            names = " and ".join(f"`{name}`" for name in passed)
             message = (
-                f'seed={seed} with how="sequential": wanted none, as nothing is drawn'
+                f"{names} exclude each other: pass one of them"
+                if len(passed) > 1
+                else f"{names} has no effect with how={how!r}: leave one of them out"
             )
             raise ValueError(message)
+        if clump_size != 1 and (passed or how == "sequential"):
+            message = f"`clump_size`={clump_size} only applies to a plain random split: leave it out"
+            raise ValueError(message)
+        if how == "sequential" and seed is not None:
+            message = f'`seed`={seed} has no effect with how="sequential": leave it out'
+            raise ValueError(message)
         if how == "sequential":
-            parts = sequential(perm._order, wanted.counts(perm.num_rows))
-            return perm._splits(parts, wanted.names)
+            parts = sequential(perm.order, requested.counts(perm.num_rows))
+            return perm._splits(parts, requested.names)
         if seed is None:
             message = (
-                "a random split without a seed: pass seed=..., so that every process and run "
-                'splits alike, or how="sequential"'
+                "a random split needs a seed, so that all processes and runs agree on the parts: "
+                'pass `seed`, or how="sequential"'
             )
             raise ValueError(message)
         seed = count(seed, "seed")
-        if not given:
-            shuffled = perm._order.shuffled_for_split(
+        if not passed:
+            shuffled = perm.order.shuffled_for_split(
                 seed, count(clump_size, "clump_size", least=1)
             )
-            parts = sequential(shuffled, wanted.counts(perm.num_rows))
-            return perm._splits(parts, wanted.names)
-        ((kind, columns),) = given.items()
-        table = perm._columns(columns, kind, progress=progress)
-        if kind == "hash_by":
-            picks = by_hash(table, wanted.shares(), seed)
+            parts = sequential(shuffled, requested.counts(perm.num_rows))
+            return perm._splits(parts, requested.names)
+        ((criterion, columns),) = passed.items()
+        table = perm._columns(columns, criterion, progress=progress)
+        if criterion == "hash_by":
+            picks = by_hash(table, requested.shares(), seed)
         else:
-            divide = _native.stratified if kind == "stratify_by" else _native.grouped
-            picks = divide(codes_of(table), wanted.counts(perm.num_rows), seed)
-        return perm._splits(map(perm._order.pick, picks), wanted.names)
+            divide = (
+                _native.stratified if criterion == "stratify_by" else _native.grouped
+            )
+            picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
+        return perm._splits(map(perm.order.pick, picks), requested.names)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
 
 
 class SplitVerbs(SampleVerbs):
-    """Split by size, by values, and into folds."""
+    """Methods that split rows by size, by values, and into folds."""
 
     @property
-    def split(self) -> SplitNumber:
-        """Cut the rows into parts: ``perm.split({"train": 0.9, "val": 0.1}, seed=7)``.
+    def split(self) -> SplitNumber[Self]:
+        """Split the rows into parts: ``perm.split({"train": 0.9, "val": 0.1}, seed=7)``.
 
-        See ``SplitNumber.__call__`` for the arguments. As a number, it is the split of the
-        permutation table that this was made from, as in LanceDB.
+        See ``SplitNumber.__call__`` for the arguments. As an int, this is the number of the split of
+        the permutation table that the permutation was made from, as in LanceDB.
         """
-        return SplitNumber(self._split, self)
+        return SplitNumber(self.split_number, self)
 
-    def split_by(self, column: str, *, progress: bool = False) -> Splits[Permutation]:
-        """Cut the rows by the values of a column that already says where each belongs.
+    def split_by(self, column: str, *, progress: bool = False) -> Splits[Self]:
+        """Split the rows by the values of a column, such as one that holds the name of a split.
+
+        Args:
+            column: The name of a column, which is read once.
+            progress: Whether to show a progress bar.
 
         Returns:
-            A part per distinct value, in order of first appearance, named by
-            ``str(value)``; its rows keep the order they stand in.
+            A part for each distinct value, in order of first appearance, named ``str(value)``,
+            with its rows in the order of this permutation.
 
         Raises:
             ColumnNotFoundError: If the column does not exist.
@@ -155,18 +169,23 @@ class SplitVerbs(SampleVerbs):
         orders, values = self._by_value(column, "split_by", progress=progress)
         return self._splits(orders, [str(value) for value in values])
 
-    def strata(self, column: str, *, progress: bool = False) -> dict[Any, Permutation]:
-        """Give the rows of each value of a column: what ``lanceloader.mix`` makes batches from.
+    def strata(self, column: str, *, progress: bool = False) -> dict[Any, Self]:
+        """Return the rows of each distinct value of a column, as sources for ``lanceloader.mix``.
 
-        A mixture of them has every value in every batch: in proportion to its rows, or as often
-        as any other with ``weights="equal"``. Reads the column once.
+        Each batch of a mixture of the strata has rows of all values, in proportion to their
+        numbers of rows, or equally many of each with ``weights="equal"``.
+
+        Args:
+            column: The name of a column, which is read once.
+            progress: Whether to show a progress bar.
 
         Returns:
-            A permutation for each distinct value, in order of first appearance; its rows keep the
-            order they stand in.
+            A permutation for each distinct value, in order of first appearance, with its rows in
+            the order of this permutation.
 
         Raises:
             ColumnNotFoundError: If the column does not exist.
+            FormatError: If distinct values are equal as Python objects.
 
         Example:
             >>> mixture = ll.mix(perm.strata("x"), weights="equal", stop="all")
@@ -174,10 +193,10 @@ class SplitVerbs(SampleVerbs):
         orders, values = self._by_value(column, "strata", progress=progress)
         strata = dict(zip(values, self._splits(orders, None), strict=True))
         if len(strata) < len(values):
-            # Such as times of nanoseconds, which Python's types round.
+            # Python's types round times to microseconds, for example.
             message = (
-                f"column `{column}`: some of its {len(values)} values are equal as Python "
-                "objects, which name the strata; use split_by"
+                f"column `{column}` has distinct values that are equal as Python objects, which "
+                "are the keys of the strata: call split_by() instead"
             )
             raise FormatError(message)
         return strata
@@ -185,7 +204,7 @@ class SplitVerbs(SampleVerbs):
     def _by_value(
         self, column: str, what: str, *, progress: bool
     ) -> tuple[list[Order], list[Any]]:
-        """Give the rows of each distinct value of a column, and the values."""
+        """Return the rows of each distinct value of a column, and the values."""
         import numpy as np
 
         table = self._columns(column, what, progress=progress)
@@ -194,7 +213,7 @@ class SplitVerbs(SampleVerbs):
         starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
         values = listed(table.column(0).take(array_of(rows[starts])))
         picks = map(_native.Order.set, np.split(rows, starts[1:]))
-        return (list(map(self._order.pick, picks)) if values else []), values
+        return (list(map(self.order.pick, picks)) if values else []), values
 
     def kfold(
         self,
@@ -204,20 +223,24 @@ class SplitVerbs(SampleVerbs):
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
         progress: bool = False,
-    ) -> list[Fold[Permutation]]:
-        """Make the rounds of a cross-validation.
+    ) -> list[Fold[Self]]:
+        """Return the folds of a cross-validation.
 
         Args:
-            folds: The number of rounds, at least 2.
-            seed: Chooses the folds.
+            folds: The number of folds, at least 2.
+            seed: The seed of the random split into folds.
             stratify_by: As for ``split``.
             group_by: As for ``split``.
-            progress: Whether to show a bar while columns are read.
+            progress: Whether to show a progress bar while columns are read.
 
         Returns:
-            ``(train, val)`` for each round; every row is in ``val`` once.
+            A pair ``(train, val)`` for each fold; every row is in exactly one ``val``.
+
+        Raises:
+            ValueError: If there are fewer than 2 folds, or fewer rows or groups than folds.
+            ColumnNotFoundError: If a column does not exist.
         """
-        _native.fold(self.num_rows, folds, 0)  # refuses folds that cannot be
+        _native.fold(self.num_rows, folds, 0)  # Raises if `folds` is invalid.
         sizes = [_native.fold(self.num_rows, folds, fold)[1] for fold in range(folds)]
         parts = self.split(
             sizes,
@@ -229,11 +252,11 @@ class SplitVerbs(SampleVerbs):
         empty = [fold for fold, part in enumerate(parts) if len(part) == 0]
         if empty:
             message = (
-                f"{folds} folds: fold {empty[0]} would have no rows; wanted no more folds than "
-                f"{group_by} has values"
+                f"`folds`={folds} exceeds the number of distinct values of {group_by!r}: fold "
+                f"{empty[0]} would have no rows; pass fewer folds"
             )
             raise ValueError(message)
-        orders = [part._order for part in parts]
+        orders = [part.order for part in parts]
         rest = (
             _native.Order.concat(orders[:fold] + orders[fold + 1 :])
             for fold in range(folds)
@@ -244,6 +267,5 @@ class SplitVerbs(SampleVerbs):
 
     def _splits(
         self, orders: Iterable[Order], names: Sequence[str] | None
-    ) -> Splits[Permutation]:
-        parts = (cast("Permutation", self._with_rows(order)) for order in orders)
-        return Splits(parts, names)
+    ) -> Splits[Self]:
+        return Splits(map(self.with_rows, orders), names)

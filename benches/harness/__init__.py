@@ -1,0 +1,1 @@
+"""What runs any scenario: tables, processes, turns and rounds. It knows no library by name."""

@@ -1,0 +1,257 @@
+"""The folder where packed rows are kept: where it is, what is in it, and how to empty it.
+
+Rows come into it by reading with ``read="resident"``, which ``"auto"`` mostly is, or by
+``Permutation.warm``. It may be emptied at any time: what is in use stays, and what is needed
+again is packed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.options import cache_folder, folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Cleared", "Entry", "clear", "entries", "path"]
+
+# The layout of the folder is that of rust/core/src/cache.
+_DESCRIPTION = "entry.json"
+_LOCK = "lock"
+_MARKER = "lanceloader-cache"
+_MARK = (
+    "lanceloader keeps packed rows in this folder. They may be removed at any time.\n"
+)
+_FIELDS = {
+    *("layout", "columns", "num_rows", "block_rows"),
+    *("stride", "signature"),
+}
+_ENTRY_NAME = re.compile("[0-9a-f]{16}")
+_OWN_FILE = re.compile(r".*\.(rows|part)|entry\.json|lock")
+_OTHERS_MAY_WRITE = 0o022
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Packed rows of some columns of one table at one version.
+
+    Attributes:
+        table: Identifies the content of the table: a hash of its manifest.
+        columns: The packed columns; fields of structs are named with dots.
+        rows: Rows of the table.
+        bytes: Bytes of the files.
+        is_complete: Whether all rows are packed.
+        is_in_use: Whether a process reads or writes them now.
+        last_used: When they were last opened.
+        path: The folder with the files.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    rows: int
+    bytes: int
+    is_complete: bool
+    is_in_use: bool
+    last_used: dt.datetime
+    path: Path
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What ``clear`` did.
+
+    Attributes:
+        removed: The entries that were removed.
+        kept: The entries that were not, because a process uses them or the folder does not
+            belong to lanceloader alone.
+    """
+
+    removed: tuple[Entry, ...]
+    kept: tuple[Entry, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that were freed."""
+        return sum(entry.bytes for entry in self.removed)
+
+
+def path(cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the cache folder, which need not exist yet.
+
+    Args:
+        cache_dir: As for ``Permutation.with_read``; by default ``LANCELOADER_CACHE_DIR``, or
+            ``~/.cache/lanceloader/rows``.
+
+    Returns:
+        The folder, or ``None`` if ``cache_dir`` or the variable is empty: packed rows then stay
+        in memory of each process.
+
+    Example:
+        >>> ll.cache.path("/tmp/rows")
+        PosixPath('/tmp/rows')
+    """
+    folder = cache_folder(folder_of(cache_dir))
+    return None if folder is None else Path(folder)
+
+
+def entries(cache_dir: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """List the packed rows in the cache folder, those used last first.
+
+    Args:
+        cache_dir: As for ``path``.
+    """
+    root = path(cache_dir)
+    if root is None:
+        return []
+    found = [_entry_at(folder) for folder in _folders(root)]
+    return sorted(
+        (entry for entry in found if entry is not None),
+        key=lambda entry: entry.last_used,
+        reverse=True,
+    )
+
+
+def clear(
+    cache_dir: str | os.PathLike[str] | None = None, *, dry_run: bool = False
+) -> Cleared:
+    """Remove the packed rows from the cache folder, but for those that are in use.
+
+    Only files that lanceloader wrote are removed, and nothing is removed from a folder that
+    lacks the marker which lanceloader puts into folders of its own.
+
+    Args:
+        cache_dir: As for ``path``.
+        dry_run: Whether to only say what would be removed.
+    """
+    root = path(cache_dir)
+    found = entries(cache_dir)
+    if root is None or not _is_marked(root):
+        return Cleared((), tuple(found))
+    removed: list[Entry] = []
+    kept: list[Entry] = []
+    for entry in found:
+        is_gone = not entry.is_in_use if dry_run else _remove(entry)
+        (removed if is_gone else kept).append(entry)
+    return Cleared(tuple(removed), tuple(kept))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Return the folders that may be entries: private, and reached without a link."""
+    for table in _private_folders(root):
+        for folder in _private_folders(table):
+            if _ENTRY_NAME.fullmatch(folder.name):
+                yield folder
+
+
+def _private_folders(folder: Path) -> Iterator[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return
+    for each in found:
+        with contextlib.suppress(OSError):
+            about = each.lstat()
+            if (
+                stat.S_ISDIR(about.st_mode)
+                and about.st_uid == os.geteuid()
+                and not about.st_mode & _OTHERS_MAY_WRITE
+            ):
+                yield each
+
+
+def _entry_at(folder: Path) -> Entry | None:
+    """Describe an entry, or return ``None`` if the folder is none."""
+    try:
+        file = folder / _DESCRIPTION
+        used = file.lstat()
+        if not stat.S_ISREG(used.st_mode):
+            return None
+        found: Any = json.loads(file.read_bytes())
+        if not isinstance(found, dict) or set(found) != _FIELDS:
+            return None
+        blocks = -(-found["num_rows"] // max(1, found["block_rows"]))
+        files = {each.name: each.lstat() for each in folder.iterdir()}
+        return Entry(
+            table=folder.parent.name,
+            columns=tuple(".".join(column) for column in found["columns"]),
+            rows=int(found["num_rows"]),
+            bytes=sum(
+                about.st_size for about in files.values() if stat.S_ISREG(about.st_mode)
+            ),
+            is_complete=all(f"{block:06}.rows" in files for block in range(blocks)),
+            is_in_use=_is_in_use(folder),
+            last_used=dt.datetime.fromtimestamp(used.st_mtime, dt.UTC),
+            path=folder,
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        # Not an entry, or one that is being removed.
+        return None
+
+
+def _is_marked(root: Path) -> bool:
+    marker = root / _MARKER
+    try:
+        return stat.S_ISREG(marker.lstat().st_mode) and marker.read_text() == _MARK
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock an entry against those who would begin to use it; yield whether nobody uses it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(folder / _LOCK, flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(lock)
+
+
+def _is_in_use(folder: Path) -> bool:
+    # A shared lock is what its users hold: it is in nobody's way who looks at the same time.
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _remove(entry: Entry) -> bool:
+    """Remove an entry, unless somebody uses it."""
+    try:
+        with _locked(entry.path) as is_free:
+            if not is_free:
+                return False
+            # The lock last: whoever finds none makes a new one.
+            files = sorted(entry.path.iterdir(), key=lambda file: file.name == _LOCK)
+            for file in files:
+                is_file = stat.S_ISREG(file.lstat().st_mode)
+                if is_file and _OWN_FILE.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
+    except OSError:
+        return not (entry.path / _DESCRIPTION).exists()
+    # Something else may lie in them.
+    with contextlib.suppress(OSError):
+        entry.path.rmdir()
+        entry.path.parent.rmdir()
+    return True

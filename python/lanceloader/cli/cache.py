@@ -1,0 +1,112 @@
+"""``lanceloader cache list``, ``clear`` and ``path``."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+import lanceloader.cache
+from lanceloader.cli.failures import UsageError
+from lanceloader.cli.options import CacheDir, Json
+from lanceloader.cli.output import print_json, print_line, print_table, size
+
+__all__ = ["clear", "list_entries", "path"]
+
+
+def list_entries(*, cache_dir: CacheDir = None, json: Json = False) -> None:
+    """List the packed rows in the cache, those used last first.
+
+    \b
+    Examples:
+      lanceloader cache list
+      lanceloader cache list --cache-dir /scratch/rows --json
+    """
+    folder = the_folder(cache_dir)
+    found = lanceloader.cache.entries(folder)
+    total = sum(entry.bytes for entry in found)
+    if json:
+        entries = [dataclasses.asdict(entry) for entry in found]
+        print_json({"path": folder, "bytes": total, "entries": entries})
+        return
+    if found:
+        print_table(
+            ("table", "columns", "rows", "size", "last used", "state"),
+            [row_of(entry) for entry in found],
+            right=("rows", "size"),
+        )
+        print_line()
+    word = "entry" if len(found) == 1 else "entries"
+    print_line(f"{len(found):,} {word}, {size(total)}, in {folder}")
+
+
+def clear(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Remove the packed rows from the cache, but for those that are in use.
+
+    \b
+    Examples:
+      lanceloader cache clear --dry-run
+      lanceloader cache clear
+    """
+    folder = the_folder(cache_dir)
+    done = lanceloader.cache.clear(folder, dry_run=dry_run)
+    if json:
+        print_json(dataclasses.asdict(done) | {"bytes": done.bytes, "dry_run": dry_run})
+        return
+    word = "entry" if len(done.removed) == 1 else "entries"
+    verb = "would be removed" if dry_run else "removed"
+    print_line(
+        f"{len(done.removed):,} {word}, {size(done.bytes)}, {verb} from {folder}"
+    )
+    if done.kept:
+        print_line(
+            f"{len(done.kept):,} kept: in use, or in a folder without lanceloader's marker"
+        )
+
+
+def path(*, cache_dir: CacheDir = None, json: Json = False) -> None:
+    """Print the folder where packed rows are kept.
+
+    \b
+    Example:
+      lanceloader cache path
+    """
+    folder = the_folder(cache_dir)
+    if json:
+        print_json({"path": folder})
+    else:
+        print_line(folder)
+
+
+def the_folder(cache_dir: str | None) -> str:
+    """Return the cache folder.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    folder = lanceloader.cache.path(cache_dir)
+    if folder is None:
+        raise UsageError(
+            "the cache folder is an empty text, so there is none: set LANCELOADER_CACHE_DIR, or "
+            "give --cache-dir"
+        )
+    return str(folder)
+
+
+def row_of(entry: Any) -> tuple[str, ...]:
+    """Return the cells of an entry."""
+    state = "whole" if entry.is_complete else "in part"
+    return (
+        entry.table[:12],
+        ", ".join(entry.columns),
+        f"{entry.rows:,}",
+        size(entry.bytes),
+        entry.last_used.astimezone().strftime("%Y-%m-%d %H:%M"),
+        f"{state}, in use" if entry.is_in_use else state,
+    )

@@ -1,0 +1,107 @@
+"""Timing ways of reading, one after another by turns."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lanceloader.cli.failures import line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from lanceloader.cli.arms import Arm
+
+__all__ = ["Result", "by_turns"]
+
+_SHARE_OF_OPENING = 0.6
+"""Nothing is opened any more once so much of the limit is over."""
+_UNTIMED = 0.25
+"""The part of a turn that is not timed: batches that lie ready are used up."""
+_MOST_SECONDS_OF_PACKING = 2.0
+
+
+@dataclass
+class Result:
+    """How fast one way of reading was.
+
+    Attributes:
+        name: Its name.
+        first_batch_seconds: Until the first batch, once it is opened.
+        turns: Rows per second of each turn.
+    """
+
+    name: str
+    first_batch_seconds: float
+    turns: list[float] = field(default_factory=list)
+
+    @property
+    def rows_per_second(self) -> float:
+        """The median of the turns."""
+        return statistics.median(self.turns)
+
+
+def by_turns(
+    arms: list[Arm], *, seconds: float, rounds: int, limit: float
+) -> tuple[list[Result], dict[str, str]]:
+    """Time every arm in every round.
+
+    Args:
+        arms: Who takes part. The first one must not fail.
+        seconds: Of all turns together.
+        rounds: Turns of each arm.
+        limit: About how many seconds all of it may take: later arms and rounds are left out.
+
+    Returns:
+        What was measured, and why the others were left out.
+    """
+    begin = time.perf_counter()
+    turn = seconds / (rounds * len(arms))
+    left_out: dict[str, str] = {}
+    opened: list[tuple[Result, Generator[int]]] = []
+    with contextlib.ExitStack() as stack:
+        for arm in arms:
+            so_far = time.perf_counter() - begin
+            if opened and so_far > _SHARE_OF_OPENING * limit:
+                left_out[arm.name] = (
+                    f"{so_far:.1f} s were over already; raise --limit to have it"
+                )
+                continue
+            try:
+                batches = stack.enter_context(contextlib.closing(arm.open(arm)))
+                start = time.perf_counter()
+                next(batches)
+            except Exception as error:
+                if arm is arms[0]:
+                    raise
+                left_out[arm.name] = line_of(error)
+                continue
+            opened.append((Result(arm.name, time.perf_counter() - start), batches))
+            if arm is arms[0]:
+                # Packing goes on in the background, and would be timed otherwise.
+                packing = time.perf_counter() + _MOST_SECONDS_OF_PACKING
+                while arm.is_packing() and time.perf_counter() < packing:
+                    next(batches)
+        for number in range(rounds):
+            if number and time.perf_counter() - begin > limit:
+                break
+            for at in range(len(opened)):
+                result, batches = opened[(at + number) % len(opened)]
+                run_for(batches, turn * _UNTIMED)
+                rows, took = run_for(batches, turn * (1 - _UNTIMED))
+                result.turns.append(rows / took)
+    return [result for result, _ in opened], left_out
+
+
+def run_for(batches: Generator[int], seconds: float) -> tuple[int, float]:
+    """Take batches for some time, and one at least; return their rows and the time."""
+    rows = 0
+    start = time.perf_counter()
+    while True:
+        rows += next(batches)
+        took = time.perf_counter() - start
+        if took >= seconds:
+            return rows, took

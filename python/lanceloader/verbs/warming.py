@@ -1,0 +1,122 @@
+"""Packing the rows of a table before anybody reads them, with progress."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lanceloader import _native
+from lanceloader.errors import StorageError, UnsupportedError
+from lanceloader.monitor.progress import new_bar
+from lanceloader.options import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lanceloader._typing import Progress
+    from lanceloader.verbs.base import View
+
+__all__ = ["WarmReport", "pack_now"]
+
+_PAUSE_SECONDS = 0.02
+_WINDOW_ROWS = 16
+
+
+@dataclass(frozen=True)
+class WarmReport:
+    """What ``Permutation.warm`` did.
+
+    Attributes:
+        rows: Rows of the table; all of them are packed, whatever the permutation leaves out.
+        columns: The columns that were packed, by their names in the table.
+        bytes: Bytes of packed rows.
+        blocks_packed: Blocks of rows that this process packed.
+        blocks_found: Blocks that were in the cache already.
+        seconds: How long it took.
+        is_shared: Whether the rows are in files that other processes and later runs use.
+        cache_dir: The folder of those files, or ``None`` if the rows are in memory of this
+            process only, because there is no cache folder or they are too few to be worth files.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+    bytes: int
+    blocks_packed: int
+    blocks_found: int
+    seconds: float
+    is_shared: bool
+    cache_dir: str | None
+
+
+def pack_now(view: View, progress: Progress) -> WarmReport:
+    """Pack all rows of the table that ``view`` reads, and return when they are packed.
+
+    Args:
+        view: A view whose ``read`` is ``"resident"``.
+        progress: Whether to show a bar, or what to call with the bytes so far and in all.
+
+    Raises:
+        StorageError: If the rows cannot be written to the cache folder.
+        UnsupportedError: If the native reader does not read these columns.
+        ValueError: If the rows need more memory than there may be.
+    """
+    reader = view.open_reader()
+    if not isinstance(reader, _native.Reader):
+        message = (
+            f"{view.source.describe()}: only rows that the native reader reads can be "
+            "packed; copy them with `materialize` first"
+        )
+        raise UnsupportedError(message)
+    choice = reader.choice()
+    before = reader.stats()
+    start = time.perf_counter()
+    if choice.num_rows:
+        total = choice.row_bytes * choice.num_rows
+        if callable(progress):
+            wait_for(reader, total, progress)
+        elif progress:
+            with new_bar(total=total, desc="packing", unit="B", unit_scale=True) as bar:
+
+                def show(done: int, total: int | None) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                wait_for(reader, total, show)
+        else:
+            wait_for(reader, total, lambda _done, _total: None)
+    after = reader.stats()
+    return WarmReport(
+        rows=choice.num_rows,
+        columns=tuple(view.selection.values()),
+        bytes=after.bytes_kept,
+        blocks_packed=after.blocks_filled - before.blocks_filled,
+        blocks_found=after.blocks_mapped - before.blocks_mapped,
+        seconds=time.perf_counter() - start,
+        is_shared=after.is_shared,
+        cache_dir=cache_folder(view.read_options.cache_dir)
+        if after.is_shared
+        else None,
+    )
+
+
+def wait_for(
+    reader: _native.Reader, total: int, report: Callable[[int, int | None], object]
+) -> None:
+    """Start packing by reading a window of rows, and wait until the last block is there."""
+    order = _native.Order.all(reader.choice().num_rows).shuffled(0)
+    # Held until the end: threads read ahead for it.
+    loader = reader.load(order, _WINDOW_ROWS, False)  # noqa: FBT003
+    next(loader)
+    while True:
+        stats = reader.stats()
+        report(min(stats.bytes_kept, total), total)
+        if stats.failure is not None:
+            # If the limit is too low, this is a `ValueError`.
+            next(loader, None)
+            raise StorageError(stats.failure)
+        if stats.fill_nanos:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    # The size of a row was an estimate until now.
+    report(stats.bytes_kept, stats.bytes_kept)
