@@ -143,9 +143,9 @@ def site(tmp_path_factory):
 
 def methods_of(cls):
     """The public methods and properties of a class that are not for other modules only."""
-    internal = re.search(r"!\^\((.*)\)\$", (ROOT / "mkdocs.yml").read_text())[1]
+    internal = re.findall(r'"!\^(\w+)\$"', (ROOT / "mkdocs.yml").read_text())
     for name, value in inspect.getmembers_static(cls):
-        if name.startswith("_") or name in internal.split("|"):
+        if name.startswith("_") or name in internal:
             continue
         function = getattr(value, "__func__", getattr(value, "fget", value))
         module = getattr(function, "__module__", None) or ""
