@@ -123,6 +123,14 @@ def test_the_blocks_of_a_page_run_one_after_another(
             exec(compile(source, page, "exec"), vars(main))
 
 
+def test_blocks_require_libraries_that_there_are():
+    """A name that is misspelt would never be found, and its block would never run."""
+    required = {
+        block.requires for page in PAGES for block in blocks(page, "python")
+    } - {None}
+    assert required == {"datasets", "litdata", "streaming", "webdataset"}
+
+
 def test_every_python_block_is_found():
     """A fence that the pattern does not know would be left out without a word."""
     for page in PAGES:
