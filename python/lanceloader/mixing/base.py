@@ -61,6 +61,11 @@ class MixedSources:
         self._opened: tuple[int, list[Permutation]] | None = None
 
     @property
+    def read_options(self) -> ReadOptions:
+        """How the rows of all tables are read; tables read at the same time share its memory."""
+        return self._options
+
+    @property
     def transform_fn(self) -> Transform:
         """The function that converts a batch to its format."""
         return self._views[0].transform_fn
