@@ -17,6 +17,8 @@ from lanceloader.compat_lancedb.plan_table import (
 from lanceloader.loader.verbs import LoadVerbs
 from lanceloader.numbers import count
 from lanceloader.sources import open_source
+from lanceloader.verbs.materializing import MaterializeVerbs
+from lanceloader.verbs.splitting import SplitVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Permutation", "Permutations", "open"]
 
 
-class Permutation(LoadVerbs):
+class Permutation(LoadVerbs, MaterializeVerbs, SplitVerbs):
     """A view of the rows of a table, with an order, columns and a format.
 
     A permutation is immutable: methods that choose or order rows or columns return a new one. It reads

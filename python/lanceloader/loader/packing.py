@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from lanceloader.loader.making import make_loader
 from lanceloader.numbers import count
 from lanceloader.units.packed import PackedUnits, PackSettings
-from lanceloader.verbs.materializing import MaterializeVerbs
+from lanceloader.verbs.columns import ColumnVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PackVerbs", "PackedView"]
 
 
-class PackVerbs(MaterializeVerbs):
+class PackVerbs(ColumnVerbs):
     """Methods that pack documents."""
 
     def pack(

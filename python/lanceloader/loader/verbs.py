@@ -11,6 +11,8 @@ from lanceloader.numbers import count
 from lanceloader.stages.transform import UNSET
 from lanceloader.units.bucketed import BucketedUnits, TokenBudget
 from lanceloader.units.rows import RowUnits
+from lanceloader.verbs.options import OptionVerbs
+from lanceloader.verbs.rows import RowVerbs
 
 if TYPE_CHECKING:
     import os
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadVerbs"]
 
 
-class LoadVerbs(PackVerbs):
+class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
     """Methods that load batches."""
 
     def loader(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from lanceloader.materialize import write_table
 from lanceloader.sources import open_source
-from lanceloader.verbs.options import OptionVerbs
+from lanceloader.verbs.reading import ReadVerbs
 
 if TYPE_CHECKING:
     from lanceloader._typing import Progress, StorageOptions
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MaterializeVerbs"]
 
 
-class MaterializeVerbs(OptionVerbs):
+class MaterializeVerbs(ReadVerbs):
     """Methods that write rows."""
 
     def materialize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.options import ReadOptions
+from lanceloader.verbs.base import View
 from lanceloader.verbs.explaining import explanation
-from lanceloader.verbs.splitting import SplitVerbs
 from lanceloader.verbs.warming import WarmReport, pack_now
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["OptionVerbs"]
 
 
-class OptionVerbs(SplitVerbs):
+class OptionVerbs(View):
     """Methods that choose how rows are read."""
 
     def with_read(
