@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RawBatches",
+    "arrow_bytes",
     "batches_ending_at",
     "batches_of",
     "is_external",
@@ -79,6 +80,13 @@ def batches_ending_at(
         return RawBatches(batches, batches.watch())
     cuts = pairwise([0, *stops.to_pylist()])
     return RawBatches(reader.read(order, start, stop) for start, stop in cuts)
+
+
+def arrow_bytes(batch: Any) -> int:
+    """Return the number of bytes of a batch as Arrow data."""
+    import pyarrow as pa
+
+    return int(pa.record_batch(batch).nbytes)
 
 
 def with_empty_last(

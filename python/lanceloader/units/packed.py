@@ -11,7 +11,12 @@ from lanceloader._typing import LongDocuments, PackStrategy
 from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError
 from lanceloader.formats import is_matrix
-from lanceloader.units.batches import RawBatches, batches_of, is_external
+from lanceloader.units.batches import (
+    RawBatches,
+    arrow_bytes,
+    batches_of,
+    is_external,
+)
 from lanceloader.units.planned import PlannedUnits
 
 if TYPE_CHECKING:
@@ -173,10 +178,3 @@ def chained(reader: Any, orders: Sequence[Order], after: Order | None) -> RawBat
             yield from batches_of(reader, order, None, last)
 
     return RawBatches(all_batches(), first.watch)
-
-
-def arrow_bytes(batch: Any) -> int:
-    """Return the number of bytes of a batch as Arrow data."""
-    import pyarrow as pa
-
-    return int(pa.record_batch(batch).nbytes)
