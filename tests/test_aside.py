@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 
 import lanceloader as ll
-import makes
 import numpy as np
+import producers
 import pyarrow as pa
 import pytest
 import torch
@@ -66,8 +66,8 @@ def same(a, b):
 
 
 def test_one_of_everything():
-    (found,) = forked(makes.values)
-    (wanted,) = makes.values()
+    (found,) = forked(producers.values)
+    (wanted,) = producers.values()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         if name == "sparse":
@@ -86,7 +86,7 @@ def test_one_of_everything():
 
 
 def test_one_storage_is_sent_once():
-    (found,) = forked(makes.values)
+    (found,) = forked(producers.values)
     a, b, c = (found["columns"][name] for name in "abc")
     assert len({part.untyped_storage().data_ptr() for part in (a, b, c)}) == 1
     layout, _ = packed({"a": a, "b": b, "c": c})
@@ -108,7 +108,7 @@ def test_one_storage_is_sent_once():
 
 @pytest.mark.parametrize("method", CONTEXTS)
 def test_a_process_of_any_kind(method):
-    counted = makes.Counted(5)
+    counted = producers.Counted(5)
     found = iterate_in_helper(counted, method=method, statistics=counted.statistics)
     for number, item in enumerate(found):
         assert item["number"] == number
@@ -160,7 +160,7 @@ def test_never_too_many_ahead(tmp_path):
 
 
 def test_several_consumers():
-    found = forked(makes.Counted(200))
+    found = forked(producers.Counted(200))
     parts = [[] for _ in range(4)]
     threads = [
         threading.Thread(
@@ -177,7 +177,7 @@ def test_several_consumers():
 
 
 def test_two_at_once():
-    first, second = forked(makes.forever), forked(makes.forever)
+    first, second = forked(producers.forever), forked(producers.forever)
     for number in range(20):
         assert next(first)[0] == next(second)[0] == number
     first.close()
@@ -189,7 +189,7 @@ def test_two_at_once():
 
 
 def test_memory_is_used_again_when_nothing_refers_to_it():
-    found = forked(functools.partial(makes.forever, 100_000), depth=2)
+    found = forked(functools.partial(producers.forever, 100_000), depth=2)
     readable = found._segments
     for number in range(50):
         item = next(found)
@@ -208,18 +208,18 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
 @pytest.mark.parametrize("limit", [0, 3, 32])
 def test_all_is_kept(monkeypatch, limit):
     monkeypatch.setattr(segments, "MOST_IN_USE", limit)
-    found = forked(makes.varied)
+    found = forked(producers.varied)
     items = list(found)
     assert len(found._segments.mappings) <= limit + 4
-    for got, wanted in zip(items, makes.varied(), strict=True):
+    for got, wanted in zip(items, producers.varied(), strict=True):
         assert np.array_equal(got, wanted)
         got += 1
-    for got, wanted in zip(items, makes.varied(), strict=True):
+    for got, wanted in zip(items, producers.varied(), strict=True):
         assert np.array_equal(got, wanted + 1)
 
 
 def test_what_outlives_the_process():
-    found = forked(makes.Counted(3))
+    found = forked(producers.Counted(3))
     items = list(found)
     pid = found.pid
     del found
@@ -231,7 +231,7 @@ def test_what_outlives_the_process():
 def test_there_are_no_names():
     before = sorted(Path("/dev/shm").iterdir())
     num_files = len(list(Path("/proc/self/fd").iterdir()))
-    found = forked(makes.varied)
+    found = forked(producers.varied)
     items = [next(found) for _ in range(10)]
     assert sorted(Path("/dev/shm").iterdir()) == before
     pid = found.pid
@@ -246,7 +246,7 @@ def test_there_are_no_names():
 
 
 def test_forks_of_the_reader():
-    found = forked(functools.partial(makes.forever, 50_000))
+    found = forked(functools.partial(producers.forever, 50_000))
     item = next(found)
     asks, answers = os.pipe()
     child = os.fork()
@@ -292,7 +292,7 @@ def test_forks_of_the_reader():
     ],
 )
 def test_exceptions_come_through(kind, arguments, at):
-    found = forked(makes.Raises(kind, *arguments, at=at))
+    found = forked(producers.Raises(kind, *arguments, at=at))
     assert [next(found) for _ in range(at or 0)] == list(range(at or 0))
     with pytest.raises(kind) as caught:
         next(found)
@@ -306,13 +306,13 @@ def test_exceptions_come_through(kind, arguments, at):
 
 
 def test_exceptions_that_cannot_travel():
-    found = forked(makes.Raises(makes.OddError, 1, 2))
+    found = forked(producers.Raises(producers.OddError, 1, 2))
     with pytest.raises(RuntimeError, match="OddError: 1 and 2"):
         list(found)
-    found = forked(makes.Raises(StopIteration, at=None))
+    found = forked(producers.Raises(StopIteration, at=None))
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         list(found)
-    found = forked(makes.lambdas)
+    found = forked(producers.lambdas)
     assert next(found) == 1
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         next(found)
@@ -321,8 +321,8 @@ def test_exceptions_that_cannot_travel():
 @pytest.mark.parametrize(
     ("make", "how", "num_items"),
     [
-        (makes.killed, r"was killed by signal 9 \(SIGKILL\)", 3),
-        (makes.exits, "ended with exit code 7", 1),
+        (producers.killed, r"was killed by signal 9 \(SIGKILL\)", 3),
+        (producers.exits, "ended with exit code 7", 1),
     ],
 )
 def test_a_process_that_is_gone(make, how, num_items):
@@ -335,7 +335,7 @@ def test_a_process_that_is_gone(make, how, num_items):
 
 
 def test_a_process_that_is_gone_but_for_its_children():
-    found = forked(makes.killed_with_children)
+    found = forked(producers.killed_with_children)
     children = next(found)
     try:
         with pytest.raises(RuntimeError, match=r"SIGKILL.* before batch 1"):
@@ -348,7 +348,7 @@ def test_a_process_that_is_gone_but_for_its_children():
 
 @pytest.mark.parametrize("how", ["close", "drop", "cycle"])
 def test_ends_with_its_consumer(tmp_path, how):
-    found = forked(makes.Marks(tmp_path / "mark"))
+    found = forked(producers.Marks(tmp_path / "mark"))
     pid = next(found)
     if how == "close":
         found.close()
@@ -362,14 +362,14 @@ def test_ends_with_its_consumer(tmp_path, how):
 
 @pytest.mark.slow
 def test_a_process_that_hears_nothing():
-    found = forked(makes.stuck)
+    found = forked(producers.stuck)
     next(found)
     found.close()
     assert soon(lambda: is_gone(found.pid))
 
 
 def test_closed_by_another_thread():
-    found = forked(makes.hangs_at_once)
+    found = forked(producers.hangs_at_once)
     left = []
     thread = threading.Thread(target=lambda: left.extend(found))
     thread.start()
@@ -382,21 +382,21 @@ def test_closed_by_another_thread():
 
 def test_arguments():
     with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
-        iterate_in_helper(makes.killed, depth=0)
+        iterate_in_helper(producers.killed, depth=0)
     with pytest.raises(ValueError, match="nothing"):
-        iterate_in_helper(makes.killed, method="nothing")
+        iterate_in_helper(producers.killed, method="nothing")
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         iterate_in_helper(lambda: [1])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        iterate_in_helper(makes.sleeps, method="forkserver", statistics=lambda: 1)
+        iterate_in_helper(producers.sleeps, method="forkserver", statistics=lambda: 1)
     message = "worker process cannot start"
-    (found,) = forked(functools.partial(makes.told, makes.begins))
+    (found,) = forked(functools.partial(producers.told, producers.begins))
     assert message in found
 
 
 READING = """
-import makes
-from lanceloader.helper.client import aside
+import producers
+from lanceloader.helper.client import iterate_in_helper
 """
 
 
@@ -406,7 +406,7 @@ from lanceloader.helper.client import aside
 def test_ctrl_c(tmp_path, method):
     """The terminal sends it to the whole group."""
     program = f"""
-found = aside(makes.sleeps, method={method!r})
+found = iterate_in_helper(producers.sleeps, method={method!r})
 pid = next(found)
 try:
     print("ready", flush=True)
@@ -429,7 +429,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("how", ["killed", "exits"])
 def test_the_reader_goes(tmp_path, how):
     program = """
-found = aside(makes.sleeps)
+found = iterate_in_helper(producers.sleeps)
 pid = next(found)
 # A process that goes on, and has inherited whatever there was.
 child = os.fork()

@@ -19,19 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import errors
-from loads import (
-    ROWS_OF_FIVE_BLOCKS,
-    STRATEGIES,
-    files,
-    large,
-    settle,
-    soon,
-    table_of,
-    vectors,
-)
-from mishaps import CUT, DAMAGE, FILLER
+from packed_files import DAMAGE, files, filled, is_cold, is_warm
+from process_state import settle, soon
 from programs import PRELUDE, run, start
-from watching import filled, is_cold, is_warm
+from reader_programs import CUT, FILLER
+from vector_tables import ROWS_OF_FIVE_BLOCKS, STRATEGIES, large, table_of, vectors
 
 pytestmark = [
     pytest.mark.timeout(200),

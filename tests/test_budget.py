@@ -6,19 +6,19 @@ import itertools
 import json
 import pickle
 
-import documents
 import lance
 import lanceloader as ll
 import pyarrow as pa
 import pytest
-from documents import bucketed
+import sequences
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import bucketed
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return documents.written(tmp_path_factory.mktemp("documents"), 400)
+    return sequences.written(tmp_path_factory.mktemp("documents"), 400)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_every_way_to_read(perm, read):
 
 
 def test_tables_that_their_own_library_reads(tmp_path):
-    data = documents.documents(50)
+    data = sequences.documents(50)
     old = lance.write_dataset(data, tmp_path / "t.lance", data_storage_version="legacy")
     perm = ll.open(old).shuffle(seed=2)
     assert ids_of(perm.loader(batch_tokens=120, format="arrow")) == wanted(perm, 120)

@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import errors
-from loads import ROWS_OF_FIVE_BLOCKS, files, large, settle, soon, table_of
+from packed_files import files
+from process_state import settle, soon
 from programs import PRELUDE, finish, start
+from vector_tables import ROWS_OF_FIVE_BLOCKS, large, table_of
 
 pytestmark = pytest.mark.timeout(200)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import lanceloader as ll
 import pytest
 from lanceloader import cache
-from loads import large, soon
+from process_state import soon
+from vector_tables import large
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from lanceloader.cli.arms import Arm
 from lanceloader.cli.failures import line_of
 from lanceloader.cli.racing import Result
 from lanceloader.cli.verdict import verdict
-from loads import large
 from remote_server import API_KEY, serving
 from typer.testing import CliRunner
+from vector_tables import large
 
 pytestmark = pytest.mark.timeout(200)
 

@@ -6,7 +6,7 @@ import itertools
 import pickle
 
 import lanceloader as ll
-import makes
+import producers
 import pyarrow as pa
 import pytest
 from lanceloader.torch import DataLoader
@@ -48,7 +48,7 @@ def in_workers(loader, num_workers):
 
 KINDS = {
     "plain": {},
-    "copied": {"device": "cpu", "transform": makes.doubled, "transform_threads": 2},
+    "copied": {"device": "cpu", "transform": producers.doubled, "transform_threads": 2},
     "workers": {},
     "helper": {"in_process": False},
 }

@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from equality import same
 from lance.arrow import bfloat16_array
 from lanceloader.errors import FormatError
-from same import same
 
 ROWS = 12
 SHAPES = [

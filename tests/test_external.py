@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import errors
-from loads import large, settle, soon, table_of, threads, vectors
+from process_state import anonymous, names_seen, open_in, settle, soon, threads
 from programs import PRELUDE, finish, run, start
-from watching import FORKING, MEMORY, anonymous, names_seen, open_in
+from reader_programs import FORKING, MEMORY
+from vector_tables import large, table_of, vectors
 
 pytestmark = pytest.mark.timeout(120)
 

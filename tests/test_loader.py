@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
+from equality import same
 from lanceloader.formats import FORMATS
 from lanceloader.stages.pipeline import BatchPipeline
-from loads import STRATEGIES, settle, soon, table_of, threads
-from same import same
+from process_state import settle, soon, threads
+from vector_tables import STRATEGIES, table_of
 
 NUMBERS = ["id", "x", "y", "label"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import makes
+import producers
 import pytest
 from lanceloader.helper.client import iterate_in_helper
 from lanceloader.helper.main_guard import imports_main
@@ -66,7 +66,7 @@ def test_a_script_with_a_main_guard_runs(tmp_path, how):
 @pytest.mark.slow
 def test_other_ends_are_not_put_down_to_it():
     """What has begun has imported the main module."""
-    items = iterate_in_helper(makes.exits_as_one_that_raises, method="spawn")
+    items = iterate_in_helper(producers.exits_as_one_that_raises, method="spawn")
     with pytest.raises(RuntimeError, match="exit code 1 before batch 1") as caught:
         list(items)
     assert SAID not in str(caught.value)

@@ -12,12 +12,13 @@ import lancedb
 import lanceloader as ll
 import pyarrow as pa
 import pytest
+import s3_buckets
 import tables
-import test_storage
 from lanceloader import errors, materialize
-from loads import STRATEGIES, large, vectors
-from mishaps import INTERRUPTED, WRITING, hide
+from missing_packages import hide
 from programs import PRELUDE, finish, run, start
+from reader_programs import INTERRUPTED, WRITING
+from vector_tables import STRATEGIES, large, vectors
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -372,7 +373,7 @@ def test_with_neither(perm, target, monkeypatch):
 # Object storage.
 
 
-s3, bucket, options = test_storage.s3, test_storage.bucket, test_storage.options
+s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
 
 
 @pytest.mark.parametrize("library", ["lance", "lancedb"])

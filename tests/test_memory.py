@@ -9,9 +9,9 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from loads import STRATEGIES
+from process_state import anonymous
 from programs import PRELUDE, finish, start
-from watching import anonymous
+from vector_tables import STRATEGIES
 
 MIB = 1 << 20
 SPARE = 256 * MIB

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from lanceloader.mixing.epochs import MOST_EPOCHS
 from lanceloader.mixing.weights import integer_weights
 from lanceloader.world import World
-from loads import STRATEGIES
-from mixtures import flat, mixed, numbered, served, shorter, sources_of
+from mixture_reference import flat, mixed, numbered, served, shorter, sources_of
+from vector_tables import STRATEGIES
 
 
 def ids(rows):
@@ -411,7 +411,7 @@ def test_memory_is_shared(folders):
 
 
 def test_an_iteration_that_is_left_ends():
-    from loads import settle
+    from process_state import settle
 
     mixture = ll.mix(sources_of([500, 500]), stop=100_000)
     batches = iter(mixture.loader(10))

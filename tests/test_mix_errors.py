@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lanceloader as ll
 import pytest
-from mixtures import numbered, served, sources_of
+from mixture_reference import numbered, served, sources_of
 
 
 def test_columns_must_fit():

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pickle
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader import _native
 from lanceloader._native import Order
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 
 
 def rows(order: Order) -> list[int]:

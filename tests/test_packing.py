@@ -6,24 +6,24 @@ import json
 import pickle
 import warnings
 
-import documents
 import lance
 import lancedb
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from documents import EOS, PAD, TYPES, docs_of, flat, rows_of, wanted
+import sequences
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.errors import FormatError
+from sequences import EOS, PAD, TYPES, docs_of, flat, rows_of, wanted
 
 STRATEGIES = ["concat", "first_fit", "best_fit"]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return documents.written(tmp_path_factory.mktemp("documents"))
+    return sequences.written(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_what_is_counted_are_blocks(perm):
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_every_type_of_token(kind, where, tmp_path):
-    data = documents.documents(60, kind=TYPES[kind])
+    data = sequences.documents(60, kind=TYPES[kind])
     perm = ll.open(data)
     if where == "disk":
         perm = ll.open(lance.write_dataset(data, tmp_path / "t.lance"))
@@ -167,7 +167,7 @@ def test_every_way_to_read(perm, read, strategy):
 def test_concatenated_blocks_are_those_of_lancedb(tmp_path):
     from lancedb.streaming import StreamingDataset
 
-    data = documents.documents(80).select(["tokens"])
+    data = sequences.documents(80).select(["tokens"])
     table = lancedb.connect(tmp_path / "db").create_table("t", data)
     view = ll.Permutation.identity(table).pack(32, eos_id=EOS, pad_id=PAD)
     blocks = view.num_blocks()
@@ -260,7 +260,7 @@ def test_what_is_served_travels(perm):
 
 
 def test_tables_that_their_own_library_reads(tmp_path):
-    data = documents.documents(50)
+    data = sequences.documents(50)
     old = lance.write_dataset(data, tmp_path / "t.lance", data_storage_version="legacy")
     perm = ll.open(old).shuffle(seed=2)
     for strategy in STRATEGIES:

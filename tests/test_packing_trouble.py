@@ -5,22 +5,22 @@ from __future__ import annotations
 import signal
 import threading
 
-import documents
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from documents import PAD, docs_of, flat, rows_of, wanted
+import sequences
 from lanceloader import _native
 from lanceloader.units.share import share_of
 from lanceloader.world import World
+from sequences import PAD, docs_of, flat, rows_of, wanted
 
 STRATEGIES = ["concat", "first_fit", "best_fit"]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return documents.written(tmp_path_factory.mktemp("documents"))
+    return sequences.written(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture(scope="module")

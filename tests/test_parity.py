@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 import tables
 import torch
+from equality import same
 from lancedb import permutation as theirs
 from lanceloader import permutation as ours
-from same import same
 from torch.utils.data import DataLoader
 
 pytestmark = [

@@ -12,7 +12,7 @@ from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 
 import cloudpickle
-import elsewhere
+import importable
 import lance
 import lancedb
 import lanceloader as ll
@@ -20,9 +20,9 @@ import lanceloader.torch
 import pyarrow as pa
 import pytest
 import tables
+from equality import same
 from lanceloader._native import Order
-from same import same
-from travel import SOURCES, SQL, dataset, ids, lancedb_table, mask, travelled
+from source_kinds import SOURCES, SQL, dataset, ids, lancedb_table, mask, travelled
 
 VIEWS = {
     "all rows": lambda perm: perm,
@@ -147,9 +147,9 @@ def test_formats_and_what_becomes_of_nulls(tmp_path, kind, options):
 @pytest.mark.parametrize(
     "transform",
     [
-        elsewhere.ids,
-        functools.partial(elsewhere.plus, number=3),
-        elsewhere.Doubled(),
+        importable.ids,
+        functools.partial(importable.plus, number=3),
+        importable.Doubled(),
         ll.Transforms.arrow2python,
         ll.Transforms.arrow2pythoncol,
         ll.Transforms.arrow2arrow,
@@ -174,7 +174,9 @@ def test_a_transform_without_a_name_is_named_by_the_error(table):
 def test_cloudpickle_takes_what_has_no_name(table):
     offset = 100
     view = ll.open(table).shuffle(seed=1)
-    view = view.with_transform(lambda batch: [x + offset for x in elsewhere.ids(batch)])
+    view = view.with_transform(
+        lambda batch: [x + offset for x in importable.ids(batch)]
+    )
     again = pickle.loads(cloudpickle.dumps(view))
     assert list(again.iter(9)) == list(view.iter(9))
     folder = table._conn.uri
@@ -328,9 +330,9 @@ def test_a_copy_in_this_process_keeps_its_credentials(tmp_path):
 
 def factories(folder):
     return [
-        elsewhere.open_from_environment,
-        functools.partial(elsewhere.open_in, folder),
-        elsewhere.Opener(folder),
+        importable.open_from_environment,
+        functools.partial(importable.open_in, folder),
+        importable.Opener(folder),
     ]
 
 
@@ -352,7 +354,7 @@ def test_a_factory_opens_the_table_elsewhere(table, opened, which):
 
 
 def test_a_factory_is_not_asked_where_the_table_is_open(table, opened):
-    view = ll.open(table).with_connection_factory(elsewhere.open_from_environment)
+    view = ll.open(table).with_connection_factory(importable.open_from_environment)
     view = view.with_batch_size(4).shuffle(seed=1).select_columns(["id"])
     view.filter("id > 3").split([0.5, 0.5], seed=1)[0].take_offsets([0])
     copy.copy(view).head()
@@ -360,7 +362,7 @@ def test_a_factory_is_not_asked_where_the_table_is_open(table, opened):
 
 
 def test_with_a_factory_no_address_travels(table, opened):
-    view = ll.open(table).with_connection_factory(elsewhere.open_from_environment)
+    view = ll.open(table).with_connection_factory(importable.open_from_environment)
     for perm in (view, view.shuffle(seed=1), travelled(view)):
         pickled = pickle.dumps(perm)
         assert table._conn.uri.encode() not in pickled
@@ -369,7 +371,7 @@ def test_with_a_factory_no_address_travels(table, opened):
 
 def test_with_a_factory_no_option_travels(tmp_path):
     perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    factory = functools.partial(elsewhere.open_in, "moved")
+    factory = functools.partial(importable.open_in, "moved")
     pickled = pickle.dumps(perm.with_connection_factory(factory))
     assert b"hush" not in pickled
     assert b"eu-west-1" not in pickled
@@ -377,7 +379,7 @@ def test_with_a_factory_no_option_travels(tmp_path):
 
 def test_a_factory_s_table_is_read_at_the_pinned_version(table, opened):
     perm = ll.open(table).shuffle(seed=1)
-    view = perm.with_connection_factory(elsewhere.open_from_environment)
+    view = perm.with_connection_factory(importable.open_from_environment)
     pickled = pickle.dumps(view)
     wanted = ids(perm)
     table.delete("id < 50")
@@ -391,7 +393,7 @@ def test_a_factory_s_table_is_read_at_the_pinned_version(table, opened):
 def test_a_factory_for_a_plan(table, opened):
     plan = ll.permutation_builder(table).split_random(fixed=4, seed=1).execute()
     part = ll.Permutation.from_tables(table, plan, 2)
-    again = travelled(part.with_connection_factory(elsewhere.open_from_environment))
+    again = travelled(part.with_connection_factory(importable.open_from_environment))
     table.delete("id < 50")
     assert ids(again) == ids(part)
 
@@ -410,7 +412,7 @@ def test_a_factory_that_makes_a_table_in_memory():
 
 def test_a_factory_that_fails_or_gives_nothing(table):
     view = ll.open(table)
-    missing = functools.partial(elsewhere.open_in, "/nowhere")
+    missing = functools.partial(importable.open_in, "/nowhere")
     pickled = pickle.dumps(view.with_connection_factory(missing))
     with pytest.raises((ValueError, FileNotFoundError, OSError), match="t"):
         pickle.loads(pickled)

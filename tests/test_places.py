@@ -13,7 +13,7 @@ import pytest
 from lanceloader.locations import MOST
 from lanceloader.streaming import StreamingDataset
 from lanceloader.torch import DataLoader
-from makes import UNLUCKY, BadRowError, unlucky
+from producers import UNLUCKY, BadRowError, unlucky
 from torch.utils.data import DataLoader as TorchLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

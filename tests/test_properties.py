@@ -15,17 +15,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import determinism_page
 import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import reference
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 SEEDS = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
 
 pytestmark = pytest.mark.timeout(600)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.torch import DataLoader
-from makes import Keyed
+from producers import Keyed
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 ROWS = 200

@@ -11,17 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
-from loads import (
+from packed_files import files
+from process_state import settle, soon
+from programs import LOADER, PRELUDE, finish, run, start
+from vector_tables import (
     ROWS_OF_FIVE_BLOCKS,
     ROWS_WORTH_A_FILE,
-    files,
     large,
-    settle,
-    soon,
     table_of,
     vectors,
 )
-from programs import LOADER, PRELUDE, finish, run, start
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -285,13 +284,13 @@ def test_processes_that_fill_at_once_share_the_work(tmp_path, cache):
 
 
 WORKERS = """
-import loads
+import vector_tables
 perm = ll.open(sys.argv[2]).with_read(sys.argv[4], cache_dir=sys.argv[3])
-dataset = loads.Watched(perm.select_columns(["id", "square", "vector"]))
+dataset = vector_tables.Watched(perm.select_columns(["id", "square", "vector"]))
 workers = int(sys.argv[5])
 loader = loader_of(
     dataset, workers, sys.argv[6], batch_size=1000, shuffle=True,
-    collate_fn=elsewhere.as_it_is, persistent_workers=True,
+    collate_fn=importable.as_it_is, persistent_workers=True,
 )
 last = {}
 for epoch in range(2):

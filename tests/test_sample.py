@@ -5,16 +5,16 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 NUM_ROWS = 300
 WEIGHTS = [row % 7 / 4 for row in range(NUM_ROWS)]
 LABELS = [["a", "b", "b", None, "b"][row % 5] for row in range(NUM_ROWS)]

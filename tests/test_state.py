@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 import tables
 import torch
-from features import without_file_sizes
 from hypothesis import given
 from hypothesis import strategies as st
-from loads import STRATEGIES
+from lance_features import without_file_sizes
+from vector_tables import STRATEGIES
 
 ROWS, BATCH = 1003, 100
 

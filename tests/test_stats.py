@@ -20,7 +20,7 @@ from lanceloader.monitor.metrics import MAX_POINTS, Metrics
 from lanceloader.monitor.stats import STAGES, Stats
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.world import World
-from loads import soon
+from process_state import soon
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 import s3_folder
 from lanceloader import errors
-from loads import large, soon, table_of
+from process_state import soon
+from vector_tables import large, table_of
 
 KEY_ID = "AKIAQ7XEXAMPLE"
 SECRET = "wJalrXUtnFEMIK7MDENG"

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-import features
 import lance
+import lance_features
 import lancedb
 import lanceloader as ll
 import pyarrow as pa
@@ -60,10 +60,10 @@ def test_an_old_version_a_tag_and_a_branch(table):
     assert (branch.branch, branch.num_rows) == ("exp", 50)
 
 
-@pytest.mark.parametrize("name", features.FEATURES)
+@pytest.mark.parametrize("name", lance_features.FEATURES)
 def test_it_says_who_reads_each_feature(name, tmp_path):
     """What is called native is read natively, and nothing else."""
-    dataset = features.FEATURES[name](tmp_path / "t.lance")
+    dataset = lance_features.FEATURES[name](tmp_path / "t.lance")
     info = ll.table_info(dataset)
     assert info.num_rows == dataset.count_rows()
     assert info.is_native == (info.reason is None)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
-from features import FEATURES, external_blobs, lists_of_structs_of_a_fixed_size
+from lance_features import FEATURES, external_blobs, lists_of_structs_of_a_fixed_size
 from lanceloader import _native
 
 

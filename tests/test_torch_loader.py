@@ -13,7 +13,7 @@ import pytest
 import tables
 import torch
 from lanceloader.torch import DataLoader
-from loads import soon
+from process_state import soon
 from torch.utils.data import DataLoader as TorchLoader
 
 pytestmark = pytest.mark.filterwarnings(

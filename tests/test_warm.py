@@ -7,7 +7,7 @@ import lanceloader as ll
 import pyarrow as pa
 import pytest
 from lanceloader import cache, errors
-from loads import ROWS_OF_FIVE_BLOCKS, ROWS_WORTH_A_FILE, large
+from vector_tables import ROWS_OF_FIVE_BLOCKS, ROWS_WORTH_A_FILE, large
 
 
 @pytest.fixture

@@ -1,75 +1,73 @@
-"""What goes wrong in tests: damage to files of packed rows, and programs that are ended or disturbed."""
+"""Programs that read, pack and write; they begin with ``programs.PRELUDE``."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
-from loads import files
-
-
-def cut(keep):
-    return lambda file: os.truncate(
-        file, keep if keep >= 0 else file.stat().st_size + keep
-    )
+FORKING = """
+perm = ll.open(sys.argv[2])
+read = dict(read="external", memory_limit="2MiB", format="arrow")
+loader = perm.loader(500, shuffle=True, seed=1, **read)
+other = perm.loader(500, shuffle=True, seed=2, **read)
 
 
-def flip(place, bit=0):
-    def change(file):
-        content = bytearray(file.read_bytes())
-        content[place] ^= 1 << bit
-        file.write_bytes(content)
-
-    return change
+def wanted(seed, epoch):
+    ids = perm.select_columns(["id"]).with_read("direct")
+    return ids.shuffle(seed, epoch=epoch).to_arrow()["id"].to_pylist()
 
 
-def swap(file):
-    others = [each for each in files(file.parent) if each != file]
-    spare = file.with_name("spare")
-    file.rename(spare)
-    others[0].rename(file)
-    spare.rename(others[0])
+def rows(batches):
+    found = []
+    for batch in batches:
+        assert (batch["square"].to_numpy() == batch["id"].to_numpy() ** 2).all()
+        found += batch["id"].to_pylist()
+    return found
 
 
-def folder_instead(file):
-    file.unlink()
-    file.mkdir()
+def child(epoch):
+    signal.alarm(90)
+    try:
+        for seed, each in ((1, loader), (2, other)):
+            for k in (epoch, epoch + 1, epoch + 2):
+                assert rows(each.set_epoch(k)) == wanted(seed, k), (seed, k)
+        gc.collect()
+    except BaseException as error:
+        print("in the child:", type(error), error, file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
 
 
-DAMAGE = {
-    "of length zero": cut(0),
-    "a part of a header": cut(50),
-    "only a header": cut(64),
-    "cut by a byte": cut(-1),
-    "cut by a half": lambda file: cut(file.stat().st_size // 2)(file),
-    "longer": lambda file: os.truncate(file, file.stat().st_size + 4096),
-    "bytes of zero": lambda file: file.write_bytes(bytes(file.stat().st_size)),
-    "magic": flip(0),
-    "key": flip(9, 7),
-    "number of rows": flip(16),
-    "heads": flip(32, 3),
-    "checksum": flip(50),
-    "bits": flip(70),
-    "a head": flip(5000, 5),
-    "a tail": flip(-9, 1),
-    "swapped": swap,
-    "gone": lambda file: file.unlink(),
-    "a description": lambda file: (file.parent / "entry.json").write_text("{"),
-    "no description": lambda file: (file.parent / "entry.json").unlink(),
-    "no lock": lambda file: (file.parent / "lock").unlink(),
-}
+for epoch in range(3):
+    halves = [iter(each.set_epoch(epoch)) for each in (loader, other)]
+    # Also before a batch is there, in the middle of the first pass.
+    begun = [rows([next(half) for _ in range(epoch * 3)]) for half in halves]
+    pids = []
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            child(epoch)
+        pids.append(pid)
+    for seed, first, half in zip((1, 2), begun, halves):
+        assert first + rows(half) == wanted(seed, epoch), (seed, epoch)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    assert rows(loader.set_epoch(epoch + 1)) == wanted(1, epoch + 1)
+done(ok=True)
+"""
 
 
-def hide(monkeypatch, *names):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name in names else find(name, *rest),
-    )
+MEMORY = """
+perm = ll.open(sys.argv[2])
+loader = perm.loader(256, shuffle=True, seed=1, format="numpy_dict", read="external",
+                     memory_limit=int(sys.argv[3]))
+sum(len(b["id"]) for b in ll.open(sys.argv[2]).with_take(600).loader(64, format="numpy_dict"))
+print("ready", flush=True)
+soon(lambda: os.path.exists(folder + "/go"))
+rows = 0
+for epoch in range(2):
+    for batch in loader.set_epoch(epoch):
+        rows += len(batch["id"])
+done(rows=rows)
+"""
 
-
-# Programs, which begin with ``programs.PRELUDE``.
 
 FILLER = """
 loader = ll.open(sys.argv[2]).loader(
