@@ -37,6 +37,7 @@ FOREIGN = (
     # Of the path "".
     ". exists already",
 )
+COLLECTIONS = (list, tuple, dict, set, bytes)
 MOST_ROWS = 1000
 
 HOSTILE = [
@@ -90,9 +91,9 @@ def names(error, subjects) -> bool:
             if re.search(rf"\b{subject}\b", text):
                 return True
             continue
-        items = (
-            subject if isinstance(subject, list | tuple | dict | set | bytes) else []
-        )
+        items = subject if isinstance(subject, COLLECTIONS) else []
+        if isinstance(subject, np.ndarray):
+            items = subject.ravel().tolist()
         words = [type(subject).__name__]
         for value in (subject, *items):
             words.append(repr(value)[:12])
