@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import copy
-import copyreg
 import functools
 import pickle
-import subprocess
-import sys
-from multiprocessing.context import set_spawning_popen
-from pathlib import Path
 
 import cloudpickle
 import importable
@@ -261,169 +256,6 @@ def test_orders_travel_alone():
     assert [again.at(k) for k in range(100)] == [order.at(k) for k in range(100)]
 
 
-SECRETS = {
-    "aws_secret_access_key": "hush-1",
-    "AWS_SESSION_TOKEN": "hush-2",
-    "aws_access_key_id": "hush-3",
-    "azure_storage_account_key": "hush-4",
-    "azure_storage_sas_token": "hush-5",
-    "azure_client_secret": "hush-6",
-    "google_service_account_key": "hush-7",
-    "password": "hush-8",
-    "hf_token": "hush-9",
-    "bearer_token": "hush-10",
-    "headers.authorization": "hush-11",
-}
-PLAIN = {"aws_region": "eu-west-1", "allow_http": "true", "timeout": "30s"}
-# Says that there are no credentials: nothing is left to open a public bucket without it.
-ANONYMOUS = {"aws_skip_signature": "true"}
-
-
-def with_options(folder, kind, options):
-    if kind == "path":
-        return ll.open(dataset(folder).uri, storage_options=options)
-    if kind == "dataset":
-        return ll.open(lance.dataset(dataset(folder).uri, storage_options=options))
-    table = lancedb_table(folder / "db")
-    table = lancedb.connect(folder / "db", storage_options=options).open_table("t")
-    if kind == "plan":
-        plan = ll.permutation_builder(table).shuffle(seed=1).execute()
-        return ll.Permutation.from_tables(table, plan)
-    return ll.open(table)
-
-
-@pytest.mark.parametrize("kind", ["path", "dataset", "lancedb", "plan"])
-def test_credentials_stay_at_home(tmp_path, kind):
-    """BUG-34."""
-    perm = with_options(tmp_path, kind, {**SECRETS, **PLAIN})
-    for view in (perm, perm.shuffle(seed=1), perm.filter("id > 3"), travelled(perm)):
-        for pickled in (pickle.dumps(view), cloudpickle.dumps(view)):
-            assert b"hush" not in pickled
-            assert b"eu-west-1" in pickled
-        assert ids(travelled(view)) == ids(view)
-
-
-def test_options_that_are_no_secrets_travel(tmp_path):
-    perm = with_options(tmp_path, "path", {**SECRETS, **PLAIN, **ANONYMOUS})
-    assert travelled(perm).source.storage_options == PLAIN | ANONYMOUS
-
-
-def test_credentials_go_along_to_a_child_that_is_spawned(tmp_path):
-    options = {**SECRETS, **PLAIN}
-    perm = with_options(tmp_path, "lancedb", options)
-    set_spawning_popen("a child")
-    try:
-        pickled = pickle.dumps(perm)
-    finally:
-        set_spawning_popen(None)
-    again = pickle.loads(pickled)
-    assert options.items() <= again.source.storage_options.items()
-
-
-def test_a_copy_in_this_process_keeps_its_credentials(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    options = perm.source.storage_options
-    assert copy.copy(perm).source.storage_options == options
-    assert perm.shuffle(seed=1).source.storage_options == options
-    assert copy.deepcopy(perm).source.storage_options == options
-
-
-def factories(folder):
-    return [
-        importable.open_from_environment,
-        functools.partial(importable.open_in, folder),
-        importable.Opener(folder),
-    ]
-
-
-@pytest.mark.parametrize("which", range(3))
-def test_a_factory_opens_the_table_elsewhere(table, opened, which):
-    factory = factories(table._conn.uri)[which]
-    perm = ll.Permutation.identity(table).shuffle(seed=1).with_skip(3)
-    view = perm.with_connection_factory(factory)
-    pickled = pickle.dumps(view)
-    assert opened == []
-    again = pickle.loads(pickled)
-    assert opened == ["t"]
-    assert ids(again) == ids(perm)
-    assert again.base_table.name == "t"
-    assert type(again.connection_factory) is type(factory)
-    twice = travelled(again)
-    assert opened == ["t", "t"]
-    assert ids(twice) == ids(perm)
-
-
-def test_a_factory_is_not_asked_where_the_table_is_open(table, opened):
-    view = ll.open(table).with_connection_factory(importable.open_from_environment)
-    view = view.with_batch_size(4).shuffle(seed=1).select_columns(["id"])
-    view.filter("id > 3").split([0.5, 0.5], seed=1)[0].take_offsets([0])
-    copy.copy(view).head()
-    assert opened == []
-
-
-def test_with_a_factory_no_address_travels(table, opened):
-    view = ll.open(table).with_connection_factory(importable.open_from_environment)
-    for perm in (view, view.shuffle(seed=1), travelled(view)):
-        pickled = pickle.dumps(perm)
-        assert table._conn.uri.encode() not in pickled
-        assert str(Path(table.uri).parent.name).encode() not in pickled
-
-
-def test_with_a_factory_no_option_travels(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    factory = functools.partial(importable.open_in, "moved")
-    pickled = pickle.dumps(perm.with_connection_factory(factory))
-    assert b"hush" not in pickled
-    assert b"eu-west-1" not in pickled
-
-
-def test_a_factory_s_table_is_read_at_the_pinned_version(table, opened):
-    perm = ll.open(table).shuffle(seed=1)
-    view = perm.with_connection_factory(importable.open_from_environment)
-    pickled = pickle.dumps(view)
-    wanted = ids(perm)
-    table.delete("id < 50")
-    table.add(tables.narrow(7))
-    again = pickle.loads(pickled)
-    assert ids(again) == wanted
-    assert again.version == perm.version
-    assert again.filter("id < 5").num_rows == 5
-
-
-def test_a_factory_for_a_plan(table, opened):
-    plan = ll.permutation_builder(table).split_random(fixed=4, seed=1).execute()
-    part = ll.Permutation.from_tables(table, plan, 2)
-    again = travelled(part.with_connection_factory(importable.open_from_environment))
-    table.delete("id < 50")
-    assert ids(again) == ids(part)
-
-
-def memory_of_environment(name):
-    return lancedb.connect("memory://").create_table(name, tables.narrow(50))
-
-
-def test_a_factory_that_makes_a_table_in_memory():
-    perm = ll.open(memory_of_environment("made")).shuffle(seed=1)
-    wanted = ids(perm)
-    factory = cloudpickle.dumps(perm.with_connection_factory(memory_of_environment))
-    assert ids(pickle.loads(factory)) == wanted
-    assert len(factory) < 4096
-
-
-def test_a_factory_that_fails_or_gives_nothing(table):
-    view = ll.open(table)
-    missing = functools.partial(importable.open_in, "/nowhere")
-    pickled = pickle.dumps(view.with_connection_factory(missing))
-    with pytest.raises((ValueError, FileNotFoundError, OSError), match="t"):
-        pickle.loads(pickled)
-    nothing = pickle.dumps(view.with_connection_factory(print))
-    with pytest.raises(TypeError, match="NoneType"):
-        pickle.loads(nothing)
-    unnamed = view.with_connection_factory(lambda name: table)
-    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        pickle.dumps(unnamed)
-
-
 @pytest.mark.parametrize("source", ["lancedb", "dataset", "path", "branch", "memory"])
 def test_writes_do_not_reach_what_was_pickled(tmp_path, source):
     """BUG-19, BUG-20 and BUG-21."""
@@ -524,30 +356,6 @@ def test_a_deep_copy_is_its_own(table):
     deep = copy.deepcopy(perm)
     deep.selection.pop("id")
     assert "id" in perm.selection
-
-
-SPAWNED = """
-import pickle, sys
-with open(sys.argv[1], "rb") as file:
-    values = pickle.load(file)
-for value in values:
-    assert b"hush" not in pickle.dumps(value), value
-"""
-
-
-def test_what_a_spawned_child_pickles_again_holds_no_credentials(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    dataset = copyreg.dispatch_table[lancedb.table.LanceTable](perm.base_table)
-    dataset = dataset[0](*dataset[1])
-    file = tmp_path / "values.pickle"
-    set_spawning_popen("a child")
-    try:
-        pickled = pickle.dumps([perm, perm.shuffle(seed=1), dataset])
-    finally:
-        set_spawning_popen(None)
-    assert b"hush" in pickled
-    file.write_bytes(pickled)
-    subprocess.run([sys.executable, "-c", SPAWNED, file], check=True, timeout=50)
 
 
 @pytest.mark.parametrize("source", ["lancedb", "memory", "branch", "old version"])
