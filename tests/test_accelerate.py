@@ -65,7 +65,7 @@ def test_accelerate_skips_first_batches(perm, accelerator, num_workers):
     assert ids(loader.skip_batches(4)) == wanted(perm, 1)[80:]
 
 
-def test_accelerate_is_told_how_to_skip_batches_of_a_loader(perm, accelerator):
+def test_skip_first_batches_of_a_loader_names_skip_batches(perm, accelerator):
     """It would make a DataLoader of the data set, whose batches are not those of the loader."""
     loader = accelerator.prepare(loader_of(perm))
     with pytest.raises(AttributeError, match=r"call `loader.skip_batches\(n\)`"):

@@ -1,4 +1,4 @@
-"""The folder of packed rows: what is removed from it, its limit, and what killed processes leave."""
+"""The folder of packed rows: what is evicted, its limit, and what killed processes leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lanceloader.cache``: what is in the folder, and emptying it."""
+"""``lanceloader.cache``: listing the folder and clearing it."""
 
 from __future__ import annotations
 

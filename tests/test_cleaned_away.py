@@ -1,4 +1,4 @@
-"""A version that is cleaned away while workers start: the trainer is told, by every way there."""
+"""A table version that is cleaned up while workers start raises in the trainer."""
 
 from __future__ import annotations
 

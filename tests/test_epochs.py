@@ -1,4 +1,4 @@
-"""Epochs of a loader: set while one goes on, several in one iteration, and such as have no batch."""
+"""Epochs of a loader: set during an iteration, several in one iteration, and without batches."""
 
 from __future__ import annotations
 

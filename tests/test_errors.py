@@ -1,4 +1,4 @@
-"""Bad input: what is raised names the value, and nothing panics, hangs or gives wrong rows."""
+"""Errors name the value that caused them; nothing panics, hangs or returns wrong rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that end with a half-read iterator: quietly, and at once."""
+"""Programs that exit with a partly read iterator do so quietly and at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of extension types, of polars and of nothing: what every format makes of them."""
+"""Columns of extension types, polars types and the null type in every format."""
 
 from __future__ import annotations
 

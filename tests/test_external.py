@@ -1,4 +1,4 @@
-"""``read="external"``: any order in little memory, through scratch files that nobody sees."""
+"""``read="external"``: any order in little memory, through unnamed scratch files."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_budget_that_is_too_small_says_which_is_not(path, order, limit):
     check(view, external(view, 1000, least))
 
 
-def test_the_budget_that_is_said_is_about_the_least(path):
+def test_the_smallest_budget_in_the_message_is_close_to_the_least(path):
     """Found by halving; orders that are lists take 16 bytes a row besides."""
     perm = ll.open(path).shuffle(1)
 
@@ -282,7 +282,7 @@ def test_without_a_folder_of_their_own_they_are_in_the_cache(path, tmp_path):
     assert sum(batch.num_rows for batch in batches) == loader.num_rows - 1000
 
 
-def test_a_folder_that_cannot_be(path, tmp_path, monkeypatch):
+def test_a_scratch_folder_that_cannot_be_created(path, tmp_path, monkeypatch):
     perm = ll.open(path).shuffle(1)
     for read in ("external", "auto"):
         # It is said once for each folder.

@@ -1,4 +1,4 @@
-"""Real process groups: ranks that are found, killed, and resumed as another number of them."""
+"""Real process groups: ranks are found, killed, and resumed in another number."""
 
 from __future__ import annotations
 

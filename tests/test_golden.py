@@ -1,4 +1,4 @@
-"""Pinned sequences: what a release may never change. See ``docs/determinism.md``."""
+"""Pinned sequences that no release may change. See ``docs/determinism.md``."""
 
 from __future__ import annotations
 

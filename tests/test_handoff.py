@@ -1,4 +1,4 @@
-"""The border: capsules, their lifetime, and buffers that are shared or not."""
+"""The Arrow C interface: capsules, their lifetime, and whether buffers are shared."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_requested_schema_is_allowed_and_ignored(batch):
     assert pa.RecordBatch._import_from_c_capsule(schema, array).num_rows == 3
 
 
-def test_a_capsule_nobody_takes_is_released():
+def test_an_unused_capsule_is_released():
     """Each refers to a megabyte of rows, which would otherwise stay."""
 
     def resident():
@@ -167,7 +167,7 @@ def repeated_columns(kind, folder):
 @pytest.mark.parametrize("source", ["table", "engine", "arrow"])
 @pytest.mark.parametrize("kind", ["torch_dict", "numpy_dict", "torch", "torch_row"])
 @pytest.mark.parametrize("read", ["direct", "resident", "external"])
-def test_columns_that_come_out_twice_share_nothing(tmp_path, source, kind, read):
+def test_a_column_selected_twice_shares_no_buffer(tmp_path, source, kind, read):
     pytest.importorskip("torch")
     if source != "table" and read != "direct":
         pytest.skip("read in one way only")
@@ -199,7 +199,7 @@ def test_columns_that_come_out_twice_share_nothing(tmp_path, source, kind, read)
                 assert kept.tolist() == wanted, f"{other} changed with {name}"
 
 
-def test_ownership_is_known(table):
+def test_batches_know_whether_they_own_their_buffers(table):
     perm = ll.Permutation.identity(table).select_columns(["id"])
     reader = perm.open_reader()
     taken = reader.take(perm.order, [5, 3])

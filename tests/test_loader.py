@@ -1,4 +1,4 @@
-"""``Permutation.loader``: batches read ahead by threads of its own."""
+"""``Permutation.loader``: batches that threads read ahead."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_how_many_batches(perm, batch_size, read):
     assert len(view.loader(batch_size)) == full + bool(rest)
 
 
-def test_what_the_permutation_says_is_the_default(perm):
+def test_options_default_to_those_of_the_permutation(perm):
     view = perm.with_batch_size(64).with_format("numpy_dict").shuffle(5)
     loader = view.loader()
     assert loader.batch_size == 64
@@ -392,9 +392,7 @@ def test_a_format_without_a_row_per_row_forgives_nothing(perm):
         view.loader(4, format="torch_col", transform=len, on_error="skip")
 
 
-def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
-    perm, monkeypatch
-):
+def test_the_state_counts_skipped_batches_although_copies_run_ahead(perm, monkeypatch):
     """The state is that of the batch that is handed out, not of the one copied meanwhile."""
 
     def ahead(_, values, running):

@@ -1,4 +1,4 @@
-"""Scripts without a main guard: what they are told where a process is begun anew."""
+"""Scripts without a main guard: the error names it where a process is spawned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Permutation.materialize``: rows as a table of their own, all of them or none."""
+"""``Permutation.materialize``: rows as a new table, all of them or none."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_bar(perm, target, capsys):
 
 
 @pytest.mark.parametrize("what", ["table", "empty folder", "file", "dangling link"])
-def test_what_is_there_stays(perm, tmp_path, what):
+def test_an_existing_target_is_kept(perm, tmp_path, what):
     target = tmp_path / "copy.lance"
     if what == "table":
         lance.write_dataset(tables.narrow(3), target)
@@ -251,7 +251,7 @@ def test_a_table_made_meanwhile(perm, target, monkeypatch):
     assert lance.dataset(target).count_rows() == 3
 
 
-def test_another_one_ends_between_opening_and_locking(perm, target, monkeypatch):
+def test_another_writer_ends_between_opening_and_locking(perm, target, monkeypatch):
     """The folder that is locked must be the one that is there."""
     flock = fcntl.flock
     folder = target.with_name(".copy.lance.partial")
@@ -363,7 +363,7 @@ def test_with_lancedb_only(perm, target, monkeypatch):
     assert written == []
 
 
-def test_with_neither(perm, target, monkeypatch):
+def test_without_lance_and_lancedb(perm, target, monkeypatch):
     hide(monkeypatch, "lance", "lancedb")
     with pytest.raises(errors.UnsupportedError, match="pip install"):
         perm.materialize(target)

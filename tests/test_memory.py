@@ -1,4 +1,4 @@
-"""Memory, seen from outside: tables of ragged rows, under every way to read, within what is promised."""
+"""Memory measured from outside stays within ``memory_limit``, for ragged rows and every strategy."""
 
 from __future__ import annotations
 

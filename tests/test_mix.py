@@ -1,4 +1,4 @@
-"""``ll.mix``: several permutations in exact proportions, against a mixture made row by row."""
+"""``ll.mix``: several permutations in exact proportions, compared with a row-by-row mixture."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ def test_some_sources_of_the_same_table():
         assert found == list(wanted)
 
 
-def test_what_a_mixture_says():
+def test_repr_and_explain_of_a_mixture():
     mixture = ll.mix(sources_of([40, 20]), weights=[1, 3])
     assert repr(mixture) == (
         "<Mixture of 27 rows of 2 sources: a, b; until a source would start again>"

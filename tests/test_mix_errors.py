@@ -1,4 +1,4 @@
-"""What ``ll.mix`` refuses, and how it says so."""
+"""What ``ll.mix`` refuses, and its messages."""
 
 from __future__ import annotations
 

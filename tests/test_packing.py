@@ -1,4 +1,4 @@
-"""Documents packed into blocks: against an oracle, against LanceDB, and the same on all ranks."""
+"""Documents packed into blocks, compared with an oracle and LanceDB, and equal on all ranks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_blocks_are_those_of_the_oracle(perm, strategy, eos, window):
     assert len(loader) == len(batches)
 
 
-def test_what_is_counted_are_blocks(perm):
+def test_statistics_count_blocks(perm):
     loader = perm.pack(24).loader(5, format="arrow")
     batches = list(loader)
     stats = loader.stats()
@@ -113,7 +113,7 @@ def test_global_batches_are_the_same_in_every_world(perm, strategy, world_size, 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(data=st.data())
-def test_a_state_goes_on_anywhere(uri, strategy, data):
+def test_a_state_resumes_in_any_world(uri, strategy, data):
     perm = ll.open(uri)
     view = perm.pack(24, strategy=strategy, pad_id=PAD, window=64)
     options = {"shuffle": True, "seed": 3, "global_batch_size": 6, "format": "arrow"}
@@ -250,7 +250,7 @@ def test_workers_share_the_batches(perm, num_workers):
     assert [batch["input_ids"].tolist() for batch in feeder] == alone
 
 
-def test_what_is_served_travels(perm):
+def test_units_pickle(perm):
     served = perm.pack(24, strategy="first_fit").loader(4).units
     other = pickle.loads(pickle.dumps(served))
     assert other.num_units(3) == served.num_units(3)
@@ -269,7 +269,7 @@ def test_tables_that_their_own_library_reads(tmp_path):
         assert rows == wanted(docs_of(perm), 24, strategy=strategy)
 
 
-def test_rows_chosen_before(perm):
+def test_packing_views_with_filters_repeats_and_shards(perm):
     some = perm.filter("n > 12 AND id < 200").shuffle(seed=2)
     view = some.pack(24, column="tokens", pad_id=PAD)
     assert flat(rows_of(view.loader(8, format="arrow"))) == wanted(docs_of(some), 24)
@@ -285,7 +285,7 @@ def test_rows_chosen_before(perm):
         assert flat(rows_of(loader)) == wanted(docs_of(some)[rank::2], 24)
 
 
-def test_a_column_of_lengths_is_as_good(perm):
+def test_a_column_of_lengths_packs_the_same_blocks(perm):
     view = perm.pack(24, lengths="n", strategy="best_fit", pad_id=PAD)
     expected = wanted(docs_of(perm), 24, strategy="best_fit")
     assert flat(rows_of(view.loader(8, format="arrow"))) == expected

@@ -1,4 +1,4 @@
-"""What travels: the same rows elsewhere, from a small recipe without secrets."""
+"""Pickled permutations read the same rows, from a small pickle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_same_rows_elsewhere(tmp_path, source, view):
+def test_an_unpickled_permutation_has_the_same_rows(tmp_path, source, view):
     if view == "filter" and source not in SQL:
         pytest.skip("a filter of every kind of source that differs is enough")
     perm = VIEWS[view](ll.open(SOURCES[source](tmp_path)))
@@ -75,7 +75,7 @@ def test_the_same_rows_elsewhere(tmp_path, source, view):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_verbs_go_on_elsewhere_as_here(tmp_path, source):
+def test_verbs_apply_after_unpickling(tmp_path, source):
     perm = ll.open(SOURCES[source](tmp_path)).shuffle(seed=1).with_skip(5)
     again = travelled(perm)
     for verb in VIEWS.values():
@@ -83,7 +83,7 @@ def test_verbs_go_on_elsewhere_as_here(tmp_path, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_table_itself_is_there_again(tmp_path, source):
+def test_base_table_opens_the_table_again(tmp_path, source):
     table = SOURCES[source](tmp_path)
     perm = ll.Permutation.identity(table).shuffle(seed=1)
     again = travelled(perm)
@@ -191,7 +191,7 @@ def size(value) -> int:
     return len(pickle.dumps(value))
 
 
-def test_the_recipe_is_small(large):
+def test_a_pickle_is_small(large):
     perm = ll.Permutation.identity(large)
     train, val = perm.shuffle(seed=1).split({"train": 0.9, "val": 0.1}, seed=2)
     assert size(perm) < 2048
@@ -204,7 +204,7 @@ def test_the_recipe_is_small(large):
     assert size(ll.open(large.uri).shuffle(seed=1)) < 2048
 
 
-def test_it_stays_small_when_it_has_been_read(large):
+def test_a_pickle_is_small_after_reading(large):
     perm = ll.Permutation.identity(large).shuffle(seed=1)
     before = size(perm)
     perm.take_offsets([0, 99_999])
@@ -218,7 +218,7 @@ def test_it_stays_small_when_it_has_been_read(large):
     assert abs(size(again) - before) < 100
 
 
-def test_only_the_rows_of_one_split_travel(large):
+def test_a_pickled_split_holds_its_own_rows_only(large):
     builder = ll.permutation_builder(large)
     plan = builder.split_random(counts=[100, 90_000], seed=1).execute()
     few = ll.Permutation.from_tables(large, plan, 0)
@@ -234,14 +234,14 @@ def test_only_the_rows_of_one_split_travel(large):
     assert ids(from_plan) == ids(many)
 
 
-def test_rows_in_memory_travel_once():
+def test_rows_in_memory_are_pickled_once():
     data = tables.narrow(20_000)
     parts = ll.open(data).split([0.5, 0.5], seed=1)
     assert size(parts) < data.nbytes * 1.1 + 4096
     assert size(list(parts)) < data.nbytes * 1.1 + 4096
 
 
-def test_splits_travel_with_their_names(table):
+def test_splits_are_pickled_with_their_names(table):
     parts = ll.open(table).split({"train": 0.9, "val": 0.1}, seed=1)
     again = travelled(parts)
     assert again.names == ["train", "val"]
@@ -250,7 +250,7 @@ def test_splits_travel_with_their_names(table):
     assert len(fold.train) + len(fold.val) == 100
 
 
-def test_orders_travel_alone():
+def test_orders_pickle():
     order = Order.all(1000).shuffled(3).slice(10, 100)
     again = travelled(order)
     assert [again.at(k) for k in range(100)] == [order.at(k) for k in range(100)]
@@ -305,7 +305,7 @@ def test_a_tag_may_move_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["lancedb", "memory", "branch", "old version"])
-def test_the_handle_stays_where_it_was(tmp_path, source):
+def test_pickling_does_not_move_the_handle(tmp_path, source):
     table = SOURCES[source](tmp_path)
     before = table.version, table.current_branch(), table.count_rows()
     perm = ll.open(table).shuffle(seed=1)

@@ -50,7 +50,7 @@ def test_a_factory_is_not_asked_where_the_table_is_open(table, opened):
     assert opened == []
 
 
-def test_with_a_factory_no_address_travels(table, opened):
+def test_no_address_is_pickled_with_a_factory(table, opened):
     view = ll.open(table).with_connection_factory(importable.open_from_environment)
     for perm in (view, view.shuffle(seed=1), travelled(view)):
         pickled = pickle.dumps(perm)

@@ -51,7 +51,7 @@ def with_options(folder, kind, options):
 
 
 @pytest.mark.parametrize("kind", ["path", "dataset", "lancedb", "plan"])
-def test_credentials_stay_at_home(tmp_path, kind):
+def test_pickles_hold_no_credentials(tmp_path, kind):
     """BUG-34."""
     perm = with_options(tmp_path, kind, {**SECRETS, **PLAIN})
     for view in (perm, perm.shuffle(seed=1), perm.filter("id > 3"), travelled(perm)):
@@ -61,12 +61,12 @@ def test_credentials_stay_at_home(tmp_path, kind):
         assert ids(travelled(view)) == ids(view)
 
 
-def test_options_that_are_no_secrets_travel(tmp_path):
+def test_other_storage_options_are_pickled(tmp_path):
     perm = with_options(tmp_path, "path", {**SECRETS, **PLAIN, **ANONYMOUS})
     assert travelled(perm).source.storage_options == PLAIN | ANONYMOUS
 
 
-def test_credentials_go_along_to_a_child_that_is_spawned(tmp_path):
+def test_spawned_children_get_the_credentials(tmp_path):
     options = {**SECRETS, **PLAIN}
     perm = with_options(tmp_path, "lancedb", options)
     set_spawning_popen("a child")
@@ -86,7 +86,7 @@ def test_a_copy_in_this_process_keeps_its_credentials(tmp_path):
     assert copy.deepcopy(perm).source.storage_options == options
 
 
-def test_with_a_factory_no_option_travels(tmp_path):
+def test_no_storage_option_is_pickled_with_a_factory(tmp_path):
     perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
     factory = functools.partial(importable.open_in, "moved")
     pickled = pickle.dumps(perm.with_connection_factory(factory))

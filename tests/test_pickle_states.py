@@ -1,4 +1,4 @@
-"""Pickles of other origin: of LanceDB, in fresh processes, and damaged ones."""
+"""Pickles of LanceDB, pickles in fresh processes, and damaged pickles."""
 
 from __future__ import annotations
 

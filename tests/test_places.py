@@ -1,4 +1,4 @@
-"""What an error of a function of the user names: the batch, and its rows by offset and row id."""
+"""Errors in a user's function name the batch and its rows, by offset and row id."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_batch_that_is_left_out_is_named(perm, caplog):
     assert f"row offset {offset_of(perm)} (" in record.getMessage()
 
 
-def test_units_that_are_no_rows_of_one_table(perm, dataset):
+def test_errors_in_packed_and_mixed_batches(perm, dataset):
     data = pa.table({"tokens": [[1] * (row % 4) for row in range(30)]})
 
     def fails(batch):
@@ -247,7 +247,7 @@ def test_reading_without_a_loader(perm, read):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["workers", "torch", "helper"])
-def test_processes_say_so_too(perm, row_ids, where):
+def test_errors_of_worker_processes_name_the_rows(perm, row_ids, where):
     view = perm.shuffle(seed=3)
     if where == "torch":
         loader = TorchLoader(view.with_transform(unlucky), 4, num_workers=2)

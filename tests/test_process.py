@@ -310,7 +310,7 @@ done(ok=True)
     assert run(PRELUDE + FORKING + program, folder) == {"ok": True}
 
 
-def test_a_child_that_leaves_by_the_door(folder):
+def test_a_child_that_exits_with_destructors(folder):
     """With destructors and all, over iterators, views and readers that it inherited."""
     program = """
 batches = [perm.iter(10) for _ in range(5)]

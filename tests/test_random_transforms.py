@@ -1,4 +1,4 @@
-"""Random transforms: the ways that the guide names to make them repeatable."""
+"""Random transforms are repeatable in the ways that the guide describes."""
 
 from __future__ import annotations
 

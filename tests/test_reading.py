@@ -1,4 +1,4 @@
-"""How rows are read: what is asked for, what the environment says, and what stays the same."""
+"""How rows are read: options, environment variables, and what stays the same."""
 
 from __future__ import annotations
 

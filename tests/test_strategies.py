@@ -1,4 +1,4 @@
-"""Whichever way rows are read, they are the same: any table, columns, order, batch and budget."""
+"""Every strategy reads the same rows: any table, columns, order, batch and budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``table_info``: what a table is made of, and who reads it."""
+"""``table_info``: the features of a table, and which library reads each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows by position, from tables with every feature, against what pylance reads."""
+"""Rows by position from tables with every feature, compared with pylance."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ perm = trainers.perm
 @pytest.mark.parametrize("kind", ["python", "torch_dict", "torch_matrix", "arrow"])
 @pytest.mark.parametrize("of", ["loader", "chain", "torchdata", SLOW_WORKERS])
 @pytest.mark.parametrize("options", [{}, {"batch_size": 8}])
-def test_batches_are_not_put_into_batches_once_more(perm, kind, of, options):
+def test_batching_batches_again_is_refused(perm, kind, of, options):
     """By default torch would do that: silently, with one more dimension or as nested lists."""
     loader = perm.loader(4, format=kind)
     dataset = ChainDataset([loader, loader]) if of == "chain" else loader
@@ -30,7 +30,7 @@ def test_batches_are_not_put_into_batches_once_more(perm, kind, of, options):
 
 
 @pytest.mark.parametrize("num_workers", [0, SLOW_TWO])
-def test_batches_go_through_torch_s_loader_or_are_joined_as_is_asked_for(
+def test_batches_pass_through_torch_s_loader_or_are_collated_on_request(
     perm, num_workers
 ):
     options = {"num_workers": num_workers}

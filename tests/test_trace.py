@@ -1,4 +1,4 @@
-"""``Loader.trace``: the file is of the format, its slices nest, and its sums are the statistics'."""
+"""``Loader.trace``: the file has the format, its slices nest, and their sums are the statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transforms that hang, stop, fail on nothing or need much memory: loud, in bounds, in step."""
+"""Transforms that hang, stop, get no rows or need much memory: errors, bounds and equal steps."""
 
 from __future__ import annotations
 

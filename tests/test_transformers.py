@@ -135,7 +135,7 @@ def test_trainer_evaluates_and_predicts(perm, tmp_path, kind, offline):
 
 
 @pytest.mark.filterwarnings("default")
-def test_trainer_does_not_put_batches_into_batches_once_more(perm, tmp_path, offline):
+def test_trainer_refuses_to_batch_batches_again(perm, tmp_path, offline):
     with pytest.raises(ValueError, match="pass the permutation as the dataset"):
         trained(tmp_path, train_dataset=loader_of(perm))
 

@@ -1,4 +1,4 @@
-"""``Permutation.warm``: rows packed in the foreground."""
+"""``Permutation.warm``: packing rows before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any world: which rows each rank and worker gets, by arithmetic, against slow obvious answers."""
+"""The rows of each rank and worker in any world, compared with slow simple code."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ class Mesh:
         ),
     ],
 )
-def test_worlds_that_cannot_be(perm, options, words):
+def test_impossible_worlds_are_refused(perm, options, words):
     with pytest.raises(ValueError, match=words):
         perm.loader(**options)
 

@@ -1,4 +1,4 @@
-"""A helper process: what is handed over, memory, and every way to end."""
+"""The helper process: transferred values, shared memory, and every way to end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def same(a, b):
 # What is handed over.
 
 
-def test_one_of_everything():
+def test_values_of_every_kind_are_transferred():
     (found,) = forked(producers.values)
     (wanted,) = producers.values()
     assert found.keys() == wanted.keys()
@@ -85,7 +85,7 @@ def test_one_of_everything():
     assert torch.equal(found["turned"][0], wanted["turned"][0] + 1)
 
 
-def test_one_storage_is_sent_once():
+def test_a_shared_storage_is_sent_once():
     (found,) = forked(producers.values)
     a, b, c = (found["columns"][name] for name in "abc")
     assert len({part.untyped_storage().data_ptr() for part in (a, b, c)}) == 1
@@ -107,7 +107,7 @@ def test_one_storage_is_sent_once():
 
 
 @pytest.mark.parametrize("method", CONTEXTS)
-def test_a_process_of_any_kind(method):
+def test_every_start_method(method):
     counted = producers.Counted(5)
     found = iterate_in_helper(counted, method=method, statistics=counted.statistics)
     for number, item in enumerate(found):
@@ -136,7 +136,7 @@ def test_a_loader(table):
                 assert same(a, b)
 
 
-def test_never_too_many_ahead(tmp_path):
+def test_the_helper_runs_at_most_depth_items_ahead(tmp_path):
     for depth in (1, 3):
         log = tmp_path / f"log{depth}"
 
@@ -176,7 +176,7 @@ def test_several_consumers():
     assert sorted(numbers) == [number * 1000 for number in range(200)]
 
 
-def test_two_at_once():
+def test_two_helpers_at_once():
     first, second = forked(producers.forever), forked(producers.forever)
     for number in range(20):
         assert next(first)[0] == next(second)[0] == number
@@ -188,7 +188,7 @@ def test_two_at_once():
 # Memory.
 
 
-def test_memory_is_used_again_when_nothing_refers_to_it():
+def test_shared_memory_is_reused_once_unreferenced():
     found = forked(functools.partial(producers.forever, 100_000), depth=2)
     readable = found._segments
     for number in range(50):
@@ -206,7 +206,7 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
 
 
 @pytest.mark.parametrize("limit", [0, 3, 32])
-def test_all_is_kept(monkeypatch, limit):
+def test_items_that_are_kept_stay_unchanged(monkeypatch, limit):
     monkeypatch.setattr(segments, "MOST_IN_USE", limit)
     found = forked(producers.varied)
     items = list(found)
@@ -218,7 +218,7 @@ def test_all_is_kept(monkeypatch, limit):
         assert np.array_equal(got, wanted + 1)
 
 
-def test_what_outlives_the_process():
+def test_items_outlive_the_helper():
     found = forked(producers.Counted(3))
     items = list(found)
     pid = found.pid
@@ -228,7 +228,7 @@ def test_what_outlives_the_process():
     assert [item["x"].sum() for item in items] == [0, 1000, 2000]
 
 
-def test_there_are_no_names():
+def test_shared_memory_has_no_names_in_the_file_system():
     before = sorted(Path("/dev/shm").iterdir())
     num_files = len(list(Path("/proc/self/fd").iterdir()))
     found = forked(producers.varied)
@@ -245,7 +245,7 @@ def test_there_are_no_names():
     assert soon(lambda: len(list(Path("/proc/self/fd").iterdir())) <= num_files)
 
 
-def test_forks_of_the_reader():
+def test_forking_the_consumer():
     found = forked(functools.partial(producers.forever, 50_000))
     item = next(found)
     asks, answers = os.pipe()
@@ -291,7 +291,7 @@ def test_forks_of_the_reader():
         (SystemExit, (3,)),
     ],
 )
-def test_exceptions_come_through(kind, arguments, at):
+def test_exceptions_reach_the_consumer(kind, arguments, at):
     found = forked(producers.Raises(kind, *arguments, at=at))
     assert [next(found) for _ in range(at or 0)] == list(range(at or 0))
     with pytest.raises(kind) as caught:
@@ -305,7 +305,7 @@ def test_exceptions_come_through(kind, arguments, at):
     assert soon(lambda: is_gone(found.pid))
 
 
-def test_exceptions_that_cannot_travel():
+def test_exceptions_that_do_not_pickle():
     found = forked(producers.Raises(producers.OddError, 1, 2))
     with pytest.raises(RuntimeError, match="OddError: 1 and 2"):
         list(found)
@@ -325,7 +325,7 @@ def test_exceptions_that_cannot_travel():
         (producers.exits, "ended with exit code 7", 1),
     ],
 )
-def test_a_process_that_is_gone(make, how, num_items):
+def test_a_helper_that_died(make, how, num_items):
     found = forked(make, depth=5)
     for number in range(num_items):
         assert next(found) == number
@@ -334,7 +334,7 @@ def test_a_process_that_is_gone(make, how, num_items):
     assert list(found) == []
 
 
-def test_a_process_that_is_gone_but_for_its_children():
+def test_a_helper_that_died_while_its_children_live():
     found = forked(producers.killed_with_children)
     children = next(found)
     try:
@@ -347,7 +347,7 @@ def test_a_process_that_is_gone_but_for_its_children():
 
 
 @pytest.mark.parametrize("how", ["close", "drop", "cycle"])
-def test_ends_with_its_consumer(tmp_path, how):
+def test_the_helper_ends_with_its_consumer(tmp_path, how):
     found = forked(producers.Marks(tmp_path / "mark"))
     pid = next(found)
     if how == "close":
@@ -361,7 +361,7 @@ def test_ends_with_its_consumer(tmp_path, how):
 
 
 @pytest.mark.slow
-def test_a_process_that_hears_nothing():
+def test_a_helper_that_ignores_signals_is_killed():
     found = forked(producers.stuck)
     next(found)
     found.close()
@@ -427,7 +427,7 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("how", ["killed", "exits"])
-def test_the_reader_goes(tmp_path, how):
+def test_the_helper_ends_if_the_consumer_dies(tmp_path, how):
     program = """
 found = iterate_in_helper(producers.sleeps)
 pid = next(found)
