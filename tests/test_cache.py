@@ -190,7 +190,7 @@ def test_the_limit_holds_all_the_time(tmp_path, cache, processes, monkeypatch):
     assert 10_000_000 < most <= 30_000_000
 
 
-def test_a_later_run_trims_what_is_over_its_limit(tmp_path, cache, monkeypatch):
+def test_a_later_run_trims_the_cache_to_its_limit(tmp_path, cache, monkeypatch):
     paths = [large(tmp_path / f"{k}.lance", seed=k).uri for k in range(3)]
     sizes = [load(path, cache).bytes_kept for path in paths]
     assert bytes_of(cache) > sum(sizes)

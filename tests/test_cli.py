@@ -26,7 +26,7 @@ db = command_line.db
 # info
 
 
-def test_info_says_what_the_library_says(db):
+def test_info_prints_the_table_info_of_the_library(db):
     uri = str(db / "t.lance")
     wanted = json.loads(json.dumps(ll.table_info(uri).to_dict()))
     assert found("info", uri) == wanted
@@ -137,7 +137,7 @@ def test_numbers_that_json_does_not_have(tmp_path):
 # explain
 
 
-def test_explain_says_what_the_library_says(db):
+def test_explain_prints_the_text_of_the_library(db):
     uri = str(db / "t.lance")
     perm = ll.open(uri).filter("id > 5").shuffle(seed=7).with_read("external")
     arguments = ("--filter", "id > 5", "--shuffle", "--seed", 7, "--read", "external")
@@ -207,7 +207,7 @@ def test_cache_path(monkeypatch, tmp_path):
 # materialize
 
 
-def test_materialize_writes_what_was_asked_for(db, tmp_path):
+def test_materialize_writes_the_chosen_rows(db, tmp_path):
     uri, target = str(db / "t.lance"), str(tmp_path / "copy.lance")
     arguments = ("--filter", "id < 50", "-c", "id,y", "--shuffle", "--seed", 3)
     said = found("materialize", uri, target, *arguments)

@@ -30,7 +30,7 @@ def test_doctor_finds_this_machine(monkeypatch, tmp_path):
     assert SECRET not in shown + json.dumps(said)
 
 
-def test_doctor_names_the_command_that_brings_what_is_missing(monkeypatch):
+def test_doctor_names_the_command_that_installs_a_missing_library(monkeypatch):
     real = importlib.metadata.version
 
     def version(name):

@@ -126,7 +126,7 @@ def test_options_of_storage_are_never_printed(db, tmp_path, monkeypatch):
         assert "AKIA-of-mine" not in said
 
 
-def test_secrets_in_what_libraries_say(monkeypatch):
+def test_secrets_in_messages_of_libraries_are_hidden(monkeypatch):
     secrets.remember({"azure_storage_account_key": SECRET, "region": "eu-west-1"})
     monkeypatch.setenv("MY_SECRET_TOKEN", "of-the-environment")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/account.json")

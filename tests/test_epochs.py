@@ -179,7 +179,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("why", EMPTY)
-def test_epochs_without_a_batch_do_not_go_on_forever(why, num_workers):
+def test_endless_epochs_without_batches_raise(why, num_workers):
     num_rows, options = EMPTY[why]
     perm = table(10).with_take(num_rows)
     loader = perm.loader(**{"batch_size": 4, "epochs": None} | options)

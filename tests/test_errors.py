@@ -40,7 +40,7 @@ def test_a_missing_table_is_not_found(tmp_path):
         ll.open(tmp_path / "file")
 
 
-def test_what_is_at_a_path_that_is_no_table_is_said(db, tmp_path):
+def test_the_error_describes_a_path_that_is_not_a_table(db, tmp_path):
     for name in ("songs", "artists"):
         db.create_table(name, pa.table({"x": [1]}))
     folder = str(tmp_path / "db")
@@ -342,7 +342,7 @@ def test_a_permutation_is_no_table(table):
         ({"base_version": "soon"}, "base_version"),
     ],
 )
-def test_plans_with_metadata_that_is_none(table, metadata, match):
+def test_invalid_metadata_of_a_permutation_table_is_named(table, metadata, match):
     plan = ll.permutation_builder(table).execute().to_arrow()
     plan = plan.replace_schema_metadata(metadata)
     split = "a" if "split_names" in metadata else None

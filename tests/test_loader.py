@@ -314,7 +314,7 @@ def test_a_bar_for_each_epoch(perm, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_how_rows_are_read_travels_with_a_permutation(perm, tmp_path):
+def test_read_options_are_pickled_with_a_permutation(perm, tmp_path):
     view = perm.with_read(
         "external", memory_limit="3 MiB", cache_dir=tmp_path / "rows", threads=3
     ).shuffle(1)

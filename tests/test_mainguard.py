@@ -45,7 +45,7 @@ def run(folder, body):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", BODIES)
-def test_a_script_without_a_main_guard_is_told_so(tmp_path, how):
+def test_a_script_without_a_main_guard_gets_an_error_that_says_so(tmp_path, how):
     done = run(tmp_path, BODIES[how])
     assert done.returncode == 1
     error = done.stderr.rpartition("Traceback")[2]

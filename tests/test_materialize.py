@@ -315,7 +315,7 @@ def test_an_interruption(folder, written):
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_what_the_next_one_removes(folder):
+def test_leftovers_of_a_killed_process_are_removed_by_the_next(folder):
     target = folder / "new" / "copy.lance"
     for delay in (0.05, 0.2, 0.5):
         process = start(PRELUDE + WRITING, folder, "10000")

@@ -106,7 +106,7 @@ def outcome(folder, strategies, batch_size, limit):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("limit", [MIB, 64 * MIB])
-def test_memory_stays_within_what_is_promised(table, limit):
+def test_memory_stays_within_the_limit(table, limit):
     folder, lengths, batch_size = table
     found, peak = outcome(folder, STRATEGIES, batch_size, limit)
     for read, end in found.items():

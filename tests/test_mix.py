@@ -32,7 +32,7 @@ numbers = st.one_of(
 
 
 @given(st.data(), sizes, st.booleans())
-def test_a_mixture_is_what_it_is_row_by_row(data, sizes, one_table):
+def test_a_mixture_equals_the_row_by_row_reference(data, sizes, one_table):
     sources = sources_of(sizes, one_table=one_table)
     weights = data.draw(
         st.lists(st.integers(1, 50), min_size=len(sizes), max_size=len(sizes))
@@ -118,7 +118,7 @@ def test_global_batches_are_the_same_for_every_world(one_table, tail):
 
 
 @pytest.mark.parametrize("one_table", [False, True])
-def test_a_state_goes_on_at_another_world_size(one_table):
+def test_a_state_resumes_at_another_world_size(one_table):
     mixture = ll.mix(sources_of([40, 20], one_table=one_table), weights=[1, 3], stop=90)
     options = {"shuffle": True, "seed": 3, "format": "python_col"}
     whole = served(mixture.loader(10, **options).set_epoch(2))

@@ -126,7 +126,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize(("kind", "options"), FORMATS, ids=str)
-def test_formats_and_what_becomes_of_nulls(tmp_path, kind, options):
+def test_formats_and_null_policies_pickle(tmp_path, kind, options):
     """BUG-22: polars too."""
     values = [1, None, 3] if "nulls" in options else [1, 2, 3]
     data = pa.table({"a": values * 5, "b": pa.array(range(15), pa.float32())})
@@ -166,7 +166,7 @@ def test_a_transform_without_a_name_is_named_by_the_error(table):
     assert view.take_offsets([1, 2]) == 2
 
 
-def test_cloudpickle_takes_what_has_no_name(table):
+def test_cloudpickle_pickles_lambdas(table):
     offset = 100
     view = ll.open(table).shuffle(seed=1)
     view = view.with_transform(
@@ -257,7 +257,7 @@ def test_orders_pickle():
 
 
 @pytest.mark.parametrize("source", ["lancedb", "dataset", "path", "branch", "memory"])
-def test_writes_do_not_reach_what_was_pickled(tmp_path, source):
+def test_later_writes_do_not_change_a_pickled_permutation(tmp_path, source):
     """BUG-19, BUG-20 and BUG-21."""
     table = SOURCES[source](tmp_path)
     perm = ll.open(table).shuffle(seed=4)
@@ -359,7 +359,7 @@ def test_a_deep_copy_is_its_own(table):
 
 
 @pytest.mark.parametrize("source", ["lancedb", "memory", "branch", "old version"])
-def test_table_and_plan_fit_each_other_elsewhere(tmp_path, source):
+def test_table_and_permutation_table_match_after_unpickling(tmp_path, source):
     """BUG-21: row ids of one version are not those of another."""
     table = SOURCES[source](tmp_path)
     plan = ll.permutation_builder(table).split_random(

@@ -235,7 +235,7 @@ def test_a_state_that_lacks_something_names_it(table):
     [None, {}, [], 5, "state", {"x": 1}, {"connection_factory": None}, {"rows": 3}],
     ids=repr,
 )
-def test_a_state_that_is_none_is_refused(state):
+def test_an_invalid_state_is_refused(state):
     again = ll.Permutation.__new__(ll.Permutation)
     with pytest.raises((KeyError, ValueError, TypeError)):
         again.__setstate__(state)

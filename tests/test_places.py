@@ -169,7 +169,7 @@ def test_the_row_where_rows_are_tried(perm, row_ids, policy, threads, caplog):
         assert f"at {row}" in notes[-1]
 
 
-def test_the_row_that_a_function_does_not_forgive(perm, row_ids):
+def test_the_row_that_a_policy_function_does_not_skip(perm, row_ids):
     asked = []
 
     def once(error):
@@ -180,7 +180,7 @@ def test_the_row_that_a_function_does_not_forgive(perm, row_ids):
     assert f"at row offset {offset_of(perm)} (`_rowid` {row_ids[UNLUCKY]})" in note
 
 
-def test_a_batch_that_is_left_out_is_named(perm, caplog):
+def test_a_skipped_batch_is_named_in_the_log(perm, caplog):
     with caplog.at_level(logging.WARNING, "lanceloader"):
         list(perm.loader(1, transform=unlucky, on_error="skip"))
     (record,) = caplog.records
@@ -203,7 +203,7 @@ def test_errors_in_packed_and_mixed_batches(perm, dataset):
     assert UNLUCKY in [rows[at] for at in positions]
 
 
-def test_data_in_memory_has_offsets_only():
+def test_rows_in_memory_are_named_by_offset_only():
     perm = ll.open(pa.table({"id": range(20)}), format="arrow")
     note = raised(perm.loader(4, transform=unlucky))
     assert note.endswith(
@@ -319,7 +319,7 @@ def test_streaming(dataset, perm, row_ids, policy, tail, shuffle, caplog):
         assert f"at {row}" in notes[-1]
 
 
-def test_an_exception_that_is_raised_again_and_again_has_one_note(perm):
+def test_an_exception_raised_repeatedly_has_one_note(perm):
     always = BadRowError("one for all")
     always.add_note("of the user")
 
@@ -342,7 +342,7 @@ def test_a_function_that_stops_is_named_too(perm):
         assert "in batch 0 of 4 rows" in note_of(caught.value)
 
 
-def test_an_error_is_not_lost_where_nobody_can_say_what_it_was_of(perm, monkeypatch):
+def test_an_error_is_raised_although_naming_its_rows_fails(perm, monkeypatch):
     def breaks(*_):
         raise OSError("gone")
 

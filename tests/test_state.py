@@ -203,7 +203,7 @@ def test_the_same_epoch_set_again_keeps_the_place_and_another_does_not(perm):
     assert ids(resumed(perm, state).skip_batches(2**60)) == []
 
 
-def test_a_loader_goes_to_a_state_and_back(perm):
+def test_a_loader_loads_a_state_and_an_earlier_one(perm):
     loader = loader_of(perm)
     begun = iter(loader)
     first = ids([next(begun)])

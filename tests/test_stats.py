@@ -134,7 +134,7 @@ def test_a_table_that_its_own_library_reads(legacy):
     assert 0 < found.read_wait_seconds < found.wait_seconds
 
 
-def test_stages_are_told_apart_in_threads_too(perm):
+def test_stages_are_timed_separately_in_threads(perm):
     def work(batch):
         return sum(range(2000)), batch
 

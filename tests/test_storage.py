@@ -213,7 +213,7 @@ def test_what_is_missing_is_named(bucket, dataset, options):
         ll.open(dataset.uri, version=99, storage_options=options)
 
 
-def test_what_is_at_an_address_that_is_no_table_is_said(bucket, options):
+def test_the_error_describes_an_address_that_is_not_a_table(bucket, options):
     for name in ("songs", "artists"):
         address = f"s3://{bucket}/db/{name}.lance"
         lance.write_dataset(tables.narrow(5), address, storage_options=options)
@@ -273,7 +273,7 @@ def test_an_object_deleted_while_it_is_open(s3, bucket, options, num_rows):
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-def test_a_server_that_goes_away_is_an_os_error(bucket, options, is_open):
+def test_a_stopped_server_is_an_os_error(bucket, options, is_open):
     lance.write_dataset(
         tables.narrow(200_000), f"s3://{bucket}/large.lance", storage_options=options
     )

@@ -181,7 +181,7 @@ def test_an_endpoint_that_never_answers_ends_without_options():
         )
 
 
-def test_credentials_do_not_travel_and_the_error_says_so(folder):
+def test_credentials_are_not_pickled_and_the_error_says_so(folder):
     with s3_folder.serving(folder) as endpoint:
         perm = ll.open(URI, storage_options=options_of(endpoint))
         pickled = pickle.dumps(perm)

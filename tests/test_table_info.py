@@ -73,7 +73,7 @@ def test_it_says_who_reads_each_feature(name, tmp_path):
             assert "by the table's own library" not in plan.explain()
 
 
-def test_a_format_of_old_is_read_by_its_library(tmp_path):
+def test_an_old_file_format_is_read_by_its_library(tmp_path):
     uri = str(tmp_path / "t.lance")
     lance.write_dataset(pa.table({"x": range(5)}), uri, data_storage_version="0.1")
     info = ll.table_info(uri)
@@ -99,7 +99,7 @@ def test_a_table_on_a_server(tmp_path, monkeypatch):
     assert "server" in info.reason
 
 
-def test_it_goes_into_json(table):
+def test_a_table_info_converts_to_json(table):
     found = json.loads(json.dumps(ll.table_info(table.uri).to_dict()))
     assert found["columns"][0]["name"] == "id"
     assert found["num_deleted_rows"] == 11

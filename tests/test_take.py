@@ -299,7 +299,7 @@ def test_a_blob_outside_of_the_table_among_others_is_named(tmp_path):
         perm[3_000]
 
 
-def test_a_format_of_old_is_read_by_its_own_library(tmp_path):
+def test_an_old_file_format_is_read_by_its_library(tmp_path):
     data = tables.narrow(50)
     dataset = lance.write_dataset(
         data, tmp_path / "t.lance", data_storage_version="legacy"

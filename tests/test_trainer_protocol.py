@@ -45,7 +45,7 @@ def test_what_trainers_look_for(perm):
     assert gone() is None
 
 
-def test_a_sampler_is_there_without_torch():
+def test_a_loader_has_a_sampler_without_torch():
     code = (
         "import sys, lanceloader as ll, pyarrow as pa;"
         "loader = ll.open(pa.table({'x': range(9)})).loader(4, format='arrow');"

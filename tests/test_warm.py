@@ -70,7 +70,7 @@ def test_a_bar_shows_bytes(uri, folder, capsys):
     assert "100%" in shown
 
 
-def test_few_rows_stay_in_memory_of_what_was_warmed(tmp_path, folder):
+def test_few_warmed_rows_stay_in_memory(tmp_path, folder):
     uri = large(tmp_path / "t.lance", 1000).uri
     perm = ll.open(uri).with_read("resident", cache_dir=folder)
     report = perm.warm()
