@@ -81,7 +81,7 @@ def test_ranks_of_a_replica_get_the_same_rows(path, tmp_path):
     both = zip(found[0]["mesh"], found[2]["mesh"], strict=True)
     rows = [row for step in both for part in step for row in part]
     assert rows == order(path, 0)
-    assert "2 dimensions ('data', 'tensor'): wanted one" in found[3]["error"]
+    assert "one dimension, not 2 ('data', 'tensor')" in found[3]["error"]
 
 
 @pytest.mark.parametrize("num_workers", [None, 2])
