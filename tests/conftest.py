@@ -11,9 +11,10 @@ import lance
 import lancedb
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+# Pickles in ``data/earlier`` and other processes find these modules by name.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-import elsewhere
+import importable
 import tables
 
 hypothesis.settings.register_profile(
@@ -68,8 +69,8 @@ def fragmented(database):
 @pytest.fixture
 def opened(monkeypatch, table):
     monkeypatch.setenv("LANCELOADER_TEST_DB", table._conn.uri)
-    monkeypatch.setattr(elsewhere, "OPENED", [])
-    return elsewhere.OPENED
+    monkeypatch.setattr(importable, "OPENED", [])
+    return importable.OPENED
 
 
 @pytest.fixture

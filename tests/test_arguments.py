@@ -60,7 +60,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("call", "name"), NUMBERS)
-def test_whole_numbers_are_named(perm, call, name):
+def test_errors_name_the_whole_number(perm, call, name):
     with pytest.raises(
         ValueError, match=f"`{name}` must not be negative, got -1"
     ) as found:
@@ -93,7 +93,7 @@ ZEROS = ["loader", "global_batch_size", "epochs", "threads", "world_size"]
         ({"batch_size": 4, "rank": 0, "world_size": 0}, "world_size"),
     ],
 )
-def test_zero_is_named(perm, options, name):
+def test_errors_name_arguments_that_are_zero(perm, options, name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         perm.loader(**options)
 

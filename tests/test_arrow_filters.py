@@ -1,4 +1,4 @@
-"""Filters over Arrow data: only the columns they name count, whatever their names and types."""
+"""Filters over Arrow data read only the columns they name, of any name and type."""
 
 from __future__ import annotations
 

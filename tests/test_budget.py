@@ -1,4 +1,4 @@
-"""Batches under a token budget: against an oracle, and the same on all ranks."""
+"""Batches under a token budget, compared with an oracle, and equal on all ranks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import itertools
 import json
 import pickle
 
-import documents
 import lance
 import lanceloader as ll
 import pyarrow as pa
 import pytest
-from documents import bucketed
+import sequences
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import bucketed
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return documents.written(tmp_path_factory.mktemp("documents"), 400)
+    return sequences.written(tmp_path_factory.mktemp("documents"), 400)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_ranks_take_turns(perm, world_size, tail):
 
 
 @given(data=st.data())
-def test_a_state_goes_on_anywhere(uri, data):
+def test_a_state_resumes_in_any_world(uri, data):
     perm = ll.open(uri)
     options = {
         "batch_tokens": 90,
@@ -145,7 +145,7 @@ def test_every_way_to_read(perm, read):
 
 
 def test_tables_that_their_own_library_reads(tmp_path):
-    data = documents.documents(50)
+    data = sequences.documents(50)
     old = lance.write_dataset(data, tmp_path / "t.lance", data_storage_version="legacy")
     perm = ll.open(old).shuffle(seed=2)
     assert ids_of(perm.loader(batch_tokens=120, format="arrow")) == wanted(perm, 120)
@@ -179,7 +179,7 @@ def test_transforms_and_workers(perm):
     assert [batch["id"].tolist() for batch in feeder] == wanted(perm, 120)
 
 
-def test_what_is_served_travels(perm):
+def test_units_pickle_and_explain_themselves(perm):
     served = perm.loader(batch_tokens=120).units
     count = served.num_units(1)
     assert pickle.loads(pickle.dumps(served)).num_units(1) == count
@@ -215,7 +215,7 @@ def test_rows_without_tokens():
         ([["a"], None], pa.list_(pa.string()), "null as the tokens of row 1"),
     ],
 )
-def test_lengths_that_are_none_are_named(lengths, kind, message):
+def test_invalid_lengths_are_named(lengths, kind, message):
     perm = ll.open(pa.table({"n": pa.array(lengths, kind)}))
     with pytest.raises(ValueError, match=message):
         list(perm.loader(batch_tokens=10, length="n"))

@@ -1,4 +1,4 @@
-"""The folder of packed rows: what is removed from it, its limit, and what killed processes leave."""
+"""The folder of packed rows: what is evicted, its limit, and what killed processes leave."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import errors
-from loads import ROWS_OF_FIVE_BLOCKS, files, large, settle, soon, table_of
+from packed_files import files
+from process_state import settle, soon
 from programs import PRELUDE, finish, start
+from vector_tables import ROWS_OF_FIVE_BLOCKS, large, table_of
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -188,7 +190,7 @@ def test_the_limit_holds_all_the_time(tmp_path, cache, processes, monkeypatch):
     assert 10_000_000 < most <= 30_000_000
 
 
-def test_a_later_run_trims_what_is_over_its_limit(tmp_path, cache, monkeypatch):
+def test_a_later_run_trims_the_cache_to_its_limit(tmp_path, cache, monkeypatch):
     paths = [large(tmp_path / f"{k}.lance", seed=k).uri for k in range(3)]
     sizes = [load(path, cache).bytes_kept for path in paths]
     assert bytes_of(cache) > sum(sizes)

@@ -1,4 +1,4 @@
-"""``lanceloader.cache``: what is in the folder, and emptying it."""
+"""``lanceloader.cache``: listing the folder and clearing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import lanceloader as ll
 import pytest
 from lanceloader import cache
-from loads import large, soon
+from process_state import soon
+from vector_tables import large
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_entries_say_what_they_are(warmed):
+def test_entries_describe_their_tables(warmed):
     found = cache.entries(warmed)
     assert len(found) == 2
     for entry in found:
@@ -125,7 +126,7 @@ def test_rows_are_packed_again_after_clearing(tmp_path, warmed):
     assert perm.warm(cache_dir=warmed).blocks_packed > 0
 
 
-def test_nothing_goes_from_a_folder_without_our_marker(warmed):
+def test_a_folder_without_our_marker_is_not_cleared(warmed):
     (warmed / "lanceloader-cache").unlink()
     done = cache.clear(warmed)
     assert (len(done.removed), len(done.kept)) == (0, 2)
@@ -169,7 +170,7 @@ def test_what_others_put_there_stays(tmp_path, warmed):
     assert not (ours.path / "000000.rows").exists()
 
 
-def test_what_the_core_writes_is_what_is_known_here(warmed):
+def test_files_written_by_the_core_are_recognised(warmed):
     """The layout of the folder is written down twice; this holds both together."""
     (marker,) = Path(warmed).glob("lanceloader-cache")
     assert marker.read_text() == cache._MARK

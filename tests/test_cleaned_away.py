@@ -1,4 +1,4 @@
-"""A version that is cleaned away while workers start: the trainer is told, by every way there."""
+"""A table version that is cleaned up while workers start raises in the trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAYS = {
     "permutation": "loader_of(perm, 1, context, batch_size=16)",
     "filtered": "loader_of(perm.filter('id > 3').shuffle(seed=1), 1, context, batch_size=16)",
     "factory": """loader_of(
-        perm.with_connection_factory(functools.partial(elsewhere.open_in, folder + "/db")),
+        perm.with_connection_factory(functools.partial(importable.open_in, folder + "/db")),
         1, context, batch_size=16,
     )""",
     "stateful": """lanceloader.torch.DataLoader(

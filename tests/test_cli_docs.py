@@ -1,4 +1,4 @@
-"""docs/cli.md: every command of it runs, and says what the page shows."""
+"""docs/cli.md: every command runs and prints what the page shows."""
 
 from __future__ import annotations
 

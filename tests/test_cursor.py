@@ -31,7 +31,7 @@ def test_a_new_cursor_stands_at_the_start():
     assert Cursor(3).checkpoint == Checkpoint(None, 0, first=0)
 
 
-def test_it_moves_with_the_leading_iteration_only():
+def test_the_cursor_moves_with_the_leading_iteration_only():
     cursor = Cursor(1)
     first, progress = begun(cursor)
     cursor.advance(first, progress, 2)
@@ -143,7 +143,7 @@ def test_an_older_request_that_starts_late_does_not_lead():
     ),
     st.sampled_from([1, 3, None]),
 )
-def test_it_stands_where_an_obvious_trainer_stands(events, num_epochs):
+def test_the_cursor_agrees_with_a_simple_model_of_training(events, num_epochs):
     """Whatever happens, resuming takes up behind the last batch of the leading iteration."""
     cursor = Cursor(num_epochs)
     live = None

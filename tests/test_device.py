@@ -1,4 +1,4 @@
-"""Pinning and copying to a device: what is moved, and in which order."""
+"""Pinning and copying to a device: which tensors are moved, and in which order."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def nested():
     }
 
 
-def test_everything_is_found():
+def test_tensors_in_nested_values_are_found():
     value = nested()
     found = tree_map(value, lambda leaf: "moved")
     assert found == {
@@ -108,7 +108,7 @@ def test_everything_is_found():
         range(3),
     ],
 )
-def test_what_is_left_alone(value):
+def test_values_without_tensors_are_left_alone(value):
     assert tree_map(value, pytest.fail) is value
     (found,) = on_device([[value]], "cpu")
     assert found[0] is value
@@ -128,7 +128,7 @@ def test_other_devices(place):
         assert batch["columns"]["text"] == ["a"]
 
 
-def test_where_they_are_already():
+def test_tensors_already_on_the_device_are_not_copied():
     batches = [nested(), nested()]
     assert list(on_device(batches)) == batches
     for given, found in zip(batches, on_device(batches, "cpu"), strict=True):

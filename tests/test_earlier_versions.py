@@ -1,4 +1,4 @@
-"""Pickles and states of version 0.1.0 load, and give what the same objects give today."""
+"""Pickles and states of version 0.1.0 load and return what the same objects return today."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epochs of a loader: set while one goes on, several in one iteration, and such as have no batch."""
+"""Epochs of a loader: set during an iteration, several in one iteration, and without batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import pickle
 
 import lanceloader as ll
-import makes
+import producers
 import pyarrow as pa
 import pytest
 from lanceloader.torch import DataLoader
@@ -48,7 +48,7 @@ def in_workers(loader, num_workers):
 
 KINDS = {
     "plain": {},
-    "copied": {"device": "cpu", "transform": makes.doubled, "transform_threads": 2},
+    "copied": {"device": "cpu", "transform": producers.doubled, "transform_threads": 2},
     "workers": {},
     "helper": {"in_process": False},
 }
@@ -179,7 +179,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("why", EMPTY)
-def test_epochs_without_a_batch_do_not_go_on_forever(why, num_workers):
+def test_endless_epochs_without_batches_raise(why, num_workers):
     num_rows, options = EMPTY[why]
     perm = table(10).with_take(num_rows)
     loader = perm.loader(**{"batch_size": 4, "epochs": None} | options)

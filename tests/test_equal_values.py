@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import struct
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
 from lance.arrow import BFloat16Type
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 ROWS = 60
 NAMES = ["a", "a much longer name, beyond a view", "", None, "b"]
 

@@ -1,4 +1,4 @@
-"""Columns of extension types, of polars and of nothing: what every format makes of them."""
+"""Columns of extension types, polars types and the null type in every format."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from equality import same
 from lance.arrow import bfloat16_array
 from lanceloader.errors import FormatError
-from same import same
 
 ROWS = 12
 SHAPES = [
@@ -253,7 +253,7 @@ print(rows[0]["x"].item(), rows[1]["v"].tolist(), "lance" in sys.modules)
     ]
 
 
-def test_other_extension_types_are_what_they_are_stored_as(opened):
+def test_other_extension_types_convert_as_their_storage(opened):
     uuids = [bytes([k]) * 16 for k in range(ROWS)]
     flags = [k % 3 for k in range(ROWS)]
     texts = [f'{{"k":{k}}}' for k in range(ROWS)]
@@ -335,7 +335,7 @@ FILL = {
 @pytest.mark.parametrize(
     "options", [{"nulls": "fill", "fill_value": FILL}, {"nulls": "mask"}]
 )
-def test_frames_of_polars_are_what_their_values_are(format, options):
+def test_polars_frames_convert_as_plain_columns(format, options):
     data = frame()
     if options["nulls"] == "mask":
         data = data.drop("nothing")

@@ -1,4 +1,4 @@
-"""Libraries that are not installed: said at the call, with the extra that brings them."""
+"""Libraries that are not installed: the call raises and names the extra to install."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_text_and_bytes_are_lists_of_objects(full, name, format):
     assert values == full[name].to_pylist()
 
 
-def test_dictionaries_are_what_they_stand_for(full):
+def test_dictionaries_are_decoded(full):
     values = batch_of(full.select(["dictionary"]), "torch_dict")["dictionary"]
     assert values == full["dictionary"].to_pylist()
     numbers = pa.array([10, 20, 10]).dictionary_encode()
@@ -212,7 +212,7 @@ HELD = [
 ]
 
 
-def test_a_format_error_is_what_lancedb_raises_too(full):
+def test_a_format_error_is_an_instance_of_lancedb_s_error_type(full):
     view = ll.open(full.select(["string"])).with_format("torch_col")
     with pytest.raises(pa.ArrowTypeError, match="column `string` of type string"):
         view.head()

@@ -1,4 +1,4 @@
-"""How many Python functions a batch passes through on its way out of ``loader()``."""
+"""The number of Python functions that a batch of ``loader()`` passes through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real process groups: ranks that are found, killed, and resumed as another number of them."""
+"""Real process groups: ranks are found, killed, and resumed in another number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import lance
 import lanceloader as ll
+import process_groups
 import pytest
-import ranks
 import tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -47,14 +47,18 @@ def test_killed_and_resumed_as_other_worlds_every_row_comes_once(
     for number, (world_size, num_workers, stop) in enumerate(stages):
         folder = tmp_path / f"stage-{number}"
         arguments = (path, num_workers, state, stop)
-        with ranks.started(ranks.train, world_size, folder, *arguments) as processes:
+        with process_groups.started(
+            process_groups.train, world_size, folder, *arguments
+        ) as processes:
             if stop is None:
-                assert finished(processes) == [0] * world_size, ranks.said(folder)
+                assert finished(processes) == [0] * world_size, process_groups.said(
+                    folder
+                )
             else:
-                ranks.wait_for(folder, "ready-*", world_size, processes)
+                process_groups.wait_for(folder, "ready-*", world_size, processes)
                 for process in processes:
                     process.kill()
-        found = ranks.kept(folder)
+        found = process_groups.kept(folder)
         states = [json.dumps(rank["state"]) for rank in found]
         assert states == [states[0]] * world_size
         state = states[0]
@@ -67,24 +71,28 @@ def test_killed_and_resumed_as_other_worlds_every_row_comes_once(
 
 def test_ranks_of_a_replica_get_the_same_rows(path, tmp_path):
     folder = tmp_path / "mesh"
-    with ranks.started(ranks.train_on_mesh, 4, folder, path) as processes:
-        assert finished(processes) == [0] * 4, ranks.said(folder)
-    found = ranks.kept(folder)
+    with process_groups.started(
+        process_groups.train_on_mesh, 4, folder, path
+    ) as processes:
+        assert finished(processes) == [0] * 4, process_groups.said(folder)
+    found = process_groups.kept(folder)
     assert [rank["place"] for rank in found] == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert found[0]["mesh"] == found[1]["mesh"] != found[2]["mesh"] == found[3]["mesh"]
     both = zip(found[0]["mesh"], found[2]["mesh"], strict=True)
     rows = [row for step in both for part in step for row in part]
     assert rows == order(path, 0)
-    assert "2 dimensions ('data', 'tensor'): wanted one" in found[3]["error"]
+    assert "one dimension, not 2 ('data', 'tensor')" in found[3]["error"]
 
 
 @pytest.mark.parametrize("num_workers", [None, 2])
 def test_where_a_rank_dies_the_others_end_with_an_error(path, tmp_path, num_workers):
     folder = tmp_path / "dying"
     arguments = (path, num_workers)
-    with ranks.started(ranks.train_until_one_dies, 3, folder, *arguments) as processes:
-        ranks.wait_for(folder, "ready-1", 1, processes)
+    with process_groups.started(
+        process_groups.train_until_one_dies, 3, folder, *arguments
+    ) as processes:
+        process_groups.wait_for(folder, "ready-1", 1, processes)
         processes[1].kill()
         assert finished(processes) == [3, -9, 3]
-    assert len(ranks.said(folder)) == 2
-    assert all("RuntimeError" in text for text in ranks.said(folder))
+    assert len(process_groups.said(folder)) == 2
+    assert all("RuntimeError" in text for text in process_groups.said(folder))

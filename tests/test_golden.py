@@ -1,4 +1,4 @@
-"""Pinned sequences: what a release may never change. See ``docs/determinism.md``."""
+"""Pinned sequences that no release may change. See ``docs/determinism.md``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ast
 import itertools
 import zlib
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
 from lanceloader import _native
 from lanceloader.permutation import permutation_builder
 from lanceloader.units.share import share_of
@@ -25,7 +25,7 @@ from lanceloader.world import World
     HASHES,
     DRAWS,
     LANCEDB,
-) = reference.tables()
+) = determinism_page.tables()
 
 TRAIN = [1, 16, 18, 17, 19, 6, 0, 7]
 VAL = [12, 14, 10, 2]
@@ -91,7 +91,7 @@ def choose(size, seed, epoch=0, *, weights):
 def test_draws(vector):
     call, wanted = vector[0], [int(row) for row in vector[1].split()]
     assert eval(call, {"draws": draws, "choose": choose}) == wanted
-    assert eval(call, vars(reference.load())) == wanted
+    assert eval(call, vars(determinism_page.load())) == wanted
 
 
 @pytest.mark.parametrize("vector", LANCEDB, ids=str)
@@ -143,14 +143,14 @@ def spelled(batches):
 
 @pytest.mark.parametrize(("call", "wanted"), BATCHES)
 def test_batches_are_the_published_ones(call, wanted):
-    assert spelled(eval(call, vars(reference.load()))) == wanted
+    assert spelled(eval(call, vars(determinism_page.load()))) == wanted
 
 
 @pytest.mark.parametrize("tail", ["pad", "drop", "uneven"])
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_a_loader_cuts_batches_as_published(ranks, drop_last, tail):
-    published = reference.load().batches
+    published = determinism_page.load().batches
     for rows, size, start in itertools.product(
         range(24), range(ranks, 13), (0, 1, 7, 23)
     ):
@@ -206,7 +206,10 @@ def budgeted(lengths, tokens, window=8192, padded=True, most_rows=None):
 @pytest.mark.parametrize("vector", SEQUENCES, ids=str)
 def test_sequences(vector):
     call, wanted = vector
-    for names in (vars(reference.load()), {"packed": packed, "budgeted": budgeted}):
+    for names in (
+        vars(determinism_page.load()),
+        {"packed": packed, "budgeted": budgeted},
+    ):
         found = [
             " ".join(
                 str(part) if isinstance(part, int) else "{}:{}+{}".format(*part)

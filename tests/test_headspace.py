@@ -1,4 +1,4 @@
-"""``Loader.headspace``: batches that are replayed, and what the report says of it."""
+"""``Loader.headspace``: replayed batches and the report."""
 
 from __future__ import annotations
 

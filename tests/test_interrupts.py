@@ -1,4 +1,4 @@
-"""Ctrl-C in the first calls of a process, when libraries are imported and files opened."""
+"""Ctrl-C during the first calls of a process, while libraries are imported and files opened."""
 
 from __future__ import annotations
 

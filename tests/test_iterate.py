@@ -112,7 +112,7 @@ def test_skip_take_and_repeat(num_rows, verbs):
         ]
 
 
-def test_names_of_old_warn(perm):
+def test_deprecated_names_warn(perm):
     for name in ("skip", "take", "repeat"):
         with pytest.warns(DeprecationWarning, match=f"with_{name}"):
             getattr(perm, name)(1)
@@ -195,7 +195,7 @@ def test_single_positions(perm):
         (np.zeros((2, 2), int), (TypeError, ValueError)),
     ],
 )
-def test_positions_that_are_none(perm, positions, error):
+def test_invalid_positions_are_refused(perm, positions, error):
     with pytest.raises(error):
         perm.take_offsets(positions)
 
@@ -287,7 +287,7 @@ def test_filters():
         (7, ValueError, r"boolean array of shape \(5,\)"),
     ],
 )
-def test_filters_that_are_none(predicate, error, text):
+def test_invalid_filters_are_refused(predicate, error, text):
     perm = ll.open(pa.table({"x": [0, 1, None, 3, 4]}))
     with pytest.raises(error, match=text):
         perm.filter(predicate)
@@ -302,7 +302,7 @@ def test_a_filter_is_of_the_version_that_is_served(any_table):
     assert len(ll.Permutation.identity(any_table).filter("id < 30")) == 5
 
 
-def test_a_filter_uses_what_the_table_knows_not_what_is_selected(any_table):
+def test_a_filter_may_use_columns_that_are_not_selected(any_table):
     perm = ll.Permutation.identity(any_table).select_columns(["name"])
     assert perm.filter("id = 42").to_arrow().to_pydict() == {"name": ["row 42"]}
 

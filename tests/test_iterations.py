@@ -1,4 +1,4 @@
-"""One iteration of a loader in several threads: each batch goes to one, and it ends for all."""
+"""One iteration shared by several threads: each batch goes to one, and the end reaches all."""
 
 from __future__ import annotations
 

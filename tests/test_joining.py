@@ -1,4 +1,4 @@
-"""What was made of rows one by one, joined: every kind of batch."""
+"""Concatenating what transforms return for single rows, for every kind of batch."""
 
 from __future__ import annotations
 
@@ -100,6 +100,6 @@ def test_what_cannot_be_joined(parts):
 @pytest.mark.parametrize(
     "value", [None, 3, "text", torch.tensor(1), {}, {"x": [1], "y": []}, np.float64(1)]
 )
-def test_what_has_no_rows(value):
+def test_values_without_rows_are_refused(value):
     with pytest.raises(ValueError, match="one output row per input row"):
         num_rows_of(value)

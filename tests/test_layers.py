@@ -1,4 +1,4 @@
-"""Imports go one way, and heavy libraries are imported by those who need them."""
+"""Imports go one way, and heavy libraries are imported only where they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, memory over time, and exit, each in a program of its own."""
+"""Ctrl-C, memory over time, and exit, each in a separate program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Permutation.loader``: batches read ahead by threads of its own."""
+"""``Permutation.loader``: batches that threads read ahead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
+from equality import same
 from lanceloader.formats import FORMATS
 from lanceloader.stages.pipeline import BatchPipeline
-from loads import STRATEGIES, settle, soon, table_of, threads
-from same import same
+from process_state import settle, soon, threads
+from vector_tables import STRATEGIES, table_of
 
 NUMBERS = ["id", "x", "y", "label"]
 
@@ -72,7 +73,7 @@ def test_how_many_batches(perm, batch_size, read):
     assert len(view.loader(batch_size)) == full + bool(rest)
 
 
-def test_what_the_permutation_says_is_the_default(perm):
+def test_options_default_to_those_of_the_permutation(perm):
     view = perm.with_batch_size(64).with_format("numpy_dict").shuffle(5)
     loader = view.loader()
     assert loader.batch_size == 64
@@ -313,7 +314,7 @@ def test_a_bar_for_each_epoch(perm, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_how_rows_are_read_travels_with_a_permutation(perm, tmp_path):
+def test_read_options_are_pickled_with_a_permutation(perm, tmp_path):
     view = perm.with_read(
         "external", memory_limit="3 MiB", cache_dir=tmp_path / "rows", threads=3
     ).shuffle(1)
@@ -391,9 +392,7 @@ def test_a_format_without_a_row_per_row_forgives_nothing(perm):
         view.loader(4, format="torch_col", transform=len, on_error="skip")
 
 
-def test_batches_left_out_count_where_they_are_even_if_copies_run_ahead(
-    perm, monkeypatch
-):
+def test_the_state_counts_skipped_batches_although_copies_run_ahead(perm, monkeypatch):
     """The state is that of the batch that is handed out, not of the one copied meanwhile."""
 
     def ahead(_, values, running):

@@ -1,11 +1,11 @@
-"""Scripts without a main guard: what they are told where a process is begun anew."""
+"""Scripts without a main guard: the error names it where a process is spawned."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-import makes
+import producers
 import pytest
 from lanceloader.helper.client import iterate_in_helper
 from lanceloader.helper.main_guard import imports_main
@@ -45,7 +45,7 @@ def run(folder, body):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", BODIES)
-def test_a_script_without_a_main_guard_is_told_so(tmp_path, how):
+def test_a_script_without_a_main_guard_gets_an_error_that_says_so(tmp_path, how):
     done = run(tmp_path, BODIES[how])
     assert done.returncode == 1
     error = done.stderr.rpartition("Traceback")[2]
@@ -66,7 +66,7 @@ def test_a_script_with_a_main_guard_runs(tmp_path, how):
 @pytest.mark.slow
 def test_other_ends_are_not_put_down_to_it():
     """What has begun has imported the main module."""
-    items = iterate_in_helper(makes.exits_as_one_that_raises, method="spawn")
+    items = iterate_in_helper(producers.exits_as_one_that_raises, method="spawn")
     with pytest.raises(RuntimeError, match="exit code 1 before batch 1") as caught:
         list(items)
     assert SAID not in str(caught.value)

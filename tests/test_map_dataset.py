@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 import tables
 import torch
+from equality import same
 from lanceloader.formats.python import LazyRows
-from loads import settle, soon, threads
-from same import same
+from process_state import settle, soon, threads
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,

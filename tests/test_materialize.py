@@ -1,4 +1,4 @@
-"""``Permutation.materialize``: rows as a table of their own, all of them or none."""
+"""``Permutation.materialize``: rows as a new table, all of them or none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import lancedb
 import lanceloader as ll
 import pyarrow as pa
 import pytest
+import s3_buckets
 import tables
-import test_storage
 from lanceloader import errors, materialize
-from loads import STRATEGIES, large, vectors
-from mishaps import INTERRUPTED, WRITING, hide
+from missing_packages import hide
 from programs import PRELUDE, finish, run, start
+from reader_programs import INTERRUPTED, WRITING
+from vector_tables import STRATEGIES, large, vectors
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -208,7 +209,7 @@ def test_a_bar(perm, target, capsys):
 
 
 @pytest.mark.parametrize("what", ["table", "empty folder", "file", "dangling link"])
-def test_what_is_there_stays(perm, tmp_path, what):
+def test_an_existing_target_is_kept(perm, tmp_path, what):
     target = tmp_path / "copy.lance"
     if what == "table":
         lance.write_dataset(tables.narrow(3), target)
@@ -250,7 +251,7 @@ def test_a_table_made_meanwhile(perm, target, monkeypatch):
     assert lance.dataset(target).count_rows() == 3
 
 
-def test_another_one_ends_between_opening_and_locking(perm, target, monkeypatch):
+def test_another_writer_ends_between_opening_and_locking(perm, target, monkeypatch):
     """The folder that is locked must be the one that is there."""
     flock = fcntl.flock
     folder = target.with_name(".copy.lance.partial")
@@ -314,7 +315,7 @@ def test_an_interruption(folder, written):
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_what_the_next_one_removes(folder):
+def test_leftovers_of_a_killed_process_are_removed_by_the_next(folder):
     target = folder / "new" / "copy.lance"
     for delay in (0.05, 0.2, 0.5):
         process = start(PRELUDE + WRITING, folder, "10000")
@@ -362,7 +363,7 @@ def test_with_lancedb_only(perm, target, monkeypatch):
     assert written == []
 
 
-def test_with_neither(perm, target, monkeypatch):
+def test_without_lance_and_lancedb(perm, target, monkeypatch):
     hide(monkeypatch, "lance", "lancedb")
     with pytest.raises(errors.UnsupportedError, match="pip install"):
         perm.materialize(target)
@@ -372,7 +373,7 @@ def test_with_neither(perm, target, monkeypatch):
 # Object storage.
 
 
-s3, bucket, options = test_storage.s3, test_storage.bucket, test_storage.options
+s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
 
 
 @pytest.mark.parametrize("library", ["lance", "lancedb"])

@@ -1,4 +1,4 @@
-"""``torch_matrix``: rows side by side in one tensor."""
+"""``torch_matrix``: columns side by side in one tensor."""
 
 from __future__ import annotations
 

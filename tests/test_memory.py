@@ -1,4 +1,4 @@
-"""Memory, seen from outside: tables of ragged rows, under every way to read, within what is promised."""
+"""Memory measured from outside stays within ``memory_limit``, for ragged rows and every strategy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from loads import STRATEGIES
+from process_state import anonymous
 from programs import PRELUDE, finish, run, start
-from watching import anonymous
+from vector_tables import STRATEGIES
 
 MIB = 1 << 20
 SPARE = 256 * MIB
@@ -106,7 +106,7 @@ def outcome(folder, strategies, batch_size, limit):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("limit", [MIB, 64 * MIB])
-def test_memory_stays_within_what_is_promised(table, limit):
+def test_memory_stays_within_the_limit(table, limit):
     folder, lengths, batch_size = table
     found, peak = outcome(folder, STRATEGIES, batch_size, limit)
     for read, end in found.items():

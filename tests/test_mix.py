@@ -1,4 +1,4 @@
-"""``ll.mix``: several permutations in exact proportions, against a mixture made row by row."""
+"""``ll.mix``: several permutations in exact proportions, compared with a row-by-row mixture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from lanceloader.mixing.epochs import MOST_EPOCHS
 from lanceloader.mixing.weights import integer_weights
 from lanceloader.world import World
-from loads import STRATEGIES
-from mixtures import flat, mixed, numbered, served, shorter, sources_of
+from mixture_reference import flat, mixed, numbered, served, shorter, sources_of
+from vector_tables import STRATEGIES
 
 
 def ids(rows):
@@ -32,7 +32,7 @@ numbers = st.one_of(
 
 
 @given(st.data(), sizes, st.booleans())
-def test_a_mixture_is_what_it_is_row_by_row(data, sizes, one_table):
+def test_a_mixture_equals_the_row_by_row_reference(data, sizes, one_table):
     sources = sources_of(sizes, one_table=one_table)
     weights = data.draw(
         st.lists(st.integers(1, 50), min_size=len(sizes), max_size=len(sizes))
@@ -118,7 +118,7 @@ def test_global_batches_are_the_same_for_every_world(one_table, tail):
 
 
 @pytest.mark.parametrize("one_table", [False, True])
-def test_a_state_goes_on_at_another_world_size(one_table):
+def test_a_state_resumes_at_another_world_size(one_table):
     mixture = ll.mix(sources_of([40, 20], one_table=one_table), weights=[1, 3], stop=90)
     options = {"shuffle": True, "seed": 3, "format": "python_col"}
     whole = served(mixture.loader(10, **options).set_epoch(2))
@@ -382,7 +382,7 @@ def test_some_sources_of_the_same_table():
         assert found == list(wanted)
 
 
-def test_what_a_mixture_says():
+def test_repr_and_explain_of_a_mixture():
     mixture = ll.mix(sources_of([40, 20]), weights=[1, 3])
     assert repr(mixture) == (
         "<Mixture of 27 rows of 2 sources: a, b; until a source would start again>"
@@ -412,7 +412,7 @@ def test_memory_is_shared(folders):
 
 
 def test_an_iteration_that_is_left_ends():
-    from loads import settle
+    from process_state import settle
 
     mixture = ll.mix(sources_of([500, 500]), stop=100_000)
     batches = iter(mixture.loader(10))

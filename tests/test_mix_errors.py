@@ -1,10 +1,10 @@
-"""What ``ll.mix`` refuses, and how it says so."""
+"""What ``ll.mix`` refuses, and its messages."""
 
 from __future__ import annotations
 
 import lanceloader as ll
 import pytest
-from mixtures import numbered, served, sources_of
+from mixture_reference import numbered, served, sources_of
 
 
 def test_columns_must_fit():

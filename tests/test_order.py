@@ -1,20 +1,20 @@
-"""Orders as Python sees them, against plain lists and the published algorithms."""
+"""Orders in Python, compared with lists and the published algorithms."""
 
 from __future__ import annotations
 
 import pickle
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader import _native
 from lanceloader._native import Order
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 
 
 def rows(order: Order) -> list[int]:
@@ -71,7 +71,7 @@ def test_a_windowed_shuffle_says_so():
         ),
     ],
 )
-def test_windows_that_cannot_be(arguments, wanted):
+def test_impossible_windows_are_refused(arguments, wanted):
     perm = ll.open(pa.table({"x": range(10)}))
     with pytest.raises(ValueError, match=wanted):
         perm.shuffle(7, **arguments)
@@ -242,7 +242,7 @@ def test_lists_of_every_integer_type_and_layout():
     assert rows(Order.listed(pa.array(wanted, pa.uint64()).to_numpy())) == wanted
 
 
-def test_an_order_says_what_it_is():
+def test_the_repr_and_direction_of_an_order():
     order = Order.all(100).shuffled(7, 2).slice(10, 50)
     assert repr(order) == "<Order of 50 rows, from 10 on, shuffled by seed 7 epoch 2>"
     assert not order.is_ascending

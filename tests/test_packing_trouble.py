@@ -1,26 +1,26 @@
-"""Documents that cannot be packed, arguments that cannot be, and what goes wrong in between."""
+"""Documents that cannot be packed, wrong arguments, and errors while packing."""
 
 from __future__ import annotations
 
 import signal
 import threading
 
-import documents
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from documents import PAD, docs_of, flat, rows_of, wanted
+import sequences
 from lanceloader import _native
 from lanceloader.units.share import share_of
 from lanceloader.world import World
+from sequences import PAD, docs_of, flat, rows_of, wanted
 
 STRATEGIES = ["concat", "first_fit", "best_fit"]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return documents.written(tmp_path_factory.mktemp("documents"))
+    return sequences.written(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_states_of_other_plans_are_refused(perm):
         view.loader(4).load_state_dict(perm.loader(4).state_dict())
 
 
-def test_threads_may_share_what_fills_blocks(perm):
+def test_a_block_filler_is_shared_by_threads(perm):
     packing = perm.pack(24, pad_id=PAD)._units().packing(None)
     whole = share_of(packing.num_blocks, 0, 1, World(), tail="pad", drop_last=False)
     (order,) = packing.reads(whole)
@@ -120,7 +120,7 @@ def test_planning_can_be_interrupted(window):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_lengths_that_are_wrong_are_found():
+def test_wrong_lengths_are_detected():
     data = pa.table({"tokens": [[1, 2], [3]], "n": [2, 2]})
     with pytest.raises(ValueError, match=r"1 tokens in row 1: wanted 2"):
         list(ll.open(data).pack(4, lengths="n").loader(1))
@@ -173,7 +173,7 @@ def test_nothing_to_pack():
         ([[1], [2**63]], pa.list_(pa.uint64()), f"{2**63} among the tokens of row 1"),
     ],
 )
-def test_tokens_that_are_none_are_named(tokens, kind, message):
+def test_invalid_tokens_are_named(tokens, kind, message):
     perm = ll.open(pa.table({"tokens": pa.array(tokens, kind)}))
     with pytest.raises(ValueError, match=message):
         list(perm.pack(4).loader(1))

@@ -1,18 +1,13 @@
-"""What travels: the same rows elsewhere, from a small recipe without secrets."""
+"""Pickled permutations read the same rows, from a small pickle."""
 
 from __future__ import annotations
 
 import copy
-import copyreg
 import functools
 import pickle
-import subprocess
-import sys
-from multiprocessing.context import set_spawning_popen
-from pathlib import Path
 
 import cloudpickle
-import elsewhere
+import importable
 import lance
 import lancedb
 import lanceloader as ll
@@ -20,9 +15,9 @@ import lanceloader.torch
 import pyarrow as pa
 import pytest
 import tables
+from equality import same
 from lanceloader._native import Order
-from same import same
-from travel import SOURCES, SQL, dataset, ids, lancedb_table, mask, travelled
+from source_kinds import SOURCES, SQL, dataset, ids, lancedb_table, mask, travelled
 
 VIEWS = {
     "all rows": lambda perm: perm,
@@ -62,7 +57,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_same_rows_elsewhere(tmp_path, source, view):
+def test_an_unpickled_permutation_has_the_same_rows(tmp_path, source, view):
     if view == "filter" and source not in SQL:
         pytest.skip("a filter of every kind of source that differs is enough")
     perm = VIEWS[view](ll.open(SOURCES[source](tmp_path)))
@@ -80,7 +75,7 @@ def test_the_same_rows_elsewhere(tmp_path, source, view):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_verbs_go_on_elsewhere_as_here(tmp_path, source):
+def test_verbs_apply_after_unpickling(tmp_path, source):
     perm = ll.open(SOURCES[source](tmp_path)).shuffle(seed=1).with_skip(5)
     again = travelled(perm)
     for verb in VIEWS.values():
@@ -88,7 +83,7 @@ def test_verbs_go_on_elsewhere_as_here(tmp_path, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_table_itself_is_there_again(tmp_path, source):
+def test_base_table_opens_the_table_again(tmp_path, source):
     table = SOURCES[source](tmp_path)
     perm = ll.Permutation.identity(table).shuffle(seed=1)
     again = travelled(perm)
@@ -131,7 +126,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize(("kind", "options"), FORMATS, ids=str)
-def test_formats_and_what_becomes_of_nulls(tmp_path, kind, options):
+def test_formats_and_null_policies_pickle(tmp_path, kind, options):
     """BUG-22: polars too."""
     values = [1, None, 3] if "nulls" in options else [1, 2, 3]
     data = pa.table({"a": values * 5, "b": pa.array(range(15), pa.float32())})
@@ -147,9 +142,9 @@ def test_formats_and_what_becomes_of_nulls(tmp_path, kind, options):
 @pytest.mark.parametrize(
     "transform",
     [
-        elsewhere.ids,
-        functools.partial(elsewhere.plus, number=3),
-        elsewhere.Doubled(),
+        importable.ids,
+        functools.partial(importable.plus, number=3),
+        importable.Doubled(),
         ll.Transforms.arrow2python,
         ll.Transforms.arrow2pythoncol,
         ll.Transforms.arrow2arrow,
@@ -171,10 +166,12 @@ def test_a_transform_without_a_name_is_named_by_the_error(table):
     assert view.take_offsets([1, 2]) == 2
 
 
-def test_cloudpickle_takes_what_has_no_name(table):
+def test_cloudpickle_pickles_lambdas(table):
     offset = 100
     view = ll.open(table).shuffle(seed=1)
-    view = view.with_transform(lambda batch: [x + offset for x in elsewhere.ids(batch)])
+    view = view.with_transform(
+        lambda batch: [x + offset for x in importable.ids(batch)]
+    )
     again = pickle.loads(cloudpickle.dumps(view))
     assert list(again.iter(9)) == list(view.iter(9))
     folder = table._conn.uri
@@ -194,7 +191,7 @@ def size(value) -> int:
     return len(pickle.dumps(value))
 
 
-def test_the_recipe_is_small(large):
+def test_a_pickle_is_small(large):
     perm = ll.Permutation.identity(large)
     train, val = perm.shuffle(seed=1).split({"train": 0.9, "val": 0.1}, seed=2)
     assert size(perm) < 2048
@@ -207,7 +204,7 @@ def test_the_recipe_is_small(large):
     assert size(ll.open(large.uri).shuffle(seed=1)) < 2048
 
 
-def test_it_stays_small_when_it_has_been_read(large):
+def test_a_pickle_is_small_after_reading(large):
     perm = ll.Permutation.identity(large).shuffle(seed=1)
     before = size(perm)
     perm.take_offsets([0, 99_999])
@@ -221,7 +218,7 @@ def test_it_stays_small_when_it_has_been_read(large):
     assert abs(size(again) - before) < 100
 
 
-def test_only_the_rows_of_one_split_travel(large):
+def test_a_pickled_split_holds_its_own_rows_only(large):
     builder = ll.permutation_builder(large)
     plan = builder.split_random(counts=[100, 90_000], seed=1).execute()
     few = ll.Permutation.from_tables(large, plan, 0)
@@ -237,14 +234,14 @@ def test_only_the_rows_of_one_split_travel(large):
     assert ids(from_plan) == ids(many)
 
 
-def test_rows_in_memory_travel_once():
+def test_rows_in_memory_are_pickled_once():
     data = tables.narrow(20_000)
     parts = ll.open(data).split([0.5, 0.5], seed=1)
     assert size(parts) < data.nbytes * 1.1 + 4096
     assert size(list(parts)) < data.nbytes * 1.1 + 4096
 
 
-def test_splits_travel_with_their_names(table):
+def test_splits_are_pickled_with_their_names(table):
     parts = ll.open(table).split({"train": 0.9, "val": 0.1}, seed=1)
     again = travelled(parts)
     assert again.names == ["train", "val"]
@@ -253,177 +250,14 @@ def test_splits_travel_with_their_names(table):
     assert len(fold.train) + len(fold.val) == 100
 
 
-def test_orders_travel_alone():
+def test_orders_pickle():
     order = Order.all(1000).shuffled(3).slice(10, 100)
     again = travelled(order)
     assert [again.at(k) for k in range(100)] == [order.at(k) for k in range(100)]
 
 
-SECRETS = {
-    "aws_secret_access_key": "hush-1",
-    "AWS_SESSION_TOKEN": "hush-2",
-    "aws_access_key_id": "hush-3",
-    "azure_storage_account_key": "hush-4",
-    "azure_storage_sas_token": "hush-5",
-    "azure_client_secret": "hush-6",
-    "google_service_account_key": "hush-7",
-    "password": "hush-8",
-    "hf_token": "hush-9",
-    "bearer_token": "hush-10",
-    "headers.authorization": "hush-11",
-}
-PLAIN = {"aws_region": "eu-west-1", "allow_http": "true", "timeout": "30s"}
-# Says that there are no credentials: nothing is left to open a public bucket without it.
-ANONYMOUS = {"aws_skip_signature": "true"}
-
-
-def with_options(folder, kind, options):
-    if kind == "path":
-        return ll.open(dataset(folder).uri, storage_options=options)
-    if kind == "dataset":
-        return ll.open(lance.dataset(dataset(folder).uri, storage_options=options))
-    table = lancedb_table(folder / "db")
-    table = lancedb.connect(folder / "db", storage_options=options).open_table("t")
-    if kind == "plan":
-        plan = ll.permutation_builder(table).shuffle(seed=1).execute()
-        return ll.Permutation.from_tables(table, plan)
-    return ll.open(table)
-
-
-@pytest.mark.parametrize("kind", ["path", "dataset", "lancedb", "plan"])
-def test_credentials_stay_at_home(tmp_path, kind):
-    """BUG-34."""
-    perm = with_options(tmp_path, kind, {**SECRETS, **PLAIN})
-    for view in (perm, perm.shuffle(seed=1), perm.filter("id > 3"), travelled(perm)):
-        for pickled in (pickle.dumps(view), cloudpickle.dumps(view)):
-            assert b"hush" not in pickled
-            assert b"eu-west-1" in pickled
-        assert ids(travelled(view)) == ids(view)
-
-
-def test_options_that_are_no_secrets_travel(tmp_path):
-    perm = with_options(tmp_path, "path", {**SECRETS, **PLAIN, **ANONYMOUS})
-    assert travelled(perm).source.storage_options == PLAIN | ANONYMOUS
-
-
-def test_credentials_go_along_to_a_child_that_is_spawned(tmp_path):
-    options = {**SECRETS, **PLAIN}
-    perm = with_options(tmp_path, "lancedb", options)
-    set_spawning_popen("a child")
-    try:
-        pickled = pickle.dumps(perm)
-    finally:
-        set_spawning_popen(None)
-    again = pickle.loads(pickled)
-    assert options.items() <= again.source.storage_options.items()
-
-
-def test_a_copy_in_this_process_keeps_its_credentials(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    options = perm.source.storage_options
-    assert copy.copy(perm).source.storage_options == options
-    assert perm.shuffle(seed=1).source.storage_options == options
-    assert copy.deepcopy(perm).source.storage_options == options
-
-
-def factories(folder):
-    return [
-        elsewhere.open_from_environment,
-        functools.partial(elsewhere.open_in, folder),
-        elsewhere.Opener(folder),
-    ]
-
-
-@pytest.mark.parametrize("which", range(3))
-def test_a_factory_opens_the_table_elsewhere(table, opened, which):
-    factory = factories(table._conn.uri)[which]
-    perm = ll.Permutation.identity(table).shuffle(seed=1).with_skip(3)
-    view = perm.with_connection_factory(factory)
-    pickled = pickle.dumps(view)
-    assert opened == []
-    again = pickle.loads(pickled)
-    assert opened == ["t"]
-    assert ids(again) == ids(perm)
-    assert again.base_table.name == "t"
-    assert type(again.connection_factory) is type(factory)
-    twice = travelled(again)
-    assert opened == ["t", "t"]
-    assert ids(twice) == ids(perm)
-
-
-def test_a_factory_is_not_asked_where_the_table_is_open(table, opened):
-    view = ll.open(table).with_connection_factory(elsewhere.open_from_environment)
-    view = view.with_batch_size(4).shuffle(seed=1).select_columns(["id"])
-    view.filter("id > 3").split([0.5, 0.5], seed=1)[0].take_offsets([0])
-    copy.copy(view).head()
-    assert opened == []
-
-
-def test_with_a_factory_no_address_travels(table, opened):
-    view = ll.open(table).with_connection_factory(elsewhere.open_from_environment)
-    for perm in (view, view.shuffle(seed=1), travelled(view)):
-        pickled = pickle.dumps(perm)
-        assert table._conn.uri.encode() not in pickled
-        assert str(Path(table.uri).parent.name).encode() not in pickled
-
-
-def test_with_a_factory_no_option_travels(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    factory = functools.partial(elsewhere.open_in, "moved")
-    pickled = pickle.dumps(perm.with_connection_factory(factory))
-    assert b"hush" not in pickled
-    assert b"eu-west-1" not in pickled
-
-
-def test_a_factory_s_table_is_read_at_the_pinned_version(table, opened):
-    perm = ll.open(table).shuffle(seed=1)
-    view = perm.with_connection_factory(elsewhere.open_from_environment)
-    pickled = pickle.dumps(view)
-    wanted = ids(perm)
-    table.delete("id < 50")
-    table.add(tables.narrow(7))
-    again = pickle.loads(pickled)
-    assert ids(again) == wanted
-    assert again.version == perm.version
-    assert again.filter("id < 5").num_rows == 5
-
-
-def test_a_factory_for_a_plan(table, opened):
-    plan = ll.permutation_builder(table).split_random(fixed=4, seed=1).execute()
-    part = ll.Permutation.from_tables(table, plan, 2)
-    again = travelled(part.with_connection_factory(elsewhere.open_from_environment))
-    table.delete("id < 50")
-    assert ids(again) == ids(part)
-
-
-def memory_of_environment(name):
-    return lancedb.connect("memory://").create_table(name, tables.narrow(50))
-
-
-def test_a_factory_that_makes_a_table_in_memory():
-    perm = ll.open(memory_of_environment("made")).shuffle(seed=1)
-    wanted = ids(perm)
-    factory = cloudpickle.dumps(perm.with_connection_factory(memory_of_environment))
-    assert ids(pickle.loads(factory)) == wanted
-    assert len(factory) < 4096
-
-
-def test_a_factory_that_fails_or_gives_nothing(table):
-    view = ll.open(table)
-    missing = functools.partial(elsewhere.open_in, "/nowhere")
-    pickled = pickle.dumps(view.with_connection_factory(missing))
-    with pytest.raises((ValueError, FileNotFoundError, OSError), match="t"):
-        pickle.loads(pickled)
-    nothing = pickle.dumps(view.with_connection_factory(print))
-    with pytest.raises(TypeError, match="NoneType"):
-        pickle.loads(nothing)
-    unnamed = view.with_connection_factory(lambda name: table)
-    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        pickle.dumps(unnamed)
-
-
 @pytest.mark.parametrize("source", ["lancedb", "dataset", "path", "branch", "memory"])
-def test_writes_do_not_reach_what_was_pickled(tmp_path, source):
+def test_later_writes_do_not_change_a_pickled_permutation(tmp_path, source):
     """BUG-19, BUG-20 and BUG-21."""
     table = SOURCES[source](tmp_path)
     perm = ll.open(table).shuffle(seed=4)
@@ -471,7 +305,7 @@ def test_a_tag_may_move_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["lancedb", "memory", "branch", "old version"])
-def test_the_handle_stays_where_it_was(tmp_path, source):
+def test_pickling_does_not_move_the_handle(tmp_path, source):
     table = SOURCES[source](tmp_path)
     before = table.version, table.current_branch(), table.count_rows()
     perm = ll.open(table).shuffle(seed=1)
@@ -524,32 +358,8 @@ def test_a_deep_copy_is_its_own(table):
     assert "id" in perm.selection
 
 
-SPAWNED = """
-import pickle, sys
-with open(sys.argv[1], "rb") as file:
-    values = pickle.load(file)
-for value in values:
-    assert b"hush" not in pickle.dumps(value), value
-"""
-
-
-def test_what_a_spawned_child_pickles_again_holds_no_credentials(tmp_path):
-    perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
-    dataset = copyreg.dispatch_table[lancedb.table.LanceTable](perm.base_table)
-    dataset = dataset[0](*dataset[1])
-    file = tmp_path / "values.pickle"
-    set_spawning_popen("a child")
-    try:
-        pickled = pickle.dumps([perm, perm.shuffle(seed=1), dataset])
-    finally:
-        set_spawning_popen(None)
-    assert b"hush" in pickled
-    file.write_bytes(pickled)
-    subprocess.run([sys.executable, "-c", SPAWNED, file], check=True, timeout=50)
-
-
 @pytest.mark.parametrize("source", ["lancedb", "memory", "branch", "old version"])
-def test_table_and_plan_fit_each_other_elsewhere(tmp_path, source):
+def test_table_and_permutation_table_match_after_unpickling(tmp_path, source):
     """BUG-21: row ids of one version are not those of another."""
     table = SOURCES[source](tmp_path)
     plan = ll.permutation_builder(table).split_random(

@@ -1,4 +1,4 @@
-"""Pickles of other origin: of LanceDB, in fresh processes, and damaged ones."""
+"""Pickles of LanceDB, pickles in fresh processes, and damaged pickles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import elsewhere
+import importable
 import lance
 import lancedb
 import lanceloader as ll
@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lancedb import permutation as theirs
 from lanceloader._native import Order
-from travel import SOURCES, ids, lancedb_table, mask, travelled
+from source_kinds import SOURCES, ids, lancedb_table, mask, travelled
 
 # States that LanceDB wrote.
 
@@ -89,11 +89,11 @@ def test_a_state_of_lancedb_in_memory():
 
 def test_a_state_of_lancedb_with_a_factory(table, opened):
     wanted = theirs.Permutation.from_tables(table, plan_of(table), 1)
-    wanted = wanted.with_connection_factory(elsewhere.open_from_environment)
+    wanted = wanted.with_connection_factory(importable.open_from_environment)
     ours = loads_lancedb(wanted.__getstate__())
     assert opened == ["t"]
     assert ids(ours) == [row["id"] for batch in wanted.iter(50) for row in batch]
-    assert ours.connection_factory is elsewhere.open_from_environment
+    assert ours.connection_factory is importable.open_from_environment
 
 
 @pytest.mark.parametrize("has_plan", [False, True])
@@ -190,12 +190,12 @@ def test_a_fresh_process_needs_no_library_for_a_plan(tmp_path, table):
 
 def test_a_fresh_process_asks_the_factory(tmp_path, table):
     view = ll.open(table).shuffle(seed=1)
-    view = view.with_connection_factory(elsewhere.open_from_environment)
+    view = view.with_connection_factory(importable.open_from_environment)
     found = in_a_fresh_process(
         tmp_path,
         view,
         LANCELOADER_TEST_DB=table._conn.uri,
-        PYTHONPATH=str(Path(elsewhere.__file__).parent),
+        PYTHONPATH=str(Path(importable.__file__).parent),
     )
     assert found["rows"] == ids(view)
 
@@ -235,7 +235,7 @@ def test_a_state_that_lacks_something_names_it(table):
     [None, {}, [], 5, "state", {"x": 1}, {"connection_factory": None}, {"rows": 3}],
     ids=repr,
 )
-def test_a_state_that_is_none_is_refused(state):
+def test_an_invalid_state_is_refused(state):
     again = ll.Permutation.__new__(ll.Permutation)
     with pytest.raises((KeyError, ValueError, TypeError)):
         again.__setstate__(state)

@@ -1,4 +1,4 @@
-"""What an error of a function of the user names: the batch, and its rows by offset and row id."""
+"""Errors in a user's function name the batch and its rows, by offset and row id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from lanceloader.locations import MOST
 from lanceloader.streaming import StreamingDataset
 from lanceloader.torch import DataLoader
-from makes import UNLUCKY, BadRowError, unlucky
+from producers import UNLUCKY, BadRowError, unlucky
 from torch.utils.data import DataLoader as TorchLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -169,7 +169,7 @@ def test_the_row_where_rows_are_tried(perm, row_ids, policy, threads, caplog):
         assert f"at {row}" in notes[-1]
 
 
-def test_the_row_that_a_function_does_not_forgive(perm, row_ids):
+def test_the_row_that_a_policy_function_does_not_skip(perm, row_ids):
     asked = []
 
     def once(error):
@@ -180,14 +180,14 @@ def test_the_row_that_a_function_does_not_forgive(perm, row_ids):
     assert f"at row offset {offset_of(perm)} (`_rowid` {row_ids[UNLUCKY]})" in note
 
 
-def test_a_batch_that_is_left_out_is_named(perm, caplog):
+def test_a_skipped_batch_is_named_in_the_log(perm, caplog):
     with caplog.at_level(logging.WARNING, "lanceloader"):
         list(perm.loader(1, transform=unlucky, on_error="skip"))
     (record,) = caplog.records
     assert f"row offset {offset_of(perm)} (" in record.getMessage()
 
 
-def test_units_that_are_no_rows_of_one_table(perm, dataset):
+def test_errors_in_packed_and_mixed_batches(perm, dataset):
     data = pa.table({"tokens": [[1] * (row % 4) for row in range(30)]})
 
     def fails(batch):
@@ -203,7 +203,7 @@ def test_units_that_are_no_rows_of_one_table(perm, dataset):
     assert UNLUCKY in [rows[at] for at in positions]
 
 
-def test_data_in_memory_has_offsets_only():
+def test_rows_in_memory_are_named_by_offset_only():
     perm = ll.open(pa.table({"id": range(20)}), format="arrow")
     note = raised(perm.loader(4, transform=unlucky))
     assert note.endswith(
@@ -247,7 +247,7 @@ def test_reading_without_a_loader(perm, read):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["workers", "torch", "helper"])
-def test_processes_say_so_too(perm, row_ids, where):
+def test_errors_of_worker_processes_name_the_rows(perm, row_ids, where):
     view = perm.shuffle(seed=3)
     if where == "torch":
         loader = TorchLoader(view.with_transform(unlucky), 4, num_workers=2)
@@ -319,7 +319,7 @@ def test_streaming(dataset, perm, row_ids, policy, tail, shuffle, caplog):
         assert f"at {row}" in notes[-1]
 
 
-def test_an_exception_that_is_raised_again_and_again_has_one_note(perm):
+def test_an_exception_raised_repeatedly_has_one_note(perm):
     always = BadRowError("one for all")
     always.add_note("of the user")
 
@@ -342,7 +342,7 @@ def test_a_function_that_stops_is_named_too(perm):
         assert "in batch 0 of 4 rows" in note_of(caught.value)
 
 
-def test_an_error_is_not_lost_where_nobody_can_say_what_it_was_of(perm, monkeypatch):
+def test_an_error_is_raised_although_naming_its_rows_fails(perm, monkeypatch):
     def breaks(*_):
         raise OSError("gone")
 

@@ -1,4 +1,4 @@
-"""``lanceloader.plots``: what is drawn is what happened."""
+"""``lanceloader.plots``: the pictures show the statistics."""
 
 from __future__ import annotations
 

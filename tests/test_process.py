@@ -77,8 +77,8 @@ for epoch in range(3):
     check(loader, wanted)
     assert len(list(perm.iter(1000))) == 5
 pids = loader_of(
-    perm.with_transform(elsewhere.pids), 2, context, batch_size=500,
-    collate_fn=elsewhere.as_it_is, persistent_workers=True,
+    perm.with_transform(importable.pids), 2, context, batch_size=500,
+    collate_fn=importable.as_it_is, persistent_workers=True,
 )
 first = {pid for batch in pids for pid in batch}
 assert {pid for batch in pids for pid in batch} == first
@@ -97,9 +97,9 @@ wanted = wanted_of(perm)
 half = perm.iter(10)
 next(half)
 # Tensors on their way from a killed worker fail inside torch in other ways.
-plain = perm.with_repeat(200).with_transform(elsewhere.ids)
+plain = perm.with_repeat(200).with_transform(importable.ids)
 loader = loader_of(
-    plain, 2, context, batch_size=4, collate_fn=elsewhere.as_it_is, timeout=0
+    plain, 2, context, batch_size=4, collate_fn=importable.as_it_is, timeout=0
 )
 batches = iter(loader)
 next(batches)
@@ -161,8 +161,8 @@ views = [
 found = set()
 for view in views:
     loader = loader_of(
-        view.with_transform(elsewhere.loaded), 1, sys.argv[2], batch_size=500,
-        collate_fn=elsewhere.as_it_is,
+        view.with_transform(importable.loaded), 1, sys.argv[2], batch_size=500,
+        collate_fn=importable.as_it_is,
     )
     found |= {name for batch in loader for row in batch for name in row.split(",")}
 done(libraries=sorted(found))
@@ -180,7 +180,7 @@ perm = ll.open(path, storage_options=options)
 assert b"hush" not in pickle.dumps(perm)
 context = multiprocessing.get_context("spawn")
 queue = context.Queue()
-child = context.Process(target=elsewhere.options_of, args=(perm, queue))
+child = context.Process(target=importable.options_of, args=(perm, queue))
 child.start()
 found = queue.get(timeout=60)
 child.join(60)
@@ -216,13 +216,13 @@ def test_a_pool_of_processes(folder, context):
     program = """
 import multiprocessing
 perm = ll.open(path).shuffle(seed=1)
-wanted = elsewhere.rows_of(perm)
+wanted = importable.rows_of(perm)
 half = perm.iter(10)
 next(half)
 with multiprocessing.get_context(sys.argv[2]).Pool(3) as pool:
-    found = pool.map(elsewhere.row_at, [(perm, k) for k in range(0, 4000, 50)])
+    found = pool.map(importable.row_at, [(perm, k) for k in range(0, 4000, 50)])
     assert found == wanted[:4000:50]
-    parts = pool.map(elsewhere.rows_of, [perm.shard(k, 5) for k in range(5)])
+    parts = pool.map(importable.rows_of, [perm.shard(k, 5) for k in range(5)])
     assert [part[0] for part in parts] == wanted[:5]
     assert sorted(sum(parts, [])) == sorted(wanted)
 next(half)
@@ -250,7 +250,7 @@ def in_a_child(work):
 
 
 perm = ll.open(path).shuffle(seed=1)
-wanted = elsewhere.rows_of(perm)
+wanted = importable.rows_of(perm)
 half = perm.iter(10)
 next(half)
 """
@@ -259,9 +259,9 @@ next(half)
 def test_forks_of_forks(folder):
     program = """
 def check():
-    assert elsewhere.rows_of(perm) == wanted
-    assert elsewhere.rows_of(perm.select_columns(["id"]).shuffle(seed=2)) != wanted
-    assert elsewhere.rows_of(pickle.loads(pickle.dumps(perm))) == wanted
+    assert importable.rows_of(perm) == wanted
+    assert importable.rows_of(perm.select_columns(["id"]).shuffle(seed=2)) != wanted
+    assert importable.rows_of(pickle.loads(pickle.dumps(perm))) == wanted
 
 def child():
     check()
@@ -310,7 +310,7 @@ done(ok=True)
     assert run(PRELUDE + FORKING + program, folder) == {"ok": True}
 
 
-def test_a_child_that_leaves_by_the_door(folder):
+def test_a_child_that_exits_with_destructors(folder):
     """With destructors and all, over iterators, views and readers that it inherited."""
     program = """
 batches = [perm.iter(10) for _ in range(5)]
@@ -342,7 +342,7 @@ if sys.argv[2] == "lancedb":
     warnings.filterwarnings("ignore", "lancedb fork support")
     table = lancedb.connect(folder + "/db").open_table("t")
     perm = ll.open(table).shuffle(seed=1)
-    wanted = elsewhere.rows_of(perm)
+    wanted = importable.rows_of(perm)
 stop = threading.Event()
 
 def read():
@@ -359,7 +359,7 @@ for thread in threads:
     thread.start()
 
 def child():
-    assert elsewhere.rows_of(perm) == wanted
+    assert importable.rows_of(perm) == wanted
     assert perm.shuffle(seed=3).select_columns(["id", "x"]).head()
 
 try:
@@ -369,7 +369,7 @@ finally:
     stop.set()
     for thread in threads:
         thread.join()
-assert elsewhere.rows_of(perm) == wanted
+assert importable.rows_of(perm) == wanted
 done(ok=True)
 """
     assert run(PRELUDE + FORKING + program, folder, source) == {"ok": True}

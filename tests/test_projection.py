@@ -1,4 +1,4 @@
-"""Columns: which are read, how they are named, and in which order they come out."""
+"""Columns: selection, renaming and order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random transforms: the ways that the guide names to make them repeatable."""
+"""Random transforms are repeatable in the ways that the guide describes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader.torch import DataLoader
-from makes import Keyed
+from producers import Keyed
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 ROWS = 200

@@ -1,4 +1,4 @@
-"""How rows are read: what is asked for, what the environment says, and what stays the same."""
+"""How rows are read: options, environment variables, and what stays the same."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_shards_of_an_epoch_are_those_of_its_shuffle(tmp_path):
         assert found == [rows(shard) for shard in wanted]
 
 
-def test_a_loader_keeps_what_was_chosen_before(tmp_path):
+def test_a_loader_keeps_the_read_options_of_its_permutation(tmp_path):
     perm = opened(tmp_path).with_read("external", memory_limit="1MiB")
     view = perm.loader(10, threads=2).permutation
     assert view.read_options == ReadOptions("external", 2**20, None, 2)
@@ -105,7 +105,7 @@ assert "could not write" in loader.stats().failure
 
 @pytest.mark.parametrize("limit", [0, 1 << 20, 5 << 20])
 @pytest.mark.parametrize("read", ["external", "resident"])
-def test_a_disk_that_is_full_is_done_without(tmp_path, read, limit):
+def test_a_full_disk_degrades_with_a_warning(tmp_path, read, limit):
     data = {f"c{at}": np.arange(200_000) for at in range(6)}
     lance.write_dataset(pa.table({"id": data["c0"], **data}), tmp_path / "t.lance")
     # Scratch files are for rows that do not fit, and packed rows are kept where they do.
@@ -144,7 +144,7 @@ def test_a_wrong_variable_is_named(tmp_path, monkeypatch, variable, value):
         perm.with_read()[:3]
 
 
-def test_variables_decide_where_nobody_else_does(tmp_path, monkeypatch):
+def test_environment_variables_are_the_defaults(tmp_path, monkeypatch):
     perm = opened(tmp_path).shuffle(1)
     monkeypatch.setenv("LANCELOADER_READ", "direct")
     monkeypatch.setenv("LANCELOADER_THREADS", "1")
@@ -152,7 +152,7 @@ def test_variables_decide_where_nobody_else_does(tmp_path, monkeypatch):
     assert "read      resident, as" in perm.with_read("resident").explain()
 
 
-def test_a_folder_means_the_same_everywhere(monkeypatch, tmp_path):
+def test_relative_and_home_cache_folders_become_absolute(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     folder = ReadOptions.of(None, None, "~/rows", None).for_native()["cache_folder"]

@@ -43,7 +43,7 @@ def local(table):
     return ll.Permutation.identity(table)
 
 
-def test_it_says_what_it_is(perm, local):
+def test_properties_of_a_remote_table(perm, local):
     assert len(perm) == 100
     assert perm.schema == local.schema
     assert perm.column_names == local.column_names
@@ -166,7 +166,7 @@ def test_a_filter_after_a_shuffle_is_refused(perm):
         perm.shuffle(seed=1).filter("id > 3")
 
 
-def test_a_filter_that_makes_no_sense_is_named(perm):
+def test_an_invalid_filter_is_named(perm):
     with pytest.raises(ValueError, match="nothing > 3"):
         perm.filter("nothing > 3")
 

@@ -1,4 +1,4 @@
-"""Packed rows in a cache folder: filled once, shared, warm the next time, and never of another table."""
+"""Packed rows in a cache folder: written once, shared, reused, and never of another table."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
-from loads import (
+from packed_files import files
+from process_state import settle, soon
+from programs import LOADER, PRELUDE, finish, run, start
+from vector_tables import (
     ROWS_OF_FIVE_BLOCKS,
     ROWS_WORTH_A_FILE,
-    files,
     large,
-    settle,
-    soon,
     table_of,
     vectors,
 )
-from programs import LOADER, PRELUDE, finish, run, start
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -68,7 +67,7 @@ def is_warm(stats):
 
 
 @pytest.mark.parametrize("read", ["resident", "auto"])
-def test_the_second_time_is_warm(path, cache, read):
+def test_a_second_loader_reads_the_cache(path, cache, read):
     first = load(path, cache, read=read)
     assert is_cold(first)
     assert len(files(cache)) == first.blocks_filled
@@ -82,7 +81,7 @@ def test_the_second_time_is_warm(path, cache, read):
     assert not files(cache, "part")
 
 
-def test_another_process_is_warm(path, cache):
+def test_another_process_reads_the_cache(path, cache):
     assert is_cold(load(path, cache))
     program = """
 perm = ll.open(sys.argv[2])
@@ -285,13 +284,13 @@ def test_processes_that_fill_at_once_share_the_work(tmp_path, cache):
 
 
 WORKERS = """
-import loads
+import vector_tables
 perm = ll.open(sys.argv[2]).with_read(sys.argv[4], cache_dir=sys.argv[3])
-dataset = loads.Watched(perm.select_columns(["id", "square", "vector"]))
+dataset = vector_tables.Watched(perm.select_columns(["id", "square", "vector"]))
 workers = int(sys.argv[5])
 loader = loader_of(
     dataset, workers, sys.argv[6], batch_size=1000, shuffle=True,
-    collate_fn=elsewhere.as_it_is, persistent_workers=True,
+    collate_fn=importable.as_it_is, persistent_workers=True,
 )
 last = {}
 for epoch in range(2):
@@ -345,7 +344,7 @@ def three(tmp_path):
     return [large(tmp_path / f"{k}.lance", seed=k).uri for k in range(3)]
 
 
-def test_the_least_recently_used_goes(three, cache, monkeypatch):
+def test_the_least_recently_used_rows_are_evicted(three, cache, monkeypatch):
     size = load(three[0], cache).bytes_kept
     monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", str(int(2.5 * size)))
     assert is_cold(load(three[1], cache))
@@ -359,7 +358,7 @@ def test_the_least_recently_used_goes(three, cache, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::lanceloader.errors.DegradedWarning")
-def test_one_in_use_stays(three, cache, monkeypatch):
+def test_rows_in_use_are_not_evicted(three, cache, monkeypatch):
     perm = ll.open(three[0]).with_read("resident", cache_dir=cache).shuffle(1)
     loader = perm.loader(1000, format="arrow")
     rows = table_of(loader)
@@ -373,7 +372,7 @@ def test_one_in_use_stays(three, cache, monkeypatch):
     assert table_of(loader).equals(rows)
 
 
-def test_what_is_there_makes_no_room_for_itself(three, cache, monkeypatch):
+def test_reusing_rows_evicts_nothing(three, cache, monkeypatch):
     """A warm start needs no more room, so nothing has to go."""
     size = load(three[0], cache).bytes_kept
     load(three[1], cache)

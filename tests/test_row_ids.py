@@ -1,4 +1,4 @@
-"""Row ids that stay with their rows, against what pylance and LanceDB say of the same table."""
+"""Stable row ids, compared with those of pylance and LanceDB for the same table."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""Drawing rows, evenly, by weight and by class, with and without replacement."""
+"""Sampling rows evenly, by weight and by class, with and without replacement."""
 
 from __future__ import annotations
 
 import pickle
 from collections import Counter
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 NUM_ROWS = 300
 WEIGHTS = [row % 7 / 4 for row in range(NUM_ROWS)]
 LABELS = [["a", "b", "b", None, "b"][row % 5] for row in range(NUM_ROWS)]
@@ -152,7 +152,7 @@ def test_weights_belong_to_the_rows_of_the_view(perm):
         {"weights": "w"},
     ],
 )
-def test_samples_travel(perm, arguments):
+def test_samples_pickle(perm, arguments):
     drawn = perm.sample(100, seed=7, **arguments)
     again = pickle.loads(pickle.dumps(drawn))
     assert ids(again) == ids(drawn)
@@ -161,7 +161,7 @@ def test_samples_travel(perm, arguments):
     assert sorted(ids(drawn.shuffle(seed=1))) == sorted(ids(drawn))
 
 
-def test_a_sample_says_what_it_is(perm):
+def test_explain_describes_a_sample(perm):
     drawn = perm.sample(10, seed=7, balance_by="label", replacement=True)
     assert "drawn by seed 7 epoch 0 from 3 classes of 300 rows" in drawn.explain()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import determinism_page
 import lanceloader as ll
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 
 
 def perm_of(num_rows: int) -> ll.Permutation:

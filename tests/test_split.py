@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import collections
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-PAGE = reference.load()
+PAGE = determinism_page.load()
 
 
 def perm_of(num_rows: int, **columns) -> ll.Permutation:

@@ -1,4 +1,4 @@
-"""Which columns an SQL text names, and what is said of one that does not exist."""
+"""The columns that an SQL text names, and the error for one that does not exist."""
 
 from __future__ import annotations
 

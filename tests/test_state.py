@@ -1,4 +1,4 @@
-"""Where training stands: states of a loader at any step, taken and loaded anywhere."""
+"""States of a loader at any step, loaded anywhere."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 import tables
 import torch
-from features import without_file_sizes
 from hypothesis import given
 from hypothesis import strategies as st
-from loads import STRATEGIES
+from lance_features import without_file_sizes
+from vector_tables import STRATEGIES
 
 ROWS, BATCH = 1003, 100
 
@@ -70,7 +70,7 @@ def resumed(perm, state, **options):
 
 @pytest.mark.parametrize("read", STRATEGIES)
 @pytest.mark.parametrize("epoch", [None, 0, 3])
-def test_a_state_of_every_step_goes_on_where_it_was_taken(perm, read, epoch):
+def test_a_state_of_any_step_resumes_there(perm, read, epoch):
     loader = loader_of(perm, read=read)
     if epoch is not None:
         loader.set_epoch(epoch)
@@ -101,7 +101,7 @@ def test_a_state_is_small_and_plain_at_any_size(perm):
     assert next(iter(again)).equals(view.shuffle(1).take_offsets(positions))
 
 
-def test_it_is_loaded_at_other_batch_sizes_columns_formats_and_strategies(path):
+def test_a_state_loads_with_other_batch_sizes_columns_formats_and_strategies(path):
     view = ll.open(path)
     loader = loader_of(view)
     state = [loader.state_dict() for _ in itertools.islice(loader, 3)][-1]
@@ -203,7 +203,7 @@ def test_the_same_epoch_set_again_keeps_the_place_and_another_does_not(perm):
     assert ids(resumed(perm, state).skip_batches(2**60)) == []
 
 
-def test_a_loader_goes_to_a_state_and_back(perm):
+def test_a_loader_loads_a_state_and_an_earlier_one(perm):
     loader = loader_of(perm)
     begun = iter(loader)
     first = ids([next(begun)])
@@ -264,7 +264,7 @@ def test_an_epoch_or_a_place_set_before_the_first_batch_counts(perm):
         {"device": "meta", "format": "torch_dict", "transform_threads": 2},
     ],
 )
-def test_what_is_made_ahead_does_not_count(perm, ahead):
+def test_prefetched_batches_do_not_count(perm, ahead):
     loader = loader_of(perm, **ahead)
     for step, _ in enumerate(loader, 1):
         assert loader.state_dict()["position"] == min(ROWS, step * BATCH)
@@ -344,7 +344,7 @@ def test_the_table_may_be_moved_and_must_be_the_same(path, tmp_path):
 
 
 @pytest.mark.parametrize("read", STRATEGIES)
-def test_reading_does_not_change_which_table_it_is(tmp_path, read):
+def test_reading_does_not_change_the_fingerprint_of_a_table(tmp_path, read):
     """Lance looks up the sizes of files that a manifest does not tell."""
     path = str(tmp_path / "t.lance")
     lance.write_dataset(tables.narrow(ROWS), path, max_rows_per_file=300)

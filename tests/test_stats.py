@@ -1,4 +1,4 @@
-"""What a loader says of itself: numbers, ranks together, a verdict, a bar."""
+"""Statistics of a loader: numbers, merged ranks, the verdict and progress bars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lanceloader.monitor.metrics import MAX_POINTS, Metrics
 from lanceloader.monitor.stats import STAGES, Stats
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.world import World
-from loads import soon
+from process_state import soon
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_table_that_its_own_library_reads(legacy):
     assert 0 < found.read_wait_seconds < found.wait_seconds
 
 
-def test_stages_are_told_apart_in_threads_too(perm):
+def test_stages_are_timed_separately_in_threads(perm):
     def work(batch):
         return sum(range(2000)), batch
 
@@ -173,7 +173,7 @@ def test_copies_are_a_stage(perm):
     assert 0 < found.stage_seconds["copy"] < found.wait_seconds
 
 
-def test_what_lies_ready_is_counted():
+def test_ready_batches_are_counted():
     made = OrderedMap(range(10), str, threads=2, ahead=4, name="test-ready")
     assert made.num_ready == 0
     assert next(made) == "0"
@@ -182,7 +182,7 @@ def test_what_lies_ready_is_counted():
     made.close()
 
 
-def test_what_lies_ready_is_an_average(perm):
+def test_ready_is_an_average_over_requests(perm):
     taken = threading.Semaphore(0)
 
     def transform(batch):
@@ -253,13 +253,13 @@ def test_a_trainer_that_does_not_wait():
 @pytest.mark.parametrize(
     "stage", ["plan", "read", "gather", "format", "transform", "copy"]
 )
-def test_the_stage_that_is_behind_is_named(stage):
+def test_the_slowest_stage_is_named(stage):
     found = stats(4.0, stage)
     assert found.slowest == stage
     assert f"waits 40% of the time, mostly for {stage}; " in found.verdict
 
 
-def test_what_many_threads_did_beside_is_not_blamed():
+def test_a_stage_of_many_threads_is_not_blamed_for_their_total_time():
     """Readers were busy, but always ahead of the conversion."""
     spent = {"read": 50.0, "format": 4.0}
     assert stats(4.0, "format", stage_seconds=spent).slowest == "format"
@@ -281,20 +281,20 @@ def test_advice_fits():
     assert "transform_threads" not in in_threads
 
 
-def test_verdicts_on_little():
+def test_verdicts_with_too_few_batches():
     assert Stats().verdict == "too few batches to say what is slow"
     assert stats(batches=1).verdict == "too few batches to say what is slow"
     assert "not measured" in stats(4.0, stage_seconds={}).verdict
 
 
-def test_a_few_long_waits_are_told():
+def test_a_few_long_waits_are_reported():
     rare = stats(4.0, waits=((0.001, 99), (3.9, 1)), wait_p99=0.001)
     assert "a few long waits" in rare.verdict
     even = stats(4.0, waits=((0.03, 50), (0.05, 50)), wait_p99=0.05)
     assert "a few long waits" not in even.verdict
 
 
-def test_a_long_start_is_told():
+def test_a_long_start_is_reported():
     late = stats(3.0, first_batch_seconds=3.0)
     assert late.wait_share == 0
     assert late.verdict.endswith("(and 3.00 s for the first batch)")
@@ -390,7 +390,7 @@ def test_rows_that_ranks_share_are_kept_once():
     assert Stats.merged(own).bytes_kept == 200
 
 
-def test_ranks_that_cannot_be_put_together():
+def test_statistics_that_do_not_merge():
     with pytest.raises(ValueError, match="no statistics"):
         Stats.merged([])
     with pytest.raises(ValueError, match=r"each rank once, got ranks \[0, 0\]"):
@@ -440,7 +440,7 @@ def test_bars_need_tqdm(perm, monkeypatch):
 
 
 @pytest.mark.parametrize("format", [None, "python", "torch", "torch_dict", "arrow"])
-def test_nobody_is_told_to_use_the_format_in_use(format):
+def test_the_format_in_use_is_not_advised(format):
     slow = {"format": 1.0}
     numbers = {"batches": 9, "rows": 90, "seconds": 1.0, "wait_seconds": 0.9}
     stats = Stats(**numbers, stage_seconds=slow, format=format)

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 import s3_folder
 from lanceloader import errors
-from loads import large, soon, table_of
+from process_state import soon
+from vector_tables import large, table_of
 
 KEY_ID = "AKIAQ7XEXAMPLE"
 SECRET = "wJalrXUtnFEMIK7MDENG"
@@ -180,7 +181,7 @@ def test_an_endpoint_that_never_answers_ends_without_options():
         )
 
 
-def test_credentials_do_not_travel_and_the_error_says_so(folder):
+def test_credentials_are_not_pickled_and_the_error_says_so(folder):
     with s3_folder.serving(folder) as endpoint:
         perm = ll.open(URI, storage_options=options_of(endpoint))
         pickled = pickle.dumps(perm)

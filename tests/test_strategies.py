@@ -1,4 +1,4 @@
-"""Whichever way rows are read, they are the same: any table, columns, order, batch and budget."""
+"""Every strategy reads the same rows: any table, columns, order, batch and budget."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import tables
+from equality import same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loads import STRATEGIES, table_of
-from same import same
+from vector_tables import STRATEGIES, table_of
 
 pytestmark = pytest.mark.timeout(1800)
 

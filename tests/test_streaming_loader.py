@@ -13,7 +13,7 @@ import tables
 import torch
 from lanceloader import streaming
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import (
+from streaming_datasets import (
     Worker,
     as_lists,
     ids_of,

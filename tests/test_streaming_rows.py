@@ -17,7 +17,7 @@ import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
-from streams import (
+from streaming_datasets import (
     LIBRARIES,
     Worker,
     ids_of,

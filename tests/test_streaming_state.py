@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataset
-from streams import (
+from streaming_datasets import (
     LIBRARIES,
     as_lists,
     few_examples,

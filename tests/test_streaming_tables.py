@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import ids_of, ours, outcome, theirs
+from streaming_datasets import ids_of, ours, outcome, theirs
 
 IDS = {"num_splits": 2, "transform": ids_of}
 

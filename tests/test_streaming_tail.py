@@ -8,14 +8,14 @@ import math
 import pickle
 
 import cloudpickle
-import elsewhere
+import importable
 import lancedb
 import pytest
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
-from streams import (
+from streaming_datasets import (
     Worker,
     few_examples,
     ids_of,
@@ -423,7 +423,7 @@ def test_a_replaced_permutation_table_is_copied(shared):
 
 def test_a_connection_factory_reopens_the_table(opened, table):
     dataset = StreamingDataset(
-        table, num_splits=2, connection_factory=elsewhere.open_from_environment, **IDS
+        table, num_splits=2, connection_factory=importable.open_from_environment, **IDS
     )
     state = dataset.__getstate__()
     assert state["_table"] is None

@@ -12,7 +12,16 @@ import pytest
 import tables
 from lanceloader.streaming import StreamingDataset
 from lanceloader.streaming.prefetch import BufferedBytes
-from streams import ids_of, next_rows, ours, outcome, readers, sets, steps, theirs
+from streaming_datasets import (
+    ids_of,
+    next_rows,
+    ours,
+    outcome,
+    readers,
+    sets,
+    steps,
+    theirs,
+)
 
 BAD = frozenset({3, 4, 17, 40, 41, 42, 43, 44, 45, 46, 47, 90})
 

@@ -14,7 +14,7 @@ import lancedb
 import pytest
 import tables
 from lanceloader.streaming import Permutation, StreamingDataLoader, StreamingDataset
-from streams import LIBRARIES, Worker, advance, ids_of, tokens_table
+from streaming_datasets import LIBRARIES, Worker, advance, ids_of, tokens_table
 
 # torch warns on machines with few CPUs.
 pytestmark = pytest.mark.filterwarnings(

@@ -1,4 +1,4 @@
-"""``table_info``: what a table is made of, and who reads it."""
+"""``table_info``: the features of a table, and which library reads each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-import features
 import lance
+import lance_features
 import lancedb
 import lanceloader as ll
 import pyarrow as pa
@@ -60,10 +60,10 @@ def test_an_old_version_a_tag_and_a_branch(table):
     assert (branch.branch, branch.num_rows) == ("exp", 50)
 
 
-@pytest.mark.parametrize("name", features.FEATURES)
+@pytest.mark.parametrize("name", lance_features.FEATURES)
 def test_it_says_who_reads_each_feature(name, tmp_path):
     """What is called native is read natively, and nothing else."""
-    dataset = features.FEATURES[name](tmp_path / "t.lance")
+    dataset = lance_features.FEATURES[name](tmp_path / "t.lance")
     info = ll.table_info(dataset)
     assert info.num_rows == dataset.count_rows()
     assert info.is_native == (info.reason is None)
@@ -73,7 +73,7 @@ def test_it_says_who_reads_each_feature(name, tmp_path):
             assert "by the table's own library" not in plan.explain()
 
 
-def test_a_format_of_old_is_read_by_its_library(tmp_path):
+def test_an_old_file_format_is_read_by_its_library(tmp_path):
     uri = str(tmp_path / "t.lance")
     lance.write_dataset(pa.table({"x": range(5)}), uri, data_storage_version="0.1")
     info = ll.table_info(uri)
@@ -99,7 +99,7 @@ def test_a_table_on_a_server(tmp_path, monkeypatch):
     assert "server" in info.reason
 
 
-def test_it_goes_into_json(table):
+def test_a_table_info_converts_to_json(table):
     found = json.loads(json.dumps(ll.table_info(table.uri).to_dict()))
     assert found["columns"][0]["name"] == "id"
     assert found["num_deleted_rows"] == 11

@@ -1,4 +1,4 @@
-"""Rows by position, from tables with every feature, against what pylance reads."""
+"""Rows by position from tables with every feature, compared with pylance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
-from features import FEATURES, external_blobs, lists_of_structs_of_a_fixed_size
+from lance_features import FEATURES, external_blobs, lists_of_structs_of_a_fixed_size
 from lanceloader import _native
 
 
@@ -299,7 +299,7 @@ def test_a_blob_outside_of_the_table_among_others_is_named(tmp_path):
         perm[3_000]
 
 
-def test_a_format_of_old_is_read_by_its_own_library(tmp_path):
+def test_an_old_file_format_is_read_by_its_library(tmp_path):
     data = tables.narrow(50)
     dataset = lance.write_dataset(
         data, tmp_path / "t.lance", data_storage_version="legacy"

@@ -1,4 +1,4 @@
-"""Many threads over one permutation: right rows, no lock on the interpreter, no leftovers."""
+"""Many threads over one permutation: right rows, no held interpreter lock, no leftovers."""
 
 from __future__ import annotations
 

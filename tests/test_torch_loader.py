@@ -13,7 +13,7 @@ import pytest
 import tables
 import torch
 from lanceloader.torch import DataLoader
-from loads import soon
+from process_state import soon
 from torch.utils.data import DataLoader as TorchLoader
 
 pytestmark = pytest.mark.filterwarnings(
@@ -66,7 +66,7 @@ def test_batches_and_states_are_those_without_workers(perm, num_workers, persist
 
 
 @pytest.mark.parametrize(("num_workers", "persistent"), WORKERS)
-def test_a_state_goes_on_with_any_workers(perm, num_workers, persistent):
+def test_a_state_resumes_with_any_number_of_workers(perm, num_workers, persistent):
     """Past epoch 1, under prefetching, and in the loader that it was taken from too."""
     loader = loader_of(perm, num_workers, persistent).set_epoch(2)
     states = [loader.state_dict() for _ in loader]
@@ -133,7 +133,7 @@ def test_skipping_breaking_and_beginning_anew(perm, num_workers, persistent):
     assert loader.stats().batches == 10
 
 
-def test_two_iterations_of_workers_begin_where_each_was_told(perm):
+def test_two_iterations_of_workers_start_at_their_own_epochs(perm):
     """Workers start slowly: what is said afterwards must not reach them."""
     loader = loader_of(perm, 2)
     one = iter(loader.set_epoch(1).skip_batches(3))

@@ -1,4 +1,4 @@
-"""``Loader.trace``: the file is of the format, its slices nest, and its sums are the statistics'."""
+"""``Loader.trace``: the file has the format, its slices nest, and their sums are the statistics."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_events_are_bounded(perm, tmp_path, monkeypatch):
     assert len(python) == 7
 
 
-def test_what_goes_wrong_is_written_too(perm, tmp_path):
+def test_a_trace_is_written_when_its_block_raises(perm, tmp_path):
     loader, path = perm.loader(500, format="arrow"), tmp_path / "t.json"
     with pytest.raises(ZeroDivisionError), loader.trace(path):
         1 / next(batch.num_rows - 500 for batch in loader)

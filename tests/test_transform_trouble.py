@@ -1,9 +1,10 @@
-"""Transforms that hang, stop, fail on nothing or need much memory: loud, in bounds, in step."""
+"""Transforms that hang, stop, get no rows or need much memory: errors, bounds and equal steps."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import lanceloader as ll
 import lanceloader.torch
@@ -11,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.stages import ordered_map as threads
 from lanceloader.stages.transform import transformed
 
 LIMIT_S = 30
@@ -42,22 +42,20 @@ def outcome_of(call):
     return found[0] if found else "it hangs"
 
 
-def test_a_timeout_counts_for_who_was_there_before_the_batch(monkeypatch):
-    """Whoever asks before there is a batch at all must wake up when it becomes late."""
-    waits, hang = threading.Event(), threading.Event()
-    seconds_left = threads._Work.seconds_left
-
-    def noted(work):
-        left = seconds_left(work)
-        # The lock is held until the wait has begun, so no batch comes in between.
-        waits.set()
-        return left
+def test_a_timeout_ends_a_wait_that_began_before_there_was_a_batch():
+    """The wait has no limit when it begins, so the first batch must wake it."""
+    asks, hang = threading.Event(), threading.Event()
 
     def source():
-        waits.wait(LIMIT_S)
+        asks.wait(LIMIT_S)
+        # Long enough for the wait to have begun; shorter, and the test would only see less.
+        time.sleep(0.3)
         yield [1, 2]
 
-    monkeypatch.setattr(threads._Work, "seconds_left", noted)
+    def ask():
+        asks.set()
+        return next(found)
+
     found = transformed(
         source(),
         lambda batch: hang.wait(LIMIT_S),
@@ -65,7 +63,7 @@ def test_a_timeout_counts_for_who_was_there_before_the_batch(monkeypatch):
         timeout=0.2,
         num_rows=len,
     )
-    error = outcome_of(lambda: next(found))
+    error = outcome_of(ask)
     hang.set()
     assert isinstance(error, TimeoutError), error
     assert "batch 0 of 2 rows" in str(error)

@@ -1,4 +1,4 @@
-"""Transforms in threads: order, bounds, ends, and rows that fail."""
+"""Transforms in threads: order, bounds, the end of the iteration, and rows that fail."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_order_is_kept(threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_never_too_many_are_under_way(threads):
+def test_the_number_of_items_in_flight_is_bounded(threads):
     taken, handed, most = 0, 0, []
     changed = threading.Condition()
 
@@ -119,7 +119,7 @@ def test_never_too_many_are_under_way(threads):
 
 
 @pytest.mark.parametrize("how", ["close", "drop", "cycle"])
-def test_ends_with_its_consumer(how):
+def test_threads_end_with_the_consumer(how):
     closed = threading.Event()
 
     def source():
@@ -187,7 +187,7 @@ def test_batches_are_not_kept():
         *(("transform", kind) for kind in (StopIteration, GeneratorExit)),
     ],
 )
-def test_exceptions_come_through(threads, where, kind):
+def test_exceptions_reach_the_consumer(threads, where, kind):
     def breaks(number):
         if number == 3:
             raise kind("it is 3")
@@ -312,7 +312,7 @@ def test_rows_that_fail(sizes, bad, threads, on_error):
 
 
 @pytest.mark.parametrize("threads", THREADS)
-def test_what_is_not_forgiven(threads):
+def test_errors_that_the_policy_does_not_skip_are_raised(threads):
     def only_first(error):
         return error.args == (5,)
 
@@ -362,7 +362,7 @@ def test_what_is_logged(caplog):
             assert "BadError(" in message
 
 
-def test_what_is_filled_in_is_a_copy():
+def test_each_filled_row_is_a_copy():
     policy = ErrorPolicy("fill", error_value=[{"x": []}])
     found = of_lists(batches_of(1, 2), unless(lambda row: True), policy=policy)
     first, second = next(found)
@@ -371,7 +371,7 @@ def test_what_is_filled_in_is_a_copy():
     assert policy.error_value == [{"x": []}]
 
 
-def test_counts_belong_to_what_was_handed_over():
+def test_counts_are_of_the_batches_yielded():
     counts, made = TransformCounts(), threading.Semaphore(0)
     call = unless(lambda row: row % 4 == 0)
 
@@ -390,7 +390,7 @@ def test_counts_belong_to_what_was_handed_over():
     found.close()
 
 
-def test_what_was_not_given_travels():
+def test_the_unset_marker_is_the_same_object_in_copies():
     for unset in (copy.deepcopy(UNSET), pickle.loads(pickle.dumps(UNSET))):
         assert unset is UNSET
 

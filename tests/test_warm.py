@@ -1,4 +1,4 @@
-"""``Permutation.warm``: rows packed in the foreground."""
+"""``Permutation.warm``: packing rows before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import lanceloader as ll
 import pyarrow as pa
 import pytest
 from lanceloader import cache, errors
-from loads import ROWS_OF_FIVE_BLOCKS, ROWS_WORTH_A_FILE, large
+from vector_tables import ROWS_OF_FIVE_BLOCKS, ROWS_WORTH_A_FILE, large
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_bar_shows_bytes(uri, folder, capsys):
     assert "100%" in shown
 
 
-def test_few_rows_stay_in_memory_of_what_was_warmed(tmp_path, folder):
+def test_few_warmed_rows_stay_in_memory(tmp_path, folder):
     uri = large(tmp_path / "t.lance", 1000).uri
     perm = ll.open(uri).with_read("resident", cache_dir=folder)
     report = perm.warm()

@@ -1,4 +1,4 @@
-"""Any world: which rows each rank and worker gets, by arithmetic, against slow obvious answers."""
+"""The rows of each rank and worker in any world, compared with slow simple code."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_workers_in_turns_give_the_batches_in_order(
         assert in_turns(loader, num_workers, monkeypatch) == wanted[2:]
 
 
-def test_states_of_workers_go_on_in_turn(perm, monkeypatch):
+def test_states_of_workers_resume_in_turn(perm, monkeypatch):
     """Each of them where it stood, also where one is in the next epoch already."""
     (loader,) = loaders(perm, 1, 20, shuffle=True, seed=4, epochs=4)
     states = []
@@ -297,7 +297,7 @@ def test_states_of_workers_go_on_in_turn(perm, monkeypatch):
         assert again == wanted[number * 3 :], number
 
 
-def test_a_state_of_a_worker_is_of_no_use_elsewhere(perm, monkeypatch):
+def test_a_state_of_a_worker_is_refused_with_other_workers(perm, monkeypatch):
     (loader,) = loaders(perm, 1, 20)
     with monkeypatch.context() as patch:
         patch.setattr(schedule, "worker_of", lambda: (0, 2))
@@ -345,7 +345,7 @@ class Mesh:
         ),
     ],
 )
-def test_worlds_that_cannot_be(perm, options, words):
+def test_impossible_worlds_are_refused(perm, options, words):
     with pytest.raises(ValueError, match=words):
         perm.loader(**options)
 

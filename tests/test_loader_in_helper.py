@@ -1,4 +1,4 @@
-"""A loader that works in one helper process."""
+"""A loader that runs in one helper process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import signal
 
 import lanceloader as ll
-import makes
 import numpy as np
+import producers
 import pyarrow as pa
 import pytest
 import torch
-from loads import soon
-from same import same
+from equality import same
+from process_state import soon
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -38,7 +38,11 @@ def helpers():
 
 
 def test_batches_are_those_of_this_process(perm):
-    options = {"batch_size": 100, "transform": makes.doubled, "collate": makes.paired}
+    options = {
+        "batch_size": 100,
+        "transform": producers.doubled,
+        "collate": producers.paired,
+    }
     here = list(perm.loader(**options))
     loader = perm.loader(**options, in_process=False)
     found = list(loader)
@@ -50,7 +54,7 @@ def test_batches_are_those_of_this_process(perm):
     assert stats.stage_seconds["transform"] > 0
 
 
-def test_the_state_is_of_what_was_handed_over(perm):
+def test_the_state_is_of_the_batches_yielded(perm):
     loader = perm.loader(100, epochs=2, in_process=False, device="cpu")
     batches = iter(loader)
     found = [next(batches) for _ in range(13)]
@@ -85,7 +89,7 @@ def rest_of(perm, state):
     return loader
 
 
-def test_ranks_get_their_part(perm):
+def test_ranks_read_their_shares(perm):
     options = {"global_batch_size": 64, "world_size": 3, "tail": "uneven"}
     found = [ids(perm.loader(rank=r, in_process=False, **options)) for r in range(3)]
     wanted = [ids(perm.loader(rank=r, **options)) for r in range(3)]
@@ -94,7 +98,7 @@ def test_ranks_get_their_part(perm):
 
 
 def test_a_transform_that_raises(perm):
-    loader = perm.loader(100, transform=makes.refuses, in_process=False)
+    loader = perm.loader(100, transform=producers.refuses, in_process=False)
     with pytest.raises(ValueError, match="no batch is good enough") as caught:
         list(loader)
     assert "refuses" in str(caught.value.__cause__)

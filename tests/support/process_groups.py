@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import lanceloader as ll
-from loads import soon
+from process_state import soon
 
 TOGETHER = 24
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+import determinism_page
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
-import reference
 
-page = reference.load()
+page = determinism_page.load()
 
 
 def mixed(sources, weights, num_rows, *, epoch=None, seed=None):

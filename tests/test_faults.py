@@ -1,8 +1,7 @@
-"""Disks that are full, folders that go away, files that are damaged, processes that are killed."""
+"""Full disks, deleted folders, damaged files and killed processes."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
 import random
@@ -19,19 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import errors
-from loads import (
-    ROWS_OF_FIVE_BLOCKS,
-    STRATEGIES,
-    files,
-    large,
-    settle,
-    soon,
-    table_of,
-    vectors,
-)
-from mishaps import CUT, DAMAGE, FILLER
+from packed_files import DAMAGE, files, filled, is_cold, is_warm
+from process_state import settle, soon
 from programs import PRELUDE, run, start
-from watching import filled, is_cold, is_warm
+from reader_programs import CUT, FILLER
+from vector_tables import ROWS_OF_FIVE_BLOCKS, STRATEGIES, large, table_of, vectors
 
 pytestmark = [
     pytest.mark.timeout(200),
@@ -47,7 +38,7 @@ def cache(tmp_path):
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
     """13 MB, in one block."""
-    path = tmp_path_factory.mktemp("badluck") / "t.lance"
+    path = tmp_path_factory.mktemp("faults") / "t.lance"
     return large(path, max_rows_per_file=20_000).uri
 
 
@@ -60,14 +51,14 @@ def texts(num_rows, seed=0):
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
     """28 MB with tails, in two blocks."""
-    path = tmp_path_factory.mktemp("badluck") / "t.lance"
+    path = tmp_path_factory.mktemp("faults") / "t.lance"
     return lance.write_dataset(texts(60_000), path, max_rows_per_file=25_000).uri
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """As tall as ``tall``, of other rows."""
-    path = tmp_path_factory.mktemp("badluck") / "o.lance"
+    path = tmp_path_factory.mktemp("faults") / "o.lance"
     return lance.write_dataset(texts(60_000, seed=1), path).uri
 
 
@@ -105,7 +96,7 @@ def load(source, cache, **options):
 
 
 @pytest.mark.parametrize("limit", [0, 1, 100])
-def test_a_budget_below_one_row(uri, cache, limit):
+def test_a_memory_limit_below_one_row(uri, cache, limit):
     for read in ("resident", "external"):
         with pytest.raises(
             ValueError, match=rf"memory_limit of {limit} bytes.*at least \d+"
@@ -116,7 +107,7 @@ def test_a_budget_below_one_row(uri, cache, limit):
     assert not files(cache)
 
 
-def test_a_folder_that_is_missing_is_made(uri, cache):
+def test_a_missing_cache_folder_is_created(uri, cache):
     stats = load(uri, cache / "deep" / "er")
     assert is_cold(stats)
     assert stats.is_shared
@@ -127,7 +118,7 @@ def test_a_folder_that_is_missing_is_made(uri, cache):
 
 
 @pytest.mark.parametrize("below", [".", "deep"])
-def test_a_file_in_the_place_of_the_folder(uri, cache, below):
+def test_a_file_in_place_of_the_cache_folder(uri, cache, below):
     cache.write_text("mine")
     stats = load(uri, cache / below)
     assert is_cold(stats)
@@ -137,7 +128,7 @@ def test_a_file_in_the_place_of_the_folder(uri, cache, below):
 
 
 @pytest.mark.slow
-def test_it_is_said_once(uri, cache):
+def test_a_degraded_cache_warns_only_once(uri, cache):
     cache.write_text("mine")
     with pytest.warns(errors.DegradedWarning, match=str(cache)):
         load(uri, cache)
@@ -174,7 +165,7 @@ def disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["size=20m", "size=99m,ro"])
-def test_a_disk_without_room(tall, disk, options):
+def test_a_full_disk(tall, disk, options):
     folder = disk(options)
     stats = load(tall, folder)
     assert is_cold(stats)
@@ -185,7 +176,7 @@ def test_a_disk_without_room(tall, disk, options):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up(tmp_path, disk, monkeypatch):
+def test_a_disk_that_fills_up_while_rows_are_packed(tmp_path, disk, monkeypatch):
     """Rows are longer than they seemed: those that are looked at first are short."""
     table = vectors(20_000, dim=150)
     long = np.ones(20_000, bool)
@@ -209,7 +200,7 @@ def test_a_disk_that_fills_up(tmp_path, disk, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_that_fit_one_at_a_time(tall, other, disk):
+def test_two_tables_on_a_disk_with_room_for_one(tall, other, disk):
     folder = disk("size=40m")
     loaders = [loader_of(each, folder) for each in (tall, other)]
     found = [iter(loader) for loader in loaders]
@@ -224,7 +215,7 @@ def test_two_that_fit_one_at_a_time(tall, other, disk):
 
 
 @pytest.mark.slow
-def test_what_was_used_before_the_others_makes_room(tmp_path, disk, monkeypatch):
+def test_the_least_recently_used_rows_are_evicted(tmp_path, disk, monkeypatch):
     folder = disk("size=40m")
     monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "38MB")
     a, b = (large(tmp_path / f"{seed}.lance", seed=seed).uri for seed in range(2))
@@ -256,7 +247,7 @@ def test_scratch_files_on_a_full_disk(uri, disk, monkeypatch, read, size):
 
 
 @pytest.mark.slow
-def test_a_disk_with_room_again(uri, disk, monkeypatch):
+def test_a_disk_that_has_room_again_is_used(uri, disk, monkeypatch):
     folder = disk("size=40m")
     monkeypatch.setenv("LANCELOADER_SCRATCH_DIR", str(folder))
     (folder / "much").write_bytes(bytes(35 << 20))
@@ -275,7 +266,7 @@ def test_a_disk_with_room_again(uri, disk, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["everything", "the table", "the entry"])
 @pytest.mark.parametrize("taken", [0, 1, 20, 100, 120])
-def test_a_folder_deleted_while_it_is_used(tall, cache, what, taken):
+def test_a_cache_folder_deleted_while_in_use(tall, cache, what, taken):
     loader = loader_of(tall, cache)
     batches = iter(loader)
     found = [next(batches) for _ in range(taken)]
@@ -315,7 +306,7 @@ def test_damaged_files_are_replaced(tall, cache, damage):
 
 
 @pytest.mark.slow
-def test_files_of_another_table(tall, other, cache):
+def test_cache_files_copied_from_another_table_are_replaced(tall, other, cache):
     """Of the same schema and number of rows."""
     load(tall, cache)
     load(other, cache)
@@ -335,7 +326,7 @@ def test_files_of_another_table(tall, other, cache):
 @pytest.mark.parametrize(
     "name", ["000001.rows", "000001.new.part", "lock", "entry.json"]
 )
-def test_a_folder_in_the_place_of_a_file(tall, cache, name):
+def test_a_folder_in_place_of_a_cache_file(tall, cache, name):
     load(tall, cache)
     (folder,) = {file.parent for file in files(cache)}
     (folder / "000001.rows").unlink()
@@ -350,7 +341,7 @@ def test_a_folder_in_the_place_of_a_file(tall, cache, name):
 
 
 @pytest.mark.slow
-def test_killed_fillers(tmp_path, cache):
+def test_a_killed_process_leaves_a_usable_cache(tmp_path, cache):
     uri = large(tmp_path / "t.lance", ROWS_OF_FIVE_BLOCKS).uri
     rng = random.Random(0)
     for _ in range(10):
@@ -369,34 +360,41 @@ def test_killed_fillers(tmp_path, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("read", STRATEGIES)
 @pytest.mark.parametrize("taken", [0, 1, 50])
-def test_a_version_that_is_cleaned_away(tmp_path, cache, read, taken):
+def test_a_version_cleaned_up_while_it_is_read(tmp_path, cache, read, taken):
     dataset = large(tmp_path / "t.lance", max_rows_per_file=3000)
+    view = ll.open(dataset.uri).with_read("direct")
+    wanted = {epoch: view.shuffle(seed=1, epoch=epoch).to_arrow() for epoch in range(2)}
+    del view
     loader = loader_of(dataset.uri, cache, read=read, memory_limit="20MB")
-    wanted = wanted_of(loader)
     batches = iter(loader)
-    found = [next(batches) for _ in range(taken)]
+    begun = [next(batches) for _ in range(taken)]
     dataset.delete("id % 5 = 0")
     dataset.optimize.compact_files()
     lance.dataset(dataset.uri).cleanup_old_versions(
         older_than=dt.timedelta(0), delete_unverified=True
     )
-    for rest in (batches, loader, loader.set_epoch(1), loader.set_epoch(0)):
-        wanted = wanted if loader.epoch in (None, 0) else None
-        with contextlib.suppress(errors.TableChangedError):
-            found += rest
-            if wanted is not None:
-                assert pa.Table.from_batches(found).equals(wanted)
-        found = []
-    del batches, rest, loader
+    for epoch, rest in (
+        (0, lambda: [*begun, *batches]),
+        (0, lambda: [*loader.set_epoch(0)]),
+        (1, lambda: [*loader.set_epoch(1)]),
+        (0, lambda: [*loader.set_epoch(0)]),
+    ):
+        if taken:
+            # The first batch has opened every file, and they stay open.
+            assert pa.Table.from_batches(rest()).equals(wanted[epoch])
+        else:
+            with pytest.raises(errors.TableChangedError, match="version 1 of"):
+                rest()
+    batches = begun = rest = loader = None
     settle()
     load(dataset.uri, cache)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", STRATEGIES)
-@pytest.mark.parametrize("taken", [0])
-def test_data_files_that_are_cut_short(tmp_path, cache, read, taken):
-    """Before they are read: a file that is cut under a read that is under way kills a process."""
+def test_data_files_that_are_cut_short_before_they_are_read(tmp_path, cache, read):
+    """A file that is cut short while it is being read kills the process instead."""
     uri = large(tmp_path / "t.lance", max_rows_per_file=5000).uri
-    arguments = uri, read, str(taken), str(cache)
-    assert run(PRELUDE + CUT, tmp_path, *arguments) == {"found": True}
+    found = run(PRELUDE + CUT, tmp_path, uri, read, str(cache))
+    assert found["rows"] == 0
+    assert ".lance is damaged" in found["error"]

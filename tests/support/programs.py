@@ -15,13 +15,11 @@ from pathlib import Path
 import pytest
 
 LIMIT_S = 150
-TESTS = str(Path(__file__).parent)
-ALREADY = [path for path in [os.environ.get("PYTHONPATH")] if path]
 CONTEXTS = ["fork", "forkserver", "spawn"]
 
 PRELUDE = """
 import gc, json, os, pickle, signal, sys, threading, time
-import elsewhere
+import importable
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""A helper process: what is handed over, memory, and every way to end."""
+"""The helper process: transferred values, shared memory, and every way to end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 
 import lanceloader as ll
-import makes
 import numpy as np
+import producers
 import pyarrow as pa
 import pytest
 import torch
@@ -65,9 +65,9 @@ def same(a, b):
 # What is handed over.
 
 
-def test_one_of_everything():
-    (found,) = forked(makes.values)
-    (wanted,) = makes.values()
+def test_values_of_every_kind_are_transferred():
+    (found,) = forked(producers.values)
+    (wanted,) = producers.values()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         if name == "sparse":
@@ -85,8 +85,8 @@ def test_one_of_everything():
     assert torch.equal(found["turned"][0], wanted["turned"][0] + 1)
 
 
-def test_one_storage_is_sent_once():
-    (found,) = forked(makes.values)
+def test_a_shared_storage_is_sent_once():
+    (found,) = forked(producers.values)
     a, b, c = (found["columns"][name] for name in "abc")
     assert len({part.untyped_storage().data_ptr() for part in (a, b, c)}) == 1
     layout, _ = packed({"a": a, "b": b, "c": c})
@@ -107,8 +107,8 @@ def test_one_storage_is_sent_once():
 
 
 @pytest.mark.parametrize("method", CONTEXTS)
-def test_a_process_of_any_kind(method):
-    counted = makes.Counted(5)
+def test_every_start_method(method):
+    counted = producers.Counted(5)
     found = iterate_in_helper(counted, method=method, statistics=counted.statistics)
     for number, item in enumerate(found):
         assert item["number"] == number
@@ -136,7 +136,7 @@ def test_a_loader(table):
                 assert same(a, b)
 
 
-def test_never_too_many_ahead(tmp_path):
+def test_the_helper_runs_at_most_depth_items_ahead(tmp_path):
     for depth in (1, 3):
         log = tmp_path / f"log{depth}"
 
@@ -160,7 +160,7 @@ def test_never_too_many_ahead(tmp_path):
 
 
 def test_several_consumers():
-    found = forked(makes.Counted(200))
+    found = forked(producers.Counted(200))
     parts = [[] for _ in range(4)]
     threads = [
         threading.Thread(
@@ -176,8 +176,8 @@ def test_several_consumers():
     assert sorted(numbers) == [number * 1000 for number in range(200)]
 
 
-def test_two_at_once():
-    first, second = forked(makes.forever), forked(makes.forever)
+def test_two_helpers_at_once():
+    first, second = forked(producers.forever), forked(producers.forever)
     for number in range(20):
         assert next(first)[0] == next(second)[0] == number
     first.close()
@@ -188,8 +188,8 @@ def test_two_at_once():
 # Memory.
 
 
-def test_memory_is_used_again_when_nothing_refers_to_it():
-    found = forked(functools.partial(makes.forever, 100_000), depth=2)
+def test_shared_memory_is_reused_once_unreferenced():
+    found = forked(functools.partial(producers.forever, 100_000), depth=2)
     readable = found._segments
     for number in range(50):
         item = next(found)
@@ -206,20 +206,20 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
 
 
 @pytest.mark.parametrize("limit", [0, 3, 32])
-def test_all_is_kept(monkeypatch, limit):
+def test_items_that_are_kept_stay_unchanged(monkeypatch, limit):
     monkeypatch.setattr(segments, "MOST_IN_USE", limit)
-    found = forked(makes.varied)
+    found = forked(producers.varied)
     items = list(found)
     assert len(found._segments.mappings) <= limit + 4
-    for got, wanted in zip(items, makes.varied(), strict=True):
+    for got, wanted in zip(items, producers.varied(), strict=True):
         assert np.array_equal(got, wanted)
         got += 1
-    for got, wanted in zip(items, makes.varied(), strict=True):
+    for got, wanted in zip(items, producers.varied(), strict=True):
         assert np.array_equal(got, wanted + 1)
 
 
-def test_what_outlives_the_process():
-    found = forked(makes.Counted(3))
+def test_items_outlive_the_helper():
+    found = forked(producers.Counted(3))
     items = list(found)
     pid = found.pid
     del found
@@ -228,10 +228,10 @@ def test_what_outlives_the_process():
     assert [item["x"].sum() for item in items] == [0, 1000, 2000]
 
 
-def test_there_are_no_names():
+def test_shared_memory_has_no_names_in_the_file_system():
     before = sorted(Path("/dev/shm").iterdir())
     num_files = len(list(Path("/proc/self/fd").iterdir()))
-    found = forked(makes.varied)
+    found = forked(producers.varied)
     items = [next(found) for _ in range(10)]
     assert sorted(Path("/dev/shm").iterdir()) == before
     pid = found.pid
@@ -245,8 +245,8 @@ def test_there_are_no_names():
     assert soon(lambda: len(list(Path("/proc/self/fd").iterdir())) <= num_files)
 
 
-def test_forks_of_the_reader():
-    found = forked(functools.partial(makes.forever, 50_000))
+def test_forking_the_consumer():
+    found = forked(functools.partial(producers.forever, 50_000))
     item = next(found)
     asks, answers = os.pipe()
     child = os.fork()
@@ -291,8 +291,8 @@ def test_forks_of_the_reader():
         (SystemExit, (3,)),
     ],
 )
-def test_exceptions_come_through(kind, arguments, at):
-    found = forked(makes.Raises(kind, *arguments, at=at))
+def test_exceptions_reach_the_consumer(kind, arguments, at):
+    found = forked(producers.Raises(kind, *arguments, at=at))
     assert [next(found) for _ in range(at or 0)] == list(range(at or 0))
     with pytest.raises(kind) as caught:
         next(found)
@@ -305,14 +305,14 @@ def test_exceptions_come_through(kind, arguments, at):
     assert soon(lambda: is_gone(found.pid))
 
 
-def test_exceptions_that_cannot_travel():
-    found = forked(makes.Raises(makes.OddError, 1, 2))
+def test_exceptions_that_do_not_pickle():
+    found = forked(producers.Raises(producers.OddError, 1, 2))
     with pytest.raises(RuntimeError, match="OddError: 1 and 2"):
         list(found)
-    found = forked(makes.Raises(StopIteration, at=None))
+    found = forked(producers.Raises(StopIteration, at=None))
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         list(found)
-    found = forked(makes.lambdas)
+    found = forked(producers.lambdas)
     assert next(found) == 1
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         next(found)
@@ -321,11 +321,11 @@ def test_exceptions_that_cannot_travel():
 @pytest.mark.parametrize(
     ("make", "how", "num_items"),
     [
-        (makes.killed, r"was killed by signal 9 \(SIGKILL\)", 3),
-        (makes.exits, "ended with exit code 7", 1),
+        (producers.killed, r"was killed by signal 9 \(SIGKILL\)", 3),
+        (producers.exits, "ended with exit code 7", 1),
     ],
 )
-def test_a_process_that_is_gone(make, how, num_items):
+def test_a_helper_that_died(make, how, num_items):
     found = forked(make, depth=5)
     for number in range(num_items):
         assert next(found) == number
@@ -334,8 +334,8 @@ def test_a_process_that_is_gone(make, how, num_items):
     assert list(found) == []
 
 
-def test_a_process_that_is_gone_but_for_its_children():
-    found = forked(makes.killed_with_children)
+def test_a_helper_that_died_while_its_children_live():
+    found = forked(producers.killed_with_children)
     children = next(found)
     try:
         with pytest.raises(RuntimeError, match=r"SIGKILL.* before batch 1"):
@@ -347,8 +347,8 @@ def test_a_process_that_is_gone_but_for_its_children():
 
 
 @pytest.mark.parametrize("how", ["close", "drop", "cycle"])
-def test_ends_with_its_consumer(tmp_path, how):
-    found = forked(makes.Marks(tmp_path / "mark"))
+def test_the_helper_ends_with_its_consumer(tmp_path, how):
+    found = forked(producers.Marks(tmp_path / "mark"))
     pid = next(found)
     if how == "close":
         found.close()
@@ -361,15 +361,15 @@ def test_ends_with_its_consumer(tmp_path, how):
 
 
 @pytest.mark.slow
-def test_a_process_that_hears_nothing():
-    found = forked(makes.stuck)
+def test_a_helper_that_ignores_signals_is_killed():
+    found = forked(producers.stuck)
     next(found)
     found.close()
     assert soon(lambda: is_gone(found.pid))
 
 
 def test_closed_by_another_thread():
-    found = forked(makes.hangs_at_once)
+    found = forked(producers.hangs_at_once)
     left = []
     thread = threading.Thread(target=lambda: left.extend(found))
     thread.start()
@@ -382,21 +382,21 @@ def test_closed_by_another_thread():
 
 def test_arguments():
     with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
-        iterate_in_helper(makes.killed, depth=0)
+        iterate_in_helper(producers.killed, depth=0)
     with pytest.raises(ValueError, match="nothing"):
-        iterate_in_helper(makes.killed, method="nothing")
+        iterate_in_helper(producers.killed, method="nothing")
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         iterate_in_helper(lambda: [1])
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        iterate_in_helper(makes.sleeps, method="forkserver", statistics=lambda: 1)
+        iterate_in_helper(producers.sleeps, method="forkserver", statistics=lambda: 1)
     message = "worker process cannot start"
-    (found,) = forked(functools.partial(makes.told, makes.begins))
+    (found,) = forked(functools.partial(producers.told, producers.begins))
     assert message in found
 
 
 READING = """
-import makes
-from lanceloader.helper.client import aside
+import producers
+from lanceloader.helper.client import iterate_in_helper
 """
 
 
@@ -406,7 +406,7 @@ from lanceloader.helper.client import aside
 def test_ctrl_c(tmp_path, method):
     """The terminal sends it to the whole group."""
     program = f"""
-found = aside(makes.sleeps, method={method!r})
+found = iterate_in_helper(producers.sleeps, method={method!r})
 pid = next(found)
 try:
     print("ready", flush=True)
@@ -427,9 +427,9 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("how", ["killed", "exits"])
-def test_the_reader_goes(tmp_path, how):
+def test_the_helper_ends_if_the_consumer_dies(tmp_path, how):
     program = """
-found = aside(makes.sleeps)
+found = iterate_in_helper(producers.sleeps)
 pid = next(found)
 # A process that goes on, and has inherited whatever there was.
 child = os.fork()

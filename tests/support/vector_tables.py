@@ -1,11 +1,8 @@
-"""What tests of loaders share: tables worth keeping, and what a process is doing."""
+"""Tables of vectors large enough for files of packed rows, and reads of them."""
 
 from __future__ import annotations
 
-import gc
 import os
-import time
-from pathlib import Path
 
 import lance
 import numpy as np
@@ -39,43 +36,6 @@ def large(path, num_rows: int = ROWS_WORTH_A_FILE, *, seed: int = 0, **options):
 def table_of(loader) -> pa.Table:
     """All batches of a loader of Arrow data, end to end."""
     return pa.Table.from_batches(loader, schema=loader.permutation.schema)
-
-
-def threads() -> list[str]:
-    """The threads that work for a reader or a loader; those of the runtime stay."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found.append((task / "comm").read_text().strip())
-        except OSError:
-            continue
-    return [
-        name
-        for name in found
-        if name.startswith("lanceloader-") and name != "lanceloader-io"
-    ]
-
-
-def soon(condition, limit_s: float = 20) -> bool:
-    """Whether something becomes true. The limit says "does not hang", never "is fast"."""
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        # Asked once a turn: a thread that starts has its name a moment later.
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
-
-
-def settle() -> None:
-    """Wait until nothing is open any more, as in a process that has just started."""
-    gc.collect()
-    assert soon(lambda: not threads()), threads()
-
-
-def files(folder, suffix: str = "rows") -> list[Path]:
-    """The files of a cache folder, by path."""
-    return sorted(Path(folder).rglob(f"*.{suffix}"))
 
 
 class Watched:

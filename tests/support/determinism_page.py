@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "determinism.md"
+PAGE = Path(__file__).parents[2] / "docs" / "determinism.md"
 
 
 def load() -> Any:
