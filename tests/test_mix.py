@@ -243,7 +243,8 @@ def test_transforms_that_fail_on_rows():
 def test_tables_read_by_their_own_library(folders, monkeypatch):
     native, other = (ll.open(path) for path in folders)
     wanted = served(ll.mix([native, other], stop=200).loader(64, format="python_col"))
-    from lanceloader.engine import ROW_OFFSET, EngineReader
+    from lanceloader.engine import ROW_OFFSET
+    from lanceloader.engine_reader import EngineReader
 
     source = other.source
     monkeypatch.setattr(
