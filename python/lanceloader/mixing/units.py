@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lanceloader.mixing.counters import Watches, summed
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.units.batches import RawBatches, batches_ending_at, stats_of
+from lanceloader.units.packed import arrow_bytes
 from lanceloader.units.plan import plan_of
 from lanceloader.units.rows import RowUnits, offsets_at, order_of
 
@@ -157,7 +158,8 @@ def merged(
     watches = [part.watch for part in parts]
     # If some table has no counters, the others would only count a part of each batch.
     watch = None if None in watches else Watches(watches)
-    return RawBatches(batches, watch, close=batches.close)
+    size_of = arrow_bytes if watch is None else None
+    return RawBatches(batches, watch, size_of, close=batches.close)
 
 
 def plan_of_mixture(mixture: MixedSources) -> dict[str, int | str]:
