@@ -197,11 +197,6 @@ class Mixture(MixedSources):
         options = ReadOptions.of(read, memory_limit, cache_dir, threads)
         return self._replace(_options=options)
 
-    @property
-    def read_options(self) -> ReadOptions:
-        """How the tables of all sources are read; see ``with_read``."""
-        return self._options
-
     def with_read_options(self, options: ReadOptions) -> Self:
         """Return the mixture with other read options; options that are ``None`` keep their values."""
         if options == ReadOptions():
