@@ -208,6 +208,23 @@ def test_no_class_name_stands_twice():
     assert not twice
 
 
+def test_the_glossary_has_one_word_for_one_thing():
+    """Each word stands once, and names a class, a function or a module that is there."""
+    page = (ROOT / "docs" / "concepts" / "glossary.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|[^|]+\| `([\w.]+)` \|$", page, re.MULTILINE)
+    words = [word for word, _ in rows]
+    assert len(words) == len(set(words)) > 20
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text())
+    known = {
+        node.name
+        for tree in [*modules().values(), stub]
+        for node in tree.body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    known |= {f"lanceloader.{name.replace('/', '.')}" for name in modules()}
+    assert {name for _, name in rows} <= known
+
+
 def top(module: str) -> str:
     return module.partition("/")[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 
 import lance
 import lanceloader as ll
@@ -336,3 +337,13 @@ def test_fields_of_structs_that_the_tables_own_library_reads(tmp_path):
     assert perm.flatten().column_names == ["id", "m.w", "m.q.z.z"]
     with pytest.raises(ll.errors.ColumnNotFoundError, match=r"`m\.x` does not exist"):
         perm.select_columns(["m.x"])
+
+
+@pytest.mark.parametrize("bad", [-1, 2**64, -(2**70)])
+def test_positions_outside_of_the_rows_are_named(bad):
+    perm = ll.open(pa.table({"x": range(10)}))
+    with pytest.raises(
+        (OverflowError, IndexError), match=re.escape(str(bad))
+    ) as caught:
+        perm.take_offsets([3, bad, 5])
+    assert "9" in str(caught.value) or "10" in str(caught.value)

@@ -246,6 +246,14 @@ def open(  # noqa: A001
     Example:
         >>> perm = ll.open("s3://bucket/table.lance", version=7)  # doctest: +SKIP
     """
+    if filter is not None and not isinstance(filter, str):
+        message = (
+            f"`filter` must be an SQL string, not {filter!r}; for a boolean mask call "
+            "`filter` of the permutation"
+        )
+        raise TypeError(message)
+    if version is not None:
+        version = count(version, "version")
     source = open_source(
         table, version=version, branch=branch, tag=tag, storage_options=storage_options
     )

@@ -29,7 +29,8 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
     Raises:
         ValueError: If the argument is not one of the strings.
     """
-    if value not in get_args(kind):
+    # Not all types compare to strings with a truth value: arrays do not.
+    if not isinstance(value, str) or value not in get_args(kind):
         known = ", ".join(f'"{choice}"' for choice in get_args(kind))
         message = f"`{name}` must be one of {known}, got {value!r}"
         raise ValueError(message)

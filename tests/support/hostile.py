@@ -26,16 +26,16 @@ DOCUMENTED = (
 )
 # Texts that name no argument, of Python, NumPy and PyO3 for the most part.
 FOREIGN = (
+    # Of `count`-free arguments of the core, which users do not reach.
     "can't convert negative int to unsigned",
     "int too big to convert",
     "only 0-dimensional arrays can be converted to Python scalars",
     "only integer scalar arrays can be converted to a scalar index",
-    "The truth value of an array with more than one element is ambiguous",
     "embedded null byte",
+    # Of NumPy, for an array in the place of a boolean.
+    "The truth value of an array with more than one element is ambiguous",
     # Of LanceDB, for no columns.
     "Must select at least one column",
-    # Of the path "".
-    ". exists already",
 )
 COLLECTIONS = (list, tuple, dict, set, bytes)
 MOST_ROWS = 1000

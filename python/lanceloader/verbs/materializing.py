@@ -54,6 +54,8 @@ class MaterializeVerbs(ReadVerbs):
             True
         """
         uri = os.fspath(uri)
+        if not uri:
+            raise ValueError("`uri` is empty: pass the path or URI of the new table")
         batches = self._bulk("writing", progress=progress)
         write_table(self.schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)

@@ -433,7 +433,18 @@ class ReadVerbs(ColumnVerbs):
                 if hasattr(positions, "__array_interface__")
                 else positions.tolist()
             )
-        return reader.take(self.order, positions)
+        try:
+            return reader.take(self.order, positions)
+        except OverflowError as error:
+            outside = next((p for p in positions if not 0 <= p < self.num_rows), None)
+            if outside is None:
+                raise
+            message = (
+                f"`offsets` holds {outside}, but the positions of this permutation are 0 to "
+                f"{self.num_rows - 1}; only single positions in brackets, as in perm[-1], may be "
+                "negative"
+            )
+            raise OverflowError(message) from error
 
     def open_format_reader(self, *, by_column: bool = False) -> RowReader:
         """Return the reader of batches in the layout that the format needs.
