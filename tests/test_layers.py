@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "lanceloader"
 CORE = ROOT / "rust" / "core" / "src"
+NATIVE = ROOT / "rust" / "native" / "src"
 
 # What a stage of the core may name. Every stage may name `error`.
 RUST = {
@@ -245,7 +246,7 @@ def test_libraries_are_imported_when_they_are_needed(library):
 def code_of(path: Path) -> str:
     """The code of a Rust file, without comments and without its tests."""
     text = re.sub(r"//.*", "", path.read_text())
-    return re.split(r"#\[cfg\(test\)\]\s*mod tests \{", text)[0]
+    return re.split(r"#\[cfg\(test\)\]\s*(?:pub\(\w+\) )?mod tests \{", text)[0]
 
 
 def stages() -> dict[Path, str]:
@@ -267,6 +268,119 @@ def test_rust_imports_go_one_way():
         where = path.relative_to(ROOT)
         wrong += [f"{where} names crate::{name}" for name in sorted(named - allowed)]
     assert not wrong, "\n".join(wrong)
+
+
+def rust_files(source: Path) -> dict[str, str]:
+    """The code of every file of a crate by its module, as in ``crate::order::map``."""
+    found = {}
+    for path in sorted(source.rglob("*.rs")):
+        parts = path.relative_to(source).with_suffix("").parts
+        if parts[-1] == "tests":
+            continue
+        if parts[-1] in ("lib", "mod"):
+            parts = parts[:-1]
+        found["::".join(("crate", *parts))] = code_of(path)
+    return found
+
+
+USE = re.compile(r"^\s*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.MULTILINE)
+
+
+def used(tree: str) -> dict[str, str]:
+    """What a ``use`` imports: paths by the names that they get.
+
+    ``a::{b, c::{self, d as e}}`` is ``a::b``, ``a::c``, and ``a::c::d`` by the name ``e``.
+    """
+    while group := re.search(r"([\w:]*)\{([^{}]*)\}", tree):
+        names = [name.strip() for name in group[2].split(",") if name.strip()]
+        inner = ", ".join(group[1] + name for name in names)
+        tree = tree[: group.start()] + inner + tree[group.end() :]
+    found = {}
+    for path in tree.split(","):
+        path, _, name = path.strip().removesuffix("::self").partition(" as ")
+        found[name or path.rpartition("::")[2]] = path
+    return found
+
+
+def absolute(path: str, module: str, files: dict[str, str]) -> str:
+    """A path in a module as one from the root; empty if it is of another crate."""
+    first, _, rest = path.partition("::")
+    is_ours = f"{module}::{first}" in files
+    while first in ("self", "super"):
+        is_ours = True
+        if first == "super":
+            module = module.rpartition("::")[0]
+        first, _, rest = rest.partition("::")
+    if first == "crate":
+        return path
+    return "::".join(filter(None, (module, first, rest))) if is_ours else ""
+
+
+def home(path: str, exports: dict[str, dict[str, str]]) -> str:
+    """The module whose file defines what a path from the root names."""
+    module = path
+    while module not in exports:
+        module = module.rpartition("::")[0]
+    name, _, rest = path[len(module) + 2 :].partition("::")
+    target = exports[module].get(name)
+    return home(f"{target}::{rest}" if rest else target, exports) if target else module
+
+
+def rust_arrows(files: dict[str, str]) -> dict[str, set[str]]:
+    """The modules that each one names, in a ``use`` or elsewhere.
+
+    A name that a module only re-exports counts as one of the file that defines it.
+    """
+    exports: dict[str, dict[str, str]] = {}
+    named: dict[str, set[str]] = {}
+    for module, code in files.items():
+        exports[module], named[module] = {}, set()
+        # What is visible in a module does not name it.
+        code = re.sub(r"\bpub\(in [\w:]+\)", "pub", code)
+        for is_public, tree in USE.findall(code):
+            paths = {
+                name: path
+                for name, relative in used(tree).items()
+                if (path := absolute(relative, module, files))
+            }
+            named[module].update(paths.values())
+            if is_public:
+                exports[module].update(paths)
+        for path in re.findall(r"(?<![\w:])\w+(?:::\w+)+", USE.sub("", code)):
+            named[module].add(absolute(path, module, files))
+    return {
+        module: {home(path, exports) for path in paths if path} - {module}
+        for module, paths in named.items()
+    }
+
+
+@pytest.mark.parametrize("source", [CORE, NATIVE], ids=["core", "native"])
+def test_rust_files_import_one_way(source):
+    circle = circle_of(rust_arrows(rust_files(source)))
+    assert not circle, " <- ".join(circle)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_circle"),
+    [
+        ("use crate::a::X;", False),
+        ("use crate::a::Z;", True),
+        ("use crate::Z;", True),
+        ("use super::{c, a::{X, Z}};", True),
+        ("pub use crate::a::X as Z;", False),
+        ("pub(in crate::a) fn f() {}", False),
+        ("fn f() { super::a::f() }", True),
+        ("fn f() { a::f() }", False),
+    ],
+)
+def test_a_circle_of_rust_files_is_found(code, is_circle):
+    files = {
+        "crate": "mod a;\nmod b;\npub use a::Z;",
+        "crate::a": "mod inner;\npub use self::inner::X;\nuse super::b::Y;",
+        "crate::a::inner": "pub struct X;",
+        "crate::b": code,
+    }
+    assert bool(circle_of(rust_arrows(files))) == is_circle
 
 
 def test_every_stage_is_known():

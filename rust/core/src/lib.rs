@@ -6,11 +6,11 @@
 //! order/ ───► plan/ ───► read/ ────► gather.rs       ───► the caller
 //! position    offset     address     blocks + places      one Arrow batch
 //! → offset    → reads    → blocks    → one batch
-//! └───────── loader.rs keeps a window of batches going ─────────┘
+//! └────────── loader/ keeps a window of batches going ──────────┘
 //! ```
 //!
-//! Arrows point one way: no stage names a later one, and only [`loader`] and [`read`] know them
-//! all. What is read stands in [`table`], which columns of it in [`projection`].
+//! Arrows point one way, between stages and between the files of a stage: none names a later one, and
+//! only [`loader`] and [`read`] know them all. What is read stands in [`table`], which columns of it in [`projection`].
 //!
 //! ```no_run
 //! use std::sync::Arc;

@@ -7,7 +7,7 @@
 //! that was forked while another thread had the lock goes on, without recycling.
 //!
 //! Where address space is limited, nothing is kept, and an allocation that failed is tried again: without
-//! the reserve of [`address_space`], and for a while, as other threads may free what they have. The process
+//! the reserve of `address_space`, and for a while, as other threads may free what they have. The process
 //! would end otherwise.
 
 #![expect(unsafe_code, reason = "an allocator; the contract is that of `GlobalAlloc`")]

@@ -4,6 +4,7 @@
 //! and batches leave by capsule. There is no loop over rows here.
 
 mod arguments;
+mod classes;
 mod enter;
 mod errors;
 mod handoff;
@@ -29,15 +30,14 @@ mod _native {
     use pyo3::types::PyModuleMethods;
 
     #[pymodule_export]
+    use crate::classes::{Mix, Order};
+    #[pymodule_export]
     use crate::handoff::Batch;
     #[pymodule_export]
     use crate::loader::Loader;
     #[pymodule_export]
-    use crate::mix::Mix;
-    #[pymodule_export]
     use crate::order::{
-        Order, choose, draws, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts,
-        stratified,
+        choose, draws, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,
     };
     #[pymodule_export]
     use crate::runs::Block;

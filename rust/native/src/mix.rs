@@ -8,16 +8,12 @@ use lanceloader_core::order::mix::{self, Recipe, Stage, Stop};
 use lanceloader_core::order::{self, Mixed};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyTuple};
-use pyo3::{Bound, IntoPyObject, PyAny, PyRef, PyResult, Python, pyclass, pymethods};
+use pyo3::{Bound, IntoPyObject, PyAny, PyRef, PyResult, Python, pymethods};
 
+use crate::classes::{Mix, Order};
 use crate::enter::enter;
 use crate::handoff::{Batch, batch_of};
-use crate::order::Order;
 use crate::share::Share;
-
-/// An epoch of a mixture: which row of which source stands where.
-#[pyclass(frozen, module = "lanceloader._native")]
-pub(crate) struct Mix(pub(crate) Arc<mix::Mix>);
 
 #[pymethods]
 impl Mix {

@@ -5,17 +5,13 @@ use std::sync::Arc;
 use lanceloader_core::order::{self, Bitmap, Map, Purpose, Weighted, split};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyTuple};
-use pyo3::{Bound, IntoPyObject, PyRef, PyResult, Python, pyclass, pyfunction, pymethods};
+use pyo3::{Bound, IntoPyObject, PyRef, PyResult, Python, pyfunction, pymethods};
 
 use crate::arguments::{Numbers, Weights, tail_of};
+use crate::classes::Order;
 use crate::enter::enter;
 use crate::handoff::Batch;
 use crate::parts::{Part, part};
-
-/// Which row offset stands at which position: an expression, cheap to make, to copy and to pickle.
-#[pyclass(frozen, module = "lanceloader._native")]
-#[derive(Clone)]
-pub(crate) struct Order(pub(crate) order::Order);
 
 #[pymethods]
 impl Order {

@@ -12,9 +12,8 @@ use pyo3::{
     PyResult, Python,
 };
 
+use crate::classes::{Mix, Order};
 use crate::enter::enter;
-use crate::mix::Mix;
-use crate::order::Order;
 use crate::share;
 
 /// A map of an order as a tuple of its parameters.

@@ -13,9 +13,9 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyBytes, PyIterator, PyTuple};
 use pyo3::{Bound, IntoPyObject, Py, PyAny, PyRef, PyResult, Python, pyclass, pymethods};
 
+use crate::classes::Order;
 use crate::enter::enter;
 use crate::handoff::{Batch, columns_of};
-use crate::order::Order;
 use crate::share::Share;
 
 /// Returns the first column of a batch of the core, or of Arrow data.

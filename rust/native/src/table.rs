@@ -19,12 +19,12 @@ use pyo3::types::{PyAnyMethods, PyCapsule};
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
 
 use crate::arguments::{Numbers, strategy_of};
+use crate::classes::Order;
 use crate::enter::enter;
 use crate::handoff::{
     Batch, batch_of, collect, columns_of, schema_capsule, stream_capsule, stream_of,
 };
 use crate::loader::Loader;
-use crate::order::Order;
 use crate::stats::{Choice, ReadStats, name_of};
 
 /// A table at one version: a Lance table, or Arrow data in memory.

@@ -8,24 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FallocateFlags;
-use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use super::block::{Block, Rows};
+use super::description::{BLOCK, DESCRIPTION, Found, LAYOUT, LOCK, PART, UNFINISHED};
 use super::locks::ProcessLock;
 use super::owned::{Folder, make_private, private};
 use super::room::{Cache, Name, Needed};
-use super::{Block, Rows};
 use crate::error::{Error, Result};
 
-pub(super) const DESCRIPTION: &str = "entry.json";
-pub(super) const LOCK: &str = "lock";
-const BLOCK: &str = "rows";
-/// The suffix of files that are not complete.
-const UNFINISHED: &str = "part";
-/// Earlier versions wrote to files without `new`, under locks that these do not see.
-const PART: &str = "new.part";
-/// Changes when the layout of packed rows or of their files does.
-const LAYOUT: u32 = 1;
 /// A description is written in no time.
 const ABANDONED: Duration = Duration::from_mins(1);
 
@@ -39,46 +30,6 @@ pub(crate) struct Entry {
     key: u64,
     /// Locked, shared: files must not be removed while a process reads them.
     _lock: File,
-}
-
-/// The description of an entry.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Found {
-    pub(crate) layout: u32,
-    /// Paths of the columns: names from the top.
-    pub(crate) columns: Vec<Vec<String>>,
-    pub(crate) num_rows: u64,
-    pub(crate) block_rows: u64,
-    pub(crate) stride: usize,
-    /// Of the layout of a row.
-    pub(crate) signature: u64,
-}
-
-impl Found {
-    pub(crate) fn new(
-        columns: Vec<Vec<String>>,
-        num_rows: u64,
-        block_rows: u64,
-        stride: usize,
-        signature: u64,
-    ) -> Self {
-        Self { layout: LAYOUT, columns, num_rows, block_rows, stride, signature }
-    }
-
-    fn num_blocks(&self) -> u64 {
-        self.num_rows.div_ceil(self.block_rows.max(1))
-    }
-
-    /// Returns the description of an entry, if its folder has one.
-    pub(super) fn of(folder: &Folder) -> Option<Self> {
-        serde_json::from_slice(&folder.read(DESCRIPTION).ok()?).ok()
-    }
-
-    pub(super) fn name(&self) -> String {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
-    }
 }
 
 /// The right to write a block, which no other process has. Dropping it removes the unfinished file.
@@ -240,14 +191,6 @@ impl Drop for Claim<'_> {
             let _ = fs::remove_file(&self.part);
         }
     }
-}
-
-/// Returns whether a file of an entry is one of those that are written here.
-pub(super) fn is_own_file(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name == DESCRIPTION
-        || name == LOCK
-        || [BLOCK, UNFINISHED].iter().any(|suffix| name.ends_with(&format!(".{suffix}")))
 }
 
 fn describe(path: &Path, found: &Found) -> std::io::Result<()> {

@@ -17,11 +17,13 @@
 //! Nothing here needs a recovery.
 
 mod block;
+mod description;
 mod folder;
 mod locks;
 mod owned;
 mod room;
 
 pub(crate) use block::{Block, Rows};
-pub(crate) use folder::{Entry, Found};
+pub(crate) use description::Found;
+pub(crate) use folder::Entry;
 pub(crate) use room::Cache;

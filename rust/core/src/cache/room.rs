@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
-use super::folder::{DESCRIPTION, Found, LOCK, is_own_file};
+use super::description::{DESCRIPTION, Found, LOCK, is_own_file};
 use super::locks::ProcessLock;
 use super::owned::{Folder, make_private};
 use crate::error::{Error, Result};

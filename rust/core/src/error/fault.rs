@@ -9,6 +9,8 @@ use lance_core::Error as Lance;
 use object_store::Error as Store;
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::text::without_location;
+
 /// What kind of failure it was, as far as what to do about it differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -232,7 +234,7 @@ pub(super) fn line_of(error: &(dyn StdError + 'static)) -> Option<String> {
 fn innermost(error: &(dyn StdError + 'static)) -> Option<String> {
     let text = chain(error).last()?.to_string();
     let text = text.split(['\n', '<']).next().unwrap_or_default();
-    let text = super::without_location(text);
+    let text = without_location(text);
     (!text.trim().is_empty()).then(|| text.trim().to_string())
 }
 

@@ -1,3 +1,4 @@
+use super::text::distance;
 use super::*;
 
 #[test]

@@ -14,7 +14,7 @@ use arrow_buffer::ArrowNativeType;
 use arrow_data::ArrayData;
 use arrow_schema::DataType;
 
-use super::{Place, bug, gather_column, interleave, nulls};
+use super::flat::{Place, bug, gather_flat, interleave, nulls};
 use crate::error::{Error, Result};
 
 /// Gathers one column of dictionaries with keys of type `K`.
@@ -56,7 +56,7 @@ pub(super) fn dictionaries<K: ArrowDictionaryKeyType>(
         };
         let keys = places.iter().enumerate().map(key).collect::<Result<_>>()?;
         let values: Vec<&ArrayRef> = all.iter().map(|part| part.values()).collect();
-        (keys, gather_column(&values, &unique.values)?)
+        (keys, gather_flat(&values, &unique.values)?)
     };
     let keys = PrimitiveArray::<K>::try_new(keys.into(), nulls).map_err(bug)?;
     Ok(Arc::new(DictionaryArray::try_new(keys, values).map_err(bug)?))

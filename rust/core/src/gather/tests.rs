@@ -1,9 +1,10 @@
 use super::*;
 use arrow_array::{
-    BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, Int8Array,
-    Int32Array, LargeBinaryArray, LargeStringArray, ListArray, NullArray, StringArray,
-    StringViewArray, TimestampMicrosecondArray, UInt64Array,
+    BinaryArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
+    Float32Array, Int8Array, Int32Array, LargeBinaryArray, LargeStringArray, ListArray, NullArray,
+    StringArray, StringViewArray, TimestampMicrosecondArray, UInt64Array,
 };
+use arrow_buffer::NullBuffer;
 use arrow_schema::{Field, Schema};
 use proptest::prelude::*;
 

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::batches::Batches;
 use super::watch::{Event, Watch};
-use super::{Batches, FIRST_ROWS};
 use crate::error::{Error, Result, text_of_panic};
 use crate::gather::Gathered;
 use crate::interrupt;
@@ -16,6 +16,8 @@ use crate::read::{Cuts, Feed};
 use crate::runtime::{self, lock};
 use crate::stages;
 
+/// The first window where its size is ours to choose: rows may be images.
+const FIRST_ROWS: usize = 64;
 /// A window never has more rows than this, however narrow they are.
 const WINDOW_ROWS: usize = 1 << 20;
 /// A window is at most this many times as long as the one before it.

@@ -4,6 +4,7 @@
 //! batches in line; the consumer gets them in order. Threads run ahead by a few windows, which bounds
 //! memory, start with the first batch asked for and stop when the loader is dropped.
 
+mod batches;
 mod line;
 mod watch;
 
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use batches::Batches;
 pub use watch::{Event, LoadStats, Watch};
 
 use crate::error::{Error, Result};
@@ -18,9 +20,6 @@ use crate::gather::Gathered;
 use crate::order::Order;
 use crate::read::Reader;
 use line::{Running, Weighed};
-
-/// The first window where its size is ours to choose: rows may be images.
-const FIRST_ROWS: usize = 64;
 
 /// Batches of an order, one after another.
 #[derive(Debug)]
@@ -37,36 +36,6 @@ pub struct Loader {
     watch: Arc<Watch>,
     next: Option<Order>,
     is_guess: bool,
-}
-
-/// Where batches end.
-#[derive(Debug, Clone)]
-pub enum Batches {
-    /// A batch is what was read at once: as many rows as make some megabytes.
-    AsRead,
-    /// Each has so many rows, but the last one may have fewer.
-    Every(usize),
-    /// The positions where they end, ascending. A batch may be empty.
-    Ends(Arc<[u64]>),
-}
-
-impl Batches {
-    /// Returns an upper bound for the batches left, with `num_rows` rows left and from this batch on.
-    fn left(&self, num_rows: u64, batch: usize) -> usize {
-        match self {
-            Self::AsRead => usize::try_from(num_rows).unwrap_or(usize::MAX),
-            Self::Every(size) => {
-                usize::try_from(num_rows.div_ceil(*size as u64)).unwrap_or(usize::MAX)
-            }
-            Self::Ends(ends) => ends.len() - batch,
-        }
-    }
-}
-
-impl From<usize> for Batches {
-    fn from(batch_size: usize) -> Self {
-        Self::Every(batch_size)
-    }
 }
 
 impl Loader {

@@ -12,13 +12,11 @@
 
 mod chunk;
 
-use self::chunk::{Chunk, Cursor, low16, not_a_bitmap};
-use super::inverse::NOWHERE;
+use self::chunk::{CHUNK_BITS, Chunk, Cursor, low16, not_a_bitmap};
+use super::nowhere::NOWHERE;
 use crate::error::Result;
 use crate::processor::{Processor, Tuned, tuned};
 
-const CHUNK_BITS: u32 = 16;
-const CHUNK_ROWS: usize = 1 << CHUNK_BITS;
 /// Positions or offsets looked up side by side: enough for memory to be busy, few enough for what
 /// was fetched to be there still.
 const TILE: usize = 128;

@@ -1,37 +1,6 @@
 //! Runs of neighbours at a fixed distance: the batches of one rank among those of all.
 
-use super::inverse::NOWHERE;
-use super::{Map, Order};
-use crate::error::{Error, Result};
-
-impl Order {
-    /// Returns the positions `start..start + block`, then as many from `start + stride` on, and so
-    /// on, `len` in all; the last run may be shorter.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] if `block` is 0 or larger than `stride`; [`Error::OutOfRange`] if they reach
-    /// beyond the order.
-    pub fn blocks(&self, start: u64, block: u64, stride: u64, len: u64) -> Result<Self> {
-        if block == 0 || block > stride {
-            return Err(Error::invalid(
-                format!("blocks of {block} positions, {stride} apart"),
-                "1 <= block <= stride",
-            ));
-        }
-        if block == stride {
-            return self.slice(start, len);
-        }
-        let map = Map::Blocks { start, block, stride };
-        match map.images(len) {
-            Some(bound) if bound <= self.len => self.picked(map, len),
-            bound => {
-                let offset = bound.map_or(u64::MAX, |bound| bound - 1);
-                Err(Error::OutOfRange { offset, num_rows: self.len })
-            }
-        }
-    }
-}
+use super::nowhere::NOWHERE;
 
 /// Returns the largest image of `n` positions and one more; `None` if that leaves 64 bits.
 pub(super) fn images(start: u64, block: u64, stride: u64, n: u64) -> Option<u64> {
@@ -75,6 +44,7 @@ pub(super) fn inverse(start: u64, block: u64, stride: u64, image: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::order::Order;
 
     #[test]
     fn blocks_are_what_they_say_and_invert() {

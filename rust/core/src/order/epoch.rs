@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Map, Order, Purpose, Shuffle, Windowed, too_long};
+use super::bijection::Purpose;
+use super::chain::too_long;
+use super::expression::{Map, Order};
+use super::shuffle::Shuffle;
+use super::windowed::Windowed;
 use crate::error::Result;
 
 impl Order {

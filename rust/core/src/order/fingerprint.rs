@@ -4,7 +4,9 @@ use std::hash::Hasher;
 
 use twox_hash::XxHash3_64;
 
-use super::{INTERRUPT_ROWS, Map, Order, Share};
+use super::chain::INTERRUPT_ROWS;
+use super::expression::{Map, Order};
+use super::share::Share;
 use crate::error::Result;
 
 impl Order {

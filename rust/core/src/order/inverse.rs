@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{INTERRUPT_ROWS, Map, Order, blocks};
+use super::blocks;
+use super::chain::{INTERRUPT_ROWS, too_long};
+use super::expression::{Map, Order};
+use super::nowhere::NOWHERE;
 use crate::error::Result;
-
-/// The position of an offset that an order does not serve.
-pub(super) const NOWHERE: u64 = u64::MAX;
 
 /// Offsets taken back through all maps together: 64 KiB stay in the second-level cache.
 const RUN: usize = 8192;
@@ -82,7 +82,7 @@ impl Order {
         let count = offsets.end.saturating_sub(offsets.start);
         let first = out.len();
         let len = usize::try_from(count).ok().and_then(|count| first.checked_add(count));
-        out.resize(len.ok_or_else(|| super::too_long(count))?, NOWHERE);
+        out.resize(len.ok_or_else(|| too_long(count))?, NOWHERE);
         let out = &mut out[first..];
         if !self.is_invertible() {
             return self.search_all(&offsets, out);

@@ -1,48 +1,9 @@
 //! The maps that an order is a chain of.
 
-use std::sync::Arc;
-
-use super::{Bitmap, Listed, Mixed, Order, Shuffle, Weighted, Windowed, blocks};
-
-/// One step from a position towards a row offset.
-#[derive(Debug, Clone)]
-pub enum Map {
-    /// Position `k` is `start + k · step`, at least 0; `step` may be negative, but not 0.
-    Range {
-        /// The value of position 0.
-        start: u64,
-        /// The distance between neighbours.
-        step: i64,
-    },
-    /// Position `k` is `start + k / block · stride + k % block`: runs of neighbours.
-    Blocks {
-        /// The value of position 0.
-        start: u64,
-        /// Positions of a run, at least 1.
-        block: u64,
-        /// From the beginning of a run to that of the next, at least `block`.
-        stride: u64,
-    },
-    /// Position `k` is the `k`-th member of a set, in ascending order.
-    Bitmap(Arc<Bitmap>),
-    /// Position `k` is the `k`-th entry of a list.
-    Listed(Arc<Listed>),
-    /// Position `k` is where a shuffle took it from.
-    Shuffle(Arc<Shuffle>),
-    /// Position `k` is where a shuffle by blocks and windows took it from.
-    Windowed(Arc<Windowed>),
-    /// Position `k` is the `k`-th draw with replacement.
-    Weighted(Arc<Weighted>),
-    /// Position `k` is the `k`-th row of a mixture.
-    Mixed(Arc<Mixed>),
-    /// Position `k` is `k` modulo a length.
-    Repeat {
-        /// The length.
-        len: u64,
-    },
-    /// Position `k` belongs to one of several orders laid end to end.
-    Concat(Arc<[Order]>),
-}
+use super::blocks;
+use super::expression::{Map, Order};
+use super::shuffle::Shuffle;
+use super::windowed::Windowed;
 
 impl Map {
     /// Returns the number its images are below if it is given `0..n`, or `None` if it does not take

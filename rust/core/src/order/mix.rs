@@ -16,13 +16,11 @@ mod tree;
 use std::ops::Range;
 
 use self::ramp::Ramp;
+use self::recipe::MAX_LEN;
 pub use self::recipe::{Recipe, Stage, Stop};
 use self::tree::Tree;
 use super::Share;
 use crate::error::{Error, Result};
-
-/// No mixture is longer than this.
-const MAX_LEN: u64 = 1 << 62;
 
 /// An epoch of a mixture: position → source and row of it.
 #[derive(Debug)]

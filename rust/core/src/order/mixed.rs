@@ -2,34 +2,15 @@
 
 use std::sync::Arc;
 
+use super::expression::{Mixed, Order};
 use super::mix::{Dealt, Mix, Parts};
-use super::{Order, Share};
+use super::share::Share;
 use crate::error::{Error, Result};
 
 /// Rows dealt out at once.
 const RUN: usize = 1 << 16;
 /// A pass of a source is this much later an epoch than the one before it.
 const PASS: u32 = 32;
-
-/// The rows of a group of sources, in the order that a mixture serves them in.
-///
-/// Row `j` of a source of `n` rows is row `j % n` of its order, made anew for epoch `e + (j / n) · 2³²`.
-#[derive(Debug)]
-pub struct Mixed {
-    mix: Arc<Mix>,
-    group: usize,
-    orders: Arc<[Order]>,
-    epoch: Option<u64>,
-    share: Option<Share>,
-    /// The orders of the first pass.
-    first: Vec<Order>,
-    /// The place of each source of the mixture among `orders`.
-    places: Vec<usize>,
-    /// With a share, where the rows of its batches lie, and where they end if laid end to end.
-    starts: Vec<u64>,
-    ends: Vec<u64>,
-    len: u64,
-}
 
 impl Mixed {
     /// Returns the rows of a group, all of them or those of the batches of a share. `orders` are

@@ -4,7 +4,7 @@
 //! `world_size · b` positions are then the same rows whatever the world size, as in PyTorch's
 //! `DistributedSampler`, and a reader needs no word from the others.
 
-use super::{Map, Order};
+use super::expression::{Map, Order};
 use crate::error::{Error, Result};
 
 /// What becomes of the `len % world_size` positions left over.

@@ -1,8 +1,11 @@
 //! Orders against the vectors they stand for.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Result;
 
 /// A verb, with numbers that are bent to fit the order it is applied to.
 #[derive(Debug, Clone)]

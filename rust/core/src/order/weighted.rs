@@ -6,12 +6,16 @@
 //! is a class. What is stored is the table, 12 bytes a class, and the rows class by class.
 
 mod alias;
+mod bytes;
 mod choose;
+mod stream;
 
-use self::alias::Alias;
+use self::alias::{Alias, index};
+use self::bytes::{foreign, read_list, read_word, read_words, take, write_list, write_words};
 pub use self::choose::choose;
+use self::stream::{scaled, word};
 use super::Listed;
-use super::bijection::{Purpose, key, mix64};
+use super::bijection::{Purpose, key};
 use crate::error::{Error, Result};
 
 /// Any number of rows drawn from `0..num_rows`, chosen by `(seed, epoch)`.
@@ -228,57 +232,6 @@ fn sizes_of(classes: &[u32]) -> Result<Vec<usize>> {
         }
         None => Ok(sizes),
     }
-}
-
-/// Returns word `at` of the SplitMix64 stream of `key`, without computing those before it.
-fn word(key: u64, at: u64) -> u64 {
-    let steps = at.wrapping_add(1);
-    mix64(key.wrapping_add(steps.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
-}
-
-/// Returns a word scaled to `0..bound`; the bias of at most `bound / 2⁶⁴` is far below what draws
-/// can show.
-fn scaled(word: u64, bound: u64) -> u64 {
-    ((u128::from(word) * u128::from(bound)) >> 64) as u64
-}
-
-/// Converts to an index. OK: what is indexed holds an entry for each row or class.
-#[expect(clippy::cast_possible_truncation, reason = "the length of something in memory")]
-fn index(x: u64) -> usize {
-    x as usize
-}
-
-fn foreign() -> Error {
-    Error::invalid("these bytes", "the serialized form of weights")
-}
-
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8]> {
-    bytes.split_off(..count).ok_or_else(foreign)
-}
-
-fn read_word(bytes: &mut &[u8]) -> Result<u64> {
-    Ok(read_words(1, bytes)?[0])
-}
-
-fn read_words(count: usize, bytes: &mut &[u8]) -> Result<Vec<u64>> {
-    let words = take(bytes, count.checked_mul(8).ok_or_else(foreign)?)?.as_chunks().0;
-    Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
-}
-
-fn write_words(words: &[u64], out: &mut Vec<u8>) {
-    out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-}
-
-fn read_list(count: usize, bytes: &mut &[u8]) -> Result<Listed> {
-    let [width] = *take(bytes, 1)? else { return Err(foreign()) };
-    let size = count.checked_mul(usize::from(width)).ok_or_else(foreign)?;
-    Listed::from_bytes(width, take(bytes, size)?)
-}
-
-fn write_list(list: &Listed, out: &mut Vec<u8>) {
-    let (width, bytes) = list.to_bytes();
-    out.push(width);
-    out.extend(bytes);
 }
 
 #[cfg(test)]

@@ -13,8 +13,10 @@ use arrow_buffer::{
 use arrow_data::ArrayData;
 use arrow_schema::{ArrowError, DataType, Field};
 
+use super::bytes::width_of;
 use super::heads::Heads;
-use super::{Kind, Node, nested, width_of};
+use super::nested;
+use super::packing::{Kind, Node};
 use crate::error::{Error, Result};
 
 /// The values of one leaf.

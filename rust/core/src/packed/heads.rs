@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::read_u64;
+use super::bytes::read_u64;
 use crate::processor::prefetch;
 
 /// Rows that are taken apart while their heads stay in L1.

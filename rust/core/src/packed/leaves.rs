@@ -6,7 +6,9 @@ use arrow_array::{Array, ArrayRef, GenericListArray, OffsetSizeTrait};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_schema::DataType;
 
-use super::{Kind, Node, nested};
+use super::bytes::{Tail, fixed};
+use super::nested;
+use super::packing::{Kind, Node};
 use crate::error::{Error, Result};
 
 /// The values of one leaf, for each row of a batch.
@@ -15,20 +17,6 @@ pub(super) enum Values {
     Fixed(Buffer),
     Bits(BooleanBuffer),
     Tail(Tail),
-}
-
-/// Bytes of any number for each row.
-pub(super) struct Tail {
-    pub(super) data: Buffer,
-    /// Where each row's bytes begin, and how many there are.
-    pub(super) ranges: Vec<(usize, usize)>,
-}
-
-impl Tail {
-    pub(super) fn of(&self, row: usize) -> &[u8] {
-        let (start, len) = self.ranges[row];
-        &self.data[start..start + len]
-    }
 }
 
 /// The rows where a bit of the head is set.
@@ -94,18 +82,6 @@ pub(super) fn take_apart(
 
 fn unexpected(node: &Node, found: &DataType) -> Error {
     Error::bug(format!("column `{}` of type {found} is not what it was", node.field.name()))
-}
-
-/// Returns the bytes of fixed-width values.
-pub(super) fn fixed(array: &ArrayRef) -> Result<Buffer> {
-    let data = array.to_data();
-    let width = match data.data_type() {
-        DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
-        other => other.primitive_width(),
-    };
-    let width =
-        width.ok_or_else(|| Error::bug(format!("{} has no fixed width", data.data_type())))?;
-    Ok(data.buffers()[0].slice_with_length(data.offset() * width, data.len() * width))
 }
 
 fn bytes<T: ByteArrayType>(array: &ArrayRef) -> Tail {

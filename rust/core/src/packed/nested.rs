@@ -23,8 +23,7 @@ use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field};
 
 pub(super) use self::decode::decode;
-use super::leaves::{Tail, fixed};
-use super::{too_long, width_of};
+use super::bytes::{Tail, fixed, too_long, width_of};
 use crate::error::{Error, Result};
 
 /// Returns whether values of a type can be encoded.

@@ -2,8 +2,9 @@
 
 use arrow_array::RecordBatch;
 
-use super::leaves::{Nulls, Tail, Values, take_apart};
-use super::{Leaf, Packing, too_long};
+use super::bytes::{Tail, too_long};
+use super::leaves::{Nulls, Values, take_apart};
+use super::packing::{Leaf, Packing};
 use crate::address_space;
 use crate::error::Result;
 

@@ -9,7 +9,7 @@ use arrow_array::{
     Int8Array, Int64Array, LargeListArray, LargeStringArray, ListArray, NullArray, RecordBatch,
     StringArray, StringViewArray, StructArray, UInt32Array,
 };
-use arrow_schema::{Field, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
 
 use super::*;

@@ -5,8 +5,9 @@ use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer};
 use arrow_schema::Field;
 
 use super::assemble::{Assembly, Column, Parts, bits_of};
+use super::bytes::{read_u32, read_u64};
 use super::heads::{Heads, fetch};
-use super::{Kind, Leaf, Node, Packing, read_u32, read_u64};
+use super::packing::{Kind, Leaf, Node, Packing};
 use crate::error::Result;
 
 /// Tails are asked for so many rows ahead.

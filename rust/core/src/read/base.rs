@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow_array::RecordBatch;
 
+use super::cuts::Cuts;
 use super::scan::Scan;
-use super::{Cuts, direct, memory};
+use super::window::assemble;
+use super::{direct, memory};
 use crate::error::Result;
 use crate::gather::Gathered;
 use crate::projection::{Projection, Source};
@@ -59,21 +61,4 @@ impl Base {
     ) -> Result<RecordBatch> {
         assemble(self.projection(), read, offsets, |source, offsets| self.system(source, offsets))
     }
-}
-
-/// Returns a batch with its system columns, from the columns read; `system` gives the ids or addresses
-/// of row offsets.
-pub(super) fn assemble(
-    projection: &Projection,
-    read: &RecordBatch,
-    offsets: impl Fn() -> Result<Vec<u64>>,
-    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
-) -> Result<RecordBatch> {
-    let column = |source: &Source| -> Result<ArrayRef> {
-        Ok(Arc::new(UInt64Array::from(match source {
-            Source::RowOffset => offsets()?,
-            source => system(source, &offsets()?)?,
-        })))
-    };
-    projection.assemble(read, column)
 }

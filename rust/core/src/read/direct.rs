@@ -12,9 +12,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::admission::{Admission, admit};
+use super::cuts::Cuts;
 use super::scan::Scan;
 use super::weights::{self, Weights};
-use super::{Blocks, Cuts, cut};
+use super::window::{Blocks, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};

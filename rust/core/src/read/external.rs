@@ -8,6 +8,8 @@
 //! "Algorithms for Parallel Memory I: Two-Level Memories", 1994, permute so by distribution.)
 
 mod distribute;
+mod loaded;
+mod pass;
 mod serve;
 mod shape;
 
@@ -16,8 +18,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use arc_swap::ArcSwapOption;
 
-use self::distribute::Pass;
-use self::serve::Slot;
+use self::loaded::Slot;
+use self::pass::Pass;
 use self::shape::Shape;
 use super::choose::Options;
 use super::scan::Scan;
@@ -29,11 +31,6 @@ use crate::interrupt;
 use crate::order::Order;
 use crate::packed::Packing;
 use crate::runtime::lock;
-
-/// A row of a bucket begins with its place in it.
-const PLACE_BYTES: usize = size_of::<u32>();
-/// Rows longer than this are not read with their bucket, but when they are served.
-const LONG_BYTES: usize = 64 << 10;
 
 /// The rows of an order, on their way through scratch files.
 #[derive(Debug)]

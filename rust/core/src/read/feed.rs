@@ -4,9 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::choose::Strategy;
+use super::cuts::Cuts;
 use super::external::External;
+use super::next_epoch::NextEpoch;
+use super::reader::{Reader, Shared, WORTH_FILLING};
 use super::weights::Weights;
-use super::{Cuts, Reader, Shared, Strategy, WORTH_FILLING, formed};
+use super::window::formed;
 use crate::address_space::check_room;
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
@@ -44,23 +48,6 @@ enum Kind {
     Direct,
     Resident,
     External(Arc<External>),
-}
-
-/// An order on its way to scratch files before anyone asked for it.
-#[derive(Debug)]
-pub(super) struct NextEpoch {
-    pid: u32,
-    order: Order,
-    rows: Arc<External>,
-    is_taken: AtomicBool,
-}
-
-impl Drop for NextEpoch {
-    fn drop(&mut self) {
-        if !self.is_taken.load(Ordering::Relaxed) && self.pid == std::process::id() {
-            self.rows.cancel();
-        }
-    }
 }
 
 impl Reader {

@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 
+use super::cuts::Cuts;
 use super::scan::Scan;
 use super::weights::Weights;
-use super::{Blocks, Cuts, cut};
+use super::window::{Blocks, cut};
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::Rows;

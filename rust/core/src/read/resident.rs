@@ -4,6 +4,7 @@
 //! rows that are not there yet are read directly. A batch is then a gather of packed rows.
 
 mod fill;
+mod filling;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;
 
-use self::fill::Filling;
+use self::filling::Filling;
 use super::scan::Scan;
 use super::setback::Setback;
 use super::weights::Weights;

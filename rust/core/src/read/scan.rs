@@ -7,6 +7,7 @@ use arrow_schema::SchemaRef;
 
 use super::weights::Weights;
 use crate::error::Result;
+use crate::packed::Packing;
 
 /// Rows that are decoded at a time, at most.
 const SCAN_ROWS: u64 = 1 << 14;
@@ -33,6 +34,22 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
 
     /// Gives memory back that holds what was scanned, and will not be wanted again soon.
     fn forget(&self) {}
+}
+
+impl Weights {
+    /// Weighs the rows that `scan` reads: by their types, or by what files say.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub(super) fn of_scan(scan: &dyn Scan) -> Result<Self> {
+        match Packing::new(scan.schema()) {
+            Ok(packing) if !packing.has_tails() => {
+                Ok(Self::new([(scan.num_rows(), packing.stride() as u64)]))
+            }
+            _ => scan.weights(),
+        }
+    }
 }
 
 /// Returns the rows to scan at once.

@@ -2,20 +2,23 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use proptest::strategy::Strategy as Generator;
 
 use super::scan::Scan;
+use super::weights::Weights;
 use super::*;
+use crate::error::{Error, Result};
 use crate::loader::{Batches, Loader};
 use crate::order::Order;
 use crate::packed::Packing;
-use crate::projection::ROW_OFFSET;
+use crate::projection::{Projection, ROW_OFFSET, batch};
 
 const COLUMNS: [(&str, &str); 3] = [("n", "n"), ("s", "s"), ("at", ROW_OFFSET)];
 

@@ -5,10 +5,6 @@
 
 use std::ops::Range;
 
-use super::scan::Scan;
-use crate::error::Result;
-use crate::packed::Packing;
-
 /// Rows are of different length if somewhere they have more than this many bytes, and this many times
 /// as many as on average.
 const UNEVEN_BYTES: u64 = 16 << 10;
@@ -34,20 +30,6 @@ struct Step {
 }
 
 impl Weights {
-    /// Weighs the rows that `scan` reads: by their types, or by what files say.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading.
-    pub(super) fn of_scan(scan: &dyn Scan) -> Result<Self> {
-        match Packing::new(scan.schema()) {
-            Ok(packing) if !packing.has_tails() => {
-                Ok(Self::new([(scan.num_rows(), packing.stride() as u64)]))
-            }
-            _ => scan.weights(),
-        }
-    }
-
     /// Weighs runs of rows, each given as the number of rows and the bytes of a row.
     pub(super) fn new(runs: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut weights = Self::default();

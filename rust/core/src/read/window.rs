@@ -1,12 +1,12 @@
 //! A window of rows → batches, as they are handed out.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::SchemaRef;
 
-use super::Cuts;
-use super::base::assemble;
+use super::cuts::Cuts;
 use crate::error::Result;
 use crate::gather::{Gathered, gather};
 use crate::plan::Rows;
@@ -46,6 +46,23 @@ pub(super) struct Blocks<'a> {
     pub(super) rows: &'a [RecordBatch],
     /// Whether nothing else shows their rows.
     pub(super) are_owned: bool,
+}
+
+/// Returns a batch with its system columns, from the columns read; `system` gives the ids or addresses
+/// of row offsets.
+pub(super) fn assemble(
+    projection: &Projection,
+    read: &RecordBatch,
+    offsets: impl Fn() -> Result<Vec<u64>>,
+    system: impl Fn(&Source, &[u64]) -> Result<Vec<u64>>,
+) -> Result<RecordBatch> {
+    let column = |source: &Source| -> Result<ArrayRef> {
+        Ok(Arc::new(UInt64Array::from(match source {
+            Source::RowOffset => offsets()?,
+            source => system(source, &offsets()?)?,
+        })))
+    };
+    projection.assemble(read, column)
 }
 
 /// Cuts a window of rows into batches and gives each its system columns.

@@ -6,6 +6,7 @@ use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
 use lance_arrow::json::lance_json_to_arrow_json;
 use lance_core::datatypes::{Field, Schema};
 
+use super::fields::project;
 use super::shape::Shapes;
 use super::{blobs, lists};
 use crate::error::{Error, Result};
@@ -61,29 +62,6 @@ pub(super) fn fields_at(table: &Schema, paths: &[&[String]]) -> Result<Schema> {
         ids.insert(field.id);
     }
     Ok(project(table, &ids))
-}
-
-/// Returns the fields with these ids, each with everything inside it.
-///
-/// As Lance's `project_by_ids`, which searches a list of ids for every field.
-pub(super) fn project(schema: &Schema, ids: &HashSet<i32>) -> Schema {
-    fn holds(field: &Field, ids: &HashSet<i32>) -> bool {
-        ids.contains(&field.id) || field.children.iter().any(|child| holds(child, ids))
-    }
-    fn keep(field: &mut Field, ids: &HashSet<i32>) {
-        if !ids.contains(&field.id) {
-            field.children.retain(|child| holds(child, ids));
-            for child in &mut field.children {
-                keep(child, ids);
-            }
-        }
-    }
-    let mut fields: Vec<Field> =
-        schema.fields.iter().filter(|field| holds(field, ids)).cloned().collect();
-    for field in &mut fields {
-        keep(field, ids);
-    }
-    Schema { fields, metadata: schema.metadata.clone() }
 }
 
 /// Returns the column at `path`, or the packed struct around it: its fields lie in one column of a

@@ -12,11 +12,12 @@ use lance_encoding::decoder::{
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
+use super::data_file::DataFile;
 use super::guard::guard;
 use super::lists::{read_around, saw_no_value};
 use super::open_files::Metadata;
 use super::shape::{FileShape, Shape};
-use super::storage::{DataFile, Storage};
+use super::storage::Storage;
 use crate::error::{Error, Result};
 use crate::projection::batch;
 use crate::runtime;

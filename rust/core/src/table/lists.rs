@@ -7,7 +7,7 @@ use arrow_array::{RecordBatch, UInt64Array};
 use arrow_schema::DataType;
 use lance_core::datatypes::{Field, Schema};
 
-use super::columns::project;
+use super::fields::project;
 use crate::error::{Error, Result};
 
 /// How many rows around others are read with them, at first.

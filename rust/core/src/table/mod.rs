@@ -5,8 +5,11 @@
 //! library can take over.
 
 mod absent;
+mod address;
 mod blobs;
 mod columns;
+mod data_file;
+mod fields;
 mod footer;
 mod fragment;
 mod guard;
@@ -28,17 +31,19 @@ use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::Schema;
 use lance_table::format::Manifest;
 
+pub use address::{Address, Version};
 pub(crate) use columns::Columns;
 pub(crate) use fragment::{FragmentReader, Pending};
 pub(crate) use mapped::forget_touched;
 pub use storage::StorageOptions;
-pub use version::{Address, Version, branch_of_manifest};
+pub use version::branch_of_manifest;
 
 use crate::error::{Error, Result};
 use crate::plan::{Layout, plan_run};
 use crate::projection::{Projection, Source};
 use crate::runtime::{self, PerProcess};
-use columns::{arrow_schema_of, fields_at, project, readable};
+use columns::{arrow_schema_of, fields_at, readable};
+use fields::project;
 use rows::RowIds;
 use shape::Shapes;
 use storage::{Place, Storage};

@@ -13,10 +13,10 @@ use lance_encoding::decoder::ColumnInfo;
 use object_store::path::Path;
 use rustix::process::{Resource, getrlimit};
 
+use super::data_file::DataFile;
 use super::footer::Run;
 use super::lru::Lru;
 use super::mapped::MappedFile;
-use super::storage::DataFile;
 use crate::error::Result;
 use crate::runtime::{PerProcess, lock};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{Either, select};
 
+use super::address::{Address, Version};
 use super::storage::{Place, StorageOptions};
-use super::{Address, Version};
 use crate::error::{Cause, Error, Fault, Result};
 use crate::runtime;
 

@@ -17,7 +17,7 @@ use lance_file::versions::reader_projection_from_field_ids;
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{has_blobs, with_binary, with_descriptors};
-use super::columns::project;
+use super::fields::project;
 use super::footer::Run;
 use super::lists::{decoded_together, is_list_of_structs};
 use crate::error::{Error, Result};

@@ -7,11 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_buffer::NullBuffer;
-use arrow_data::ArrayData;
 use bytes::Bytes;
-use lance_core::cache::LanceCache;
-use lance_encoding::EncodingsIo;
 use lance_file::LanceEncodingsIo;
 use lance_io::local::to_local_path;
 use lance_io::object_store::{
@@ -22,6 +18,7 @@ use lance_io::utils::CachedFileSize;
 use lance_table::format::BasePath;
 use object_store::path::Path;
 
+use super::data_file::DataFile;
 use super::footer::{Run, read_columns};
 use super::mapped::{Attempt, MappedFile};
 use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
@@ -69,46 +66,6 @@ pub(super) fn params(options: &StorageOptions) -> ObjectStoreParams {
     ObjectStoreParams {
         storage_options_accessor: (!options.is_empty()).then(|| Arc::new(accessor)),
         ..ObjectStoreParams::default()
-    }
-}
-
-/// A data file, ready to be decoded with any projection.
-#[derive(Debug)]
-pub(super) struct DataFile {
-    pub(super) path: String,
-    pub(super) io: Arc<dyn EncodingsIo>,
-    /// Where Lance keeps what it learns about pages.
-    pub(super) pages: Arc<LanceCache>,
-    mapped: Option<Arc<MappedFile>>,
-    num_bytes: u64,
-    /// Bytes to read at once from its end.
-    tail_bytes: u64,
-}
-
-impl DataFile {
-    /// Returns whether reads wait, for another machine or a disk, so that they should not run on
-    /// the caller's thread.
-    pub(super) fn is_remote(&self) -> bool {
-        self.mapped.is_none()
-    }
-
-    /// Returns whether any buffer of `data` is a part of the mapped file.
-    pub(super) fn holds_some_of(&self, data: &ArrayData) -> bool {
-        let Some(mapped) = &self.mapped else {
-            return false;
-        };
-        let nulls = data.nulls().map(NullBuffer::buffer);
-        data.buffers().iter().chain(nulls).any(|buffer| mapped.holds(buffer))
-            || data.child_data().iter().any(|child| self.holds_some_of(child))
-    }
-
-    /// Checks that a mapped file still has its size.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] if the file was cut since.
-    pub(super) fn check(&self) -> Result<()> {
-        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check())
     }
 }
 

@@ -7,21 +7,10 @@ use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use lance_table::io::manifest::read_manifest;
 use prost::Message;
 
-use super::storage::{self, Place, StorageOptions};
+use super::address::{Address, Version};
+use super::storage::{self, Place};
 use super::{absent, remote};
 use crate::error::{Error, Result};
-
-/// Which version of a table to open.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Version {
-    /// The newest one of a branch, or of the main line.
-    #[default]
-    Latest,
-    /// The version with this number.
-    Number(u64),
-    /// The version that a tag points at; tags name their branch themselves.
-    Tag(String),
-}
 
 /// Returns the branch of a version, or `None` for the main line, given its manifest as Lance
 /// serializes it.
@@ -36,25 +25,6 @@ pub fn branch_of_manifest(bytes: &[u8]) -> Result<Option<String>> {
     pb::Manifest::decode(bytes)
         .map(|manifest| manifest.branch)
         .map_err(|error| Error::invalid("these bytes", "a Lance manifest").caused_by(&error))
-}
-
-/// Where a table is and which version of it is meant.
-#[derive(Debug, Clone, Default)]
-pub struct Address {
-    /// A path or URI.
-    pub uri: String,
-    /// The branch, or `None` for the main line.
-    pub branch: Option<String>,
-    /// The version.
-    pub version: Version,
-    /// Options of the object store, credentials among them.
-    pub options: StorageOptions,
-}
-
-impl Address {
-    pub(super) fn is_remote(&self) -> bool {
-        self.uri.split_once("://").is_some_and(|(scheme, _)| scheme.starts_with("s3"))
-    }
 }
 
 /// Returns the folder of the branch of a table. No request is made.

@@ -2,11 +2,12 @@
 
 #![expect(clippy::inline_always, reason = "compiled anew for the processor, see `Tuned`")]
 
-use super::super::inverse::NOWHERE;
-use super::CHUNK_ROWS;
+use super::super::nowhere::NOWHERE;
 use crate::error::{Error, Result};
 use crate::processor::{Processor, prefetch};
 
+pub(super) const CHUNK_BITS: u32 = 16;
+pub(super) const CHUNK_ROWS: usize = 1 << CHUNK_BITS;
 const WORDS: usize = CHUNK_ROWS / 64;
 /// Words per rank entry of a bitset.
 const BLOCK_WORDS: usize = 4;

@@ -1,6 +1,6 @@
 //! Weights that go in a straight line from one stage to the next.
 
-use super::Stage;
+use super::recipe::Stage;
 
 /// Stretches that a ramp is cut into, each of the same weights throughout.
 const SEGMENTS: u64 = 1024;

@@ -1,8 +1,9 @@
 //! What a mixture is made from.
 
-use super::MAX_LEN;
 use crate::error::{Error, Result};
 
+/// No mixture is longer than this.
+pub(super) const MAX_LEN: u64 = 1 << 62;
 /// Weights add up to no more than this, so that twice a sum stays in 64 bits.
 const MAX_WEIGHT: u64 = 1 << 60;
 

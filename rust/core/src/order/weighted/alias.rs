@@ -1,7 +1,8 @@
 //! Drawing by weight in constant time.
 
-use super::{Listed, foreign, index, read_list, read_words, write_list, write_words};
+use super::bytes::{foreign, read_list, read_words, write_list, write_words};
 use crate::error::{Error, Result};
+use crate::order::Listed;
 
 /// Slots filled between two looks at whether the caller was interrupted.
 const INTERRUPT_ROWS: usize = 1 << 16;
@@ -112,6 +113,12 @@ pub(super) fn check(weights: &[f64]) -> Result<usize> {
         let none = format!("{} weights of which none is above 0", weights.len());
         Error::invalid(none, "at least one that is")
     })
+}
+
+/// Converts to an index. OK: what is indexed holds an entry for each row or class.
+#[expect(clippy::cast_possible_truncation, reason = "the length of something in memory")]
+pub(super) fn index(x: u64) -> usize {
+    x as usize
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2⁵³ rows, and close enough beyond")]

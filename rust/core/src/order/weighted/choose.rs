@@ -1,7 +1,7 @@
 //! Weighted rows without replacement.
 
 use super::alias::check;
-use super::word;
+use super::stream::word;
 use crate::error::{Error, Result};
 use crate::order::bijection::{Bijection, Purpose, key, mix64};
 

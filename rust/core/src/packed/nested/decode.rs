@@ -5,7 +5,7 @@ use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer};
 use arrow_data::ArrayData;
 use arrow_schema::{DataType, Field};
 
-use super::super::width_of;
+use super::super::bytes::width_of;
 use crate::error::{Error, Result};
 
 /// Returns the values that were encoded, one per end; `nulls` says which rows have none.

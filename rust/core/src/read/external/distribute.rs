@@ -2,45 +2,17 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::super::scan::scan_at_once;
-use super::{Bucket, External, LONG_BYTES, PLACE_BYTES, reserve};
+use super::pass::Part;
+use super::shape::{LONG_BYTES, PLACE_BYTES};
+use super::{Bucket, External, reserve};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::order::Order;
 use crate::packed::PackedRows;
 use crate::runtime::lock;
-
-/// How far pass 1 is.
-#[derive(Debug, Default)]
-pub(super) struct Pass {
-    threads: usize,
-    pub(super) is_done: bool,
-    error: Option<Error>,
-}
-
-/// What one thread does of pass 1. Others wait for its end, also if it panics.
-struct Part<'a>(&'a Mutex<Pass>, &'a Condvar);
-
-impl<'a> Part<'a> {
-    fn of(pass: &'a Mutex<Pass>, passed: &'a Condvar) -> Self {
-        lock(pass).threads += 1;
-        Self(pass, passed)
-    }
-}
-
-impl Drop for Part<'_> {
-    fn drop(&mut self) {
-        let mut pass = lock(self.0);
-        pass.threads -= 1;
-        if std::thread::panicking() {
-            let error = Error::bug("a thread that wrote rows to scratch files panicked");
-            pass.error.get_or_insert(error);
-        }
-        self.1.notify_all();
-    }
-}
 
 impl External {
     /// Takes part in pass 1 until it is over. Every thread that wants rows does.

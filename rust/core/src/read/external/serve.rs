@@ -2,46 +2,25 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use arrow_array::RecordBatch;
 
-use super::super::batch;
 use super::super::scratch::Extent;
-use super::{External, PLACE_BYTES, reserve};
+use super::loaded::{Loaded, NOT_HERE};
+use super::shape::PLACE_BYTES;
+use super::{External, reserve};
 use crate::error::{Error, Result};
 use crate::gather::gather;
 use crate::packed::Heads;
 use crate::plan::Rows;
+use crate::projection::batch;
 use crate::runtime::lock;
 
 /// A bucket that is larger than planned by more than this is not read whole: an order that is no shuffle
 /// may put the longer rows side by side.
 const SPARE_BYTES: usize = 32 << 20;
-/// Where a bucket is put; locked while it is read.
-pub(super) type Slot = Mutex<Option<Arc<Loaded>>>;
-
-/// Instead of where a row begins.
-const NOT_HERE: usize = usize::MAX;
-
-/// A bucket in memory.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    bytes: Vec<u8>,
-    /// Where each place's row begins, or [`NOT_HERE`].
-    starts: Vec<usize>,
-    /// Places whose rows are still in the file.
-    far: HashMap<u32, Extent>,
-    memory: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        lock(&self.memory).push(std::mem::take(&mut self.bytes));
-    }
-}
-
 impl External {
     /// Returns the rows at these positions. Pass 1 must be over.
     ///

@@ -3,8 +3,12 @@
 use std::ops::Range;
 
 use super::super::scan::scan_rows;
-use super::{LONG_BYTES, PLACE_BYTES};
 use crate::error::{Error, Result};
+
+/// A row of a bucket begins with its place in it.
+pub(super) const PLACE_BYTES: usize = size_of::<u32>();
+/// Rows longer than this are not read with their bucket, but when they are served.
+pub(super) const LONG_BYTES: usize = 64 << 10;
 
 /// Buffers are no smaller than this, or the disk would see nothing but small writes.
 const MIN_BUFFER: u64 = 1 << 10;

@@ -4,20 +4,21 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
 use super::super::choose::too_little;
 use super::super::scan::{scan_at_once, scan_rows};
+use super::filling::Filling;
 use super::{BLOCK_BYTES, LARGE_BLOCKS, Resident};
 use crate::address_space::check_room;
 use crate::cache::{Block, Rows};
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::PackedRows;
-use crate::runtime::{self, lock};
+use crate::runtime;
 
 /// What all that is under way may take beside the rows that are kept.
 const UNDER_WAY_BYTES: u64 = 192 << 20;
@@ -33,38 +34,6 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A reader waits for blocks if they will be there within this time, as reading single rows
 /// meanwhile takes longer and slows the filling down.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
-
-/// The work of filling, shared by the threads of one process, and done once.
-#[derive(Debug)]
-pub(super) struct Filling {
-    queue: Mutex<VecDeque<usize>>,
-    progress: Condvar,
-    started: Instant,
-    num_blocks: usize,
-    done: AtomicUsize,
-    threads: AtomicUsize,
-}
-
-impl Filling {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        lock(&self.queue)
-    }
-
-    /// Returns the time until the rest will be filled, at the pace so far.
-    fn remaining(&self) -> Duration {
-        let done = self.done.load(Ordering::Relaxed);
-        let left = self.num_blocks.saturating_sub(done);
-        if done == 0 {
-            return if left == 0 { Duration::ZERO } else { Duration::MAX };
-        }
-        let each = self.started.elapsed() / u32::try_from(done).unwrap_or(u32::MAX);
-        each.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
-    }
-
-    fn is_over(&self) -> bool {
-        self.threads.load(Ordering::Relaxed) == 0
-    }
-}
 
 /// The outcome of an attempt to fill a block.
 enum Attempt {

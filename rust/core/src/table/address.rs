@@ -1,0 +1,34 @@
+//! Where a table is, and which version of it is meant.
+
+use super::storage::StorageOptions;
+
+/// Which version of a table to open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Version {
+    /// The newest one of a branch, or of the main line.
+    #[default]
+    Latest,
+    /// The version with this number.
+    Number(u64),
+    /// The version that a tag points at; tags name their branch themselves.
+    Tag(String),
+}
+
+/// Where a table is and which version of it is meant.
+#[derive(Debug, Clone, Default)]
+pub struct Address {
+    /// A path or URI.
+    pub uri: String,
+    /// The branch, or `None` for the main line.
+    pub branch: Option<String>,
+    /// The version.
+    pub version: Version,
+    /// Options of the object store, credentials among them.
+    pub options: StorageOptions,
+}
+
+impl Address {
+    pub(super) fn is_remote(&self) -> bool {
+        self.uri.split_once("://").is_some_and(|(scheme, _)| scheme.starts_with("s3"))
+    }
+}

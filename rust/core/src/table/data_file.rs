@@ -1,0 +1,51 @@
+//! An open data file of a table.
+
+use std::sync::Arc;
+
+use arrow_buffer::NullBuffer;
+use arrow_data::ArrayData;
+use lance_core::cache::LanceCache;
+use lance_encoding::EncodingsIo;
+
+use super::mapped::MappedFile;
+use crate::error::Result;
+
+/// A data file, ready to be decoded with any projection.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    pub(super) path: String,
+    pub(super) io: Arc<dyn EncodingsIo>,
+    /// Where Lance keeps what it learns about pages.
+    pub(super) pages: Arc<LanceCache>,
+    pub(super) mapped: Option<Arc<MappedFile>>,
+    pub(super) num_bytes: u64,
+    /// Bytes to read at once from its end.
+    pub(super) tail_bytes: u64,
+}
+
+impl DataFile {
+    /// Returns whether reads wait, for another machine or a disk, so that they should not run on
+    /// the caller's thread.
+    pub(super) fn is_remote(&self) -> bool {
+        self.mapped.is_none()
+    }
+
+    /// Returns whether any buffer of `data` is a part of the mapped file.
+    pub(super) fn holds_some_of(&self, data: &ArrayData) -> bool {
+        let Some(mapped) = &self.mapped else {
+            return false;
+        };
+        let nulls = data.nulls().map(NullBuffer::buffer);
+        data.buffers().iter().chain(nulls).any(|buffer| mapped.holds(buffer))
+            || data.child_data().iter().any(|child| self.holds_some_of(child))
+    }
+
+    /// Checks that a mapped file still has its size.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the file was cut since.
+    pub(super) fn check(&self) -> Result<()> {
+        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check())
+    }
+}
