@@ -169,3 +169,13 @@ def test_the_cursor_agrees_with_a_simple_model_of_training(events, num_epochs):
         assert cursor.covers(cursor.next_start.epoch) or num_epochs != 1
     again = pickle.loads(pickle.dumps(cursor))
     assert again.checkpoint == copy.copy(cursor).checkpoint == cursor.checkpoint
+
+
+def test_looking_at_the_checkpoint_changes_nothing():
+    """Another thread may take a state while batches go on."""
+    cursor = Cursor(1)
+    number, progress = begun(cursor)
+    cursor.advance(number, progress, 1)
+    place = cursor._place
+    assert cursor.checkpoint == Checkpoint(None, 4)
+    assert cursor._place is place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lanceloader as ll
+import pyarrow as pa
 import pytest
 from mixture_reference import numbered, served, sources_of
 
@@ -80,3 +81,15 @@ def test_sources_that_are_served_in_the_end_may_begin_late():
     )
     loader = mixture.loader(1, format="python_col")
     assert [len(served(loader.set_epoch(epoch))) for epoch in range(3)] == [28, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"length": "x"}, {"padded": False}, {"bucket_rows": 9}, {"long": "error"}],
+)
+def test_options_of_a_token_budget_are_refused(option):
+    """They would be ignored otherwise: a mixture has batches of a number of rows."""
+    perm = ll.open(pa.table({"x": range(9)}))
+    (name,) = option
+    with pytest.raises(ValueError, match=f"`{name}`.*batch_tokens"):
+        ll.mix([perm, perm]).loader(2, **option)

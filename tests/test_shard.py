@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import determinism_page
 import lanceloader as ll
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lanceloader.world import World
 
 PAGE = determinism_page.load()
 
@@ -143,3 +146,21 @@ def test_a_shard_of_a_shuffle_is_that_of_the_shuffle_of_the_epoch():
         for epoch in range(3):
             whole = perm.shuffle(seed=1, epoch=epoch).shard(rank, 2)
             assert of_epoch(shard, epoch) == sorted(ids(whole))
+
+
+def test_a_shard_that_is_sent_to_another_process_stays_one(monkeypatch):
+    """A loader must not divide it again where ``torch.distributed`` is in use."""
+    monkeypatch.setattr(World, "found", lambda: World(0, 2))
+    shard = ll.open(pa.table({"x": range(40)})).shard(0, 2)
+    again = pickle.loads(pickle.dumps(shard))
+    for each in (shard, again, shard.shuffle(seed=1), again.with_take(20)):
+        loader = each.loader(4, format="numpy_dict")
+        assert loader.world == World()
+        assert sum(len(batch["x"]) for batch in loader) == len(shard) == 20
+
+
+def test_a_table_made_of_a_shard_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "found", lambda: World(0, 2))
+    shard = ll.open(pa.table({"x": range(40)})).shard(0, 2)
+    copy = shard.materialize(tmp_path / "t.lance")
+    assert copy.loader(4).world == World(0, 2)

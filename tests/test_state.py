@@ -270,7 +270,8 @@ def test_prefetched_batches_do_not_count(perm, ahead):
         assert loader.state_dict()["position"] == min(ROWS, step * BATCH)
 
 
-def test_batches_that_a_transform_fails_on_count(perm):
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_batches_that_a_transform_fails_on_count(perm, threads):
     order = wanted(perm)
     bad = set(order[100:200]) | set(order[700:900]) | {order[350]}
 
@@ -281,7 +282,9 @@ def test_batches_that_a_transform_fails_on_count(perm):
         return found
 
     def of(state=None):
-        loader = loader_of(perm, transform=fussy, on_error="skip", transform_threads=2)
+        loader = loader_of(
+            perm, transform=fussy, on_error="skip", transform_threads=threads
+        )
         if state is not None:
             loader.load_state_dict(state)
         return loader
@@ -291,6 +294,7 @@ def test_batches_that_a_transform_fails_on_count(perm):
         seen += rows
         rest = joined(of(loader.state_dict()))
         assert seen + rest == [row for row in order if row not in bad]
+        assert loader.stats().rows >= len(seen)
 
 
 def test_a_pickled_loader_keeps_its_place(perm):

@@ -127,6 +127,7 @@ def to_state(perm: RowVerbs) -> dict[str, Any]:
         "version": source.version,
         "branch": source.branch,
         "rows": perm.unsliced_order,
+        "is_shard": perm.is_shard,
         "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": plan is not None,
     }
@@ -195,6 +196,7 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
     perm.limit = state["limit"]
     perm.connection_factory = factory
     perm.read_options = state.get("read_options", perm.read_options)
+    perm.is_shard = state.get("is_shard", False)
     perm.order = perm.sliced_order(perm.offset, perm.limit)
 
 

@@ -6,6 +6,7 @@ when a batch is yielded. Persistent workers read the start of an iteration from 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import multiprocessing
 from collections import deque
@@ -209,15 +210,14 @@ class DataLoader(TorchLoader[Any]):
         return slots
 
     def _get_iterator(self) -> Any:
-        loader = self.dataset
         if self.num_workers == 0:
             return super()._get_iterator()
-        # Workers get a loader without the stages that run in this process.
-        self.__dict__["dataset"] = WorkerDataset(loader, self._start, self._signal)
-        try:
-            return super()._get_iterator()
-        finally:
-            self.__dict__["dataset"] = loader
+        # Workers get a loader without the stages that run in this process, through a copy, as
+        # other threads may use this object while workers start.
+        for_workers = copy.copy(self)
+        dataset = WorkerDataset(self.dataset, self._start, self._signal)
+        for_workers.__dict__["dataset"] = dataset
+        return TorchLoader._get_iterator(for_workers)
 
     def _received(self, iteration: Iteration) -> Iterator[Any]:
         """Yield the batches of workers, and advance the cursor with each."""

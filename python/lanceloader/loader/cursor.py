@@ -43,10 +43,8 @@ class Cursor:
         self.epoch: int | None = None
         self.is_advancing = False
         self.next_start = self.first()
-        self._checkpoint = self.next_start
-        self._progress: EpochProgress | None = None
-        self._num_steps = 0
-        """The number of steps of ``_progress`` before the checkpoint, if there is a ``_progress``."""
+        self._place: Checkpoint | tuple[EpochProgress, int] = self.next_start
+        """A checkpoint, or the steps done of an epoch. One value, as threads read it meanwhile."""
         self._num_requests = 0
         self._leader = 0
         """The number of the leading iteration, or 0."""
@@ -58,14 +56,16 @@ class Cursor:
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint after the last batch that the leading iteration yielded."""
+        place = self._place
+        if isinstance(place, Checkpoint):
+            return place
         # Computed on demand, as batches are more frequent than checkpoints.
-        if self._progress is not None:
-            self.checkpoint = self._progress.after(self._num_steps)
-        return self._checkpoint
+        progress, num_steps = place
+        return progress.after(num_steps)
 
     @checkpoint.setter
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint, self._progress = checkpoint, None
+        self._place = checkpoint
 
     @property
     def has_numbered_epochs(self) -> bool:
@@ -127,12 +127,6 @@ class Cursor:
         number = self._leader = self._unstarted = self._num_requests
         return number, self._take()
 
-    def lead(self) -> int:
-        """Return the number of a new iteration, which leads but does not start at ``next_start``."""
-        self._num_requests += 1
-        self._leader = self._num_requests
-        return self._leader
-
     def start(self, number: int, requested: Checkpoint) -> Checkpoint:
         """Return the start of an iteration when its first batch is requested.
 
@@ -151,7 +145,7 @@ class Cursor:
     def advance(self, number: int, progress: EpochProgress, num_steps: int) -> None:
         """Move the checkpoint behind some steps of an epoch, if this iteration leads."""
         if self._leader == number:
-            self._progress, self._num_steps = progress, num_steps
+            self._place = progress, num_steps
 
     def move(self, number: int, checkpoint: Checkpoint) -> None:
         """Move the checkpoint, if this iteration leads."""

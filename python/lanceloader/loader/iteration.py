@@ -117,7 +117,7 @@ class Iteration:
         for value in values:
             num_yielded += 1
             num_steps = num_yielded
-            if metrics.transform_threads or metrics.counts.batches_skipped:
+            if metrics.has_skips_noted:
                 num_steps += metrics.skipped() - skipped
             cursor.advance(self.number, progress, num_steps)
             yield value

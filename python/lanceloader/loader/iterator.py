@@ -49,7 +49,7 @@ class LoaderIterator:
                 if self._is_closed:
                     raise StopIteration
                 if metrics.num_yielded == 1:
-                    warn_if_degraded(metrics)
+                    warn_if_degraded(metrics, stacklevel=3)
                 metrics.request()
                 batch = next(self._batches)
                 metrics.yield_batch()
@@ -87,21 +87,21 @@ class LoaderIterator:
         if not self._has_ended:
             self._has_ended = True
             self.metrics.end()
-            warn_if_degraded(self.metrics)
+            warn_if_degraded(self.metrics, stacklevel=4)
 
 
 _WARNED: set[str] = set()
 """The causes that this process was warned of."""
 
 
-def warn_if_degraded(metrics: Metrics) -> None:
+def warn_if_degraded(metrics: Metrics, stacklevel: int) -> None:
     """Warn once per cause if rows were read in another way than ``explain()`` states."""
     failure = metrics.stats().failure
     if failure is not None and cause_of(failure) not in _WARNED:
         _WARNED.add(cause_of(failure))
         message = f"rows were read in another way than explain() states: {failure}"
         # Level 4 is the caller of `next`.
-        warnings.warn(message, DegradedWarning, stacklevel=4)
+        warnings.warn(message, DegradedWarning, stacklevel=stacklevel)
 
 
 def cause_of(failure: str) -> str:

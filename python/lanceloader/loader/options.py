@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from lanceloader._typing import Format, LongRows, Nulls, Read, Size, Tail
     from lanceloader.stages.transform import OnError
 
-__all__ = ["DEFAULTS", "LoaderOptions", "LoaderOptionsAfterSize", "with_defaults"]
+__all__ = [
+    "DEFAULTS",
+    "LoaderOptions",
+    "LoaderOptionsAfterSize",
+    "check_no_token_budget",
+    "with_defaults",
+]
 
 
 class LoaderOptionsAfterSize(TypedDict, total=False):
@@ -115,3 +121,16 @@ def with_defaults(options: LoaderOptions) -> LoaderOptions:
         )
         raise TypeError(message)
     return {**DEFAULTS, **options}
+
+
+def check_no_token_budget(options: LoaderOptions) -> None:
+    """Check that no option of a token budget was passed.
+
+    Raises:
+        ValueError: If one was.
+    """
+    for name in ("length", "padded", "bucket_rows", "long"):
+        value: Any = options[name]
+        if value != DEFAULTS[name]:
+            message = f"`{name}`={value!r} has no effect without a token budget: pass `batch_tokens`, too"
+            raise ValueError(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 from lanceloader.loader.making import make_loader
-from lanceloader.loader.options import DEFAULTS
+from lanceloader.loader.options import DEFAULTS, check_no_token_budget
 from lanceloader.loader.packing import PackVerbs
 from lanceloader.numbers import count
 from lanceloader.stages.transform import UNSET
@@ -198,7 +198,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             ValueError: If options of a token budget are passed without ``batch_tokens``.
         """
         if options["batch_tokens"] is None:
-            _check_unused(options)
+            check_no_token_budget(options)
             return RowUnits(self, by_column=by_column)
         most_rows = options["batch_size"]
         budget = TokenBudget(
@@ -212,16 +212,3 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         return BucketedUnits(
             self, budget, by_column=by_column, progress=options["progress"]
         )
-
-
-def _check_unused(options: LoaderOptions) -> None:
-    """Check that no option of a token budget was passed.
-
-    Raises:
-        ValueError: If one was.
-    """
-    for name in ("length", "padded", "bucket_rows", "long"):
-        value: Any = options[name]
-        if value != DEFAULTS[name]:
-            message = f"`{name}`={value!r} has no effect without a token budget: pass `batch_tokens`, too"
-            raise ValueError(message)

@@ -7,6 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
 from lanceloader.loader.making import make_loader
+from lanceloader.loader.options import check_no_token_budget
 from lanceloader.mixing.base import MixedSources
 from lanceloader.mixing.sources import source_views
 from lanceloader.mixing.units import MixedUnits
@@ -233,6 +234,7 @@ class Mixture(MixedSources):
                 "batches hold rows in exact proportions: pass `batch_size`"
             )
             raise ValueError(message)
+        check_no_token_budget(options)
         return MixedUnits(self, by_column=by_column)
 
     def explain(self) -> str:

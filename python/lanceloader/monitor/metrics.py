@@ -57,6 +57,7 @@ class Metrics:
         num_yielded: The number of batches yielded.
         num_skipped: The number of batches skipped before the current one, as a transform failed for
             all of their rows.
+        has_skips_noted: Whether transforms run, which may skip batches.
         transform_threads: The number of threads that convert and transform.
         events: The timed events, if the iteration is traced; otherwise ``None``.
         watches: The counters of the core, each with the start of its clock on the Python clock.
@@ -82,6 +83,7 @@ class Metrics:
         self.counts = TransformCounts()
         self.num_yielded = 0
         self.num_skipped = 0
+        self.has_skips_noted = False
         self.transform_threads = 0
         self.events: list[TraceEvent] | None = [] if is_traced else None
         self.watches: list[tuple[_native.Watch, int]] = []
@@ -126,7 +128,8 @@ class Metrics:
                 self._fold()
             else:
                 raw.watch.trace()
-            self.watches.append((raw.watch, start_of_clock(raw.watch)))
+            with self._lock:
+                self.watches.append((raw.watch, start_of_clock(raw.watch)))
         return CountedBatches(raw, self)
 
     def watch_queue(self, values: Any) -> None:
@@ -136,6 +139,7 @@ class Metrics:
 
     def note_skips(self, values: Any) -> Iterator[Any]:
         """Yield transformed batches, and note the skipped ones for stages that run ahead."""
+        self.has_skips_noted = True
         try:
             for value in values:
                 self._skipped_before.append(self.counts.batches_skipped)
@@ -273,6 +277,8 @@ class Metrics:
         found: dict[str, Any] = {}
         with self._lock:
             own = {stage: nanos / NANOS for stage, nanos in self._nanos.items()}
+            loads = [watch.stats() for watch, _ in self.watches]
+            core_ready, core_batches = self._core_ready, self._core_batches
         if self._helper_stats is not None:
             found = {
                 name: getattr(self._helper_stats, name)
@@ -284,7 +290,14 @@ class Metrics:
                 for stage in (*helpers, *own)
             }
         else:
-            found = self._core_stats(own)
+            for load in loads:
+                for stage, nanos in nanos_by_stage(load):
+                    own[stage] = own.get(stage, 0.0) + nanos / NANOS
+            ready, batches = self._ready, self.num_yielded
+            if self._queue is None:
+                ready = core_ready + sum(load.ready for load in loads)
+                batches = core_batches + sum(load.batches for load in loads)
+            found = {"stage_seconds": own, "ready": ready / batches if batches else 0.0}
             # Another library reads all rows from files.
             read = reads_between(self._reads_before, self._reads())
             found |= read or {"rows_direct": self._rows}
@@ -330,25 +343,14 @@ class Metrics:
 
     def _fold(self) -> None:
         """Sum the counters of earlier epochs, so that memory does not grow with their number."""
-        for watch, _ in self.watches:
-            load = watch.stats()
-            self._core_ready += load.ready
-            self._core_batches += load.batches
-            with self._lock:
+        with self._lock:
+            for watch, _ in self.watches:
+                load = watch.stats()
+                self._core_ready += load.ready
+                self._core_batches += load.batches
                 for name, nanos in nanos_by_stage(load):
                     self._nanos[name] = self._nanos.get(name, 0) + nanos
-        self.watches = []
-
-    def _core_stats(self, stages: dict[str, float]) -> dict[str, Any]:
-        loads = [watch.stats() for watch, _ in self.watches]
-        for load in loads:
-            for name, nanos in nanos_by_stage(load):
-                stages[name] = stages.get(name, 0.0) + nanos / NANOS
-        ready, batches = self._ready, self.num_yielded
-        if self._queue is None:
-            ready = self._core_ready + sum(load.ready for load in loads)
-            batches = self._core_batches + sum(load.batches for load in loads)
-        return {"stage_seconds": stages, "ready": ready / batches if batches else 0.0}
+            self.watches = []
 
 
 class CountedBatches:

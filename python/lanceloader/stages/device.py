@@ -178,6 +178,11 @@ class CopiedBatches:
         return self._stream.finish(*next(self._copies))
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether copies are started before they are requested."""
+        return self._copies.runs_ahead
+
+    @property
     def num_ready(self) -> int:
         """The number of batches whose copy was started and that were not yielded yet."""
         return self._copies.num_ready

@@ -105,6 +105,11 @@ class OrderedMap(Generic[Item, Result]):
             del error
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether results are computed before they are requested."""
+        return self._num_threads > 0
+
+    @property
     def num_ready(self) -> int:
         """The number of results that were computed and not yielded yet."""
         work = self._work
@@ -299,6 +304,9 @@ class _Work(Generic[Item, Result]):
             if self.is_stopped:
                 raise StopIteration
             item = next(self.items)
+            if self.is_stopped:
+                # It was stopped meanwhile, and `stop` could not take the items away.
+                self.drop_items()
         return without_stop_iteration(self.call)(item)
 
     def stop(self) -> None:

@@ -177,7 +177,8 @@ class BatchPipeline:
                 pin_memory=self.pin_memory,
                 timed=lambda call: metrics.timed("copy", call),
             )
-            if hasattr(values, "num_ready"):
+            # Copies made in the thread of the consumer wait in no queue.
+            if getattr(values, "runs_ahead", False):
                 metrics.watch_queue(values)
         return values
 

@@ -40,25 +40,26 @@ def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Len
     """
     builder = _native.LengthsBuilder(view.order)
     rows = builder.rows()
-    known = _LENGTHS.setdefault(view.source, {})
-    key = column, rows.fingerprint()
-    if key not in known:
-        narrow = {column: column}
-        if view.selection != narrow:
-            view = view.with_selection(narrow)
-        reader = view.open_reader()
-        for batch in progress_over(
-            batches_of(reader, rows, None),
-            rows.num_rows,
-            f"lengths of {column}",
-            enabled=progress,
-            rows_of=lambda batch: batch.num_rows,
-        ):
-            builder.push(batch)
-        while len(known) >= LENGTHS_KEPT:
-            del known[next(iter(known))]
-        known[key] = builder.finish()
-    return known[key]
+    source, key = view.source, (column, rows.fingerprint())
+    found = _LENGTHS.get(source, {}).get(key)
+    if found is not None:
+        return found
+    narrow = {column: column}
+    if view.selection != narrow:
+        view = view.with_selection(narrow)
+    for batch in progress_over(
+        batches_of(view.open_reader(), rows, None),
+        rows.num_rows,
+        f"lengths of {column}",
+        enabled=progress,
+        rows_of=lambda batch: batch.num_rows,
+    ):
+        builder.push(batch)
+    found = builder.finish()
+    # Replaced and never changed, as other threads read it meanwhile.
+    kept = list(_LENGTHS.get(source, {}).items())[1 - LENGTHS_KEPT :]
+    _LENGTHS[source] = dict([*kept, (key, found)])
+    return found
 
 
 class PlannedUnits(ViewUnits):
@@ -79,12 +80,13 @@ class PlannedUnits(ViewUnits):
             self._lengths = read_lengths(
                 self._view, self._column, progress=self._progress
             )
-        if epoch not in self._plans:
+        plan = self._plans.get(epoch)
+        if plan is None:
             plan = self._plan(epoch_of(self._view.order, epoch), self._lengths)
-            while len(self._plans) >= PLANS_KEPT:
-                del self._plans[next(iter(self._plans))]
-            self._plans[epoch] = plan
-        return self._plans[epoch]
+            # Replaced and never changed, as other threads read it meanwhile.
+            kept = list(self._plans.items())[1 - PLANS_KEPT :]
+            self._plans = dict([*kept, (epoch, plan)])
+        return plan
 
     def _plan(self, order: Order, lengths: _native.Lengths) -> Any:
         raise NotImplementedError

@@ -64,4 +64,6 @@ class MaterializeVerbs(ReadVerbs):
         new.assign_tables(uri)
         new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
         new.read_options = self.read_options
+        # All rows of the new table, of whatever part it was written from.
+        new.is_shard = False
         return new

@@ -242,5 +242,5 @@ def count_nulls(values: Any) -> int:
 
 def warn_deprecated(name: str) -> None:
     """Warn that a method was renamed, in LanceDB's words."""
-    message = f"{name} is warn_deprecated. Use with_{name} instead"
+    message = f"{name} is deprecated. Use with_{name} instead"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
