@@ -131,7 +131,8 @@ def test_trainer_evaluates_and_predicts(perm, tmp_path, kind, offline):
         in_order = wanted(perm)
     found = trainer.predict(perm, ignore_keys=["loss"]).predictions
     assert found[:, 0].tolist() == in_order
-    assert trainer.evaluate(perm)["eval_samples_per_second"] > 0
+    # Not how many: the clock of a machine may be set back meanwhile.
+    assert "eval_samples_per_second" in trainer.evaluate(perm)
 
 
 @pytest.mark.filterwarnings("default")
