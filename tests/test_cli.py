@@ -180,7 +180,7 @@ def test_warm_and_cache(tmp_path):
 
 def test_warm_of_few_rows_says_that_nothing_is_kept(db, tmp_path):
     said = run("warm", db / "t.lance", "--cache-dir", tmp_path).stdout
-    assert "nothing is kept in files" in said
+    assert "in memory only" in said
 
 
 def test_warm_shows_a_bar_where_it_is_asked_for(tmp_path, monkeypatch):

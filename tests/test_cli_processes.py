@@ -145,3 +145,19 @@ def test_completion():
     assert out.split() == ["torch_col", "torch_dict", "torch_matrix", "torch_row"]
     out, _ = command("--show-completion", "bash").communicate()
     assert "_lanceloader_completion" in out
+
+
+def test_what_follows_an_interrupt_is_an_interrupt():
+    """Ctrl-C ends workers as well, and torch's error about them hides the KeyboardInterrupt."""
+    from lanceloader.cli.failures import is_interrupt
+
+    def fail(first):
+        try:
+            raise first
+        except BaseException:
+            raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    for first, expected in ((KeyboardInterrupt(), True), (ValueError(), False)):
+        with pytest.raises(RuntimeError) as caught:
+            fail(first)
+        assert is_interrupt(caught.value) is expected

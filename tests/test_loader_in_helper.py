@@ -34,7 +34,7 @@ def ids(batches):
 def helpers():
     """The processes that this one began and that go on."""
     children = multiprocessing.active_children()
-    return [child for child in children if child.name == "lanceloader-aside"]
+    return [child for child in children if child.name == "lanceloader-helper"]
 
 
 def test_batches_are_those_of_this_process(perm):

@@ -41,7 +41,7 @@ def install() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # Pictures are drawn by few.
+    # Imported on first use: it needs matplotlib, which most programs do not.
     if name == "plots":
         import importlib
 

@@ -1,4 +1,4 @@
-"""From what a user types to a table: paths, URIs, and tables of LanceDB databases."""
+"""From the arguments of a command to a table: paths, URIs, and tables of LanceDB databases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a table is, as the options of a command say it."""
+    """The address of a table, from the options of a command."""
 
     uri: str
     table: str | None
@@ -53,7 +53,7 @@ class Address:
         tag: str | None,
         storage_option: list[str] | None,
     ) -> Address:
-        """Check what a user typed.
+        """Check the options.
 
         Raises:
             UsageError: If a storage option has no value.
@@ -65,7 +65,7 @@ class Address:
         return cls(uri, table, version, branch, tag, options)
 
     def find(self) -> str | Database | Any:
-        """Return what ``lanceloader.open`` takes, or the database if no table was named.
+        """Return an argument for ``lanceloader.open``, or the database if no table was named.
 
         Raises:
             UsageError: If a database on a server cannot be connected to.
@@ -87,7 +87,7 @@ class Address:
         return self.uri
 
     def target(self) -> Any:
-        """Return what ``lanceloader.open`` takes.
+        """Return an argument for ``lanceloader.open``.
 
         Raises:
             UsageError: If it is a database, and no table was named.

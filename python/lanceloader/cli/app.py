@@ -1,4 +1,4 @@
-"""All commands, and what they have in common."""
+"""All commands, and their common options."""
 
 from typing import Annotated
 

@@ -30,7 +30,7 @@ _SECONDS_OF_A_BATCH = 0.2
 
 @dataclass(frozen=True)
 class Race:
-    """What everybody reads."""
+    """What all arms read."""
 
     perm: ll.Permutation
     address: Address
@@ -55,7 +55,7 @@ class Arm:
 
 
 def arms(race: Race) -> tuple[list[Arm], dict[str, str]]:
-    """Return what can be compared, quick ones first, and why the rest cannot."""
+    """Return the arms, fast ones first, and for each arm left out the reason."""
     found = [Arm(LOADER, lambda arm: through_loader(race, arm))]
     absent = {}
     name = "DataLoader"
@@ -118,7 +118,7 @@ def through_data_loader(race: Race) -> Generator[int]:
 
 
 def through_lancedb(race: Race, arm: Arm) -> Generator[int]:
-    """Read with lancedb's own permutation, shuffled, as ``DataLoader`` asks it for rows."""
+    """Read with lancedb's own permutation, shuffled, through ``__getitems__`` as ``DataLoader`` does."""
     import lancedb
     import numpy as np
     from lancedb.permutation import Permutation
@@ -152,7 +152,7 @@ def through_lancedb(race: Race, arm: Arm) -> Generator[int]:
 
 
 def fitting(perm: Any, batch_size: int, order: list[int]) -> int:
-    """Return how many rows a batch may have that does not take seconds, going by a few rows."""
+    """Return the largest batch size whose batches do not take seconds, estimated from a few rows."""
     few = min(_FEW_ROWS, batch_size)
     seconds = []
     for _ in range(2):
@@ -216,10 +216,10 @@ def is_installed(library: str) -> bool:
 
 
 def needs(library: str) -> str:
-    """Say how a library is installed."""
+    """Return the command that installs a library."""
     return f'{library} is not installed: pip install "lanceloader[{library}]"'
 
 
 def as_it_is(batch: Any) -> Any:
-    """Return a batch; workers know it by its name."""
+    """Return a batch unchanged. A module-level function, as workers import it by name."""
     return batch

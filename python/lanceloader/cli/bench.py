@@ -37,10 +37,10 @@ def bench(
     columns: Columns = None,
     *,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Rows of a batch.")
+        int, typer.Option("--batch-size", "-b", min=1, help="Rows per batch.")
     ] = 1024,
     format: Annotated[  # noqa: A002
-        FormatName, typer.Option("--format", help="What batches are.")
+        FormatName, typer.Option("--format", help="The format of batches.")
     ] = "arrow",
     workers: Annotated[
         int,
@@ -56,7 +56,7 @@ def bench(
     ] = 5.0,
     seconds: Annotated[
         float,
-        typer.Option("--seconds", min=0.1, help="Seconds that are timed, all in all."),
+        typer.Option("--seconds", min=0.1, help="Total measured seconds."),
     ] = 2.0,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Turns of each way of reading.")
@@ -166,7 +166,7 @@ def bench(
 
 
 def check_plot(plot: Path | None) -> None:
-    """Find out beforehand whether a picture can be drawn.
+    """Check before measuring that a picture can be drawn.
 
     Raises:
         UsageError: If it cannot.

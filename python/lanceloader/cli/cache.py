@@ -14,7 +14,7 @@ __all__ = ["clear", "list_entries", "path"]
 
 
 def list_entries(*, cache_dir: CacheDir = None, json: Json = False) -> None:
-    """List the packed rows in the cache, those used last first.
+    """List the packed rows in the cache, most recently used first.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def clear(
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Remove the packed rows from the cache, but for those that are in use.
+    """Remove the packed rows from the cache, except those in use.
 
     \b
     Examples:
@@ -88,19 +88,19 @@ def the_folder(cache_dir: str | None) -> str:
     """Return the cache folder.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If the cache folder is disabled.
     """
     folder = lanceloader.cache.path(cache_dir)
     if folder is None:
         raise UsageError(
-            "the cache folder is an empty text, so there is none: set LANCELOADER_CACHE_DIR, or "
-            "give --cache-dir"
+            "LANCELOADER_CACHE_DIR is set to an empty string, which disables the cache folder: set it "
+            "to a folder, or pass --cache-dir"
         )
     return str(folder)
 
 
 def row_of(entry: Any) -> tuple[str, ...]:
-    """Return the cells of an entry."""
+    """Return the table cells of an entry."""
     state = "whole" if entry.is_complete else "in part"
     return (
         entry.table[:12],

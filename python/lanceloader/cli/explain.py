@@ -41,7 +41,7 @@ def explain(
     storage_option: StorageOption = None,
     json: Json = False,
 ) -> None:
-    """Say how the rows would be read, why, and what that costs. Nothing is packed.
+    """Show how the rows would be read, why, and at what cost. Nothing is packed.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ _EXPECTED = (
 
 
 class UsageError(Exception):
-    """The arguments do not go together, or not with what they name."""
+    """Raised for arguments that exclude each other or do not fit the table."""
 
 
 def say(line: str) -> None:
@@ -41,7 +41,7 @@ def say(line: str) -> None:
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Make every exception of a command one line on standard error and an exit code."""
+    """Turn every exception of a command into one line on standard error and an exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError:
-            # Whoever reads has read enough. Python flushes once more as it ends.
+            # The reader of the pipe has closed it, as `head` does. Python flushes once more at exit.
             _discard_output()
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
@@ -62,12 +62,26 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             say(f"error: {error}")
             raise typer.Exit(WRONG_USAGE) from None
         except Exception as error:
+            if is_interrupt(error):
+                say("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
             if os.environ.get("LANCELOADER_DEBUG", "0") not in ("", "0"):
                 raise
             say(f"error: {line_of(error)}")
             raise typer.Exit(FAILED) from None
 
     return run
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an exception was raised while a KeyboardInterrupt was handled.
+
+    Ctrl-C goes to worker processes as well, whose end torch then reports as an error.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
 
 
 def line_of(error: BaseException) -> str:

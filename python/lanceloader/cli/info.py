@@ -88,7 +88,7 @@ def info(
 
 
 def facts(found: ll.TableInfo) -> list[tuple[str, str]]:
-    """Return what is known of a table, name and text."""
+    """Return the facts about a table, as pairs of name and text."""
     lines = [("source", without_secrets(found.source))]
     rows = f"{found.num_rows:,}"
     if found.num_deleted_rows:

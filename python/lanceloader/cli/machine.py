@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at: libraries, cores, memory, disks and settings."""
+"""The checks of ``doctor``: libraries, cores, memory, disks and settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LITTLE_DISK = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         level: ``"ok"``; ``"note"`` for what may matter; ``"problem"`` for what does.
@@ -57,7 +57,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Look at everything."""
+    """Run all checks."""
     return [
         Finding("ok", "lanceloader", lanceloader.__version__),
         Finding("ok", "python", f"{platform.python_version()}, {sys.executable}"),
@@ -73,7 +73,7 @@ def findings() -> list[Finding]:
 
 
 def system() -> Finding:
-    """Look at the operating system."""
+    """Check the operating system."""
     text = f"{platform.system()} {platform.release()}, {platform.machine()}"
     if sys.platform == "linux":
         return Finding("ok", "system", text)
@@ -81,7 +81,7 @@ def system() -> Finding:
 
 
 def libraries() -> Iterator[Finding]:
-    """Look at the libraries that lanceloader works with."""
+    """Check the libraries that lanceloader works with."""
     for name in ("pyarrow", "numpy"):
         yield Finding("ok", name, importlib.metadata.version(name))
     for name, extra in _LIBRARIES.items():
@@ -93,7 +93,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def cores() -> Finding:
-    """Look at the processors that this process may use."""
+    """Check the processors that this process may use."""
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else there
     text = f"{usable:,} of {there:,}"
@@ -106,7 +106,7 @@ def cores() -> Finding:
 
 
 def memory() -> Finding:
-    """Look at the memory that there is, also in the control group."""
+    """Check the memory of the machine and of the control group."""
     there = meminfo()
     free = there.get("MemAvailable", 0)
     text = f"{size(free)} free of {size(there.get('MemTotal'))}"
@@ -123,10 +123,10 @@ def memory() -> Finding:
 
 
 def shared_memory() -> Finding:
-    """Look at ``/dev/shm``, which torch's workers hand tensors over in."""
+    """Check ``/dev/shm``, through which torch's workers send tensors."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        fix = "without it, DataLoader workers cannot hand over tensors; use loader()"
+        fix = "without it, DataLoader workers cannot send tensors; use loader()"
         return Finding("note", "/dev/shm", "not there", fix)
     space = shutil.disk_usage(folder)
     text = f"{size(space.free)} free of {size(space.total)}"
@@ -140,7 +140,7 @@ def shared_memory() -> Finding:
 
 
 def cache() -> Iterator[Finding]:
-    """Look at the folder for packed rows."""
+    """Check the folder for packed rows."""
     folder = lanceloader.cache.path()
     if folder is None:
         fix = (
@@ -169,7 +169,7 @@ def cache() -> Iterator[Finding]:
 
 
 def forking() -> Finding:
-    """Look at how worker processes start."""
+    """Check how worker processes start."""
     method = multiprocessing.get_start_method(allow_none=True)
     if method is None:
         method = multiprocessing.get_all_start_methods()[0]
@@ -180,7 +180,7 @@ def forking() -> Finding:
 
 
 def settings() -> Iterator[Finding]:
-    """Look at the variables of lanceloader. Those of storage are not shown."""
+    """Check the environment variables of lanceloader. Storage options are not shown."""
     for name, value in sorted(os.environ.items()):
         if name.startswith("LANCELOADER_"):
             is_secret = name == "LANCELOADER_STORAGE_OPTIONS"
@@ -214,7 +214,7 @@ def control_groups() -> Iterator[Path]:
 
 
 def memory_limit() -> tuple[int, int] | None:
-    """Return the tightest limit of the control groups, and what is left within it."""
+    """Return the tightest limit of the control groups, and the memory left within it."""
     found = []
     for group in control_groups():
         for limit, used in (
@@ -245,7 +245,7 @@ def cpu_quota() -> float | None:
 
 
 def number_in(file: Path) -> int | None:
-    """Return the number that a file holds, or ``None`` if it holds none."""
+    """Return the number in a file, or ``None`` if it holds no number."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -48,12 +48,12 @@ def print_line(text: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON, indented, with numbers that are none as strings."""
+    """Print a value as JSON, indented; NaN and infinities become strings."""
     print_line(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
 def plain(value: Any) -> Any:
-    """Return a value of a row as JSON has it.
+    """Return a value of a row as a value that JSON can represent.
 
     Binary becomes base64; dates, times, decimals and paths become strings, and so do ``NaN`` and
     infinities, which JSON does not have.
@@ -160,7 +160,7 @@ def quantity(number: float) -> str:
 def bar(
     what: str, *, show: bool | None, in_bytes: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar on standard error; yield what sets how much is done, and how much there is.
+    """Show a progress bar on standard error; yield a function that sets its position and length.
 
     Args:
         what: What the bar is called.

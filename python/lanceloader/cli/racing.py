@@ -1,4 +1,4 @@
-"""Timing ways of reading, one after another by turns."""
+"""Timing ways of reading by turns."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["Result", "by_turns"]
 
 _SHARE_OF_OPENING = 0.6
-"""Nothing is opened any more once so much of the limit is over."""
+"""No arm is opened once this part of the limit is over."""
 _UNTIMED = 0.25
-"""The part of a turn that is not timed: batches that lie ready are used up."""
+"""The part of a turn that is not timed, in which batches made ahead are used up."""
 _MOST_SECONDS_OF_PACKING = 2.0
 
 
 @dataclass
 class Result:
-    """How fast one way of reading was.
+    """The measurements of one arm.
 
     Attributes:
-        name: Its name.
-        first_batch_seconds: Until the first batch, once it is opened.
+        name: The name of the arm.
+        first_batch_seconds: Seconds from opening to the first batch.
         turns: Rows per second of each turn.
     """
 
@@ -50,13 +50,13 @@ def by_turns(
     """Time every arm in every round.
 
     Args:
-        arms: Who takes part. The first one must not fail.
-        seconds: Of all turns together.
+        arms: The arms to time. The first one must not fail.
+        seconds: Total measured seconds.
         rounds: Turns of each arm.
-        limit: About how many seconds all of it may take: later arms and rounds are left out.
+        limit: About how many seconds everything may take; later arms and rounds are left out.
 
     Returns:
-        What was measured, and why the others were left out.
+        The results, and for each arm left out the reason.
     """
     begin = time.perf_counter()
     turn = seconds / (rounds * len(arms))
@@ -97,7 +97,7 @@ def by_turns(
 
 
 def run_for(batches: Generator[int], seconds: float) -> tuple[int, float]:
-    """Take batches for some time, and one at least; return their rows and the time."""
+    """Take batches for some seconds, at least one; return their rows and the seconds."""
     rows = 0
     start = time.perf_counter()
     while True:

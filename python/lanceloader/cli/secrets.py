@@ -1,4 +1,4 @@
-"""Credentials never come out, whatever a library says of them."""
+"""Credentials are replaced in whatever a command prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _values: set[str] = set()
 
 
 def remember(options: Mapping[str, str]) -> None:
-    """Keep the values of storage options from being printed."""
+    """Replace the values of storage options in what is printed from now on."""
     _values.update(
         value
         for name, value in options.items()
@@ -39,7 +39,7 @@ def without_secrets(text: str) -> str:
     variables = {
         value
         for name, value in os.environ.items()
-        # Of a path, it matters which one was not found.
+        # Paths are no credentials, and an error must name the path that was not found.
         if _SECRET_VARIABLE.search(name)
         and len(value) >= 2 * _LEAST_LENGTH
         and "/" not in value[:1]

@@ -1,4 +1,4 @@
-"""Columns, filter and order of a permutation, as options say them."""
+"""Columns, filter and order of a permutation, from the options of a command."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["verdict"]
 
 _AMPLE = 1.2
-"""What is so many times as fast as it must be is enough, whatever else goes on."""
+"""This many times the needed rate is enough, whatever else runs on the machine."""
 _AS_FAST = 1.1
 
 
 def verdict(results: list[Result], *, batch_size: int, step_ms: float) -> str:
-    """Say whether reading keeps up with training, and what would if it does not.
+    """Return whether reading keeps up with training, in words, and what to do if it does not.
 
     Args:
         results: What was measured; that of ``loader()`` first.
@@ -34,7 +34,7 @@ def verdict(results: list[Result], *, batch_size: int, step_ms: float) -> str:
     shortest = batch_size / rate * 1e3
     if rate >= _AMPLE * needed:
         words.append(
-            f"loader() is enough without worker processes, {times(rate / needed)} over."
+            f"loader() is fast enough without worker processes: {times(rate / needed)} the needed rate."
         )
     elif rate >= needed:
         words.append(
@@ -60,5 +60,5 @@ def verdict(results: list[Result], *, batch_size: int, step_ms: float) -> str:
 
 
 def times(number: float) -> str:
-    """Say how many times."""
+    """Return a factor as a text, as in ``3.1 times``."""
     return f"{number:,.0f} times" if number >= 10 else f"{number:.1f} times"

@@ -71,13 +71,13 @@ def warm(
 
 
 def sentence(done: ll.WarmReport) -> str:
-    """Say what was packed."""
+    """Return a sentence that says what was packed."""
     columns = "1 column" if len(done.columns) == 1 else f"{len(done.columns):,} columns"
     what = f"{done.rows:,} rows of {columns}, {size(done.bytes)},"
     if not done.is_shared:
         return (
-            f"{what} are packed within {done.seconds:.1f} s in every run: nothing is kept in files "
-            "of less than 8 MiB, or without a cache folder"
+            f"{what} packed in {done.seconds:.1f} s, in memory only: under 8 MiB, or without a cache "
+            "folder, each run packs again"
         )
     if not done.blocks_packed:
         return f"{what} were packed already, in {done.cache_dir}"

@@ -111,7 +111,7 @@ class HelperClient:
         process = context.Process(
             target=run_child,
             args=(theirs, os.getpid(), depth, factory),
-            name="lanceloader-aside",
+            name="lanceloader-helper",
             daemon=True,
         )
         self._link = ChildLink(ours, process, imports_main=imports_main(method))
@@ -261,7 +261,7 @@ class ChildLink:
             ).start()
 
     def close_files(self) -> None:
-        """Close the files."""
+        """Close the connection and the file that stands for the process."""
         self.connection.close()
         if self.pidfd is not None:
             os.close(self.pidfd)

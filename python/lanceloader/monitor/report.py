@@ -148,7 +148,7 @@ def _read(stats: Measurements) -> list[str]:
             f"({stats.batches_skipped:,} whole batches), {stats.rows_filled:,} replaced"
         )
     if stats.failure is not None:
-        lines.append(f"no files  {stats.failure}")
+        lines.append(f"fallback  {stats.failure}")
     return lines
 
 
