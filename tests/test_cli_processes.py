@@ -155,7 +155,7 @@ def test_what_follows_an_interrupt_is_an_interrupt():
         try:
             raise first
         except BaseException:
-            raise RuntimeError("DataLoader worker exited unexpectedly")
+            raise RuntimeError("DataLoader worker exited unexpectedly")  # noqa: B904
 
     for first, expected in ((KeyboardInterrupt(), True), (ValueError(), False)):
         with pytest.raises(RuntimeError) as caught:

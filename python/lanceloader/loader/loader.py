@@ -114,12 +114,15 @@ class Loader(Generic[PermutationT]):
 
     @property
     def global_batch_size(self) -> int:
-        """The number of rows in a batch of all ranks together."""
+        """The number of rows in a batch of all ranks together; of units if these are not rows.
+
+        Units are blocks of packed documents, or whole batches if there is a token budget.
+        """
         return self.schedule.global_batch_size
 
     @property
     def batch_size(self) -> int:
-        """The number of rows in a batch of this rank."""
+        """The number of rows in a batch of this rank; of units as for ``global_batch_size``."""
         return self.schedule.share(0, self.global_batch_size).size
 
     @property
@@ -179,7 +182,9 @@ class Loader(Generic[PermutationT]):
     def skip_batches(self, num_batches: SupportsIndex) -> Self:
         """Start the next iteration ``num_batches`` steps later.
 
-        Takes constant time and reads nothing. Steps beyond the end of the epoch are ignored.
+        Takes constant time and reads nothing, except that the lengths of rows are read if they are not
+        known yet and batches are packed or have a token budget. Steps beyond the end of the epoch
+        are ignored.
 
         Args:
             num_batches: The number of steps, of which all ranks must skip the same number.
@@ -203,7 +208,7 @@ class Loader(Generic[PermutationT]):
 
         The state consists of numbers and strings that are the same on all ranks, for ``torch.save``,
         JSON and other formats. It can be loaded with another ``world_size``, batch size or number of
-        workers.
+        workers; a state taken inside of a worker process needs the same number of workers.
 
         A state taken in the body of the loop at the last batch of an epoch continues with the empty
         rest of this epoch. A state taken after the loop does so too if an epoch was set; without, it
@@ -222,7 +227,7 @@ class Loader(Generic[PermutationT]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration where a state was taken.
 
-        Takes constant time and reads nothing. If an iteration has several epochs, the state also
+        Takes constant time and reads nothing, with the exception of ``skip_batches``. If an iteration has several epochs, the state also
         restores the first one of them.
 
         Args:

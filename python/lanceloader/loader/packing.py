@@ -46,7 +46,7 @@ class PackVerbs(ColumnVerbs):
         find the same.
 
         Args:
-            length: The number of tokens in a block.
+            length: The number of tokens in a block, from 1 to 2**31 - 1.
             column: A column of lists of integers, the tokens; by default the only column of lists.
             lengths: A column of integers that holds the lengths of the lists, which is read
                 faster than the lists.
@@ -69,7 +69,7 @@ class PackVerbs(ColumnVerbs):
         Returns:
             The packed documents, whose ``loader()`` makes batches with one row per block and the
             columns ``input_ids``, ``doc_ids``, ``position_ids``, ``cu_seqlens`` and
-            ``num_tokens``; see the guide.
+            ``num_tokens``; see docs/how-to/packing.md.
 
         Raises:
             ValueError: If there is no such column, or an argument is out of range. Null documents

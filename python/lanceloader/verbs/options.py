@@ -30,6 +30,8 @@ class OptionVerbs(View):
     ) -> Self:
         """Return a permutation that is read in another way; without arguments, in the default way.
 
+        All four options are replaced. ``loader(read=...)`` replaces only the options that are passed.
+
         Args:
             read: The strategy, one of
 
@@ -55,6 +57,7 @@ class OptionVerbs(View):
 
         Raises:
             ValueError: If the strategy is unknown, or a size cannot be parsed.
+            TypeError: If ``memory_limit`` or ``threads`` is neither a number nor a string of one.
 
         Example:
             >>> perm.with_read("direct", memory_limit="1GiB").head(1)

@@ -202,8 +202,19 @@ class RowVerbs(ReadVerbs):
         return self.with_rows(self.order.shuffled(seed, epoch, clump))
 
     def with_epoch(self, epoch: int) -> Self:
-        """Return the permutation in the order of another epoch."""
-        order = self.order.with_epoch(epoch)
+        """Return the permutation in the order of another epoch, in constant time.
+
+        The order only changes if the last operation on the rows was a shuffle.
+
+        Args:
+            epoch: The number of the epoch, from 0 on.
+
+        Raises:
+            BoundsError: If the number is negative. It is a ``ValueError`` and an
+                ``OverflowError``.
+            TypeError: If it is not a whole number.
+        """
+        order = self.order.with_epoch(count(epoch, "epoch"))
         is_whole = self.offset is None and self.limit is None
         return self._replace(
             order=order, unsliced_order=order if is_whole else self.unsliced_order

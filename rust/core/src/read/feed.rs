@@ -67,7 +67,7 @@ impl Reader {
             self.choice()?;
         }
         let kind = match self.prepare(left, order.is_ascending())? {
-            // Too much to write for nobody.
+            // Scratch files of a whole epoch are too much for a guess.
             Strategy::External if is_guess => Kind::Direct,
             Strategy::Direct => Kind::Direct,
             Strategy::Resident => Kind::Resident,
@@ -100,7 +100,7 @@ impl Reader {
                 Ok(Kind::Direct)
             }
             Err(Error::Interrupted) => Err(Error::Interrupted),
-            // Nor is a limit that is too small, unless this way was asked for.
+            // A limit that is too small is no error either, unless the strategy was chosen by the user.
             Err(_) if self.shared.options.strategy.is_none() => Ok(Kind::Direct),
             Err(error) => Err(error),
         }
@@ -189,7 +189,7 @@ impl Feed {
             return Ok(None);
         }
         if let Some(next) = &self.next {
-            // A wish, not a need.
+            // Optional: an error shows again when that epoch is read.
             let _ = self.reader.start_ahead(next);
         }
         let count = usize::try_from(positions.end - positions.start).unwrap_or(usize::MAX);

@@ -318,7 +318,7 @@ fn open_rows(
         let (wider, home) =
             (Sizes { block_rows: found.block_rows, weights, ..sizes.clone() }, home(found, 0));
         let resident = Resident::new(scan, packing, wider, home);
-        // Others may not be allowed to use them, or nobody, as they exceed the limit.
+        // The wider rows are of no use if they are not shared, for example because they exceed the limit.
         if resident.is_shared() {
             return Ok((resident, true));
         }

@@ -194,7 +194,7 @@ impl Touched {
         if before == 0 && bytes > 0 {
             lock(&self.mappings).now.push(Arc::downgrade(mapping));
         }
-        // No more of it can be in memory than there is.
+        // The pages in memory cannot exceed the length of the file.
         let all = mapping.map.len() as u64;
         let new = all.min(before.saturating_add(bytes)) - all.min(before);
         self.bytes.fetch_add(new, Ordering::Relaxed);

@@ -39,7 +39,7 @@ const WORTH_WAITING: Duration = Duration::from_secs(2);
 enum Attempt {
     Filled(Block),
     Mapped(Block),
-    /// It was in memory, and is in a file now if that could be.
+    /// The block was in memory; it is now in a file if that could be written.
     Moved(Option<Block>),
     /// Another process is at it.
     Busy,
@@ -100,7 +100,7 @@ impl Resident {
         };
         let (started, failed): (Vec<_>, Vec<_>) = (0..threads).map(spawn).partition(Result::is_ok);
         filling.threads.fetch_sub(failed.len(), Ordering::Relaxed);
-        // A few threads do as well.
+        // Fewer threads are enough; only without any it is an error.
         if let (true, Some(Err(error))) = (started.is_empty(), failed.into_iter().next()) {
             self.failure.note(error);
         }
