@@ -179,3 +179,17 @@ def test_looking_at_the_checkpoint_changes_nothing():
     place = cursor._place
     assert cursor.checkpoint == Checkpoint(None, 4)
     assert cursor._place is place
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 3, None])
+def test_a_lower_epoch_is_an_epoch_too(num_epochs):
+    cursor = Cursor(num_epochs)
+    cursor.set_epoch(1)
+    cursor.set_epoch(0)
+    assert (cursor.next_start.epoch, cursor.checkpoint.epoch) == (0, 0)
+    number, progress = begun(cursor)
+    cursor.finish(number, progress.end())
+    cursor.set_epoch(5)
+    begun(cursor)
+    cursor.set_epoch(3)
+    assert cursor.next_start.epoch == 3

@@ -270,3 +270,24 @@ def test_the_end_of_a_last_epoch_that_was_left_out(num_workers, tmp_path):
     loader = in_workers(perm, num_workers)
     assert ids(loader) == [0, 1, 2]
     assert place(loader) == (1, 3)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_epochs_may_be_set_back(epochs):
+    loader = ll.open(pa.table({"id": range(6)})).loader(
+        3, shuffle=True, seed=1, epochs=epochs, format="numpy_dict"
+    )
+
+    def rows():
+        return [batch["id"].tolist() for batch in loader]
+
+    first = rows()
+    assert len(first) == 2 * epochs
+    loader.set_epoch(1)
+    later = rows()
+    assert later[: 2 * epochs - 2] == first[2:]
+    assert loader.set_epoch(0) is loader
+    assert rows() == first
+    loader.set_epoch(1).set_epoch(0)
+    assert len(loader) == 2 * epochs
+    assert rows() == first

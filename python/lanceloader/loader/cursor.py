@@ -52,6 +52,8 @@ class Cursor:
         """The number of the iteration requested last, or 0 once it has started."""
         self._is_epoch_new = False
         """Whether another epoch was set since the last request."""
+        self._is_jump = False
+        """Whether the next iteration starts at a checkpoint that was set."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -99,16 +101,17 @@ class Cursor:
         return following if self.covers(following) else None
 
     def set_epoch(self, epoch: int | None) -> None:
-        """Start the next iteration with an epoch; a start within that epoch is kept."""
+        """Start the next iteration with an epoch, unless a jump led into one of its epochs."""
         self.renumber(epoch)
         before, first = self.next_start, self.first()
-        if self.covers(before.epoch):
+        is_there = self._is_jump or before.epoch == first.epoch
+        if is_there and self.covers(before.epoch):
             self.next_start = replace(before, first=first.first)
             if self.checkpoint == before:
                 self.checkpoint = self.next_start
             return
         self.next_start = self.checkpoint = first
-        self._is_epoch_new = True
+        self._is_epoch_new, self._is_jump = True, False
 
     def renumber(self, epoch: int | None) -> None:
         """Set the epoch without changing the start of the next iteration."""
@@ -119,7 +122,7 @@ class Cursor:
         """Start the next iteration at a checkpoint."""
         self.next_start = self.checkpoint = checkpoint
         self._leader = 0
-        self._is_epoch_new = False
+        self._is_epoch_new, self._is_jump = False, True
 
     def request(self) -> tuple[int, Checkpoint]:
         """Return the number of a new iteration, which leads, and its start."""
@@ -159,5 +162,5 @@ class Cursor:
     def _take(self) -> Checkpoint:
         taken, self.next_start = self.next_start, self.first()
         self.checkpoint = taken
-        self._is_epoch_new = False
+        self._is_epoch_new = self._is_jump = False
         return taken

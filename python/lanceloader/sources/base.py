@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._native import Order
-from lanceloader.errors import LanceloaderError
+from lanceloader.errors import (
+    CorruptFileError,
+    LanceloaderError,
+    TableChangedError,
+)
 from lanceloader.sql import sql_error
 
 if TYPE_CHECKING:
@@ -157,4 +162,25 @@ def sql_errors(what: str, text: str, columns: Sequence[str]) -> Iterator[None]:
         is_panic = type(error).__name__ == "RustPanic"
         if not is_panic and not isinstance(error, RuntimeError | ValueError | OSError):
             raise
-        raise sql_error(what, text, error, columns) from error
+        fault = storage_fault(what, text, error)
+        raise fault or sql_error(what, text, error, columns) from error
+
+
+_GONE = re.compile(r"Not found: \S+\.lance|Dataset at path .* was not found")
+_DAMAGED = re.compile(
+    r"failed to fill whole buffer|Invalid range .* for object of size"
+)
+
+
+def storage_fault(what: str, text: str, error: Exception) -> LanceloaderError | None:
+    """Return the error for files that are gone or damaged, or ``None`` for other errors.
+
+    The libraries raise the same classes for these as for an SQL text that is wrong.
+    """
+    if _GONE.search(str(error)):
+        message = f"the files of the table are gone, so {what} {text!r} cannot be evaluated: {error}"
+        return TableChangedError(message)
+    if _DAMAGED.search(str(error)):
+        message = f"the files of the table are damaged, so {what} {text!r} cannot be evaluated: {error}"
+        return CorruptFileError(message)
+    return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._native import Order, Table
 from lanceloader.engine import ROW_ID, engine_of_uri
 from lanceloader.engine_reader import EngineReader
-from lanceloader.errors import UnsupportedError
+from lanceloader.errors import TableChangedError, UnsupportedError
 from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.options import ReadOptions
 from lanceloader.sources.arrow_sql import ArrowEngine
@@ -118,6 +118,9 @@ class NativeSource(Source):
 class LanceSource(NativeSource):
     """A Lance table in files, on disk or in object storage."""
 
+    _identity: str | None = None
+    """Which table it is; unknown in pickles of version 0.1.0."""
+
     def __init__(
         self,
         uri: str,
@@ -159,13 +162,51 @@ class LanceSource(NativeSource):
     @property
     def native(self) -> Table:
         if self._native is None:
-            self._native = Table.open(
+            self._native = self._same_table()
+        return self._native
+
+    @property
+    def identity(self) -> str | None:
+        """The identity of the version, by the names of its files: the same for a table that was moved."""
+        if self._identity is None:
+            self._identity = self.native.identity
+        return self._identity
+
+    def _same_table(self) -> Table:
+        """Open the version again.
+
+        Raises:
+            TableChangedError: If the table is gone, or there is another one at its address.
+        """
+        try:
+            table = Table.open(
                 self.uri,
                 version=self.version,
                 branch=self.branch,
                 storage_options=self.storage_options,
             )
-        return self._native
+        except FileNotFoundError as error:
+            message = f"the table {self.describe()} is gone: {error}"
+            raise TableChangedError(message) from error
+        if self._identity is not None and table.identity != self._identity:
+            message = (
+                f"{self.describe()} is another table than the one that was opened: it was dropped "
+                "and created again. Open it again for its current rows"
+            )
+            raise TableChangedError(message)
+        return table
+
+    def matching(self, predicate: str, order: Order) -> tuple[Source, Order]:
+        # The engine opens the table by its address, where another one may lie by now.
+        identity = self.identity
+        try:
+            found = super().matching(predicate, order)
+        except Exception:
+            self._same_table()
+            raise
+        if identity is not None:
+            self._same_table()
+        return found
 
     def describe(self) -> str:
         branch = f" of branch {self.branch}" if self.branch else ""
@@ -181,6 +222,8 @@ class LanceSource(NativeSource):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.update(_native=None, _make_engine=None, _pid=None)
+        # The other process must notice if another table lies at this address by then.
+        state["_identity"] = self.identity
         state["storage_options"] = without_secrets(self.storage_options)
         return state
 
