@@ -195,3 +195,54 @@ def test_what_stands_in_for_failed_rows_is_named_as_it_is_passed(perm):
         perm.loader(4, transform=len, on_error="fill")
     with pytest.raises(ValueError, match="`error_value` has 2 rows"):
         perm.loader(4, transform=len, on_error="fill", error_value=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"device": "nope"}, ValueError, "`device`.*'nope'"),
+        ({"device": "cpu:x"}, ValueError, "`device`.*'cpu:x'"),
+        ({"cache_dir": 1}, TypeError, "`cache_dir`.*1"),
+        ({"memory_limit": "99999999TiB"}, ValueError, "`memory_limit`.*99999999TiB"),
+        ({"shuffle": 7}, TypeError, "`shuffle`.*7; a seed is `seed`"),
+        ({"shuffle": "no"}, TypeError, "`shuffle`.*'no'"),
+        ({"drop_last": "False"}, TypeError, "`drop_last`.*'False'"),
+        ({"padded": "no", "batch_tokens": 9}, TypeError, "`padded`.*'no'"),
+        ({"in_process": 0}, TypeError, "`in_process`.*0"),
+    ],
+)
+def test_options_of_a_loader_are_checked_at_the_call(options, error, words):
+    perm = ll.open(pa.table({"x": range(9), "tokens": [[1]] * 9}))
+    with pytest.raises(error, match=words):
+        perm.loader(**options)
+
+
+def test_numpy_flags_are_flags():
+    perm = ll.open(pa.table({"x": range(9)}))
+    assert len(perm.loader(2, drop_last=np.bool_(True))) == 4
+
+
+@pytest.mark.parametrize("columns", [3, 1.5, True])
+def test_columns_that_are_no_list(columns):
+    data = pa.table({"x": range(9)})
+    for call in (
+        lambda: ll.open(data, columns=columns),
+        lambda: ll.open(data).select_columns(columns),
+    ):
+        with pytest.raises(TypeError, match=f"`columns`.*{columns}"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"collate_fn": 3}, "`collate_fn`.*3"),
+        ({"num_workers": "2"}, "`num_workers`.*'2'"),
+    ],
+)
+def test_arguments_of_the_torch_loader(options, words):
+    pytest.importorskip("torch")
+    from lanceloader.torch import DataLoader
+
+    with pytest.raises(TypeError, match=words):
+        DataLoader(ll.open(pa.table({"x": range(9)})), 2, **options)

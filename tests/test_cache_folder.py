@@ -180,3 +180,11 @@ def test_files_written_by_the_core_are_recognised(warmed):
         assert all(cache._OWN_FILE.fullmatch(name) for name in names)
         found = json.loads((entry.path / "entry.json").read_text())
         assert set(found) == cache._FIELDS
+
+
+def test_a_file_is_no_cache_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"`cache_dir`.*is a file"):
+        cache.clear(file)
+    assert file.read_text() == "mine"

@@ -245,7 +245,7 @@ def test_an_empty_table(tmp_path):
         ({"memory_limit": 1.5}, TypeError, "must be a whole number"),
         ({"threads": 0}, ValueError, "`threads` must be at least 1, got 0"),
         ({"threads": -1}, OverflowError, "negative"),
-        ({"cache_dir": 3}, TypeError, "PathLike"),
+        ({"cache_dir": 3}, TypeError, "`cache_dir` must be a string or a path"),
         ({"format": "tf"}, ValueError, "Invalid format: tf"),
         ({"format": "torch_dict", "nulls": "none"}, ValueError, "'none'"),
         ({"format": "torch_dict", "nulls": "fill"}, ValueError, "fill_value"),

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.formats.python import LazyRows
+from lanceloader.stages import ordered_map
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -493,3 +494,26 @@ def test_a_minute_of_everything_at_once(path):
     gc.collect()
     assert soon(lambda: threads_named("lanceloader-read") <= before)
     assert os.getpid() == threading.main_thread().native_id
+
+
+def test_threads_that_cannot_be_started(monkeypatch):
+    """The error says how many could be, and exit waits for these only."""
+    start, started = threading.Thread.start, []
+
+    def limited(thread):
+        if thread.name.startswith("lanceloader-transform"):
+            if len(started) == 3:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    loader = ll.open(pa.table({"x": range(99)})).loader(
+        2, transform=len, transform_threads=8
+    )
+    with pytest.raises(RuntimeError, match="thread 4 of 8 could not be started"):
+        next(iter(loader))
+    ordered_map._let_finish()
+    for thread in started:
+        thread.join(20)
+        assert not thread.is_alive()

@@ -262,7 +262,7 @@ def test_workers_end_with_the_iteration(perm):
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"seed": 1}, "pass shuffle=True"),
         ({"persistent_workers": True}, "needs num_workers > 0"),
-        ({"num_workers": -1}, "non-negative"),
+        ({"num_workers": -1}, "`num_workers` must not be negative"),
     ],
 )
 def test_arguments_of_a_permutation(perm, options, words):

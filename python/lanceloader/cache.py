@@ -132,8 +132,14 @@ def clear(
     Args:
         cache_dir: As for ``path``.
         dry_run: Whether to only say what would be removed.
+
+    Raises:
+        NotADirectoryError: If there is a file in its place.
     """
     root = path(cache_dir)
+    if root is not None and root.exists() and not root.is_dir():
+        message = f"`cache_dir` must be a folder, but {root} is a file"
+        raise NotADirectoryError(message)
     found = entries(cache_dir)
     if root is None or not _is_marked(root):
         return Cleared((), tuple(found))

@@ -40,7 +40,11 @@ def bytes_of(size: Size, name: str) -> int:
         raise ValueError(message)
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
-    return int(float(number) * base ** _UNITS[unit.lower()])
+    found = int(float(number) * base ** _UNITS[unit.lower()])
+    if found >= 2**64:
+        message = f"`{name}` must be less than 16 EiB, got {size!r}"
+        raise ValueError(message)
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def folder_of(given: str | os.PathLike[str] | None) -> str | None:
     """
     if given is None:
         return None
-    folder = os.fspath(given)
+    folder = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(folder, str):
         message = f"`cache_dir` must be a string or a path, not {folder!r}"
         raise TypeError(message)

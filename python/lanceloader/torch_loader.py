@@ -17,10 +17,12 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
+from lanceloader.choices import check_function
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
 from lanceloader.loader.checkpoint import Checkpoint, halves_of, of_halves
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.loader import Loader, register_as_dataset
+from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
 
 if TYPE_CHECKING:
@@ -130,6 +132,8 @@ class DataLoader(TorchLoader[Any]):
             ValueError: If an argument is not supported; the message names the alternative.
             TypeError: If ``dataset`` is neither a ``Loader`` nor a permutation.
         """
+        check_function("collate_fn", collate_fn)
+        num_workers = count(num_workers, "num_workers")
         check_not_passed("batch_sampler", batch_sampler)
         check_not_passed("in_order", None if in_order else in_order)
         own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}

@@ -210,7 +210,10 @@ def parsed(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            # What was typed may be a credential.
-            raise UsageError("--storage-option: wanted NAME=VALUE")
+            # The value may be a credential, so it is not shown.
+            raise UsageError(
+                "a storage option must be NAME=VALUE: check --storage-option and "
+                "LANCELOADER_STORAGE_OPTIONS"
+            )
         options[name.strip()] = value
     return options

@@ -107,6 +107,31 @@ DEFAULTS: LoaderOptions = {
 """The default of each option."""
 
 
+def check_flags(options: LoaderOptions) -> None:
+    """Check that flags are booleans: ``"no"`` and 7 would be true.
+
+    Raises:
+        TypeError: If one is not.
+    """
+    for name in (
+        "padded",
+        "drop_last",
+        "shuffle",
+        "pin_memory",
+        "in_process",
+        "progress",
+    ):
+        value: Any = options[name]
+        # NumPy has booleans of its own.
+        if not isinstance(value, bool) and type(value).__name__ not in (
+            "bool",
+            "bool_",
+        ):
+            more = "; a seed is `seed`" if name == "shuffle" else ""
+            message = f"`{name}` must be True or False, not {value!r}{more}"
+            raise TypeError(message)
+
+
 def with_defaults(options: LoaderOptions) -> LoaderOptions:
     """Return the options with the defaults of those that were not passed.
 
@@ -120,7 +145,9 @@ def with_defaults(options: LoaderOptions) -> LoaderOptions:
             f"{', '.join(DEFAULTS)}"
         )
         raise TypeError(message)
-    return {**DEFAULTS, **options}
+    found: LoaderOptions = {**DEFAULTS, **options}
+    check_flags(found)
+    return found
 
 
 def check_no_token_budget(options: LoaderOptions) -> None:

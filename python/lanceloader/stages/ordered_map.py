@@ -204,13 +204,21 @@ class _Work(Generic[Item, Result]):
         with self.lock:
             if self.threads or self.is_stopped:
                 return
-            self.threads = [
-                threading.Thread(target=self.work, name=f"{name}-{at}", daemon=True)
-                for at in range(threads)
-            ]
             _at_exit(self)
-            for thread in self.threads:
-                thread.start()
+            for at in range(threads):
+                thread = threading.Thread(
+                    target=self.work, name=f"{name}-{at}", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    message = (
+                        f"thread {at + 1} of {threads} could not be started: pass fewer "
+                        "threads, or raise the limit of the system"
+                    )
+                    raise RuntimeError(message) from error
+                # Only those that run can be waited for.
+                self.threads.append(thread)
 
     def work(self) -> None:
         """Run one job after the other, until there are no more."""

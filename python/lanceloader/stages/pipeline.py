@@ -44,6 +44,22 @@ def num_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def check_device(device: Any) -> None:
+    """Check that torch knows a device; whether this process has it shows in the first batch.
+
+    Raises:
+        ValueError: If torch does not know it.
+    """
+    import torch
+
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        message = f'`device` must be a device of torch, such as "cuda:0", got {device!r}: {reason}'
+        raise ValueError(message) from error
+
+
 @dataclass(frozen=True)
 class BatchPipeline:
     """The stages that a raw batch passes through; see ``Permutation.loader``.
@@ -104,6 +120,8 @@ class BatchPipeline:
             raise TypeError(message)
         if device is not None or pin_memory:
             need("torch", "pin_memory=True" if device is None else f"device={device!r}")
+        if device is not None:
+            check_device(device)
         if timeout is not None and not (timeout > 0 and num_threads):
             message = (
                 f"`transform_timeout`={timeout!r} with `transform_threads`={num_threads} is not "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
@@ -172,6 +172,9 @@ def check_names(columns: Sequence[str]) -> None:
     """
     if columns is None:
         raise AssertionError("columns is required")
+    if not isinstance(columns, Iterable):
+        message = f"`columns` must be a list of column names, not {columns!r}"
+        raise TypeError(message)
     if isinstance(columns, str):
         message = f"`columns` must be a list of names, not a string: pass [{columns!r}]"
         raise TypeError(message)
