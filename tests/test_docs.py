@@ -195,3 +195,13 @@ def test_examples_run(name, elsewhere):
     )
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
+
+
+def test_the_tree_of_contributing_names_every_module():
+    """Those at the top, and every folder: a newcomer looks there first."""
+    ((_, tree),) = blocks(ROOT / "CONTRIBUTING.md", "text")
+    package = ROOT / "python" / "lanceloader"
+    names = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert names
+    assert [name for name in sorted(names) if name not in tree] == []
