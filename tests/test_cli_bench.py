@@ -123,7 +123,7 @@ def test_verdicts():
     ample = of(3.1e6, DataLoader=1e6, other=9.3e6)
     assert ample == (
         "reading gives 3.1 M rows/s; a step of 5 ms at batch 1,024 needs 205 k rows/s: "
-        "loader() is fast enough without worker processes: 15 times the needed rate. It is 3.1 times as fast "
+        "loader() is fast enough without worker processes: 15 times the needed rate. loader() is 3.1 times as fast "
         "as DataLoader. other is 3.0 times as fast."
     )
     assert "just enough: steps shorter than 4.88 ms" in of(210_000)

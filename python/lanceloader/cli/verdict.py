@@ -51,7 +51,7 @@ def verdict(results: list[Result], *, batch_size: int, step_ms: float) -> str:
             continue
         share = rate / other.rows_per_second
         if share >= _AS_FAST:
-            words.append(f"It is {times(share)} as fast as {other.name}.")
+            words.append(f"loader() is {times(share)} as fast as {other.name}.")
         elif share <= 1 / _AS_FAST:
             words.append(f"{other.name} is {times(1 / share)} as fast.")
         else:
