@@ -204,6 +204,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("strategies")
 
 
+# A limit of 100 bytes may turn out too small after rows were packed: they are then read directly.
+@pytest.mark.filterwarnings("ignore::lanceloader.errors.DegradedWarning")
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_every_way_to_read_gives_the_same(folder, data):
