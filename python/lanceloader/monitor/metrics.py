@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lanceloader._native import Histogram
+from lanceloader.monitor.measurements import READING
 from lanceloader.monitor.stats import Stats, reads_between
 from lanceloader.monitor.transform_counts import TransformCounts
 
@@ -421,7 +422,7 @@ class _Points:
 
 
 def nanos_by_stage(load: _native.LoadStats) -> Iterator[tuple[str, int]]:
-    return zip(("order", "plan", "read", "gather"), load.stage_nanos, strict=True)
+    return zip(READING, load.stage_nanos, strict=True)
 
 
 def start_of_clock(watch: _native.Watch) -> int:

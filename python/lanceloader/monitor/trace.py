@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from lanceloader.monitor import measurements
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from lanceloader.monitor.metrics import Metrics, TraceEvent
 
 __all__ = ["Trace"]
-
-STAGES = ("order", "plan", "read", "gather")
-"""The stages of a reading thread, in the order of the core."""
 
 ROWS = 1000
 """The rows per iteration. Iterations do not share rows, as their threads may overlap in time."""
@@ -130,7 +129,7 @@ def slices_of_core(metrics: Metrics, rows: dict[int, str]) -> Iterator[Slice]:
             at, end = began + start, began + start + nanos
             args = {"rows": num_rows, "bytes": num_bytes}
             yield row, "window", at, nanos, args
-            for name, spent in zip(STAGES, stages, strict=True):
+            for name, spent in zip(measurements.READING, stages, strict=True):
                 spent = min(spent, end - at)
                 if spent > 0:
                     yield row, name, at, spent, {}
