@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.loader.checkpoint import Checkpoint, EpochProgress
 from lanceloader.loader.cursor import Cursor
+from lanceloader.units.share import share_of
+from lanceloader.world import World
 
 ROWS, BATCH = 40, 4
 
 
 def progress_of(start: Checkpoint) -> EpochProgress:
-    num_batches = (ROWS - start.position) // BATCH
-    return EpochProgress(start, ROWS, BATCH, num_batches, 0, None)
+    left = ROWS - start.position
+    share = share_of(ROWS, start.position, BATCH, World(), tail="pad", drop_last=True)
+    assert share.num_batches == left // BATCH
+    return EpochProgress(start, ROWS, BATCH, share, 0, None)
 
 
 def begun(cursor: Cursor) -> tuple[int, EpochProgress]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lanceloader.loader.plan_differences import differences
+
+if TYPE_CHECKING:
+    from lanceloader.units.share import Share
 
 __all__ = [
     "Checkpoint",
@@ -76,7 +79,7 @@ class EpochProgress:
         start: The checkpoint before the first of these steps.
         num_units: The number of units in the epoch.
         global_batch_size: The number of units in a step.
-        num_batches: The number of remaining steps.
+        share: The units of these steps that this rank gets, those of all its workers.
         turn: In a worker, the first of these steps whose batch it yields.
         num_workers: The number of workers, or ``None`` outside of a worker.
     """
@@ -84,9 +87,14 @@ class EpochProgress:
     start: Checkpoint
     num_units: int
     global_batch_size: int
-    num_batches: int
+    share: Share
     turn: int
     num_workers: int | None
+
+    @property
+    def num_batches(self) -> int:
+        """The number of remaining steps."""
+        return self.share.num_batches
 
     def after(self, steps: int) -> Checkpoint:
         """Return the checkpoint after some steps; in a worker, after as many batches of each worker."""

@@ -90,8 +90,7 @@ class Iteration:
             progress.turn,
             progress.num_workers or 1,
         )
-        share = schedule.share(start.position, progress.num_units)
-        share = share.of_worker(turn, num_workers)
+        share = progress.share.of_worker(turn, num_workers)
         following = cursor.following(start.epoch)
         then = None
         if following is not None:

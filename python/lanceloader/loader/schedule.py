@@ -114,7 +114,7 @@ class Schedule:
             start,
             num_units,
             self.global_batch_size,
-            self.share(start.position, num_units).num_batches,
+            self.share(start.position, num_units),
             turn,
             None if worker is None else worker[1],
         )
