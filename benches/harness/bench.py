@@ -136,7 +136,7 @@ class Bench:
         rounds: int, seconds: float, is_warm: bool = True, is_checked: bool = False,
         is_compared: bool = False, is_weighed: bool = False, reference: Arm | None = None,
     ) -> Iterator[tuple[Arm, int, Figures]]:  # fmt: skip
-        """Let arms read a table by turns; each round has another seed.
+        """Run arms on a table by turns, with another seed in each round.
 
         Rows are checked and memory is weighed in the first round. An arm is left out if its rows
         are not the table's; if rows are compared, too, if they are not those of the other arms with

@@ -85,7 +85,7 @@ class Child:
         self.timer.start()
 
     def next(self) -> dict[str, Any]:
-        """Let the job go on, and return what it yields next.
+        """Resume the job, and return the next value that it yields.
 
         Raises:
             RuntimeError: If the process ends first.

@@ -141,6 +141,6 @@ class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def register() -> None:
-    """Let imports of old names find the new modules."""
+    """Register the finder of the old names."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(_MovedFinder())

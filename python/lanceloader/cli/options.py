@@ -1,8 +1,10 @@
 """Arguments and options that several commands take."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from lanceloader._typing import Format, Read
 
 __all__ = [
     "Branch",
@@ -73,22 +75,9 @@ Seed = Annotated[
         "--seed", min=0, help="Chooses the order of --shuffle.  [default: at random]"
     ),
 ]
-FormatName = Literal[
-    "arrow",
-    "numpy",
-    "numpy_dict",
-    "pandas",
-    "polars",
-    "python",
-    "python_col",
-    "torch",
-    "torch_col",
-    "torch_dict",
-    "torch_matrix",
-    "torch_row",
-]
+FormatName = Format
 ReadName = Annotated[
-    Literal["auto", "resident", "external", "direct"] | None,
+    Read | None,
     typer.Option(
         "--read", help="How rows are read.  [default: LANCELOADER_READ, or auto]"
     ),

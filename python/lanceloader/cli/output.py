@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from lanceloader.monitor.formatting import readable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -134,14 +136,8 @@ def print_table(
 
 
 def size(number: float | None) -> str:
-    """Return a number of bytes with a unit."""
-    if number is None:
-        return "unknown"
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:,.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"
+    """Return a number of bytes with a unit, or ``unknown``."""
+    return "unknown" if number is None else readable(number)
 
 
 def quantity(number: float) -> str:
