@@ -158,7 +158,7 @@ def header(run: dict[str, Any]) -> str:
 
 
 def runs(parts: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Return what each run measured, and when."""
+    """Yield a line for the runs that were made alike: what they measured, and when."""
     keys = ("day", "rounds", "seconds_per_turn", "kernel")
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, part in parts.items():
