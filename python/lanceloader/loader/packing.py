@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from lanceloader.loader.making import make_loader
 from lanceloader.numbers import count
 from lanceloader.units.packed import PackedUnits, PackSettings
-from lanceloader.verbs.columns import ColumnVerbs
+from lanceloader.verbs.columns import ColumnVerbs, sources_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,9 +153,7 @@ class PackVerbs(ColumnVerbs):
 
     def _resolve_column(self, name: str) -> tuple[str, pa.DataType]:
         """Return a column of the table, selected or not, and its type."""
-        known = {known: known for known in self.source.column_names}
-        whole = self._replace(selection=known | self.selection)
-        source = whole.resolve_column(name)
+        source = sources_of(self, [name])[name]
         return source, self.with_selection({name: source}).schema.field(0).type
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lanceloader.errors import ColumnNotFoundError
 
-__all__ = ["ColumnVerbs"]
+__all__ = ["ColumnVerbs", "sources_of"]
 
 
 class ColumnVerbs(View):
@@ -161,6 +161,17 @@ class ColumnVerbs(View):
         for field in self.schema:
             add(field.name, self.selection[field.name], field.type)
         return self.with_selection(selection)
+
+
+def sources_of(view: ColumnVerbs, names: Iterable[str]) -> dict[str, str]:
+    """Return the source of each column, of those selected and of all others of the table.
+
+    Raises:
+        ColumnNotFoundError: If a column does not exist.
+    """
+    known = {name: name for name in view.source.column_names}
+    whole = view._replace(selection=known | view.selection)
+    return {name: whole.resolve_column(name) for name in names}
 
 
 def check_names(columns: Sequence[str]) -> None:

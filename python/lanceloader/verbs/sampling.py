@@ -12,6 +12,7 @@ from lanceloader import _native
 from lanceloader.numbers import array_of, count, numpy_of
 from lanceloader.splits import codes_of
 from lanceloader.values import by_value, canonical, listed
+from lanceloader.verbs.columns import sources_of
 from lanceloader.verbs.rows import RowVerbs, count_nulls
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ class SampleVerbs(RowVerbs):
         if not names:
             message = f"`{what}` is empty: pass the name of at least one column"
             raise ValueError(message)
-        known = self.source.column_names
-        whole = self._replace(selection={name: name for name in known} | self.selection)
-        selection = {name: whole.resolve_column(name) for name in names}
+        selection = sources_of(self, names)
         return canonical(self.with_selection(selection).to_arrow(progress=progress))
 
 
