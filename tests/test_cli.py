@@ -15,6 +15,7 @@ import pytest
 from command_line import ROOT, ROWS, SECRET, complaint, found, run
 from lanceloader import _typing, cache
 from lanceloader.cli import options, output
+from process_state import soon
 from remote_server import API_KEY, serving
 from vector_tables import large
 
@@ -162,6 +163,8 @@ def test_warm_and_cache(tmp_path):
     perm = ll.open(uri).select_columns(["vector", "id"])
     assert perm.warm(cache_dir=folder).blocks_packed == 0
     del perm
+    # The threads that read ahead let go of the files a moment after their loader is dropped.
+    assert soon(lambda: not any(entry.is_in_use for entry in cache.entries(folder)))
 
     (entry,) = found("cache", "list", *rows)["entries"]
     (known,) = cache.entries(folder)
