@@ -21,7 +21,7 @@ PYTHON_CODE := python tests benches examples docs/hooks.py docs/griffe_examples.
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release quickstart test test-all lint format types docs site bench ci clean
+.PHONY: help setup build release quickstart test test-all search lint format types docs site bench ci clean
 
 help: ## Lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,9 @@ test: build ## The tests, without those that take minutes
 test-all: build ## All tests, with a thousand examples for each property
 	cargo test --package lanceloader-core --locked
 	HYPOTHESIS_PROFILE=slow $(BIN)/pytest
+
+search: build ## Looks for faults with five thousand new examples for each property
+	HYPOTHESIS_PROFILE=search $(BIN)/pytest -m "hypothesis and not slow"
 
 lint: $(STAMP) ## Format and lints of Rust and Python
 	cargo fmt --all --check

@@ -20,7 +20,14 @@ import tables
 hypothesis.settings.register_profile(
     "fast", max_examples=20, deadline=None, print_blob=True
 )
-hypothesis.settings.register_profile("slow", max_examples=1000, deadline=None)
+# The same examples in every run: whether a commit is green does not depend on luck.
+hypothesis.settings.register_profile(
+    "slow", max_examples=1000, deadline=None, derandomize=True, database=None
+)
+# Other examples in every run: how such faults are looked for.
+hypothesis.settings.register_profile(
+    "search", max_examples=5000, deadline=None, print_blob=True
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 

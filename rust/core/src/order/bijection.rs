@@ -57,6 +57,21 @@ struct Network {
     keys: [u32; ROUNDS],
 }
 
+/// Refuses more positions than a shuffle may have.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if `len` is above [`MAX_ROWS`].
+pub(super) fn check_len(len: u64) -> Result<()> {
+    if len > MAX_ROWS {
+        return Err(Error::invalid(
+            format!("{len} rows"),
+            format!("at most {MAX_ROWS} to shuffle"),
+        ));
+    }
+    Ok(())
+}
+
 impl Bijection {
     /// Returns the permutation of `0..n` that belongs to `key`.
     ///
@@ -64,12 +79,7 @@ impl Bijection {
     ///
     /// [`Error::Invalid`] if `n` is above [`MAX_ROWS`].
     pub(super) fn new(n: u64, key: u64) -> Result<Self> {
-        if n > MAX_ROWS {
-            return Err(Error::invalid(
-                format!("{n} rows"),
-                format!("at most {MAX_ROWS} to shuffle"),
-            ));
-        }
+        check_len(n)?;
         let mut stream = SplitMix64(key);
         let kind = if n <= TABLE_ROWS {
             Kind::Table(Box::new(Table::new(n, &mut stream)))

@@ -1,6 +1,6 @@
 //! A keyed shuffle of positions, by single rows or by clumps of neighbours.
 
-use super::bijection::{Bijection, Purpose, key};
+use super::bijection::{Bijection, Purpose, check_len, key};
 use crate::error::{Error, Result};
 
 /// Positions taken through a shuffle by clumps together: their places in the clumps stay in L1.
@@ -33,6 +33,8 @@ impl Shuffle {
         if clump == 0 {
             return Err(Error::invalid("clump_size 0", "at least 1 row"));
         }
+        // However few the clumps: positions and gaps are added in 64 bits.
+        check_len(len)?;
         let count = len.div_ceil(clump);
         let clumps = Bijection::new(count, key(purpose, seed, epoch))?;
         let short_len = len % clump;
@@ -181,7 +183,23 @@ impl Shuffle {
 
 #[cfg(test)]
 mod tests {
+    use super::super::MAX_ROWS;
     use super::*;
+
+    #[test]
+    fn the_longest_shuffles_are_exact_and_longer_ones_refused() {
+        for clump in [1, 2, 3, 1 << 31, MAX_ROWS - 1, MAX_ROWS, u64::MAX] {
+            let shuffle = Shuffle::new(MAX_ROWS, Purpose::Shuffle, 3, 1, clump).unwrap();
+            let positions = [0, 1, MAX_ROWS / 2, MAX_ROWS - 2, MAX_ROWS - 1];
+            let mut rows = positions;
+            shuffle.apply(&mut rows);
+            assert!(rows.iter().all(|&row| row < MAX_ROWS), "clump {clump}");
+            assert_eq!(rows.map(|row| shuffle.inverse(row)), positions, "clump {clump}");
+            for len in [MAX_ROWS + 1, u64::MAX] {
+                assert!(Shuffle::new(len, Purpose::Shuffle, 3, 1, clump).is_err(), "{len} {clump}");
+            }
+        }
+    }
 
     #[test]
     fn clumps_stay_whole_and_every_position_is_served_once() {
