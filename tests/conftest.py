@@ -28,7 +28,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "search", max_examples=5000, deadline=None, print_blob=True
 )
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")
+hypothesis.settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(items):
+    """More examples may take longer than other tests, on a machine that is busy."""
+    if PROFILE == "fast":
+        return
+    seconds = {"slow": 900, "search": 3600}[PROFILE]
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.fixture(scope="session", autouse=True)
