@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TUTORIALS = Path(__file__).parent / "tutorials"
 PLACE = "/home/you/tutorials"
 """What the outputs show instead of the temporary folder in which a notebook was executed."""
-SECONDS = 120
+SECONDS = 200
 """The limit for one cell, on a machine that is busy."""
 TAGS = {"varies", "timing"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
