@@ -92,10 +92,10 @@ def test_a_notebook_is_stored_as_it_ran(path):
 
 
 @every_notebook
-def test_a_notebook_shows_pictures_and_says_what_is_next(path):
+def test_a_notebook_shows_pictures_and_ends_with_next_steps(path):
     notebook = notebooks.read(path)
     assert notebook.cells[0].source.startswith("# ")
-    assert notebook.cells[-1].source.startswith("## What next\n")
+    assert notebook.cells[-1].source.startswith("## Next steps\n")
     code = cells(path, "code")
     assert sum(len(pictures(cell)) for cell in code) >= 2
     for cell in code:
