@@ -389,6 +389,20 @@ def test_filter_refuses(perm, function, batched, error, match):
         perm.filter(function, batched=batched)
 
 
+def test_explain_counts_functions(perm):
+    assert "map " not in perm.explain()
+    mapped = perm.map(functions.double)
+    assert "map       1 function, called when rows are read" in mapped.explain()
+    assert (
+        "map       2 functions" in mapped.map(functions.halves, batched=True).explain()
+    )
+
+
 def test_batched_needs_a_function(perm):
     with pytest.raises(ValueError, match="option of a function"):
         perm.filter("id > 3", batched=True)
+    for call in (perm.map, perm.filter):
+        with pytest.raises(
+            TypeError, match="`batched` must be True or False, not 'no'"
+        ):
+            call(functions.double, batched="no")

@@ -64,13 +64,12 @@ class Step:
         if found.dtype != np.bool_:
             what = found.ravel().tolist()[0] if found.size else []
             message = (
-                "the function of filter() must return True or False for each row, not "
-                f"{what!r}"
+                f"`predicate` must return True or False for each row, not {what!r}"
             )
             raise TypeError(message)
         if found.shape != (batch.num_rows,):
             message = (
-                f"the function of filter() returned booleans of shape {found.shape} for "
+                f"`predicate` returned booleans of shape {found.shape} for "
                 f"{batch.num_rows} rows: return one for each"
             )
             raise ValueError(message)
@@ -108,7 +107,9 @@ class Step:
         columns = [column for _, column in fields.values()]
         if not columns:
             # A batch without columns has no rows.
-            message = "map() leaves no column: return one, or remove fewer columns"
+            message = (
+                "map() leaves no column: return one, or pass fewer `remove_columns`"
+            )
             raise ValueError(message)
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -172,7 +173,7 @@ def columns_of(rows: Sequence[Any]) -> dict[str, list[Any]] | None:
     for row in rows:
         if not isinstance(row, Mapping):
             message = (
-                "the function of map() must return a dict of the columns of a row, not "
+                "`function` of map() must return a dict of the columns of a row, not "
                 f"{type(row).__name__}; with batched=True, one of columns"
             )
             raise TypeError(message)
@@ -190,7 +191,7 @@ def whole(result: Any, num_rows: int) -> pa.RecordBatch:
     batch = batch_of(result)
     if batch is None:
         message = (
-            "the function of map() must return a dict of columns, or a batch in the format of the "
+            "`function` of map() must return a dict of columns, or a batch in the format of the "
             f"permutation, not {type(result).__name__}"
         )
         raise TypeError(message)
@@ -244,7 +245,7 @@ def column_of(name: str, values: Any, num_rows: int) -> pa.Array:
         column = pa.LargeListArray.from_arrays(offsets, items)
     elif isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         message = (
-            f"the function of map() must return a value of `{name}` for each row, in a list or an "
+            f"`function` of map() must return a value of `{name}` for each row, in a list or an "
             f"array, not {type(values).__name__}"
         )
         raise TypeError(message)
@@ -253,7 +254,7 @@ def column_of(name: str, values: Any, num_rows: int) -> pa.Array:
             column = arrow_of(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             message = (
-                f"the values of `{name}` that the function of map() returned cannot be stored as "
+                f"the values of `{name}` that `function` of map() returned cannot be stored as "
                 f"Arrow data: {error}; return numbers, text, arrays, lists or dicts, or call "
                 "the function with loader(transform=...)"
             )
@@ -266,7 +267,7 @@ def column_of(name: str, values: Any, num_rows: int) -> pa.Array:
 def another_number(what: str, found: int, num_rows: int) -> ValueError:
     """Return the error for a result with another number of rows."""
     message = (
-        f"the function of map() returned {found} values of {what} for {num_rows} rows, but the "
+        f"`function` of map() returned {found} values of {what} for {num_rows} rows, but the "
         "number of rows must stay the same: return one value for each"
     )
     return ValueError(message)

@@ -114,6 +114,8 @@ class PackedUnits(PlannedUnits):
     """Documents packed into blocks of a fixed length. Units are blocks."""
 
     unit = "block"
+    _picked: tuple[_native.Packing, PieceCache] | None = None
+    """The pieces of a plan; pickles of version 0.1.0 have none."""
 
     def __init__(
         self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
@@ -133,7 +135,6 @@ class PackedUnits(PlannedUnits):
         tokens = view.with_selection({settings.column: settings.column})
         super().__init__(tokens, settings.lengths, progress=progress)
         self._settings = settings
-        self._picked: tuple[_native.Packing, PieceCache] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_picked": None}

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from lanceloader import _native
-from lanceloader.choices import check_function
+from lanceloader.choices import check_flag, check_function
 from lanceloader.formats import inputs_of
 from lanceloader.formats.functions import Step, mapped_transform
 from lanceloader.numbers import count, numpy_of
@@ -122,6 +122,7 @@ class DatasetVerbs(SplitVerbs):
         check_function("function", function)
         if function is None:
             raise TypeError("`function` must be a function, not None")
+        check_flag("batched", batched)
         removed: tuple[str, ...] = ()
         if remove_columns is not None:
             check_names(remove_columns)
@@ -170,6 +171,7 @@ class DatasetVerbs(SplitVerbs):
             >>> len(splits["train"]), len(splits["test"])
             (8, 2)
         """
+        check_flag("shuffle", shuffle)
         train, test = train_test_sizes(self.num_rows, train_size, test_size)
         options: dict[str, Any] = {"seed": seed, "progress": progress}
         if not shuffle:
@@ -231,8 +233,8 @@ def positions_of(indices: Any) -> Any:
         isinstance(index, str) for index in first_of(indices)
     ):
         raise TypeError(
-            "select() takes the positions of rows: call select_columns() for columns, filter() for "
-            "SQL"
+            "`indices` of select() must be positions of rows: call select_columns() for columns, "
+            "filter() for SQL"
         )
     check_not_mask(indices)
     positions = numpy_of(indices if hasattr(indices, "__array__") else list(indices))

@@ -444,7 +444,7 @@ class ReadVerbs(ColumnVerbs):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self.without_functions({column: self.resolve_column(column)})
+        narrow = self._without_functions({column: self.resolve_column(column)})
         parts = []
         try:
             for batch in narrow._bulk(f"reading {column}", progress=progress):
@@ -459,7 +459,7 @@ class ReadVerbs(ColumnVerbs):
             raise FormatError(message) from error
         return distinct
 
-    def without_functions(self, selection: dict[str, str]) -> Self:
+    def _without_functions(self, selection: dict[str, str]) -> Self:
         """Return the rows with other columns, as they are stored: without functions of ``map``."""
         view = self.with_selection(selection)
         return view._replace(transform_fn=format_of(self.transform_fn))

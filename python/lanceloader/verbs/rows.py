@@ -9,6 +9,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
+from lanceloader.choices import check_flag
 from lanceloader.formats import inputs_of
 from lanceloader.formats.functions import Step
 from lanceloader.monitor.progress import progress_over
@@ -169,6 +170,7 @@ class RowVerbs(ReadVerbs):
             >>> perm.filter(lambda row: row["x"] % 5 == 0).head()
             [{'x': 0}, {'x': 5}]
         """
+        check_flag("batched", batched)
         if callable(predicate) and not hasattr(predicate, "__array__"):
             predicate = self._mask_of(predicate, batched=batched, progress=progress)
         elif batched:
