@@ -34,7 +34,7 @@ class DatasetVerbs(SplitVerbs):
 
         Args:
             indices: Positions in ``range(len(self))``, as a range, a sequence, or a 1-d array or
-                tensor. They may repeat. A range takes no memory, other positions 8 bytes each.
+                tensor. They may repeat. A range takes no memory, other positions 4 or 8 bytes each.
 
         Raises:
             IndexError: If a position is out of range.
