@@ -128,7 +128,9 @@ def test_blocks_require_libraries_that_there_are():
     required = {
         block.requires for page in PAGES for block in blocks(page, "python")
     } - {None}
-    assert required == {"datasets", "litdata", "streaming", "webdataset"}
+    assert required == {
+        *("datasets", "litdata", "streaming", "transformers", "webdataset")
+    }
 
 
 def test_every_python_block_is_found():

@@ -112,7 +112,8 @@ def test_skip_take_and_repeat(num_rows, verbs):
         ]
 
 
-def test_deprecated_names_warn(perm):
+def test_names_that_lancedb_deprecates_warn(any_table):
+    perm = lanceloader.permutation.Permutation.identity(any_table)
     for name in ("skip", "take", "repeat"):
         with pytest.warns(DeprecationWarning, match=f"with_{name}"):
             getattr(perm, name)(1)

@@ -68,6 +68,8 @@ AT_ONCE = {
     | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}
     | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
     "numpy": {"formats/numpy", "formats/torch", "streaming/packing"},
+    "transformers": {"transformers"},
+    "datasets": set(),
     "lancedb": set(),
     "lance": set(),
     "pandas": set(),

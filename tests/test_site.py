@@ -16,6 +16,7 @@ import lanceloader.permutation
 import lanceloader.plots
 import lanceloader.streaming
 import lanceloader.torch
+import lanceloader.transformers
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ REFERENCE = ROOT / "docs" / "reference"
 MODULES = [
     ll,
     ll.torch,
+    ll.transformers,
     ll.streaming,
     ll.permutation,
     ll.errors,

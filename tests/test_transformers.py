@@ -6,6 +6,7 @@ import pytest
 import trainers
 import transformers
 from lanceloader.torch import DataLoader
+from lanceloader.transformers import SetEpoch
 from trainers import (
     BATCH,
     EVERY_LOADER,
@@ -34,13 +35,6 @@ class OurTrainer(transformers.Trainer):
 
     def get_test_dataloader(self, test_dataset):
         return self.loader
-
-
-class SetEpoch(transformers.TrainerCallback):
-    """What a resumed epoch needs, as Trainer then sets none."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        train_dataloader.set_epoch(int(state.epoch))
 
 
 def trained(folder, trainer_class=transformers.Trainer, resume=None, **options):
@@ -104,6 +98,7 @@ def test_trainer_over_our_loader(perm, tmp_path, num_workers, offline):
 
     seen = run()
     assert seen == wanted(perm, 0) + wanted(perm, 1)
+    # 16 is in the second epoch, whose skipped batches must be those of this epoch.
     assert run(resume=8) == seen[160:]
     assert run(resume=16) == seen[ROWS + 100 :]
 
@@ -147,6 +142,15 @@ def test_trainer_over_a_loader_without_workers(perm, tmp_path, offline):
     assert seen == wanted(perm, 0) + wanted(perm, 1)
     with pytest.raises(AttributeError, match=r"pass `lanceloader\.torch\.DataLoader"):
         trained(tmp_path, OurTrainer, 8, loader=loader_of(perm))
+
+
+def test_set_epoch_needs_a_loader_with_epochs(perm):
+    state = transformers.TrainerState(epoch=3.0)
+    loader = loader_of(perm)
+    SetEpoch().on_epoch_begin(None, state, None, train_dataloader=loader)
+    assert loader.epoch == 3
+    with pytest.raises(TypeError, match="`set_epoch`, not list"):
+        SetEpoch().on_epoch_begin(None, state, None, train_dataloader=[])
 
 
 @pytest.fixture

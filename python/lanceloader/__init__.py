@@ -15,6 +15,7 @@ from lanceloader._permutation import (
 from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.formats.ragged import Ragged
 from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
 from lanceloader.monitor.stats import Stats
@@ -59,6 +60,7 @@ __all__ = [
     "Permutation",
     "PermutationBuilder",
     "Permutations",
+    "Ragged",
     "Splits",
     "Stats",
     "TableInfo",

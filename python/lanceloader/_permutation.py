@@ -17,8 +17,9 @@ from lanceloader.compat_lancedb.plan_table import (
 from lanceloader.loader.verbs import LoadVerbs
 from lanceloader.numbers import count
 from lanceloader.sources import open_source
+from lanceloader.sources.hf_datasets import DatasetSource, settings_of
+from lanceloader.verbs.datasets import DatasetVerbs
 from lanceloader.verbs.materializing import MaterializeVerbs
-from lanceloader.verbs.splitting import SplitVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Permutation", "Permutations", "open"]
 
 
-class Permutation(LoadVerbs, MaterializeVerbs, SplitVerbs):
+class Permutation(LoadVerbs, MaterializeVerbs, DatasetVerbs):
     """A view of the rows of a table, with an order, columns and a format.
 
     A permutation is immutable: methods that choose or order rows or columns return a new one. It reads
@@ -91,7 +92,9 @@ class Permutation(LoadVerbs, MaterializeVerbs, SplitVerbs):
 
         Args:
             table: A LanceDB table, a ``lance.LanceDataset``, a path or URI, Arrow data (any object
-                with ``__arrow_c_stream__``) or a query result. Its current version is read.
+                with ``__arrow_c_stream__``) or a query result. Its current version is read. Or a
+                ``datasets.Dataset``, with its rows, columns and format, and without copying its
+                files; features are stored values, so a class is an integer.
 
         Raises:
             AssertionError: If ``table`` is ``None``.
@@ -128,6 +131,10 @@ class Permutation(LoadVerbs, MaterializeVerbs, SplitVerbs):
         new.assign(*rows_of_split(base_table, permutation_table, number), number)
         new._base_table = base_table
         new._permutation_table = permutation_table
+        if isinstance(new.source, DatasetSource):
+            format, columns = settings_of(new.source.dataset)  # noqa: A001
+            new = new.with_format(format)
+            return new if columns is None else new.select_columns(columns)
         return new
 
     @property

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._html import table_of
 from lanceloader.engine import LancedbEngine, PylanceEngine, engine_of_uri
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources import open_source
@@ -108,6 +110,17 @@ class TableInfo:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        columns = (
+            [escape(column.name), escape(str(column.type))] for column in self.columns
+        )
+        facts = (
+            [escape(name.replace("_", " ")), escape(str(value))]
+            for name, value in vars(self).items()
+            if name not in ("columns", "indices") and value is not None
+        )
+        return table_of(["column", "type"], columns) + table_of(["", ""], facts)
 
 
 def table_info(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import (
     Any,
     Literal,
@@ -18,6 +18,7 @@ __all__ = [
     "ArrowStreamExportable",
     "Format",
     "Nulls",
+    "Pad",
     "Positions",
     "Progress",
     "Read",
@@ -55,11 +56,17 @@ Size: TypeAlias = int | str
 Nulls: TypeAlias = Literal["error", "fill", "mask"]
 """The policy of a dict format for nulls; see ``Permutation.with_format``."""
 
+Pad: TypeAlias = float | Mapping[str, Any]
+"""How a dict format pads lists; see ``Permutation.with_format``."""
+
 StorageOptions: TypeAlias = dict[str, str]
 """Options of an object store, with Lance's names."""
 
 PackStrategy: TypeAlias = Literal["concat", "first_fit", "best_fit"]
 """The algorithm that assigns documents to blocks; see ``Permutation.pack``."""
+
+Labels: TypeAlias = Literal["shifted", "unshifted"]
+"""The labels of packed blocks; see ``Permutation.pack``."""
 
 LongDocuments: TypeAlias = Literal["split", "truncate", "drop", "error"]
 """The treatment of documents longer than a block; see ``Permutation.pack``."""

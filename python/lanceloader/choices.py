@@ -1,10 +1,10 @@
-"""Checks of arguments that must be one of several strings, or a function."""
+"""Checks of arguments that must be one of several strings, a boolean, or a function."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
-__all__ = ["check_choice", "check_function"]
+__all__ = ["check_choice", "check_flag", "check_function"]
 
 
 def check_function(name: str, value: Any) -> None:
@@ -34,3 +34,19 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
         known = ", ".join(f'"{choice}"' for choice in get_args(kind))
         message = f"`{name}` must be one of {known}, got {value!r}"
         raise ValueError(message)
+
+
+def check_flag(name: str, value: Any, more: str = "") -> None:
+    """Check that an argument is a boolean: ``"no"`` and 7 would be true.
+
+    Args:
+        name: The name of the argument, for the error message.
+        value: The argument.
+        more: More words for the message.
+
+    Raises:
+        TypeError: If it is not a boolean of Python or NumPy.
+    """
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        message = f"`{name}` must be True or False, not {value!r}{more}"
+        raise TypeError(message)

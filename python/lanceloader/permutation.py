@@ -1,13 +1,15 @@
 """The names of ``lancedb.permutation``, with LanceDB's behaviour.
 
 The classes are those of ``lanceloader`` with all of their methods, such as ``filter``, ``shuffle``,
-``split``, ``shard``, ``sample`` and ``to_arrow``. They differ in one respect: as in LanceDB,
-``for batch in perm`` drops a shorter last batch.
+``split``, ``shard``, ``sample`` and ``to_arrow``. They differ in two respects: as in LanceDB,
+``for batch in perm`` drops a shorter last batch; and ``skip``, ``take`` and ``repeat``, which LanceDB
+deprecates, are ``with_skip``, ``with_take`` and ``with_repeat``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import _permutation
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
@@ -54,6 +56,27 @@ class Permutation(_permutation.Permutation):
         Use ``perm.iter(perm.batch_size)`` to keep it.
         """
         return self.iter(self.batch_size, skip_last_batch=True)
+
+    def skip(self, skip: int) -> Self:
+        """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
+        warn_deprecated("skip")
+        return self.with_skip(skip)
+
+    def take(self, limit: int) -> Self:
+        """Return ``with_take(limit)``. Deprecated: use ``with_take``."""
+        warn_deprecated("take")
+        return self.with_take(limit)
+
+    def repeat(self, times: int) -> Self:
+        """Return ``with_repeat(times)``. Deprecated: use ``with_repeat``."""
+        warn_deprecated("repeat")
+        return self.with_repeat(times)
+
+
+def warn_deprecated(name: str) -> None:
+    """Warn that a method was renamed, in LanceDB's words."""
+    message = f"{name} is deprecated. Use with_{name} instead"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 class Permutations(_permutation.Permutations):

@@ -32,6 +32,7 @@ from lanceloader.sources import (
     Unopened,
     pinned_source,
 )
+from lanceloader.sources.hf_datasets import DatasetSource
 from lanceloader.sources.opening import is_a
 from lanceloader.world import is_starting
 
@@ -65,6 +66,8 @@ class LazyBaseTable(LazyTable):
 
     def make(self, perm: RowVerbs) -> Any:
         source = perm.source
+        if isinstance(source, DatasetSource):
+            return source.dataset
         if isinstance(source, MemorySource):
             # As in LanceDB, a table in memory is created anew, with new row ids.
             data = source.to_arrow()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from lanceloader import _native
+from lanceloader._html import table_of
 from lanceloader.errors import FormatError
 from lanceloader.numbers import numbers_of, numpy_of
 
@@ -71,6 +73,22 @@ class Splits(Sequence[PermutationT]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    def __contains__(self, key: object) -> bool:
+        """Return whether there is a split with this name, or whether this is one of the splits."""
+        return key in self.names if isinstance(key, str) else key in self._parts
+
+    def keys(self) -> list[str]:
+        """Return the names, so that ``dict(splits)`` works as for a dict of splits."""
+        return list(self.names)
+
+    def values(self) -> list[PermutationT]:
+        """Return the permutations."""
+        return list(self._parts)
+
+    def items(self) -> list[tuple[str, PermutationT]]:
+        """Return pairs of a name and a permutation; none if splits have no names."""
+        return list(zip(self.names, self._parts, strict=False))
+
     def __iter__(self) -> Iterator[PermutationT]:
         return iter(self._parts)
 
@@ -81,6 +99,14 @@ class Splits(Sequence[PermutationT]):
             for name, part in zip(names, self, strict=True)
         )
         return f"<Splits {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        names = self.names or range(len(self))
+        rows = (
+            (escape(str(name)), f"{len(part):,}")  # type: ignore[arg-type]
+            for name, part in zip(names, self, strict=True)
+        )
+        return table_of(["split", "rows"], rows)
 
 
 class Fold(NamedTuple, Generic[PermutationT]):

@@ -22,6 +22,7 @@ from lanceloader.helper.main_guard import UNGUARDED, imports_main
 from lanceloader.loader.checkpoint import Checkpoint, halves_of, of_halves
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.loader import Loader, register_as_dataset
+from lanceloader.loader.signature import with_options_shown
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
 
@@ -82,6 +83,7 @@ class DataLoader(TorchLoader[Any]):
     _is_accelerate_prepared = True
     use_stateful_dataloader = True
 
+    @with_options_shown
     def __init__(
         self,
         dataset: Loader | Permutation,

@@ -65,6 +65,13 @@ def verbs(perm: Permutation, mine: Mine) -> None:
     assert_type(perm.with_skip(3).with_take(4).with_repeat(2), Permutation)
     assert_type(perm.with_format("torch_dict", nulls="fill", fill_value=0), Permutation)
     assert_type(perm.with_transform(lambda batch: batch.num_rows), Permutation)
+    assert_type(perm.with_format("torch_dict", pad={"x": 0}), Permutation)
+    assert_type(perm.select(range(3)).take(2).skip(1).repeat(2), Permutation)
+    assert_type(mine.select([1]).map(dict, batched=True).filter(bool), Mine)
+    assert_type(perm.train_test_split(0.2, seed=1), Splits[Permutation])
+    assert_type(mine.split([0.5, 0.5], seed=1), Splits[Mine])
+    assert_type(int(perm.split), int)
+    assert_type(Permutation.split(perm, [0.5, 0.5], seed=1), Splits[Permutation])
     assert_type(perm.with_batch_size(32), Permutation)
     assert_type(perm.with_connection_factory(lambda name: name), Permutation)
     assert_type(Mine.identity("t.lance"), Mine)
@@ -77,6 +84,9 @@ def verbs(perm: Permutation, mine: Mine) -> None:
     perm.shard(0, 4, tail="repeat")  # type: ignore[arg-type]
     perm.sample(10)  # type: ignore[call-arg]
     perm.with_format("jax")  # type: ignore[arg-type]
+    perm.to_tf_dataset  # type: ignore[attr-defined]  # noqa: B018
+    perm.pack(8, labels=True)  # type: ignore[arg-type]
+    perm.map("x")  # type: ignore[arg-type]
     perm.with_format("torch_dict", nulls="drop")  # type: ignore[arg-type]
     perm.with_transform("arrow")  # type: ignore[arg-type]
     perm.no_such_verb()  # type: ignore[attr-defined]

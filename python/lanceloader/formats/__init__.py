@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from lanceloader._extras import need
 from lanceloader._typing import Format
 from lanceloader.formats._columns import check_fill_columns, check_nulls
+from lanceloader.formats._padding import check_pad, padding_in
+from lanceloader.formats.functions import Mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,10 @@ __all__ = [
     "FORMATS",
     "check_fill_columns",
     "check_nulls",
+    "check_pad",
+    "format_of",
+    "has_free_length",
+    "inputs_of",
     "is_format",
     "is_matrix",
     "is_torch",
@@ -91,8 +97,55 @@ def transform_of(name: object, **options: Any) -> Transform:
     return transform
 
 
+def format_of(transform: Transform) -> Transform:
+    """Return the transform to the format, which is the last step of one with functions of ``map``."""
+    return transform.transform if isinstance(transform, Mapped) else transform
+
+
+def has_free_length(transform: Transform) -> bool:
+    """Return whether a format pads lists to the longest one of a batch."""
+    transform = format_of(transform)
+    if not isinstance(transform, functools.partial):
+        return False
+    return any(one.get("length") is None for one in padding_in(transform.keywords))
+
+
+def inputs_of(transform: Transform, *, by_row: bool) -> Transform:
+    """Return the transform to what functions of ``map`` and ``filter`` are called with.
+
+    That is a dict of columns in the library of the format, or a whole batch or data frame.
+
+    Args:
+        transform: The transform of the permutation.
+        by_row: Whether the function takes single rows.
+
+    Raises:
+        ValueError: If the format is a user's function, or has no rows as dicts.
+    """
+    transform = format_of(transform)
+    name = name_of(transform)
+    if name is None:
+        raise ValueError(
+            "functions of rows cannot follow with_transform(), whose results have no columns: call "
+            "map() or filter() first"
+        )
+    if name in ("arrow", "pandas", "polars"):
+        if by_row:
+            message = (
+                f'format "{name}" has no rows as dicts: pass batched=True, for a function of whole '
+                "batches"
+            )
+            raise ValueError(message)
+        return transform
+    if name.endswith("_dict"):
+        return transform
+    library, _ = FORMATS[name]
+    return transform_of("python_col" if library == "python" else f"{library}_dict")
+
+
 def name_of(transform: Transform) -> str | None:
     """Return the name of the format of a transform, or ``None`` for a user's function."""
+    transform = format_of(transform)
     function: Any = getattr(transform, "func", transform)
     package, _, library = (getattr(function, "__module__", None) or "").rpartition(".")
     if package != __name__:
@@ -138,6 +191,7 @@ def whole_of(transform: Transform) -> str | None:
     For all other formats and for a user's function, return ``None``.
     """
     wholes: tuple[Format, ...] = "arrow", "pandas", "polars", "torch_col"
+    transform = format_of(transform)
     return next((name for name in wholes if is_format(transform, name)), None)
 
 
@@ -148,6 +202,7 @@ def is_matrix(transform: Transform) -> bool:
 
 def is_torch(transform: Transform) -> bool:
     """Return whether a transform is that of one of the torch formats."""
+    transform = format_of(transform)
     if isinstance(transform, functools.partial):
         transform = transform.func
     return getattr(transform, "__module__", None) == f"{__name__}.torch"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from lanceloader.formats.ragged import Ragged
 from lanceloader.sql import missing_column
 
 if TYPE_CHECKING:
@@ -23,19 +24,6 @@ __all__ = [
     "check_nulls",
     "gather_runs",
 ]
-
-
-class Ragged(NamedTuple):
-    """A column of lists of different lengths.
-
-    List ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
-    """
-
-    values: Any
-    """The values of all lists, concatenated: a 1-D array or tensor."""
-
-    offsets: Any
-    """The start of each list and the end of the last one: int64 of length ``num_lists + 1``."""
 
 
 class Columns(dict[str, Any]):

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import Columns, Ragged
+from lanceloader.formats._columns import Columns
+from lanceloader.formats._padding import padding_of
 from lanceloader.formats._types import (
     bits_in,
     has_bfloat16,
@@ -20,6 +21,7 @@ from lanceloader.formats._types import (
     unwrapped,
     zero_of,
 )
+from lanceloader.formats.ragged import Ragged
 from lanceloader.values import is_bfloat16, plain
 
 if TYPE_CHECKING:
@@ -50,7 +52,12 @@ class Library(NamedTuple):
 
 
 def convert(
-    batch: pa.RecordBatch, library: Library, *, nulls: Nulls, fill_value: Any
+    batch: pa.RecordBatch,
+    library: Library,
+    *,
+    nulls: Nulls,
+    fill_value: Any,
+    pad: Any = None,
 ) -> Columns:
     """Convert every column of ``batch``.
 
@@ -59,12 +66,13 @@ def convert(
         library: The functions that build arrays.
         nulls: The policy for nulls.
         fill_value: The replacement for nulls: one value, or a dict by column name.
+        pad: How lists are padded; see ``padding_of``.
 
     Raises:
         FormatError: If the format cannot hold a column, or its nulls.
     """
     out = Columns()
-    converter = _Converter(library, nulls, fill_value)
+    converter = _Converter(library, nulls, fill_value, pad)
     for field, column in zip(batch.schema, batch.columns, strict=True):
         converter.add(out, field.name, field, column)
     return out
@@ -73,10 +81,13 @@ def convert(
 class _Converter:
     """Converts columns to the arrays of one library, with one policy for nulls."""
 
-    def __init__(self, library: Library, nulls: Nulls, fill_value: Any) -> None:
+    def __init__(
+        self, library: Library, nulls: Nulls, fill_value: Any, pad: Any
+    ) -> None:
         self.library = library
         self.nulls = nulls
         self.fill_value = fill_value
+        self.pad = pad
 
     def add(
         self, out: dict[str, Any], path: str, field: pa.Field, column: pa.Array
@@ -105,7 +116,15 @@ class _Converter:
                 raise FormatError(message)
             column = plain(column)
             out[f"{key}_mask"] = self.library.array(column.is_valid())
-        out[key] = self.value(path, field, column)
+        value = self.value(path, field, column)
+        padding = padding_of(self.pad, path) if isinstance(value, Ragged) else None
+        if padding is None:
+            out[key] = value
+            return
+        mask = padding.pop("mask", None)
+        out[key], valid = value.padded(**padding, return_mask=True)
+        if mask is not None:
+            out[mask] = valid
 
     def value(self, path: str, field: pa.Field, column: pa.Array) -> Any:
         """Convert a column and treat its nulls according to the policy."""
@@ -123,7 +142,7 @@ class _Converter:
         if shape is None or isinstance(values, list):
             return values
         values = values.reshape(len(column), *shape)
-        order = field.type.permutation
+        order = getattr(field.type, "permutation", None)
         if order is None:
             return values
         return self.library.permuted(values, [0, *(axis + 1 for axis in order)])
@@ -202,6 +221,8 @@ class _Converter:
             values = self.items(path, item_of(field), inside)
             if not isinstance(values, list | dict | Ragged):
                 return values.reshape(len(column), size, *values.shape[1:])
+        elif (leaves := leaves_of(field, column)) is not None:
+            return self.value(path, pa.field(field.name, leaves.type), leaves)
         elif types.is_list(kind) or types.is_large_list(kind):
             offsets = column.offsets
             start, stop = offsets[0].as_py(), offsets[-1].as_py()
@@ -233,3 +254,28 @@ class _Converter:
             )
             raise FormatError(message)
         return self.value(path, field, values)
+
+
+def leaves_of(field: pa.Field, column: pa.Array) -> pa.Array | None:
+    """Return the numbers of arrays that are stored as lists of lists, as Hugging Face stores them.
+
+    Returns:
+        All numbers, or ``None`` for other columns, and for arrays with nulls or of other shapes.
+    """
+    import pyarrow as pa
+
+    shape = getattr(field.type, "shape", None)
+    if shape is None or None in shape:
+        return None
+    leaves, size = column, len(column)
+    for length in shape:
+        kind = leaves.type
+        if leaves.null_count or not (
+            pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        ):
+            return None
+        lengths = set(leaves.value_lengths().unique().to_pylist())
+        if lengths - {length}:
+            return None
+        leaves, size = leaves.flatten(), size * length
+    return leaves if len(leaves) == size and not leaves.null_count else None

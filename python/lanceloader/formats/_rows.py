@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import Ragged
+from lanceloader.formats.ragged import Ragged
 
 if TYPE_CHECKING:
     from types import FrameType

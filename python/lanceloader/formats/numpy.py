@@ -83,11 +83,15 @@ def cells_of(column: pa.RecordBatch) -> np.ndarray[Any, Any]:
 
 
 def columns(
-    batch: pa.RecordBatch, *, nulls: Nulls = "error", fill_value: Any = None
+    batch: pa.RecordBatch,
+    *,
+    nulls: Nulls = "error",
+    fill_value: Any = None,
+    pad: Any = None,
 ) -> dict[str, Any]:
     """Return a dict of one array per column; see ``Permutation.with_format``."""
     check_nulls(nulls, fill_value)
-    return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value)
+    return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value, pad=pad)
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:

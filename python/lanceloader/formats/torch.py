@@ -13,10 +13,11 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.dlpack import from_dlpack
 
 from lanceloader.errors import FormatError
-from lanceloader.formats._columns import Collated, Ragged, check_nulls, gather_runs
+from lanceloader.formats._columns import Collated, check_nulls, gather_runs
 from lanceloader.formats._convert import Library, convert
 from lanceloader.formats._types import as_integers, is_text
 from lanceloader.formats.python import LazyRows, Row
+from lanceloader.formats.ragged import Ragged
 from lanceloader.values import bits_of, is_bfloat16, plain
 
 if TYPE_CHECKING:
@@ -140,11 +141,15 @@ def matrix_from_native(batch: Batch) -> torch.Tensor:
 
 
 def columns(
-    batch: pa.RecordBatch, *, nulls: Nulls = "error", fill_value: Any = None
+    batch: pa.RecordBatch,
+    *,
+    nulls: Nulls = "error",
+    fill_value: Any = None,
+    pad: Any = None,
 ) -> dict[str, Any]:
     """Return a dict of one tensor per column; see ``Permutation.with_format``."""
     check_nulls(nulls, fill_value)
-    return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value)
+    return convert(batch, LIBRARY, nulls=nulls, fill_value=fill_value, pad=pad)
 
 
 def from_native(batch: Batch, *, transform: Transform) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from lanceloader.formats import is_format
+from lanceloader.formats import format_of, has_free_length, is_format
+from lanceloader.formats.functions import steps_of
 from lanceloader.loader.loader import Loader
 from lanceloader.loader.options import with_defaults
 from lanceloader.loader.steps import StepOptions
 from lanceloader.options import ReadOptions
-from lanceloader.stages.pipeline import BatchPipeline
+from lanceloader.stages.pipeline import BatchPipeline, num_cpus
 from lanceloader.stages.transform import ErrorPolicy
 from lanceloader.world import World
 
@@ -45,6 +46,7 @@ class LoaderSource(Protocol):
         *,
         nulls: Any = None,
         fill_value: Any = None,
+        pad: Any = None,
     ) -> Self:
         """Return the source in another format."""
 
@@ -105,7 +107,8 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
     Raises:
         ValueError: If an option has no effect without another one.
     """
-    seed, nulls, fill_value = options["seed"], options["nulls"], options["fill_value"]
+    seed = options["seed"]
+    nulls, fill_value, pad = options["nulls"], options["fill_value"], options["pad"]
     if seed is not None and not options["shuffle"]:
         message = (
             f"`seed`={seed!r} has no effect without a shuffle: pass shuffle=True, too"
@@ -115,11 +118,11 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
         source = source.shuffle(seed)
     if options["format"] is not None:
         source = source.with_format(
-            options["format"], nulls=nulls, fill_value=fill_value
+            options["format"], nulls=nulls, fill_value=fill_value, pad=pad
         )
-    elif nulls is not None or fill_value is not None:
+    elif nulls is not None or fill_value is not None or pad is not None:
         raise ValueError(
-            "`nulls` and `fill_value` are options of a format: pass `format`, too"
+            "`nulls`, `fill_value` and `pad` are options of a format: pass `format`, too"
         )
     return source.with_read_options(
         ReadOptions.of(
@@ -156,20 +159,28 @@ def pipeline_of(source: LoaderSource, options: LoaderOptions) -> BatchPipeline:
     Raises:
         ValueError: If options exclude each other.
     """
-    on_error = options["on_error"]
+    on_error, threads = options["on_error"], options["transform_threads"]
+    if threads is None and steps_of(source.transform_fn):
+        threads = num_cpus()
     pipeline = BatchPipeline.of(
         options["transform"],
-        options["transform_threads"],
+        threads,
         ErrorPolicy(on_error, options["error_value"], options["repair"]),
         options["transform_timeout"],
         options["collate"],
         pin_memory=options["pin_memory"],
         device=options["device"],
     )
-    if pipeline.by_row and is_format(source.transform_fn, "torch_col"):
+    if pipeline.by_row and is_format(format_of(source.transform_fn), "torch_col"):
         message = (
             f"`on_error`={on_error!r} needs batches that can be split into rows, unlike those of "
             'format "torch_col": pass another format, such as "torch_dict"'
+        )
+        raise ValueError(message)
+    if pipeline.by_row and has_free_length(source.transform_fn):
+        message = (
+            f"`on_error`={on_error!r} splits batches into rows, which `pad` would pad to different "
+            'lengths: pass "length" in `pad`, or pad in `collate` with Ragged.padded()'
         )
         raise ValueError(message)
     return pipeline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from lanceloader.loader.hints import unexpected
 from lanceloader.stages.transform import UNSET
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import SupportsIndex
 
-    from lanceloader._typing import Format, LongRows, Nulls, Read, Size, Tail
+    from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
     from lanceloader.stages.transform import OnError
 
 __all__ = [
@@ -43,6 +44,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     format: Format | None
     nulls: Nulls | None
     fill_value: Any
+    pad: Pad | None
     transform: Callable[[Any], Any] | None
     transform_threads: SupportsIndex | None
     transform_timeout: float | None
@@ -88,6 +90,7 @@ DEFAULTS: LoaderOptions = {
     "format": None,
     "nulls": None,
     "fill_value": None,
+    "pad": None,
     "transform": None,
     "transform_threads": None,
     "transform_timeout": None,
@@ -140,11 +143,7 @@ def with_defaults(options: LoaderOptions) -> LoaderOptions:
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:
-        message = (
-            f"loader() got an unexpected keyword argument {min(unknown)!r}; it takes "
-            f"{', '.join(DEFAULTS)}"
-        )
-        raise TypeError(message)
+        raise unexpected(min(unknown), DEFAULTS)
     found: LoaderOptions = {**DEFAULTS, **options}
     check_flags(found)
     return found

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from lanceloader.formats.functions import steps_of
 from lanceloader.loader.making import make_loader
+from lanceloader.loader.packed_blocks import PackedBlocks
+from lanceloader.loader.signature import with_options_shown
 from lanceloader.numbers import count
+from lanceloader.sql import missing_column
 from lanceloader.units.packed import PackedUnits, PackSettings
-from lanceloader.verbs.columns import ColumnVerbs, sources_of
+from lanceloader.verbs.columns import ColumnVerbs, check_names, sources_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
     from typing_extensions import Unpack
 
-    from lanceloader._typing import Format, LongDocuments, PackStrategy, Transform
+    from lanceloader._typing import (
+        Format,
+        Labels,
+        LongDocuments,
+        Nulls,
+        PackStrategy,
+        Pad,
+        Transform,
+    )
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions, LoaderOptionsAfterSize
     from lanceloader.options import ReadOptions
@@ -36,6 +53,7 @@ class PackVerbs(ColumnVerbs):
         strategy: PackStrategy = "concat",
         long: LongDocuments = "split",
         window: SupportsIndex = 16_384,
+        labels: Labels | None = None,
     ) -> PackedView:
         """Return the rows, which are documents of tokens, packed into blocks of a fixed length.
 
@@ -65,11 +83,21 @@ class PackVerbs(ColumnVerbs):
                 ``length`` tokens, ``"drop"`` drops them, ``"error"`` raises ``ValueError``.
             window: With ``"first_fit"`` and ``"best_fit"``, the number of neighbouring documents
                 that are assigned to blocks together.
+            labels: Whether to add a column ``labels`` for causal language models. Tokens are
+                predicted from tokens of the same document only: where the target is padding or
+                the first token of a document, the label is -100, which losses ignore.
+
+                * ``"shifted"``: the label of a token is the next token, for a loss of your own:
+                  ``cross_entropy(logits.flatten(0, 1), labels.flatten())``.
+                * ``"unshifted"``: the label of a token is the token itself, for models that shift
+                  labels themselves, as those of transformers do, and as its
+                  ``DataCollatorForLanguageModeling`` makes them; which predicts the first token
+                  of each document from the document before it.
 
         Returns:
             The packed documents, whose ``loader()`` makes batches with one row per block and the
             columns ``input_ids``, ``doc_ids``, ``position_ids``, ``cu_seqlens`` and
-            ``num_tokens``; see docs/how-to/packing.md.
+            ``num_tokens``; see docs/how-to/packing.md. They are a data set of blocks as well.
 
         Raises:
             ValueError: If there is no such column, or an argument is out of range. Null documents
@@ -84,6 +112,11 @@ class PackVerbs(ColumnVerbs):
             ...     print(batch["input_ids"].tolist(), batch["num_tokens"].tolist())
             [[1, 2, 9, 3, 4, 9], [5, 9, 0, 0, 0, 0]] [6, 2]
         """
+        if steps_of(self.transform_fn):
+            raise ValueError(
+                "pack() reads the columns of the table, not those that functions of map() return: "
+                "write these with materialize(), and pack the new table"
+            )
         tokens = self._list_column(column, "column", "pack")
         settings = PackSettings(
             count(length, "length"),
@@ -94,6 +127,7 @@ class PackVerbs(ColumnVerbs):
             strategy,
             long,
             count(window, "window"),
+            labels,
         )
         return PackedView(self, settings)
 
@@ -167,8 +201,12 @@ _NOT_OF_BLOCKS = {
 """Options of a token budget, and the alternative for blocks."""
 
 
-class PackedView:
+class PackedView(PackedBlocks):
     """Documents packed into blocks; made by ``Permutation.pack``.
+
+    It is a data set of blocks: ``len(packed)``, ``packed[i]``, slices, iteration, and torch's
+    ``DataLoader`` read blocks in the order of the permutation. ``loader`` is faster, shuffles
+    documents rather than blocks, and divides blocks among ranks.
 
     Attributes:
         permutation: The documents, in order.
@@ -179,7 +217,9 @@ class PackedView:
         self.permutation = view
         self.length = settings.length
         self._settings = settings
+        self._kept: PackedUnits | None = None
 
+    @with_options_shown
     def loader(
         self,
         batch_size: SupportsIndex | None = None,
@@ -220,13 +260,76 @@ class PackedView:
         """Whether these are the documents of one rank already."""
         return bool(self.permutation.is_shard)
 
-    def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
-        """Return the documents in random order; the options are those of ``Permutation.shuffle``."""
-        return self._of(self.permutation.shuffle(seed, **options))
+    def shuffle(
+        self,
+        seed: SupportsIndex | None = None,
+        *,
+        epoch: SupportsIndex = 0,
+        clump_size: SupportsIndex = 1,
+        block_size: SupportsIndex | None = None,
+        window_blocks: SupportsIndex | None = None,
+    ) -> Self:
+        """Return the documents in random order; see ``Permutation.shuffle``."""
+        view = self.permutation.shuffle(
+            seed,
+            epoch=epoch,
+            clump_size=clump_size,
+            block_size=block_size,
+            window_blocks=window_blocks,
+        )
+        return self._of(view)
 
-    def with_format(self, format: Format, **options: Any) -> Self:  # noqa: A002
-        """Return the documents in another format; see ``Permutation.with_format``."""
-        return self._of(self.permutation.with_format(format, **options))
+    def with_format(
+        self,
+        format: Format,  # noqa: A002
+        *,
+        nulls: Nulls | None = None,
+        fill_value: Any = None,
+        pad: Pad | None = None,
+    ) -> Self:
+        """Return the documents in another format; see ``Permutation.with_format``.
+
+        ``fill_value`` and ``pad`` may not be dicts, as blocks have columns of their own.
+        """
+        for name, value in (("fill_value", fill_value), ("pad", pad)):
+            if isinstance(value, Mapping):
+                message = (
+                    f"`{name}` of blocks must be one value for all columns, not a dict"
+                )
+                raise ValueError(message)
+        view = self.permutation.with_format(
+            format, nulls=nulls, fill_value=fill_value, pad=pad
+        )
+        return self._of(view)
+
+    def select_columns(self, columns: Sequence[str]) -> Self:
+        """Return the documents as blocks with some of the columns.
+
+        Args:
+            columns: Names of ``column_names``, such as ``["input_ids", "labels"]``.
+
+        Raises:
+            ValueError: If ``columns`` is empty.
+            ColumnNotFoundError: If a column does not exist.
+            TypeError: If ``columns`` is a single string.
+        """
+        check_names(columns)
+        if not columns:
+            raise ValueError("Must select at least one column")
+        for name in columns:
+            if name not in self.column_names:
+                message = f"Cannot select column `{name}` because blocks do not have it"
+                if name == "labels":
+                    message += ', without `labels="shifted"` or "unshifted" of pack()'
+                raise missing_column(message, name, self.column_names)
+        settings = replace(self._settings, columns=tuple(columns))
+        return type(self)(self.permutation, settings)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns of blocks."""
+        kept = self._settings.columns
+        return self._settings.all_columns if kept is None else list(kept)
 
     def with_read_options(self, options: ReadOptions) -> Self:
         """Return the documents with other read options; options that are ``None`` keep their values."""
@@ -246,14 +349,31 @@ class PackedView:
         Args:
             epoch: The epoch; by default the order of the permutation itself.
         """
-        return self._units().num_units(epoch)
+        return self.units().num_units(epoch)
 
     def explain(self) -> str:
         """Return a description of the blocks and of how rows are read."""
-        return f"{self._units().explain()}\n{self.permutation.explain()}"
+        return f"{self.units().explain()}\n{self.permutation.explain()}"
+
+    def units(self) -> PackedUnits:
+        """Return the blocks as units, which keep their plan."""
+        if self._kept is None:
+            self._kept = self._units()
+        return self._kept
 
     def _units(self, *, progress: bool = False) -> PackedUnits:
         return PackedUnits(self.permutation, self._settings, progress=progress)
+
+    def _repr_html_(self) -> str:
+        columns = ", ".join(self.column_names)
+        head = (
+            f"<p>{escape(repr(self).strip('<>'))}</p><p>Columns: {escape(columns)}</p>"
+        )
+        return f"{head}{self.permutation._repr_html_()}"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of version 0.1.0 have no units.
+        self.__dict__.update({"_kept": None} | state)
 
     def __repr__(self) -> str:
         return f"<{self._settings} of {self.permutation!r}>"

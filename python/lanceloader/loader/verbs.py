@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
+from lanceloader.loader.hints import with_hints
 from lanceloader.loader.making import make_loader
 from lanceloader.loader.options import DEFAULTS, check_no_token_budget
 from lanceloader.loader.packing import PackVerbs
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from lanceloader._typing import Format, LongRows, Nulls, Read, Size, Tail
+    from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions
     from lanceloader.stages.transform import OnError
@@ -30,6 +31,7 @@ __all__ = ["LoadVerbs"]
 class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
     """Methods that load batches."""
 
+    @with_hints
     def loader(
         self,
         batch_size: SupportsIndex | None = None,
@@ -51,6 +53,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         format: Format | None = None,  # noqa: A002
         nulls: Nulls | None = None,
         fill_value: Any = None,
+        pad: Pad | None = None,
         transform: Callable[[Any], Any] | None = None,
         transform_threads: SupportsIndex | None = None,
         transform_timeout: float | None = None,
@@ -125,10 +128,11 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
                 permutation.
             nulls: How nulls are represented; see ``with_format``.
             fill_value: The value in place of nulls; see ``with_format``.
+            pad: How lists are padded, as in ``pad={"tokens": 0}``; see ``with_format``.
             transform: A function of a batch in its format, which is called in threads. Its results
                 are yielded in place of the batches.
             transform_threads: The number of threads that convert and transform batches; by default
-                one per core with a ``transform``, and 0 without. With 0, the thread that
+                one per core with a ``transform`` or ``map``, and 0 without. With 0, the thread that
                 requests a batch does both.
             transform_timeout: The most seconds for the transform of one batch; the iteration then
                 ends with ``TimeoutError``. Requires at least one thread.

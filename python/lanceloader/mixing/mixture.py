@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
 from lanceloader.loader.making import make_loader
 from lanceloader.loader.options import check_no_token_budget
+from lanceloader.loader.signature import with_options_shown
 from lanceloader.mixing.base import MixedSources
 from lanceloader.mixing.sources import source_views
 from lanceloader.mixing.units import MixedUnits
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from lanceloader._permutation import Permutation
-    from lanceloader._typing import Format, Nulls, Read, Size
+    from lanceloader._typing import Format, Nulls, Pad, Read, Size
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions, LoaderOptionsAfterSize
 
@@ -153,16 +154,33 @@ class Mixture(MixedSources):
         end = mix.num_rows if position is None else count(position, "position")
         return dict(zip(self.names, mix.counts(end), strict=True))
 
-    def shuffle(self, seed: SupportsIndex | None = None, **options: Any) -> Self:
+    def shuffle(
+        self,
+        seed: SupportsIndex | None = None,
+        *,
+        epoch: SupportsIndex = 0,
+        clump_size: SupportsIndex = 1,
+        block_size: SupportsIndex | None = None,
+        window_blocks: SupportsIndex | None = None,
+    ) -> Self:
         """Return the mixture with the rows of each source in random order.
 
         Args:
             seed: The seed, in ``range(2**64)``; random by default. The seed of a source is derived
                 from it and the name of the source, so sources of equal length get different
                 orders.
-            **options: Options of ``Permutation.shuffle``.
+            epoch: As for ``Permutation.shuffle``.
+            clump_size: As for ``Permutation.shuffle``.
+            block_size: As for ``Permutation.shuffle``.
+            window_blocks: As for ``Permutation.shuffle``.
         """
         number = secrets.randbits(64) if seed is None else count(seed, "seed")
+        options: dict[str, Any] = {
+            "epoch": epoch,
+            "clump_size": clump_size,
+            "block_size": block_size,
+            "window_blocks": window_blocks,
+        }
         orders = [
             view.shuffle(seed_of(number, name), **options).order
             for name, view in self.sources.items()
@@ -175,10 +193,11 @@ class Mixture(MixedSources):
         *,
         nulls: Nulls | None = None,
         fill_value: Any = None,
+        pad: Pad | None = None,
     ) -> Self:
         """Return the mixture in another format; see ``Permutation.with_format``."""
         views = [
-            view.with_format(format, nulls=nulls, fill_value=fill_value)
+            view.with_format(format, nulls=nulls, fill_value=fill_value, pad=pad)
             for view in self._views
         ]
         return self._replace(_views=views)
@@ -204,6 +223,7 @@ class Mixture(MixedSources):
             return self
         return self._replace(_options=self._options.merged(options))
 
+    @with_options_shown
     def loader(
         self,
         batch_size: SupportsIndex | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._permutation import Permutation
 from lanceloader.errors import ColumnNotFoundError
+from lanceloader.formats.functions import steps_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,13 @@ def source_views(
                 f"source {name!r} must be a Permutation, not {type(view).__name__}"
             )
             raise TypeError(message)
+        if steps_of(view.transform_fn):
+            message = (
+                f"source {name!r} has functions of map(), which a mixture cannot call for its rows "
+                "only: pass a function of the mixed batches as `transform` to loader(), or write the "
+                "source with materialize()"
+            )
+            raise ValueError(message)
         if view.num_rows == 0:
             message = f"source {name!r} has no rows: leave it out of the mixture"
             raise ValueError(message)

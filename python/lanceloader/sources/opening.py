@@ -17,6 +17,7 @@ from lanceloader.engine import ROW_ID, engine_of_handle
 from lanceloader.errors import UnsupportedError
 from lanceloader.sources.base import Source
 from lanceloader.sources.engine_source import EngineSource, TableAddress, TableHandle
+from lanceloader.sources.hf_datasets import DatasetSource, raise_not_a_dataset
 from lanceloader.sources.native import LanceSource, MemorySource, absolute, name_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from lanceloader.engine import Engine
 
 __all__ = ["is_a", "lancedb_options", "open_source", "pinned_source", "sync_table"]
+
+
+OTHER_DATASETS = ("DatasetDict", "IterableDataset", "IterableDatasetDict")
+"""Classes of Hugging Face datasets that have no rows by position."""
 
 
 def open_source(
@@ -41,8 +46,8 @@ def open_source(
     Args:
         table: A LanceDB table (local, in memory, in a namespace or remote), a
             ``lance.LanceDataset``, a path or URI, Arrow data (anything with
-            ``__arrow_c_stream__``: a pyarrow table, a polars or pandas data frame), or the
-            result of a query (anything with ``to_arrow``).
+            ``__arrow_c_stream__``: a pyarrow table, a polars or pandas data frame), a
+            ``datasets.Dataset``, or the result of a query (anything with ``to_arrow``).
         version: The version of a path or URI, by default the latest.
         branch: The branch of a path or URI.
         tag: The tag of a path or URI, instead of a version.
@@ -98,13 +103,17 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
             f"{table!r} is a permutation already; pass a table, or use it as it is"
         )
         raise TypeError(message)
+    if is_a(table, "datasets", "Dataset"):
+        return DatasetSource(table)
+    if any(is_a(table, "datasets", name) for name in OTHER_DATASETS):
+        raise_not_a_dataset(table)
     if isinstance(table, ArrowStreamExportable):
         return MemorySource(table)
     if hasattr(table, "to_arrow"):
         return MemorySource(table.to_arrow())
     message = (
-        "`table` must be a LanceDB table, a lance dataset, a path or URI, Arrow data or a query "
-        f"result, not of type {type(table).__name__}"
+        "`table` must be a LanceDB table, a lance dataset, a path or URI, Arrow data, a Hugging Face "
+        f"dataset or a query result, not of type {type(table).__name__}"
     )
     raise TypeError(message)
 

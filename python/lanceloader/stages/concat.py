@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from lanceloader.formats._columns import Ragged
+from lanceloader.formats.ragged import Ragged
 
 __all__ = ["concat", "empty_like", "num_rows_of"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
-from lanceloader._typing import LongDocuments, PackStrategy
+from lanceloader._typing import Labels, LongDocuments, PackStrategy
 from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError
 from lanceloader.formats import is_matrix
@@ -17,16 +17,24 @@ from lanceloader.units.batches import (
     batches_of,
     is_external,
 )
+from lanceloader.units.labels import labels_of
+from lanceloader.units.picked import PieceCache, blocks_of
 from lanceloader.units.planned import PlannedUnits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
 
     from lanceloader._native import Order
     from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
 
 __all__ = ["PackSettings", "PackedUnits"]
+
+
+COLUMNS = ("input_ids", "doc_ids", "position_ids", "cu_seqlens", "num_tokens")
+"""The columns that the core makes of blocks."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class PackSettings:
         strategy: How documents are assigned to blocks.
         long: How documents longer than a block are treated.
         window: The number of documents that are assigned to blocks together.
+        labels: The labels to add, or ``None``.
+        columns: The columns of blocks to keep; by default all.
     """
 
     length: int
@@ -52,6 +62,8 @@ class PackSettings:
     strategy: PackStrategy
     long: LongDocuments
     window: int
+    labels: Labels | None = None
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, size in (("length", self.length), ("window", self.window)):
@@ -64,6 +76,26 @@ class PackSettings:
                 raise ValueError(message)
         check_choice("strategy", self.strategy, PackStrategy)
         check_choice("long", self.long, LongDocuments)
+        if self.labels is not None:
+            check_choice("labels", self.labels, Labels)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """The names of all columns of blocks."""
+        return [*COLUMNS, *(["labels"] if self.labels is not None else [])]
+
+    def shaped(self, batch: Any) -> Any:
+        """Return a batch of blocks with their labels, and with the columns to keep."""
+        if self.labels is None and self.columns is None:
+            return batch
+        import pyarrow as pa
+
+        if isinstance(batch, _native.Batch) and not batch.is_owned:
+            batch = batch.to_owned()
+        blocks = pa.record_batch(batch)
+        if self.labels is not None:
+            blocks = blocks.append_column("labels", labels_of(blocks, self.labels))
+        return blocks if self.columns is None else blocks.select(self.columns)
 
     def __str__(self) -> str:
         documents = "documents"
@@ -82,6 +114,8 @@ class PackedUnits(PlannedUnits):
     """Documents packed into blocks of a fixed length. Units are blocks."""
 
     unit = "block"
+    _picked: tuple[_native.Packing, PieceCache] | None = None
+    """The pieces of a plan; pickles of version 0.1.0 have none."""
 
     def __init__(
         self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
@@ -101,6 +135,9 @@ class PackedUnits(PlannedUnits):
         tokens = view.with_selection({settings.column: settings.column})
         super().__init__(tokens, settings.lengths, progress=progress)
         self._settings = settings
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_picked": None}
 
     def packing(self, epoch: int | None) -> _native.Packing:
         """Return the plan of an epoch."""
@@ -140,7 +177,34 @@ class PackedUnits(PlannedUnits):
             share, rows.batches, pad_id=settings.pad_id, eos_id=settings.eos_id or 0
         )
         # The watch counts the bytes of the rows that are read, not those of the blocks.
-        return RawBatches(blocks, rows.watch, size_of=arrow_bytes)
+        return RawBatches(map(settings.shaped, blocks), rows.watch, size_of=arrow_bytes)
+
+    def pick(self, blocks: Sequence[int]) -> pa.RecordBatch | None:
+        """Return blocks at any positions, in the order of the permutation itself.
+
+        Returns:
+            A row for each block; or ``None`` if only the core can read them, or say what is wrong.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        packing, settings = self.packing(None), self._settings
+        if self._picked is None or self._picked[0] is not packing:
+            is_direct = settings.strategy == "concat"
+            self._picked = packing, PieceCache(packing, is_direct=is_direct)
+        pieces = self._picked[1].pieces(blocks)
+        documents = np.unique(pieces.positions)
+        taken = self._reader().take(self._view.order, documents)
+        tokens = pa.record_batch(taken).column(0)
+        found = blocks_of(
+            pieces,
+            documents,
+            tokens,
+            length=settings.length,
+            pad_id=settings.pad_id,
+            eos_id=settings.eos_id,
+        )
+        return None if found is None else settings.shaped(found)
 
     def plan(self) -> dict[str, int | str]:
         """Return what determines the order of the blocks."""

@@ -175,16 +175,3 @@ class View:
             f"<Permutation of {self.num_rows:,} rows and {self.num_columns} {columns} of "
             f"{self.source.describe()}>"
         )
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            f"<tr><td>{escape(field.name)}</td><td>{escape(str(field.type))}</td></tr>"
-            for field in self.schema
-        )
-        return (
-            f"<p>{escape(repr(self).strip('<>'))}</p>"
-            f"<table><thead><tr><th>column</th><th>type</th></tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
-        )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
+from lanceloader.formats.functions import steps_of
 from lanceloader.sql import missing_column
 from lanceloader.verbs.base import View
 
@@ -41,12 +42,26 @@ class ColumnVerbs(View):
             >>> perm.select_columns(["x"]).column_names
             ['x']
         """
+        self._check_no_functions("select_columns")
         check_names(columns)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
         return self.with_selection(
             {name: self.resolve_column(name) for name in columns}
         )
+
+    def _check_no_functions(self, verb: str) -> None:
+        """Check that columns are chosen before ``map``, whose functions get them.
+
+        Raises:
+            ValueError: If there are functions of ``map``.
+        """
+        if steps_of(self.transform_fn):
+            message = (
+                f"{verb}() cannot follow map(), whose functions get the columns that are selected: "
+                "call it before map(), or pass `remove_columns` to map()"
+            )
+            raise ValueError(message)
 
     def resolve_column(self, name: str) -> str:
         """Return the column of the table that a name refers to.
@@ -78,6 +93,7 @@ class ColumnVerbs(View):
             ValueError: If no column would remain.
             TypeError: If ``columns`` is a single string.
         """
+        self._check_no_functions("remove_columns")
         check_names(columns)
         kept = {
             name: source
@@ -99,6 +115,7 @@ class ColumnVerbs(View):
             ValueError: If no column is named ``old_name``, or one is already named ``new_name``.
             TypeError: If ``new_name`` is not a string.
         """
+        self._check_no_functions("rename_column")
         if old_name is None:
             raise AssertionError("old_name is required")
         if new_name is None:
@@ -147,6 +164,7 @@ class ColumnVerbs(View):
         Fields are named by their paths, with dots (``"meta.width"``). Fields that are removed
         afterwards are not read. The fields of a null struct are null.
         """
+        self._check_no_functions("flatten")
         import pyarrow as pa
 
         selection: dict[str, str] = {}

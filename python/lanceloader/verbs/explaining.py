@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
+from lanceloader.formats.functions import steps_of
 from lanceloader.monitor.stats import readable
 from lanceloader.options import cache_folder
 
@@ -51,6 +52,10 @@ def explanation(view: View) -> str:
         f"order     {order} ({view.order.num_bytes:,} bytes)",
         f"columns   {', '.join(view.column_names)}",
     ]
+    functions = len(steps_of(view.transform_fn))
+    if functions:
+        plural = "function" if functions == 1 else "functions"
+        lines.append(f"map       {functions} {plural}, called when rows are read")
     if not isinstance(reader, _native.Reader):
         lines.append(
             "read      by the table's own library, as the native reader does not support it"

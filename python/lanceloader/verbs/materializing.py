@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Self
 
+from lanceloader.errors import FormatError
+from lanceloader.formats import format_of
+from lanceloader.formats.functions import steps_of
 from lanceloader.materialize import write_table
 from lanceloader.sources import open_source
 from lanceloader.verbs.reading import ReadVerbs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
     from lanceloader._typing import Progress, StorageOptions
 
 __all__ = ["MaterializeVerbs"]
@@ -26,6 +34,8 @@ class MaterializeVerbs(ReadVerbs):
         progress: Progress = False,
     ) -> Self:
         """Write the rows as a new Lance table, with the columns and in the order of this permutation.
+
+        The functions of ``map`` are called, and their results are stored.
 
         The table is written completely or not at all: an interrupted call leaves nothing behind,
         and a killed process leaves a hidden directory that the next call removes. Memory is
@@ -44,6 +54,8 @@ class MaterializeVerbs(ReadVerbs):
 
         Raises:
             FileExistsError: If ``uri`` exists.
+            FormatError: If functions of ``map`` return other types for later rows than for the
+                first ones, to which they cannot be cast.
             UnsupportedError: If neither pylance nor lancedb is installed.
 
         Example:
@@ -57,13 +69,60 @@ class MaterializeVerbs(ReadVerbs):
         if not uri:
             raise ValueError("`uri` is empty: pass the path or URI of the new table")
         batches = self._bulk("writing", progress=progress)
-        write_table(self.schema, batches, uri, storage_options)
+        schema = self.schema
+        if steps_of(self.transform_fn):
+            schema, batches = typed_by_first(batches, schema)
+        write_table(schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)
         new = self._replace()
         new.assign(source, source.all_rows(), 0)
         new.assign_tables(uri)
-        new.batch_size, new.transform_fn = self.batch_size, self.transform_fn
+        new.batch_size, new.transform_fn = self.batch_size, format_of(self.transform_fn)
         new.read_options = self.read_options
         # All rows of the new table, of whatever part it was written from.
         new.is_shard = False
         return new
+
+
+def typed_by_first(
+    batches: Iterator[pa.RecordBatch], empty: pa.Schema
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return the schema of the first batch, and all batches cast to it.
+
+    Args:
+        batches: The batches.
+        empty: The schema if there are no batches.
+    """
+    first = next(batches, None)
+    if first is None:
+        return empty, batches
+    return first.schema, cast_to(first.schema, itertools.chain([first], batches))
+
+
+def cast_to(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches with the columns and types of a schema.
+
+    Raises:
+        FormatError: If a batch has other columns, or values that cannot be cast.
+    """
+    import pyarrow as pa
+
+    for batch in batches:
+        if batch.schema.equals(schema):
+            yield batch
+            continue
+        try:
+            yield batch.select(schema.names).cast(schema)
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            message = (
+                f"functions of map() returned {kinds(batch.schema)}, but {kinds(schema)} for the "
+                f"first rows: return the same columns and types for all rows ({error})"
+            )
+            raise FormatError(message) from error
+
+
+def kinds(schema: pa.Schema) -> str:
+    """Return the names and types of a schema in one line."""
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)

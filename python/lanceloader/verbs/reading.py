@@ -15,6 +15,8 @@ from lanceloader.errors import FormatError
 from lanceloader.formats import (
     check_fill_columns,
     check_nulls,
+    check_pad,
+    format_of,
     is_format,
     is_matrix,
     is_torch,
@@ -24,6 +26,7 @@ from lanceloader.formats import (
     whole_of,
 )
 from lanceloader.formats._rows import is_stack_dataset, rows_of
+from lanceloader.formats.functions import mapped_transform, steps_of
 from lanceloader.formats.python import LazyRows
 from lanceloader.locations import location_of_rows, noting
 from lanceloader.monitor.progress import check_bar, progress_over
@@ -39,11 +42,14 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from lanceloader._typing import Format, Nulls, Positions, Progress, Transform
+    from lanceloader._typing import Format, Nulls, Pad, Positions, Progress, Transform
     from lanceloader.locations import RowLocation
     from lanceloader.sources import RowReader
 
 __all__ = ["ReadVerbs"]
+
+FUNCTION_ROWS = 1000
+"""The number of rows for which functions of ``map`` and ``filter`` are called to read all rows."""
 
 ENGINE_BATCH_SIZE = 8192
 """The number of rows in a batch of ``batch_size`` 0, as in LanceDB."""
@@ -58,6 +64,7 @@ class ReadVerbs(ColumnVerbs):
         *,
         nulls: Nulls | None = None,
         fill_value: Any = None,
+        pad: Pad | None = None,
     ) -> Self:
         """Return a permutation whose batches have another format.
 
@@ -84,6 +91,12 @@ class ReadVerbs(ColumnVerbs):
                 ``"<column>_mask"`` for each column, which is false for nulls.
             fill_value: With ``nulls="fill"``, one value for all columns, or a dict of one value
                 per column.
+            pad: How the dict formats pad lists, in place of ``Ragged``: one value for all columns
+                of lists, such as 0; or a dict by column of a value or of the arguments of
+                ``Ragged.padded``, as in ``{"tokens": {"value": 0, "side": "left"}}``. There,
+                ``"mask"`` is the name of a column to add that is true where values are, and
+                false where padding is. Lists are padded to the longest one of each batch, unless
+                ``"length"`` is passed.
 
         Raises:
             ValueError: If the format is unknown or does not support an option.
@@ -95,13 +108,17 @@ class ReadVerbs(ColumnVerbs):
         """
         if format is None:
             raise AssertionError("format is required")
-        options = {"nulls": nulls, "fill_value": fill_value}
+        options = {"nulls": nulls, "fill_value": fill_value, "pad": pad}
         passed = {name: value for name, value in options.items() if value is not None}
         transform = transform_of(format, **passed)
         if passed:
             check_nulls(nulls or "error", fill_value)
-            if isinstance(fill_value, Mapping):
+            # Which columns functions of `map` return shows when they are called.
+            is_mapped = bool(steps_of(self.transform_fn))
+            if isinstance(fill_value, Mapping) and not is_mapped:
                 check_fill_columns(fill_value, self.schema)
+            if isinstance(pad, Mapping) and not is_mapped:
+                check_pad(pad, self.schema)
         return self.with_transform(transform)
 
     def with_transform(self, transform: Transform) -> Self:
@@ -109,7 +126,8 @@ class ReadVerbs(ColumnVerbs):
 
         Args:
             transform: A function of a ``pyarrow.RecordBatch``, which is called once per batch, in
-                the thread that requests the batch. Its results are the batches.
+                the thread that requests the batch. Its results are the batches. The functions of
+                ``map`` are called before it.
 
         Raises:
             TypeError: If ``transform`` is not callable.
@@ -123,7 +141,9 @@ class ReadVerbs(ColumnVerbs):
         if not callable(transform):
             message = f"`transform` must be a function of a pyarrow.RecordBatch, not {transform!r}"
             raise TypeError(message)
-        return self._replace(transform_fn=transform)
+        return self._replace(
+            transform_fn=mapped_transform(self.transform_fn, transform=transform)
+        )
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return a permutation with another default batch size.
@@ -227,7 +247,19 @@ class ReadVerbs(ColumnVerbs):
         yield from map(noting(convert, location), counted)
 
     def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
-        """Return all rows in Arrow batches of a few megabytes, at any size of the rows."""
+        """Return all rows in Arrow batches, after the functions of ``map``.
+
+        Batches have a few megabytes, at any size of the rows, or as many rows as functions get.
+        """
+        if steps_of(self.transform_fn):
+            view = self.with_format("arrow")
+            return progress_over(
+                view._batches(FUNCTION_ROWS, skip_last_batch=False, progress=False),
+                self.num_rows,
+                what,
+                enabled=progress,
+                rows_of=lambda batch: batch.num_rows,
+            )
         view = self.with_format("arrow")
         batches = view.open_reader().load(self.order, None, False)  # noqa: FBT003
         return progress_over(
@@ -357,6 +389,9 @@ class ReadVerbs(ColumnVerbs):
         import pyarrow as pa
 
         batches = self._bulk("reading", progress=progress)
+        if steps_of(self.transform_fn) and self.num_rows:
+            tables = [pa.Table.from_batches([batch]) for batch in batches]
+            return pa.concat_tables(tables, promote_options="permissive")
         return pa.Table.from_batches(batches, schema=self.schema)
 
     def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
@@ -409,7 +444,7 @@ class ReadVerbs(ColumnVerbs):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        narrow = self.with_selection({column: self.resolve_column(column)})
+        narrow = self._without_functions({column: self.resolve_column(column)})
         parts = []
         try:
             for batch in narrow._bulk(f"reading {column}", progress=progress):
@@ -423,6 +458,11 @@ class ReadVerbs(ColumnVerbs):
             )
             raise FormatError(message) from error
         return distinct
+
+    def _without_functions(self, selection: dict[str, str]) -> Self:
+        """Return the rows with other columns, as they are stored: without functions of ``map``."""
+        view = self.with_selection(selection)
+        return view._replace(transform_fn=format_of(self.transform_fn))
 
     def _take_native(self, positions: Any) -> Any:
         reader = self.open_format_reader()

@@ -6,15 +6,20 @@ Only ``filter`` reads values.
 from __future__ import annotations
 
 import secrets
-import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
+from lanceloader.choices import check_flag
+from lanceloader.formats import inputs_of
+from lanceloader.formats.functions import Step
+from lanceloader.monitor.progress import progress_over
 from lanceloader.numbers import count, numpy_of
-from lanceloader.verbs.reading import ReadVerbs
+from lanceloader.verbs.reading import FUNCTION_ROWS, ReadVerbs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
 
     from lanceloader._native import Order
     from lanceloader._typing import ArrayLike, Tail
@@ -70,19 +75,48 @@ class RowVerbs(ReadVerbs):
         return self.with_rows(self.order.repeat(count(times, "times")))
 
     def skip(self, skip: int) -> Self:
-        """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
-        warn_deprecated("skip")
-        return self.with_skip(skip)
+        """Return a permutation without the first ``skip`` rows of this one.
+
+        Unlike ``with_skip``, calls add up: ``perm.take(5).skip(2)`` has 3 rows.
+
+        Raises:
+            ValueError: If there are fewer rows.
+
+        Example:
+            >>> perm.skip(4).skip(4).head()
+            [{'x': 8}, {'x': 9}]
+        """
+        start = count(skip, "skip")
+        self._check_available(start, "skip")
+        return self.with_rows(self.order.slice(start, self.num_rows - start))
 
     def take(self, limit: int) -> Self:
-        """Return ``with_take(limit)``. Deprecated: use ``with_take``."""
-        warn_deprecated("take")
-        return self.with_take(limit)
+        """Return a permutation of the first ``limit`` rows of this one.
+
+        Raises:
+            ValueError: If there are fewer rows.
+
+        Example:
+            >>> perm.take(5).skip(3).head()
+            [{'x': 3}, {'x': 4}]
+        """
+        rows = count(limit, "limit")
+        self._check_available(rows, "limit")
+        return self.with_rows(self.order.slice(0, rows))
 
     def repeat(self, times: int) -> Self:
-        """Return ``with_repeat(times)``. Deprecated: use ``with_repeat``."""
-        warn_deprecated("repeat")
+        """Return a permutation of the rows repeated ``times`` times, as ``with_repeat`` does."""
         return self.with_repeat(times)
+
+    def _check_available(self, rows: int, argument: str) -> None:
+        """Check that there are as many rows.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if rows > self.num_rows:
+            message = f"`{argument}`={rows} exceeds the number of rows, {self.num_rows}"
+            raise ValueError(message)
 
     def sliced_order(self, offset: int | None, limit: int | None) -> Order:
         """Return the rows after skipping ``offset`` and keeping ``limit`` of them."""
@@ -103,7 +137,13 @@ class RowVerbs(ReadVerbs):
             raise ValueError(message)
         return self.unsliced_order.slice(start, stop - start)
 
-    def filter(self, predicate: str | Sequence[bool] | ArrayLike) -> Self:
+    def filter(
+        self,
+        predicate: str | Sequence[bool] | ArrayLike | Callable[[Any], Any],
+        *,
+        batched: bool = False,
+        progress: bool = False,
+    ) -> Self:
         """Return a permutation of the rows for which ``predicate`` is true, in the same order.
 
         The result is stored as a bitmap, of at most one bit per row of the table.
@@ -111,18 +151,32 @@ class RowVerbs(ReadVerbs):
         Args:
             predicate: An SQL expression over the columns of the table, which lancedb or pylance
                 evaluates, with scalar indexes if there are any; rows for which it is null are
-                dropped. Or a boolean array of shape (num_rows,).
+                dropped. Or a boolean array of shape (num_rows,). Or a function of a row, which is
+                called now for all rows, as ``map`` would call it, and returns whether to keep the
+                row; SQL is many times faster.
+            batched: Whether a function takes a batch of rows, and returns a boolean for each.
+            progress: Whether to show a progress bar while a function is called.
 
         Raises:
             ValueError: If the expression cannot be parsed or names an unknown column, or the
-                array is not boolean, has nulls or has another length.
+                array is not boolean, has nulls or has another length; or if ``batched`` is
+                passed without a function.
             UnsupportedError: If an SQL expression needs lancedb or pylance and neither is
                 installed.
 
         Example:
             >>> perm.filter("x >= 8").head()
             [{'x': 8}, {'x': 9}]
+            >>> perm.filter(lambda row: row["x"] % 5 == 0).head()
+            [{'x': 0}, {'x': 5}]
         """
+        check_flag("batched", batched)
+        if callable(predicate) and not hasattr(predicate, "__array__"):
+            predicate = self._mask_of(predicate, batched=batched, progress=progress)
+        elif batched:
+            raise ValueError(
+                "`batched` is an option of a function: pass it with a function as `predicate`"
+            )
         if isinstance(predicate, str):
             source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
@@ -144,6 +198,26 @@ class RowVerbs(ReadVerbs):
             raise ValueError(message)
         kept = _native.Order.set(np.flatnonzero(mask))
         return self.with_rows(self.order.pick(kept))
+
+    def _mask_of(
+        self, function: Callable[[Any], Any], *, batched: bool, progress: bool
+    ) -> np.ndarray[Any, Any]:
+        """Return whether a function is true, for each row.
+
+        Raises:
+            TypeError: If it returns something else than booleans.
+            ValueError: If it returns another number of them than there are rows.
+        """
+        import numpy as np
+
+        inputs = inputs_of(self.transform_fn, by_row=not batched)
+        step = Step(function, inputs, by_row=not batched)
+        view = self.with_transform(step.mask)
+        batches = view._batches(FUNCTION_ROWS, skip_last_batch=False, progress=False)
+        masks = progress_over(
+            batches, self.num_rows, "filtering", enabled=progress, rows_of=len
+        )
+        return np.concatenate([np.zeros(0, np.bool_), *masks])
 
     def shuffle(
         self,
@@ -249,9 +323,3 @@ def count_nulls(values: Any) -> int:
     """Return the number of nulls in an array of pyarrow or polars; 0 for other arrays."""
     nulls: Any = getattr(values, "null_count", 0)
     return int(nulls() if callable(nulls) else nulls)
-
-
-def warn_deprecated(name: str) -> None:
-    """Warn that a method was renamed, in LanceDB's words."""
-    message = f"{name} is deprecated. Use with_{name} instead"
-    warnings.warn(message, DeprecationWarning, stacklevel=3)

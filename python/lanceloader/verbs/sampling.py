@@ -133,7 +133,7 @@ class SampleVerbs(RowVerbs):
             message = f"`{what}` is empty: pass the name of at least one column"
             raise ValueError(message)
         selection = sources_of(self, names)
-        return canonical(self.with_selection(selection).to_arrow(progress=progress))
+        return canonical(self._without_functions(selection).to_arrow(progress=progress))
 
 
 def row_weights(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:

@@ -5,7 +5,17 @@ Values are only read for splits by labels, groups, hashes or values.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+import functools
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NoReturn,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
@@ -15,7 +25,7 @@ from lanceloader.values import listed
 from lanceloader.verbs.sampling import SampleVerbs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lanceloader._native import Order
 
@@ -140,17 +150,50 @@ class SplitNumber(int, Generic[ViewT]):
         return int, (int(self),)
 
 
+class SplitMethod:
+    """``Permutation.split``: a function of the class, and a ``SplitNumber`` of an instance."""
+
+    def __init__(self) -> None:
+        self.__doc__ = SplitNumber.__call__.__doc__
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[ViewT]
+    ) -> Callable[Concatenate[ViewT, ...], Splits[ViewT]]: ...
+
+    @overload
+    def __get__(self, instance: ViewT, owner: object) -> SplitNumber[ViewT]: ...
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        """Return the number that can be called, or a function with its signature."""
+        if instance is None:
+            return split_function()
+        return SplitNumber(instance.split_number, instance)
+
+    def __set__(self, instance: Any, value: Any) -> NoReturn:
+        # Without this, an instance might get an attribute of this name.
+        message = "`split` cannot be set: call perm.split(sizes, seed=...)"
+        raise AttributeError(message)
+
+
+@functools.cache
+def split_function() -> Callable[..., Any]:
+    """Return ``Permutation.split`` as a function of a permutation, for ``help``."""
+
+    @functools.wraps(SplitNumber.__call__)
+    def split(self: SplitVerbs, *args: Any, **options: Any) -> Any:
+        return self.split(*args, **options)
+
+    split.__name__ = "split"
+    split.__qualname__ = "Permutation.split"
+    return split
+
+
 class SplitVerbs(SampleVerbs):
     """Methods that split rows by size, by values, and into folds."""
 
-    @property
-    def split(self) -> SplitNumber[Self]:
-        """Split the rows into parts: ``perm.split({"train": 0.9, "val": 0.1}, seed=7)``.
-
-        See ``SplitNumber.__call__`` for the arguments. As an int, this is the number of the split of
-        the permutation table that the permutation was made from, as in LanceDB.
-        """
-        return SplitNumber(self.split_number, self)
+    split = SplitMethod()
+    """Split the rows into parts; as an int, the number of the split, as in LanceDB."""
 
     def split_by(self, column: str, *, progress: bool = False) -> Splits[Self]:
         """Split the rows by the values of a column, such as one that holds the name of a split.
