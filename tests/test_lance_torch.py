@@ -510,7 +510,6 @@ def test_rows_have_addresses_too(deleted):
 
 def test_tables_of_hugging_face_are_converted_as_pylance_does(tmp_path):
     datasets = pytest.importorskip("datasets")
-    pytest.importorskip("torch")
     source = datasets.Dataset.from_dict(
         {"words": ["a", "b"], "x": [[1.0, 2.0], [3.0, 4.0]]},
         features=datasets.Features(

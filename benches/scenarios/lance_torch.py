@@ -1,0 +1,73 @@
+"""Datasets of `lance.torch`, and ours of the same names, by turns on the same rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import peers
+from harness.bench import Bench
+from harness.tables import BenchTable
+from peers import LANCE_TORCH, OURS, Arm
+
+DROP_IN = "lance.torch"
+SIZES = (256, 1024, 8192)
+"""Rows in a batch of a scan."""
+TABLES = ("narrow", "embeddings")
+WORKERS = (0, 2)
+OF_OURS, OF_THEIRS, TIMES = "ours_rows_per_s", "theirs_rows_per_s", "times"
+
+
+def run(bench: Bench) -> None:
+    for name in TABLES:
+        if name in bench.options.tables:
+            table = bench.table(name)
+            table.warm()
+            for size in SIZES:
+                scans = [scan_arm(library) for library in (LANCE_TORCH, OURS)]
+                race(bench, table.of(batch_size=size), "LanceDataset", scans)
+    if "narrow" in bench.options.tables:
+        for count in WORKERS:
+            how = f"SafeLanceDataset, shuffled, {count} workers"
+            arms = [rows_arm(library, how, count) for library in (LANCE_TORCH, OURS)]
+            race(bench, bench.table("narrow"), how, arms)
+
+
+def scan_arm(library: str) -> Arm:
+    return Arm(
+        library, "LanceDataset", peers.TENSORS, peers.NONE, "peers.lance_torch:scan",
+        {"library": library}, imports=tuple(imported(library)),
+    )  # fmt: skip
+
+
+def rows_arm(library: str, how: str, num_workers: int) -> Arm:
+    return Arm(
+        library, how, peers.TENSORS, peers.TORCH, "peers.lance_torch:rows",
+        {"library": library, "num_workers": num_workers},
+        make="peers.loader:fill_rows" if library == OURS else "",
+        imports=tuple(imported(library)),
+    )  # fmt: skip
+
+
+def imported(library: str) -> Iterator[str]:
+    yield (
+        "lance.torch.data"
+        if library == LANCE_TORCH
+        else "lanceloader.compat.lance_torch"
+    )
+
+
+def race(bench: Bench, table: BenchTable, how: str, arms: list[Arm]) -> None:
+    """Race both; each round adds how many times as fast ours was in it."""
+    case = f"{table.name}, {how}, batches of {table.batch_size:,}"
+    rounds: dict[int, dict[str, float]] = defaultdict(dict)
+    for arm, number, figures in bench.race(
+        case, table, arms, rounds=bench.rounds, seconds=bench.seconds,
+        is_checked=True, is_compared=True,
+    ):  # fmt: skip
+        name = OF_OURS if arm.library == OURS else OF_THEIRS
+        rounds[number][name] = figures["rows_per_s"]
+    for number, found in rounds.items():
+        if len(found) == len(arms):
+            found[TIMES] = found[OF_OURS] / found[OF_THEIRS]
+        bench.add(DROP_IN, case, number, found)
