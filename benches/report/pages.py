@@ -13,7 +13,7 @@ from typing import Any
 from harness.process import MIB
 from scenarios.against import RESUME, SPEED
 from scenarios.epochs import COLD, EXTERNAL
-from scenarios.lance_torch import DROP_IN, OF_OURS, OF_THEIRS, TIMES
+from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
@@ -71,6 +71,7 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ("lance.torch, rows/s", OF_THEIRS, 1, ",.0f"),
         ("lanceloader.compat.lance_torch", OF_OURS, 1, ",.0f"),
         ("times", TIMES, 1, ",.2f"),
+        ("times, of CPU", CPU_TIMES, 1, ",.2f"),
     ]),
     COLUMNS: ("Batches of 32 rows by columns", [
         RATE,

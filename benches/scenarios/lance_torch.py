@@ -16,6 +16,11 @@ SIZES = (256, 1024, 8192)
 TABLES = ("narrow", "embeddings")
 WORKERS = (0, 2)
 OF_OURS, OF_THEIRS, TIMES = "ours_rows_per_s", "theirs_rows_per_s", "times"
+CPU_TIMES = "cpu_times"
+"""How many times the CPU time of ours theirs takes for the same rows, of all threads.
+
+Other programs slow both down, but hardly change it. That of workers is not counted.
+"""
 
 
 def run(bench: Bench) -> None:
@@ -60,14 +65,21 @@ def imported(library: str) -> Iterator[str]:
 def race(bench: Bench, table: BenchTable, how: str, arms: list[Arm]) -> None:
     """Race both; each round adds how many times as fast ours was in it."""
     case = f"{table.name}, {how}, batches of {table.batch_size:,}"
-    rounds: dict[int, dict[str, float]] = defaultdict(dict)
+    rounds: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
     for arm, number, figures in bench.race(
         case, table, arms, rounds=bench.rounds, seconds=bench.seconds,
         is_checked=True, is_compared=True,
     ):  # fmt: skip
-        name = OF_OURS if arm.library == OURS else OF_THEIRS
-        rounds[number][name] = figures["rows_per_s"]
+        rounds[number][arm.library] = figures
     for number, found in rounds.items():
         if len(found) == len(arms):
-            found[TIMES] = found[OF_OURS] / found[OF_THEIRS]
-        bench.add(DROP_IN, case, number, found)
+            ours, theirs = found[OURS], found[LANCE_TORCH]
+            figures = {
+                OF_OURS: ours["rows_per_s"],
+                OF_THEIRS: theirs["rows_per_s"],
+                TIMES: ours["rows_per_s"] / theirs["rows_per_s"],
+            }
+            if not arms[0].options.get("num_workers"):
+                cpu = [one["process_s_per_batch"] for one in (theirs, ours)]
+                figures[CPU_TIMES] = cpu[0] / cpu[1]
+            bench.add(DROP_IN, case, number, figures)
