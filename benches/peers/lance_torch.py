@@ -11,15 +11,12 @@ from harness.tables import BenchTable
 import peers
 
 Batches = Iterator[Any]
-MODULES = {
-    peers.LANCE_TORCH: "lance.torch.data",
-    peers.OURS: "lanceloader.compat.lance_torch",
-}
+OURS = "lanceloader.compat.lance_torch"
 
 
 def scan(table: BenchTable, _seed: int, *, library: str) -> Batches:
     """Everything in order, epoch after epoch."""
-    classes = importlib.import_module(MODULES[library])
+    classes = classes_of(library)
     dataset = classes.LanceDataset(
         str(table.path), table.batch_size, columns=table.names
     )
@@ -31,6 +28,11 @@ def rows(table: BenchTable, seed: int, *, library: str, num_workers: int) -> Bat
     """Rows at random in torch's DataLoader, which collates them."""
     from peers.torch_loop import batches_of
 
-    classes = importlib.import_module(MODULES[library])
+    classes = classes_of(library)
     dataset = classes.SafeLanceDataset(str(table.path))
     return batches_of(dataset, table, seed, num_workers=num_workers, collate=None)
+
+
+def classes_of(library: str) -> Any:
+    name = "lance.torch.data" if library == peers.LANCE_TORCH else OURS
+    return importlib.import_module(name)

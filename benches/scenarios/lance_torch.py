@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 import peers
 from harness.bench import Bench
@@ -15,6 +14,10 @@ SIZES = (256, 1024, 8192)
 """Rows in a batch of a scan."""
 TABLES = ("narrow", "embeddings")
 WORKERS = (0, 2)
+MODULES = {
+    LANCE_TORCH: "lance.torch.data",
+    OURS: "lanceloader.compat.lance_torch",
+}
 OF_OURS, OF_THEIRS, TIMES = "ours_rows_per_s", "theirs_rows_per_s", "times"
 CPU_TIMES = "cpu_times"
 """How many times the CPU time of ours theirs takes for the same rows, of all threads.
@@ -29,42 +32,38 @@ def run(bench: Bench) -> None:
             table = bench.table(name)
             table.warm()
             for size in SIZES:
-                scans = [scan_arm(library) for library in (LANCE_TORCH, OURS)]
-                race(bench, table.of(batch_size=size), "LanceDataset", scans)
+                race(bench, table.of(batch_size=size), scans())
     if "narrow" in bench.options.tables:
         for count in WORKERS:
-            how = f"SafeLanceDataset, shuffled, {count} workers"
-            arms = [rows_arm(library, how, count) for library in (LANCE_TORCH, OURS)]
-            race(bench, bench.table("narrow"), how, arms)
+            race(bench, bench.table("narrow"), rows_at_random(count))
 
 
-def scan_arm(library: str) -> Arm:
-    return Arm(
-        library, "LanceDataset", peers.TENSORS, peers.NONE, "peers.lance_torch:scan",
-        {"library": library}, imports=tuple(imported(library)),
-    )  # fmt: skip
+def scans() -> list[Arm]:
+    return [
+        Arm(
+            library, "LanceDataset", peers.TENSORS, peers.NONE, "peers.lance_torch:scan",
+            {"library": library}, imports=(module,),
+        )
+        for library, module in MODULES.items()
+    ]  # fmt: skip
 
 
-def rows_arm(library: str, how: str, num_workers: int) -> Arm:
-    return Arm(
-        library, how, peers.TENSORS, peers.TORCH, "peers.lance_torch:rows",
-        {"library": library, "num_workers": num_workers},
-        make="peers.loader:fill_rows" if library == OURS else "",
-        imports=tuple(imported(library)),
-    )  # fmt: skip
+def rows_at_random(num_workers: int) -> list[Arm]:
+    how = f"SafeLanceDataset, shuffled, {num_workers} workers"
+    options = {"num_workers": num_workers}
+    return [
+        Arm(
+            library, how, peers.TENSORS, peers.TORCH, "peers.lance_torch:rows",
+            {"library": library, **options},
+            make="peers.loader:fill_rows" if library == OURS else "", imports=(module,),
+        )
+        for library, module in MODULES.items()
+    ]  # fmt: skip
 
 
-def imported(library: str) -> Iterator[str]:
-    yield (
-        "lance.torch.data"
-        if library == LANCE_TORCH
-        else "lanceloader.compat.lance_torch"
-    )
-
-
-def race(bench: Bench, table: BenchTable, how: str, arms: list[Arm]) -> None:
+def race(bench: Bench, table: BenchTable, arms: list[Arm]) -> None:
     """Race both; each round adds how many times as fast ours was in it."""
-    case = f"{table.name}, {how}, batches of {table.batch_size:,}"
+    case = f"{table.name}, {arms[0].how}, batches of {table.batch_size:,}"
     rounds: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
     for arm, number, figures in bench.race(
         case, table, arms, rounds=bench.rounds, seconds=bench.seconds,
