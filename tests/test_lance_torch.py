@@ -473,7 +473,8 @@ def test_unsigned_numbers_may_stay_unsigned():
         pa.array(["a", "b"]),
         pa.array([[1], [2, 3]]),
         pa.array([True, None]),
-        pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
+        pa.array([{"y": 1}, {"y": 2}]),
+        pa.array([1, 2], pa.date32()),
     ],
     ids=str,
 )
