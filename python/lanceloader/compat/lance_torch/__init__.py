@@ -6,8 +6,12 @@ Rows, their order and their distribution over ranks and workers are those of pyl
 ``docs/coming-from/lance.md`` lists the differences.
 """
 
+# First: this import says which extra is missing where torch is not installed.
+from lanceloader.compat.lance_torch.ranks import (  # isort: skip
+    get_global_rank,
+    get_global_world_size,
+)
 from lanceloader.compat.lance_torch.dataset import LanceDataset
-from lanceloader.compat.lance_torch.ranks import get_global_rank, get_global_world_size
 from lanceloader.compat.lance_torch.safe import SafeLanceDataset, get_safe_loader
 from lanceloader.compat.lance_torch.samplers import (
     FragmentSampler,

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from torch.utils.data import get_worker_info
+from lanceloader._extras import need
+
+try:
+    from torch.utils.data import get_worker_info
+except ModuleNotFoundError:
+    need("torch", "lanceloader.compat.lance_torch")
+    raise
 
 from lanceloader.world import World
 
