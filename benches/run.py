@@ -17,6 +17,7 @@ from typing import Any
 
 import scenarios.against
 import scenarios.epochs
+import scenarios.lance_torch
 import scenarios.orders
 import scenarios.packing
 import scenarios.tables
@@ -36,6 +37,7 @@ EXPERIMENTS = {
     scenarios.tables.TABLES: scenarios.tables.run_tables,
     scenarios.against.PEERS: scenarios.against.run,
     scenarios.packing.PACKING: scenarios.packing.run,
+    scenarios.lance_torch.DROP_IN: scenarios.lance_torch.run,
     scenarios.tables.CURVES: scenarios.tables.run_curves,
     scenarios.tables.GROWTH: scenarios.tables.run_growth,
 }

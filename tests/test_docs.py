@@ -61,9 +61,6 @@ class Block(NamedTuple):
     title: str | None
     requires: str | None
 
-    def can_run(self) -> bool:
-        return self.requires is None or importlib.util.find_spec(self.requires)
-
     def is_of_others(self) -> bool:
         """Whether its warnings are of another library."""
         return self.title not in (None, "lanceloader")
@@ -81,6 +78,11 @@ def blocks(page: Path, language: str) -> list[Block]:
         for match in BLOCK.finditer(text)
         if match["language"] == language
     ]
+
+
+def libraries_of(page: Path) -> list[str]:
+    """Return the libraries that some blocks of a page need and that the tests may lack."""
+    return sorted({block.requires for block in blocks(page, "python")} - {None})
 
 
 @pytest.fixture
@@ -109,13 +111,32 @@ def bucket(tmp_path_factory, monkeypatch):
 def test_the_blocks_of_a_page_run_one_after_another(
     page, elsewhere, request, monkeypatch
 ):
+    """But for those that need a library which the tests may lack."""
     python = blocks(page, "python")
     if any("s3://bucket" in block.code for block in python):
         request.getfixturevalue("bucket")
+    run([block for block in python if block.requires is None], page, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if libraries_of(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_the_blocks_of_a_page_run_with_the_library_that_it_compares(
+    page, elsewhere, monkeypatch
+):
+    for library in libraries_of(page):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{page.name} compares with {library}, which is not installed")
+    run(blocks(page, "python"), page, monkeypatch)
+
+
+def run(python: list[Block], page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Functions of a page pickle as those of a script do.
     main = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
-    for block in filter(Block.can_run, python):
+    for block in python:
         source = "\n" * block.line + block.code
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             if block.is_of_others():
@@ -125,9 +146,7 @@ def test_the_blocks_of_a_page_run_one_after_another(
 
 def test_blocks_require_libraries_that_there_are():
     """A name that is misspelt would never be found, and its block would never run."""
-    required = {
-        block.requires for page in PAGES for block in blocks(page, "python")
-    } - {None}
+    required = {library for page in PAGES for library in libraries_of(page)}
     assert required == {
         *("datasets", "litdata", "streaming", "transformers", "webdataset")
     }

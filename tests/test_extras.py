@@ -62,6 +62,11 @@ CALLS = [
     ("torch", "import lanceloader.torch", "lanceloader.torch"),
     ("torch", "ll.install()", "lanceloader.torch"),
     ("torch", "import lanceloader.streaming", "lanceloader.streaming"),
+    (
+        "torch",
+        "import lanceloader.compat.lance_torch",
+        "lanceloader.compat.lance_torch",
+    ),
     ("pandas", "perm.to_pandas()", "to_pandas()"),
     ("polars", "perm.to_polars()", "to_polars()"),
     ("polars", "ll.Transforms.arrow2polars()", "Transforms.arrow2polars()"),

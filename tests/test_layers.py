@@ -63,11 +63,20 @@ WORDS = {
 # Libraries imported when a module is, by whom: everybody else imports them in functions.
 AT_ONCE = {
     "torch": {"compat_lancedb/table_dataset", "torch_loader", "formats/torch"}
+    | {
+        f"compat/lance_torch/{name}"
+        for name in ("dataset", "ranks", "safe", "samplers", "tensors")
+    }
     | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},
     "pyarrow": {"formats/torch"}
+    | {f"compat/lance_torch/{name}" for name in ("dataset", "tensors")}
     | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}
     | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
-    "numpy": {"formats/numpy", "formats/torch", "streaming/packing"},
+    "numpy": {"formats/numpy", "formats/torch", "streaming/packing"}
+    | {
+        f"compat/lance_torch/{name}"
+        for name in ("fragments", "samplers", "sampling", "tables")
+    },
     "transformers": {"transformers"},
     "datasets": set(),
     "lancedb": set(),
@@ -197,8 +206,8 @@ def test_private_names_stay_in_their_folder():
     assert not wrong, "\n".join(wrong)
 
 
-# LanceDB's names, for classes that derive from ours.
-TWICE = {"Permutation", "Permutations"}
+# LanceDB's names, for classes that derive from ours, and a name of pylance's.
+TWICE = {"Permutation", "Permutations", "Sampler"}
 
 
 def test_no_class_name_stands_twice():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lanceloader as ll
 import lanceloader.cache
+import lanceloader.compat.lance_torch
 import lanceloader.errors
 import lanceloader.permutation
 import lanceloader.plots
@@ -30,6 +31,7 @@ MODULES = [
     ll.errors,
     ll.plots,
     ll.cache,
+    ll.compat.lance_torch,
 ]
 NAMES = [
     f"{module.__name__}.{name}"
@@ -171,6 +173,7 @@ def test_the_site_has_every_name_and_method(site):
         ll.PermutationBuilder,
         ll.torch.DataLoader,
         ll.streaming.StreamingDataset,
+        ll.compat.lance_torch.LanceDataset,
     ):
         (public,) = {name for name in NAMES if value_of(name) is cls} & described()
         wanted = {f"{public}.{method}" for method in methods_of(cls)}

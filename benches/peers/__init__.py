@@ -15,6 +15,7 @@ from typing import Any
 from harness.child import function
 
 OURS, LANCEDB, TAKE, SCAN = "lanceloader", "lancedb", "lance.take", "Lance scan"
+LANCE_TORCH = "lance.torch"
 ARROW, TENSORS, MATRIX, ITEMS = "Arrow", "dict of tensors", "one matrix", "list of rows"
 
 TORCH, OWN = "torch's, exact", "its own, exact"

@@ -13,6 +13,7 @@ from typing import Any
 from harness.process import MIB
 from scenarios.against import RESUME, SPEED
 from scenarios.epochs import COLD, EXTERNAL
+from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
@@ -65,6 +66,12 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
     PACKING: ("Packing tokens", [
         ("tokens/s", "tokens_per_s", 1, ",.0f"),
         ("fill, %", "fill", 100, ".1f"),
+    ]),
+    DROP_IN: ("The names of lance.torch", [
+        ("lance.torch, rows/s", OF_THEIRS, 1, ",.0f"),
+        ("lanceloader.compat.lance_torch", OF_OURS, 1, ",.0f"),
+        ("times", TIMES, 1, ",.2f"),
+        ("times, of CPU", CPU_TIMES, 1, ",.2f"),
     ]),
     COLUMNS: ("Batches of 32 rows by columns", [
         RATE,

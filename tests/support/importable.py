@@ -85,3 +85,13 @@ def row_at(perm_and_position) -> int:
 def options_of(perm, queue) -> None:
     """Put the storage options that reached this process into a queue."""
     queue.put(perm.source.storage_options)
+
+
+def listed(batch, **options) -> dict[str, list]:
+    """A ``to_tensor_fn`` of ``lance.torch``: lists of Python objects."""
+    return batch.to_pydict()
+
+
+def listed_rows(rows):
+    """A ``collate_fn``: the rows themselves, in a plain list."""
+    return [dict(row) for row in rows]
