@@ -6,10 +6,10 @@ Only ``filter`` reads values.
 from __future__ import annotations
 
 import secrets
-import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
+from lanceloader._deprecation import warn_deprecated
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.reading import ReadVerbs
 
@@ -71,17 +71,17 @@ class RowVerbs(ReadVerbs):
 
     def skip(self, skip: int) -> Self:
         """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
-        warn_deprecated("skip")
+        warn_deprecated("skip", "with_skip")
         return self.with_skip(skip)
 
     def take(self, limit: int) -> Self:
         """Return ``with_take(limit)``. Deprecated: use ``with_take``."""
-        warn_deprecated("take")
+        warn_deprecated("take", "with_take")
         return self.with_take(limit)
 
     def repeat(self, times: int) -> Self:
         """Return ``with_repeat(times)``. Deprecated: use ``with_repeat``."""
-        warn_deprecated("repeat")
+        warn_deprecated("repeat", "with_repeat")
         return self.with_repeat(times)
 
     def sliced_order(self, offset: int | None, limit: int | None) -> Order:
@@ -249,9 +249,3 @@ def count_nulls(values: Any) -> int:
     """Return the number of nulls in an array of pyarrow or polars; 0 for other arrays."""
     nulls: Any = getattr(values, "null_count", 0)
     return int(nulls() if callable(nulls) else nulls)
-
-
-def warn_deprecated(name: str) -> None:
-    """Warn that a method was renamed, in LanceDB's words."""
-    message = f"{name} is deprecated. Use with_{name} instead"
-    warnings.warn(message, DeprecationWarning, stacklevel=3)
