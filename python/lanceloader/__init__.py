@@ -15,9 +15,11 @@ from lanceloader._permutation import (
 from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.loader.groups import ErrorOptions, RankOptions
 from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
 from lanceloader.monitor.stats import Stats
+from lanceloader.options import ReadOptions
 from lanceloader.splits import Fold, Splits
 from lanceloader.verbs.warming import WarmReport
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 def install() -> None:
     """Make LanceDB's own tables work, and fast, as datasets of torch's ``DataLoader``.
 
-    The same as ``import lanceloader.torch``; see ``lanceloader.torch.install``.
+    The same as ``lanceloader.torch.install``, which says what is patched.
 
     Raises:
         ImportError: If torch is not installed.
@@ -52,6 +54,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ColumnInfo",
+    "ErrorOptions",
     "Fold",
     "IndexInfo",
     "Loader",
@@ -59,6 +62,8 @@ __all__ = [
     "Permutation",
     "PermutationBuilder",
     "Permutations",
+    "RankOptions",
+    "ReadOptions",
     "Splits",
     "Stats",
     "TableInfo",
