@@ -570,6 +570,7 @@ def test_workers_yield_the_same(perm, context, is_persistent):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 @pytest.mark.parametrize("workers", [(0, 2), (2, 0), (2, 3)])
 def test_states_with_workers(perm, name, workers):
     loader = with_workers(perm, name, workers[0], epochs=2)
@@ -589,6 +590,7 @@ def test_states_with_workers(perm, name, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 def test_workers_skip_batches_and_copy_in_order(perm):
     chosen = list(range(60))
     loader = DataLoader(

@@ -109,7 +109,7 @@ class RowVerbs(ReadVerbs):
         The result is stored as a bitmap, of at most one bit per row of the table.
 
         Args:
-            predicate: An SQL expression over the columns of the table, which lancedb or pylance
+            predicate: An SQL expression over the columns of the table and computed ones, which lancedb or pylance
                 evaluates, with scalar indexes if there are any; rows for which it is null are
                 dropped. Or a boolean array of shape (num_rows,).
 
@@ -124,6 +124,7 @@ class RowVerbs(ReadVerbs):
             [{'x': 8}, {'x': 9}]
         """
         if isinstance(predicate, str):
+            predicate = self.expand_expressions(predicate)
             source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
         import numpy as np
