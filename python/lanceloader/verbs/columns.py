@@ -61,8 +61,8 @@ class ColumnVerbs(View):
         Example:
             >>> perm.select_columns(["x"]).column_names
             ['x']
-            >>> perm.select_columns({"x": "x", "half": "x / 2.0"}).head(2)
-            [{'x': 0, 'half': 0.0}, {'x': 1, 'half': 0.5}]
+            >>> perm.select_columns({"x": "x", "double": "x * 2"}).head(2)
+            [{'x': 0, 'double': 0}, {'x': 1, 'double': 2}]
         """
         check_names(columns)
         if len(columns) == 0:
