@@ -52,6 +52,12 @@ MAKING = "making"
 TABLE = "values.lance"
 
 
+BATCHES_AHEAD = 4
+BATCH_BYTES = 8 << 20
+BUFFER_BYTES = 128 << 20
+"""How much is read ahead while expressions are computed; Lance's default is 2 GiB."""
+
+
 def name_of_expression(text: str) -> str:
     """Return the name of the column that holds the values of an expression."""
     return "computed_" + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -293,7 +299,13 @@ def clone(
     shutil.rmtree(target, ignore_errors=True)
     try:
         with expression_errors(expressions, base.column_names):
-            stream = engine.scan(expressions)
+            stream = engine.dataset.scanner(
+                columns=expressions,
+                batch_readahead=BATCHES_AHEAD,
+                fragment_readahead=1,
+                io_buffer_size=BUFFER_BYTES,
+                batch_size_bytes=BATCH_BYTES,
+            ).to_reader()
             batches = progress_over(
                 stream,
                 base.num_rows,
