@@ -55,6 +55,9 @@ def test_methods_of_a_permutation(name, tmp_path, monkeypatch):
         # Whatever the words: there are some, and none of an internal error.
         subjects, check = [Parameter(r"\w+")], id
     for number, value in enumerate(HOSTILE):
+        if name == "select_columns" and isinstance(value, dict):
+            # New names of columns, or SQL expressions: no rows of the table.
+            continue
         check(result_of(lambda value=value: method(value), value, *subjects))
         check(result_of(lambda value=value: method(value, value), value, *subjects))
         for parameter in signature:

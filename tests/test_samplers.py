@@ -227,6 +227,31 @@ def test_a_state_in_any_step_of_any_pass(perm, name, at, num_passes):
         assert rows(resumed) == rows(loader)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_of_a_loader_that_was_resumed(perm, name):
+    """After a second crash in the same epoch."""
+    loader = loader_of(perm, sampled(name, perm))
+    batches = iter(loader)
+    for _ in range(2):
+        next(batches, None)
+    state = json.loads(json.dumps(loader.state_dict()))
+    if not state["position"]:
+        pytest.skip("the pass has ended")
+    next(batches, None)
+    rest = rows(batches)
+    for _ in range(2):
+        resumed = loader_of(perm, sampled(name, perm))
+        resumed.load_state_dict(state)
+        again = iter(resumed)
+        next(again, None)
+        again_state = resumed.state_dict()
+        last = loader_of(perm, sampled(name, perm))
+        last.load_state_dict(json.loads(json.dumps(again_state)))
+        if again_state["position"]:
+            assert rows(last) == rest
+        assert rows(again) == rest
+
+
 @pytest.mark.parametrize("name", ["random", "weighted", "subset", "stateful"])
 def test_a_state_after_a_pass_goes_on_with_the_next_one(perm, name):
     loader = loader_of(perm, sampled(name, perm))

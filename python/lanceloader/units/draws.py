@@ -138,9 +138,11 @@ def draw(
     with with_globals(record.get("random")):
         before = read_globals()
         items = iter(sampler)
-        head = [record["first"]] if "first" in record else list(islice(items, 1))
-        # A state of a sampler is a place in a pass, so it is taken in this one.
-        states = states_of(parts, own_states)
+        if "first" in record:
+            head, states = [record["first"]], kept_states(record)
+        else:
+            # A state of a sampler is a place in a pass, so it is taken in this one.
+            head, states = list(islice(items, 1)), states_of(parts, own_states)
         items = chain(head, items)
         length = length_of(sampler)
         positions, ends = positions_of(items, length, name, num_rows)
@@ -148,7 +150,9 @@ def draw(
     found = {
         "rows": len(positions),
         "fingerprint": fingerprint_of(positions, ends),
-        "rank": next((part.rank for part in parts if hasattr(part, "num_replicas")), 0),
+        "rank": next(
+            (int(part.rank) for part in parts if hasattr(part, "num_replicas")), 0
+        ),
         "num_replicas": num_replicas_of(sampler),
     }
     check_same(found, record, name)
@@ -218,6 +222,14 @@ def states_of(
     """Return a state of each sampler, or ``None`` if none of them has one."""
     states = [state_of(part) for part in parts]
     return None if all(state is None for state in states) else states
+
+
+def kept_states(record: dict[str, Any]) -> list[Any]:
+    """Return the states of a record that samplers saved by themselves."""
+    return [
+        state if state is not None and state[0] == "state_dict" else None
+        for state in record["states"]
+    ]
 
 
 def own_states(part: Any) -> Any | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import Progress
 
-__all__ = ["ColumnVerbs", "sources_of"]
+__all__ = ["ColumnVerbs", "expanded", "sources_of"]
 
 
 class ColumnVerbs(View):
@@ -82,9 +82,9 @@ class ColumnVerbs(View):
             check_expression(name, text)
             source = self._plain_column(text)
             if source is None:
-                expanded = self.expand_expressions(text)
-                texts.append(expanded)
-                source = name_of_expression(expanded)
+                whole = expanded(self, text)
+                texts.append(whole)
+                source = name_of_expression(whole)
             selection[name] = source
         if not texts:
             return self.with_selection(selection)
@@ -108,19 +108,6 @@ class ColumnVerbs(View):
             return sources_of(self, [text])[text]
         except ColumnNotFoundError:
             return None
-
-    def expand_expressions(self, text: str) -> str:
-        """Return an SQL text in which names of computed columns are replaced by their expressions."""
-        source = self.source
-        if not isinstance(source, ComputedSource):
-            return text
-        known = source.column_names
-        names = {
-            name: f"({source.expressions[column]})"
-            for name, column in self.selection.items()
-            if column in source.expressions and name not in known
-        }
-        return with_names(text, [*known, *names], names)
 
     def resolve_column(self, name: str) -> str:
         """Return the column of the table that a name refers to.
@@ -263,6 +250,20 @@ def check_names(columns: Sequence[str] | Mapping[str, str]) -> None:
     if isinstance(columns, str):
         message = f"`columns` must be a list of names, not a string: pass [{columns!r}]"
         raise TypeError(message)
+
+
+def expanded(view: View, text: str) -> str:
+    """Return an SQL text in which names of computed columns are replaced by their expressions."""
+    source = view.source
+    if not isinstance(source, ComputedSource):
+        return text
+    known = source.column_names
+    names = {
+        name: f"({source.expressions[column]})"
+        for name, column in view.selection.items()
+        if column in source.expressions and name not in known
+    }
+    return with_names(text, [*known, *names], names)
 
 
 def check_expression(name: str, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from lanceloader import _native
 from lanceloader._deprecation import warn_deprecated
 from lanceloader.numbers import count, numpy_of
+from lanceloader.verbs.columns import expanded
 from lanceloader.verbs.reading import ReadVerbs
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class RowVerbs(ReadVerbs):
             [{'x': 8}, {'x': 9}]
         """
         if isinstance(predicate, str):
-            predicate = self.expand_expressions(predicate)
+            predicate = expanded(self, predicate)
             source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
         import numpy as np
