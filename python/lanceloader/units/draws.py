@@ -138,11 +138,10 @@ def draw(
     with with_globals(record.get("random")):
         before = read_globals()
         items = iter(sampler)
-        if "first" in record:
-            head, states = [record["first"]], kept_states(record)
-        else:
-            # A state of a sampler is a place in a pass, so it is taken in this one.
-            head, states = list(islice(items, 1)), states_of(parts, own_states)
+        is_repeated = "first" in record
+        head = [record["first"]] if is_repeated else list(islice(items, 1))
+        # A state of a sampler is a place in a pass, so it is taken in this one.
+        states = kept_states(record) if is_repeated else states_of(parts, own_states)
         items = chain(head, items)
         length = length_of(sampler)
         positions, ends = positions_of(items, length, name, num_rows)
@@ -224,7 +223,7 @@ def states_of(
     return None if all(state is None for state in states) else states
 
 
-def kept_states(record: dict[str, Any]) -> list[Any]:
+def kept_states(record: dict[str, Any]) -> list[Any] | None:
     """Return the states of a record that samplers saved by themselves."""
     return [
         state if state is not None and state[0] == "state_dict" else None
