@@ -53,8 +53,8 @@ class RowErrorPolicy(ErrorPolicy):
         if isinstance(on_error, str) and on_error == "fill":
             if num_given != 1:
                 message = (
-                    "on_transform_error='fill' requires exactly one of error_value and repair, "
-                    f"got {'both' if num_given else 'neither'}"
+                    "on_transform_error='fill' requires exactly one of fill_value and repair, "
+                    f"got {'both' if num_given else 'neither'} (error_value is fill_value, too)"
                 )
                 raise ValueError(message)
             if repair is not None and not callable(repair):
@@ -65,8 +65,9 @@ class RowErrorPolicy(ErrorPolicy):
                 raise ValueError(message)
         elif num_given:
             message = (
-                "error_value and repair require on_transform_error='fill', got "
-                f"on_transform_error={on_error!r}"
+                # In LanceDB's words, which programs may look for.
+                "fill_value and repair require on_transform_error='fill', got "
+                f"on_transform_error={on_error!r} (error_value is fill_value, too)"
             )
             raise ValueError(message)
         self.on_error: Any = on_error
