@@ -40,6 +40,7 @@ WAYS = {
 PROGRAM = """
 import datetime as dt, functools, shutil
 import lancedb, lanceloader.torch
+lanceloader.torch.install()
 from lanceloader import streaming
 from lanceloader.errors import TableChangedError
 

@@ -60,6 +60,9 @@ def test_methods_of_a_permutation(name, tmp_path, monkeypatch):
             result_of(lambda: rows.check(mapped), *subjects)
 
     for number, value in enumerate(HOSTILE):
+        if name == "select_columns" and isinstance(value, dict):
+            # New names of columns, or SQL expressions: no rows of the table.
+            continue
         check(result_of(lambda value=value: method(value), value, *subjects))
         check(result_of(lambda value=value: method(value, value), value, *subjects))
         for parameter in signature:

@@ -103,6 +103,14 @@ for value in values:
 """
 
 
+@pytest.fixture
+def installed():
+    lanceloader.torch.install()
+    yield
+    lanceloader.torch.uninstall()
+
+
+@pytest.mark.usefixtures("installed")
 def test_what_a_spawned_child_pickles_again_holds_no_credentials(tmp_path):
     perm = with_options(tmp_path, "lancedb", {**SECRETS, **PLAIN})
     dataset = copyreg.dispatch_table[lancedb.table.LanceTable](perm.base_table)

@@ -197,6 +197,7 @@ def test_a_table_of_lancedb_in_workers(folder, context):
 import warnings
 import lancedb
 import lanceloader.torch
+lanceloader.torch.install()
 warnings.filterwarnings("ignore", "lancedb fork support")
 table = lancedb.connect(folder + "/db").open_table("t")
 wanted = table.to_arrow()["id"].to_pylist()

@@ -114,6 +114,21 @@ def test_a_filter_is_answered_by_the_table_s_library(perm, dataset):
     assert got.to_arrow().sort_by("id").equals(wanted)
 
 
+def test_expressions_are_refused_and_nothing_is_written(perm, bucket, s3):
+    """Lance puts a clone where its table lies, and the bucket is the user's."""
+
+    def everything():
+        return [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+
+    before = everything()
+    with pytest.raises(
+        errors.UnsupportedError, match=r"object storage, such as s3://.* with mat"
+    ):
+        perm.select_columns({"double": "id * 2"})
+    assert perm.select_columns({"number": "id"}).head(1) == [{"number": 0}]
+    assert everything() == before
+
+
 def test_options_come_from_a_lance_dataset(dataset):
     perm = ll.open(dataset)
     assert perm.filter("id < 3").to_arrow() == dataset.to_table(filter="id < 3")

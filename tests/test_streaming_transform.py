@@ -186,6 +186,17 @@ def test_filled_rows_keep_their_positions(shared):
     assert dataset.rows_skipped == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_both_names_of_the_value_of_failed_rows(shared):
+    """LanceDB's name is part of its API, so it comes without a warning."""
+    options = {"transform": picky, "on_transform_error": "fill", "shuffle": False}
+    ours = list(StreamingDataset(shared, error_value={"id": None}, **options))
+    assert ours == list(StreamingDataset(shared, fill_value={"id": None}, **options))
+    assert ours.count({"id": None}) == len(BAD)
+    with pytest.raises(ValueError, match=r"error_value=1 and fill_value=None .* one"):
+        StreamingDataset(shared, error_value=1, fill_value=None, **options)
+
+
 def test_each_filled_row_is_a_copy(shared):
     value = {"id": [-1]}
     dataset = StreamingDataset(
@@ -229,7 +240,9 @@ def test_a_repair_that_fails_raises(shared):
     [
         {"on_transform_error": "fill"},
         {"on_transform_error": "fill", "fill_value": 1, "repair": print},
+        {"on_transform_error": "fill", "error_value": 1, "repair": print},
         {"fill_value": None},
+        {"error_value": None},
         {"repair": print, "on_transform_error": "skip"},
         {"on_transform_error": "fill", "repair": 3},
     ],

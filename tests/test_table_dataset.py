@@ -1,4 +1,4 @@
-"""LanceDB's own ``Table`` in a ``DataLoader``, after ``import lanceloader.torch``."""
+"""LanceDB's own ``Table`` in a ``DataLoader``, after ``install``."""
 
 from __future__ import annotations
 
@@ -293,22 +293,91 @@ def test_lists_of_columns_are_still_refused():
     assert row == 1
 
 
-def test_the_import_alone_is_enough_whichever_comes_first(tmp_path):
+def printed(program, *args) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["lanceloader.torch", "lanceloader"])
+def test_one_line_is_enough_whichever_is_imported_first(tmp_path, how, when):
     program = """
-import sys
-first, second = sys.argv[2:]
-__import__(first); __import__(second)
+import importlib, sys
+folder, how, when = sys.argv[1:]
+if when == "before":
+    import lancedb
+importlib.import_module(how).install()
 import lancedb, pyarrow as pa
 from torch.utils.data import DataLoader
-table = lancedb.connect(sys.argv[1]).create_table("t", pa.table({"x": range(10)}), mode="overwrite")
+table = lancedb.connect(folder).create_table("t", pa.table({"x": range(10)}))
 print([batch.num_rows for batch in DataLoader(table, batch_size=7)])
 """
-    for order in (("lancedb", "lanceloader.torch"), ("lanceloader.torch", "lancedb")):
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / "db"), *order],
-            capture_output=True,
-            text=True,
-            timeout=55,
-            check=True,
-        )
-        assert done.stdout.strip() == "[7, 3]"
+    assert printed(program, tmp_path / "db", how, when) == "[7, 3]"
+
+
+def test_importing_patches_neither_torch_nor_lancedb(tmp_path):
+    program = """
+import copyreg, sys
+import lancedb.table
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+def patchable():
+    table = lancedb.table.Table
+    return [
+        DataLoader.__iter__, table.__getitems__, table.__len__,
+        dict(copyreg.dispatch_table), dict(default_collate_fn_map),
+    ]
+
+before = patchable()
+import lanceloader.torch
+from lanceloader.torch import DataLoader as Ours, TableDataset, collate_as
+import lanceloader.streaming
+import lanceloader as ll
+import pyarrow as pa
+perm = ll.open(pa.table({"x": range(10)}))
+loader = Ours(perm, 4, format="torch_dict")
+assert sum(len(batch["x"]) for batch in loader) == 10
+assert patchable()[:4] == before[:4]
+assert patchable()[4].keys() - before[4].keys() == set()
+lanceloader.torch.install()
+assert all(now != then for now, then in zip(patchable(), before))
+lanceloader.torch.uninstall()
+assert patchable()[:4] == before[:4]
+print("unpatched")
+"""
+    assert printed(program) == "unpatched"
+
+
+UNPICKLE = """
+import pickle, sys
+dataset = pickle.loads(bytes.fromhex(sys.argv[1]))
+from torch.utils.data import DataLoader
+batches = list(DataLoader(dataset, batch_size=7))
+print([batch.num_rows for batch in batches], hasattr(DataLoader.__iter__, "_original"))
+"""
+
+
+def test_a_table_that_is_unpickled_elsewhere_needs_no_call(db):
+    table = db.create_table("t", tables.narrow(10))
+    pickled = pickle.dumps(table)
+    assert printed(UNPICKLE, pickled.hex()) == "[7, 3] True"
+    # Also when it is passed on.
+    again = pickle.dumps(pickle.loads(pickled))
+    assert printed(UNPICKLE, again.hex()) == "[7, 3] True"
+
+
+def test_a_dataset_of_version_0_1_0_is_collated_without_patches(db):
+    """Its pickles name the class, whose import patched everything."""
+    table = db.create_table("t", tables.narrow(10))
+    dataset = pickle.loads(pickle.dumps(table))
+    ll_torch.uninstall()
+    pickled = pickle.dumps(dataset)
+    assert b"rebuild" not in pickled
+    assert printed(UNPICKLE, pickled.hex()) == "[7, 3] False"

@@ -295,3 +295,21 @@ def test_threads_are_as_many_as_cores_that_may_be_used(monkeypatch):
     loader = table(40).loader(4, transform=len)
     assert len(list(loader)) == 10
     assert loader.stats().transform_threads == 3
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_plain_dict_stands_for_a_row_of_a_dict_format(first):
+    """The dicts of formats are of a class of their own."""
+
+    def picky(batch):
+        if (batch["x"] == first).any():
+            raise LookupError("picky")
+        return batch
+
+    perm = ll.open(pa.table({"x": range(4)})).with_format("numpy_dict")
+    loader = perm.loader(
+        4, transform=picky, on_error="fill", error_value={"x": np.array([-1])}
+    )
+    (batch,) = loader
+    wanted = [-1 if row == first else row for row in range(4)]
+    assert batch["x"].tolist() == wanted

@@ -16,9 +16,11 @@ from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.formats.ragged import Ragged
+from lanceloader.loader.groups import ErrorOptions, RankOptions
 from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
 from lanceloader.monitor.stats import Stats
+from lanceloader.options import ReadOptions
 from lanceloader.splits import Fold, Splits
 from lanceloader.verbs.warming import WarmReport
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 def install() -> None:
     """Make LanceDB's own tables work, and fast, as datasets of torch's ``DataLoader``.
 
-    The same as ``import lanceloader.torch``; see ``lanceloader.torch.install``.
+    The same as ``lanceloader.torch.install``, which says what is patched.
 
     Raises:
         ImportError: If torch is not installed.
@@ -53,6 +55,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ColumnInfo",
+    "ErrorOptions",
     "Fold",
     "IndexInfo",
     "Loader",
@@ -61,6 +64,8 @@ __all__ = [
     "PermutationBuilder",
     "Permutations",
     "Ragged",
+    "RankOptions",
+    "ReadOptions",
     "Splits",
     "Stats",
     "TableInfo",

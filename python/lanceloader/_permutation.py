@@ -22,7 +22,7 @@ from lanceloader.verbs.datasets import DatasetVerbs
 from lanceloader.verbs.materializing import MaterializeVerbs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lanceloader._typing import Format, StorageOptions, Transform
     from lanceloader.sources import RowReader
@@ -230,7 +230,7 @@ def open(  # noqa: A001
     branch: str | None = None,
     tag: str | None = None,
     storage_options: StorageOptions | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | Mapping[str, str] | None = None,
     filter: str | None = None,  # noqa: A002
     format: Format | None = None,  # noqa: A002
 ) -> Permutation:
@@ -242,7 +242,7 @@ def open(  # noqa: A001
         branch: The branch of the table at a path or URI.
         tag: The tag of the table at a path or URI, in place of a version.
         storage_options: Options of the object store of a path or URI, with Lance's names.
-        columns: The columns to select; see ``select_columns``.
+        columns: The columns to select, or SQL expressions by new names; see ``select_columns``.
         filter: An SQL predicate of the rows to keep; see ``filter``.
         format: The format of batches; see ``with_format``.
 

@@ -1,8 +1,9 @@
-"""The folder where packed rows are kept: where it is, what is in it, and how to empty it.
+"""The folder where packed rows and computed columns are kept: where it is, what is in it, and how to empty it.
 
 Rows come into it by reading with ``read="resident"``, which ``"auto"`` mostly is, or by
 ``Permutation.warm``. It may be emptied at any time: what is in use stays, and what is needed
-again is packed again.
+again is packed again. Computed columns are those of ``select_columns``; they are kept until they
+are removed here, and are computed again when needed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,11 @@ _MARKER = "lanceloader-cache"
 _MARK = (
     "lanceloader keeps packed rows in this folder. They may be removed at any time.\n"
 )
+# The layout of computed columns is that of lanceloader/sources/computed.py.
+_COMPUTED = "computed"
+_COMPUTED_DESCRIPTION = "columns.json"
+_COMPUTED_MAKING = "making"
+_COMPUTED_NAME = re.compile("[0-9a-f]{32}")
 _FIELDS = {
     *("layout", "columns", "num_rows", "block_rows"),
     *("stride", "signature"),
@@ -43,11 +50,12 @@ _OTHERS_MAY_WRITE = 0o022
 
 @dataclass(frozen=True)
 class Entry:
-    """Packed rows of some columns of one table at one version.
+    """Packed rows of some columns, or computed columns, of one table at one version.
 
     Attributes:
         table: Identifies the content of the table: a hash of its manifest.
-        columns: The packed columns; fields of structs are named with dots.
+        columns: The packed columns; fields of structs are named with dots. Or the SQL
+            expressions of computed columns.
         rows: Rows of the table.
         bytes: Bytes of the files.
         is_complete: Whether all rows are packed.
@@ -105,7 +113,7 @@ def path(cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def entries(cache_dir: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """List the packed rows in the cache folder, those used last first.
+    """List the packed rows and computed columns in the cache folder, those used last first.
 
     Args:
         cache_dir: As for ``path``.
@@ -114,6 +122,7 @@ def entries(cache_dir: str | os.PathLike[str] | None = None) -> list[Entry]:
     if root is None:
         return []
     found = [_entry_at(folder) for folder in _folders(root)]
+    found += [_computed_at(folder) for folder in _private_folders(root / _COMPUTED)]
     return sorted(
         (entry for entry in found if entry is not None),
         key=lambda entry: entry.last_used,
@@ -124,7 +133,7 @@ def entries(cache_dir: str | os.PathLike[str] | None = None) -> list[Entry]:
 def clear(
     cache_dir: str | os.PathLike[str] | None = None, *, dry_run: bool = False
 ) -> Cleared:
-    """Remove the packed rows from the cache folder, but for those that are in use.
+    """Remove packed rows and computed columns from the cache folder, but for those in use.
 
     Only files that lanceloader wrote are removed, and nothing is removed from a folder that
     lacks the marker which lanceloader puts into folders of its own.
@@ -141,12 +150,16 @@ def clear(
         message = f"`cache_dir` must be a folder, but {root} is a file"
         raise NotADirectoryError(message)
     found = entries(cache_dir)
-    if root is None or not _is_marked(root):
-        return Cleared((), tuple(found))
+    is_marked = root is not None and _is_marked(root)
     removed: list[Entry] = []
     kept: list[Entry] = []
     for entry in found:
-        is_gone = not entry.is_in_use if dry_run else _remove(entry)
+        is_computed = entry.path.parent.name == _COMPUTED
+        if not is_computed and not is_marked:
+            kept.append(entry)
+            continue
+        remove = _remove_computed if is_computed else _remove
+        is_gone = not entry.is_in_use if dry_run else remove(entry)
         (removed if is_gone else kept).append(entry)
     return Cleared(tuple(removed), tuple(kept))
 
@@ -204,6 +217,46 @@ def _entry_at(folder: Path) -> Entry | None:
         return None
 
 
+def _computed_at(folder: Path) -> Entry | None:
+    """Describe computed columns, or return ``None`` if the folder holds none."""
+    try:
+        file = folder / _COMPUTED_DESCRIPTION
+        used = file.lstat()
+        if not _COMPUTED_NAME.fullmatch(folder.name) or not stat.S_ISREG(used.st_mode):
+            return None
+        found = json.loads(file.read_bytes())
+        sizes = (each.lstat() for each in folder.rglob("*"))
+        return Entry(
+            table=str(found["table"]),
+            columns=tuple(found["columns"]),
+            rows=int(found["rows"]),
+            bytes=sum(each.st_size for each in sizes if stat.S_ISREG(each.st_mode)),
+            is_complete=True,
+            is_in_use=_is_in_use(folder),
+            last_used=dt.datetime.fromtimestamp(used.st_mtime, dt.UTC),
+            path=folder,
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _remove_computed(entry: Entry) -> bool:
+    """Remove computed columns, unless somebody uses or computes them."""
+    try:
+        with (
+            _locked(entry.path, _COMPUTED_MAKING) as is_made,
+            _locked(entry.path, _LOCK) as is_free,
+        ):
+            if not is_made or not is_free:
+                return False
+            # The description first: without it, nobody takes the rest for whole.
+            (entry.path / _COMPUTED_DESCRIPTION).unlink(missing_ok=True)
+            shutil.rmtree(entry.path)
+    except OSError:
+        return not (entry.path / _COMPUTED_DESCRIPTION).exists()
+    return True
+
+
 def _is_marked(root: Path) -> bool:
     marker = root / _MARKER
     try:
@@ -213,10 +266,10 @@ def _is_marked(root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def _locked(folder: Path, name: str = _LOCK) -> Iterator[bool]:
     """Lock an entry against those who would begin to use it; yield whether nobody uses it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(folder / _LOCK, flags, 0o600)
+    lock = os.open(folder / name, flags, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from lanceloader._typing import Read
 from lanceloader.choices import check_choice
@@ -15,10 +15,20 @@ from lanceloader.numbers import count
 if TYPE_CHECKING:
     from lanceloader._typing import Size
 
-__all__ = ["ReadOptions", "bytes_of"]
+__all__ = ["ReadOptions", "bytes_of", "repr_of_options"]
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def repr_of_options(options: Any) -> str:
+    """Return the representation of a dataclass of options, without those that have their defaults."""
+    passed = (
+        f"{field.name}={value!r}"
+        for field in fields(options)
+        if (value := getattr(options, field.name)) is not field.default
+    )
+    return f"{type(options).__name__}({', '.join(passed)})"
 
 
 def bytes_of(size: Size, name: str) -> int:
@@ -47,11 +57,24 @@ def bytes_of(size: Size, name: str) -> int:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class ReadOptions:
-    """The options of ``with_read``.
+    """How rows are read: the options of ``with_read`` as one object, for ``loader(reading=...)``.
 
     ``None`` means the value of the environment variable, if it is set, or the default.
+
+    Attributes:
+        read: The strategy.
+        memory_limit: The most bytes of rows to hold in memory.
+        cache_dir: The directory of packed rows, as an absolute path.
+        threads: The number of threads that read.
+
+    Example:
+        >>> options = ll.ReadOptions("direct", memory_limit="1GiB")
+        >>> options
+        ReadOptions(read='direct', memory_limit=1073741824)
+        >>> len(perm.loader(4, reading=options))
+        3
     """
 
     read: Read | None = None
@@ -59,15 +82,21 @@ class ReadOptions:
     cache_dir: str | None = None
     threads: int | None = None
 
-    @classmethod
-    def of(
-        cls,
-        read: Read | None,
-        memory_limit: Size | None,
-        cache_dir: str | os.PathLike[str] | None,
-        threads: int | None,
-    ) -> ReadOptions:
-        """Create options from the arguments of ``with_read``.
+    def __init__(
+        self,
+        read: Read | None = None,
+        memory_limit: Size | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: SupportsIndex | None = None,
+    ) -> None:
+        """Check the options.
+
+        Args:
+            read: The strategy; see ``Permutation.with_read``, as for the others.
+            memory_limit: The most bytes of rows to hold in memory, as a number or a string such
+                as ``"4GiB"``.
+            cache_dir: The directory of packed rows.
+            threads: The number of threads that read.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -75,12 +104,21 @@ class ReadOptions:
         """
         if read is not None:
             check_choice("read", read, Read)
-        if threads is not None:
-            threads = count(threads, "threads", least=1)
         limit = None
         if memory_limit is not None:
             limit = bytes_of(memory_limit, "memory_limit")
-        return cls(read, limit, folder_of(cache_dir), threads)
+        number = None if threads is None else count(threads, "threads", least=1)
+        checked: dict[str, Any] = {
+            "read": read,
+            "memory_limit": limit,
+            "threads": number,
+        }
+        checked["cache_dir"] = folder_of(cache_dir)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return repr_of_options(self)
 
     def merged(self, other: ReadOptions) -> ReadOptions:
         """Return these options, overridden by those of ``other`` that are not ``None``."""

@@ -24,12 +24,15 @@ from lanceloader.compat_lancedb.table_state import (
 )
 from lanceloader.engine import memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
+from lanceloader.options import cache_folder
 from lanceloader.sources import (
+    ComputedSource,
     EngineSource,
     LanceSource,
     MemorySource,
     Source,
     Unopened,
+    computed,
     pinned_source,
 )
 from lanceloader.sources.hf_datasets import DatasetSource
@@ -49,6 +52,11 @@ LAYOUT = 1
 """The version of the layout of our states. LanceDB's states have none."""
 
 
+def table_of(source: Source) -> Source:
+    """Return the source of the table itself, without computed columns."""
+    return source.base if isinstance(source, ComputedSource) else source
+
+
 class LazyTable(ABC):
     """A table object that is not pickled and is created on first access after unpickling."""
 
@@ -65,7 +73,7 @@ class LazyBaseTable(LazyTable):
         self.state = state
 
     def make(self, perm: RowVerbs) -> Any:
-        source = perm.source
+        source = table_of(perm.source)
         if isinstance(source, DatasetSource):
             return source.dataset
         if isinstance(source, MemorySource):
@@ -91,7 +99,7 @@ class LazyPermutationTable(LazyTable):
         import pyarrow as pa
 
         metadata = {}
-        if isinstance(perm.source, MemorySource):
+        if isinstance(table_of(perm.source), MemorySource):
             # In the table that ``LazyBaseTable`` creates, row ids equal row offsets.
             row_ids = offsets_of(perm.unsliced_order)
         else:
@@ -134,6 +142,8 @@ def to_state(perm: RowVerbs) -> dict[str, Any]:
         "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": plan is not None,
     }
+    if isinstance(source, ComputedSource):
+        state["expressions"] = source.expressions
     if isinstance(plan, LazyPermutationTable):
         state["split_names"] = plan.split_names
     elif plan is not None:
@@ -149,7 +159,7 @@ def state_of_base(base: Any, source: Source) -> dict[str, Any] | None:
         return without_credentials(base.state)
     if not is_a(base, "lancedb", "LanceTable"):
         return None
-    if isinstance(source, MemorySource):
+    if isinstance(table_of(source), MemorySource):
         return {"kind": "memory"}
     pin = {"version": source.version, "branch": source.branch}
     return state_of_table(base) | pin
@@ -198,9 +208,18 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
     perm.offset = state["offset"]
     perm.limit = state["limit"]
     perm.connection_factory = factory
+    if factory is not None and "expressions" in state:
+        reopen_expressions(perm, state)
     perm.read_options = state.get("read_options", perm.read_options)
     perm.is_shard = state.get("is_shard", False)
     perm.order = perm.sliced_order(perm.offset, perm.limit)
+
+
+def reopen_expressions(perm: RowVerbs, state: dict[str, Any]) -> None:
+    """Give a table that a connection factory opened its computed columns."""
+    if not isinstance(perm.source, Unopened):
+        folder = cache_folder(state["read_options"].cache_dir)
+        perm.source = computed(perm.source, [*state["expressions"].values()], folder)
 
 
 def reopened(

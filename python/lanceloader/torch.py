@@ -2,12 +2,14 @@
 
 ``DataLoader`` is torch's, over a permutation or its ``loader()``, with exact states.
 
-Importing this module makes ``torch.utils.data.DataLoader(table)`` work for LanceDB's own tables:
+``install`` makes ``torch.utils.data.DataLoader(table)`` work for LanceDB's own tables:
 
     import lanceloader.torch
+
+    lanceloader.torch.install()
     loader = DataLoader(table, batch_size=1024, shuffle=True, num_workers=2)
 
-See ``install``. For anything but batches of whole rows, use a ``Permutation``.
+Importing this module changes neither torch nor lancedb. For anything but batches of whole rows, use a ``Permutation``.
 """
 
 from __future__ import annotations

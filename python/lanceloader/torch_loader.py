@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
+from torch.utils.data.dataloader import _DatasetKind
 
 from lanceloader.choices import check_function
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
@@ -25,15 +26,18 @@ from lanceloader.loader.loader import Loader, register_as_dataset
 from lanceloader.loader.signature import with_options_shown
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
+from lanceloader.units.locations import BatchLocations
+from lanceloader.units.share import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch.utils.data import Dataset
 
     from lanceloader._permutation import Permutation
     from lanceloader.loader.checkpoint import EpochProgress
     from lanceloader.loader.iteration import Iteration
+    from lanceloader.monitor.metrics import Metrics
     from lanceloader.monitor.stats import Stats
 
 __all__ = ["DataLoader"]
@@ -42,9 +46,6 @@ ENDING_S = 1.0
 """The time that a worker takes to end after its connections are closed."""
 
 ALTERNATIVES = {
-    "sampler": "is not supported, as rows have the order of the permutation: call perm.sample(), or "
-    "pass shuffle=True",
-    "batch_sampler": "is not supported: pass `batch_size` instead",
     "in_order": "is not supported, as a state needs batches in order: leave it out",
     "batch_size": "cannot be combined with a Loader, which makes whole batches: pass it to loader()",
     "shuffle": "cannot be combined with a Loader, which has an order: pass it to loader()",
@@ -89,8 +90,8 @@ class DataLoader(TorchLoader[Any]):
         dataset: Loader | Permutation,
         batch_size: SupportsIndex | None = None,
         shuffle: bool | None = None,  # noqa: FBT001
-        sampler: LoaderSampler | None = None,
-        batch_sampler: None = None,
+        sampler: Iterable[SupportsIndex] | LoaderSampler | None = None,
+        batch_sampler: Iterable[Sequence[SupportsIndex]] | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[Any], Any] | None = None,
         *,
@@ -112,10 +113,11 @@ class DataLoader(TorchLoader[Any]):
             batch_size: The number of rows in a batch of one rank, for a permutation; by default
                 its ``batch_size``.
             shuffle: Whether to shuffle the rows, for a permutation.
-            sampler: Not supported, as rows have the order of the permutation; except for the
-                ``sampler`` of another ``DataLoader`` of this class, whose ``Loader`` is then used,
-                for trainers that copy a loader.
-            batch_sampler: Not supported.
+            sampler: A sampler of positions, for a permutation; see ``Permutation.loader``. With
+                workers, this process reads it and sends the positions of each batch. The
+                ``sampler`` of another ``DataLoader`` of this class stands for its ``Loader``, for
+                trainers that copy a loader.
+            batch_sampler: A sampler of lists of positions, for a permutation.
             num_workers: The number of processes that make batches; with 0, threads of this process
                 do.
             collate_fn: A function of a batch, whose results are yielded.
@@ -136,15 +138,18 @@ class DataLoader(TorchLoader[Any]):
         """
         check_function("collate_fn", collate_fn)
         num_workers = count(num_workers, "num_workers")
-        check_not_passed("batch_sampler", batch_sampler)
         check_not_passed("in_order", None if in_order else in_order)
-        own = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
-        own["drop_last"] = drop_last
+        own: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "seed": seed,
+        }
+        own |= {"drop_last": drop_last, "batch_sampler": batch_sampler}
         options |= {name: value for name, value in own.items() if value is not None}
         if isinstance(sampler, LoaderSampler):
             dataset, options = sampler.loader, {}
-        else:
-            check_not_passed("sampler", sampler)
+        elif sampler is not None:
+            options["sampler"] = sampler
         if num_workers and options.get("transform") is not None:
             # Transforms run in parallel in the workers; only a timeout needs a thread.
             has_timeout = options.get("transform_timeout") is not None
@@ -170,6 +175,7 @@ class DataLoader(TorchLoader[Any]):
         )
         if self._signal is not None:
             self._signal.share_memory_()  # type: ignore[no-untyped-call]
+        self._steps = StepSampler()
 
     dataset: Loader  # type: ignore[assignment]
 
@@ -203,7 +209,9 @@ class DataLoader(TorchLoader[Any]):
         if self.num_workers == 0:
             return super().__iter__()
         iteration = self.dataset.request()
-        return LoaderIterator(self._received(iteration), iteration.metrics)
+        is_drawn = self.dataset.units.is_drawn
+        batches = self._sampled(iteration) if is_drawn else self._received(iteration)
+        return LoaderIterator(batches, iteration.metrics)
 
     def _workers(self, start: Checkpoint) -> Iterator[Any]:
         """Start an iteration of new or persistent workers at a checkpoint."""
@@ -221,9 +229,39 @@ class DataLoader(TorchLoader[Any]):
         # Workers get a loader without the stages that run in this process, through a copy, as
         # other threads may use this object while workers start.
         for_workers = copy.copy(self)
+        if self.dataset.units.is_drawn:
+            # To torch, a dataset with `__getitems__` and a batch sampler.
+            fetcher = StepDataset(self.dataset)
+            parts = {"dataset": fetcher, "batch_sampler": self._steps}
+            for_workers.__dict__.update(parts, _dataset_kind=_DatasetKind.Map)
+            return TorchLoader._get_iterator(for_workers)
         dataset = WorkerDataset(self.dataset, self._start, self._signal)
         for_workers.__dict__["dataset"] = dataset
         return TorchLoader._get_iterator(for_workers)
+
+    def _sampled(self, iteration: Iteration) -> Iterator[Any]:
+        """Yield the batches of workers that are sent their positions, and advance the cursor."""
+        steps = Steps(iteration)
+        self._steps.steps = steps
+        slots: Iterator[Any] = super().__iter__()
+        ahead: deque[tuple[EpochProgress, int]] = deque()
+
+        def batches() -> Iterator[Any]:
+            for slot in checked(slots):
+                place = steps.sent.popleft()
+                if not isinstance(slot, SkippedBatch):
+                    ahead.append(place)
+                    yield slot
+
+        for value in iteration.pipeline.copied(batches(), iteration.metrics):
+            iteration.cursor.advance(iteration.number, *ahead.popleft())
+            yield value
+        if steps.sent:
+            at = steps.sent[0][0].after(steps.sent[0][1])
+            message = f"workers ended before position {at.position} of epoch {at.epoch}"
+            raise RuntimeError(message)
+        if steps.last is not None:
+            iteration.cursor.finish(iteration.number, steps.last.end())
 
     def _received(self, iteration: Iteration) -> Iterator[Any]:
         """Yield the batches of workers, and advance the cursor with each."""
@@ -331,6 +369,79 @@ class WorkerDataset(IterableDataset[Any]):
             # The end of an epoch is yielded only to report skipped batches, and is not a batch.
             if not isinstance(batch, SkippedBatch):
                 yield batch
+
+
+class Steps:
+    """The steps of an iteration over the rows of a sampler, which is read as they are sent.
+
+    Attributes:
+        sent: The places of the batches that were sent to workers and not yet received.
+        last: The progress of the epoch begun last.
+    """
+
+    def __init__(self, iteration: Iteration) -> None:
+        self._iteration = iteration
+        self.sent: deque[tuple[EpochProgress, int]] = deque()
+        self.last: EpochProgress | None = None
+
+    def __iter__(self) -> Iterator[tuple[int | None, int, Any]]:
+        """Yield the epoch, the number of the step and the positions of each batch."""
+        for start in self._iteration.starts():
+            schedule, begun = self._iteration.schedule.begin(start)
+            if self.last is None:
+                self._iteration.cursor.move(self._iteration.number, begun)
+            self.last = schedule.progress(begun)
+            step = begun.position // self.last.global_batch_size
+            units: Any = schedule.units
+            for number, batch in enumerate(self.last.share.batches()):
+                self.sent.append((self.last, number + 1))
+                yield begun.epoch, step + number, units.positions_of(batch)
+            num_batches = self.last.num_batches
+            schedule.check_endless(begun, num_batches, num_batches)
+
+
+class StepSampler:
+    """What torch takes for a batch sampler: the steps of the iteration that is starting.
+
+    Attributes:
+        steps: These steps.
+    """
+
+    steps: Steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StepDataset:
+    """The dataset of a worker that is sent the positions of each batch.
+
+    Args:
+        loader: The loader of the parent process.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader.copy_for_process(loader.cursor.next_start)
+        sampled: Any = loader.units
+        self._loader.units = sampled.without_sampler()
+        self._metrics: Metrics | None = None
+
+    def __getitems__(self, step: tuple[int | None, int, Any]) -> Any:
+        """Return a batch, or a ``SkippedBatch``."""
+        epoch, number, positions = step
+        loader = self._loader
+        if self._metrics is None:
+            self._metrics = loader.request().metrics
+        sampled: Any = loader.units
+        units, num_rows = sampled.of_positions(positions), len(positions)
+        share = Share(0, max(1, num_rows), max(1, num_rows), 0, 0, num_rows, num_rows)
+        raw = self._metrics.count(units.load(epoch, share, None))
+        locations = BatchLocations(units, epoch, share, number, 1)
+        batches = loader.pipeline.run(raw, units, self._metrics, locations, number)
+        return next(iter(batches), SkippedBatch())
 
 
 class SkippedBatch:

@@ -77,7 +77,9 @@ def verbs(perm: Permutation, mine: Mine) -> None:
     assert_type(Mine.identity("t.lance"), Mine)
     assert_type(mine.select_columns(["x"]).shuffle(seed=1).with_take(3), Mine)
 
+    assert_type(perm.select_columns({"x2": "x * 2"}, progress=True), Permutation)
     perm.select_columns({"x": "y"}.items())  # type: ignore[arg-type]
+    perm.select_columns({"x": 2})  # type: ignore[dict-item]
     perm.rename_columns([("x", "z")])  # type: ignore[arg-type]
     perm.shuffle("7")  # type: ignore[arg-type]
     perm.shuffle(1, 2)  # type: ignore[call-arg]
@@ -195,3 +197,26 @@ def tables_and_cache(perm: Permutation) -> None:
     assert_type(ll.cache.entries(), list[ll.cache.Entry])
     assert_type(ll.cache.clear(dry_run=True).bytes, int)
     assert_type(ll.cache.path(), Path | None)
+
+
+def options(perm: Permutation, sampler: torch.utils.data.Sampler[int]) -> None:
+    reading = ll.ReadOptions("direct", memory_limit="1GiB", threads=2)
+    assert_type(reading.memory_limit, int | None)
+    ranks = ll.RankOptions(rank=0, world_size=2, tail="drop")
+    errors = ll.ErrorOptions("fill", error_value=[None])
+    loader = perm.loader(4, reading=reading, ranks=ranks, errors=errors)
+    assert_type(loader, ll.Loader[Permutation])
+    batches = torch.utils.data.BatchSampler(sampler, 4, drop_last=False)
+    assert_type(perm.loader(4, sampler=sampler), ll.Loader[Permutation])
+    assert_type(perm.loader(batch_sampler=batches), ll.Loader[Permutation])
+    perm.loader(4, sampler=[3, 1, 2])
+    perm.loader(batch_sampler=[[3, 1], [2]])
+    ll.mix([perm, perm]).loader(4, reading=reading)
+    lanceloader.torch.DataLoader(perm, 4, sampler=sampler)
+    perm.loader(4, reading="direct")  # type: ignore[arg-type]
+    perm.loader(4, ranks=errors)  # type: ignore[arg-type]
+    perm.loader(4, sampler=3)  # type: ignore[arg-type]
+    perm.loader(batch_sampler=[3, 1])  # type: ignore[list-item]
+    ll.RankOptions(tail="cut")  # type: ignore[arg-type]
+    ll.ReadOptions("fast")  # type: ignore[arg-type]
+    reading.threads = 3  # type: ignore[misc]

@@ -2,8 +2,9 @@
 
 LanceDB's ``Table`` implements torch's interface of map-style datasets, but torch's default
 collate does not accept its batches, and local tables cannot be pickled for spawned workers.
-``install`` fixes both and reads local tables with the native reader. It runs when this module is
-imported, so that unpickling a table installs it in worker processes too.
+``install`` fixes both and reads local tables with the native reader. Tables that are pickled while
+it is in effect run it in the process that unpickles them, so worker processes need no call of their
+own.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class TableDataset:
         """
         self._source = source
         self._state = state
+        accept_arrow()
 
     def __len__(self) -> int:
         return self._source.num_rows
@@ -95,12 +97,13 @@ class TableDataset:
     def __repr__(self) -> str:
         return f"<TableDataset of {self._source.describe()}>"
 
-    def __reduce__(self) -> tuple[type[TableDataset], tuple[Any, ...]]:
-        return TableDataset, (self._source, without_credentials(self._state))
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        make = rebuild_table if is_installed() else TableDataset
+        return make, (self._source, without_credentials(self._state))
 
 
 def install() -> None:
-    """Make LanceDB's tables work in ``DataLoader``. Importing ``lanceloader.torch`` calls this.
+    """Make LanceDB's tables work in torch's ``DataLoader``, by patching torch and lancedb.
 
     * torch's default collate returns ``pyarrow`` tables and batches unchanged.
     * The native reader reads the batches of local tables. Iterating over a ``DataLoader`` pins
@@ -108,14 +111,33 @@ def install() -> None:
       in workers, until the iterator is deleted.
     * Local tables can be pickled, as a ``TableDataset``.
 
-    Calling it again has no effect. ``uninstall`` undoes it.
+    Worker processes that are sent a table, of any start method, need no call of their own. Calling
+    it again has no effect, and lancedb may be imported before or after. ``uninstall`` undoes it.
+
+    Example:
+        >>> import lanceloader.torch
+        >>> from torch.utils.data import DataLoader
+        >>> lanceloader.torch.install()
+        >>> [batch.num_rows for batch in DataLoader(table, batch_size=7)]
+        [7, 3]
+        >>> lanceloader.torch.uninstall()
     """
+    accept_arrow()
+    if not is_installed():
+        TorchLoader.__iter__ = pinning_iter(TorchLoader.__iter__)  # type: ignore[method-assign]
+    install_lancedb()
+
+
+def accept_arrow() -> None:
+    """Register ``pyarrow`` tables and batches with torch's default collate."""
     register()
     default_collate_fn_map[pa.ChunkedArray] = collate_arrow
     default_collate_fn_map[pa.Array] = collate_arrow
-    if not hasattr(TorchLoader.__iter__, "_original"):
-        TorchLoader.__iter__ = pinning_iter(TorchLoader.__iter__)  # type: ignore[method-assign]
-    install_lancedb()
+
+
+def is_installed() -> bool:
+    """Return whether ``install`` is in effect in this process."""
+    return hasattr(TorchLoader.__iter__, "_original")
 
 
 def uninstall() -> None:
@@ -211,19 +233,26 @@ def native_getitems(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any],
 
 
 def reduce_table(table: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Reduce a local table to a ``TableDataset`` at its current version."""
+    """Reduce a local table to a ``TableDataset`` at its current version; see ``rebuild_table``."""
     source = open_table(table).source
     state = None if isinstance(source, MemorySource) else state_of_table(table)
-    return TableDataset, (source, state)
+    return rebuild_table, (source, state)
+
+
+def rebuild_table(source: Source, state: dict[str, Any] | None) -> TableDataset:
+    """Create the dataset of a table that was pickled while ``install`` was in effect."""
+    install()
+    return TableDataset(source, state)
 
 
 def reduce_remote(table: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Reduce a remote table to LanceDB's state and a function whose import runs ``install``."""
+    """Reduce a remote table to LanceDB's state and a function that runs ``install``."""
     return rebuild_remote, (type(table), table.__getstate__())
 
 
 def rebuild_remote(cls: Any, state: dict[str, Any]) -> Any:
-    """Create a remote table from LanceDB's state."""
+    """Create a remote table from LanceDB's state, in a process where ``install`` is in effect."""
+    install()
     table = cls.__new__(cls)
     table.__setstate__(state)
     return table
@@ -245,6 +274,3 @@ def collate_arrow(batch: Any, *, collate_fn_map: Any = None) -> Any:
         f"{type(batch[0]).__name__}; return a whole batch, or pass a `collate_fn`"
     )
     raise TypeError(message)
-
-
-install()

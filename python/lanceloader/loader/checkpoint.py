@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,14 @@ class Checkpoint:
         position: The number of units of the epoch that were yielded, by all ranks together.
         turn: In a worker process, the next batch of this worker.
         first: The first epoch of an iteration of several epochs.
+        draw: The record of the sampler that chose the rows of the epoch.
     """
 
     epoch: int | None
     position: int
     turn: WorkerTurn | None = None
     first: int | None = None
+    draw: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,9 @@ class EpochProgress:
             turn = WorkerTurn((self.turn - self.num_batches) % num_workers, num_workers)
             return replace(self.start, position=self.num_units, turn=turn)
         # Without a number of the epoch, the next one has the same order.
-        position = 0 if epoch is None else self.num_units
-        return replace(self.start, position=position, turn=None)
+        if epoch is None:
+            return replace(self.start, position=0, turn=None, draw=None)
+        return replace(self.start, position=self.num_units, turn=None)
 
 
 def write_state(at: Checkpoint, plan: dict[str, int | str]) -> dict[str, Any]:
@@ -137,6 +141,8 @@ def write_state(at: Checkpoint, plan: dict[str, int | str]) -> dict[str, Any]:
         state["worker"] = [at.turn.worker, at.turn.num_workers]
     if at.first is not None:
         state["first_epoch"] = at.first
+    if at.draw is not None:
+        state["sampler"] = copy.deepcopy(at.draw)
     return state
 
 
@@ -178,8 +184,12 @@ def read_state(state: Any, plan: dict[str, int | str]) -> Checkpoint:
     first: Any = state.get("first_epoch")
     if "first_epoch" in state and not (is_count(first) and first <= (epoch or 0)):
         raise ValueError(_damaged("first_epoch", first, f"an integer up to {epoch}"))
+    draw: Any = state.get("sampler")
+    if draw is not None and not isinstance(draw, dict):
+        raise ValueError(_damaged("sampler", draw, "a dict"))
     check_plan(state["plan"], plan, is_numbered=epoch is not None)
-    return Checkpoint(epoch, position, read_turn(state.get("worker")), first)
+    turn = read_turn(state.get("worker"))
+    return Checkpoint(epoch, position, turn, first, copy.deepcopy(draw))
 
 
 def read_turn(turn: Any) -> WorkerTurn | None:

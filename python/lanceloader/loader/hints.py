@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -69,7 +70,10 @@ def unexpected(name: str, known: Iterable[str]) -> TypeError:
         name: The argument.
         known: The arguments that it has.
     """
-    instead = INSTEAD_OF.get(name) or f"it takes {', '.join(known)}"
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    instead = INSTEAD_OF.get(name) or (
+        f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(known)}"
+    )
     message = f"loader() got an unexpected keyword argument {name!r}; {instead}"
     return TypeError(message)
 

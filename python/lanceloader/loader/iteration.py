@@ -68,8 +68,11 @@ class Iteration:
             if turn is None:
                 of_state = start.turn
                 turn = worker if of_state is None else of_state.checked(num_workers)
-            progress = self.schedule.progress(start, turn)
-            num_yielded = yield from self._epoch(progress)
+            schedule, begun = self.schedule.begin(start)
+            if schedule is not self.schedule:
+                self.cursor.move(self.number, begun)
+            progress = schedule.progress(begun, turn)
+            num_yielded = yield from self._epoch(schedule, progress)
             # Turns continue across epochs, so that the batches of all workers stay in order.
             turn -= progress.num_batches
             num_empty = 0 if num_yielded else num_empty + (start.position == 0)
@@ -77,14 +80,14 @@ class Iteration:
                 yield epoch_end
             # If epochs have batches, each worker has one within `num_workers` epochs.
             elif num_empty == num_workers:
-                self.schedule.check_endless(start, progress.num_batches, 0)
-            self.schedule.check_endless(
-                start, progress.num_batches, progress.num_batches
-            )
+                schedule.check_endless(start, progress.num_batches, 0)
+            schedule.check_endless(start, progress.num_batches, progress.num_batches)
 
-    def _epoch(self, progress: EpochProgress) -> Generator[Any, None, int]:
+    def _epoch(
+        self, schedule: Schedule, progress: EpochProgress
+    ) -> Generator[Any, None, int]:
         """Yield the remaining batches of an epoch, and return their number."""
-        schedule, metrics, cursor = self.schedule, self.metrics, self.cursor
+        metrics, cursor = self.metrics, self.cursor
         start, turn, num_workers = (
             progress.start,
             progress.turn,
@@ -93,7 +96,7 @@ class Iteration:
         share = progress.share.of_worker(turn, num_workers)
         following = cursor.following(start.epoch)
         then = None
-        if following is not None:
+        if following is not None and not schedule.units.is_drawn:
             after = schedule.epoch_share(following)
             then = following, after.of_worker(turn - progress.num_batches, num_workers)
         raw = metrics.count(schedule.units.load(start.epoch, share, then))

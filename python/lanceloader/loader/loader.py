@@ -137,9 +137,9 @@ class Loader(Generic[PermutationT]):
 
     @property
     def permutation(self) -> PermutationT:
-        """The rows of all ranks, in the order of the epoch."""
+        """The rows of all ranks, in the order of the epoch; or those that a sampler chooses from."""
         view = self.units.view
-        if self.epoch is not None:
+        if self.epoch is not None and not self.units.is_drawn:
             view = view.with_epoch(self.epoch)
         return cast("PermutationT", view)
 
@@ -199,7 +199,10 @@ class Loader(Generic[PermutationT]):
         """
         start = self.cursor.next_start
         skipped = count(num_batches, "num_batches") * self.global_batch_size
-        position = min(self.units.num_units(start.epoch), start.position + skipped)
+        position = start.position + skipped
+        num_units = self._num_units(start.epoch)
+        if num_units is not None:
+            position = min(num_units, position)
         self.cursor.jump(replace(start, position=position))
         return self
 
@@ -222,7 +225,10 @@ class Loader(Generic[PermutationT]):
             >>> state["epoch"], state["position"]
             (1, 4)
         """
-        return write_state(self.cursor.checkpoint, self.units.plan())
+        at = self.cursor.checkpoint
+        if self.units.is_drawn and at.draw is None:
+            at = replace(at, draw=self.units.record)
+        return write_state(at, self.units.plan())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration where a state was taken.
@@ -241,8 +247,8 @@ class Loader(Generic[PermutationT]):
         at = read_state(state, self.units.plan())
         if at.turn is not None:
             at.turn.checked((self.schedule.worker or (0, 1))[1])
-        num_units = self.units.num_units(at.epoch)
-        if at.position > num_units:
+        num_units = self._num_units(at.epoch)
+        if num_units is not None and at.position > num_units:
             message = (
                 f"the state is at position {at.position:,}, but the epoch has {num_units:,} "
                 f"{self.units.unit}s"
@@ -272,6 +278,15 @@ class Loader(Generic[PermutationT]):
             TypeError: If the iteration never ends.
         """
         return self._num_batches(self.cursor.next_start)
+
+    def _num_units(self, epoch: int | None) -> int | None:
+        """Return the number of units in an epoch, or ``None`` for a sampler without a length."""
+        try:
+            return self.units.num_units(epoch)
+        except TypeError:
+            if not self.units.is_drawn:
+                raise
+            return None
 
     def _num_batches(self, start: Checkpoint) -> int:
         return self.schedule.num_batches(start, self.cursor.first_epoch)
@@ -407,7 +422,10 @@ class Loader(Generic[PermutationT]):
         return Headspace(self, count(after, "after"), count(keep, "keep"))
 
     def __repr__(self) -> str:
-        number = "endless" if self._steps.epochs is None else f"{len(self):,}"
+        number = "endless"
+        if self._steps.epochs is not None:
+            is_known = self._num_units(self.cursor.first().epoch) is not None
+            number = f"{len(self):,}" if is_known else "any number of"
         world = f", {self.world}," if self.world.world_size > 1 else ""
         return f"<Loader of {number} batches of {self.batch_size:,}{world} of {self.units.view!r}>"
 

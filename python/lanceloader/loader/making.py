@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from lanceloader.formats import format_of, has_free_length, is_format
 from lanceloader.formats.functions import steps_of
 from lanceloader.loader.loader import Loader
-from lanceloader.loader.options import with_defaults
+from lanceloader.loader.options import DEFAULTS, with_defaults
 from lanceloader.loader.steps import StepOptions
 from lanceloader.options import ReadOptions
 from lanceloader.stages.pipeline import BatchPipeline, num_cpus
 from lanceloader.stages.transform import ErrorPolicy
+from lanceloader.units.draws import check_sampler, num_replicas_of
 from lanceloader.world import World
 
 if TYPE_CHECKING:
@@ -69,10 +70,12 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
         ValueError: If options exclude each other.
     """
     options = with_defaults(options)
+    check_samplers(options)
     source = prepared(source, options)
     world = world_of(source, options)
-    units_first = options["batch_tokens"] is not None
-    if units_first and options["global_batch_size"] is not None:
+    has_budget = options["batch_tokens"] is not None
+    units_first = has_budget or options["batch_sampler"] is not None
+    if has_budget and options["global_batch_size"] is not None:
         raise ValueError(
             "`batch_tokens` and `global_batch_size` exclude each other: pass one of them"
         )
@@ -80,7 +83,7 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
     units = source.make_units(options, by_column=pipeline.by_row)
     batch_size = options["batch_size"]
     if units_first:
-        # A unit is a whole batch, in which `batch_size` limits the rows.
+        # A unit is a whole batch; under a budget `batch_size` limits its rows.
         batch_size = 1
     elif batch_size is None and options["global_batch_size"] is None:
         batch_size = source.batch_size
@@ -125,7 +128,7 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
             "`nulls`, `fill_value` and `pad` are options of a format: pass `format`, too"
         )
     return source.with_read_options(
-        ReadOptions.of(
+        ReadOptions(
             options["read"],
             options["memory_limit"],
             options["cache_dir"],
@@ -141,6 +144,12 @@ def world_of(source: LoaderSource, options: LoaderOptions) -> World | None:
         ValueError: If several ranks would shuffle without a common seed.
     """
     world = World.of(options["rank"], options["world_size"], options["mesh"])
+    for name, sampler in (
+        ("sampler", options["sampler"]),
+        ("batch_sampler", options["batch_sampler"]),
+    ):
+        if sampler is not None:
+            return world_of_sampler(sampler, name, world)
     if world is None and source.is_shard:
         world = World()
     ranks = (world or World.found()).world_size
@@ -151,6 +160,79 @@ def world_of(source: LoaderSource, options: LoaderOptions) -> World | None:
         )
         raise ValueError(message)
     return world
+
+
+def world_of_sampler(sampler: Any, name: str, world: World | None) -> World:
+    """Return the rank for a sampler, which may divide the rows among ranks by itself.
+
+    Args:
+        sampler: The sampler.
+        name: The name of the option.
+        world: The rank according to the other options, or ``None``.
+
+    Raises:
+        ValueError: If rows would be divided twice, or not at all although there are several ranks.
+    """
+    kind, replicas = type(sampler).__name__, num_replicas_of(sampler)
+    if replicas > 1:
+        if world is not None and world.world_size > 1:
+            message = (
+                f"`{name}` divides the rows among {replicas} ranks, and so would {world}: pass "
+                f"only the {kind}, or leave it out and pass shuffle=True and a seed"
+            )
+            raise ValueError(message)
+        return World()
+    found = World.found().world_size
+    if world is None and found > 1:
+        message = (
+            f"`{name}` is a {kind}, which does not divide rows among the {found} ranks of "
+            "torch.distributed: pass a DistributedSampler; or `rank` and `world_size`, if it "
+            "yields the same on all ranks; or world_size=1, if each rank gets all that it yields"
+        )
+        raise ValueError(message)
+    return world or World()
+
+
+def check_samplers(options: LoaderOptions) -> None:
+    """Check a sampler, and that the other options fit it.
+
+    Raises:
+        TypeError: If it cannot be read once for each epoch.
+        ValueError: If an option excludes it.
+    """
+    given = {name: value for name, value in options.items() if name in SAMPLERS}
+    for name, excluded in SAMPLERS.items():
+        if given[name] is None:
+            continue
+        check_sampler(given[name], name)
+        values: dict[str, Any] = {**options}
+        for other, reason in excluded.items():
+            if values[other] != DEFAULTS_OF_ALL[other]:
+                message = (
+                    f"`{name}` and `{other}`={values[other]!r} exclude each other, as {reason}: "
+                    "pass one of them"
+                )
+                raise ValueError(message)
+
+
+_EXCLUDED = {
+    "shuffle": "a sampler chooses the order",
+    "seed": "a sampler chooses the order",
+    "batch_tokens": "a token budget makes batches by length",
+    "in_process": "a sampler is read in this process",
+}
+SAMPLERS = {
+    "sampler": _EXCLUDED,
+    "batch_sampler": _EXCLUDED
+    | {
+        "sampler": "both choose the order",
+        "batch_size": "a batch sampler makes batches",
+        "global_batch_size": "a batch sampler makes batches",
+        "drop_last": "a batch sampler makes batches",
+    },
+}
+"""The options that are samplers; those that exclude them, and why."""
+DEFAULTS_OF_ALL: dict[str, Any] = {**DEFAULTS}
 
 
 def pipeline_of(source: LoaderSource, options: LoaderOptions) -> BatchPipeline:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from lanceloader.loader.groups import ErrorOptions, RankOptions
 from lanceloader.loader.hints import unexpected
+from lanceloader.options import ReadOptions
 from lanceloader.stages.transform import UNSET
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import SupportsIndex
 
     from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
@@ -37,10 +40,13 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     shuffle: bool
     seed: SupportsIndex | None
     epochs: SupportsIndex | None
+    sampler: Iterable[SupportsIndex] | None
+    batch_sampler: Iterable[Sequence[SupportsIndex]] | None
     rank: SupportsIndex | None
     world_size: SupportsIndex | None
     mesh: Any
     tail: Tail
+    ranks: RankOptions | None
     format: Format | None
     nulls: Nulls | None
     fill_value: Any
@@ -51,6 +57,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     on_error: OnError
     error_value: Any
     repair: Callable[[Exception, Any], Any] | None
+    errors: ErrorOptions | None
     collate: Callable[[Any], Any] | None
     pin_memory: bool
     device: Any
@@ -59,6 +66,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     memory_limit: Size | None
     cache_dir: str | os.PathLike[str] | None
     threads: int | None
+    reading: ReadOptions | None
     progress: bool
 
 
@@ -83,10 +91,13 @@ DEFAULTS: LoaderOptions = {
     "shuffle": False,
     "seed": None,
     "epochs": 1,
+    "sampler": None,
+    "batch_sampler": None,
     "rank": None,
     "world_size": None,
     "mesh": None,
     "tail": "pad",
+    "ranks": None,
     "format": None,
     "nulls": None,
     "fill_value": None,
@@ -97,6 +108,7 @@ DEFAULTS: LoaderOptions = {
     "on_error": "raise",
     "error_value": UNSET,
     "repair": None,
+    "errors": None,
     "collate": None,
     "pin_memory": False,
     "device": None,
@@ -105,9 +117,13 @@ DEFAULTS: LoaderOptions = {
     "memory_limit": None,
     "cache_dir": None,
     "threads": None,
+    "reading": None,
     "progress": False,
 }
 """The default of each option."""
+
+GROUPS = {"reading": ReadOptions, "ranks": RankOptions, "errors": ErrorOptions}
+"""The options that hold several others, and the types of their values."""
 
 
 def check_flags(options: LoaderOptions) -> None:
@@ -138,15 +154,58 @@ def check_flags(options: LoaderOptions) -> None:
 def with_defaults(options: LoaderOptions) -> LoaderOptions:
     """Return the options with the defaults of those that were not passed.
 
+    Options of a group are among the others, and the group itself is ``None``.
+
     Raises:
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown or of the wrong type.
+        ValueError: If an option was passed both by itself and in a group.
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:
         raise unexpected(min(unknown), DEFAULTS)
     found: LoaderOptions = {**DEFAULTS, **options}
     check_flags(found)
+    for name, kind in GROUPS.items():
+        found = without_group(found, name, kind)
     return found
+
+
+def without_group(options: LoaderOptions, group: str, kind: type[Any]) -> LoaderOptions:
+    """Return the options with those of a group among the others.
+
+    Raises:
+        TypeError: If the group is of another type.
+        ValueError: If an option was passed both by itself and in the group.
+    """
+    found: dict[str, Any] = {**options}
+    given: Any = found[group]
+    if given is None:
+        return options
+    if type(given) is not kind:
+        message = (
+            f"`{group}` must be a lanceloader.{kind.__name__}, not of type "
+            f"{type(given).__name__}"
+        )
+        raise TypeError(message)
+    found[group] = None
+    defaults: dict[str, Any] = {**DEFAULTS}
+    for field in fields(given):
+        value, own, default = (
+            getattr(given, field.name),
+            found[field.name],
+            defaults[field.name],
+        )
+        if value is field.default:
+            continue
+        # Values such as arrays do not compare to one truth value.
+        if own is not default and not (isinstance(own, str) and own == default):
+            message = (
+                f"`{field.name}`={own!r} and `{group}`={given!r} both set `{field.name}`: pass it "
+                "once"
+            )
+            raise ValueError(message)
+        found[field.name] = value
+    return cast("LoaderOptions", found)
 
 
 def check_no_token_budget(options: LoaderOptions) -> None:

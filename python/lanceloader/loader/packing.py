@@ -197,8 +197,10 @@ _NOT_OF_BLOCKS = {
     "padded": "leave it out",
     "bucket_rows": "pass `window` to pack()",
     "long": "pass `long` to pack()",
+    "sampler": "call shuffle(), sample() or [] on the permutation before pack()",
+    "batch_sampler": "pass `batch_size`, the number of blocks",
 }
-"""Options of a token budget, and the alternative for blocks."""
+"""Options that do not apply to blocks, and the alternatives."""
 
 
 class PackedView(PackedBlocks):

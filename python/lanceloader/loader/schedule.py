@@ -106,6 +106,24 @@ class Schedule:
         numbered = replace(start, epoch=epoch, first=first)
         return _starts_from(numbered, range(epoch + 1, end))
 
+    def begin(self, start: Checkpoint) -> tuple[Schedule, Checkpoint]:
+        """Begin an epoch: return its schedule, and ``start`` with what its rows depend on.
+
+        Raises:
+            ValueError: If a sampler would be read in several worker processes.
+        """
+        units = self.units
+        if not units.is_drawn:
+            return self, start
+        if self.worker is not None:
+            raise ValueError(
+                "a loader with a sampler cannot be read by the workers of torch's DataLoader, each "
+                "of which would read the sampler by itself: pass the loader to "
+                "lanceloader.torch.DataLoader, or leave num_workers out"
+            )
+        drawn = units.begin(start.epoch, start.draw)
+        return replace(self, units=drawn), replace(start, draw=drawn.record)
+
     def progress(self, start: Checkpoint, turn: int = 0) -> EpochProgress:
         """Return the checkpoints after the remaining steps of an epoch."""
         num_units = self.units.num_units(start.epoch)

@@ -12,16 +12,19 @@ from lanceloader.numbers import count
 from lanceloader.stages.transform import UNSET
 from lanceloader.units.bucketed import BucketedUnits, TokenBudget
 from lanceloader.units.rows import RowUnits
+from lanceloader.units.sampled import SampledUnits
 from lanceloader.verbs.options import OptionVerbs
 from lanceloader.verbs.rows import RowVerbs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
+    from lanceloader.loader.groups import ErrorOptions, RankOptions
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions
+    from lanceloader.options import ReadOptions
     from lanceloader.stages.transform import OnError
     from lanceloader.units.base import Units
 
@@ -46,10 +49,13 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         shuffle: bool = False,
         seed: SupportsIndex | None = None,
         epochs: SupportsIndex | None = 1,
+        sampler: Iterable[SupportsIndex] | None = None,
+        batch_sampler: Iterable[Sequence[SupportsIndex]] | None = None,
         rank: SupportsIndex | None = None,
         world_size: SupportsIndex | None = None,
         mesh: Any = None,
         tail: Tail = "pad",
+        ranks: RankOptions | None = None,
         format: Format | None = None,  # noqa: A002
         nulls: Nulls | None = None,
         fill_value: Any = None,
@@ -60,6 +66,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         on_error: OnError = "raise",
         error_value: Any = UNSET,
         repair: Callable[[Exception, Any], Any] | None = None,
+        errors: ErrorOptions | None = None,
         collate: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
         device: Any = None,
@@ -68,6 +75,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        reading: ReadOptions | None = None,
         progress: bool = False,
     ) -> Loader[Self]:
         """Return a loader of batches for training, which needs no worker processes.
@@ -109,6 +117,15 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             epochs: The number of epochs of one iteration, from the epoch of ``set_epoch`` or epoch
                 0 on. ``None`` never ends, and raises ``ValueError`` after an epoch without any
                 batch.
+            sampler: A ``Sampler`` of torch or any other iterable of positions in this
+                permutation, in place of ``shuffle``. It is read once when an epoch begins, for
+                the whole epoch, after ``set_epoch`` was called on it if it has that method and
+                the loader's epoch was set. A sampler decides which rows this process gets: a
+                ``DistributedSampler`` divides them by itself, so neither ``rank`` nor
+                ``world_size`` may be passed with it; with any other sampler and several ranks,
+                one of both is required.
+            batch_sampler: In place of ``sampler`` and ``batch_size``, an iterable of lists of
+                positions, each of which is a batch.
 
             **Ranks**
 
@@ -121,6 +138,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
                 ranks. ``"pad"`` fills it up with rows from the start of the epoch, ``"drop"``
                 drops the remainder, and ``"uneven"`` gives some ranks one row less, which may
                 leave an empty batch.
+            ranks: These options as one ``RankOptions``.
 
             **Format and transform**
 
@@ -150,6 +168,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             repair: With ``on_error="fill"``, in place of ``error_value``: a function of the
                 exception and the Arrow batch of one row that returns this result. It is called with
                 an empty batch if the transform fails on one.
+            errors: These options as one ``ErrorOptions``.
 
             **Devices and processes**
 
@@ -168,6 +187,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             memory_limit: The most bytes of rows to hold in memory; see ``with_read``.
             cache_dir: The directory of packed rows; see ``with_read``.
             threads: The number of threads that read; see ``with_read``.
+            reading: These options as one ``ReadOptions``.
 
             **Progress**
 
@@ -175,8 +195,8 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
                 and the fraction of the time spent waiting for batches.
 
         Raises:
-            ValueError: If a size is 0, options exclude each other or have no effect, or ``rank`` is
-                out of range.
+            ValueError: If a size is 0, options exclude each other or have no effect, an option was
+                passed both by itself and in an object of options, or ``rank`` is out of range.
             TypeError: If an argument is of the wrong type.
             ImportError: If ``device`` or ``pin_memory`` is passed and torch is not installed, or
                 ``progress`` and tqdm is not installed.
@@ -196,13 +216,19 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         return make_loader(self, cast("LoaderOptions", options))
 
     def make_units(self, options: LoaderOptions, *, by_column: bool) -> Units:
-        """Return the rows as units of a loader, or batches of rows under a token budget.
+        """Return the rows as units of a loader; those of a sampler, or batches under a token budget.
 
         Raises:
             ValueError: If options of a token budget are passed without ``batch_tokens``.
         """
         if options["batch_tokens"] is None:
             check_no_token_budget(options)
+            for name, sampler in (
+                ("sampler", options["sampler"]),
+                ("batch_sampler", options["batch_sampler"]),
+            ):
+                if sampler is not None:
+                    return SampledUnits(self, sampler, name, by_column=by_column)
             return RowUnits(self, by_column=by_column)
         most_rows = options["batch_size"]
         budget = TokenBudget(

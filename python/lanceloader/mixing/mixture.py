@@ -214,7 +214,7 @@ class Mixture(MixedSources):
 
         The tables of all sources share ``memory_limit`` and ``threads``.
         """
-        options = ReadOptions.of(read, memory_limit, cache_dir, threads)
+        options = ReadOptions(read, memory_limit, cache_dir, threads)
         return self._replace(_options=options)
 
     def with_read_options(self, options: ReadOptions) -> Self:
@@ -246,7 +246,7 @@ class Mixture(MixedSources):
         """Return the rows of the mixture as units of a loader.
 
         Raises:
-            ValueError: If ``batch_tokens`` is passed.
+            ValueError: If ``batch_tokens`` or a sampler is passed.
         """
         if options["batch_tokens"] is not None:
             message = (
@@ -254,6 +254,16 @@ class Mixture(MixedSources):
                 "batches hold rows in exact proportions: pass `batch_size`"
             )
             raise ValueError(message)
+        for name, value in (
+            ("sampler", options["sampler"]),
+            ("batch_sampler", options["batch_sampler"]),
+        ):
+            if value is not None:
+                message = (
+                    f"`{name}` does not apply to a mixture, whose batches hold rows in exact "
+                    "proportions: call sample() or [] on its sources"
+                )
+                raise ValueError(message)
         check_no_token_budget(options)
         return MixedUnits(self, by_column=by_column)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader.mixing.counters import Watches, summed
+from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.units.batches import (
     RawBatches,
@@ -34,6 +35,8 @@ class MixedUnits:
     """The rows of a mixture. Units are rows."""
 
     unit = "mixed row"
+    is_drawn = False
+    record: None = None
 
     def __init__(self, mixture: MixedSources, *, by_column: bool) -> None:
         """Make units of a mixture; ``by_column`` is that of ``ViewUnits``."""
@@ -50,6 +53,11 @@ class MixedUnits:
     def num_units(self, epoch: int | None) -> int:
         """Return the number of rows in an epoch; with a schedule, epochs may differ."""
         return self._mixture._epochs.of(epoch).num_rows
+
+    def begin(self, epoch: int | None, record: dict[str, Any] | None) -> Self:
+        """Return these units, which are the same whenever an epoch begins."""
+        del epoch, record
+        return self
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None
@@ -96,7 +104,7 @@ class MixedUnits:
         if following is not None:
             next_epoch, next_share = following
             after = mixture._order(group, next_epoch, next_share)
-        return batches_ending_at(reader, order, ends, after)
+        return batches_ending_at(reader, order, numpy_of(numbers_of(ends)), after)
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share."""

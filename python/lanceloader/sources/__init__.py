@@ -6,18 +6,21 @@ Its pickle holds no handles, and no rows unless they exist only in memory.
 """
 
 from lanceloader.sources.base import RowReader, Source
+from lanceloader.sources.computed import ComputedSource, computed
 from lanceloader.sources.engine_source import EngineSource
 from lanceloader.sources.native import LanceSource, MemorySource
 from lanceloader.sources.opening import open_source, pinned_source
 from lanceloader.sources.unopened import Unopened
 
 __all__ = [
+    "ComputedSource",
     "EngineSource",
     "LanceSource",
     "MemorySource",
     "RowReader",
     "Source",
     "Unopened",
+    "computed",
     "open_source",
     "pinned_source",
 ]

@@ -72,7 +72,7 @@ class ArrowEngine(Engine):
             )
             raise UnsupportedError(message) from error
         # LanceDB writes and reads the parts of a table in any order.
-        found = found.sort_by(inputs.row)
+        found = without_views(found).sort_by(inputs.row)
         names = [inputs.row if name == ROW_ID else name for name in columns]
         return found.select(names).rename_columns(list(columns)).to_reader()
 
@@ -154,6 +154,17 @@ def memory_table(data: pa.Table) -> Any:
     if data.num_rows:
         table.add(data)
     return table
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """Return a table whose views, which some functions return, are texts and bytes pyarrow can sort."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    fields = [
+        field.with_type(plain.get(field.type, field.type)) for field in table.schema
+    ]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
 def stored(array: pa.Array) -> pa.Array:

@@ -162,7 +162,7 @@ class LanceSource(NativeSource):
     @property
     def native(self) -> Table:
         if self._native is None:
-            self._native = self._same_table()
+            self._native = self.check_same()
         return self._native
 
     @property
@@ -172,8 +172,8 @@ class LanceSource(NativeSource):
             self._identity = self.native.identity
         return self._identity
 
-    def _same_table(self) -> Table:
-        """Open the version again.
+    def check_same(self) -> Table:
+        """Open the version again, and check that it is the same table.
 
         Raises:
             TableChangedError: If the table is gone, or there is another one at its address.
@@ -202,10 +202,10 @@ class LanceSource(NativeSource):
         try:
             found = super().matching(predicate, order)
         except Exception:
-            self._same_table()
+            self.check_same()
             raise
         if identity is not None:
-            self._same_table()
+            self.check_same()
         return found
 
     def describe(self) -> str:
@@ -296,6 +296,13 @@ class MemorySource(NativeSource):
         with sql_errors("filter", predicate, self.column_names):
             found = self.engine().row_ids(predicate).read_all()
         return self, order.filtered(Order.set(numpy_of(found.column(0))))
+
+    def with_data(self, data: pa.Table) -> MemorySource:
+        """Return a source of other data for the same rows, without the engine of a table."""
+        state = self.__getstate__()
+        if state["row_ids"] is not None:
+            data = data.append_column(ROW_ID, state["data"][ROW_ID])
+        return MemorySource(**{**state, "data": data})
 
     def to_arrow(self) -> pa.Table:
         """Return the data, without a copy."""

@@ -77,7 +77,8 @@ def concat(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return first
     kinds = {type(part).__name__ for part in parts}
-    if len(kinds) > 1:
+    # Users' functions return plain dicts in place of the dicts of formats.
+    if len(kinds) > 1 and not all(isinstance(part, Mapping) for part in parts):
         message = f"rows of different types cannot be concatenated: {', '.join(sorted(kinds))}"
         raise ValueError(message)
     if isinstance(first, Ragged):

@@ -97,15 +97,16 @@ class StreamingDataset(
         connection_factory: Callable[[str], Any] | None = None,
         worker_info_override: Any = None,
         prefetch_batches: int | None = None,
-        fill_value: Any = UNSET,
+        error_value: Any = UNSET,
         repair: Callable[[Exception, pa.RecordBatch], Any] | None = None,
         max_buffered_bytes: Size | None = None,
         tail: Tail | None = None,
         strict: bool = False,
+        fill_value: Any = UNSET,
     ) -> None:
         """Build the permutation of the epoch; no data is read.
 
-        The arguments from ``fill_value`` on are not LanceDB's.
+        The arguments from ``error_value`` on are not in LanceDB 0.40.
 
         Args:
             table: A LanceDB table, or anything else that ``Permutation.identity`` takes. It is
@@ -142,7 +143,7 @@ class StreamingDataset(
             on_transform_error: What to do with rows for which the transform fails. ``"raise"``
                 raises. ``"skip"`` leaves the rows out, ``"warn"`` also logs a warning, and a
                 function leaves them out if it returns true for the exception. ``"fill"``
-                replaces them by ``fill_value`` or the result of ``repair``. If rows are left
+                replaces them by ``error_value`` or the result of ``repair``. If rows are left
                 out, ranks may end at different steps.
             transform_queue_depth: The number of batches of transformed rows per split that may
                 wait.
@@ -150,8 +151,10 @@ class StreamingDataset(
                 ``Permutation.with_connection_factory``.
             worker_info_override: Used instead of torch's ``get_worker_info()``.
             prefetch_batches: Deprecated name of ``io_queue_depth``.
-            fill_value: Replaces rows for which the transform fails; each gets a deep copy.
-            repair: Called with the exception and a batch of one row; returns the row to yield.
+            error_value: With ``"fill"``, replaces rows for which the transform fails; each gets
+                a deep copy.
+            repair: With ``"fill"``, in place of ``error_value``: called with the exception and a
+                batch of one row; returns the row to yield.
             max_buffered_bytes: The limit of Arrow data that this process has read and not yet
                 yielded, in bytes or as a text such as ``"1GiB"``. One batch of each split is
                 always allowed.
@@ -162,6 +165,7 @@ class StreamingDataset(
                 neither. Not supported with packing.
             strict: Whether state dicts record which row is at which position, and
                 ``load_state_dict`` checks it.
+            fill_value: LanceDB's name of ``error_value``, in its releases after 0.40.
 
         Raises:
             ValueError: If arguments do not fit each other or the table.
@@ -196,7 +200,11 @@ class StreamingDataset(
             columns=columns,
             schema=lambda: schema_of(table),
         )
-        policy = validation.RowErrorPolicy(on_transform_error, fill_value, repair)
+        policy = validation.RowErrorPolicy(
+            on_transform_error,
+            validation.one_of_names(error_value, fill_value),
+            repair,
+        )
         validation.check_positive("transform_queue_depth", transform_queue_depth)
         validation.check_tail(tail, policy, pack_sequences)
         max_bytes = None

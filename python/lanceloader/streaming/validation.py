@@ -31,13 +31,13 @@ class RowErrorPolicy(ErrorPolicy):
     Unlike the policy of ``Permutation.loader``, what is filled in is a row, not a batch of one.
 
     Raises:
-        ValueError: If ``on_error`` is unknown, or ``fill_value`` and ``repair`` do not fit it.
+        ValueError: If ``on_error`` is unknown, or ``error_value`` and ``repair`` do not fit it.
     """
 
     def __init__(
         self,
         on_error: str | Callable[[Exception], bool] = "raise",
-        fill_value: Any = UNSET,
+        error_value: Any = UNSET,
         repair: Callable[[Exception, pa.RecordBatch], Any] | None = None,
     ) -> None:
         is_known = isinstance(on_error, str) and on_error in (
@@ -49,12 +49,12 @@ class RowErrorPolicy(ErrorPolicy):
                 f"got {on_error!r}"
             )
             raise ValueError(message)
-        num_given = (fill_value is not UNSET) + (repair is not None)
+        num_given = (error_value is not UNSET) + (repair is not None)
         if isinstance(on_error, str) and on_error == "fill":
             if num_given != 1:
                 message = (
                     "on_transform_error='fill' requires exactly one of fill_value and repair, "
-                    f"got {'both' if num_given else 'neither'}"
+                    f"got {'both' if num_given else 'neither'} (error_value is fill_value, too)"
                 )
                 raise ValueError(message)
             if repair is not None and not callable(repair):
@@ -65,12 +65,13 @@ class RowErrorPolicy(ErrorPolicy):
                 raise ValueError(message)
         elif num_given:
             message = (
+                # In LanceDB's words, which programs may look for.
                 "fill_value and repair require on_transform_error='fill', got "
-                f"on_transform_error={on_error!r}"
+                f"on_transform_error={on_error!r} (error_value is fill_value, too)"
             )
             raise ValueError(message)
         self.on_error: Any = on_error
-        self.error_value = fill_value
+        self.error_value = error_value
         self.repair = repair
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -88,6 +89,21 @@ class RowErrorPolicy(ErrorPolicy):
     def is_filling(self) -> bool:
         """Whether failed rows are replaced."""
         return isinstance(self.on_error, str) and self.on_error == "fill"
+
+
+def one_of_names(error_value: Any, fill_value: Any) -> Any:
+    """Return the value that was passed by either of its names, ours and LanceDB's.
+
+    Raises:
+        ValueError: If both were passed.
+    """
+    if error_value is not UNSET and fill_value is not UNSET:
+        message = (
+            f"error_value={error_value!r} and fill_value={fill_value!r} are two names of one "
+            "argument: pass error_value only"
+        )
+        raise ValueError(message)
+    return fill_value if error_value is UNSET else error_value
 
 
 def check_topology(

@@ -22,14 +22,32 @@ class Units(Protocol):
         unit: The name of a unit in messages: ``"row"``, ``"block"``, ``"batch"`` or ``"mixed row"``.
         convert: Converts a raw batch to the format of the permutation. It is an attribute, not a
             method, as it is called for every batch.
+        is_drawn: Whether rows are chosen when an epoch begins, so that ``begin`` must be called
+            before all other methods that read rows, and in one process only.
     """
 
-    unit: str
     convert: Callable[[Any], Any]
+    is_drawn: bool
+
+    @property
+    def unit(self) -> str:
+        """The name of a unit."""
 
     @property
     def view(self) -> Any:
         """The permutation or the mixture whose rows are batched."""
+
+    def begin(self, epoch: int | None, record: dict[str, Any] | None) -> Units:
+        """Return the units of an epoch that begins now.
+
+        Args:
+            epoch: The epoch.
+            record: What makes a sampler yield the rows of a checkpoint again.
+        """
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What ``begin`` needs to return these units again; or what it would return next."""
 
     def num_units(self, epoch: int | None) -> int:
         """Return the number of units in an epoch; ``None`` is the order of the permutation itself."""

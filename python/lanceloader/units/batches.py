@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
-from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,14 +70,13 @@ def batches_ending_at(
     Args:
         reader: A reader of the core, or of the table's own library.
         order: The rows.
-        ends: The end of each batch, as a batch of 64-bit integers from the core.
+        ends: The end of each batch, as an array of 64-bit integers.
         after: The rows that will be read next, which the reader prepares for.
     """
-    stops = numbers_of(ends)
     if isinstance(reader, _native.Reader):
-        batches = reader.load(order, None, False, after, numpy_of(stops))  # noqa: FBT003
+        batches = reader.load(order, None, False, after, ends)  # noqa: FBT003
         return RawBatches(batches, batches.watch())
-    cuts = pairwise([0, *stops.to_pylist()])
+    cuts = pairwise([0, *ends.tolist()])
     return RawBatches(reader.read(order, start, stop) for start, stop in cuts)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lanceloader import _native
 from lanceloader._typing import LongRows
 from lanceloader.choices import check_choice
-from lanceloader.numbers import numbers_of
+from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.units.batches import (
     batches_ending_at,
     is_external,
@@ -136,7 +136,7 @@ class BucketedUnits(PlannedUnits):
         if following is not None and is_external(reader, [order]):
             next_epoch, next_share = following
             after, _ = self.buckets(next_epoch).share(next_share)
-        batches = batches_ending_at(reader, order, ends, after)
+        batches = batches_ending_at(reader, order, numpy_of(numbers_of(ends)), after)
         return with_empty_last(batches, share, reader, order)
 
     def plan(self) -> dict[str, int | str]:

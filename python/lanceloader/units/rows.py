@@ -27,6 +27,8 @@ class ViewUnits:
         convert: Converts a raw batch to the format of the permutation.
     """
 
+    is_drawn = False
+
     def __init__(self, view: ReadVerbs, *, by_column: bool = False) -> None:
         """Make units of a permutation.
 
@@ -50,6 +52,16 @@ class ViewUnits:
         if self._known is None:
             self._known = plan_of(self._view)
         return self._known
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """``None``, as the order does not depend on when an epoch begins."""
+        return None
+
+    def begin(self, epoch: int | None, record: dict[str, Any] | None) -> Any:
+        """Return these units, which are the same whenever an epoch begins."""
+        del epoch, record
+        return self
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of the reader."""

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
+from lanceloader.errors import ColumnNotFoundError
 from lanceloader.formats.functions import steps_of
-from lanceloader.sql import missing_column
+from lanceloader.options import cache_folder
+from lanceloader.sources import ComputedSource, computed
+from lanceloader.sources.computed import name_of_expression
+from lanceloader.sql import missing_column, with_names
 from lanceloader.verbs.base import View
 
 if TYPE_CHECKING:
@@ -15,37 +19,58 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lanceloader.errors import ColumnNotFoundError
+    from lanceloader._typing import Progress
 
-__all__ = ["ColumnVerbs", "sources_of"]
+__all__ = ["ColumnVerbs", "expanded", "sources_of"]
 
 
 class ColumnVerbs(View):
     """Methods that choose columns."""
 
-    def select_columns(self, columns: Sequence[str]) -> Self:
+    def select_columns(
+        self,
+        columns: Sequence[str] | Mapping[str, str],
+        *,
+        progress: Progress = False,
+    ) -> Self:
         """Return a permutation of some columns, in the order of ``columns``.
 
         Columns that are not selected are not read.
 
+        Expressions are computed here for all rows of the table, by pylance or, for data in memory,
+        by lancedb, unless that was done before. Their values are kept in the cache folder until
+        ``lanceloader.cache.clear``, one table for each version and set of expressions, and are read
+        like other columns. Tables in object storage, and those that only their own library
+        reads, cannot have any.
+
         Args:
             columns: Names of columns of this permutation; paths of struct fields, with dots
-                (``"meta.width"``); or ``_rowid``, ``_rowaddr`` and ``_rowoffset``.
+                (``"meta.width"``); or ``_rowid``, ``_rowaddr`` and ``_rowoffset``. Or a dict of
+                new names to such names, or to SQL expressions over the columns of the table,
+                such as ``{"x2": "x * 2"}``.
+            progress: Whether to show a bar while expressions are computed; or a function, called
+                with the number of rows done so far and in all.
 
         Raises:
-            ValueError: If ``columns`` is empty.
+            ValueError: If ``columns`` is empty, or an expression is not valid.
             ColumnNotFoundError: If a column does not exist. This is both a ``ValueError`` and a
                 ``KeyError``.
-            TypeError: If ``columns`` is a single string.
+            TypeError: If ``columns`` is a single string, or a name or an expression is no string.
+            UnsupportedError: If expressions cannot be computed for this table, or the library
+                that computes them is not installed.
 
         Example:
             >>> perm.select_columns(["x"]).column_names
             ['x']
+            >>> perm.select_columns({"x": "x", "double": "x * 2"}).head(2)
+            [{'x': 0, 'double': 0}, {'x': 1, 'double': 2}]
         """
         self._check_no_functions("select_columns")
         check_names(columns)
         if len(columns) == 0:
             raise ValueError("Must select at least one column")
+        if isinstance(columns, Mapping):
+            return self._select_expressions(columns, progress)
         return self.with_selection(
             {name: self.resolve_column(name) for name in columns}
         )
@@ -62,6 +87,42 @@ class ColumnVerbs(View):
                 "call it before map(), or pass `remove_columns` to map()"
             )
             raise ValueError(message)
+
+    def _select_expressions(
+        self, columns: Mapping[str, str], progress: Progress
+    ) -> Self:
+        """Return a permutation of columns with new names, and of SQL expressions."""
+        selection, texts = {}, []
+        for name, text in columns.items():
+            check_expression(name, text)
+            source = self._plain_column(text)
+            if source is None:
+                whole = expanded(self, text)
+                texts.append(whole)
+                source = name_of_expression(whole)
+            selection[name] = source
+        if not texts:
+            return self.with_selection(selection)
+        folder = cache_folder(self.read_options.cache_dir)
+        kept = self.source
+        if isinstance(kept, ComputedSource):
+            kept = kept.only(selection.values())
+        new = computed(kept, texts, folder, progress=progress)
+        return self._replace(source=new, selection=selection)
+
+    def _plain_column(self, text: str) -> str | None:
+        """Return the column that a text names, or ``None`` if the text is an SQL expression."""
+        if text in self.source.column_names or text in SYSTEM:
+            return text
+        if text in self.selection:
+            return self.selection[text]
+        is_path = all(part.isidentifier() for part in text.split("."))
+        if not is_path or "." not in text:
+            return None
+        try:
+            return sources_of(self, [text])[text]
+        except ColumnNotFoundError:
+            return None
 
     def resolve_column(self, name: str) -> str:
         """Return the column of the table that a name refers to.
@@ -192,7 +253,7 @@ def sources_of(view: ColumnVerbs, names: Iterable[str]) -> dict[str, str]:
     return {name: whole.resolve_column(name) for name in names}
 
 
-def check_names(columns: Sequence[str]) -> None:
+def check_names(columns: Sequence[str] | Mapping[str, str]) -> None:
     """Check that ``columns`` is a list of names.
 
     Raises:
@@ -207,6 +268,39 @@ def check_names(columns: Sequence[str]) -> None:
     if isinstance(columns, str):
         message = f"`columns` must be a list of names, not a string: pass [{columns!r}]"
         raise TypeError(message)
+
+
+def expanded(view: View, text: str) -> str:
+    """Return an SQL text in which names of computed columns are replaced by their expressions."""
+    source = view.source
+    if not isinstance(source, ComputedSource):
+        return text
+    known = source.column_names
+    names = {
+        name: f"({source.expressions[column]})"
+        for name, column in view.selection.items()
+        if column in source.expressions and name not in known
+    }
+    return with_names(text, [*known, *names], names)
+
+
+def check_expression(name: str, text: str) -> None:
+    """Check a new name and the expression for it.
+
+    Raises:
+        TypeError: If one is no string.
+        ValueError: If one is empty.
+    """
+    for what, value in (("a name", name), (f"the expression of {name!r}", text)):
+        if not isinstance(value, str):
+            message = (
+                "`columns` must be a dict of new names to columns or SQL expressions, but "
+                f"{what} is {value!r} of type {type(value).__name__}"
+            )
+            raise TypeError(message)
+        if not value.strip():
+            message = f"`columns` must have no empty strings, but {what} is one"
+            raise ValueError(message)
 
 
 def column_error(verb: str, name: str, known: Sequence[str]) -> ColumnNotFoundError:

@@ -63,7 +63,7 @@ class OptionVerbs(View):
             >>> perm.with_read("direct", memory_limit="1GiB").head(1)
             [{'x': 0}]
         """
-        options = ReadOptions.of(read, memory_limit, cache_dir, threads)
+        options = ReadOptions(read, memory_limit, cache_dir, threads)
         return self._replace(read_options=options)
 
     def with_read_options(self, options: ReadOptions) -> Self:
@@ -115,7 +115,7 @@ class OptionVerbs(View):
             >>> report.rows, report.is_shared
             (10, False)
         """
-        options = ReadOptions.of("resident", memory_limit, cache_dir, threads)
+        options = ReadOptions("resident", memory_limit, cache_dir, threads)
         view = self._replace(read_options=self.read_options.merged(options))
         report = pack_now(view, progress)
         self._warm = view.reader

@@ -14,6 +14,7 @@ from lanceloader.formats import inputs_of
 from lanceloader.formats.functions import Step
 from lanceloader.monitor.progress import progress_over
 from lanceloader.numbers import count, numpy_of
+from lanceloader.verbs.columns import expanded
 from lanceloader.verbs.reading import FUNCTION_ROWS, ReadVerbs
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class RowVerbs(ReadVerbs):
         The result is stored as a bitmap, of at most one bit per row of the table.
 
         Args:
-            predicate: An SQL expression over the columns of the table, which lancedb or pylance
+            predicate: An SQL expression over the columns of the table and computed ones, which lancedb or pylance
                 evaluates, with scalar indexes if there are any; rows for which it is null are
                 dropped. Or a boolean array of shape (num_rows,). Or a function of a row, which is
                 called now for all rows, as ``map`` would call it, and returns whether to keep the
@@ -178,6 +179,7 @@ class RowVerbs(ReadVerbs):
                 "`batched` is an option of a function: pass it with a function as `predicate`"
             )
         if isinstance(predicate, str):
+            predicate = expanded(self, predicate)
             source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
         import numpy as np
