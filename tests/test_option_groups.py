@@ -174,8 +174,9 @@ def test_an_unknown_option_is_python_s_own_error(perm):
 
 DEPRECATED = """
 import warnings
-import lanceloader as ll, pyarrow as pa
-perm = ll.open(pa.table({"x": range(4)}))
+import pyarrow as pa
+from lanceloader.permutation import Permutation
+perm = Permutation.identity(pa.table({"x": range(4)}))
 for _ in range(3):
     perm.skip(1)
 perm.skip(1)

@@ -8,10 +8,10 @@ deprecates, are ``with_skip``, ``with_take`` and ``with_repeat``.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lanceloader import _permutation
+from lanceloader._deprecation import warn_deprecated
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.table_state import (
     state_of_table as _table_to_pickle_state,
@@ -59,24 +59,18 @@ class Permutation(_permutation.Permutation):
 
     def skip(self, skip: int) -> Self:
         """Return ``with_skip(skip)``. Deprecated: use ``with_skip``."""
-        warn_deprecated("skip")
+        warn_deprecated("skip", "with_skip")
         return self.with_skip(skip)
 
     def take(self, limit: int) -> Self:
         """Return ``with_take(limit)``. Deprecated: use ``with_take``."""
-        warn_deprecated("take")
+        warn_deprecated("take", "with_take")
         return self.with_take(limit)
 
     def repeat(self, times: int) -> Self:
         """Return ``with_repeat(times)``. Deprecated: use ``with_repeat``."""
-        warn_deprecated("repeat")
+        warn_deprecated("repeat", "with_repeat")
         return self.with_repeat(times)
-
-
-def warn_deprecated(name: str) -> None:
-    """Warn that a method was renamed, in LanceDB's words."""
-    message = f"{name} is deprecated. Use with_{name} instead"
-    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 class Permutations(_permutation.Permutations):
