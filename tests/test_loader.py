@@ -302,6 +302,7 @@ def test_repr(perm):
     assert repr(loader).startswith("<Loader of 4 batches of 1,000 of <Permutation of")
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar_for_each_epoch(perm, capsys):
     loader = perm.loader(1000, shuffle=True, seed=1, progress=True)
     assert sum(len(batch) for batch in loader) == 4286

@@ -254,7 +254,10 @@ class DataLoader(TorchLoader[Any]):
                     ahead.append(place)
                     yield slot
 
-        for value in iteration.pipeline.copied(batches(), iteration.metrics):
+        copied = iteration.pipeline.copied(batches(), iteration.metrics)
+        total = None if self.dataset.epochs is None else len(self.dataset)
+        step = start.position // self.dataset.global_batch_size
+        for value in iteration.with_bar(copied, "loading", step, total):
             cursor.advance(iteration.number, *ahead.popleft())
             yield value
         missing = next(positions, None)

@@ -85,3 +85,11 @@ def row_at(perm_and_position) -> int:
 def options_of(perm, queue) -> None:
     """Put the storage options that reached this process into a queue."""
     queue.put(perm.source.storage_options)
+
+
+def bars_wanted(batch) -> bool:
+    """A transform: whether this process shows bars that are asked for."""
+    from lanceloader.monitor.progress import is_wanted
+
+    del batch
+    return is_wanted(progress=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.helper.serialization import packed
 from lanceloader.helper.shared_memory import WritableSegments
+from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run_child(
         depth: The number of items to make ahead.
         factory: The functions that make items and statistics; pickled, unless forked.
     """
+    silence()
     link = ParentLink(connection, parent, depth)
     try:
         try:

@@ -73,7 +73,7 @@ class Loader(Generic[PermutationT]):
         steps: StepOptions,
         pipeline: BatchPipeline,
         *,
-        progress: bool,
+        progress: bool | None,
         in_process: bool = True,
     ) -> None:
         """Internal: use ``Permutation.loader``."""
@@ -86,8 +86,7 @@ class Loader(Generic[PermutationT]):
         self._metrics: Metrics | None = None
         """The metrics of the iteration requested last."""
         self._trace: Trace | None = None
-        if progress:
-            check_bar()
+        check_bar(progress)
         steps.global_size(self.world)
         self._register_with_torch()
 
@@ -302,7 +301,7 @@ class Loader(Generic[PermutationT]):
             self.schedule,
             self.pipeline,
             metrics,
-            has_progress=self._has_progress,
+            progress=self._has_progress,
         )
 
     def _by_helper(self, iteration: Iteration) -> Iterator[Any]:
@@ -319,10 +318,8 @@ class Loader(Generic[PermutationT]):
             lambda at: cursor.move(iteration.number, at),
             lambda at: cursor.finish(iteration.number, at),
         )
-        if self._has_progress:
-            step = start.position // self.global_batch_size
-            batches = iteration.with_bar(batches, "loading", step, total)
-        yield from batches
+        step = start.position // self.global_batch_size
+        yield from iteration.with_bar(batches, "loading", step, total)
 
     def copy_for_process(self, start: Checkpoint) -> Self:
         """Return a loader for another process, which starts at ``start`` and copies to no device."""

@@ -69,6 +69,8 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
     options = with_defaults(options)
     source = prepared(source, options)
     world = world_of(source, options)
+    if world is not None and world.rank > 0:
+        options = {**options, "progress": False}
     units_first = options["batch_tokens"] is not None
     if units_first and options["global_batch_size"] is not None:
         raise ValueError(

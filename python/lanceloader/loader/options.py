@@ -57,7 +57,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     memory_limit: Size | None
     cache_dir: str | os.PathLike[str] | None
     threads: int | None
-    progress: bool
+    progress: bool | None
 
 
 class LoaderOptions(LoaderOptionsAfterSize, total=False):
@@ -102,7 +102,7 @@ DEFAULTS: LoaderOptions = {
     "memory_limit": None,
     "cache_dir": None,
     "threads": None,
-    "progress": False,
+    "progress": None,
 }
 """The default of each option."""
 
@@ -122,6 +122,8 @@ def check_flags(options: LoaderOptions) -> None:
         "progress",
     ):
         value: Any = options[name]
+        if name == "progress" and value is None:
+            continue
         # NumPy has booleans of its own.
         if not isinstance(value, bool) and type(value).__name__ not in (
             "bool",

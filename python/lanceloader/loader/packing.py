@@ -252,7 +252,7 @@ class PackedView:
         """Return a description of the blocks and of how rows are read."""
         return f"{self._units().explain()}\n{self.permutation.explain()}"
 
-    def _units(self, *, progress: bool = False) -> PackedUnits:
+    def _units(self, *, progress: bool | None = None) -> PackedUnits:
         return PackedUnits(self.permutation, self._settings, progress=progress)
 
     def __repr__(self) -> str:

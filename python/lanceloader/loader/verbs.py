@@ -65,7 +65,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Loader[Self]:
         """Return a loader of batches for training, which needs no worker processes.
 

@@ -17,11 +17,12 @@ from lanceloader.units.plan import plan_of
 from lanceloader.units.rows import RowUnits, offsets_at, order_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lanceloader import _native
+    from lanceloader._native import Order
     from lanceloader.mixing.base import MixedSources
-    from lanceloader.sources import Source
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.share import Share
 
 __all__ = ["MixedUnits"]
@@ -122,6 +123,11 @@ class MixedUnits:
         if self._plan is None:
             self._plan = plan_of_mixture(self._mixture)
         return self._plan
+
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of each table, and the rows of an epoch that it reads."""
+        for group, view in enumerate(self._mixture._readers()):
+            yield view.open_reader(), self._mixture._order(group, epoch)
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of all tables together, if the core reads all of them."""

@@ -79,7 +79,7 @@ class BucketedUnits(PlannedUnits):
         budget: TokenBudget,
         *,
         by_column: bool = False,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         """Make batches of rows, in the order of a permutation except within windows.
 

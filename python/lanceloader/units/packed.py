@@ -84,7 +84,7 @@ class PackedUnits(PlannedUnits):
     unit = "block"
 
     def __init__(
-        self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
+        self, view: ReadVerbs, settings: PackSettings, *, progress: bool | None = None
     ) -> None:
         """Pack the documents of a permutation, in its order.
 

@@ -9,10 +9,10 @@ from lanceloader.units.batches import batches_of, stats_of, with_empty_last
 from lanceloader.units.plan import plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lanceloader import _native
-    from lanceloader.sources import Source
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
     from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
@@ -50,6 +50,10 @@ class ViewUnits:
         if self._known is None:
             self._known = plan_of(self._view)
         return self._known
+
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of the table, and the rows of an epoch that it reads."""
+        yield self._view.open_reader(), epoch_of(self._view.order, epoch)
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of the reader."""

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.materialize import write_table
+from lanceloader.monitor.progress import check_bar
 from lanceloader.sources import open_source
 from lanceloader.verbs.reading import ReadVerbs
 
@@ -23,7 +24,7 @@ class MaterializeVerbs(ReadVerbs):
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
-        progress: Progress = False,
+        progress: Progress | None = None,
     ) -> Self:
         """Write the rows as a new Lance table, with the columns and in the order of this permutation.
 
@@ -56,6 +57,7 @@ class MaterializeVerbs(ReadVerbs):
         uri = os.fspath(uri)
         if not uri:
             raise ValueError("`uri` is empty: pass the path or URI of the new table")
+        check_bar(progress)
         batches = self._bulk("writing", progress=progress)
         write_table(self.schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)

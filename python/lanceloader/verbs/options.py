@@ -85,7 +85,7 @@ class OptionVerbs(View):
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        progress: Progress = False,
+        progress: Progress | None = None,
     ) -> WarmReport:
         """Pack the rows of the table now, so that a first epoch does not have to.
 

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
+from lanceloader.monitor.progress import requested, waiting
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.reading import ReadVerbs
 
@@ -103,7 +104,12 @@ class RowVerbs(ReadVerbs):
             raise ValueError(message)
         return self.unsliced_order.slice(start, stop - start)
 
-    def filter(self, predicate: str | Sequence[bool] | ArrayLike) -> Self:
+    def filter(
+        self,
+        predicate: str | Sequence[bool] | ArrayLike,
+        *,
+        progress: bool | None = None,
+    ) -> Self:
         """Return a permutation of the rows for which ``predicate`` is true, in the same order.
 
         The result is stored as a bitmap, of at most one bit per row of the table.
@@ -112,6 +118,8 @@ class RowVerbs(ReadVerbs):
             predicate: An SQL expression over the columns of the table, which lancedb or pylance
                 evaluates, with scalar indexes if there are any; rows for which it is null are
                 dropped. Or a boolean array of shape (num_rows,).
+            progress: Whether to show how long an SQL expression takes, after a second; by default
+                as ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ValueError: If the expression cannot be parsed or names an unknown column, or the
@@ -124,7 +132,8 @@ class RowVerbs(ReadVerbs):
             [{'x': 8}, {'x': 9}]
         """
         if isinstance(predicate, str):
-            source, rows = self.source.matching(predicate, self.order)
+            with requested(progress), waiting("filtering"):
+                source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
         import numpy as np
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
+from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import array_of, count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
 from lanceloader.values import listed
@@ -49,7 +50,7 @@ class SplitNumber(int, Generic[ViewT]):
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
         hash_by: str | Sequence[str] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Splits[ViewT]:
         """Split the rows into disjoint parts.
 
@@ -127,14 +128,14 @@ class SplitNumber(int, Generic[ViewT]):
             return perm._splits(parts, requested.names)
         ((criterion, columns),) = passed.items()
         table = perm._columns(columns, criterion, progress=progress)
-        if criterion == "hash_by":
-            picks = by_hash(table, requested.shares(), seed)
-        else:
-            divide = (
-                _native.stratified if criterion == "stratify_by" else _native.grouped
-            )
-            picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
-        return perm._splits(map(perm.order.pick, picks), requested.names)
+        with waiting("splitting rows", progress):
+            if criterion == "hash_by":
+                picks = by_hash(table, requested.shares(), seed)
+            else:
+                is_stratified = criterion == "stratify_by"
+                divide = _native.stratified if is_stratified else _native.grouped
+                picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
+            return perm._splits(map(perm.order.pick, picks), requested.names)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
@@ -152,7 +153,7 @@ class SplitVerbs(SampleVerbs):
         """
         return SplitNumber(self.split_number, self)
 
-    def split_by(self, column: str, *, progress: bool = False) -> Splits[Self]:
+    def split_by(self, column: str, *, progress: bool | None = None) -> Splits[Self]:
         """Split the rows by the values of a column, such as one that holds the name of a split.
 
         Args:
@@ -169,7 +170,7 @@ class SplitVerbs(SampleVerbs):
         orders, values = self._by_value(column, "split_by", progress=progress)
         return self._splits(orders, [str(value) for value in values])
 
-    def strata(self, column: str, *, progress: bool = False) -> dict[Any, Self]:
+    def strata(self, column: str, *, progress: bool | None = None) -> dict[Any, Self]:
         """Return the rows of each distinct value of a column, as sources for ``lanceloader.mix``.
 
         Each batch of a mixture of the strata has rows of all values, in proportion to their
@@ -202,18 +203,19 @@ class SplitVerbs(SampleVerbs):
         return strata
 
     def _by_value(
-        self, column: str, what: str, *, progress: bool
+        self, column: str, what: str, *, progress: bool | None
     ) -> tuple[list[Order], list[Any]]:
         """Return the rows of each distinct value of a column, and the values."""
         import numpy as np
 
         table = self._columns(column, what, progress=progress)
-        codes = codes_of(table)
-        rows = np.argsort(codes, kind="stable")
-        starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
-        values = listed(table.column(0).take(array_of(rows[starts])))
-        picks = map(_native.Order.set, np.split(rows, starts[1:]))
-        return (list(map(self.order.pick, picks)) if values else []), values
+        with waiting("grouping rows", progress):
+            codes = codes_of(table)
+            rows = np.argsort(codes, kind="stable")
+            starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
+            values = listed(table.column(0).take(array_of(rows[starts])))
+            picks = map(_native.Order.set, np.split(rows, starts[1:]))
+            return (list(map(self.order.pick, picks)) if values else []), values
 
     def kfold(
         self,
@@ -222,7 +224,7 @@ class SplitVerbs(SampleVerbs):
         seed: int,
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> list[Fold[Self]]:
         """Return the folds of a cross-validation.
 
