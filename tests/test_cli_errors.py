@@ -7,9 +7,9 @@ import lanceloader as ll
 import pytest
 import s3_folder
 from command_line import ROWS, SECRET, complaint, found, run
-from lanceloader.cli import secrets
 from lanceloader.cli.app import app
 from lanceloader.cli.failures import line_of
+from lanceloader.monitor import redaction
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.timeout(200)
@@ -127,13 +127,13 @@ def test_options_of_storage_are_never_printed(db, tmp_path, monkeypatch):
 
 
 def test_secrets_in_messages_of_libraries_are_hidden(monkeypatch):
-    secrets.remember({"azure_storage_account_key": SECRET, "region": "eu-west-1"})
+    redaction.remember({"azure_storage_account_key": SECRET, "region": "eu-west-1"})
     monkeypatch.setenv("MY_SECRET_TOKEN", "of-the-environment")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/account.json")
     text = (
         f"GET https://me:pw@host/x?sig=abc%2B&sp=r with {SECRET} in eu-west-1, "
         "of-the-environment, /etc/account.json"
     )
-    assert secrets.without_secrets(text) == (
+    assert redaction.without_secrets(text) == (
         "GET https://***@host/x?sig=***&sp=r with *** in eu-west-1, ***, /etc/account.json"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
+from lanceloader.monitor.markup import table
 from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ class Splits(Sequence[PermutationT]):
             for name, part in zip(names, self, strict=True)
         )
         return f"<Splits {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        names = self.names or range(len(self))
+        sizes: list[int] = [len(part) for part in self]  # type: ignore[arg-type]
+        total = max(1, sum(sizes))
+        rows = zip(names, sizes, strict=True)
+        return table(
+            ("split", "rows", "share"),
+            [(name, f"{size:,}", f"{size / total:.1%}") for name, size in rows],
+        )
 
 
 class Fold(NamedTuple, Generic[PermutationT]):

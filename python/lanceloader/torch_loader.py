@@ -22,10 +22,12 @@ from lanceloader.helper.main_guard import UNGUARDED, imports_main
 from lanceloader.loader.checkpoint import Checkpoint, halves_of, of_halves
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.loader import Loader, register_as_dataset
+from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
 
     from torch.utils.data import Dataset
@@ -192,6 +194,19 @@ class DataLoader(TorchLoader[Any]):
     def stats(self) -> Stats:
         """Return the statistics of the iteration requested last; with workers, only the waits."""
         return self.dataset.stats()
+
+    def report(
+        self, path: str | os.PathLike[str], *, stats: Stats | None = None
+    ) -> None:
+        """Write a report of the iteration requested last; see ``Loader.report``."""
+        self.dataset.report(path, stats=stats)
+
+    def __repr__(self) -> str:
+        return f"<DataLoader with {self.num_workers} workers of {self.dataset!r}>"
+
+    def _repr_html_(self) -> str:
+        workers = paragraph(f"DataLoader with {self.num_workers} workers")
+        return workers + self.dataset._repr_html_()
 
     def __len__(self) -> int:
         """Return the number of batches of an iteration from the start of an epoch."""

@@ -25,9 +25,9 @@ from lanceloader.cli.options import (
     Version,
 )
 from lanceloader.cli.output import print_json, print_line, print_table, quantity
-from lanceloader.cli.secrets import without_secrets
 from lanceloader.cli.selecting import selected
 from lanceloader.cli.verdict import verdict
+from lanceloader.monitor.redaction import without_secrets
 
 __all__ = ["bench"]
 

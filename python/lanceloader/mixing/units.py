@@ -99,6 +99,15 @@ class MixedUnits:
             after = mixture._order(group, next_epoch, next_share)
         return batches_ending_at(reader, order, ends, after)
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many rows holds."""
+        return f"{size:,} rows" if size != 1 else "1 row"
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known: it is."""
+        del epoch
+        return True
+
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share."""
         del epoch

@@ -35,6 +35,12 @@ class Units(Protocol):
     def num_units(self, epoch: int | None) -> int:
         """Return the number of units in an epoch; ``None`` is the order of the permutation itself."""
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many units holds, for ``repr``."""
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known, so that it reads nothing."""
+
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share, or of blocks if units are blocks."""
 

@@ -109,6 +109,12 @@ class BucketedUnits(PlannedUnits):
             long=budget.long,
         )
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch holds; ``size`` is 1."""
+        del size
+        what = "padded tokens" if self._budget.padded else "tokens"
+        return f"at most {self._budget.tokens:,} {what}"
+
     def num_units(self, epoch: int | None) -> int:
         """Return the number of batches; epochs may differ by a few."""
         return self.buckets(epoch).num_batches

@@ -119,6 +119,11 @@ class PackedUnits(PlannedUnits):
             window=settings.window,
         )
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many blocks holds."""
+        blocks = f"{size:,} blocks" if size != 1 else "1 block"
+        return f"{blocks} of {self._settings.length:,} tokens"
+
     def num_units(self, epoch: int | None) -> int:
         """Return the number of blocks; epochs may differ by a few."""
         return self.packing(epoch).num_blocks

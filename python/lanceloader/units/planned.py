@@ -81,6 +81,10 @@ class PlannedUnits(ViewUnits):
         self._lengths: _native.Lengths | None = None
         self._plans: dict[int | None, Any] = {}
 
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether the epoch was planned."""
+        return epoch in self._plans
+
     def planned(self, epoch: int | None) -> Any:
         """Return the plan of an epoch. The first call reads the lengths."""
         if self._lengths is None:

@@ -59,6 +59,15 @@ class ViewUnits:
         """Return the counters of the reader."""
         return stats_of(self._view.open_reader())
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many units holds."""
+        return f"{size:,} rows" if size != 1 else "1 row"
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known: it is."""
+        del epoch
+        return True
+
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share: one for each unit."""
         del epoch
