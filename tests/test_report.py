@@ -185,7 +185,7 @@ def test_reports_that_cannot_be_written(loader, tmp_path):
         loader.report(tmp_path / "no" / "folder.html")
     with pytest.raises(TypeError, match="`stats` must be a Stats"):
         loader.report(tmp_path / "run.html", stats={"rows": 3})
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="`path` must be a string or a path, not 3"):
         loader.report(3)
     assert not list(tmp_path.iterdir())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 LIBRARIES = ("lancedb", "lance", "torch", "pandas", "polars")
 
@@ -93,3 +94,8 @@ def bars_wanted(batch) -> bool:
 
     del batch
     return is_wanted(progress=True)
+
+
+def with_lock(batch) -> dict:
+    """A transform whose results cannot be pickled."""
+    return {"rows": len(batch), "lock": threading.Lock()}

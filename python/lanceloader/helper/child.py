@@ -126,7 +126,18 @@ class ParentLink:
     def send(self, kind: int, value: Any) -> None:
         """Write an object and the statistics to shared memory, and notify the parent."""
         report = None if self.statistics is None else self.statistics()
-        layout, runs = packed((value, report))
+        try:
+            layout, runs = packed((value, report))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if kind != ITEM:
+                raise
+            message = (
+                f"the helper process cannot send a batch of type {type(value).__name__} to "
+                f"this one, as it cannot be pickled ({error}): let `transform` and `collate` "
+                "return arrays, tensors, Arrow data or plain Python objects, without functions, "
+                "generators, locks or open files, or leave out in_process=False"
+            )
+            raise TypeError(message) from error
         with self.lock:
             segment = self.segments.write(runs, layout.num_bytes)
         del runs

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.choices import path_of
 from lanceloader.loader.page import page
 from lanceloader.monitor.markup import facts
 from lanceloader.monitor.redaction import without_secrets
@@ -69,7 +69,7 @@ def write_report(
         TypeError: If ``path`` is not a path, or ``stats`` is not a ``Stats``.
         OSError: If the file cannot be written.
     """
-    file = Path(path)
+    file = path_of("path", path)
     if stats is not None and not isinstance(stats, Stats):
         message = (
             f"`stats` must be a Stats, such as `Stats.merged` returns, not {stats!r}"
