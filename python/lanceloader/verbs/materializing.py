@@ -36,8 +36,8 @@ class MaterializeVerbs(ReadVerbs):
             uri: The path or URI of the new table. ``"db/name.lance"`` is the table ``name`` of
                 the LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a progress bar; or a function, called with the number of
-                rows written so far and in all.
+            progress: Whether to show a progress bar, by default as ``LANCELOADER_PROGRESS`` says;
+                or a function, called with the number of rows written so far and in all.
 
         Returns:
             A permutation of the new table in storage order, with the format, the batch size and

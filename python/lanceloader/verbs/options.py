@@ -99,8 +99,8 @@ class OptionVerbs(View):
             memory_limit: As for ``with_read``.
             cache_dir: As for ``with_read``.
             threads: As for ``with_read``; those that pack rows.
-            progress: Whether to show a bar; or a function, called with the bytes packed so
-                far and in all.
+            progress: Whether to show a bar, by default as ``LANCELOADER_PROGRESS`` says; or a
+                function, called with the bytes packed so far and in all.
 
         Returns:
             What was packed, how long it took, and where it is kept.

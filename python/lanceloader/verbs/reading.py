@@ -182,7 +182,8 @@ class ReadVerbs(ColumnVerbs):
         Args:
             batch_size: The number of rows in a batch; the last one may be shorter. 0 means 8192.
             skip_last_batch: Whether to drop a shorter last batch.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             An iterator over batches in the format of the permutation.
@@ -356,7 +357,8 @@ class ReadVerbs(ColumnVerbs):
         """Return all rows as a ``pyarrow.Table``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
         """
         import pyarrow as pa
 
@@ -367,7 +369,8 @@ class ReadVerbs(ColumnVerbs):
         """Return all rows as a ``polars.DataFrame``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ImportError: If polars is not installed.
@@ -384,7 +387,8 @@ class ReadVerbs(ColumnVerbs):
         """Return all rows as a ``pandas.DataFrame``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -397,7 +401,8 @@ class ReadVerbs(ColumnVerbs):
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             Python objects, with ``None`` for null.

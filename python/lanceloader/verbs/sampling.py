@@ -57,7 +57,8 @@ class SampleVerbs(RowVerbs):
                 rows are drawn from the remaining ones.
             replacement: Whether rows may be drawn more than once. Draws are then computed on
                 demand instead of stored, at any ``size``.
-            progress: Whether to show a progress bar while a column is read.
+            progress: Whether to show a progress bar while a column is read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A new permutation. With replacement it stores 12 bytes for each row of this permutation

@@ -69,7 +69,8 @@ class SplitNumber(int, Generic[ViewT]):
             hash_by: Columns; the part of a row depends only on its values and the seed, so it
                 stays the same when rows are added. Sizes must be fractions, which are met
                 approximately.
-            progress: Whether to show a progress bar while columns are read.
+            progress: Whether to show a progress bar while columns are read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             The parts, in the order of ``sizes``. A plain random split shuffles its rows; the
@@ -158,7 +159,8 @@ class SplitVerbs(SampleVerbs):
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A part for each distinct value, in order of first appearance, named ``str(value)``,
@@ -178,7 +180,8 @@ class SplitVerbs(SampleVerbs):
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A permutation for each distinct value, in order of first appearance, with its rows in
@@ -233,7 +236,8 @@ class SplitVerbs(SampleVerbs):
             seed: The seed of the random split into folds.
             stratify_by: As for ``split``.
             group_by: As for ``split``.
-            progress: Whether to show a progress bar while columns are read.
+            progress: Whether to show a progress bar while columns are read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A pair ``(train, val)`` for each fold; every row is in exactly one ``val``.
