@@ -311,6 +311,7 @@ def test_packing_in_the_background(tmp_path, capsys, on, monkeypatch):
     lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
     packed = [line for line in lines if "packing:" in line]
     assert any(" 0%" not in line for line in packed)
+    assert "100%" in packed[-1]
     assert any("loading: 100%" in line for line in lines)
     # The rows are there now.
     assert packing(perm.open_reader()) is None

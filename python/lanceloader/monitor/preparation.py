@@ -50,15 +50,21 @@ def packing(
     """Return a function that returns the bytes packed so far and in all; ``None`` if all are."""
     choice = reader.choice()
     total = choice.row_bytes * choice.num_rows
+    has_ended = False
 
     def poll() -> tuple[int, int | None] | None:
+        nonlocal has_ended
         stats = reader.stats()
-        if stats.fill_nanos or stats.failure is not None:
+        if has_ended or stats.failure is not None:
             return None
-        # The size of a row is an estimate.
+        # The size of a row is an estimate until all are packed.
+        has_ended = stats.fill_nanos > 0
+        if has_ended:
+            return stats.bytes_kept, stats.bytes_kept
         return min(stats.bytes_kept, total), total
 
-    return None if poll() is None else poll
+    poll()
+    return None if has_ended else poll
 
 
 def writing(reader: _native.Reader) -> Callable[[], tuple[int, int | None] | None]:

@@ -170,7 +170,8 @@ class Bar:
         self._total = total
         self._postfix = postfix
         self._options: dict[str, Any] = {"desc": what, "unit": unit, "initial": first}
-        self._options |= {"unit_scale": True, "file": sys.stderr}
+        # With a delay, tqdm does not draw a bar before its position is set.
+        self._options |= {"unit_scale": True, "file": sys.stderr, "delay": 1e-9}
         if not is_counted:
             self._options |= {"bar_format": "{desc}: {elapsed}", "miniters": 0}
         self._started = time.time()
