@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import importable
 import tables
+from lanceloader.monitor import progress
 
 hypothesis.settings.register_profile(
     "fast", max_examples=20, deadline=None, print_blob=True
@@ -100,3 +101,9 @@ def folder(tmp_path):
     table = lancedb.connect(tmp_path / "db").create_table("t", data)
     table.delete("id % 7 = 3")
     return tmp_path
+
+
+@pytest.fixture
+def bars_at_once(monkeypatch):
+    """Bars do not wait for a second."""
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0)

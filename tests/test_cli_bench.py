@@ -9,7 +9,7 @@ import command_line
 import lance
 import pyarrow as pa
 import pytest
-from command_line import QUICK, complaint, found
+from command_line import QUICK, complaint, found, run
 from lanceloader.cli import racing
 from lanceloader.cli.arms import Arm
 from lanceloader.cli.racing import Result
@@ -46,6 +46,13 @@ def test_bench_in_a_format(db, kind):
     assert said["left_out"] == {}
     is_theirs = kind == "python"
     assert ("as Arrow data" in said["results"][3]["name"]) != is_theirs
+
+
+def test_bench_shows_no_bars_while_it_measures(db, monkeypatch, bars_at_once):
+    monkeypatch.setenv("LANCELOADER_PROGRESS", "1")
+    result = run("bench", db / "t.lance", *QUICK, "-c", "id")
+    assert "loading" not in result.stderr
+    assert "opening t" in result.stderr
 
 
 def test_bench_with_workers(db):

@@ -7,9 +7,9 @@ import lanceloader as ll
 import pytest
 import s3_folder
 from command_line import ROWS, SECRET, complaint, found, run
-from lanceloader.cli import secrets
 from lanceloader.cli.app import app
 from lanceloader.cli.failures import line_of
+from lanceloader.monitor import redaction
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.timeout(200)
@@ -40,7 +40,6 @@ def test_mistakes_get_a_line_that_names_the_fix(db):
     assert "nearest are `text`" in complaint("head", uri, "--columns", "txt")
     assert "filter 'id >'" in complaint("head", uri, "--filter", "id >")
     assert "--shuffle" in complaint("head", uri, "--seed", 1, code=2)
-    assert "4GiB" in complaint("explain", uri, "--memory-limit", "lots")
     assert "NAME=VALUE" in complaint("head", uri, "-o", "region", code=2)
 
 
@@ -55,6 +54,8 @@ def test_mistakes_get_a_line_that_names_the_fix(db):
         ["bench", "t.lance", "--format", "excel"],
         ["bench", "t.lance", "--batch-size", "0"],
         ["explain", "t.lance", "--read", "quickly"],
+        ["explain", "t.lance", "--memory-limit", "lots"],
+        ["warm", "t.lance", "--memory-limit", "-1"],
         ["materialize", "t.lance"],
         ["cache", "empty"],
     ],
@@ -127,13 +128,13 @@ def test_options_of_storage_are_never_printed(db, tmp_path, monkeypatch):
 
 
 def test_secrets_in_messages_of_libraries_are_hidden(monkeypatch):
-    secrets.remember({"azure_storage_account_key": SECRET, "region": "eu-west-1"})
+    redaction.remember({"azure_storage_account_key": SECRET, "region": "eu-west-1"})
     monkeypatch.setenv("MY_SECRET_TOKEN", "of-the-environment")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/account.json")
     text = (
         f"GET https://me:pw@host/x?sig=abc%2B&sp=r with {SECRET} in eu-west-1, "
         "of-the-environment, /etc/account.json"
     )
-    assert secrets.without_secrets(text) == (
+    assert redaction.without_secrets(text) == (
         "GET https://***@host/x?sig=***&sp=r with *** in eu-west-1, ***, /etc/account.json"
     )

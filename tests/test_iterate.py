@@ -245,6 +245,7 @@ def test_distinct_values(perm):
         view.unique("nothing")
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_progress_bar_counts_rows(perm, capsys):
     assert sizes(perm.iter(30, progress=True)) == [30, 30, 30, 10]
     perm.to_arrow(progress=True)

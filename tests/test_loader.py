@@ -299,9 +299,11 @@ def test_stats_add_up(perm, read):
 
 def test_repr(perm):
     loader = perm.loader(1000, drop_last=True)
-    assert repr(loader).startswith("<Loader of 4 batches of 1,000 of <Permutation of")
+    start = "<Loader of 4 steps of 1,000 rows, at step 0; <Permutation of "
+    assert repr(loader).startswith(start)
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar_for_each_epoch(perm, capsys):
     loader = perm.loader(1000, shuffle=True, seed=1, progress=True)
     assert sum(len(batch) for batch in loader) == 4286

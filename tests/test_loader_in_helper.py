@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 
+import importable
 import lanceloader as ll
 import numpy as np
 import producers
@@ -111,6 +112,13 @@ def test_a_transform_that_does_not_pickle(perm):
         TypeError, match=r"`in_process`=False .* pass functions that are"
     ):
         list(loader)
+
+
+def test_a_batch_that_does_not_pickle(perm):
+    loader = perm.loader(100, transform=importable.with_lock, in_process=False)
+    with pytest.raises(TypeError, match=r"cannot send a batch of type dict .* lock"):
+        list(loader)
+    assert soon(lambda: not helpers())
 
 
 def test_a_helper_that_is_killed(perm):

@@ -196,6 +196,7 @@ def test_an_empty_permutation(perm, tmp_path, empty):
     assert copy.column_names == perm.column_names
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar(perm, target, capsys):
     perm.materialize(target, progress=True)
     shown = capsys.readouterr().err

@@ -392,7 +392,7 @@ def test_repr_and_explain_of_a_mixture():
     assert text.count("table  ") == 2
     loader = mixture.loader(5)
     assert loader.explain() == text
-    assert "<Loader of 6 batches of 5 of <Mixture of 27 rows" in repr(loader)
+    assert "<Loader of 6 steps of 5 rows, at step 0; <Mixture of 27" in repr(loader)
     assert len(pickle.loads(pickle.dumps(mixture)).loader(5)) == 6
     assert mixture.schema.names == mixture.column_names == ["id"]
 

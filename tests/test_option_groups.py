@@ -195,5 +195,5 @@ def test_a_deprecated_name_warns_once_for_each_line(tmp_path):
     found = [line for line in done.stderr.splitlines() if "deprecated" in line]
     assert found == [
         f"{script}:{line}: DeprecationWarning: skip is deprecated. Use with_skip instead"
-        for line in (6, 7)
+        for line in (7, 8)
     ]

@@ -493,7 +493,7 @@ def test_an_endless_sampler_is_refused(perm, monkeypatch):
 
 def test_a_loader_that_knows_no_length(perm):
     loader = loader_of(perm, Reversed())
-    assert "any number of batches" in repr(loader)
+    assert "steps of 8 rows of Reversed" in repr(loader)
     assert "any number of rows" in loader.explain()
     with pytest.raises(TypeError, match="Reversed of this loader has no length"):
         len(loader)

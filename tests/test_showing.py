@@ -120,8 +120,13 @@ def test_functions_of_map_are_shown_by_their_results():
 def test_splits_blocks_and_tables(uri):
     perm = ll.open(uri)
     splits = perm.split({"train": 0.9, "<val>": 0.1}, seed=1)
-    assert page(splits).rows == [["split", "rows"], ["train", "27"], ["<val>", "3"]]
-    assert page(perm.split(2, seed=1)).rows[1:] == [["0", "15"], ["1", "15"]]
+    assert page(splits).rows == [
+        ["split", "rows", "share"],
+        ["train", "27", "90.0%"],
+        ["<val>", "3", "10.0%"],
+    ]
+    rows = page(perm.split(2, seed=1)).rows
+    assert rows[1:] == [["0", "15", "50.0%"], ["1", "15", "50.0%"]]
     packed = ll.open(pa.table({"tokens": [[1, 2], [3]]})).pack(4, labels="shifted")
     found = page(packed)
     assert "num_tokens, labels" in found.text

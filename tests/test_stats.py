@@ -400,6 +400,7 @@ def test_statistics_that_do_not_merge():
 # Bars
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar_says_how_fast_it_goes(perm, capsys):
     loader = perm.loader(500, epochs=2, progress=True)
     assert len(list(loader)) == 20
@@ -411,6 +412,7 @@ def test_a_bar_says_how_fast_it_goes(perm, capsys):
     assert "10.0/10.0" in last
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar_goes_on_where_training_does(perm, capsys):
     loader = perm.loader(500, progress=True)
     for _ in itertools.islice(loader, 4):
@@ -426,6 +428,7 @@ def test_a_bar_goes_on_where_training_does(perm, capsys):
     assert "10.0/10.0" in shown
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_one_bar_for_all_ranks(perm, capsys):
     for rank, is_shown in ((1, False), (0, True)):
         loader = perm.loader(500, rank=rank, world_size=2, progress=True)

@@ -373,3 +373,12 @@ def test_a_forked_process_makes_connections_of_its_own(tmp_path):
             child.kill()
             child.join()
         assert perm.to_arrow()["id"].to_pylist() == wanted
+
+
+def test_a_table_is_written_to_a_bucket(perm, bucket, options):
+    copy = perm.shuffle(seed=3).materialize(
+        f"s3://{bucket}/copy.lance", storage_options=options
+    )
+    assert copy.to_arrow() == perm.shuffle(seed=3).to_arrow()
+    with pytest.raises(FileExistsError, match="exists already"):
+        perm.materialize(copy.source.uri, storage_options=options)

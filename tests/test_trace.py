@@ -270,6 +270,11 @@ def test_a_place_that_cannot_be_written_to_is_known_at_once(perm, tmp_path):
     assert traced(loader, tmp_path / "t.json")[0] == 10
 
 
+def test_a_place_that_is_none(perm):
+    with pytest.raises(TypeError, match="`path` must be a string or a path, not 3"):
+        perm.loader(500).trace(3)
+
+
 def test_a_trace_stays_where_it_is(perm, tmp_path):
     loader = perm.loader(500)
     with loader.trace(tmp_path / "t.json"):

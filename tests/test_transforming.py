@@ -386,7 +386,6 @@ def test_counts_are_of_the_batches_yielded():
     next(found)
     assert made.acquire(timeout=20)
     assert counts.rows_skipped == 1
-    assert counts.seconds > 0
     found.close()
 
 

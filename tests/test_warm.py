@@ -63,6 +63,7 @@ def test_progress_is_called_with_bytes_up_to_the_end(tmp_path, folder):
     assert seen[-1] == (report.bytes, report.bytes)
 
 
+@pytest.mark.usefixtures("bars_at_once")
 def test_a_bar_shows_bytes(uri, folder, capsys):
     ll.open(uri).warm(cache_dir=folder, progress=True)
     shown = capsys.readouterr().err

@@ -16,7 +16,7 @@ MOST_ITEMS = 4
 
 def table_of(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table of cells that are HTML already."""
-    head = "".join(f"<th>{cell}</th>" for cell in heads)
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
     body = "".join(
         f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows
     )

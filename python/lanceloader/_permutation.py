@@ -15,6 +15,7 @@ from lanceloader.compat_lancedb.plan_table import (
     split_names,
 )
 from lanceloader.loader.verbs import LoadVerbs
+from lanceloader.monitor.progress import requested
 from lanceloader.numbers import count
 from lanceloader.sources import open_source
 from lanceloader.sources.hf_datasets import DatasetSource, settings_of
@@ -233,6 +234,7 @@ def open(  # noqa: A001
     columns: Sequence[str] | Mapping[str, str] | None = None,
     filter: str | None = None,  # noqa: A002
     format: Format | None = None,  # noqa: A002
+    progress: bool | None = None,
 ) -> Permutation:
     """Open one version of a table as a permutation of all its rows, in storage order.
 
@@ -245,6 +247,8 @@ def open(  # noqa: A001
         columns: The columns to select, or SQL expressions by new names; see ``select_columns``.
         filter: An SQL predicate of the rows to keep; see ``filter``.
         format: The format of batches; see ``with_format``.
+        progress: Whether to show how long opening and filtering take, after a second; by default
+            as ``LANCELOADER_PROGRESS`` says.
 
     Raises:
         FileNotFoundError: If the table does not exist.
@@ -261,13 +265,18 @@ def open(  # noqa: A001
         raise TypeError(message)
     if version is not None:
         version = count(version, "version")
-    source = open_source(
-        table, version=version, branch=branch, tag=tag, storage_options=storage_options
-    )
-    perm = Permutation.identity(source)
-    perm._base_table = table
-    if filter is not None:
-        perm = perm.filter(filter)
+    with requested(progress):
+        source = open_source(
+            table,
+            version=version,
+            branch=branch,
+            tag=tag,
+            storage_options=storage_options,
+        )
+        perm = Permutation.identity(source)
+        perm._base_table = table
+        if filter is not None:
+            perm = perm.filter(filter)
     if columns is not None:
         perm = perm.select_columns(columns)
     return perm if format is None else perm.with_format(format)

@@ -1,10 +1,24 @@
-"""Checks of arguments that must be one of several strings, a boolean, or a function."""
+"""Checks of arguments that must be one of several strings, a boolean, a function or a path."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, get_args
 
-__all__ = ["check_choice", "check_flag", "check_function"]
+__all__ = ["check_choice", "check_flag", "check_function", "path_of"]
+
+
+def path_of(name: str, value: Any) -> Path:
+    """Return an argument that must be a path.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        message = f"`{name}` must be a string or a path, not {value!r}"
+        raise TypeError(message)
+    return Path(value)
 
 
 def check_function(name: str, value: Any) -> None:

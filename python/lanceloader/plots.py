@@ -8,19 +8,45 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader._extras import need
-from lanceloader.loader.loader import Loader
 from lanceloader.monitor.formatting import brief
 from lanceloader.monitor.stats import STAGES, Stats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lanceloader._permutation import Permutation
+    from lanceloader._native import Order
 
 __all__ = ["order", "stages", "throughput", "waits"]
+
+
+class Ordered(Protocol):
+    """A permutation."""
+
+    @property
+    def order(self) -> Order:
+        """The rows, in their order."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+
+class OrderedLoader(Protocol):
+    """A loader of a permutation."""
+
+    @property
+    def permutation(self) -> Any:
+        """The rows of all ranks, in the order of the epoch."""
+
+
+class Measured(Protocol):
+    """A loader, or another object with statistics."""
+
+    def stats(self) -> Stats:
+        """Return the statistics."""
+
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
 
@@ -29,7 +55,7 @@ BINS = 64
 
 
 def order(
-    perm: Permutation | Loader,
+    perm: Ordered | OrderedLoader,
     ax: Axes | None = None,
     *,
     num_points: int = 5000,
@@ -60,7 +86,7 @@ def order(
     if num_points < 1:
         message = f"`num_points` must be at least 1, got {num_points}"
         raise ValueError(message)
-    view: Any = perm.permutation if isinstance(perm, Loader) else perm
+    view: Any = getattr(perm, "permutation", perm)
     num_rows = len(view)
     stride = max(1, -(-num_rows // num_points))
     positions = range(0, num_rows, stride)
@@ -79,7 +105,7 @@ def order(
 
 
 def throughput(
-    stats: Stats | Loader, ax: Axes | None = None, *, label: str | None = None
+    stats: Stats | Measured, ax: Axes | None = None, *, label: str | None = None
 ) -> Axes:
     """Plot the rows per second after the first batch over time, and their mean.
 
@@ -126,7 +152,7 @@ def throughput(
     return _tidy(axes)
 
 
-def waits(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
+def waits(stats: Stats | Measured, ax: Axes | None = None) -> Axes:
     """Plot a histogram of the trainer's waits for batches. Both axes are logarithmic.
 
     Args:
@@ -175,7 +201,7 @@ def waits(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
     return _tidy(axes)
 
 
-def stages(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
+def stages(stats: Stats | Measured, ax: Axes | None = None) -> Axes:
     """Plot the seconds of all threads in each stage, and the seconds that the trainer waited.
 
     Args:
@@ -213,16 +239,16 @@ def stages(stats: Stats | Loader, ax: Axes | None = None) -> Axes:
     return _tidy(axes)
 
 
-def _of(stats: Stats | Loader) -> Stats:
-    return stats.stats() if isinstance(stats, Loader) else stats
+def _of(stats: Stats | Measured) -> Stats:
+    return stats if isinstance(stats, Stats) else stats.stats()
 
 
 def _axes(ax: Axes | None) -> Axes:
     need("matplotlib", "lanceloader.plots", "plots")
-    from matplotlib import pyplot as plt
-
     if ax is not None:
         return ax
+    from matplotlib import pyplot as plt
+
     _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     return axes
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from lanceloader import _native
-from lanceloader._html import table_of
 from lanceloader.errors import FormatError
+from lanceloader.monitor.markup import table
 from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
@@ -102,11 +101,13 @@ class Splits(Sequence[PermutationT]):
 
     def _repr_html_(self) -> str:
         names = self.names or range(len(self))
-        rows = (
-            (escape(str(name)), f"{len(part):,}")  # type: ignore[arg-type]
-            for name, part in zip(names, self, strict=True)
+        sizes: list[int] = [len(part) for part in self]  # type: ignore[arg-type]
+        total = max(1, sum(sizes))
+        rows = zip(names, sizes, strict=True)
+        return table(
+            ("split", "rows", "share"),
+            [(name, f"{size:,}", f"{size / total:.1%}") for name, size in rows],
         )
-        return table_of(["split", "rows"], rows)
 
 
 class Fold(NamedTuple, Generic[PermutationT]):

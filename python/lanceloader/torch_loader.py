@@ -24,12 +24,14 @@ from lanceloader.loader.checkpoint import Checkpoint, halves_of, of_halves
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.loader import Loader, register_as_dataset
 from lanceloader.loader.signature import with_options_shown
+from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.units.locations import BatchLocations
 from lanceloader.units.share import Share
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch.utils.data import Dataset
@@ -201,6 +203,19 @@ class DataLoader(TorchLoader[Any]):
         """Return the statistics of the iteration requested last; with workers, only the waits."""
         return self.dataset.stats()
 
+    def report(
+        self, path: str | os.PathLike[str], *, stats: Stats | None = None
+    ) -> None:
+        """Write a report of the iteration requested last; see ``Loader.report``."""
+        self.dataset.report(path, stats=stats)
+
+    def __repr__(self) -> str:
+        return f"<DataLoader with {self.num_workers} workers of {self.dataset!r}>"
+
+    def _repr_html_(self) -> str:
+        workers = paragraph(f"DataLoader with {self.num_workers} workers")
+        return workers + self.dataset._repr_html_()
+
     def __len__(self) -> int:
         """Return the number of batches of an iteration from the start of an epoch."""
         return len(self.dataset)
@@ -294,7 +309,10 @@ class DataLoader(TorchLoader[Any]):
                     ahead.append(place)
                     yield slot
 
-        for value in iteration.pipeline.copied(batches(), iteration.metrics):
+        copied = iteration.pipeline.copied(batches(), iteration.metrics)
+        total = None if self.dataset.epochs is None else len(self.dataset)
+        step = start.position // self.dataset.global_batch_size
+        for value in iteration.with_bar(copied, "loading", step, total):
             cursor.advance(iteration.number, *ahead.popleft())
             yield value
         missing = next(positions, None)

@@ -9,8 +9,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from lanceloader.cli import secrets
 from lanceloader.cli.app import app
+from lanceloader.monitor import redaction
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def alone(monkeypatch):
     monkeypatch.delenv("LANCELOADER_STORAGE_OPTIONS", raising=False)
     monkeypatch.delenv("LANCELOADER_PROGRESS", raising=False)
     monkeypatch.delenv("LANCELOADER_DEBUG", raising=False)
-    monkeypatch.setattr(secrets, "_values", set())
+    monkeypatch.setattr(redaction, "_values", set())
 
 
 def run(*arguments, code=0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 LIBRARIES = ("lancedb", "lance", "torch", "pandas", "polars")
 
@@ -95,3 +96,16 @@ def listed(batch, **options) -> dict[str, list]:
 def listed_rows(rows):
     """A ``collate_fn``: the rows themselves, in a plain list."""
     return [dict(row) for row in rows]
+
+
+def bars_wanted(batch) -> bool:
+    """A transform: whether this process shows bars that are asked for."""
+    from lanceloader.monitor.progress import is_wanted
+
+    del batch
+    return is_wanted(progress=True)
+
+
+def with_lock(batch) -> dict:
+    """A transform whose results cannot be pickled."""
+    return {"rows": len(batch), "lock": threading.Lock()}

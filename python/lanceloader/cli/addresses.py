@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import lanceloader as ll
-from lanceloader.cli import secrets
 from lanceloader.cli.failures import UsageError
+from lanceloader.monitor import redaction
 
 __all__ = ["Address", "Database"]
 
@@ -59,7 +59,7 @@ class Address:
             UsageError: If a storage option has no value.
         """
         options = parsed(storage_option or [])
-        secrets.remember(options)
+        redaction.remember(options)
         if table is not None:
             table = table.removesuffix(".lance")
         return cls(uri, table, version, branch, tag, options)
@@ -172,7 +172,7 @@ class Address:
                 "host_override"
             )
             raise UsageError(message)
-        secrets.remember({"api_key": key})
+        redaction.remember({"api_key": key})
         database = lancedb.connect(
             f"db://{name}", api_key=key, region=region, host_override=host
         )

@@ -25,9 +25,10 @@ from lanceloader.cli.options import (
     Version,
 )
 from lanceloader.cli.output import print_json, print_line, print_table, quantity
-from lanceloader.cli.secrets import without_secrets
 from lanceloader.cli.selecting import selected
 from lanceloader.cli.verdict import verdict
+from lanceloader.monitor.progress import requested
+from lanceloader.monitor.redaction import without_secrets
 
 __all__ = ["bench"]
 
@@ -112,9 +113,11 @@ def bench(
         workers=workers,
     )
     ready, absent = arms.arms(race)
-    results, left_out = racing.by_turns(
-        ready, seconds=seconds, rounds=rounds, limit=limit
-    )
+    # Bars would take time of the arms that have them.
+    with requested(progress=False):
+        results, left_out = racing.by_turns(
+            ready, seconds=seconds, rounds=rounds, limit=limit
+        )
     absent |= left_out
     words = verdict(results, batch_size=batch_size, step_ms=step_ms)
     if plot is not None:

@@ -18,8 +18,8 @@ from lanceloader.cli.options import (
     Version,
 )
 from lanceloader.cli.output import print_json, print_line
-from lanceloader.cli.secrets import without_secrets
 from lanceloader.cli.selecting import selected
+from lanceloader.monitor.redaction import without_secrets
 
 __all__ = ["explain"]
 

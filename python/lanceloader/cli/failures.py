@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lanceloader.cli.secrets import without_secrets
 from lanceloader.errors import InternalError, LanceloaderError
+from lanceloader.monitor.redaction import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

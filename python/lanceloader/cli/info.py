@@ -12,7 +12,7 @@ from lanceloader.cli.options import (
     Version,
 )
 from lanceloader.cli.output import print_json, print_line, print_table, size
-from lanceloader.cli.secrets import without_secrets
+from lanceloader.monitor.redaction import without_secrets
 
 __all__ = ["info"]
 

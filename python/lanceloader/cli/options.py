@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lanceloader._typing import Format, Read
+from lanceloader.options import bytes_of
 
 __all__ = [
     "Branch",
@@ -25,6 +26,21 @@ __all__ = [
     "Version",
     "names_of",
 ]
+
+
+def checked_size(text: str | None) -> str | None:
+    """Return a size as it was typed.
+
+    Raises:
+        typer.BadParameter: If it is not a size.
+    """
+    if text is not None:
+        try:
+            bytes_of(text, "--memory-limit")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    return text
+
 
 Uri = Annotated[
     str,
@@ -88,6 +104,7 @@ MemoryLimit = Annotated[
         "--memory-limit",
         metavar="SIZE",
         help="Memory for rows, as in 4GiB.  [default: half of what is free]",
+        callback=checked_size,
     ),
 ]
 CacheDir = Annotated[

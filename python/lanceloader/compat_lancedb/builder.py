@@ -28,6 +28,7 @@ from lanceloader.compat_lancedb.split_rows import (
     shuffled,
 )
 from lanceloader.engine import memory_table
+from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import array_of, count
 from lanceloader.sources import open_source
 from lanceloader.sources.opening import is_a, sync_table
@@ -269,11 +270,12 @@ class PermutationBuilder:
         check_lsm(self._table)
         source = open_source(self._table)
         order = source.all_rows()
-        if plan.filter is not None:
-            source, order = source.matching(plan.filter, order)
-        rows = plan.split(FilteredTable(source, order, plan.filter))
-        if plan.shuffle is not None:
-            rows = shuffled(rows, *plan.shuffle)
+        with waiting("building the permutation table"):
+            if plan.filter is not None:
+                source, order = source.matching(plan.filter, order)
+            rows = plan.split(FilteredTable(source, order, plan.filter))
+            if plan.shuffle is not None:
+                rows = shuffled(rows, *plan.shuffle)
         metadata = metadata_of(source)
         if plan.split_names is not None:
             metadata["split_names"] = json_of(plan.split_names)

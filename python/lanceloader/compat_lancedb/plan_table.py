@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._typing import ArrowStreamExportable
+from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import count, numpy_of
 from lanceloader.sources import open_source, pinned_source
 
@@ -127,9 +128,11 @@ def rows_of_split(
     if permutation_table is None:
         source = open_source(base_table)
         return source, source.all_rows()
-    plan = PlanTable.of(permutation_table)
+    with waiting("reading the permutation table"):
+        plan = PlanTable.of(permutation_table)
     source = pinned_source(base_table, plan.base_version, plan.base_branch)
-    return source.rows_of_ids(plan.row_ids(split))
+    with waiting("looking up rows"):
+        return source.rows_of_ids(plan.row_ids(split))
 
 
 def arrow_of(table: Any) -> pa.Table:

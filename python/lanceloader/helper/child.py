@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.helper.serialization import packed
 from lanceloader.helper.shared_memory import WritableSegments
+from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run_child(
         depth: The number of items to make ahead.
         factory: The functions that make items and statistics; pickled, unless forked.
     """
+    silence()
     link = ParentLink(connection, parent, depth)
     try:
         try:
@@ -124,7 +126,18 @@ class ParentLink:
     def send(self, kind: int, value: Any) -> None:
         """Write an object and the statistics to shared memory, and notify the parent."""
         report = None if self.statistics is None else self.statistics()
-        layout, runs = packed((value, report))
+        try:
+            layout, runs = packed((value, report))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if kind != ITEM:
+                raise
+            message = (
+                f"the helper process cannot send a batch of type {type(value).__name__} to "
+                f"this one, as it cannot be pickled ({error}): let `transform` and `collate` "
+                "return arrays, tensors, Arrow data or plain Python objects, without functions, "
+                "generators, locks or open files, or leave out in_process=False"
+            )
+            raise TypeError(message) from error
         with self.lock:
             segment = self.segments.write(runs, layout.num_bytes)
         del runs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.monitor.progress import progress_over
+from lanceloader.monitor.preparation import preparing
+from lanceloader.monitor.progress import is_wanted, progress_over
 from lanceloader.units.locations import BatchLocations
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Iteration:
         schedule: The assignment of units to batches.
         pipeline: The stages that process raw batches.
         metrics: The counters of this iteration.
-        has_progress: Whether to show a progress bar for each epoch.
+        progress: Whether to show a progress bar for each epoch; by default as the environment says.
     """
 
     def __init__(
@@ -40,14 +41,14 @@ class Iteration:
         pipeline: BatchPipeline,
         metrics: Metrics,
         *,
-        has_progress: bool,
+        progress: bool | None,
     ) -> None:
         self.number, self.requested = requested
         self.cursor = cursor
         self.schedule = schedule
         self.pipeline = pipeline
         self.metrics = metrics
-        self.has_progress = has_progress
+        self.progress = progress
 
     def starts(self) -> Iterator[Checkpoint]:
         """Yield the start of each epoch; the first one is read from the cursor on the first ``next()``."""
@@ -72,7 +73,14 @@ class Iteration:
             if schedule is not self.schedule:
                 self.cursor.move(self.number, begun)
             progress = schedule.progress(begun, turn)
-            num_yielded = yield from self._epoch(schedule, progress)
+            rank = schedule.world.rank
+            if is_wanted(self.progress, rank):
+                # Before reading starts, as some of this may end soon.
+                readers = schedule.units.readers(begun.epoch)
+                with preparing(readers, self.progress, rank):
+                    num_yielded = yield from self._epoch(schedule, progress)
+            else:
+                num_yielded = yield from self._epoch(schedule, progress)
             # Turns continue across epochs, so that the batches of all workers stay in order.
             turn -= progress.num_batches
             num_empty = 0 if num_yielded else num_empty + (start.position == 0)
@@ -110,10 +118,9 @@ class Iteration:
             first,
             num_workers,
         )
-        if self.has_progress:
-            what = "loading" if start.epoch is None else f"epoch {start.epoch}"
-            done = 0 if progress.num_workers else step
-            values = self.with_bar(values, what, done, done + share.num_batches)
+        what = "loading" if start.epoch is None else f"epoch {start.epoch}"
+        done = 0 if progress.num_workers else step
+        values = self.with_bar(values, what, done, done + share.num_batches)
         skipped = metrics.counts.batches_skipped
         num_yielded = 0
         for value in values:
@@ -129,15 +136,18 @@ class Iteration:
     def with_bar(
         self, values: Iterator[Any], what: str, first: int, total: int | None
     ) -> Iterator[Any]:
-        """Return an iterator over ``values`` that shows a progress bar."""
+        """Return an iterator over ``values`` that shows a progress bar, if bars are wanted."""
+        rank = self.schedule.world.rank
+        if not is_wanted(self.progress, rank):
+            return values
         return progress_over(
             values,
             total,
             what,
-            # One bar for all ranks and workers, which progress at about the same speed.
-            enabled=self.schedule.world.rank == (self.schedule.worker or (0,))[0] == 0,
+            enabled=self.progress,
             rows_of=lambda _: 1,
             unit=" batches",
             first=first,
             postfix=self.metrics.speedometer(),
+            rank=rank,
         )

@@ -18,6 +18,7 @@ from lanceloader.loader.cursor import Cursor
 from lanceloader.loader.iteration import Iteration
 from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.schedule import Schedule
+from lanceloader.loader.summary import loader_html, summary_of, write_report
 from lanceloader.loader.trainers import check_collation, raise_no_dataset, sampler_of
 from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.progress import check_bar
@@ -73,7 +74,7 @@ class Loader(Generic[PermutationT]):
         steps: StepOptions,
         pipeline: BatchPipeline,
         *,
-        progress: bool,
+        progress: bool | None,
         in_process: bool = True,
     ) -> None:
         """Internal: use ``Permutation.loader``."""
@@ -86,8 +87,7 @@ class Loader(Generic[PermutationT]):
         self._metrics: Metrics | None = None
         """The metrics of the iteration requested last."""
         self._trace: Trace | None = None
-        if progress:
-            check_bar()
+        check_bar(progress)
         steps.global_size(self.world)
         self._register_with_torch()
 
@@ -317,7 +317,7 @@ class Loader(Generic[PermutationT]):
             self.schedule,
             self.pipeline,
             metrics,
-            has_progress=self._has_progress,
+            progress=self._has_progress,
         )
 
     def _by_helper(self, iteration: Iteration) -> Iterator[Any]:
@@ -334,10 +334,8 @@ class Loader(Generic[PermutationT]):
             lambda at: cursor.move(iteration.number, at),
             lambda at: cursor.finish(iteration.number, at),
         )
-        if self._has_progress:
-            step = start.position // self.global_batch_size
-            batches = iteration.with_bar(batches, "loading", step, total)
-        yield from batches
+        step = start.position // self.global_batch_size
+        yield from iteration.with_bar(batches, "loading", step, total)
 
     def copy_for_process(self, start: Checkpoint) -> Self:
         """Return a loader for another process, which starts at ``start`` and copies to no device."""
@@ -421,13 +419,37 @@ class Loader(Generic[PermutationT]):
         """
         return Headspace(self, count(after, "after"), count(keep, "keep"))
 
+    def report(
+        self, path: str | os.PathLike[str], *, stats: Stats | None = None
+    ) -> None:
+        """Write a report of the iteration requested last: one HTML file, with pictures.
+
+        It has what is read and how, the verdict, the time of each stage, the throughput over
+        time, the waits, and the environment. Without matplotlib it has tables only. Credentials
+        are replaced.
+
+        Args:
+            path: The file, which is replaced if it exists.
+            stats: Other statistics, such as those of all ranks that ``Stats.merged`` returns.
+
+        Raises:
+            OSError: If the file cannot be written.
+            TypeError: If ``path`` is not a path, or ``stats`` is not a ``Stats``.
+
+        Example:
+            >>> loader = perm.loader(5)
+            >>> for batch in loader:
+            ...     pass
+            >>> loader.report("run.html")
+        """
+        write_report(self, path, stats)
+
     def __repr__(self) -> str:
-        number = "endless"
-        if self._steps.epochs is not None:
-            is_known = self._num_units(self.cursor.first().epoch) is not None
-            number = f"{len(self):,}" if is_known else "any number of"
-        world = f", {self.world}," if self.world.world_size > 1 else ""
-        return f"<Loader of {number} batches of {self.batch_size:,}{world} of {self.units.view!r}>"
+        topics = ", ".join(summary_of(self).values())
+        return f"<Loader of {topics}; {self.units.view!r}>"
+
+    def _repr_html_(self) -> str:
+        return loader_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers are not ranks, so they get the rank of the process that pickles the loader.

@@ -73,6 +73,8 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
     check_samplers(options)
     source = prepared(source, options)
     world = world_of(source, options)
+    if world is not None and world.rank > 0:
+        options = {**options, "progress": False}
     has_budget = options["batch_tokens"] is not None
     units_first = has_budget or options["batch_sampler"] is not None
     if has_budget and options["global_batch_size"] is not None:

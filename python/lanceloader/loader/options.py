@@ -67,7 +67,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     threads: int | None
     reading: ReadOptions | None
-    progress: bool
+    progress: bool | None
 
 
 class LoaderOptions(LoaderOptionsAfterSize, total=False):
@@ -118,7 +118,7 @@ DEFAULTS: LoaderOptions = {
     "cache_dir": None,
     "threads": None,
     "reading": None,
-    "progress": False,
+    "progress": None,
 }
 """The default of each option."""
 
@@ -141,6 +141,8 @@ def check_flags(options: LoaderOptions) -> None:
         "progress",
     ):
         value: Any = options[name]
+        if name == "progress" and value is None:
+            continue
         # NumPy has booleans of its own.
         if not isinstance(value, bool) and type(value).__name__ not in (
             "bool",

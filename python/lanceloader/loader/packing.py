@@ -363,7 +363,7 @@ class PackedView(PackedBlocks):
             self._kept = self._units()
         return self._kept
 
-    def _units(self, *, progress: bool = False) -> PackedUnits:
+    def _units(self, *, progress: bool | None = None) -> PackedUnits:
         return PackedUnits(self.permutation, self._settings, progress=progress)
 
     def _repr_html_(self) -> str:

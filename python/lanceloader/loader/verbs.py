@@ -76,7 +76,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         reading: ReadOptions | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Loader[Self]:
         """Return a loader of batches for training, which needs no worker processes.
 
@@ -192,7 +192,10 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             **Progress**
 
             progress: Whether rank 0 shows a progress bar for each epoch, with the rows per second
-                and the fraction of the time spent waiting for batches.
+                and the fraction of the time spent waiting for batches, and bars for rows that are
+                packed or written to scratch files meanwhile. Bars appear after a second. Defaults
+                to what the environment variable ``LANCELOADER_PROGRESS`` says: 1 shows bars, and
+                0 shows none even if this is true.
 
         Raises:
             ValueError: If a size is 0, options exclude each other or have no effect, an option was

@@ -18,11 +18,12 @@ from lanceloader.units.plan import plan_of
 from lanceloader.units.rows import RowUnits, offsets_at, order_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lanceloader import _native
+    from lanceloader._native import Order
     from lanceloader.mixing.base import MixedSources
-    from lanceloader.sources import Source
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.share import Share
 
 __all__ = ["MixedUnits"]
@@ -106,6 +107,15 @@ class MixedUnits:
             after = mixture._order(group, next_epoch, next_share)
         return batches_ending_at(reader, order, numpy_of(numbers_of(ends)), after)
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many rows holds."""
+        return f"{size:,} rows" if size != 1 else "1 row"
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known: it is."""
+        del epoch
+        return True
+
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share."""
         del epoch
@@ -130,6 +140,11 @@ class MixedUnits:
         if self._plan is None:
             self._plan = plan_of_mixture(self._mixture)
         return self._plan
+
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of each table, and the rows of an epoch that it reads."""
+        for group, view in enumerate(self._mixture._readers()):
+            yield view.open_reader(), self._mixture._order(group, epoch)
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of all tables together, if the core reads all of them."""

@@ -269,7 +269,9 @@ class Metrics:
             nanos = max(1, clock() - start)
             rate = (self._rows - rows) / (nanos / NANOS)
             share = (self._waited - waited) / nanos
-            return f"{rate:,.0f} rows/s, waits {min(1.0, share):.0%}"
+            # Workers do not report their rows.
+            speed = f"{rate:,.0f} rows/s, " if self._rows else ""
+            return f"{speed}waits {min(1.0, share):.0%}"
 
         return speed
 

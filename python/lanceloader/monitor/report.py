@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lanceloader.monitor.measurements import Measurements
 
-__all__ = ["line", "text", "verdict"]
+__all__ = ["line", "rank_rows", "text", "topics", "verdict"]
 
 _LOW_WAIT_SHARE = 0.05
 """Up to this share of waiting, a faster loader would hardly speed up training."""
@@ -79,6 +79,19 @@ def _advice(stage: str, stats: Measurements) -> str:
 
 def text(stats: Measurements) -> str:
     """Return the full report, with one line per topic."""
+    lines = _lines(stats)
+    if stats.ranks:
+        lines += ["", *_table(stats.ranks)]
+    return "\n".join(lines)
+
+
+def topics(stats: Measurements) -> list[tuple[str, str]]:
+    """Return the topics of the full report, and the text of each."""
+    parts = (line.partition(" ") for line in _lines(stats))
+    return [(name, words.strip()) for name, _, words in parts]
+
+
+def _lines(stats: Measurements) -> list[str]:
     lines = [_served(stats), _waited(stats)]
     if stats.batches > 1:
         waits = (stats.wait_p50, stats.wait_p95, stats.wait_p99)
@@ -94,10 +107,7 @@ def text(stats: Measurements) -> str:
     ]
     if stages:
         lines.append(f"stages    {', '.join(stages)}, summed over all threads")
-    lines += [*_read(stats), f"verdict   {verdict(stats)}"]
-    if stats.ranks:
-        lines += ["", *_table(stats.ranks)]
-    return "\n".join(lines)
+    return [*lines, *_read(stats), f"verdict   {verdict(stats)}"]
 
 
 def line(stats: Measurements) -> str:
@@ -152,9 +162,11 @@ def _read(stats: Measurements) -> list[str]:
     return lines
 
 
-def _table(ranks: Sequence[Measurements]) -> list[str]:
-    """Return a table with one line per rank."""
-    rows = [("rank", "batches", "rows", "rows/s", "waits", "first", "p50", "p99")]
+def rank_rows(ranks: Sequence[Measurements]) -> list[tuple[str, ...]]:
+    """Return the headers of a table of ranks, and a row for each rank."""
+    rows: list[tuple[str, ...]] = [
+        ("rank", "batches", "rows", "rows/s", "waits", "first", "p50", "p99")
+    ]
     rows += [
         (
             f"{each.rank}",
@@ -168,6 +180,12 @@ def _table(ranks: Sequence[Measurements]) -> list[str]:
         )
         for each in ranks
     ]
+    return rows
+
+
+def _table(ranks: Sequence[Measurements]) -> list[str]:
+    """Return a table with one line per rank."""
+    rows = rank_rows(ranks)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

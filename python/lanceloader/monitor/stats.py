@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Self
 
 from lanceloader.monitor import report
 from lanceloader.monitor.formatting import readable
+from lanceloader.monitor.markup import stats_html
 from lanceloader.monitor.measurements import STAGES, Measurements, quantile
+from lanceloader.monitor.prometheus import prometheus_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lanceloader._native import ReadStats
 
@@ -149,13 +151,15 @@ class Stats(Measurements):
         )
 
     def to_dict(self, prefix: str = "") -> dict[str, int | float]:
-        """Return all numbers as a flat dict, for loggers such as W&B and TensorBoard.
+        """Return all numbers as a flat dict of scalars, for loggers such as W&B and TensorBoard.
 
-        The seconds of a stage have the key ``"order_seconds"`` and so on. Fields that are not
-        numbers are omitted.
+        The keys are the same in every call. The seconds of a stage have the key
+        ``"order_seconds"`` and so on. Fields that are not numbers are omitted. Pass the dict to
+        ``wandb.log(numbers, step=step)``, or each item to ``writer.add_scalar(name, value, step)``
+        of a TensorBoard ``SummaryWriter``.
 
         Args:
-            prefix: A prefix for all keys, such as ``"loader/"``.
+            prefix: A prefix for all keys, such as ``"loader/"``, which loggers show as a group.
 
         Example:
             >>> loader = perm.loader(5)
@@ -179,11 +183,38 @@ class Stats(Measurements):
         }
         return {f"{prefix}{name}": value for name, value in numbers.items()}
 
+    def to_prometheus(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return all numbers in the text format of Prometheus, for a scrape or a textfile.
+
+        Names begin with ``lanceloader_``; times are in seconds, sizes in bytes. Samples have the
+        label ``rank``, and merged statistics one sample for each rank. Counters begin at 0 with
+        each iteration, which Prometheus takes for a reset.
+
+        Args:
+            labels: Further labels of all samples, such as ``{"job": "train"}``.
+
+        Raises:
+            ValueError: If a label has an invalid name, or is ``rank``, ``stage``, ``source`` or
+                ``le``.
+
+        Example:
+            >>> loader = perm.loader(5)
+            >>> print(len(list(loader)))
+            2
+            >>> lines = loader.stats().to_prometheus({"job": "train"}).splitlines()
+            >>> [line for line in lines if line.startswith("lanceloader_rows_total")]
+            ['lanceloader_rows_total{job="train",rank="0"} 10']
+        """
+        return prometheus_text(self.ranks or (self,), labels)
+
     def __str__(self) -> str:
         return report.text(self)
 
     def __repr__(self) -> str:
         return report.line(self)
+
+    def _repr_html_(self) -> str:
+        return stats_html(self)
 
 
 def reads_between(

@@ -7,9 +7,9 @@ that names the rows. A rank is a process of the trace, and a thread is a row. Sl
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from lanceloader.choices import path_of
 from lanceloader.monitor import measurements
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Trace:
 
     def __init__(self, loader: Traceable, path: str | os.PathLike[str]) -> None:
         self._loader = loader
-        self._path = Path(path)
+        self._path = path_of("path", path)
         self._all_metrics: list[Metrics] = []
 
     def __enter__(self) -> Self:

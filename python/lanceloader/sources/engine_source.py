@@ -12,6 +12,7 @@ from lanceloader._native import Order
 from lanceloader.engine import ROW_ID, ROW_OFFSET, engine_of_handle, engine_of_uri
 from lanceloader.engine_reader import EngineReader
 from lanceloader.errors import UnsupportedError
+from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.sources.base import RowReader, Source, sql_errors
 from lanceloader.sources.secrets import may_travel, without_secrets
@@ -142,7 +143,8 @@ class EngineSource(Source):
     @property
     def num_rows(self) -> int:
         if self._num_rows is None:
-            self._num_rows = self.engine().count_rows()
+            with waiting(f"counting rows of {self.name}"):
+                self._num_rows = self.engine().count_rows()
         return self._num_rows
 
     def describe(self) -> str:

@@ -15,6 +15,7 @@ from lanceloader._native import branch_of_manifest
 from lanceloader._typing import ArrowStreamExportable
 from lanceloader.engine import ROW_ID, engine_of_handle
 from lanceloader.errors import UnsupportedError
+from lanceloader.monitor.progress import waiting
 from lanceloader.sources.base import Source
 from lanceloader.sources.engine_source import EngineSource, TableAddress, TableHandle
 from lanceloader.sources.hf_datasets import DatasetSource, raise_not_a_dataset
@@ -184,7 +185,8 @@ def load_lancedb(table: Any, version: int, branch: str | None) -> MemorySource:
     """Copy all rows of a LanceDB table in memory, which only lancedb can access."""
     engine = engine_of_handle(table, version, branch)
     columns = [*engine.schema().names, ROW_ID]
-    data = engine.scan({name: name for name in columns}).read_all()
+    with waiting(f"copying {table.name}"):
+        data = engine.scan({name: name for name in columns}).read_all()
     return MemorySource(
         data.replace_schema_metadata(engine.schema().metadata),
         name=table.name,
@@ -204,7 +206,8 @@ def pylance_source(dataset: Any, version: int | None, branch: str | None) -> Sou
     handle = TableHandle(dataset, version, branch)
     if dataset.uri.startswith("memory:"):
         rows = engine_of_handle(dataset, version, branch).scan_all()
-        return MemorySource(rows, version=version)
+        with waiting("copying the dataset"):
+            return MemorySource(rows, version=version)
     options = dataset.latest_storage_options()
     make_engine = functools.cache(handle.engine)
     return uri_source(dataset.uri, version, branch, None, options, make_engine)
@@ -219,23 +222,24 @@ def uri_source(
     make_engine: Callable[[], Engine] | None = None,
 ) -> Source:
     """Open a Lance table by address, with its own library if the native reader cannot."""
-    try:
-        return LanceSource(
-            uri,
-            version=version,
-            branch=branch,
-            tag=tag,
-            storage_options=storage_options,
-            make_engine=make_engine,
-        )
-    except UnsupportedError:
-        if tag is not None:
-            raise
-        address = TableAddress(
-            absolute(uri), version, branch, dict(storage_options or {})
-        )
-        if version is None:
-            version = address.engine().version()
-            address = replace(address, version=version)
-        name = name_of(uri)
-        return EngineSource(address, name=name, version=version, branch=branch)
+    name = name_of(uri)
+    with waiting(f"opening {name}"):
+        try:
+            return LanceSource(
+                uri,
+                version=version,
+                branch=branch,
+                tag=tag,
+                storage_options=storage_options,
+                make_engine=make_engine,
+            )
+        except UnsupportedError:
+            if tag is not None:
+                raise
+            address = TableAddress(
+                absolute(uri), version, branch, dict(storage_options or {})
+            )
+            if version is None:
+                version = address.engine().version()
+                address = replace(address, version=version)
+            return EngineSource(address, name=name, version=version, branch=branch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import time
 from collections.abc import Callable
 from operator import attrgetter, index
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -272,10 +271,7 @@ class TransformedBatches:
         while True:
             outcome = next(self._results)
             self.counts.add(
-                outcome.rows_skipped,
-                outcome.rows_filled,
-                int(outcome.is_empty),
-                outcome.seconds,
+                outcome.rows_skipped, outcome.rows_filled, int(outcome.is_empty)
             )
             outcome.log()
             if not outcome.is_empty:
@@ -296,7 +292,7 @@ class _Outcome:
 
     __slots__ = (
         *("does_warn", "error", "failed", "is_empty", "num_rows", "location"),
-        *("rows_filled", "rows_skipped", "seconds", "value"),
+        *("rows_filled", "rows_skipped", "value"),
     )
 
     def __init__(self, value: Any = None) -> None:
@@ -307,7 +303,6 @@ class _Outcome:
         self.is_empty = False
         self.does_warn = False
         self.error: Exception | None = None
-        self.seconds = 0.0
         self.failed: list[int] = []
         """The positions in the batch of rows for which the transform raised."""
         self.location: RowLocation | None = None
@@ -378,17 +373,13 @@ class _TransformStage:
 
     def outcome(self, item: tuple[int, Any]) -> _Outcome:
         number, batch = item
-        started = time.perf_counter()
-        if self.policy.on_error == "raise":
-            try:
-                outcome = _Outcome(self.call(batch))
-            except Exception as error:
-                self.note(error, batch, self.locations(number), HOW_TO_FIND)
-                raise
-        else:
-            outcome = self.outcome_by_policy(batch, number)
-        outcome.seconds = time.perf_counter() - started
-        return outcome
+        if self.policy.on_error != "raise":
+            return self.outcome_by_policy(batch, number)
+        try:
+            return _Outcome(self.call(batch))
+        except Exception as error:
+            self.note(error, batch, self.locations(number), HOW_TO_FIND)
+            raise
 
     def note(
         self, error: Exception, batch: Any, location: RowLocation, more: str = ""

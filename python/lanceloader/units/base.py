@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lanceloader import _native
-    from lanceloader.sources import Source
+    from lanceloader._native import Order
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
     from lanceloader.units.share import Share
 
@@ -52,6 +53,12 @@ class Units(Protocol):
     def num_units(self, epoch: int | None) -> int:
         """Return the number of units in an epoch; ``None`` is the order of the permutation itself."""
 
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many units holds, for ``repr``."""
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known, so that it reads nothing."""
+
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share, or of blocks if units are blocks."""
 
@@ -83,6 +90,9 @@ class Units(Protocol):
 
     def explain(self) -> str:
         """Return the lines that units add to ``Permutation.explain``; empty for rows."""
+
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of each table, and the rows of an epoch that it reads."""
 
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of all readers of these rows in this process, or ``None`` if unknown."""

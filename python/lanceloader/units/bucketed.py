@@ -79,7 +79,7 @@ class BucketedUnits(PlannedUnits):
         budget: TokenBudget,
         *,
         by_column: bool = False,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         """Make batches of rows, in the order of a permutation except within windows.
 
@@ -108,6 +108,12 @@ class BucketedUnits(PlannedUnits):
             window=budget.window,
             long=budget.long,
         )
+
+    def batch_text(self, size: int) -> str:
+        """Return what a batch holds; ``size`` is 1."""
+        del size
+        what = "padded tokens" if self._budget.padded else "tokens"
+        return f"at most {self._budget.tokens:,} {what}"
 
     def num_units(self, epoch: int | None) -> int:
         """Return the number of batches; epochs may differ by a few."""

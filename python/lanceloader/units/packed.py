@@ -118,7 +118,7 @@ class PackedUnits(PlannedUnits):
     """The pieces of a plan; pickles of version 0.1.0 have none."""
 
     def __init__(
-        self, view: ReadVerbs, settings: PackSettings, *, progress: bool = False
+        self, view: ReadVerbs, settings: PackSettings, *, progress: bool | None = None
     ) -> None:
         """Pack the documents of a permutation, in its order.
 
@@ -155,6 +155,11 @@ class PackedUnits(PlannedUnits):
             has_eos=settings.eos_id is not None,
             window=settings.window,
         )
+
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many blocks holds."""
+        blocks = f"{size:,} blocks" if size != 1 else "1 block"
+        return f"{blocks} of {self._settings.length:,} tokens"
 
     def num_units(self, epoch: int | None) -> int:
         """Return the number of blocks; epochs may differ by a few."""

@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
-from lanceloader.monitor.progress import progress_over
+from lanceloader.monitor.progress import progress_over, waiting
 from lanceloader.units.batches import batches_of
 from lanceloader.units.rows import ViewUnits, epoch_of
 
@@ -27,7 +27,9 @@ _LENGTHS: weakref.WeakKeyDictionary[Any, dict[tuple[str, int], _native.Lengths]]
 )
 
 
-def read_lengths(view: ReadVerbs, column: str, *, progress: bool) -> _native.Lengths:
+def read_lengths(
+    view: ReadVerbs, column: str, *, progress: bool | None
+) -> _native.Lengths:
     """Return the length of each row of a permutation, which is read once and then kept.
 
     Args:
@@ -66,13 +68,22 @@ class PlannedUnits(ViewUnits):
     """Units of a plan, which is made for each epoch from the lengths of rows."""
 
     def __init__(
-        self, view: ReadVerbs, column: str, *, by_column: bool = True, progress: bool
+        self,
+        view: ReadVerbs,
+        column: str,
+        *,
+        by_column: bool = True,
+        progress: bool | None,
     ) -> None:
         super().__init__(view, by_column=by_column)
         self._column = column
         self._progress = progress
         self._lengths: _native.Lengths | None = None
         self._plans: dict[int | None, Any] = {}
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether the epoch was planned."""
+        return epoch in self._plans
 
     def planned(self, epoch: int | None) -> Any:
         """Return the plan of an epoch. The first call reads the lengths."""
@@ -82,7 +93,8 @@ class PlannedUnits(ViewUnits):
             )
         plan = self._plans.get(epoch)
         if plan is None:
-            plan = self._plan(epoch_of(self._view.order, epoch), self._lengths)
+            with waiting("planning batches", self._progress):
+                plan = self._plan(epoch_of(self._view.order, epoch), self._lengths)
             # Replaced and never changed, as other threads read it meanwhile.
             kept = list(self._plans.items())[1 - PLANS_KEPT :]
             self._plans = dict([*kept, (epoch, plan)])

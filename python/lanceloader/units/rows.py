@@ -9,10 +9,10 @@ from lanceloader.units.batches import batches_of, stats_of, with_empty_last
 from lanceloader.units.plan import plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lanceloader import _native
-    from lanceloader.sources import Source
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
     from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
@@ -63,9 +63,22 @@ class ViewUnits:
         del epoch, record
         return self
 
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of the table, and the rows of an epoch that it reads."""
+        yield self._view.open_reader(), epoch_of(self._view.order, epoch)
+
     def reads(self) -> _native.ReadStats | None:
         """Return the counters of the reader."""
         return stats_of(self._view.open_reader())
+
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many units holds."""
+        return f"{size:,} rows" if size != 1 else "1 row"
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether ``num_units`` is known: it is."""
+        del epoch
+        return True
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share: one for each unit."""

@@ -13,9 +13,9 @@ from lanceloader.units.draws import Draw, draw, finished, length_of
 from lanceloader.units.rows import RowUnits, ViewUnits, offsets_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from lanceloader.sources import Source
+    from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
     from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
@@ -66,6 +66,18 @@ class SampledUnits(ViewUnits):
             message = f"the {type(self._sampler).__name__} of this loader has no length"
             raise TypeError(message)
         return length
+
+    def batch_text(self, size: int) -> str:
+        """Return what a batch of so many units holds."""
+        name = type(self._sampler).__name__
+        if self.unit == "row":
+            return f"{super().batch_text(size)} of {name}"
+        return f"the batches of {name}"
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return whether the sampler has a length."""
+        del epoch
+        return length_of(self._sampler) is not None
 
     def num_rows(self, epoch: int | None, share: Share) -> int:
         """Return the number of rows in a share.
@@ -137,6 +149,16 @@ class DrawnUnits(SampledUnits):
     def record(self) -> dict[str, Any] | None:
         """What makes the sampler yield the same again, for checkpoints."""
         return self._draw.record
+
+    def is_planned(self, epoch: int | None) -> bool:
+        """Return that the number of units is known."""
+        del epoch
+        return True
+
+    def readers(self, epoch: int | None) -> Iterator[tuple[RowReader, Order]]:
+        """Yield the reader of the table, and the rows that the sampler chose."""
+        del epoch
+        yield self._view.open_reader(), self._order
 
     def num_units(self, epoch: int | None) -> int:
         """Return the number of rows or batches that the sampler yielded."""

@@ -10,6 +10,7 @@ from lanceloader.errors import FormatError
 from lanceloader.formats import format_of
 from lanceloader.formats.functions import steps_of
 from lanceloader.materialize import write_table
+from lanceloader.monitor.progress import check_bar
 from lanceloader.sources import open_source
 from lanceloader.verbs.reading import ReadVerbs
 
@@ -31,7 +32,7 @@ class MaterializeVerbs(ReadVerbs):
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
-        progress: Progress = False,
+        progress: Progress | None = None,
     ) -> Self:
         """Write the rows as a new Lance table, with the columns and in the order of this permutation.
 
@@ -45,8 +46,8 @@ class MaterializeVerbs(ReadVerbs):
             uri: The path or URI of the new table. ``"db/name.lance"`` is the table ``name`` of
                 the LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
-            progress: Whether to show a progress bar; or a function, called with the number of
-                rows written so far and in all.
+            progress: Whether to show a progress bar, by default as ``LANCELOADER_PROGRESS`` says;
+                or a function, called with the number of rows written so far and in all.
 
         Returns:
             A permutation of the new table in storage order, with the format, the batch size and
@@ -68,6 +69,7 @@ class MaterializeVerbs(ReadVerbs):
         uri = os.fspath(uri)
         if not uri:
             raise ValueError("`uri` is empty: pass the path or URI of the new table")
+        check_bar(progress)
         batches = self._bulk("writing", progress=progress)
         schema = self.schema
         if steps_of(self.transform_fn):

@@ -85,7 +85,7 @@ class OptionVerbs(View):
         memory_limit: Size | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        progress: Progress = False,
+        progress: Progress | None = None,
     ) -> WarmReport:
         """Pack the rows of the table now, so that a first epoch does not have to.
 
@@ -99,8 +99,8 @@ class OptionVerbs(View):
             memory_limit: As for ``with_read``.
             cache_dir: As for ``with_read``.
             threads: As for ``with_read``; those that pack rows.
-            progress: Whether to show a bar; or a function, called with the bytes packed so
-                far and in all.
+            progress: Whether to show a bar, by default as ``LANCELOADER_PROGRESS`` says; or a
+                function, called with the bytes packed so far and in all.
 
         Returns:
             What was packed, how long it took, and where it is kept.

@@ -29,6 +29,7 @@ from lanceloader.formats._rows import is_stack_dataset, rows_of
 from lanceloader.formats.functions import mapped_transform, steps_of
 from lanceloader.formats.python import LazyRows
 from lanceloader.locations import location_of_rows, noting
+from lanceloader.monitor.preparation import preparing
 from lanceloader.monitor.progress import check_bar, progress_over
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
@@ -194,14 +195,15 @@ class ReadVerbs(ColumnVerbs):
         batch_size: int,
         skip_last_batch: bool = False,  # noqa: FBT001, FBT002
         *,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Iterator[Any]:
         """Return an iterator over batches in order, which threads read ahead.
 
         Args:
             batch_size: The number of rows in a batch; the last one may be shorter. 0 means 8192.
             skip_last_batch: Whether to drop a shorter last batch.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             An iterator over batches in the format of the permutation.
@@ -215,8 +217,7 @@ class ReadVerbs(ColumnVerbs):
             [4, 4, 2]
         """
         size = count(batch_size, "batch_size") or ENGINE_BATCH_SIZE
-        if progress:
-            check_bar()
+        check_bar(progress)
         return self._batches(size, skip_last_batch, progress=progress)
 
     def _batches(
@@ -224,17 +225,12 @@ class ReadVerbs(ColumnVerbs):
         size: int,
         skip_last_batch: bool,  # noqa: FBT001
         *,
-        progress: bool,
+        progress: bool | None,
     ) -> Iterator[Any]:
         rows = self.num_rows
         if skip_last_batch:
             rows -= rows % size
-        batches: Iterator[Any] = self.open_format_reader().load(
-            self.order, size, skip_last_batch
-        )
-        counted = progress_over(
-            batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
-        )
+        reader = self.open_format_reader()
 
         def location(number: int) -> RowLocation:
             start = number * size
@@ -244,31 +240,41 @@ class ReadVerbs(ColumnVerbs):
             )
 
         convert = without_stop_iteration(self.converter())
-        yield from map(noting(convert, location), counted)
+        with preparing([(reader, self.order)], progress):
+            batches: Iterator[Any] = reader.load(self.order, size, skip_last_batch)
+            counted = progress_over(
+                batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
+            )
+            yield from map(noting(convert, location), counted)
 
-    def _bulk(self, what: str, *, progress: Progress) -> Iterator[pa.RecordBatch]:
+    def _bulk(
+        self, what: str, *, progress: Progress | None
+    ) -> Iterator[pa.RecordBatch]:
         """Return all rows in Arrow batches, after the functions of ``map``.
 
         Batches have a few megabytes, at any size of the rows, or as many rows as functions get.
         """
         if steps_of(self.transform_fn):
             view = self.with_format("arrow")
-            return progress_over(
+            yield from progress_over(
                 view._batches(FUNCTION_ROWS, skip_last_batch=False, progress=False),
                 self.num_rows,
                 what,
                 enabled=progress,
                 rows_of=lambda batch: batch.num_rows,
             )
+            return
         view = self.with_format("arrow")
-        batches = view.open_reader().load(self.order, None, False)  # noqa: FBT003
-        return progress_over(
-            map(view._record_batch, batches),
-            self.num_rows,
-            what,
-            enabled=progress,
-            rows_of=lambda batch: batch.num_rows,
-        )
+        reader = view.open_reader()
+        with preparing([(reader, self.order)], progress):
+            batches = reader.load(self.order, None, False)  # noqa: FBT003
+            yield from progress_over(
+                map(view._record_batch, batches),
+                self.num_rows,
+                what,
+                enabled=progress,
+                rows_of=lambda batch: batch.num_rows,
+            )
 
     def take_offsets(self, offsets: Positions) -> Any:
         """Return the rows at some positions as one batch.
@@ -380,11 +386,12 @@ class ReadVerbs(ColumnVerbs):
         """Return the first ``n`` rows as one batch, or all rows if there are fewer."""
         return self[: count(n, "n")]
 
-    def to_arrow(self, *, progress: bool = False) -> pa.Table:
+    def to_arrow(self, *, progress: bool | None = None) -> pa.Table:
         """Return all rows as a ``pyarrow.Table``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
         """
         import pyarrow as pa
 
@@ -394,11 +401,12 @@ class ReadVerbs(ColumnVerbs):
             return pa.concat_tables(tables, promote_options="permissive")
         return pa.Table.from_batches(batches, schema=self.schema)
 
-    def to_polars(self, *, progress: bool = False) -> pl.DataFrame:
+    def to_polars(self, *, progress: bool | None = None) -> pl.DataFrame:
         """Return all rows as a ``polars.DataFrame``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ImportError: If polars is not installed.
@@ -411,11 +419,12 @@ class ReadVerbs(ColumnVerbs):
             raise TypeError(type(frame))
         return frame
 
-    def to_pandas(self, *, progress: bool = False) -> pd.DataFrame:
+    def to_pandas(self, *, progress: bool | None = None) -> pd.DataFrame:
         """Return all rows as a ``pandas.DataFrame``.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -423,12 +432,13 @@ class ReadVerbs(ColumnVerbs):
         need("pandas", "to_pandas()")
         return as_storable(self.to_arrow(progress=progress)).to_pandas()
 
-    def unique(self, column: str, *, progress: bool = False) -> list[Any]:
+    def unique(self, column: str, *, progress: bool | None = None) -> list[Any]:
         """Return the distinct values of a column, in order of first appearance.
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             Python objects, with ``None`` for null.

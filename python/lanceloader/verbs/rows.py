@@ -12,7 +12,7 @@ from lanceloader import _native
 from lanceloader.choices import check_flag
 from lanceloader.formats import inputs_of
 from lanceloader.formats.functions import Step
-from lanceloader.monitor.progress import progress_over
+from lanceloader.monitor.progress import progress_over, requested, waiting
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.columns import expanded
 from lanceloader.verbs.reading import FUNCTION_ROWS, ReadVerbs
@@ -143,7 +143,7 @@ class RowVerbs(ReadVerbs):
         predicate: str | Sequence[bool] | ArrayLike | Callable[[Any], Any],
         *,
         batched: bool = False,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Self:
         """Return a permutation of the rows for which ``predicate`` is true, in the same order.
 
@@ -156,7 +156,8 @@ class RowVerbs(ReadVerbs):
                 called now for all rows, as ``map`` would call it, and returns whether to keep the
                 row; SQL is many times faster.
             batched: Whether a function takes a batch of rows, and returns a boolean for each.
-            progress: Whether to show a progress bar while a function is called.
+            progress: Whether to show a progress bar while a function is called, or how long an SQL
+                expression takes, after a second; by default as ``LANCELOADER_PROGRESS`` says.
 
         Raises:
             ValueError: If the expression cannot be parsed or names an unknown column, or the
@@ -180,7 +181,8 @@ class RowVerbs(ReadVerbs):
             )
         if isinstance(predicate, str):
             predicate = expanded(self, predicate)
-            source, rows = self.source.matching(predicate, self.order)
+            with requested(progress), waiting("filtering"):
+                source, rows = self.source.matching(predicate, self.order)
             return self.with_rows(rows, source)
         import numpy as np
 
@@ -202,7 +204,11 @@ class RowVerbs(ReadVerbs):
         return self.with_rows(self.order.pick(kept))
 
     def _mask_of(
-        self, function: Callable[[Any], Any], *, batched: bool, progress: bool
+        self,
+        function: Callable[[Any], Any],
+        *,
+        batched: bool,
+        progress: bool | None,
     ) -> np.ndarray[Any, Any]:
         """Return whether a function is true, for each row.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
+from lanceloader.monitor.progress import check_bar, waiting
 from lanceloader.numbers import array_of, count, numpy_of
 from lanceloader.splits import codes_of
 from lanceloader.values import by_value, canonical, listed
@@ -38,6 +39,7 @@ class SampleVerbs(RowVerbs):
         weights: str | Sequence[float] | ArrayLike | Mapping[Any, float] | None = None,
         balance_by: str | None = None,
         replacement: bool = False,
+        progress: bool | None = None,
     ) -> Self:
         """Return a permutation of ``size`` rows drawn at random, in random order.
 
@@ -55,6 +57,8 @@ class SampleVerbs(RowVerbs):
                 rows are drawn from the remaining ones.
             replacement: Whether rows may be drawn more than once. Draws are then computed on
                 demand instead of stored, at any ``size``.
+            progress: Whether to show a progress bar while a column is read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A new permutation. With replacement it stores 12 bytes for each row of this permutation
@@ -71,6 +75,7 @@ class SampleVerbs(RowVerbs):
             >>> rows.count(0), rows.count(9) > rows.count(1)
             (0, True)
         """
+        check_bar(progress)
         rows = self._rows_of(size, replacement=replacement)
         chosen = {"seed": count(seed, "seed"), "epoch": count(epoch, "epoch")}
         if rows == 0:
@@ -85,12 +90,13 @@ class SampleVerbs(RowVerbs):
             return self.with_rows(shuffled.slice(0, rows))
         probabilities: dict[str, Any] = {}
         if balance_by is not None:
-            table = self._columns(balance_by, "balance_by", progress=False)
-            classes = probabilities["classes"] = codes_of(table)
+            table = self._columns(balance_by, "balance_by", progress=progress)
+            with waiting("grouping rows", progress):
+                classes = probabilities["classes"] = codes_of(table)
             if weights is not None:
                 probabilities["weights"] = class_weights(weights, table, classes)
         elif isinstance(weights, str):
-            column = self._columns(weights, "weights", progress=False).column(0)
+            column = self._columns(weights, "weights", progress=progress).column(0)
             probabilities["weights"] = row_weights(
                 column, self.num_rows, f"of column `{weights}`"
             )
@@ -98,10 +104,11 @@ class SampleVerbs(RowVerbs):
             probabilities["weights"] = row_weights(
                 weights, self.num_rows, "of an array"
             )
-        if replacement:
-            drawn = _native.draws(self.num_rows, rows, **chosen, **probabilities)
-        else:
-            drawn = _native.choose(weights_by_row(**probabilities), rows, **chosen)
+        with waiting("drawing rows", progress):
+            if replacement:
+                drawn = _native.draws(self.num_rows, rows, **chosen, **probabilities)
+            else:
+                drawn = _native.choose(weights_by_row(**probabilities), rows, **chosen)
         return self.with_rows(self.order.pick(drawn))
 
     def _rows_of(self, size: float, *, replacement: bool) -> int:
@@ -125,7 +132,7 @@ class SampleVerbs(RowVerbs):
         return rows
 
     def _columns(
-        self, columns: str | Sequence[str], what: str, *, progress: bool
+        self, columns: str | Sequence[str], what: str, *, progress: bool | None
     ) -> pa.Table:
         """Return columns of all rows, selected or not, as canonical values."""
         names = [columns] if isinstance(columns, str) else list(columns)

@@ -19,6 +19,7 @@ from typing import (
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
+from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import array_of, count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
 from lanceloader.values import listed
@@ -59,7 +60,7 @@ class SplitNumber(int, Generic[ViewT]):
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
         hash_by: str | Sequence[str] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Splits[ViewT]:
         """Split the rows into disjoint parts.
 
@@ -78,7 +79,8 @@ class SplitNumber(int, Generic[ViewT]):
             hash_by: Columns; the part of a row depends only on its values and the seed, so it
                 stays the same when rows are added. Sizes must be fractions, which are met
                 approximately.
-            progress: Whether to show a progress bar while columns are read.
+            progress: Whether to show a progress bar while columns are read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             The parts, in the order of ``sizes``. A plain random split shuffles its rows; the
@@ -137,14 +139,14 @@ class SplitNumber(int, Generic[ViewT]):
             return perm._splits(parts, requested.names)
         ((criterion, columns),) = passed.items()
         table = perm._columns(columns, criterion, progress=progress)
-        if criterion == "hash_by":
-            picks = by_hash(table, requested.shares(), seed)
-        else:
-            divide = (
-                _native.stratified if criterion == "stratify_by" else _native.grouped
-            )
-            picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
-        return perm._splits(map(perm.order.pick, picks), requested.names)
+        with waiting("splitting rows", progress):
+            if criterion == "hash_by":
+                picks = by_hash(table, requested.shares(), seed)
+            else:
+                is_stratified = criterion == "stratify_by"
+                divide = _native.stratified if is_stratified else _native.grouped
+                picks = divide(codes_of(table), requested.counts(perm.num_rows), seed)
+            return perm._splits(map(perm.order.pick, picks), requested.names)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
@@ -195,12 +197,13 @@ class SplitVerbs(SampleVerbs):
     split = SplitMethod()
     """Split the rows into parts; as an int, the number of the split, as in LanceDB."""
 
-    def split_by(self, column: str, *, progress: bool = False) -> Splits[Self]:
+    def split_by(self, column: str, *, progress: bool | None = None) -> Splits[Self]:
         """Split the rows by the values of a column, such as one that holds the name of a split.
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A part for each distinct value, in order of first appearance, named ``str(value)``,
@@ -212,7 +215,7 @@ class SplitVerbs(SampleVerbs):
         orders, values = self._by_value(column, "split_by", progress=progress)
         return self._splits(orders, [str(value) for value in values])
 
-    def strata(self, column: str, *, progress: bool = False) -> dict[Any, Self]:
+    def strata(self, column: str, *, progress: bool | None = None) -> dict[Any, Self]:
         """Return the rows of each distinct value of a column, as sources for ``lanceloader.mix``.
 
         Each batch of a mixture of the strata has rows of all values, in proportion to their
@@ -220,7 +223,8 @@ class SplitVerbs(SampleVerbs):
 
         Args:
             column: The name of a column, which is read once.
-            progress: Whether to show a progress bar.
+            progress: Whether to show a progress bar, if it takes long; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A permutation for each distinct value, in order of first appearance, with its rows in
@@ -245,18 +249,19 @@ class SplitVerbs(SampleVerbs):
         return strata
 
     def _by_value(
-        self, column: str, what: str, *, progress: bool
+        self, column: str, what: str, *, progress: bool | None
     ) -> tuple[list[Order], list[Any]]:
         """Return the rows of each distinct value of a column, and the values."""
         import numpy as np
 
         table = self._columns(column, what, progress=progress)
-        codes = codes_of(table)
-        rows = np.argsort(codes, kind="stable")
-        starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
-        values = listed(table.column(0).take(array_of(rows[starts])))
-        picks = map(_native.Order.set, np.split(rows, starts[1:]))
-        return (list(map(self.order.pick, picks)) if values else []), values
+        with waiting("grouping rows", progress):
+            codes = codes_of(table)
+            rows = np.argsort(codes, kind="stable")
+            starts = np.searchsorted(codes[rows], np.arange(codes.max(initial=-1) + 1))
+            values = listed(table.column(0).take(array_of(rows[starts])))
+            picks = map(_native.Order.set, np.split(rows, starts[1:]))
+            return (list(map(self.order.pick, picks)) if values else []), values
 
     def kfold(
         self,
@@ -265,7 +270,7 @@ class SplitVerbs(SampleVerbs):
         seed: int,
         stratify_by: str | Sequence[str] | None = None,
         group_by: str | Sequence[str] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> list[Fold[Self]]:
         """Return the folds of a cross-validation.
 
@@ -274,7 +279,8 @@ class SplitVerbs(SampleVerbs):
             seed: The seed of the random split into folds.
             stratify_by: As for ``split``.
             group_by: As for ``split``.
-            progress: Whether to show a progress bar while columns are read.
+            progress: Whether to show a progress bar while columns are read; by default as
+                ``LANCELOADER_PROGRESS`` says.
 
         Returns:
             A pair ``(train, val)`` for each fold; every row is in exactly one ``val``.

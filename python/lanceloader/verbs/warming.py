@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lanceloader import _native
 from lanceloader.errors import StorageError, UnsupportedError
-from lanceloader.monitor.progress import new_bar
+from lanceloader.monitor.progress import reported
 from lanceloader.options import cache_folder
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class WarmReport:
     cache_dir: str | None
 
 
-def pack_now(view: View, progress: Progress) -> WarmReport:
+def pack_now(view: View, progress: Progress | None) -> WarmReport:
     """Pack all rows of the table that ``view`` reads, and return when they are packed.
 
     Args:
@@ -73,18 +73,8 @@ def pack_now(view: View, progress: Progress) -> WarmReport:
     start = time.perf_counter()
     if choice.num_rows:
         total = choice.row_bytes * choice.num_rows
-        if callable(progress):
-            wait_for(reader, total, progress)
-        elif progress:
-            with new_bar(total=total, desc="packing", unit="B", unit_scale=True) as bar:
-
-                def show(done: int, total: int | None) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
-                wait_for(reader, total, show)
-        else:
-            wait_for(reader, total, lambda _done, _total: None)
+        with reported("packing", progress, unit="B") as report:
+            wait_for(reader, total, report)
     after = reader.stats()
     return WarmReport(
         rows=choice.num_rows,

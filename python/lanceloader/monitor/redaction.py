@@ -1,4 +1,4 @@
-"""Credentials are replaced in whatever a command prints."""
+"""Credentials are replaced in what is printed and in reports."""
 
 from __future__ import annotations
 
