@@ -76,13 +76,18 @@ def listing(root: Path, prefix: str) -> bytes:
     ).encode()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    # As many connections as come at once: others would wait for a second.
+    request_queue_size = 1024
+
+
 @contextlib.contextmanager
 def serving(folder: Path, trouble=None, *, request: type[Request] = Request):
     """Serve a folder as a bucket; gives the endpoint.
 
     Before each answer ``trouble`` is called, which may give another one: a status and a content.
     """
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), request) as server:
+    with Server(("127.0.0.1", 0), request) as server:
         server.daemon_threads = True
         server.folder = folder
         server.trouble = trouble
