@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         }
     )
     lance.write_dataset(images, folder / "images.lance", max_rows_per_file=120)
-    narrow = {f"c{i}": rng.normal(size=300_000) for i in range(6)}
+    narrow = {f"c{i}": rng.normal(size=1_000_000) for i in range(4)}
     lance.write_dataset(pa.table(narrow), folder / "narrow.lance")
     texts = pa.table({"id": range(2000), "text": [f"{i} " * 9 for i in range(2000)]})
     lance.write_dataset(texts, folder / "fragments.lance", max_rows_per_file=20)
@@ -129,6 +129,34 @@ def test_statistics_say_what_was_fetched(server, tmp_path):
     again = loader.stats()
     assert (again.requests, again.bytes_copied) == (0, again.bytes_served)
     assert "100% of" in str(again)
+
+
+def test_warm_fetches_what_is_not_packed(folder, server, tmp_path):
+    perm = open_table(server, "images", tmp_path)
+    seen = []
+    report = perm.warm(progress=lambda done, total: seen.append(done / total))
+    assert (report.rows, report.is_shared) == (IMAGES, True)
+    assert report.bytes >= IMAGES * IMAGE_BYTES
+    assert report.cache_dir == str(tmp_path)
+    assert seen == sorted(seen)
+    assert seen[-1] > 0.9
+    server.reset()
+    assert rows_of(perm).equals(local_rows(folder, "images"))
+    assert server.requests == 0
+
+
+def test_warm_says_when_there_is_no_room(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "1MB")
+    with pytest.raises(errors.StorageError, match="no room"):
+        open_table(server, "images", tmp_path).warm()
+
+
+def test_explain_says_what_is_fetched(server, tmp_path):
+    text = open_table(server, "images", tmp_path).explain()
+    assert f"once for all processes and later runs, kept under {tmp_path}" in text
+    assert "amplified 1.0 times" in text
+    text = open_table(server, "images", "").explain()
+    assert "again in every epoch, as there is no cache folder" in text
 
 
 FAULTS = {

@@ -32,15 +32,18 @@ class Request(http.server.BaseHTTPRequestHandler):
         if not file.is_file():
             self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
-        content = file.read_bytes()
-        start, stop = 0, len(content)
+        size = file.stat().st_size
+        start, stop = 0, size
         if "Range" in self.headers:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             start = int(first) if first else stop - int(last)
             stop = min(int(last) + 1, stop) if first and last else stop
-        place = f"bytes {start}-{stop - 1}/{len(content)}"
+        with file.open("rb") as opened:
+            opened.seek(start)
+            content = opened.read(stop - start)
+        place = f"bytes {start}-{stop - 1}/{size}"
         status = 206 if "Range" in self.headers else 200
-        self.answer(status, content[start:stop], {"Content-Range": place})
+        self.answer(status, content, {"Content-Range": place})
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -71,15 +71,16 @@ def explanation(view: View) -> str:
             f"read      {strategy}, as {share} do not pay for packing all rows"
         )
     if choice.row_bytes and view.num_rows:
-        lines += costs(view, choice, strategy)
+        lines += costs(view, choice, strategy, is_remote=reader.is_remote)
     return "\n".join(lines)
 
 
-def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
+def costs(
+    view: View, choice: Choice, strategy: str, *, is_remote: bool
+) -> Iterator[str]:
     """Yield the lines about the cost, with estimates for what is only known after reading."""
     packed = choice.row_bytes * choice.num_rows
     useful = choice.row_bytes * view.num_rows
-    is_remote = "://" in (getattr(view.source, "uri", None) or "")
     columns = len(view.selection)
     if strategy == "resident":
         reads = f"every row once ({readable(packed)} packed), then from memory"

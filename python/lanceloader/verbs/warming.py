@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from lanceloader._typing import Progress
     from lanceloader.verbs.base import View
 
-__all__ = ["WarmReport", "pack_now"]
+__all__ = ["WarmReport", "fetch_now", "is_fetched", "pack_now"]
 
 _PAUSE_SECONDS = 0.02
 _WINDOW_ROWS = 16
+_BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class WarmReport:
     Attributes:
         rows: Rows of the table; all of them are packed, whatever the permutation leaves out.
         columns: The columns that were packed, by their names in the table.
-        bytes: Bytes of packed rows.
+        bytes: Bytes of packed rows; for rows that were only fetched, bytes of their files.
         blocks_packed: Blocks of rows that this process packed.
         blocks_found: Blocks that were in the cache already.
         seconds: How long it took.
@@ -73,18 +75,8 @@ def pack_now(view: View, progress: Progress) -> WarmReport:
     start = time.perf_counter()
     if choice.num_rows:
         total = choice.row_bytes * choice.num_rows
-        if callable(progress):
-            wait_for(reader, total, progress)
-        elif progress:
-            with new_bar(total=total, desc="packing", unit="B", unit_scale=True) as bar:
-
-                def show(done: int, total: int | None) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
-                wait_for(reader, total, show)
-        else:
-            wait_for(reader, total, lambda _done, _total: None)
+        work = functools.partial(wait_for, reader, total)
+        with_progress(work, total, progress, "packing")
     after = reader.stats()
     return WarmReport(
         rows=choice.num_rows,
@@ -98,6 +90,81 @@ def pack_now(view: View, progress: Progress) -> WarmReport:
         if after.is_shared
         else None,
     )
+
+
+def is_fetched(view: View) -> bool:
+    """Return whether rows come from object storage and are read from copies of its files."""
+    reader = view.open_reader()
+    return (
+        isinstance(reader, _native.Reader)
+        and reader.is_remote
+        and cache_folder(view.read_options.cache_dir) is not None
+        and reader.choice().strategy != "resident"
+    )
+
+
+def fetch_now(view: View, progress: Progress) -> WarmReport:
+    """Fetch all rows of the table that ``view`` reads, and keep what was fetched.
+
+    Args:
+        view: A view for which ``is_fetched`` is true.
+        progress: As for ``pack_now``.
+
+    Raises:
+        StorageError: If there is no room for them in the cache folder.
+    """
+    reader = view.open_reader()
+    assert isinstance(reader, _native.Reader)
+    choice = reader.choice()
+    row_bytes = max(1, choice.row_bytes)
+    total = row_bytes * choice.num_rows
+    start = time.perf_counter()
+    before = reader.stats()
+    rows = max(1, min(_BATCH_BYTES // row_bytes, choice.num_rows))
+
+    def read(report: Callable[[int, int | None], object]) -> None:
+        done = 0
+        order = _native.Order.all(choice.num_rows)
+        for batch in reader.load(order, rows, False):  # noqa: FBT003
+            done += batch.num_rows * row_bytes
+            report(min(done, total), total)
+            failure = reader.stats().copy_failure
+            if failure is not None:
+                raise StorageError(failure)
+
+    with_progress(read, total, progress, "fetching")
+    after = reader.stats()
+    return WarmReport(
+        rows=choice.num_rows,
+        columns=tuple(view.selection.values()),
+        bytes=after.bytes_served - before.bytes_served,
+        blocks_packed=0,
+        blocks_found=0,
+        seconds=time.perf_counter() - start,
+        is_shared=True,
+        cache_dir=cache_folder(view.read_options.cache_dir),
+    )
+
+
+def with_progress(
+    work: Callable[[Callable[[int, int | None], object]], None],
+    total: int,
+    progress: Progress,
+    title: str,
+) -> None:
+    """Do ``work``, which calls what it is passed with the bytes so far and in all."""
+    if callable(progress):
+        work(progress)
+    elif progress:
+        with new_bar(total=total, desc=title, unit="B", unit_scale=True) as bar:
+
+            def show(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            work(show)
+    else:
+        work(lambda _done, _total: None)
 
 
 def wait_for(

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use memmap2::{Advice, Mmap};
 
 /// Pages that are looked at, to know whether what is asked for is in memory.
-const LOOKED_AT: usize = 2;
+const LOOKED_AT: usize = 8;
 /// Ranges that are at most so far from each other are asked for together.
 const JOINED_BYTES: usize = 16 << 10;
 

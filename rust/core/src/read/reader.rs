@@ -139,6 +139,11 @@ impl Reader {
         self.shared.packed.load().is_some()
     }
 
+    /// Returns whether rows come from another machine.
+    pub fn is_remote(&self) -> bool {
+        self.shared.base.scan().is_remote()
+    }
+
     /// Returns the options of this reader.
     pub fn options(&self) -> &Options {
         &self.shared.options
