@@ -20,6 +20,7 @@ import scenarios.epochs
 import scenarios.lance_torch
 import scenarios.orders
 import scenarios.packing
+import scenarios.storage
 import scenarios.tables
 import scenarios.wide
 import scenarios.workers
@@ -34,6 +35,7 @@ EXPERIMENTS = {
     scenarios.workers.WORKERS: scenarios.workers.run,
     scenarios.orders.ORDERS: scenarios.orders.run,
     scenarios.wide.WIDE: scenarios.wide.run,
+    scenarios.storage.STORAGE: scenarios.storage.run,
     scenarios.tables.TABLES: scenarios.tables.run_tables,
     scenarios.against.PEERS: scenarios.against.run,
     scenarios.packing.PACKING: scenarios.packing.run,

@@ -16,6 +16,7 @@ from scenarios.epochs import COLD, EXTERNAL
 from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
+from scenarios.storage import STORAGE
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
 from scenarios.wide import COLUMNS, FRAGMENTS, LATER_BATCHES
 from scenarios.workers import WORKERS
@@ -53,6 +54,16 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ("anonymous", "peak_anonymous_bytes", *MIBS),
         ("of files", "peak_file_bytes", *MIBS),
         ("imports", "imported_bytes", *MIBS),
+    ]),
+    STORAGE: ("Object storage: 30 ms to a first byte (99 %: 200 ms), 100 MB/s a connection, 5,500 requests/s", [
+        ("rows/s, epoch 0", "rows_per_s_0", 1, ",.0f"),
+        ("rows/s, epoch 1", "rows_per_s_1", 1, ",.0f"),
+        FIRST_S,
+        ("requests a row", "requests_per_row_0", 1, ".3f"),
+        ("in epoch 1", "requests_per_row_1", 1, ".3f"),
+        ("bytes per useful byte", "bytes_per_useful_byte_0", 1, ".2f"),
+        ("CPU of a row, µs", "cpu_us_per_row_0", 1, ",.0f"),
+        ("in flight at most", "most_in_flight_0", 1, ",.0f"),
     ]),
     WORKERS: ("DataLoader workers on a resident table", [
         ("s to first batch", "first_batch_s", 1, ".2f"),

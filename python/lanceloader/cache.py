@@ -1,9 +1,10 @@
-"""The folder where packed rows and computed columns are kept: where it is, what is in it, and how to empty it.
+"""The folder of packed rows, copies of remote files and computed columns, and how to empty it.
 
 Rows come into it by reading with ``read="resident"``, which ``"auto"`` mostly is, or by
-``Permutation.warm``. It may be emptied at any time: what is in use stays, and what is needed
-again is packed again. Computed columns are those of ``select_columns``; they are kept until they
-are removed here, and are computed again when needed.
+``Permutation.warm``; copies by reading rows of tables in object storage that are not packed. It
+may be emptied at any time: what is in use stays, and what is needed again is packed, or
+fetched, again. Computed columns are those of ``select_columns``; they are kept until they are
+removed here, and are computed again when needed.
 """
 
 from __future__ import annotations
@@ -43,25 +44,31 @@ _FIELDS = {
     *("layout", "columns", "num_rows", "block_rows"),
     *("stride", "signature"),
 }
+_FIELDS_OF_COPIES = {"layout", "origin"}
+_BLOCK_BYTES = 512
+"""The unit of ``st_blocks``."""
 _ENTRY_NAME = re.compile("[0-9a-f]{16}")
-_OWN_FILE = re.compile(r".*\.(rows|part)|entry\.json|lock")
+_OWN_FILE = re.compile(r".*\.(rows|copy|sums|part)|entry\.json|lock")
 _OTHERS_MAY_WRITE = 0o022
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Packed rows of some columns, or computed columns, of one table at one version.
+    """Packed rows of some columns of a table at one version, copies of its files, or computed columns.
 
     Attributes:
-        table: Identifies the content of the table: a hash of its manifest.
+        table: Identifies the content of the table: a hash of its manifest. For copies, a hash of
+            ``origin``.
         columns: The packed columns; fields of structs are named with dots. Or the SQL
-            expressions of computed columns.
-        rows: Rows of the table.
+            expressions of computed columns. Empty for copies.
+        rows: Rows of the table. 0 for copies.
         bytes: Bytes of the files.
-        is_complete: Whether all rows are packed.
+        is_complete: Whether all rows are packed, or all files that were opened copied whole.
         is_in_use: Whether a process reads or writes them now.
         last_used: When they were last opened.
         path: The folder with the files.
+        origin: The address of the folder in object storage whose files are copied; ``None`` for
+            packed rows.
     """
 
     table: str
@@ -72,6 +79,7 @@ class Entry:
     is_in_use: bool
     last_used: dt.datetime
     path: Path
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,11 @@ def _entry_at(folder: Path) -> Entry | None:
         if not stat.S_ISREG(used.st_mode):
             return None
         found: Any = json.loads(file.read_bytes())
-        if not isinstance(found, dict) or set(found) != _FIELDS:
+        if not isinstance(found, dict):
+            return None
+        if set(found) == _FIELDS_OF_COPIES:
+            return _copies_at(folder, str(found["origin"]), used.st_mtime)
+        if set(found) != _FIELDS:
             return None
         blocks = -(-found["num_rows"] // max(1, found["block_rows"]))
         files = {each.name: each.lstat() for each in folder.iterdir()}
@@ -255,6 +267,27 @@ def _remove_computed(entry: Entry) -> bool:
     except OSError:
         return not (entry.path / _COMPUTED_DESCRIPTION).exists()
     return True
+
+
+def _copies_at(folder: Path, origin: str, last_used: float) -> Entry:
+    files = {each.name: each.lstat() for each in folder.iterdir()}
+    # Copies have holes where nothing was fetched yet.
+    copies = [about for name, about in files.items() if name.endswith(".copy")]
+    others = [about for name, about in files.items() if not name.endswith(".copy")]
+    stored = [about.st_blocks * _BLOCK_BYTES for about in copies]
+    return Entry(
+        table=folder.parent.name,
+        columns=(),
+        rows=0,
+        bytes=sum(stored) + sum(about.st_size for about in others),
+        is_complete=all(
+            size >= about.st_size for size, about in zip(stored, copies, strict=True)
+        ),
+        is_in_use=_is_in_use(folder),
+        last_used=dt.datetime.fromtimestamp(last_used, dt.UTC),
+        path=folder,
+        origin=origin,
+    )
 
 
 def _is_marked(root: Path) -> bool:

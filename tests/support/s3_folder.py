@@ -32,15 +32,18 @@ class Request(http.server.BaseHTTPRequestHandler):
         if not file.is_file():
             self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
-        content = file.read_bytes()
-        start, stop = 0, len(content)
+        size = file.stat().st_size
+        start, stop = 0, size
         if "Range" in self.headers:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             start = int(first) if first else stop - int(last)
             stop = min(int(last) + 1, stop) if first and last else stop
-        place = f"bytes {start}-{stop - 1}/{len(content)}"
+        with file.open("rb") as opened:
+            opened.seek(start)
+            content = opened.read(stop - start)
+        place = f"bytes {start}-{stop - 1}/{size}"
         status = 206 if "Range" in self.headers else 200
-        self.answer(status, content[start:stop], {"Content-Range": place})
+        self.answer(status, content, {"Content-Range": place})
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -76,13 +79,18 @@ def listing(root: Path, prefix: str) -> bytes:
     ).encode()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    # As many connections as come at once: others would wait for a second.
+    request_queue_size = 1024
+
+
 @contextlib.contextmanager
 def serving(folder: Path, trouble=None, *, request: type[Request] = Request):
     """Serve a folder as a bucket; gives the endpoint.
 
     Before each answer ``trouble`` is called, which may give another one: a status and a content.
     """
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), request) as server:
+    with Server(("127.0.0.1", 0), request) as server:
         server.daemon_threads = True
         server.folder = folder
         server.trouble = trouble

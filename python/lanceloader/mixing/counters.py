@@ -24,8 +24,18 @@ class SummedReadStats:
     blocks_mapped: int
     bytes_kept: int
     fill_nanos: int
+    requests: int
+    bytes_fetched: int
+    bytes_served: int
+    bytes_copied: int
+    retries: int
+    throttled: int
+    most_in_flight: int
+    busy_nanos: int
+    in_flight_nanos: int
     is_shared: bool
     failure: str | None
+    copy_failure: str | None
 
 
 def summed(reads: Sequence[ReadStats]) -> SummedReadStats:
@@ -39,8 +49,18 @@ def summed(reads: Sequence[ReadStats]) -> SummedReadStats:
         blocks_mapped=sum(stats.blocks_mapped for stats in reads),
         bytes_kept=sum(stats.bytes_kept for stats in reads),
         fill_nanos=max(stats.fill_nanos for stats in reads),
+        requests=sum(stats.requests for stats in reads),
+        bytes_fetched=sum(stats.bytes_fetched for stats in reads),
+        bytes_served=sum(stats.bytes_served for stats in reads),
+        bytes_copied=sum(stats.bytes_copied for stats in reads),
+        retries=sum(stats.retries for stats in reads),
+        throttled=sum(stats.throttled for stats in reads),
+        most_in_flight=max(stats.most_in_flight for stats in reads),
+        busy_nanos=max(stats.busy_nanos for stats in reads),
+        in_flight_nanos=sum(stats.in_flight_nanos for stats in reads),
         is_shared=any(stats.is_shared for stats in reads),
         failure=next(failures, None),
+        copy_failure=next(filter(None, (stats.copy_failure for stats in reads)), None),
     )
 
 

@@ -50,10 +50,19 @@ class Measurements:
     bytes_kept: int = 0
     fill_seconds: float = 0.0
     is_shared: bool = False
+    requests: int = 0
+    bytes_fetched: int = 0
+    bytes_served: int = 0
+    bytes_copied: int = 0
+    retries: int = 0
+    throttled: int = 0
+    in_flight: float = 0.0
+    most_in_flight: int = 0
     rows_skipped: int = 0
     rows_filled: int = 0
     batches_skipped: int = 0
     failure: str | None = None
+    copy_failure: str | None = None
     format: str | None = None
 
     @property

@@ -152,6 +152,18 @@ def _read(stats: Measurements) -> list[str]:
             f"{stats.blocks_filled:,} blocks packed, {stats.blocks_mapped:,} found in the cache, "
             f"in {stats.fill_seconds:.2f} s"
         )
+    if stats.bytes_served:
+        line = (
+            f"fetched   {readable(stats.bytes_fetched)} in {stats.requests:,} requests, "
+            f"{stats.in_flight:.0f} in flight on average, {stats.most_in_flight:,} at most; "
+            f"{stats.bytes_copied / stats.bytes_served:.0%} of {readable(stats.bytes_served)} "
+            "came from the cache"
+        )
+        if stats.retries:
+            line += (
+                f"; {stats.retries:,} repeated, {stats.throttled:,} of them throttled"
+            )
+        lines.append(line)
     if stats.rows_skipped or stats.rows_filled:
         lines.append(
             f"failed    {stats.rows_skipped:,} rows skipped "
@@ -159,6 +171,8 @@ def _read(stats: Measurements) -> list[str]:
         )
     if stats.failure is not None:
         lines.append(f"fallback  {stats.failure}")
+    if stats.copy_failure is not None:
+        lines.append(f"not kept  {stats.copy_failure}")
     return lines
 
 

@@ -22,7 +22,8 @@ __all__ = ["STAGES", "Stats", "readable"]
 _SUMMED = (
     *("batches", "rows", "bytes", "rows_packed", "rows_direct", "rows_spilled"),
     *("blocks_filled", "blocks_mapped", "rows_skipped", "rows_filled"),
-    "batches_skipped",
+    *("batches_skipped", "requests", "bytes_fetched", "bytes_served", "bytes_copied"),
+    *("retries", "throttled", "in_flight", "most_in_flight"),
 )
 """The fields of merged statistics that are sums over the ranks."""
 
@@ -71,12 +72,23 @@ class Stats(Measurements):
         bytes_kept: Size of the packed rows in memory.
         fill_seconds: Time until all rows were packed, or 0 if they are not.
         is_shared: Whether packed rows are shared with other processes.
+        requests: Number of requests for data to object storage. Counts of requests include all
+            readers of the table in this process.
+        bytes_fetched: Size of the answers.
+        bytes_served: Bytes of remote files that were needed, from wherever they came.
+        bytes_copied: Those of them that came from copies in the cache folder.
+        retries: Number of requests that failed and were made again.
+        throttled: Those of them that the store refused because there were too many (429, 503).
+        in_flight: Mean number of requests in flight, while there were any.
+        most_in_flight: The most requests that were in flight at once.
         rows_skipped: Number of rows skipped because a transform failed on them.
         rows_filled: Number of rows replaced because a transform failed on them.
         batches_skipped: Number of batches of which all rows were skipped.
         format: The format of the batches, or ``None`` for a user's transform.
         failure: Why rows could not be packed or stored in files, or ``None``. They were then
             read in another way.
+        copy_failure: Why nothing more was kept in the cache folder of what was fetched from object
+            storage, or ``None``. It is fetched again in the next epoch.
     """
 
     @property
@@ -147,6 +159,9 @@ class Stats(Measurements):
             fill_seconds=max(each.fill_seconds for each in ranks),
             is_shared=is_shared,
             failure=next((each.failure for each in ranks if each.failure), None),
+            copy_failure=next(
+                (each.copy_failure for each in ranks if each.copy_failure), None
+            ),
             format=slowest.format,
         )
 
@@ -232,5 +247,16 @@ def reads_between(
         "bytes_kept": after.bytes_kept,
         "fill_seconds": after.fill_nanos / 1e9,
         "is_shared": after.is_shared,
+        "requests": after.requests - before.requests,
+        "bytes_fetched": after.bytes_fetched - before.bytes_fetched,
+        "bytes_served": after.bytes_served - before.bytes_served,
+        "bytes_copied": after.bytes_copied - before.bytes_copied,
+        "retries": after.retries - before.retries,
+        "throttled": after.throttled - before.throttled,
+        "in_flight": (after.in_flight_nanos - before.in_flight_nanos) / busy
+        if (busy := after.busy_nanos - before.busy_nanos)
+        else 0.0,
+        "most_in_flight": after.most_in_flight,
         "failure": after.failure,
+        "copy_failure": after.copy_failure,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
@@ -74,15 +76,16 @@ def explanation(view: View) -> str:
             f"read      {strategy}, as {share} do not pay for packing all rows"
         )
     if choice.row_bytes and view.num_rows:
-        lines += costs(view, choice, strategy)
+        lines += costs(view, choice, strategy, is_remote=reader.is_remote)
     return "\n".join(lines)
 
 
-def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
+def costs(
+    view: View, choice: Choice, strategy: str, *, is_remote: bool
+) -> Iterator[str]:
     """Yield the lines about the cost, with estimates for what is only known after reading."""
     packed = choice.row_bytes * choice.num_rows
     useful = choice.row_bytes * view.num_rows
-    is_remote = "://" in (getattr(view.source, "uri", None) or "")
     columns = len(view.selection)
     if strategy == "resident":
         reads = f"every row once ({readable(packed)} packed), then from memory"
@@ -107,7 +110,13 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
     else:
         window = max(1, min(view.num_rows, _WINDOW_BYTES // choice.row_bytes))
         windows = -(-view.num_rows // window)
-        touched = min(packed, window * columns * max(_CHUNK_BYTES, choice.row_bytes))
+        # A value that is longer than a chunk is read by itself.
+        touched = min(
+            packed,
+            window * (choice.row_bytes + (columns - 1) * _CHUNK_BYTES)
+            if choice.row_bytes > _CHUNK_BYTES
+            else window * columns * _CHUNK_BYTES,
+        )
         reads = (
             f"{windows:,} windows of {window:,} rows, sorted and merged: about "
             f"{readable(touched * windows)} an epoch"
@@ -120,8 +129,44 @@ def costs(view: View, choice: Choice, strategy: str) -> Iterator[str]:
         + rows * choice.row_bytes / _BYTES_PER_SECOND
     )
     first += _REMOTE_SECONDS if is_remote else 0.0
+    if is_remote:
+        yield from _remote(view, strategy, useful)
     yield f"row       about {choice.row_bytes:,} bytes, packed"
     yield f"reads     {reads}"
     yield f"amplified {amplification:.1f} times the bytes of the batches, in the first epoch"
     yield f"memory    {memory}"
     yield f"first     batch of {rows:,} rows is expected after {first * 1e3:,.0f} ms"
+
+
+def _remote(view: View, strategy: str, useful: int) -> Iterator[str]:
+    """Yield the line about what is fetched from object storage, and what is kept of it."""
+    folder = cache_folder(view.read_options.cache_dir)
+    if folder is None:
+        again = "" if strategy == "resident" else ", and again in every epoch"
+        yield (
+            f"fetched   about {readable(useful)}{again}, as there is no cache folder; "
+            "`with_read(cache_dir=...)` keeps what was fetched on a local disk"
+        )
+        return
+    room = view.read_options.for_native()["cache_limit"]
+    if room is None:
+        room = _free_bytes(folder) // 2
+    if strategy == "resident" or useful <= room:
+        yield (
+            f"fetched   about {readable(useful)} once for all processes and later runs, kept "
+            f"under {folder}"
+        )
+        return
+    yield (
+        f"fetched   about {readable(useful)}; the {readable(room)} that {folder} has room for "
+        f"are kept, the other {readable(useful - room)} fetched in every epoch: a larger "
+        "LANCELOADER_CACHE_LIMIT, another `cache_dir` or fewer columns help"
+    )
+
+
+def _free_bytes(folder: str) -> int:
+    """Return the free space of the disk that a folder, which need not exist, will lie on."""
+    path = Path(folder)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free

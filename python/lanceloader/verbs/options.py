@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from lanceloader.options import ReadOptions
 from lanceloader.verbs.base import View
 from lanceloader.verbs.explaining import explanation
-from lanceloader.verbs.warming import WarmReport, pack_now
+from lanceloader.verbs.warming import WarmReport, fetch_now, is_fetched, pack_now
 
 if TYPE_CHECKING:
     import os
@@ -87,13 +87,16 @@ class OptionVerbs(View):
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> WarmReport:
-        """Pack the rows of the table now, so that a first epoch does not have to.
+        """Pack or fetch the rows of the table now, so that a first epoch does not have to.
 
         The selected columns of all rows of the table are packed, as ``read="resident"`` does it
         in the background, and this returns when the last row is packed. Filters and orders
         make no difference. Packed rows of 8 MiB and more are kept in the cache folder, for other
         processes and later runs, until others need the room; fewer are kept in memory while
         this permutation, or one made from it, is in use.
+
+        Rows of a table in object storage that are not read from packed rows, such as images, are
+        fetched and kept in the cache folder as they are.
 
         Args:
             memory_limit: As for ``with_read``.
@@ -115,8 +118,13 @@ class OptionVerbs(View):
             >>> report.rows, report.is_shared
             (10, False)
         """
-        options = ReadOptions("resident", memory_limit, cache_dir, threads)
+        options = ReadOptions(None, memory_limit, cache_dir, threads)
         view = self._replace(read_options=self.read_options.merged(options))
-        report = pack_now(view, progress)
+        if is_fetched(view):
+            report = fetch_now(view, progress)
+        else:
+            options = ReadOptions("resident")
+            view = view._replace(read_options=view.read_options.merged(options))
+            report = pack_now(view, progress)
         self._warm = view.reader
         return report

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from lanceloader._typing import Progress
     from lanceloader.verbs.base import View
 
-__all__ = ["WarmReport", "pack_now"]
+__all__ = ["WarmReport", "fetch_now", "is_fetched", "pack_now"]
 
 _PAUSE_SECONDS = 0.02
 _WINDOW_ROWS = 16
+_BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class WarmReport:
     Attributes:
         rows: Rows of the table; all of them are packed, whatever the permutation leaves out.
         columns: The columns that were packed, by their names in the table.
-        bytes: Bytes of packed rows.
+        bytes: Bytes of packed rows; for rows that were only fetched, bytes of their files.
         blocks_packed: Blocks of rows that this process packed.
         blocks_found: Blocks that were in the cache already.
         seconds: How long it took.
@@ -87,6 +88,58 @@ def pack_now(view: View, progress: Progress | None) -> WarmReport:
         cache_dir=cache_folder(view.read_options.cache_dir)
         if after.is_shared
         else None,
+    )
+
+
+def is_fetched(view: View) -> bool:
+    """Return whether rows come from object storage and are read from copies of its files."""
+    reader = view.open_reader()
+    return (
+        isinstance(reader, _native.Reader)
+        and reader.is_remote
+        and cache_folder(view.read_options.cache_dir) is not None
+        and reader.choice().strategy != "resident"
+    )
+
+
+def fetch_now(view: View, progress: Progress | None) -> WarmReport:
+    """Fetch all rows of the table that ``view`` reads, and keep what was fetched.
+
+    Args:
+        view: A view for which ``is_fetched`` is true.
+        progress: As for ``pack_now``.
+
+    Raises:
+        StorageError: If there is no room for them in the cache folder.
+    """
+    reader = view.open_reader()
+    assert isinstance(reader, _native.Reader)
+    choice = reader.choice()
+    row_bytes = max(1, choice.row_bytes)
+    total = row_bytes * choice.num_rows
+    start = time.perf_counter()
+    before = reader.stats()
+    rows = max(1, min(_BATCH_BYTES // row_bytes, choice.num_rows))
+
+    done = 0
+    order = _native.Order.all(choice.num_rows)
+    with reported("fetching", progress, unit="B") as report:
+        for batch in reader.load(order, rows, False):  # noqa: FBT003
+            done += batch.num_rows * row_bytes
+            report(min(done, total), total)
+            failure = reader.stats().copy_failure
+            if failure is not None:
+                raise StorageError(failure)
+    after = reader.stats()
+    return WarmReport(
+        rows=choice.num_rows,
+        columns=tuple(view.selection.values()),
+        bytes=after.bytes_served - before.bytes_served,
+        blocks_packed=0,
+        blocks_found=0,
+        seconds=time.perf_counter() - start,
+        is_shared=True,
+        cache_dir=cache_folder(view.read_options.cache_dir),
     )
 
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow_schema::ArrowError;
 
+pub(crate) use fault::StoreFault;
 pub use fault::{Cause, Fault};
 use text::{nearest, without_location};
 

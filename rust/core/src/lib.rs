@@ -49,9 +49,11 @@
 //! | take, scan | rows by offset; rows in storage order |
 
 mod address_space;
+mod advice;
 pub mod budget;
 mod disk;
 pub mod error;
+mod files;
 pub mod histogram;
 pub mod interrupt;
 mod processor;

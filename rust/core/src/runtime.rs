@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::address_space::{self, check_room};
@@ -51,6 +52,13 @@ impl<T> PerProcess<T> {
     /// Those of `make`.
     pub(crate) fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         self.get_or_try_init(make)
+    }
+
+    /// Returns this process's value, if there is one.
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        let made = self.0.load();
+        let mine = made.as_ref().filter(|made| made.pid == std::process::id());
+        mine.map(|made| Arc::clone(&made.value))
     }
 
     /// Returns this process's value, made by `init`, which cannot fail, if there is none yet.
@@ -141,6 +149,19 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
             }
         }
     })
+}
+
+/// Runs a future that probably does not wait: without the runtime, if it does not.
+///
+/// # Errors
+///
+/// Those of [`wait`].
+pub(crate) fn at_once<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().now_or_never() {
+        Some(result) => result,
+        None => wait(future),
+    }
 }
 
 /// Sleeps, in a future.

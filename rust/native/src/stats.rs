@@ -1,6 +1,7 @@
 //! What the core says of itself, as plain values.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lanceloader_core::{histogram, loader, read};
 use pyo3::{pyclass, pymethods};
@@ -46,12 +47,25 @@ pub(crate) struct ReadStats {
     blocks_mapped: u64,
     bytes_kept: u64,
     fill_nanos: u64,
+    requests: u64,
+    bytes_fetched: u64,
+    bytes_served: u64,
+    bytes_copied: u64,
+    retries: u64,
+    throttled: u64,
+    most_in_flight: u64,
+    /// Nanoseconds with any request in flight, and those of all requests together.
+    busy_nanos: u64,
+    in_flight_nanos: u64,
     is_shared: bool,
     failure: Option<String>,
+    copy_failure: Option<String>,
 }
 
 impl From<read::ReadStats> for ReadStats {
     fn from(stats: read::ReadStats) -> Self {
+        let traffic = stats.traffic;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Self {
             rows_packed: stats.rows_packed,
             rows_direct: stats.rows_direct,
@@ -60,8 +74,18 @@ impl From<read::ReadStats> for ReadStats {
             blocks_mapped: stats.blocks_mapped,
             bytes_kept: stats.bytes_kept,
             fill_nanos: stats.fill_nanos,
+            requests: traffic.requests,
+            bytes_fetched: traffic.bytes_fetched,
+            bytes_served: traffic.bytes_served,
+            bytes_copied: traffic.bytes_copied,
+            retries: traffic.retries,
+            throttled: traffic.throttled,
+            most_in_flight: traffic.most_in_flight,
+            busy_nanos: nanos(traffic.busy),
+            in_flight_nanos: nanos(traffic.in_flight),
             is_shared: stats.is_shared,
             failure: stats.failure,
+            copy_failure: stats.copy_failure,
         }
     }
 }

@@ -342,6 +342,12 @@ impl Reader {
         Ok(Self::new(enter(py, || self.reader.as_matrix())?))
     }
 
+    /// Returns whether rows come from another machine. No request is made.
+    #[getter]
+    fn is_remote(&self, py: Python<'_>) -> PyResult<bool> {
+        enter(py, || Ok(self.reader.is_remote()))
+    }
+
     /// Returns how rows in random order are read, and why.
     fn choice(&self, py: Python<'_>) -> PyResult<Choice> {
         Ok(enter(py, || self.reader.choice())?.as_ref().into())

@@ -10,12 +10,17 @@ use super::owned::Folder;
 pub(super) const DESCRIPTION: &str = "entry.json";
 pub(super) const LOCK: &str = "lock";
 pub(super) const BLOCK: &str = "rows";
+/// A copy of a file, and the checksums of its pages.
+pub(super) const COPY: &str = "copy";
+pub(super) const SUMS: &str = "sums";
 /// The suffix of files that are not complete.
 pub(super) const UNFINISHED: &str = "part";
 /// Earlier versions wrote to files without `new`, under locks that these do not see.
 pub(super) const PART: &str = "new.part";
 /// Changes when the layout of packed rows or of their files does.
 pub(super) const LAYOUT: u32 = 1;
+/// Changes when the pages of copies or their checksums do.
+const COPIES_LAYOUT: u32 = 1;
 
 /// The description of an entry.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -52,9 +57,44 @@ impl Found {
     }
 
     pub(super) fn name(&self) -> String {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
+        name_of(self)
     }
+}
+
+/// The description of an entry of copies of files.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Origin {
+    layout: u32,
+    /// The address of the folder that the files lie in.
+    origin: String,
+}
+
+impl Origin {
+    pub(super) fn new(origin: &str) -> Self {
+        Self { layout: COPIES_LAYOUT, origin: origin.to_string() }
+    }
+
+    /// Returns the name of the folder around the entry.
+    pub(super) fn table_name(&self) -> String {
+        format!("{:016x}", XxHash3_64::oneshot(self.origin.as_bytes()))
+    }
+
+    pub(super) fn name(&self) -> String {
+        name_of(self)
+    }
+}
+
+/// Returns the name that the folder of an entry must have, by its description.
+pub(super) fn name_in(folder: &Folder) -> Option<String> {
+    let text = folder.read(DESCRIPTION).ok()?;
+    let rows = serde_json::from_slice(&text).map(|found: Found| found.name());
+    rows.or_else(|_| serde_json::from_slice(&text).map(|origin: Origin| origin.name())).ok()
+}
+
+fn name_of(description: &impl Serialize) -> String {
+    let text = serde_json::to_string(description).unwrap_or_default();
+    format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
 }
 
 /// Returns whether a file of an entry is one of those that are written here.
@@ -62,5 +102,7 @@ pub(super) fn is_own_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name == DESCRIPTION
         || name == LOCK
-        || [BLOCK, UNFINISHED].iter().any(|suffix| name.ends_with(&format!(".{suffix}")))
+        || [BLOCK, COPY, SUMS, UNFINISHED]
+            .iter()
+            .any(|suffix| name.ends_with(&format!(".{suffix}")))
 }

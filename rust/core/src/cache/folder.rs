@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FallocateFlags;
+use serde::Serialize;
 use twox_hash::XxHash3_64;
 
 use super::block::{Block, Rows};
@@ -63,23 +64,7 @@ impl Entry {
     }
 
     fn open_at(cache: Cache, name: Name, found: &Found) -> Result<Self> {
-        let path = cache.path_of(&name);
-        let failed = |error: std::io::Error| Error::write(path.display(), &error);
-        make_private(&path).map_err(failed)?;
-        check(&cache, &name)?;
-        let mut options = private();
-        options.read(true).write(true).create(true).truncate(false);
-        let lock = options.open(path.join(LOCK)).map_err(failed)?;
-        match lock.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::refused_now(path.display(), "it is being removed"));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        clean(&path);
-        // Written anew each time, which also says when it was last used.
-        describe(&path, found).map_err(failed)?;
+        let (path, lock) = open_folder(&cache, &name, found)?;
         let key = XxHash3_64::oneshot(path_key(&path).as_bytes());
         Ok(Self { cache, name, found: found.clone(), path, key, _lock: lock })
     }
@@ -193,7 +178,38 @@ impl Drop for Claim<'_> {
     }
 }
 
-fn describe(path: &Path, found: &Found) -> std::io::Result<()> {
+/// Makes the folder of an entry if there is none, and returns its path and the file that keeps it from being
+/// removed.
+///
+/// # Errors
+///
+/// [`Error::Write`] if it cannot be written to, or is not to be trusted.
+pub(super) fn open_folder(
+    cache: &Cache,
+    name: &Name,
+    description: &impl Serialize,
+) -> Result<(PathBuf, File)> {
+    let path = cache.path_of(name);
+    let failed = |error: std::io::Error| Error::write(path.display(), &error);
+    make_private(&path).map_err(failed)?;
+    check(cache, name)?;
+    let mut options = private();
+    options.read(true).write(true).create(true).truncate(false);
+    let lock = options.open(path.join(LOCK)).map_err(failed)?;
+    match lock.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::refused_now(path.display(), "it is being removed"));
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    clean(&path);
+    // Written anew each time, which also says when it was last used.
+    describe(&path, description).map_err(failed)?;
+    Ok((path, lock))
+}
+
+fn describe(path: &Path, found: &impl Serialize) -> std::io::Result<()> {
     /// So that threads do not take each other's files away.
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let text = serde_json::to_string_pretty(found)?;

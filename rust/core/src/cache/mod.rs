@@ -1,4 +1,5 @@
-//! Where packed rows are kept: blocks in memory, and files of blocks that all processes share.
+//! What is kept on a local disk: packed rows in blocks, and copies of files of other machines, shared by
+//! all processes.
 //!
 //! ```text
 //! <cache folder>/lanceloader-cache             says that what lies here may be removed
@@ -7,6 +8,9 @@
 //!                                  lock        held, shared, by every process that reads it
 //!                                  000000.rows a block: header, heads, tails
 //!                                  000001.new.part  a block that is being written, and is locked
+//!                <origin>/<layout>/…           the same for copies of files of another machine:
+//!                                  <file>.copy, <file>.sums  its pages, and their checksums
+//!                                  room-<process>.new.part   room that was taken for more of them
 //! ```
 //!
 //! Both names are hashes: of the data files, deletion files and fields of a table, and of the columns.
@@ -17,6 +21,7 @@
 //! Nothing here needs a recovery.
 
 mod block;
+mod copies;
 mod description;
 mod folder;
 mod locks;
@@ -24,6 +29,7 @@ mod owned;
 mod room;
 
 pub(crate) use block::{Block, Rows};
+pub(crate) use copies::{Copies, Copy, PAGE};
 pub(crate) use description::Found;
 pub(crate) use folder::Entry;
 pub(crate) use room::Cache;

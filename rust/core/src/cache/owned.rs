@@ -12,6 +12,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat}
 
 use crate::disk::is_remote;
 
+/// The end of the names of files with holes.
+const COPY_SUFFIX: &[u8] = b".copy";
+
 /// An open folder, so that no other folder can be put in its place.
 #[derive(Debug)]
 pub(super) struct Folder(File);
@@ -20,6 +23,7 @@ pub(super) struct Folder(File);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct About {
     pub(super) is_file: bool,
+    /// What it takes of the disk, or will once it is written: of a copy with holes, only what is there.
     pub(super) bytes: u64,
     pub(super) modified: SystemTime,
 }
@@ -59,7 +63,11 @@ impl Folder {
         let modified = Duration::new(seconds, nanos);
         Ok(About {
             is_file: FileType::from_raw_mode(stat.st_mode).is_file(),
-            bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            bytes: if name.as_encoded_bytes().ends_with(COPY_SUFFIX) {
+                u64::try_from(i128::from(stat.st_blocks)).unwrap_or(0).saturating_mul(512)
+            } else {
+                u64::try_from(stat.st_size).unwrap_or(0)
+            },
             modified: SystemTime::UNIX_EPOCH + modified,
         })
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
-use super::description::{DESCRIPTION, Found, LOCK, is_own_file};
+use super::description::{DESCRIPTION, LOCK, is_own_file, name_in};
 use super::locks::ProcessLock;
 use super::owned::{Folder, make_private};
 use crate::error::{Error, Result};
@@ -213,7 +213,7 @@ impl Kept {
     /// Returns what is in the folder of an entry, if it is one of ours.
     fn new(table: &OsStr, around: &Folder, columns: OsString, folder: Folder) -> Option<Self> {
         let last_used = folder.about(OsStr::new(DESCRIPTION)).ok()?.modified;
-        if !around.is_trusted() || !folder.is_trusted() || columns != *Found::of(&folder)?.name() {
+        if !around.is_trusted() || !folder.is_trusted() || columns != *name_in(&folder)? {
             return None;
         }
         let files = folder.names().into_iter().filter_map(|name| folder.about(&name).ok());

@@ -41,6 +41,30 @@ impl Fault {
     }
 }
 
+/// What may be done about the error of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreFault {
+    /// Whether the same request may succeed later.
+    pub(crate) may_pass: bool,
+    /// Whether the store refused it because there were too many.
+    pub(crate) is_throttled: bool,
+}
+
+impl StoreFault {
+    pub(crate) fn of(error: &Store) -> Self {
+        let text = chain(error).map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let is_throttled = matches!(status_of(&text), Some(429 | 503));
+        // Of an answer that broke off, libraries say little more than that.
+        let is_cut = chain(error).any(|error| {
+            let kind = error.downcast_ref().map(HttpError::kind);
+            let io = error.downcast_ref().map(std::io::Error::kind);
+            matches!(kind, Some(HttpErrorKind::Decode | HttpErrorKind::Unknown))
+                || io == Some(ErrorKind::UnexpectedEof)
+        });
+        Self { may_pass: is_throttled || is_cut || fault_of(error).may_pass(), is_throttled }
+    }
+}
+
 /// What an [`Error`](super::Error) came from: a copy of the chain, as the errors of libraries can
 /// neither be cloned nor shared.
 #[derive(Debug, Clone)]

@@ -392,9 +392,11 @@ impl Work {
         let found = ticket.num_rows();
         let row_bytes = bytes.div_ceil(found.max(1)).max(1);
         let row_bytes = row_bytes.max(self.feed.row_bytes());
+        if ticket.number == 0 {
+            state.row_bytes = row_bytes;
+        }
         if matches!(self.batches, Batches::AsRead) {
             if ticket.number == 0 {
-                state.row_bytes = row_bytes;
                 state.rows = self.next_rows(row_bytes, ticket.rows);
             }
         } else if ticket.rows >= state.rows {
@@ -414,9 +416,10 @@ impl Work {
             if is_over || state.is_over || self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            // Where windows are batches, their lengths must not depend on which thread was faster.
-            let is_free = matches!(self.batches, Batches::AsRead);
-            let is_known = !is_free || state.taken == 0 || state.row_bytes > 0;
+            // Where windows are batches, their lengths must not depend on which thread was faster. From
+            // another machine the first batch comes sooner if nothing else is fetched meanwhile.
+            let waits = matches!(self.batches, Batches::AsRead) || self.feed.is_remote();
+            let is_known = !waits || state.taken == 0 || state.row_bytes > 0;
             if is_known && state.taken < state.served + state.depth {
                 break;
             }

@@ -19,11 +19,15 @@ const MEDIUM_BYTES: u64 = 4 << 10;
 /// if they have this many bytes together.
 const SAMPLE_ROWS: u64 = 128;
 const SAMPLE_BYTES: u64 = 8 << 20;
+/// How many times as long as in files rows may be in memory, for a first guess.
+const UNPACKED: u64 = 16;
 /// Less than this is not worth a file.
 const SMALL_BYTES: u64 = 8 << 20;
 
 /// Threads of a loader, unless a user says otherwise: one gathers faster than most consumers can take.
 const READING_THREADS: usize = 4;
+/// The same where threads mostly wait for another machine.
+const WAITING_THREADS: usize = 8;
 
 /// Why, where a user said so.
 const ASKED_FOR: &str = "it was asked for";
@@ -59,14 +63,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns the number of threads that pack.
-    pub fn num_threads(&self) -> usize {
-        self.threads.unwrap_or_else(num_cores).max(1)
+    /// Returns the number of threads that pack. Those that wait for another machine need no core.
+    pub fn num_threads(&self, is_remote: bool) -> usize {
+        let default = || if is_remote { num_cores().max(WAITING_THREADS) } else { num_cores() };
+        self.threads.unwrap_or_else(default).max(1)
     }
 
     /// Returns the number of threads of a loader, if there is work for all.
-    pub fn reading_threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| num_cores().min(READING_THREADS)).max(1)
+    pub fn reading_threads(&self, is_remote: bool) -> usize {
+        let default = if is_remote { WAITING_THREADS } else { num_cores().min(READING_THREADS) };
+        self.threads.unwrap_or(default).max(1)
     }
 
     /// Returns whether packed rows are bound by the limit even if they were asked for. Those in files
@@ -215,7 +221,11 @@ fn average_bytes(
         return Ok(stride);
     }
     let stored = weights()?.mean();
-    let Sample { rows, bytes, longest } = sample(scan, packing)?;
+    if stored > WIDE_BYTES && scan.is_remote() {
+        // However long they are in memory: looking would keep the first batch waiting.
+        return Ok(stored.max(stride));
+    }
+    let Sample { rows, bytes, longest } = sample(scan, packing, stored)?;
     // Files know all rows, but not how long compressed ones are. A sample does, but misses long rows that
     // are rare, or makes too much of the one that it met.
     let is_explained = (bytes - longest).div_ceil((rows - 1).max(1)) <= stored;
@@ -231,7 +241,8 @@ struct Sample {
     longest: u64,
 }
 
-fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
+/// Looks at rows all over the table, which have `stored` bytes on average in files.
+fn sample(scan: &dyn Scan, packing: &Packing, stored: u64) -> Result<Sample> {
     let num_rows = scan.num_rows();
     let count = SAMPLE_ROWS.min(num_rows);
     let middle =
@@ -239,11 +250,13 @@ fn sample(scan: &dyn Scan, packing: &Packing) -> Result<Sample> {
     let offset = |part: u64| u64::try_from(middle(part)).unwrap_or(0);
     let mut rows = PackedRows::default();
     let mut found = Sample::default();
+    // From another machine all at once, unless files say that they are long.
+    let first = if scan.is_remote() { SAMPLE_BYTES / (UNPACKED * stored).max(1) } else { 1 };
     while found.rows < count && found.bytes < SAMPLE_BYTES {
         // As many as were seen, or as seem to fit: long rows are met one by one.
         let seen = found.rows;
         let fitting = (SAMPLE_BYTES - found.bytes) * seen.max(1) / found.bytes.max(1);
-        let group = seen.clamp(1, fitting.max(1)).min(count - seen);
+        let group = seen.clamp(first.max(1), fitting.max(first).max(1)).min(count - seen);
         let mut offsets: Vec<u64> =
             (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
         offsets.sort_unstable();

@@ -16,16 +16,20 @@ use super::cuts::Cuts;
 use super::scan::Scan;
 use super::weights::{self, Weights};
 use super::window::{Blocks, cut};
-use crate::error::{Error, Result};
+use crate::cache::Cache;
+use crate::error::Result;
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime;
 use crate::stages::{Stage, measure};
-use crate::table::{self, Columns, FragmentReader, Pending, Table};
+use crate::table::{Columns, FragmentReader, Pending, Table};
 
 /// Fragments that are asked how long their rows are, at most: each may have to be opened.
 const LOOKED_AT: usize = 8;
+
+/// Fragments of local files whose rows are asked for before the first are decoded.
+const ASKED_AT_ONCE: usize = 32;
 
 /// Reads a projection of a Lance table.
 #[derive(Debug)]
@@ -37,7 +41,15 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    pub(super) fn new(table: Arc<Table>, projection: Projection) -> Result<Self> {
+    /// Returns a reader that keeps what it fetches from another machine in `copies`.
+    pub(super) fn new(
+        table: Arc<Table>,
+        projection: Projection,
+        copies: Option<Cache>,
+    ) -> Result<Self> {
+        if let Some(copies) = copies {
+            table.keep_copies(copies);
+        }
         let columns = table.columns(&projection)?;
         Ok(Self { table, projection, columns, weights: OnceLock::new() })
     }
@@ -54,7 +66,7 @@ impl Direct {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
             (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
         } else {
-            let read = measure(Stage::Read, || self.read(reads));
+            let read = measure(Stage::Read, || self.read(reads, true));
             read.map_err(|error| self.table.changed(error))?
         };
         let blocks = Blocks { schema, rows: &blocks, are_owned };
@@ -84,7 +96,7 @@ impl Direct {
                 let addresses = self.table.layout().addresses(offsets)?;
                 Ok(addresses.into_iter().map(|address| address.0).collect())
             }
-            other => Err(Error::bug(format!("{other:?} is not kept by the table"))),
+            other => Err(crate::Error::bug(format!("{other:?} is not kept by the table"))),
         }
     }
 
@@ -102,29 +114,36 @@ impl Direct {
     }
 
     /// Returns the blocks, and whether they own their buffers.
-    fn read(&self, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, bool)> {
-        let mut blocks = vec![None; reads.len()];
+    fn read(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
+        if self.table.is_remote()? {
+            return self.read_remote(reads, keeps);
+        }
+        let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
-        let mut remote = Vec::new();
-        // Mapped files one by one: there may be more of them than a process can have open.
-        for (at, read) in reads.into_iter().enumerate() {
-            let reader = self.table.fragment(read.fragment, &self.columns)?;
-            if reader.is_remote() {
-                remote.push((at, reader, read));
-                continue;
-            }
-            let block = request(&reader, &read)?.decode()?;
-            are_owned &= reader.owns(&block);
-            blocks[at] = Some(block);
-        }
-        if !remote.is_empty() {
-            for (at, block, is_owned) in runtime::blocking(|| decode_all(remote))? {
+        // Some at a time: there may be more mapped files than a process can have open.
+        for reads in reads.chunks(ASKED_AT_ONCE) {
+            let open = |read: &Read| self.table.fragment(read.fragment, &self.columns);
+            let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
+            let decoded = if readers.iter().any(FragmentReader::is_remote) {
+                let reads = reads.to_vec();
+                runtime::blocking(move || decode_all(&readers, &reads, keeps))?
+            } else {
+                decode_all(&readers, reads, keeps)?
+            };
+            for (block, is_owned) in decoded {
                 are_owned &= is_owned;
-                blocks[at] = Some(block);
+                blocks.push(block);
             }
         }
-        let all: Option<Vec<_>> = blocks.into_iter().collect();
-        Ok((all.ok_or_else(|| Error::bug("a block was not read"))?, are_owned))
+        Ok((blocks, are_owned))
+    }
+
+    fn read_remote(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
+        let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
+        let readers = self.table.fragments(&indexes, &self.columns)?;
+        let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps))?;
+        let are_owned = decoded.iter().all(|(_, is_owned)| *is_owned);
+        Ok((decoded.into_iter().map(|(block, _)| block).collect(), are_owned))
     }
 }
 
@@ -137,16 +156,16 @@ impl Scan for Direct {
         self.table.layout().num_rows()
     }
 
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+    fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
-        Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, keeps).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
-        Ok(self.read(reads).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, true).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn weights(&self) -> Result<Weights> {
@@ -195,8 +214,12 @@ impl Scan for Direct {
         Ok(Weights::new(runs).with_longest(longest))
     }
 
+    fn is_remote(&self) -> bool {
+        self.table.is_remote().unwrap_or(false)
+    }
+
     fn forget(&self) {
-        table::forget_touched();
+        crate::files::forget_touched();
     }
 }
 
@@ -223,21 +246,24 @@ fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
     is_run.then(|| first..last + 1)
 }
 
-fn request<'a>(reader: &'a FragmentReader, read: &Read) -> Result<Pending<'a>> {
+fn request<'a>(reader: &'a FragmentReader, read: &Read, keeps: bool) -> Result<Pending<'a>> {
     crate::interrupt::check()?;
-    reader.request(&read.places, read.num_rows)
+    reader.request(&read.places, read.num_rows, keeps)
 }
 
-/// Decodes remote reads; sends every request before it waits for the first answer.
+/// Returns blocks, and whether they own their buffers; sends every request before it waits for the first
+/// answer.
 fn decode_all(
-    reads: Vec<(usize, FragmentReader, Read)>,
-) -> Result<Vec<(usize, RecordBatch, bool)>> {
-    let pending = reads.iter().map(|(_, reader, read)| request(reader, read));
+    readers: &[FragmentReader],
+    reads: &[Read],
+    keeps: bool,
+) -> Result<Vec<(RecordBatch, bool)>> {
+    let pending = readers.iter().zip(reads).map(|(reader, read)| request(reader, read, keeps));
     let pending = pending.collect::<Result<Vec<_>>>()?;
-    let decode = |((at, reader, _), pending): (&(usize, FragmentReader, Read), Pending<'_>)| {
+    let decode = |(reader, pending): (&FragmentReader, Pending<'_>)| {
         let block = pending.decode()?;
         let is_owned = reader.owns(&block);
-        Ok((*at, block, is_owned))
+        Ok((block, is_owned))
     };
-    reads.iter().zip(pending).map(decode).collect()
+    readers.iter().zip(pending).map(decode).collect()
 }

@@ -91,7 +91,7 @@ impl External {
         pool: &Arc<Pool>,
     ) -> Result<Self> {
         let packing = Packing::new(scan.schema())?;
-        let (budget, threads) = (options.memory_bytes(), options.reading_threads());
+        let (budget, threads) = (options.memory_bytes(), options.reading_threads(scan.is_remote()));
         let is_listed = !order.is_invertible();
         let pair_bytes = if is_listed { size_of::<(u64, u64)>() as u64 } else { 0 };
         let list_bytes = order.len().saturating_mul(pair_bytes);

@@ -249,8 +249,13 @@ impl Feed {
         Ok((positions.end - positions.start).saturating_mul(self.row_bytes() as u64))
     }
 
+    /// Returns whether rows are fetched from another machine, one by one.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Direct) && self.reader.shared.base.scan().is_remote()
+    }
+
     /// Returns how many threads should read, if there is work for all.
     pub(crate) fn num_threads(&self) -> usize {
-        self.reader.options().reading_threads()
+        self.reader.options().reading_threads(self.reader.shared.base.scan().is_remote())
     }
 }

@@ -215,7 +215,7 @@ impl Scan for Memory {
         self.table.num_rows()
     }
 
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+    fn scan(&self, offsets: Range<u64>, _keeps: bool) -> Result<Vec<RecordBatch>> {
         self.run(offsets)
     }
 

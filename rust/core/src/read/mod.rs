@@ -24,6 +24,7 @@ mod stats;
 mod weights;
 mod window;
 
+pub use crate::files::Traffic;
 pub use choose::{Choice, Options, Strategy};
 pub use cuts::Cuts;
 pub(crate) use feed::Feed;

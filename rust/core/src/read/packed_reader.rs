@@ -21,6 +21,7 @@ use super::weights::Weights;
 use super::window::{Form, formed};
 use crate::cache::{Cache, Entry, Found};
 use crate::error::{Error, Result};
+use crate::files::Traffic;
 use crate::gather::{Gathered, gather};
 use crate::interrupt;
 use crate::matrix;
@@ -98,7 +99,7 @@ impl PackedReader {
             resident,
             wanted,
             schema: Arc::new(schema),
-            threads: options.num_threads(),
+            threads: options.num_threads(base.scan().is_remote()),
             is_asked_for,
             matrix,
             is_first_taken: AtomicBool::new(is_warm),
@@ -126,8 +127,10 @@ impl PackedReader {
             blocks_mapped: of(&counters.blocks_mapped),
             bytes_kept: self.resident.kept_bytes(),
             fill_nanos: of(&counters.fill_nanos),
+            traffic: Traffic::default(),
             is_shared: self.resident.is_shared(),
             failure: self.resident.failure().map(|error| error.to_string()),
+            copy_failure: None,
         }
     }
 
@@ -334,7 +337,7 @@ fn open_rows(
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {
     let names: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
     let columns: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
-    Direct::new(Arc::clone(table), table.projection(&columns)?)
+    Direct::new(Arc::clone(table), table.projection(&columns)?, None)
 }
 
 /// Returns the numbers of the columns of `packed` that `wanted` names.

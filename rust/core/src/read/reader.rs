@@ -18,6 +18,7 @@ use super::setback::Setback;
 use super::stats::ReadStats;
 use super::weights::Weights;
 use super::window::{Form, formed};
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::projection::Projection;
@@ -65,7 +66,9 @@ impl Reader {
     /// [`Error::Unsupported`] if a projected column is stored in a way
     /// this reader does not read.
     pub fn of_table(table: Arc<Table>, projection: Projection, options: Options) -> Result<Self> {
-        let base = Base::Direct(Arc::new(Direct::new(table, projection)?));
+        let folder = options.cache_folder.as_deref();
+        let copies = folder.map(|folder| Cache::new(folder, options.cache_limit));
+        let base = Base::Direct(Arc::new(Direct::new(table, projection, copies)?));
         Ok(Self::new(base, options))
     }
 
@@ -136,6 +139,11 @@ impl Reader {
         self.shared.packed.load().is_some()
     }
 
+    /// Returns whether rows come from another machine.
+    pub fn is_remote(&self) -> bool {
+        self.shared.base.scan().is_remote()
+    }
+
     /// Returns the options of this reader.
     pub fn options(&self) -> &Options {
         &self.shared.options
@@ -191,6 +199,11 @@ impl Reader {
         stats.rows_spilled += self.shared.rows_spilled.load(Ordering::Relaxed);
         let failure = self.shared.spill_failure.load();
         stats.failure = stats.failure.or_else(|| failure.as_ref().map(ToString::to_string));
+        if let Base::Direct(direct) = &self.shared.base {
+            let table = direct.table();
+            stats.traffic = table.traffic();
+            stats.copy_failure = table.copy_failure().map(|error| error.to_string());
+        }
         stats
     }
 

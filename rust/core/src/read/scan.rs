@@ -20,17 +20,23 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
     /// Returns the number of rows.
     fn num_rows(&self) -> u64;
 
-    /// Returns the rows at these offsets, in one batch or several.
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>>;
+    /// Returns the rows at these offsets, in one batch or several. `keeps` says whether what is fetched
+    /// from another machine is added to the copies on a local disk.
+    fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>>;
 
     /// Returns the rows at ascending offsets, far from each other.
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
-        let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1));
+        let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1, true));
         Ok(rows.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Returns about how many bytes the rows have, by what is known without reading them.
     fn weights(&self) -> Result<Weights>;
+
+    /// Returns whether rows come from another machine, where reading waits and does not compute.
+    fn is_remote(&self) -> bool {
+        false
+    }
 
     /// Gives memory back that holds what was scanned, and will not be wanted again soon.
     fn forget(&self) {}

@@ -200,7 +200,7 @@ impl Scan for Strings {
         self.lengths.len() as u64
     }
 
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+    fn scan(&self, offsets: Range<u64>, _keeps: bool) -> Result<Vec<RecordBatch>> {
         assert!(self.panics_at.is_none_or(|at| !offsets.contains(&at)), "on purpose");
         self.num_read.fetch_add(offsets.end - offsets.start, Ordering::Relaxed);
         let row = |at: u64| at.to_string().repeat(self.lengths[usize::try_from(at).unwrap()]);
@@ -306,7 +306,7 @@ fn long_rows_come_back_from_scratch_files_in_any_order() {
         for start in (0..3000).step_by(500) {
             let found = external.gather(start..start + 500).unwrap();
             let offsets = order.offsets(start..start + 500).unwrap();
-            let wanted = offsets.into_iter().flat_map(|at| scan.scan(at..at + 1).unwrap());
+            let wanted = offsets.into_iter().flat_map(|at| scan.scan(at..at + 1, true).unwrap());
             let wanted: Vec<RecordBatch> = wanted.collect();
             let wanted = arrow_select::concat::concat_batches(&scan.schema, &wanted).unwrap();
             assert_eq!(found, wanted);

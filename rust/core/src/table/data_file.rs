@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
-use arrow_buffer::NullBuffer;
+use arrow_buffer::{Buffer, NullBuffer};
 use arrow_data::ArrayData;
 use lance_core::cache::LanceCache;
 use lance_encoding::EncodingsIo;
 
-use super::mapped::MappedFile;
 use crate::error::Result;
+use crate::files::{MappedFile, RemoteFile};
 
 /// A data file, ready to be decoded with any projection.
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub(super) path: String,
     pub(super) io: Arc<dyn EncodingsIo>,
+    /// The same for what is kept elsewhere: nothing is added to a copy on a local disk.
+    pub(super) passing_io: Arc<dyn EncodingsIo>,
     /// Where Lance keeps what it learns about pages.
     pub(super) pages: Arc<LanceCache>,
     pub(super) mapped: Option<Arc<MappedFile>>,
+    pub(super) remote: Option<Arc<RemoteFile>>,
     pub(super) num_bytes: u64,
     /// Bytes to read at once from its end.
     pub(super) tail_bytes: u64,
@@ -30,13 +33,17 @@ impl DataFile {
         self.mapped.is_none()
     }
 
-    /// Returns whether any buffer of `data` is a part of the mapped file.
+    /// Returns whether any buffer of `data` is a part of the mapped file, or of a mapped copy.
     pub(super) fn holds_some_of(&self, data: &ArrayData) -> bool {
-        let Some(mapped) = &self.mapped else {
-            return false;
+        let holds = |buffer: &Buffer| {
+            self.mapped.as_ref().is_some_and(|file| file.holds(buffer))
+                || self.remote.as_ref().is_some_and(|file| file.holds(buffer))
         };
+        if self.mapped.is_none() && self.remote.is_none() {
+            return false;
+        }
         let nulls = data.nulls().map(NullBuffer::buffer);
-        data.buffers().iter().chain(nulls).any(|buffer| mapped.holds(buffer))
+        data.buffers().iter().chain(nulls).any(holds)
             || data.child_data().iter().any(|child| self.holds_some_of(child))
     }
 

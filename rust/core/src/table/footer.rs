@@ -21,7 +21,6 @@ use lance_file::reader::EncodedBatchReaderExt;
 
 use super::guard::guard;
 use crate::error::{Error, Result};
-use crate::runtime;
 
 const FOOTER_BYTES: u64 = 40;
 /// An entry of the table: two numbers of 64 bits.
@@ -46,7 +45,7 @@ struct Footer {
 /// # Errors
 ///
 /// [`Error::Corrupt`] if there are no such columns.
-pub(super) fn read_columns(
+pub(super) async fn read_columns(
     path: &str,
     io: &Arc<dyn EncodingsIo>,
     file_bytes: u64,
@@ -57,16 +56,15 @@ pub(super) fn read_columns(
     if file_bytes < FOOTER_BYTES {
         return Err(corrupt(format!("it has {file_bytes} bytes")));
     }
-    let fetch = |ranges: Vec<Range<u64>>| {
-        let wanted = io.submit_request(ranges, 0);
-        runtime::wait(async { wanted.await.map_err(|error| Error::lance(path, &error)) })
+    let fetch = async |ranges: Vec<Range<u64>>| {
+        io.submit_request(ranges, 0).await.map_err(|error| Error::lance(path, &error))
     };
     let tail_start = file_bytes - tail_bytes.clamp(FOOTER_BYTES, file_bytes);
-    let mut fetched = fetch(std::iter::once(tail_start..file_bytes).collect())?;
+    let mut fetched = fetch(std::iter::once(tail_start..file_bytes).collect()).await?;
     let tail = fetched.pop().filter(|tail| tail.len() as u64 == file_bytes - tail_start);
     let tail = tail.ok_or_else(|| corrupt("its end is missing".to_string()))?;
     // What the tail holds is taken from there.
-    let read = |ranges: &[Range<u64>]| -> Result<Vec<Bytes>> {
+    let read = async |ranges: &[Range<u64>]| -> Result<Vec<Bytes>> {
         if ranges.iter().any(|range| range.start > range.end || range.end > file_bytes) {
             return Err(corrupt("its footer points beyond its end".to_string()));
         }
@@ -75,14 +73,15 @@ pub(super) fn read_columns(
             Some(tail.slice(at(range.start)?..at(range.end)?))
         };
         let far: Vec<_> = ranges.iter().filter(|range| held(range).is_none()).cloned().collect();
-        let mut far = if far.is_empty() { Vec::new() } else { fetch(far)? }.into_iter();
+        let mut far = if far.is_empty() { Vec::new() } else { fetch(far).await? }.into_iter();
         let all = ranges.iter().map(|range| held(range).or_else(|| far.next()));
         all.collect::<Option<_>>().ok_or_else(|| corrupt("its end is missing".to_string()))
     };
     let footer = Footer::parse(&tail).map_err(corrupt)?;
     let columns = footer.numbers(runs).map_err(corrupt)?;
     let entries = columns.iter().map(|&column| footer.entry(column)).collect::<Vec<_>>();
-    let metadata = read(&entries)?
+    let metadata = read(&entries)
+        .await?
         .iter()
         .zip(&columns)
         .map(|(entry, column)| footer.metadata(entry, *column))
@@ -92,7 +91,7 @@ pub(super) fn read_columns(
     if !metadata.is_sorted_by_key(|range| range.start) {
         return Err(corrupt("the metadata of its columns is not in their order".to_string()));
     }
-    let small = footer.alone(&read(&metadata)?);
+    let small = footer.alone(&read(&metadata).await?);
     let mut found = guard(path, || {
         EncodedBatch::try_from_mini_lance(small, &Schema::default())
             .map_err(|error| Error::lance(path, &error))
@@ -205,6 +204,7 @@ mod tests {
     use object_store::path::Path;
 
     use super::*;
+    use crate::runtime;
 
     /// Counts what is asked for.
     #[derive(Debug)]
@@ -278,6 +278,7 @@ mod tests {
         let counting = Arc::new(Counting { inner, bytes: asked, requests });
         let io = Arc::clone(&counting) as Arc<dyn EncodingsIo>;
         let found = read_columns("it", &io, bytes.len() as u64, tail, runs);
+        let found = found.now_or_never().expect("a buffer answers at once");
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (found, of(&counting.bytes), of(&counting.requests))
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch, RecordBatchOptions, RecordBatchReader, new_null_array};
+use futures::future::try_join_all;
 use lance_arrow::json::convert_lance_json_to_arrow;
 use lance_encoding::decoder::{
     DecoderConfig, DecoderPlugins, FilterExpression, PageInfo, RequestedRows,
@@ -17,7 +18,7 @@ use super::guard::guard;
 use super::lists::{read_around, saw_no_value};
 use super::open_files::Metadata;
 use super::shape::{FileShape, Shape};
-use super::storage::Storage;
+use super::storage::{Part, Storage};
 use crate::error::{Error, Result};
 use crate::projection::batch;
 use crate::runtime;
@@ -53,21 +54,27 @@ impl FragmentReader {
     /// Returns a reader for the fragment with this index.
     ///
     /// Opens the files that hold some of the columns of `shape`, and reads where these are in them.
-    pub(super) fn open(
+    pub(super) async fn open(
         storage: &Arc<Storage>,
         index: usize,
         fragment: &Fragment,
         shape: &Arc<Shape>,
     ) -> Result<Self> {
-        let open = |part: &FileShape| {
+        let open = async |part: &FileShape| {
             let DataFileOf { path, base_id, file_size_bytes, .. } = &fragment.files[part.index];
             let key = storage.key(index, part.index);
-            let file = storage.file(&key, *base_id, path, file_size_bytes)?;
-            let metadata = storage.metadata(&key, &file, &part.columns)?;
+            let part = Part {
+                key: &key,
+                base: *base_id,
+                name: path,
+                size: file_size_bytes,
+                columns: &part.columns,
+            };
+            let (file, metadata) = storage.open_columns(part).await?;
             let home = BlobHome { base: *base_id, name: path.clone() };
             Ok(FileColumns { file, metadata, home })
         };
-        let files = shape.files.iter().map(open).collect::<Result<_>>()?;
+        let files = try_join_all(shape.files.iter().map(open)).await?;
         let num_places = fragment.physical_rows.unwrap_or(0) as u64;
         Ok(Self { storage: Arc::clone(storage), shape: Arc::clone(shape), num_places, files })
     }
@@ -94,7 +101,13 @@ impl FragmentReader {
     /// Asks for the rows at `places`, ascending and disjoint, `num_rows` in all.
     ///
     /// For remote files all requests are under way when this returns.
-    pub(crate) fn request(&self, places: &[Range<u32>], num_rows: usize) -> Result<Pending<'_>> {
+    /// `keeps` says whether what is fetched is added to the copies on a local disk.
+    pub(crate) fn request(
+        &self,
+        places: &[Range<u32>],
+        num_rows: usize,
+        keeps: bool,
+    ) -> Result<Pending<'_>> {
         let ranges: Vec<Range<u64>> =
             places.iter().map(|range| range.start.into()..range.end.into()).collect();
         let batch_size = u32::try_from(num_rows).map_err(|_| {
@@ -105,7 +118,7 @@ impl FragmentReader {
         let _entered = runtime.enter();
         let files = self.files.iter().zip(&self.shape.files);
         let request =
-            |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size);
+            |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size, keeps);
         let streams = files.map(request).collect::<Result<Vec<_>>>()?;
         Ok(Pending { reader: self, streams, ranges, num_rows })
     }
@@ -115,13 +128,19 @@ impl FileColumns {
     /// Schedules the reads and the decoding of some rows.
     ///
     /// Lance's reader of files is not used: it looks at all columns of the file each time.
-    fn request(&self, part: &FileShape, ranges: &[Range<u64>], batch_size: u32) -> Result<Stream> {
+    fn request(
+        &self,
+        part: &FileShape,
+        ranges: &[Range<u64>],
+        batch_size: u32,
+        keeps: bool,
+    ) -> Result<Stream> {
         let file = &self.file;
         file.check()?;
         let config = SchedulerDecoderConfig {
             decoder_plugins: Arc::<DecoderPlugins>::default(),
             batch_size,
-            io: Arc::clone(&file.io),
+            io: Arc::clone(if keeps { &file.io } else { &file.passing_io }),
             cache: Arc::clone(&file.pages),
             decoder_config: DecoderConfig::default(),
             batch_size_bytes: None,
@@ -151,7 +170,7 @@ impl FileColumns {
         match guard(path, || collect(stream, path)) {
             Err(error) if saw_no_value(&error) => read_around(ranges, num_places, |wider| {
                 let batch_size = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
-                let stream = self.request(part, &[wider], batch_size)?;
+                let stream = self.request(part, &[wider], batch_size, true)?;
                 guard(path, || collect(stream, path))
             }),
             read => read,

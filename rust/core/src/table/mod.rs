@@ -16,7 +16,6 @@ mod guard;
 mod identity;
 mod lists;
 mod lru;
-mod mapped;
 mod open_files;
 mod remote;
 mod rows;
@@ -25,20 +24,22 @@ mod storage;
 mod version;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use lance_core::datatypes::Schema;
 use lance_table::format::Manifest;
 
 pub use address::{Address, Version};
 pub(crate) use columns::Columns;
 pub(crate) use fragment::{FragmentReader, Pending};
-pub(crate) use mapped::forget_touched;
 pub use storage::StorageOptions;
 pub use version::branch_of_manifest;
 
+use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::files::{Meter, Traffic};
 use crate::plan::{Layout, plan_run};
 use crate::projection::{Projection, Source};
 use crate::runtime::{self, PerProcess};
@@ -46,11 +47,13 @@ use columns::{arrow_schema_of, fields_at, readable};
 use fields::project;
 use rows::RowIds;
 use shape::Shapes;
-use storage::{Place, Storage};
+use storage::{Place, Reading, Storage, without_retries};
 use version::{changed, check, connect, read_tag, read_version};
 
 /// How many fragments are probed for blobs outside of the table.
 const FRAGMENTS_PROBED: usize = 8;
+/// How many remote files are opened at once, if the limit of their store allows it.
+const OPENED_AT_ONCE: usize = 256;
 /// How many rows of each fragment are probed.
 const ROWS_PROBED: u64 = 1024;
 
@@ -66,6 +69,8 @@ pub struct Table {
     storage: PerProcess<Storage>,
     identity: PerProcess<String>,
     external_blobs: PerProcess<Vec<i32>>,
+    copies: OnceLock<Cache>,
+    meter: PerProcess<Meter>,
 }
 
 impl Table {
@@ -111,6 +116,8 @@ impl Table {
             storage: PerProcess::new(),
             identity: PerProcess::new(),
             external_blobs: PerProcess::new(),
+            copies: OnceLock::new(),
+            meter: PerProcess::new(),
         })
     }
 
@@ -249,7 +256,7 @@ impl Table {
                     let reader = self.fragment(read.fragment, &columns)?;
                     let is_remote = reader.is_remote();
                     let work =
-                        move || reader.request(&read.places, read.num_rows)?.external_blobs();
+                        move || reader.request(&read.places, read.num_rows, true)?.external_blobs();
                     found.extend(if is_remote { runtime::blocking(work)? } else { work()? });
                 }
             }
@@ -259,18 +266,68 @@ impl Table {
 
     /// Returns a reader for `columns` of the fragment with this index.
     pub(crate) fn fragment(&self, index: usize, columns: &Columns) -> Result<FragmentReader> {
-        let storage = self.storage.get_or_make(|| {
-            runtime::wait(async {
-                // Connected anew: in a forked process nothing drives the parent's connections.
-                let root = connect(&self.address).await?;
-                Storage::open(&root, &self.manifest.base_paths, &self.address.options).await
-            })
-        })?;
+        let (storage, shapes) = self.opened(columns)?;
+        let fragment = &self.manifest.fragments[index];
+        let open = FragmentReader::open(&storage, index, fragment, shapes.of(index));
+        if storage.is_remote() { runtime::wait(open) } else { runtime::at_once(open) }
+    }
+
+    /// Returns readers for `columns` of the fragments with these indexes, opened together.
+    pub(crate) fn fragments(
+        &self,
+        indexes: &[usize],
+        columns: &Columns,
+    ) -> Result<Vec<FragmentReader>> {
+        let (storage, shapes) = self.opened(columns)?;
+        let open = |&index: &usize| {
+            let fragment = &self.manifest.fragments[index];
+            FragmentReader::open(&storage, index, fragment, shapes.of(index))
+        };
+        let open = stream::iter(indexes).map(open).buffered(OPENED_AT_ONCE);
+        runtime::wait(open.try_collect())
+    }
+
+    /// Returns whether reads of rows wait for another machine.
+    pub(crate) fn is_remote(&self) -> Result<bool> {
+        Ok(self.storage()?.is_remote())
+    }
+
+    /// Keeps what is fetched of remote files in a cache, if none was named before.
+    pub(crate) fn keep_copies(&self, cache: Cache) {
+        let _ = self.copies.set(cache);
+    }
+
+    /// Returns what was asked of remote files in this process.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.meter.get_or_init(Meter::default).counts()
+    }
+
+    /// Returns why nothing more is kept of remote files, if that is so.
+    pub(crate) fn copy_failure(&self) -> Option<Arc<Error>> {
+        self.storage.get()?.copy_failure()
+    }
+
+    fn opened(&self, columns: &Columns) -> Result<(Arc<Storage>, Arc<Shapes>)> {
+        let storage = self.storage()?;
         let fragments = &self.manifest.fragments;
         let shapes = columns
             .shapes
             .get_or_make(|| Shapes::new(fragments, &self.manifest.schema, &columns.fields))?;
-        FragmentReader::open(&storage, index, &fragments[index], shapes.of(index))
+        Ok((storage, shapes))
+    }
+
+    fn storage(&self) -> Result<Arc<Storage>> {
+        self.storage.get_or_make(|| {
+            let meter = self.meter.get_or_init(Meter::default);
+            let Address { uri, options, .. } = &self.address;
+            let address = Address { options: without_retries(options), ..self.address.clone() };
+            let reading = Reading { options, copies: self.copies.get(), meter: &meter };
+            runtime::wait(async {
+                // Connected anew: in a forked process nothing drives the parent's connections.
+                let root = connect(&address).await?;
+                Storage::open(&root, uri, &self.manifest.base_paths, &reading).await
+            })
+        })
     }
 
     /// Turns "not found" of a file that the manifest names into what it means for a user.

@@ -16,8 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use super::data_file::DataFile;
 use super::footer::Run;
 use super::lru::Lru;
-use super::mapped::MappedFile;
 use crate::error::Result;
+use crate::files::{MappedFile, RemoteFile};
 use crate::runtime::{PerProcess, lock};
 
 /// The divisor of what the system allows a process: forked processes inherit the mappings of their
@@ -65,7 +65,8 @@ type ColumnsKey = (Key, Arc<[Run]>);
 #[derive(Debug, Clone)]
 enum OpenFile {
     Data(Arc<DataFile>),
-    Other(Arc<MappedFile>),
+    Mapped(Arc<MappedFile>),
+    Remote(Arc<RemoteFile>),
 }
 
 #[derive(Debug)]
@@ -98,62 +99,79 @@ impl OpenFiles {
         }
     }
 
-    /// Returns a data file, opened if it is not open.
-    pub(super) fn file(
-        &self,
-        key: &Key,
-        open: impl FnOnce() -> Result<DataFile>,
-    ) -> Result<Arc<DataFile>> {
-        if let Some(OpenFile::Data(file)) = lock(&self.files).get(key) {
-            return Ok(file);
+    /// Returns a data file, if it is open.
+    pub(super) fn file(&self, key: &Key) -> Option<Arc<DataFile>> {
+        match lock(&self.files).get(key) {
+            Some(OpenFile::Data(file)) => Some(file),
+            _ => None,
         }
-        // No lock is held while opening: it would serialize the first batch.
-        let file = Arc::new(open()?);
+    }
+
+    /// Keeps a data file open for a while, and returns it, or the one that another thread has opened
+    /// meanwhile: no lock is held while opening, as it would serialize the first batch.
+    pub(super) fn keep_file(&self, key: &Key, file: DataFile) -> Arc<DataFile> {
         let weight = if file.is_remote() { self.reader_weight } else { 1 };
-        let (kept, gone) =
-            lock(&self.files).insert(key.clone(), OpenFile::Data(Arc::clone(&file)), weight);
-        drop(gone);
-        Ok(match kept {
+        let file = Arc::new(file);
+        match self.keep(key, OpenFile::Data(Arc::clone(&file)), weight) {
             OpenFile::Data(kept) => kept,
-            OpenFile::Other(_) => file,
-        })
+            OpenFile::Mapped(_) | OpenFile::Remote(_) => file,
+        }
     }
 
     /// Returns a mapped file other than a data file, opened if it is not open; `None` if it cannot be
     /// mapped.
-    pub(super) fn other_file(
+    pub(super) fn mapped_file(
         &self,
         key: &Key,
         open: impl FnOnce() -> Result<Option<MappedFile>>,
     ) -> Result<Option<Arc<MappedFile>>> {
-        if let Some(OpenFile::Other(file)) = lock(&self.files).get(key) {
+        if let Some(OpenFile::Mapped(file)) = lock(&self.files).get(key) {
             return Ok(Some(file));
         }
         let Some(file) = open()?.map(Arc::new) else {
             return Ok(None);
         };
-        let (_, gone) =
-            lock(&self.files).insert(key.clone(), OpenFile::Other(Arc::clone(&file)), 1);
-        drop(gone);
+        self.keep(key, OpenFile::Mapped(Arc::clone(&file)), 1);
         Ok(Some(file))
     }
 
-    /// Returns the metadata of some columns of a data file, read if it is not kept.
-    pub(super) fn metadata(
+    /// Returns a remote file other than a data file, if it is open.
+    pub(super) fn remote_file(&self, key: &Key) -> Option<Arc<RemoteFile>> {
+        match lock(&self.files).get(key) {
+            Some(OpenFile::Remote(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Keeps a remote file other than a data file open for a while.
+    pub(super) fn keep_remote_file(&self, key: &Key, file: &Arc<RemoteFile>) {
+        self.keep(key, OpenFile::Remote(Arc::clone(file)), self.reader_weight);
+    }
+
+    fn keep(&self, key: &Key, file: OpenFile, weight: u64) -> OpenFile {
+        let (kept, gone) = lock(&self.files).insert(key.clone(), file, weight);
+        drop(gone);
+        kept
+    }
+
+    /// Returns the metadata of some columns of a data file, if it is kept.
+    pub(super) fn metadata(&self, key: &Key, columns: &Arc<[Run]>) -> Option<Metadata> {
+        lock(&self.metadata).get(&(key.clone(), Arc::clone(columns)))
+    }
+
+    /// Keeps the metadata of some columns of a data file for a while, and returns it.
+    pub(super) fn keep_metadata(
         &self,
         key: &Key,
         columns: &Arc<[Run]>,
-        read: impl FnOnce() -> Result<Vec<Arc<ColumnInfo>>>,
-    ) -> Result<Metadata> {
+        found: Vec<Arc<ColumnInfo>>,
+    ) -> Metadata {
+        let found: Metadata = found.into();
+        let bytes = found.iter().map(DeepSizeOf::deep_size_of).sum::<usize>();
         let key = (key.clone(), Arc::clone(columns));
-        if let Some(found) = lock(&self.metadata).get(&key) {
-            return Ok(found);
-        }
-        let made: Metadata = read()?.into();
-        let bytes = made.iter().map(DeepSizeOf::deep_size_of).sum::<usize>();
-        let (kept, gone) = lock(&self.metadata).insert(key, made, bytes as u64);
+        let (kept, gone) = lock(&self.metadata).insert(key, found, bytes as u64);
         drop(gone);
-        Ok(kept)
+        kept
     }
 
     /// Closes half of the files, for when the system has no room for more.

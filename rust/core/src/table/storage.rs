@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use lance_encoding::EncodingsIo;
 use lance_file::LanceEncodingsIo;
 use lance_io::local::to_local_path;
 use lance_io::object_store::{
@@ -20,10 +22,16 @@ use object_store::path::Path;
 
 use super::data_file::DataFile;
 use super::footer::{Run, read_columns};
-use super::mapped::{Attempt, MappedFile};
 use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
+use crate::cache::{Cache, Copies};
 use crate::error::{Error, Result};
+use crate::files::{Attempt, MappedFile, Meter, RemoteFile, Retries, Source};
 use crate::runtime;
+
+const MAX_RETRIES: &str = "client_max_retries";
+const RETRY_TIMEOUT: &str = "client_retry_timeout";
+/// How long requests for data are made again, unless an option says otherwise.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Options of an object store, by name.
 pub type StorageOptions = HashMap<String, String>;
@@ -69,6 +77,29 @@ pub(super) fn params(options: &StorageOptions) -> ObjectStoreParams {
     }
 }
 
+/// Returns options for data files, whose requests are made again by [`Source`] instead.
+pub(super) fn without_retries(options: &StorageOptions) -> StorageOptions {
+    let mut all = options.clone();
+    all.retain(|name, _| !name.eq_ignore_ascii_case(MAX_RETRIES));
+    all.insert(MAX_RETRIES.to_string(), "0".to_string());
+    // Lance's limit of requests per second, unless it was set.
+    if !options.keys().any(|name| name.to_ascii_lowercase().starts_with("lance_aimd_")) {
+        all.insert("lance_aimd_max_retries".to_string(), "0".to_string());
+    }
+    all
+}
+
+/// Returns how long, and how often, requests for data are made again.
+fn retries(options: &StorageOptions) -> Retries {
+    let number = |wanted: &str| {
+        let found = options.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.and_then(|(_, value)| value.trim().parse::<u32>().ok())
+    };
+    let patience =
+        number(RETRY_TIMEOUT).map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));
+    Retries { patience, most: number(MAX_RETRIES).unwrap_or(u32::MAX) }
+}
+
 /// What one process reads a table through. Open files are kept with those of other tables.
 #[derive(Debug)]
 pub(super) struct Storage {
@@ -84,37 +115,76 @@ impl Drop for Storage {
     }
 }
 
-/// A folder of data files and the scheduler of its store.
+/// A folder of data files, and what reads them.
 #[derive(Debug)]
 struct Folder {
     place: Place,
-    scheduler: Arc<ScanScheduler>,
+    reach: Reach,
+}
+
+#[derive(Debug)]
+enum Reach {
+    /// Files that are mapped, or read by Lance where they cannot be.
+    Local(Arc<ScanScheduler>),
+    Remote(Arc<Source>),
+}
+
+/// How the files of a table are read, whichever folder they are in.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    pub(super) options: &'a StorageOptions,
+    /// Where copies of remote files are kept.
+    pub(super) copies: Option<&'a Cache>,
+    pub(super) meter: &'a Arc<Meter>,
 }
 
 impl Folder {
-    fn new(place: Place) -> Self {
-        let config = SchedulerConfig::max_bandwidth(&place.store);
-        let scheduler = ScanScheduler::new(Arc::clone(&place.store), config);
-        Self { place, scheduler }
+    fn new(place: Place, uri: &str, reading: &Reading<'_>) -> Self {
+        let store = &place.store;
+        if store.has_direct_local_paths() {
+            let config = SchedulerConfig::max_bandwidth(store);
+            let scheduler = ScanScheduler::new(Arc::clone(store), config);
+            return Self { place, reach: Reach::Local(scheduler) };
+        }
+        // A disk that cannot be used is no reason to stop.
+        let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
+        let origin = format!("{}/{}", bucket.join("/"), place.path);
+        let open = |cache| Copies::open(cache, &origin).ok().map(Arc::new);
+        let copies = reading.copies.and_then(open);
+        let retries = retries(reading.options);
+        let source = Source::new(Arc::clone(store), Arc::clone(reading.meter), copies, retries);
+        Self { place, reach: Reach::Remote(Arc::new(source)) }
     }
 }
 
+/// A data file of a fragment, and which of its columns are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) key: &'a Key,
+    pub(super) base: Option<u32>,
+    pub(super) name: &'a str,
+    pub(super) size: &'a CachedFileSize,
+    pub(super) columns: &'a Arc<[Run]>,
+}
+
 impl Storage {
-    /// Opens the storage of a table at `root`, whose manifest names other `bases`. No request is made.
+    /// Opens the storage of a table at `root`, whose address is `uri` and whose manifest names other
+    /// `bases`. No request is made.
     ///
     /// Must run inside the runtime.
     pub(super) async fn open(
         root: &Place,
+        uri: &str,
         bases: &HashMap<u32, BasePath>,
-        options: &StorageOptions,
+        reading: &Reading<'_>,
     ) -> Result<Self> {
         let mut folders = HashMap::with_capacity(bases.len());
         for (&id, base) in bases {
-            let place = Place::connect(&base.path, options).await?;
+            let place = Place::connect(&base.path, &without_retries(reading.options)).await?;
             let place = if base.is_dataset_root { place.join("data") } else { place };
-            folders.insert(id, Folder::new(place));
+            folders.insert(id, Folder::new(place, &base.path, reading));
         }
-        let data = Folder::new(root.join("data"));
+        let data = Folder::new(root.join("data"), uri, reading);
         Ok(Self {
             number: open_files::new_storage(),
             open_files: open_files()?,
@@ -123,34 +193,43 @@ impl Storage {
         })
     }
 
+    /// Returns whether any file is on another machine.
+    pub(super) fn is_remote(&self) -> bool {
+        let folders = self.bases.values().chain([&self.data]);
+        folders.into_iter().any(|folder| matches!(folder.reach, Reach::Remote(_)))
+    }
+
+    /// Returns why nothing more is kept of remote files, if that is so.
+    pub(super) fn copy_failure(&self) -> Option<Arc<Error>> {
+        let folders = self.bases.values().chain([&self.data]);
+        folders.into_iter().find_map(|folder| match &folder.reach {
+            Reach::Remote(source) => source.copy_failure(),
+            Reach::Local(_) => None,
+        })
+    }
+
     /// Returns the key of a file, given the index of its fragment and its own in the fragment.
     pub(super) fn key(&self, fragment: usize, file: usize) -> Key {
         Key { storage: self.number, name: Name::Data { fragment, file } }
     }
 
-    /// Returns a data file, opened on first use and kept for a while.
-    pub(super) fn file(
-        &self,
-        key: &Key,
-        base: Option<u32>,
-        name: &str,
-        size: &CachedFileSize,
-    ) -> Result<Arc<DataFile>> {
-        self.open_files.file(key, || self.open_file(base, name, size))
-    }
-
-    /// Returns the metadata of some columns of a data file, read on first use and kept for a while.
-    pub(super) fn metadata(
-        &self,
-        key: &Key,
-        file: &DataFile,
-        columns: &Arc<[Run]>,
-    ) -> Result<Metadata> {
-        let read = || read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
-        self.open_files.metadata(key, columns, read).inspect_err(|_| {
+    /// Returns a data file and the metadata of some of its columns, opened and read on first use, and kept
+    /// for a while.
+    pub(super) async fn open_columns(&self, part: Part<'_>) -> Result<(Arc<DataFile>, Metadata)> {
+        let Part { key, columns, .. } = part;
+        let file = match self.open_files.file(key) {
+            Some(file) => file,
+            None => self.open_files.keep_file(key, self.open_file(part).await?),
+        };
+        if let Some(metadata) = self.open_files.metadata(key, columns) {
+            return Ok((file, metadata));
+        }
+        let found = read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
+        let found = found.await.inspect_err(|_| {
             // Lance keeps what it was answered for a small file, also where that was an error.
             self.open_files.close_file(key);
-        })
+        })?;
+        Ok((file, self.open_files.keep_metadata(key, columns, found)))
     }
 
     /// Returns the bytes of a file other than a data file, kept open for a while if it is mapped.
@@ -171,13 +250,28 @@ impl Storage {
             mapped.check()?;
             return ranges.iter().map(|range| mapped.slice(range.clone())).collect();
         }
-        let read = store.inner.get_ranges(&path, ranges);
-        runtime::wait(async { read.await.map_err(|error| Error::store(&path, error)) })
+        let Reach::Remote(source) = &folder.reach else {
+            let read = store.inner.get_ranges(&path, ranges);
+            return runtime::wait(async { read.await.map_err(|error| Error::store(&path, error)) });
+        };
+        runtime::wait(async {
+            let key = Key { storage: self.number, name: Name::Other(path.clone()) };
+            let file = match self.open_files.remote_file(&key) {
+                Some(file) => file,
+                None => {
+                    let num_bytes = source.num_bytes(&path).await?;
+                    let file = Arc::new(RemoteFile::new(source, path.clone(), num_bytes));
+                    self.open_files.keep_remote_file(&key, &file);
+                    file
+                }
+            };
+            file.read(ranges.to_vec()).await
+        })
     }
 
     fn mapped_file(&self, path: &Path) -> Result<Option<Arc<MappedFile>>> {
         let key = Key { storage: self.number, name: Name::Other(path.clone()) };
-        self.open_files.other_file(&key, || self.map(path, None))
+        self.open_files.mapped_file(&key, || self.map(path, None))
     }
 
     /// Maps a local file; `None` if its file system should not be mapped, or there is no room.
@@ -210,38 +304,66 @@ impl Storage {
         }
     }
 
-    fn open_file(&self, base: Option<u32>, name: &str, size: &CachedFileSize) -> Result<DataFile> {
+    async fn open_file(&self, part: Part<'_>) -> Result<DataFile> {
+        let Part { base, name, size, .. } = part;
         let folder = self.folder(base, name)?;
         let place = folder.place.join(name).path;
         let path = place.to_string();
         let number = self.number;
         let pages =
             Arc::new(self.open_files.pages.with_key_prefix(&format!("{number} {base:?} {path}")));
-        if folder.place.store.has_direct_local_paths()
-            && let Some(mapped) = self.map(&place, size.get().map(u64::from))?
-        {
+        let size_bytes = size.get().map(u64::from);
+        let scheduler = match &folder.reach {
+            Reach::Remote(source) => {
+                let num_bytes = match size_bytes {
+                    Some(num_bytes) => num_bytes,
+                    None => source.num_bytes(&place).await?,
+                };
+                let remote = Arc::new(RemoteFile::new(source, place, num_bytes));
+                return Ok(DataFile {
+                    path,
+                    io: Arc::clone(&remote) as _,
+                    passing_io: Arc::new(remote.without_keeping()),
+                    pages,
+                    mapped: None,
+                    remote: Some(remote),
+                    num_bytes,
+                    tail_bytes: folder.place.store.block_size() as u64,
+                });
+            }
+            Reach::Local(scheduler) => scheduler,
+        };
+        if let Some(mapped) = self.map(&place, size_bytes)? {
             let mapped = Arc::new(mapped);
-            let (io, num_bytes) = (Arc::clone(&mapped) as _, mapped.num_bytes());
             return Ok(DataFile {
                 path,
-                io,
+                io: Arc::clone(&mapped) as _,
+                passing_io: Arc::clone(&mapped) as _,
                 pages,
+                num_bytes: mapped.num_bytes(),
                 mapped: Some(mapped),
-                num_bytes,
+                remote: None,
                 tail_bytes: 0,
             });
         }
         let lance = |error: &lance_core::Error| Error::lance(&path, error);
-        let (file, num_bytes) = runtime::wait(async {
-            // A copy: an unknown size is filled in, and the manifest must stay as it was read.
-            let file = folder.scheduler.open_file(&place, &size.clone()).await;
-            let file = file.map_err(|e| lance(&e))?;
-            let num_bytes = file.reader().size().await;
-            let num_bytes = num_bytes.map_err(|error| lance(&error.into()))? as u64;
-            Ok((file, num_bytes))
-        })?;
+        // A copy: an unknown size is filled in, and the manifest must stay as it was read.
+        let file = scheduler.open_file(&place, &size.clone()).await;
+        let file = file.map_err(|e| lance(&e))?;
+        let num_bytes = file.reader().size().await;
+        let num_bytes = num_bytes.map_err(|error| lance(&error.into()))? as u64;
         let tail_bytes = file.reader().block_size() as u64;
-        let io = Arc::new(LanceEncodingsIo::new(file)) as _;
-        Ok(DataFile { path, io, pages, mapped: None, num_bytes, tail_bytes })
+        let io: Arc<dyn EncodingsIo> = Arc::new(LanceEncodingsIo::new(file));
+        let passing_io = Arc::clone(&io);
+        Ok(DataFile {
+            path,
+            io,
+            passing_io,
+            pages,
+            mapped: None,
+            remote: None,
+            num_bytes,
+            tail_bytes,
+        })
     }
 }

@@ -84,7 +84,7 @@ impl External {
                     rows = PackedRows::default();
                 }
                 rows.clear();
-                for batch in self.scan.scan(run)? {
+                for batch in self.scan.scan(run, true)? {
                     self.packing.pack(&batch, &mut rows)?;
                 }
                 self.scan.forget();

@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A reader waits for blocks if they will be there within this time, as reading single rows
 /// meanwhile takes longer and slows the filling down.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
+/// The same where every single row is a request to another machine for each of its columns: these are some
+/// hundred times slower than reading all rows in order.
+const WORTH_WAITING_FAR: Duration = Duration::from_secs(60);
 
 /// The outcome of an attempt to fill a block.
 enum Attempt {
@@ -119,13 +122,13 @@ impl Resident {
             // It failed before this process was forked.
             return Ok(self.is_complete());
         };
+        let most = if self.scan.is_remote() { WORTH_WAITING_FAR } else { WORTH_WAITING };
         loop {
             interrupt::check()?;
             if self.is_complete() {
                 return Ok(true);
             }
-            let is_slow = filling.remaining() > WORTH_WAITING
-                && filling.started.elapsed() > WORTH_WAITING / 4;
+            let is_slow = filling.remaining() > most && filling.started.elapsed() > most / 4;
             if filling.is_over() || is_slow || self.failure.error().is_some() {
                 return Ok(self.is_complete());
             }
@@ -248,11 +251,13 @@ impl Resident {
         check: impl Fn(u64) -> Result<()>,
     ) -> Result<()> {
         let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
+        // Rows that are kept packed need no copy of the files they came from.
+        let keeps = self.home.is_none();
         let mut start = wanted.start;
         while start < wanted.end {
             let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
             start = run.end;
-            for batch in self.scan.scan(run)? {
+            for batch in self.scan.scan(run, keeps)? {
                 self.packing.pack(&batch, rows)?;
             }
             check(rows.num_bytes() as u64)?;

@@ -49,7 +49,7 @@ impl Scan for Faulty {
         Ok(Weights::new([(ROWS, 8)]))
     }
 
-    fn scan(&self, offsets: Range<u64>) -> Result<Vec<RecordBatch>> {
+    fn scan(&self, offsets: Range<u64>, _keeps: bool) -> Result<Vec<RecordBatch>> {
         self.scans.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
         if let Some(error) = self.fault.load_full() {

@@ -31,6 +31,7 @@ use lance_encoding::EncodingsIo;
 use memmap2::{Mmap, UncheckedAdvice};
 use rustix::process::{Resource, getrlimit};
 
+use crate::advice;
 use crate::disk::is_remote;
 use crate::error::{Error, Result};
 use crate::runtime::{PerProcess, lock};
@@ -78,6 +79,8 @@ struct Mapping {
     map: Mmap,
     /// Bytes that were requested since its pages were last released.
     touched: AtomicU64,
+    /// Whether the system reads what is asked for, and nothing around it.
+    is_planned: bool,
 }
 
 /// The outcome of an attempt to map a file.
@@ -123,8 +126,15 @@ impl MappedFile {
         }
         let mapping = match map(&file) {
             Err(error) if has_no_room(&error) => return Ok(Attempt::NoRoom),
-            map => Mapping { map: map.map_err(failed)?, touched: AtomicU64::new(0) },
+            map => Mapping {
+                map: map.map_err(failed)?,
+                touched: AtomicU64::new(0),
+                is_planned: advice::can_look(&file),
+            },
         };
+        if mapping.is_planned {
+            advice::at_random(&mapping.map);
+        }
         let mapping = Arc::new(mapping);
         let bytes = Bytes::from_owner(Shown(Arc::clone(&mapping)));
         Ok(Attempt::Mapped(Self { path: path.to_path_buf(), mapping, bytes }))
@@ -147,6 +157,11 @@ impl MappedFile {
     fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
         if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
             touched.add(&self.mapping, touched_by(&ranges));
+        }
+        if self.mapping.is_planned {
+            let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+            let places = ranges.iter().map(|range| place(range.start)..place(range.end));
+            advice::ahead(&self.mapping.map, &places.collect::<Vec<_>>());
         }
         ranges.into_iter().map(|range| self.part(range)).collect()
     }

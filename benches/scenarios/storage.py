@@ -1,0 +1,241 @@
+"""Tables in object storage: two shuffled epochs from a server on loopback that is as slow as a real one.
+
+The server counts requests and bytes. The limit is a plain downloader: the same bytes, by as many
+connections as the loader may use, in order of the shuffle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.bench import Bench, Figures
+from harness.object_server import BUCKET, Store, serving
+from harness.process import child
+from harness.tables import BenchTable
+
+STORAGE = "object storage"
+OURS = "lanceloader, loader()"
+LANCEDB = "lancedb Permutation in DataLoader"
+PYLANCE = "lance.take, batch by batch"
+DOWNLOADER = "plain downloader, 256 connections"
+NAMES = ("narrow", "text", "embeddings", "image")
+EPOCHS = 2
+CONNECTIONS = 256
+LONGEST_REQUEST = 4 << 20
+SLOW_S = 20.0
+"""Those that need minutes for an epoch are stopped after this time; their rows per second count."""
+MOST_BYTES = 400 << 20
+"""Larger tables are read in part, by their first rows."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A table behind the server."""
+
+    uri: str
+    options: dict[str, str]
+    num_rows: int
+    batch_size: int
+
+
+def run(bench: Bench) -> None:
+    for name in NAMES:
+        table = bench.table(name)
+        with serving(table.folder) as store:
+            remote = remote_of(table, store)
+            cases = {
+                f"{name}, {arm}": lambda _, arm=arm, table=table, store=store, remote=remote: (
+                    one(bench, arm, table, store, remote)
+                )
+                for arm in (OURS, DOWNLOADER, LANCEDB, PYLANCE)
+            }
+            bench.measure(STORAGE, cases, bench.rounds)
+
+
+def remote_of(table: BenchTable, store: Store) -> Remote:
+    uri = f"s3://{BUCKET}/{table.path.name}"
+    share = min(1.0, MOST_BYTES / table.num_bytes)
+    num_rows = int(table.num_rows * share) // table.batch_size * table.batch_size
+    return Remote(uri, store.options, num_rows, table.batch_size)
+
+
+def one(
+    bench: Bench, arm: str, table: BenchTable, store: Store, remote: Remote
+) -> Figures:
+    store.counts()
+    job = {
+        OURS: "ours",
+        LANCEDB: "lancedb_permutation",
+        PYLANCE: "pylance_take",
+        DOWNLOADER: "download",
+    }[arm]
+    arguments: dict[str, Any] = {"remote": remote}
+    if arm == DOWNLOADER:
+        arguments |= {"endpoint": store.options["aws_endpoint"], "table": table}
+    figures: Figures = {}
+    with (
+        bench.empty_folder() as cache,
+        child(f"scenarios.storage:{job}", cache=cache, **arguments) as running,
+    ):
+        for epoch in range(EPOCHS if arm == OURS else 1):
+            found, counts = running.next(), store.counts()
+            rows = found["rows"]
+            figures |= {
+                f"rows_per_s_{epoch}": rows / found["seconds"],
+                f"requests_per_row_{epoch}": counts["requests"] / rows,
+                f"bytes_per_useful_byte_{epoch}": counts["bytes"] / found["bytes"],
+                f"cpu_us_per_row_{epoch}": found["cpu_s"] / rows * 1e6,
+                f"most_in_flight_{epoch}": counts["most"],
+                f"refused_{epoch}": counts["refused"],
+            }
+            if epoch == 0:
+                figures["first_batch_s"] = found["first_batch_s"]
+        running.finish()
+    return figures
+
+
+# In processes of their own
+
+
+def ours(remote: Remote) -> Iterator[Any]:
+    import lanceloader as ll
+
+    yield
+
+    def epochs() -> Iterator[Any]:
+        perm = ll.open(remote.uri, storage_options=remote.options, version=1)
+        perm = perm.with_take(remote.num_rows).shuffle(seed=1).with_format("arrow")
+        loader = perm.loader(remote.batch_size)
+        for epoch in range(EPOCHS):
+            loader.set_epoch(epoch)
+            yield iter(loader)
+
+    yield from timed(epochs())
+
+
+def lancedb_permutation(remote: Remote) -> Iterator[Any]:
+    import lancedb
+    import numpy as np
+    from lancedb.permutation import Permutation
+    from peers.torch_loop import as_it_is
+    from torch.utils.data import DataLoader, Subset
+
+    folder, _, name = remote.uri.rpartition("/")
+    yield
+
+    def epoch() -> Iterator[Any]:
+        connection = lancedb.connect(folder, storage_options=remote.options)
+        table = connection.open_table(name.removesuffix(".lance"))
+        dataset = Permutation.identity(table).with_format("arrow")
+        rows = np.random.default_rng(1).permutation(remote.num_rows).tolist()
+        yield from DataLoader(
+            Subset(dataset, rows), batch_size=remote.batch_size, collate_fn=as_it_is
+        )
+
+    yield from timed([epoch()])
+
+
+def pylance_take(remote: Remote) -> Iterator[Any]:
+    import lance
+    import numpy as np
+
+    yield
+
+    def epoch() -> Iterator[Any]:
+        dataset = lance.dataset(remote.uri, storage_options=remote.options)
+        rows = np.random.default_rng(1).permutation(remote.num_rows)
+        for start in range(0, remote.num_rows, remote.batch_size):
+            yield dataset.take(rows[start : start + remote.batch_size].tolist())
+
+    yield from timed([epoch()])
+
+
+def download(remote: Remote, endpoint: str, table: BenchTable) -> Iterator[Any]:
+    """Fetch what the rows take of the data files: a request for each row if rows are long."""
+    yield
+    files = [file for file in table.files() if file.parent.name == "data"]
+    total = sum(file.stat().st_size for file in files)
+    share = remote.num_rows / table.num_rows
+    length = total / table.num_rows
+    step = int(length) if length > 16 << 10 else LONGEST_REQUEST
+    ranges = [
+        (file, start, min(start + step, file.stat().st_size))
+        for file in files
+        for start in range(0, int(file.stat().st_size * share), step)
+    ]
+    random.Random(1).shuffle(ranges)
+    start, cpu = time.perf_counter(), cpu_s()
+    asyncio.run(fetch_all(endpoint, table.folder, ranges))
+    seconds = time.perf_counter() - start
+    yield {
+        "rows": remote.num_rows,
+        "bytes": sum(stop - start for _, start, stop in ranges),
+        "seconds": seconds,
+        "first_batch_s": 0.0,
+        "cpu_s": cpu_s() - cpu,
+    }
+
+
+async def fetch_all(
+    endpoint: str, folder: Path, ranges: list[tuple[Path, int, int]]
+) -> None:
+    url = urllib.parse.urlparse(endpoint)
+    left = list(reversed(ranges))
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection(
+            url.hostname, url.port, limit=1 << 20
+        )
+        while left:
+            file, start, stop = left.pop()
+            path = file.relative_to(folder).as_posix()
+            writer.write(
+                f"GET /{BUCKET}/{path} HTTP/1.1\r\nHost: x\r\n"
+                f"Range: bytes={start}-{stop - 1}\r\n\r\n".encode()
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
+            await reader.readexactly(length)
+            if head.startswith(b"HTTP/1.1 503"):
+                left.append((file, start, stop))
+                await asyncio.sleep(0.1)
+        writer.close()
+
+    await asyncio.gather(*(connection() for _ in range(min(CONNECTIONS, len(ranges)))))
+
+
+def timed(epochs: Any) -> Iterator[dict[str, float]]:
+    """Read epochs; one that is slow is left after a while."""
+    start, cpu = time.perf_counter(), cpu_s()
+    for batches in epochs:
+        rows = num_bytes = 0
+        first = 0.0
+        for batch in batches:
+            rows += batch.num_rows
+            num_bytes += batch.nbytes
+            now = time.perf_counter() - start
+            first = first or now
+            if now > SLOW_S:
+                break
+        seconds = time.perf_counter() - start
+        yield {
+            "rows": rows,
+            "bytes": num_bytes,
+            "seconds": seconds,
+            "first_batch_s": first,
+            "cpu_s": cpu_s() - cpu,
+        }
+        start, cpu = time.perf_counter(), cpu_s()
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,385 @@
+//! Copies of files of other machines: of each file the pages that were read.
+//!
+//! A copy is a file of the size of the original with holes where nothing was fetched yet, and a file of
+//! checksums, one for each page, or 0 where there is none. A page counts once its checksum does, so pages
+//! are written first. Processes that fetch the same page write the same bytes, so no lock is needed;
+//! a page that was torn by a crash does not match its checksum, and is fetched again.
+//!
+//! # The mapping and `unsafe`
+//!
+//! A copy is mapped. It gets its size when it is made, nothing cuts it, and removing it leaves
+//! mappings intact. A page is only shown once its checksum was compared, and nobody writes to it
+//! afterwards but the same bytes.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use memmap2::Mmap;
+use twox_hash::XxHash3_64;
+
+use super::description::{COPY, Origin, PART, SUMS};
+use super::folder::open_folder;
+use super::locks::ProcessLock;
+use super::owned::private;
+use super::room::{Cache, Name, Needed};
+use crate::error::{Error, Result};
+use crate::runtime::lock;
+
+/// Bytes that are kept or not: small, so that single rows do not bring many others.
+pub(crate) const PAGE: u64 = 4 << 10;
+const SUM_BYTES: u64 = 4;
+/// Bytes that a process takes room for at once: making room looks at the whole folder.
+const ALLOWANCE: u64 = 32 << 20;
+
+/// The copies of files of one table, in a folder of their own.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    cache: Cache,
+    name: Name,
+    path: PathBuf,
+    allowance: Mutex<Allowance>,
+    /// Why nothing more is kept.
+    failure: ArcSwapOption<Error>,
+    /// Locked, shared: files must not be removed while a process reads them.
+    _lock: File,
+}
+
+/// Room that was taken and is not filled yet: a file of that size, which counts like others.
+#[derive(Debug, Default)]
+struct Allowance {
+    left: u64,
+    file: Option<(ProcessLock, PathBuf)>,
+}
+
+impl Copies {
+    /// Opens the copies of what lies at `origin`, an address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if the folder cannot be written to.
+    pub(crate) fn open(cache: &Cache, origin: &str) -> Result<Self> {
+        let origin = Origin::new(origin);
+        let name = Name { table: origin.table_name().into(), columns: origin.name().into() };
+        cache.enter()?.is_marked();
+        let (path, file) = open_folder(cache, &name, &origin)?;
+        Ok(Self {
+            cache: cache.clone(),
+            name,
+            path,
+            allowance: Mutex::default(),
+            failure: ArcSwapOption::empty(),
+            _lock: file,
+        })
+    }
+
+    /// Returns why nothing more is kept, if that is so.
+    pub(crate) fn failure(&self) -> Option<Arc<Error>> {
+        self.failure.load_full()
+    }
+
+    /// Takes room for so many bytes; `false` if there is none.
+    fn reserve(&self, bytes: u64) -> bool {
+        if self.failure.load().is_some() {
+            return false;
+        }
+        let mut allowance = lock(&self.allowance);
+        if allowance.left < bytes {
+            let taken = allowance.take(self, bytes.max(ALLOWANCE));
+            // Near the limit, only what is needed.
+            let taken = taken.or_else(|_| allowance.take(self, bytes));
+            if let Err(error) = taken {
+                self.failure.store(Some(Arc::new(error)));
+                return false;
+            }
+        }
+        allowance.left -= bytes;
+        true
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        if let Some((file, path)) = lock(&self.allowance).file.take() {
+            let _ = fs::remove_file(path);
+            drop(file);
+        }
+    }
+}
+
+impl Allowance {
+    fn take(&mut self, copies: &Copies, bytes: u64) -> Result<()> {
+        let failed = |error: std::io::Error| Error::write(copies.path.display(), &error);
+        if self.file.is_none() {
+            let path = copies.path.join(format!("room-{}.{PART}", std::process::id()));
+            self.file = ProcessLock::try_new(&path).map_err(failed)?.map(|file| (file, path));
+        }
+        let room = copies.cache.enter()?;
+        let mut resize = |bytes| match &mut self.file {
+            Some((file, _)) => file.file().set_len(bytes).map_err(failed),
+            None => Ok(()),
+        };
+        // What was taken before is filled by now, and counts as such.
+        resize(0)?;
+        self.left = 0;
+        room.make(&copies.name, Needed::More(bytes))?;
+        resize(bytes)?;
+        self.left = bytes;
+        Ok(())
+    }
+}
+
+/// The copy of one file.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    copies: Arc<Copies>,
+    data: File,
+    sums: File,
+    num_bytes: u64,
+    bytes: Bytes,
+    /// A bit for each page whose checksum was compared in this process.
+    known: Vec<AtomicU64>,
+}
+
+impl Copy {
+    /// Opens the copy of the file called `name`, which has `num_bytes`; makes an empty one if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if it cannot be made.
+    pub(crate) fn open(copies: &Arc<Copies>, name: &str, num_bytes: u64) -> Result<Self> {
+        let num_pages = num_bytes.div_ceil(PAGE);
+        let stem =
+            format!("{:016x}", XxHash3_64::oneshot(format!("{num_bytes} {name}").as_bytes()));
+        let file = |suffix: &str, bytes: u64| {
+            let path = copies.path.join(format!("{stem}.{suffix}"));
+            sized(&path, bytes).map_err(|error| Error::write(path.display(), &error))
+        };
+        let data = file(COPY, num_bytes)?;
+        let sums = file(SUMS, num_pages * SUM_BYTES)?;
+        let bytes = match num_bytes {
+            0 => Bytes::new(),
+            _ => map(&data).map_err(|error| Error::write(copies.path.display(), &error))?,
+        };
+        let known = (0..num_pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { copies: Arc::clone(copies), data, sums, num_bytes, bytes, known })
+    }
+
+    /// Returns the parts of `range` that are not there, of whole pages.
+    pub(crate) fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let pages = range.start / PAGE..range.end.min(self.num_bytes).div_ceil(PAGE);
+        let mut missing: Vec<Range<u64>> = Vec::new();
+        let mut sums = None;
+        for page in pages.clone() {
+            if self.is_known(page) {
+                continue;
+            }
+            let sums = sums.get_or_insert_with(|| self.read_sums(page..pages.end));
+            let at = usize::try_from((page - sums.0) * SUM_BYTES).unwrap_or(usize::MAX);
+            let sum = sums
+                .1
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .map_or(0, |b| u32::from_le_bytes(*b));
+            let place = self.place(page);
+            if sum != 0 && sum_of(self.shown(&place)) == sum {
+                self.mark(page);
+                continue;
+            }
+            match missing.last_mut() {
+                Some(last) if last.end == place.start => last.end = place.end,
+                _ => missing.push(place),
+            }
+        }
+        missing
+    }
+
+    /// Keeps whole pages from `start` on. Whether that could be done shows in [`missing`](Self::missing).
+    pub(crate) fn keep(&self, start: u64, bytes: &[u8]) {
+        let is_whole = start.is_multiple_of(PAGE)
+            && ((bytes.len() as u64).is_multiple_of(PAGE)
+                || start + bytes.len() as u64 == self.num_bytes);
+        if !is_whole || bytes.is_empty() || !self.copies.reserve(bytes.len() as u64) {
+            return;
+        }
+        let first = start / PAGE;
+        let page_bytes = usize::try_from(PAGE).unwrap_or(usize::MAX);
+        let sums: Vec<u8> =
+            bytes.chunks(page_bytes).flat_map(|page| sum_of(page).to_le_bytes()).collect();
+        let written = self
+            .data
+            .write_all_at(bytes, start)
+            .and_then(|()| self.sums.write_all_at(&sums, first * SUM_BYTES));
+        match written {
+            Ok(()) => (first..first + bytes.chunks(page_bytes).len() as u64)
+                .for_each(|page| self.mark(page)),
+            Err(error) => {
+                let error = Error::write(self.copies.path.display(), &error);
+                self.copies.failure.store(Some(Arc::new(error)));
+            }
+        }
+    }
+
+    /// Returns the bytes of a range that is not [`missing`](Self::missing), as a part of the mapping.
+    pub(crate) fn slice(&self, range: &Range<u64>) -> Bytes {
+        let at = |place: u64| usize::try_from(place.min(self.num_bytes)).unwrap_or(0);
+        self.bytes.slice(at(range.start)..at(range.end).max(at(range.start)))
+    }
+
+    /// Returns whether a buffer is a part of the mapping.
+    pub(crate) fn holds(&self, start: *const u8) -> bool {
+        self.bytes.as_ptr_range().contains(&start)
+    }
+
+    fn place(&self, page: u64) -> Range<u64> {
+        page * PAGE..((page + 1) * PAGE).min(self.num_bytes)
+    }
+
+    fn shown(&self, place: &Range<u64>) -> &[u8] {
+        let at = |place: u64| usize::try_from(place).unwrap_or(0);
+        &self.bytes[at(place.start)..at(place.end)]
+    }
+
+    /// Returns the first page and the checksums from there on; none where they cannot be read.
+    fn read_sums(&self, pages: Range<u64>) -> (u64, Vec<u8>) {
+        let length = usize::try_from((pages.end - pages.start) * SUM_BYTES).unwrap_or(0);
+        let mut sums = vec![0; length];
+        if self.sums.read_exact_at(&mut sums, pages.start * SUM_BYTES).is_err() {
+            sums.fill(0);
+        }
+        (pages.start, sums)
+    }
+
+    fn is_known(&self, page: u64) -> bool {
+        let (word, bit) = word_of(page);
+        self.known[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    fn mark(&self, page: u64) {
+        let (word, bit) = word_of(page);
+        self.known[word].fetch_or(bit, Ordering::Release);
+    }
+}
+
+fn word_of(page: u64) -> (usize, u64) {
+    (usize::try_from(page / 64).unwrap_or(usize::MAX), 1 << (page % 64))
+}
+
+/// Returns the checksum of a page, which is never 0.
+#[expect(clippy::cast_possible_truncation, reason = "half of the bits are enough")]
+fn sum_of(page: &[u8]) -> u32 {
+    (XxHash3_64::oneshot(page) as u32).max(1)
+}
+
+/// Opens a file of this size, made if there is none; one of another size is replaced.
+fn sized(path: &Path, bytes: u64) -> std::io::Result<File> {
+    let mut options = private();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(path)?;
+    match file.metadata()?.len() {
+        found if found == bytes => Ok(file),
+        0 => file.set_len(bytes).map(|()| file),
+        _ => {
+            fs::remove_file(path)?;
+            let file = options.open(path)?;
+            file.set_len(bytes)?;
+            Ok(file)
+        }
+    }
+}
+
+/// The owner of the bytes of a mapping.
+struct Shown(Mmap);
+
+impl AsRef<[u8]> for Shown {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
+fn map(file: &File) -> std::io::Result<Bytes> {
+    // SAFETY: pages that are shown do not change; see the module's documentation.
+    let map = unsafe { Mmap::map(file)? };
+    Ok(Bytes::from_owner(Shown(map)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copies(folder: &Path, limit: Option<u64>) -> Arc<Copies> {
+        Arc::new(Copies::open(&Cache::new(folder, limit), "s3://bucket/t.lance").unwrap())
+    }
+
+    fn original(num_bytes: usize) -> Vec<u8> {
+        (0..num_bytes).map(|at| (at * 7 % 253) as u8).collect()
+    }
+
+    #[test]
+    fn pages_that_were_kept_are_there_also_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = original(50_000);
+        let (ours, theirs) = (copies(folder.path(), None), copies(folder.path(), None));
+        let copy = Copy::open(&ours, "data/a.lance", 50_000).unwrap();
+        assert_eq!(copy.missing(&(5000..6000)), [4096..8192]);
+        assert_eq!(copy.missing(&(0..50_000)), [0..50_000]);
+        copy.keep(4096, &file[4096..12_288]);
+        copy.keep(49_152, &file[49_152..]);
+        let other = Copy::open(&theirs, "data/a.lance", 50_000).unwrap();
+        for copy in [&copy, &other] {
+            assert!(copy.missing(&(5000..12_000)).is_empty());
+            assert_eq!(copy.slice(&(5000..12_000)), file[5000..12_000]);
+            assert_eq!(copy.slice(&(49_999..50_000)), file[49_999..]);
+            assert_eq!(copy.missing(&(0..50_000)), [0..4096, 12_288..49_152]);
+        }
+        // Another file, and the same name with another size.
+        for (name, num_bytes) in [("data/b.lance", 50_000), ("data/a.lance", 40_000)] {
+            let copy = Copy::open(&ours, name, num_bytes).unwrap();
+            assert_eq!(copy.missing(&(0..num_bytes)).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn damaged_and_unfinished_pages_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = original(20_000);
+        let ours = copies(folder.path(), None);
+        let copy = Copy::open(&ours, "a", 20_000).unwrap();
+        copy.keep(0, &file);
+        copy.data.write_all_at(b"x", 9000).unwrap();
+        copy.sums.write_all_at(&[0; 4], 0).unwrap();
+        let again = Copy::open(&ours, "a", 20_000).unwrap();
+        assert_eq!(again.missing(&(0..20_000)), [0..4096, 8192..12_288]);
+        again.keep(0, &file[..4096]);
+        assert_eq!(again.missing(&(0..8192)), []);
+        // Parts of pages are not kept.
+        again.keep(8192, &file[8192..8200]);
+        again.keep(8200, &file[8200..12_288]);
+        assert_eq!(again.missing(&(8192..9000)), [8192..12_288]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = original(400_000);
+        let ours = copies(folder.path(), Some(200_000));
+        let copy = Copy::open(&ours, "a", 400_000).unwrap();
+        for start in (0..400_000).step_by(40_960) {
+            let end = file.len().min(start + 40_960);
+            copy.keep(start as u64, &file[start..end]);
+        }
+        let missing: u64 = copy.missing(&(0..400_000)).iter().map(|r| r.end - r.start).sum();
+        assert!((200_000..400_000).contains(&missing), "{missing}");
+        assert!(ours.failure().unwrap().to_string().contains("limit of 200000"));
+        drop((copy, ours));
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 3, "the marker, the lock and the entry");
+    }
+}

@@ -1,0 +1,15 @@
+//! The bytes of data files: mapped where they are local, fetched where they are not, and kept.
+//!
+//! Both answer the requests of Lance's decoder ([`EncodingsIo`](lance_encoding::EncodingsIo)). All requests
+//! of a window are under way before the first answer is waited for.
+
+mod limits;
+mod mapped;
+mod remote;
+mod requests;
+mod traffic;
+
+pub(crate) use mapped::{Attempt, MappedFile, forget_touched};
+pub(crate) use remote::{RemoteFile, Retries, Source};
+pub(crate) use traffic::Meter;
+pub use traffic::Traffic;

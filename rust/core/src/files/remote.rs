@@ -1,0 +1,295 @@
+//! A file on another machine, as an input of Lance's decoder.
+//!
+//! What is missing of the copy on a local disk, if one is kept, is asked for in as few requests as are worth
+//! it, all at once, within the limit of the store. A request that fails is made again: after a pause
+//! that doubles each time and is cut at random, so that those that failed together do not come back
+//! together ("full jitter" would start at 0; half of the pause is always waited for).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_buffer::Buffer;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use lance_encoding::EncodingsIo;
+use lance_io::object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStoreExt};
+use twox_hash::XxHash3_64;
+
+use super::limits::{Limits, limits_of};
+use super::requests::{Part, Shape, cut, requests};
+use super::traffic::Meter;
+use crate::cache::{Copies, Copy, PAGE};
+use crate::error::{Error, Result, StoreFault};
+use crate::runtime;
+
+/// What a request may fetch beyond what is wanted, rather than make another one. More would be kept and not
+/// lost where there is a copy, but ranks of a node that read at the same time would fetch it several times.
+const GAP: u64 = 32 << 10;
+/// Longer requests are divided: one connection has a fraction of the bandwidth.
+const MOST: u64 = 4 << 20;
+/// The first pause before another attempt, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A store, as the files of one table are read from it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    store: Arc<ObjectStore>,
+    limits: Arc<Limits>,
+    meter: Arc<Meter>,
+    copies: Option<Arc<Copies>>,
+    retries: Retries,
+}
+
+/// How long a request that fails is made again, and how often.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retries {
+    pub(crate) patience: Duration,
+    pub(crate) most: u32,
+}
+
+impl Source {
+    pub(crate) fn new(
+        store: Arc<ObjectStore>,
+        meter: Arc<Meter>,
+        copies: Option<Arc<Copies>>,
+        retries: Retries,
+    ) -> Self {
+        let limits = limits_of(&store.store_prefix);
+        Self { store, limits, meter, copies, retries }
+    }
+
+    /// Returns why nothing more is kept, if that is so.
+    pub(crate) fn copy_failure(&self) -> Option<Arc<Error>> {
+        self.copies.as_ref().and_then(|copies| copies.failure())
+    }
+
+    /// Returns the size of the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(crate) async fn num_bytes(&self, path: &Path) -> Result<u64> {
+        let found = self.patiently(|| self.store.inner.head(path).boxed()).await;
+        found.map(|meta| meta.size).map_err(|error| Error::store(path, error))
+    }
+
+    async fn fetch(self: Arc<Self>, path: Path, range: Range<u64>) -> object_store::Result<Part> {
+        let bytes = self.patiently(|| self.get(&path, range.clone()).boxed()).await?;
+        self.meter.fetched(bytes.len() as u64);
+        Ok((range.start, bytes))
+    }
+
+    /// Makes a request, within the limit of the store, until it is answered or there is no point in making
+    /// it again.
+    async fn patiently<'a, T>(
+        &'a self,
+        request: impl Fn() -> BoxFuture<'a, object_store::Result<T>> + Send + 'a,
+    ) -> object_store::Result<T> {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut retries = 0;
+        loop {
+            let permit = self.limits.permit().await;
+            let in_flight = self.meter.begin();
+            let got = request().await;
+            drop((in_flight, permit));
+            let error = match got {
+                Ok(answer) => {
+                    self.limits.answered();
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let fault = StoreFault::of(&error);
+            if fault.is_throttled {
+                self.limits.refused();
+            }
+            let is_over = start.elapsed() + pause > self.retries.patience;
+            if !fault.may_pass || retries == self.retries.most || is_over {
+                return Err(error);
+            }
+            retries += 1;
+            self.meter.retried(fault.is_throttled);
+            runtime::sleep(jittered(pause, start.elapsed())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn get(&self, path: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
+        let length = range.end - range.start;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let answer = self.store.inner.get_opts(path, options).await?;
+        if answer.range.end - answer.range.start != length {
+            // Asking again would not help.
+            return Err(cut_short(std::io::ErrorKind::InvalidData, answer.meta.size, length));
+        }
+        let bytes = answer.bytes().await?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        Err(cut_short(std::io::ErrorKind::UnexpectedEof, bytes.len() as u64, length))
+    }
+}
+
+fn cut_short(kind: std::io::ErrorKind, found: u64, wanted: u64) -> object_store::Error {
+    let text = match kind {
+        std::io::ErrorKind::InvalidData => {
+            format!("the object has {found} bytes, and more are wanted")
+        }
+        _ => format!("{found} bytes came where {wanted} were asked for"),
+    };
+    let source = std::io::Error::new(kind, text);
+    object_store::Error::Generic { store: "object store", source: source.into() }
+}
+
+/// A file on another machine.
+#[derive(Debug, Clone)]
+pub(crate) struct RemoteFile {
+    source: Arc<Source>,
+    path: Path,
+    copy: Option<Arc<Copy>>,
+    /// Whether what is fetched is added to the copy.
+    keeps: bool,
+}
+
+impl RemoteFile {
+    /// Returns the file at `path`, which has `num_bytes`. No request is made.
+    pub(crate) fn new(source: &Arc<Source>, path: Path, num_bytes: u64) -> Self {
+        // A disk that cannot be used is no reason to stop.
+        let open = |copies| Copy::open(copies, path.as_ref(), num_bytes).ok().map(Arc::new);
+        let copy = source.copies.as_ref().and_then(open);
+        Self { source: Arc::clone(source), path, copy, keeps: true }
+    }
+
+    /// Returns the same file, of which nothing is added to the copy.
+    pub(crate) fn without_keeping(&self) -> Self {
+        Self { keeps: false, ..self.clone() }
+    }
+
+    /// Returns whether a buffer is a part of the mapped copy.
+    pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
+        self.copy.as_ref().is_some_and(|copy| copy.holds(buffer.as_ptr()))
+    }
+
+    /// Returns the bytes of some ranges.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(crate) async fn read(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+        let read = self.fetch(ranges).await;
+        read.map_err(|error| Error::store(&self.path, error))
+    }
+
+    /// Asks for what is missing, and returns what waits for it.
+    fn fetch(
+        &self,
+        ranges: Vec<Range<u64>>,
+    ) -> impl Future<Output = object_store::Result<Vec<Bytes>>> + Send + 'static + use<> {
+        let file = self.clone();
+        let missing = match &self.copy {
+            Some(copy) => ranges.iter().flat_map(|range| copy.missing(range)).collect(),
+            None => ranges.clone(),
+        };
+        let asked = requests(missing, Shape { gap: GAP, most: MOST, step: PAGE });
+        // Spawned, so that all are under way even if nobody looks at the answers yet.
+        let runtime = runtime::runtime();
+        let spawn = |range: Range<u64>| {
+            let file = self.clone();
+            let work = async move {
+                let part = Arc::clone(&file.source).fetch(file.path.clone(), range).await?;
+                if let Some(copy) = file.copy.as_ref().filter(|_| file.keeps) {
+                    copy.keep(part.0, &part.1);
+                }
+                Ok(part)
+            };
+            runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
+        };
+        let tasks: Vec<_> = asked.into_iter().map(spawn).collect();
+        async move {
+            let wait = |task: Option<Task>| async {
+                match task {
+                    Some(mut task) => {
+                        (&mut task.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
+                    }
+                    None => Err(stopped("there are no threads for requests".into())),
+                }
+            };
+            let parts = try_join_all(tasks.into_iter().map(wait)).await?;
+            let answers: Option<Vec<_>> =
+                ranges.iter().map(|range| file.answer(range, &parts)).collect();
+            answers.ok_or_else(|| stopped("not all bytes came".into()))
+        }
+    }
+
+    /// Returns the bytes of a range, of what was fetched for it and of the copy.
+    fn answer(&self, range: &Range<u64>, parts: &[Part]) -> Option<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        if let Some(fetched) = cut(range, parts) {
+            self.source.meter.served(length, 0);
+            return Some(fetched);
+        }
+        let copy = self.copy.as_ref()?;
+        // Pages that could not be kept are among the parts.
+        let mut all: Vec<Part> = Vec::new();
+        let mut position = range.start;
+        let first = parts.partition_point(|(start, bytes)| start + bytes.len() as u64 <= position);
+        for (start, bytes) in &parts[first..] {
+            if *start >= range.end {
+                break;
+            }
+            if position < *start {
+                all.push((position, copy.slice(&(position..*start))));
+            }
+            all.push((*start, bytes.clone()));
+            position = start + bytes.len() as u64;
+        }
+        if position < range.end {
+            all.push((position, copy.slice(&(position..range.end))));
+        }
+        let fetched: u64 = all
+            .iter()
+            .filter(|(_, b)| parts.iter().any(|(_, p)| p.as_ptr() == b.as_ptr()))
+            .map(|(_, b)| b.len() as u64)
+            .sum();
+        self.source.meter.served(length, length.saturating_sub(fetched));
+        cut(range, &all)
+    }
+}
+
+impl EncodingsIo for RemoteFile {
+    fn submit_request(
+        &self,
+        ranges: Vec<Range<u64>>,
+        _priority: u64,
+    ) -> BoxFuture<'static, lance_core::Result<Vec<Bytes>>> {
+        let answers = self.fetch(ranges);
+        async move { answers.await.map_err(|error| lance_core::Error::io_source(Box::new(error))) }
+            .boxed()
+    }
+}
+
+/// A request that ends when nobody waits for it any more.
+struct Task(tokio::task::JoinHandle<object_store::Result<Part>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Returns from a half of `pause` to all of it, by a hash of the time.
+#[expect(clippy::cast_precision_loss, reason = "any number does")]
+fn jittered(pause: Duration, elapsed: Duration) -> Duration {
+    let noise = XxHash3_64::oneshot(&elapsed.as_nanos().to_le_bytes());
+    pause.mul_f64(0.5 + 0.5 * noise as f64 / u64::MAX as f64)
+}
+
+fn stopped(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
+    object_store::Error::Generic { store: "object store", source }
+}
