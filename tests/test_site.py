@@ -18,6 +18,8 @@ import lanceloader.streaming
 import lanceloader.torch
 import pytest
 
+pytestmark = pytest.mark.checkout
+
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 MODULES = [
