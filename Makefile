@@ -61,7 +61,7 @@ wheel: $(TOOLS) ## Makes a wheel in dist/, optimised throughout, for glibc 2.28 
 		--sbom-include $(WHEEL_SBOM) $(WHEEL_LINK)
 	$(BIN)/python tools/check_wheel.py --limit-mb $(WHEEL_LIMIT_MB) dist/*.whl
 
-test-wheel: $(TOOLS) ## Tests the wheel in dist/: installed without Rust, away from the checkout
+test-wheel: $(STAMP) ## Tests the wheel in dist/: installed without Rust, away from the checkout
 	$(BIN)/python tools/test_wheel.py dist/*.whl
 
 licenses: $(TOOLS) ## Writes THIRD_PARTY_LICENSES anew, after a change of Cargo.lock
