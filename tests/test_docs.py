@@ -23,6 +23,8 @@ import pyarrow as pa
 import pytest
 import s3_folder
 
+pytestmark = pytest.mark.checkout
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path

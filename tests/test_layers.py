@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.checkout
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "lanceloader"
 CORE = ROOT / "rust" / "core" / "src"

@@ -20,6 +20,8 @@ import lanceloader.torch
 import lanceloader.transformers
 import pytest
 
+pytestmark = pytest.mark.checkout
+
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 MODULES = [

@@ -6,6 +6,7 @@ use std::fs::File;
 ///
 /// Such files should not be mapped: what another machine does to one can kill a process that has it
 /// mapped.
+#[cfg(target_os = "linux")]
 pub(crate) fn is_remote(file: &File) -> bool {
     const REMOTE: [u32; 9] = [
         0x0000_6969, // NFS
@@ -23,4 +24,11 @@ pub(crate) fn is_remote(file: &File) -> bool {
         let magic = i128::from(fs.f_type) & i128::from(u32::MAX);
         REMOTE.iter().any(|&remote| i128::from(remote) == magic)
     })
+}
+
+/// Returns whether a file lies on another machine: its file system is not marked as local.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn is_remote(file: &File) -> bool {
+    const LOCAL: u32 = 0x1000; // MNT_LOCAL
+    rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_flags & LOCAL == 0)
 }

@@ -12,7 +12,7 @@ use std::hash::Hasher;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use memmap2::{Mmap, MmapMut, MmapOptions};
 use twox_hash::XxHash3_64;
 
 use crate::error::{Error, Result};
@@ -153,7 +153,8 @@ impl Block {
         let failed = |error: std::io::Error| Error::io("memory for rows", &error);
         let mut memory = MmapMut::map_anon((heads + tails).max(1)).map_err(failed)?;
         // A hint: rows are touched at random, which is what huge pages are for.
-        let _ = memory.advise(Advice::HugePage);
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
         memory[..heads].copy_from_slice(&rows.heads);
         memory[heads..heads + tails].copy_from_slice(&rows.tails);
         Ok(Self {

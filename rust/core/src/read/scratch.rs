@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(target_os = "linux")]
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
@@ -110,11 +111,14 @@ impl Scratch {
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 fn nameless(folder: &Path) -> std::io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    if let Ok(file) = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
-        return Ok(File::from(file));
+    #[cfg(target_os = "linux")]
+    {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+            return Ok(File::from(file));
+        }
     }
-    // Not every file system can; a name is then taken back at once.
+    // Not every system and file system can; a name is then taken back at once.
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!(".lanceloader-{}-{count}.scratch", std::process::id()));
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
