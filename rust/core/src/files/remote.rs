@@ -228,37 +228,32 @@ impl RemoteFile {
     }
 
     /// Returns the bytes of a range, of what was fetched for it and of the copy.
-    fn answer(&self, range: &Range<u64>, parts: &[Part]) -> Option<Bytes> {
+    fn answer(&self, range: &Range<u64>, fetched: &[Part]) -> Option<Bytes> {
         let length = range.end.saturating_sub(range.start);
-        if let Some(fetched) = cut(range, parts) {
+        if let Some(found) = cut(range, fetched) {
             self.source.meter.served(length, 0);
-            return Some(fetched);
+            return Some(found);
         }
+        // What was not fetched is in the copy.
         let copy = self.copy.as_ref()?;
-        // Pages that could not be kept are among the parts.
-        let mut all: Vec<Part> = Vec::new();
-        let mut position = range.start;
-        let first = parts.partition_point(|(start, bytes)| start + bytes.len() as u64 <= position);
-        for (start, bytes) in &parts[first..] {
-            if *start >= range.end {
-                break;
+        let end_of = |(start, bytes): &Part| start + bytes.len() as u64;
+        let first = fetched.partition_point(|part| end_of(part) <= range.start);
+        let mut parts: Vec<Part> = Vec::new();
+        let (mut position, mut copied) = (range.start, 0);
+        let mut copy_until = |position: u64, end: u64, parts: &mut Vec<Part>| {
+            if position < end {
+                parts.push((position, copy.slice(&(position..end))));
+                copied += end - position;
             }
-            if position < *start {
-                all.push((position, copy.slice(&(position..*start))));
-            }
-            all.push((*start, bytes.clone()));
-            position = start + bytes.len() as u64;
+        };
+        for part in fetched[first..].iter().take_while(|part| part.0 < range.end) {
+            copy_until(position, part.0, &mut parts);
+            parts.push(part.clone());
+            position = end_of(part);
         }
-        if position < range.end {
-            all.push((position, copy.slice(&(position..range.end))));
-        }
-        let fetched: u64 = all
-            .iter()
-            .filter(|(_, b)| parts.iter().any(|(_, p)| p.as_ptr() == b.as_ptr()))
-            .map(|(_, b)| b.len() as u64)
-            .sum();
-        self.source.meter.served(length, length.saturating_sub(fetched));
-        cut(range, &all)
+        copy_until(position, range.end, &mut parts);
+        self.source.meter.served(length, copied);
+        cut(range, &parts)
     }
 }
 

@@ -187,6 +187,7 @@ impl PackedReader {
             };
             batches.push(gathered);
         }
+        self.count_packed(offsets.len());
         formed(base.projection(), batches, form)
     }
 
@@ -210,7 +211,13 @@ impl PackedReader {
             let batch = matrix::from_values(base.projection().schema(), values, offsets.len())?;
             matrices.push(Gathered { batch, is_owned: true });
         }
+        self.count_packed(offsets.len());
         Ok(Some(matrices))
+    }
+
+    /// Counts rows that are handed out, and not those of windows that turned out to lack some.
+    fn count_packed(&self, rows: usize) {
+        self.resident.counters.rows_packed.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     fn finish(
@@ -238,6 +245,7 @@ impl PackedReader {
             Some(columns) => self.finish(base, &kept, columns?)?,
             None => return Err(Error::bug("packed rows went away")),
         };
+        self.count_packed(kept.len());
         let blocks: Vec<RecordBatch> =
             [packed].into_iter().chain(direct).map(|gathered| gathered.batch).collect();
         let mut next = [0, 0];

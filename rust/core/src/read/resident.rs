@@ -219,7 +219,6 @@ impl Resident {
     ) -> Option<Result<Vec<arrow_array::ArrayRef>>> {
         let blocks = self.blocks.load_full();
         let heads = self.heads(&blocks, offsets)?;
-        self.counters.rows_packed.fetch_add(offsets.len() as u64, Ordering::Relaxed);
         Some(self.packing.unpack(&heads, &blocks.bits_set, wanted))
     }
 
@@ -231,9 +230,7 @@ impl Resident {
             return None;
         }
         let heads = self.heads(&blocks, offsets)?;
-        let values = self.packing.unpack_matrix(&heads, wanted)?;
-        self.counters.rows_packed.fetch_add(offsets.len() as u64, Ordering::Relaxed);
-        Some(values)
+        self.packing.unpack_matrix(&heads, wanted)
     }
 
     /// Returns which of `offsets` are there.

@@ -256,14 +256,13 @@ impl Storage {
         };
         runtime::wait(async {
             let key = Key { storage: self.number, name: Name::Other(path.clone()) };
-            let file = match self.open_files.remote_file(&key) {
-                Some(file) => file,
-                None => {
-                    let num_bytes = source.num_bytes(&path).await?;
-                    let file = Arc::new(RemoteFile::new(source, path.clone(), num_bytes));
-                    self.open_files.keep_remote_file(&key, &file);
-                    file
-                }
+            let file = if let Some(file) = self.open_files.remote_file(&key) {
+                file
+            } else {
+                let num_bytes = source.num_bytes(&path).await?;
+                let file = Arc::new(RemoteFile::new(source, path.clone(), num_bytes));
+                self.open_files.keep_remote_file(&key, &file);
+                file
             };
             file.read(ranges.to_vec()).await
         })

@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const WORTH_WAITING: Duration = Duration::from_secs(2);
 /// The same where every single row is a request to another machine for each of its columns: these are some
 /// hundred times slower than reading all rows in order.
-const WORTH_WAITING_FAR: Duration = Duration::from_secs(60);
+const WORTH_WAITING_FAR: Duration = Duration::from_mins(1);
 
 /// The outcome of an attempt to fill a block.
 enum Attempt {
