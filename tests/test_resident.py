@@ -388,19 +388,3 @@ def test_a_limit_below_one_table(three, cache, monkeypatch):
     assert is_cold(stats)
     assert not stats.is_shared
     assert not files(cache)
-
-
-@pytest.mark.parametrize("format", ["arrow", "torch_matrix"])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_row_is_counted_once_while_rows_are_packed(tmp_path, cache, seed, format):
-    rng = np.random.default_rng(seed)
-    rows = pa.table({f"x{i}": rng.normal(size=400_000) for i in range(4)})
-    path = lance.write_dataset(rows, tmp_path / "t.lance").uri
-    loader = ll.open(path).loader(
-        700, shuffle=True, seed=seed, format=format, read="resident", cache_dir=cache
-    )
-    served = sum(len(batch) for batch in loader)
-    stats = loader.stats()
-    assert served == 400_000
-    # Rows that are read ahead for windows that are still to come do not exist at the end.
-    assert stats.rows_packed + stats.rows_direct == served

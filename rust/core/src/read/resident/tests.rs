@@ -193,3 +193,12 @@ fn a_folder_that_goes_away_in_the_middle_and_comes_back() {
     });
     filled(&resident);
 }
+
+#[test]
+fn rows_count_once_they_are_handed_out_and_not_when_they_are_gathered() {
+    let resident = resident(&Faulty::new(), None);
+    filled(&resident);
+    assert!(resident.gather_matrix(&[3, 700], &[0]).is_some());
+    // A window of which a later batch lacks rows is gathered again.
+    assert_eq!(resident.counters.rows_packed.load(Ordering::Relaxed), 0);
+}
