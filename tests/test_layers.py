@@ -31,9 +31,14 @@ RUST = {
     "hash": set(),
     "plan": {"order"},
     "projection": set(),
-    "table": {"order", "plan", "projection", "runtime", "interrupt", "disk"},
+    "files": {"advice", "cache", "disk", "runtime"},
+    "table": {
+        *("order", "plan", "projection", "files", "cache"),
+        *("runtime", "interrupt", "disk"),
+    },
     "budget": {"address_space"},
     "disk": set(),
+    "advice": set(),
     "packed": {"projection", "processor", "address_space"},
     "matrix": {"projection"},
     "cache": {"packed", "disk", "runtime", "interrupt"},
@@ -42,7 +47,7 @@ RUST = {
     "merge": {"order", "plan", "projection", "gather"},
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),
-        *("matrix", "address_space"),
+        *("files", "matrix", "address_space"),
         *("budget", "runtime", "interrupt", "stages"),
     },
     "loader": {
@@ -55,10 +60,10 @@ RUST = {
 
 # Words that only some stages of the core may use.
 WORDS = {
-    r"lance_\w+::": {"error", "table"},
-    "tokio": {"runtime"},
+    r"lance_\w+::": {"error", "files", "table"},
+    "tokio": {"files", "runtime"},
     "datafusion": {"hash"},
-    "unsafe": {"table", "cache", "recycled", "processor", "address_space"},
+    "unsafe": {"advice", "files", "cache", "recycled", "processor", "address_space"},
     "pyo3": set(),
 }
 

@@ -155,13 +155,13 @@ def test_environment_variables_are_the_defaults(tmp_path, monkeypatch):
 def test_relative_and_home_cache_folders_become_absolute(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    folder = ReadOptions.of(None, None, "~/rows", None).for_native()["cache_folder"]
+    folder = ReadOptions(None, None, "~/rows", None).for_native()["cache_folder"]
     assert folder == str(tmp_path / "rows")
-    folder = ReadOptions.of(None, None, "rows", None).for_native()["cache_folder"]
+    folder = ReadOptions(None, None, "rows", None).for_native()["cache_folder"]
     assert folder == str(tmp_path / "rows")
-    assert ReadOptions.of(None, None, "", None).for_native()["cache_folder"] is None
+    assert ReadOptions(None, None, "", None).for_native()["cache_folder"] is None
     with pytest.raises(TypeError, match="must be a string or a path"):
-        ReadOptions.of(None, None, b"rows", None)
+        ReadOptions(None, None, b"rows", None)
 
 
 def test_few_rows_at_random_are_not_worth_packing(tmp_path):

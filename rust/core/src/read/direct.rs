@@ -17,7 +17,7 @@ use super::scan::Scan;
 use super::weights::{self, Weights};
 use super::window::{Blocks, cut};
 use crate::cache::Cache;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
@@ -96,7 +96,7 @@ impl Direct {
                 let addresses = self.table.layout().addresses(offsets)?;
                 Ok(addresses.into_iter().map(|address| address.0).collect())
             }
-            other => Err(crate::Error::bug(format!("{other:?} is not kept by the table"))),
+            other => Err(Error::bug(format!("{other:?} is not kept by the table"))),
         }
     }
 
