@@ -25,6 +25,7 @@ class Server:
         requests: Requests for data files, since the last ``reset``.
         bytes: Bytes of the answers.
         most: The most requests at once.
+        failed: The requests that ``fault`` spoiled.
         fault: Called for each request with its number; returns ``None``, a status, ``"short"``
             (half of the body) or ``"reset"`` (no answer).
         latency: Seconds before each answer.
@@ -35,6 +36,7 @@ class Server:
     bytes: int = 0
     now: int = 0
     most: int = 0
+    failed: int = 0
     fault: object = None
     latency: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -45,7 +47,7 @@ class Server:
 
     def reset(self) -> None:
         with self.lock:
-            self.requests = self.bytes = self.most = 0
+            self.requests = self.bytes = self.most = self.failed = 0
 
     @contextlib.contextmanager
     def counted(self):
@@ -77,6 +79,8 @@ def serving(folder):
             with server.counted() as number:
                 time.sleep(server.latency)
                 self.fault = server.fault and server.fault(number)
+                with server.lock:
+                    server.failed += self.fault is not None
                 if isinstance(self.fault, int):
                     self.answer(self.fault, b"<Error><Code>SlowDown</Code></Error>")
                 elif self.fault == "reset":
