@@ -271,18 +271,15 @@ def _remove_computed(entry: Entry) -> bool:
 
 def _copies_at(folder: Path, origin: str, last_used: float) -> Entry:
     files = {each.name: each.lstat() for each in folder.iterdir()}
-    # Copies have holes where nothing was fetched yet.
-    copies = [about for name, about in files.items() if name.endswith(".copy")]
-    others = [about for name, about in files.items() if not name.endswith(".copy")]
-    stored = [about.st_blocks * _BLOCK_BYTES for about in copies]
+    # Copies have holes where nothing was fetched yet, and room that was taken is one hole.
+    stored = {name: about.st_blocks * _BLOCK_BYTES for name, about in files.items()}
+    copies = [name for name in files if name.endswith(".copy")]
     return Entry(
         table=folder.parent.name,
         columns=(),
         rows=0,
-        bytes=sum(stored) + sum(about.st_size for about in others),
-        is_complete=all(
-            size >= about.st_size for size, about in zip(stored, copies, strict=True)
-        ),
+        bytes=sum(stored.values()),
+        is_complete=all(stored[name] >= files[name].st_size for name in copies),
         is_in_use=_is_in_use(folder),
         last_used=dt.datetime.fromtimestamp(last_used, dt.UTC),
         path=folder,
