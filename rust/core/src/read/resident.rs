@@ -7,7 +7,7 @@ mod fill;
 mod filling;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;
