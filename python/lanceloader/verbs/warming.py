@@ -127,9 +127,8 @@ def fetch_now(view: View, progress: Progress | None) -> WarmReport:
         for batch in reader.load(order, rows, False):  # noqa: FBT003
             done += batch.num_rows * row_bytes
             report(min(done, total), total)
-            failure = reader.stats().copy_failure
-            if failure is not None:
-                raise StorageError(failure)
+            check_kept(reader)
+    check_kept(reader)
     after = reader.stats()
     return WarmReport(
         rows=choice.num_rows,
@@ -141,6 +140,17 @@ def fetch_now(view: View, progress: Progress | None) -> WarmReport:
         is_shared=True,
         cache_dir=cache_folder(view.read_options.cache_dir),
     )
+
+
+def check_kept(reader: _native.Reader) -> None:
+    """Check that what is fetched is kept.
+
+    Raises:
+        StorageError: If it is not.
+    """
+    failure = reader.stats().copy_failure
+    if failure is not None:
+        raise StorageError(failure)
 
 
 def wait_for(

@@ -151,14 +151,19 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     })
 }
 
-/// Runs a future that probably does not wait: without the runtime, if it does not.
+/// Runs a future that probably does not wait: without timers and interrupts, if it does not.
 ///
 /// # Errors
 ///
 /// Those of [`wait`].
 pub(crate) fn at_once<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let mut future = std::pin::pin!(future);
-    match future.as_mut().now_or_never() {
+    let runtime = runtime()?;
+    // Files that cannot be mapped are opened by tasks.
+    let entered = runtime.enter();
+    let found = future.as_mut().now_or_never();
+    drop(entered);
+    match found {
         Some(result) => result,
         None => wait(future),
     }

@@ -11,12 +11,14 @@
 //! mappings intact. A page is only shown once its checksum was compared, and nobody writes to it
 //! afterwards but the same bytes.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -24,18 +26,29 @@ use memmap2::Mmap;
 use twox_hash::XxHash3_64;
 
 use super::description::{COPY, Origin, PART, SUMS};
-use super::folder::open_folder;
+use super::folder::{clean, open_folder};
 use super::locks::ProcessLock;
 use super::owned::private;
 use super::room::{Cache, Name, Needed};
 use crate::error::{Error, Result};
-use crate::runtime::lock;
+use crate::runtime::{PerProcess, lock};
 
 /// Bytes that are kept or not: small, so that single rows do not bring many others.
 pub(crate) const PAGE: u64 = 4 << 10;
 const SUM_BYTES: u64 = 4;
 /// Bytes that a process takes room for at once: making room looks at the whole folder.
 const ALLOWANCE: u64 = 32 << 20;
+/// How long nothing is kept after there was no room.
+const RETRY: Duration = Duration::from_secs(30);
+/// How often, and after which time, a folder that somebody has locked is tried again.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The copies that are open in this process, by cache folder and origin.
+static OPEN: PerProcess<Mutex<HashMap<Key, Weak<Copies>>>> = PerProcess::new();
+
+/// A cache folder and an origin.
+type Key = (PathBuf, String);
 
 /// The copies of files of one table, in a folder of their own.
 #[derive(Debug)]
@@ -44,8 +57,8 @@ pub(crate) struct Copies {
     name: Name,
     path: PathBuf,
     allowance: Mutex<Allowance>,
-    /// Why nothing more is kept.
-    failure: ArcSwapOption<Error>,
+    /// Why nothing more is kept, and since when.
+    failure: ArcSwapOption<(Arc<Error>, Instant)>,
     /// Locked, shared: files must not be removed while a process reads them.
     _lock: File,
 }
@@ -58,12 +71,38 @@ struct Allowance {
 }
 
 impl Copies {
+    /// Returns the copies of what lies at `origin`, an address, which all tables of this process share.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if the folder cannot be written to.
+    pub(crate) fn shared(cache: &Cache, origin: &str) -> Result<Arc<Self>> {
+        let known = OPEN.get_or_init(Mutex::default);
+        let mut known = lock(&known);
+        known.retain(|_, copies| copies.strong_count() > 0);
+        let key = (cache.path().to_path_buf(), origin.to_string());
+        if let Some(copies) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(copies);
+        }
+        let mut attempts = 0;
+        let copies = loop {
+            match Self::open(cache, origin) {
+                // Somebody may be looking whether it is in use.
+                Err(error) if error.may_pass() && attempts < ATTEMPTS => attempts += 1,
+                other => break Arc::new(other?),
+            }
+            std::thread::sleep(PAUSE);
+        };
+        known.insert(key, Arc::downgrade(&copies));
+        Ok(copies)
+    }
+
     /// Opens the copies of what lies at `origin`, an address.
     ///
     /// # Errors
     ///
     /// [`Error::Write`] if the folder cannot be written to.
-    pub(crate) fn open(cache: &Cache, origin: &str) -> Result<Self> {
+    fn open(cache: &Cache, origin: &str) -> Result<Self> {
         let origin = Origin::new(origin);
         let name = Name { table: origin.table_name().into(), columns: origin.name().into() };
         cache.enter()?.is_marked();
@@ -80,13 +119,21 @@ impl Copies {
 
     /// Returns why nothing more is kept, if that is so.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
-        self.failure.load_full()
+        self.failure.load().as_ref().map(|failure| Arc::clone(&failure.0))
+    }
+
+    /// Notes why nothing more is kept for a while.
+    pub(crate) fn fail(&self, error: Error) {
+        self.failure.store(Some(Arc::new((Arc::new(error), Instant::now()))));
     }
 
     /// Takes room for so many bytes; `false` if there is none.
     fn reserve(&self, bytes: u64) -> bool {
-        if self.failure.load().is_some() {
-            return false;
+        if let Some(failure) = self.failure.load_full() {
+            if !failure.0.may_pass() || failure.1.elapsed() < RETRY {
+                return false;
+            }
+            self.failure.store(None);
         }
         let mut allowance = lock(&self.allowance);
         if allowance.left < bytes {
@@ -94,7 +141,7 @@ impl Copies {
             // Near the limit, only what is needed.
             let taken = taken.or_else(|_| allowance.take(self, bytes));
             if let Err(error) = taken {
-                self.failure.store(Some(Arc::new(error)));
+                self.fail(error);
                 return false;
             }
         }
@@ -127,7 +174,11 @@ impl Allowance {
         // What was taken before is filled by now, and counts as such.
         resize(0)?;
         self.left = 0;
-        room.make(&copies.name, Needed::More(bytes))?;
+        if room.make(&copies.name, Needed::More(bytes)).is_err() {
+            // Processes that were killed may have left room that they had taken.
+            clean(&copies.path);
+            room.make(&copies.name, Needed::More(bytes))?;
+        }
         resize(bytes)?;
         self.left = bytes;
         Ok(())
@@ -221,7 +272,7 @@ impl Copy {
                 .for_each(|page| self.mark(page)),
             Err(error) => {
                 let error = Error::write(self.copies.path.display(), &error);
-                self.copies.failure.store(Some(Arc::new(error)));
+                self.copies.fail(error);
             }
         }
     }

@@ -223,7 +223,7 @@ fn describe(path: &Path, found: &impl Serialize) -> std::io::Result<()> {
 }
 
 /// Removes what processes that were killed while writing have left in an entry.
-fn clean(path: &Path) {
+pub(super) fn clean(path: &Path) {
     for file in fs::read_dir(path).into_iter().flatten().flatten() {
         let (name, path) = (file.file_name(), file.path());
         let name = name.to_string_lossy();

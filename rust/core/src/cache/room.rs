@@ -118,6 +118,11 @@ impl Room<'_> {
         let is_marked = self.is_marked();
         kept.retain(|entry| entry.name != *own);
         kept.sort_by_key(|entry| entry.last_used);
+        // Nothing is removed for what does not fit anyway.
+        let removable: u64 = kept.iter().map(|entry| entry.bytes).sum();
+        if (used - removable).saturating_add(more) > limit {
+            kept.clear();
+        }
         for entry in kept.iter().filter(|_| is_marked) {
             if entry.remove(&self.root) {
                 used -= entry.bytes;

@@ -48,6 +48,8 @@ pub(crate) struct StoreFault {
     pub(crate) may_pass: bool,
     /// Whether the store refused it because there were too many.
     pub(crate) is_throttled: bool,
+    /// Whether it was not answered in time, as is to be expected where too many share a slow link.
+    pub(crate) is_late: bool,
 }
 
 impl StoreFault {
@@ -61,7 +63,12 @@ impl StoreFault {
             matches!(kind, Some(HttpErrorKind::Decode | HttpErrorKind::Unknown))
                 || io == Some(ErrorKind::UnexpectedEof)
         });
-        Self { may_pass: is_throttled || is_cut || fault_of(error).may_pass(), is_throttled }
+        let fault = fault_of(error);
+        Self {
+            may_pass: is_throttled || is_cut || fault.may_pass(),
+            is_throttled,
+            is_late: fault == Fault::TimedOut,
+        }
     }
 }
 
@@ -138,7 +145,9 @@ pub(super) fn find<'a, E: StdError + 'static>(
 /// Returns what kind of failure an error is, by the first of its chain that says so.
 pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
     // Known by their text only: their types are private, or were dropped on the way.
-    const TEXTS: [(&str, Fault); 8] = [
+    const TEXTS: [(&str, Fault); 10] = [
+        ("<Code>ExpiredToken</Code>", Fault::Denied),
+        ("<Code>RequestTimeout</Code>", Fault::Passing),
         ("<Code>NoSuchBucket</Code>", Fault::NoBucket),
         ("Bucket '", Fault::NoBucket),
         ("Failed to get AWS credentials", Fault::NoCredentials),
@@ -158,7 +167,7 @@ pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
         }
         match status_of(&text) {
             Some(401 | 403) => return Fault::Denied,
-            Some(408 | 429 | 500..) => return Fault::Passing,
+            Some(408 | 429 | 500 | 502..=504 | 509 | 520..) => return Fault::Passing,
             _ => {}
         }
     }

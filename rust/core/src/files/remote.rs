@@ -42,6 +42,8 @@ pub(crate) struct Source {
     limits: Arc<Limits>,
     meter: Arc<Meter>,
     copies: Option<Arc<Copies>>,
+    /// Why there are no copies.
+    copies_failure: Option<Arc<Error>>,
     retries: Retries,
 }
 
@@ -56,16 +58,21 @@ impl Source {
     pub(crate) fn new(
         store: Arc<ObjectStore>,
         meter: Arc<Meter>,
-        copies: Option<Arc<Copies>>,
+        copies: Option<Result<Arc<Copies>>>,
         retries: Retries,
     ) -> Self {
         let limits = limits_of(&store.store_prefix);
-        Self { store, limits, meter, copies, retries }
+        // A disk that cannot be used is no reason to stop.
+        let (copies, copies_failure) = match copies.transpose() {
+            Ok(copies) => (copies, None),
+            Err(error) => (None, Some(Arc::new(error))),
+        };
+        Self { store, limits, meter, copies, copies_failure, retries }
     }
 
     /// Returns why nothing more is kept, if that is so.
     pub(crate) fn copy_failure(&self) -> Option<Arc<Error>> {
-        self.copies.as_ref().and_then(|copies| copies.failure())
+        self.copies_failure.clone().or_else(|| self.copies.as_ref()?.failure())
     }
 
     /// Returns the size of the file at `path`.
@@ -90,7 +97,7 @@ impl Source {
         &'a self,
         request: impl Fn() -> BoxFuture<'a, object_store::Result<T>> + Send + 'a,
     ) -> object_store::Result<T> {
-        let start = Instant::now();
+        let mut first_failure = None;
         let mut pause = FIRST_PAUSE;
         let mut retries = 0;
         loop {
@@ -106,9 +113,11 @@ impl Source {
                 Err(error) => error,
             };
             let fault = StoreFault::of(&error);
-            if fault.is_throttled {
+            if fault.is_throttled || fault.is_late {
                 self.limits.refused();
             }
+            // Not since it was queued: others may have been before it.
+            let start = *first_failure.get_or_insert_with(Instant::now);
             let is_over = start.elapsed() + pause > self.retries.patience;
             if !fault.may_pass || retries == self.retries.most || is_over {
                 return Err(error);
@@ -160,8 +169,10 @@ pub(crate) struct RemoteFile {
 impl RemoteFile {
     /// Returns the file at `path`, which has `num_bytes`. No request is made.
     pub(crate) fn new(source: &Arc<Source>, path: Path, num_bytes: u64) -> Self {
-        // A disk that cannot be used is no reason to stop.
-        let open = |copies| Copy::open(copies, path.as_ref(), num_bytes).ok().map(Arc::new);
+        let open = |copies: &Arc<Copies>| {
+            let copy = Copy::open(copies, path.as_ref(), num_bytes);
+            copy.map_err(|error| copies.fail(error)).ok().map(Arc::new)
+        };
         let copy = source.copies.as_ref().and_then(open);
         Self { source: Arc::clone(source), path, copy, keeps: true }
     }

@@ -47,7 +47,10 @@ pub(super) struct InFlight<'a> {
 
 impl Meter {
     pub(crate) fn counts(&self) -> Traffic {
-        lock(&self.0).counts
+        let state = lock(&self.0);
+        let mut counts = state.counts;
+        counts.busy += state.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
+        counts
     }
 
     pub(super) fn begin(&self) -> InFlight<'_> {

@@ -30,6 +30,8 @@ const LOOKED_AT: usize = 8;
 
 /// Fragments of local files whose rows are asked for before the first are decoded.
 const ASKED_AT_ONCE: usize = 32;
+/// The same of remote files, each of which has a copy and checksums that are open meanwhile.
+const FETCHED_AT_ONCE: usize = 128;
 
 /// Reads a projection of a Lance table.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl Direct {
     /// Returns the blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
         if self.table.is_remote()? {
-            return self.read_remote(reads, keeps);
+            return self.read_remote(&reads, keeps);
         }
         let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
@@ -138,12 +140,20 @@ impl Direct {
         Ok((blocks, are_owned))
     }
 
-    fn read_remote(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
-        let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
-        let readers = self.table.fragments(&indexes, &self.columns)?;
-        let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps))?;
-        let are_owned = decoded.iter().all(|(_, is_owned)| *is_owned);
-        Ok((decoded.into_iter().map(|(block, _)| block).collect(), are_owned))
+    fn read_remote(&self, reads: &[Read], keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
+        let mut blocks = Vec::with_capacity(reads.len());
+        let mut are_owned = true;
+        for reads in reads.chunks(FETCHED_AT_ONCE) {
+            let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
+            let readers = self.table.fragments(&indexes, &self.columns)?;
+            let reads = reads.to_vec();
+            let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps))?;
+            for (block, is_owned) in decoded {
+                are_owned &= is_owned;
+                blocks.push(block);
+            }
+        }
+        Ok((blocks, are_owned))
     }
 }
 

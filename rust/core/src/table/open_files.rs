@@ -110,7 +110,8 @@ impl OpenFiles {
     /// Keeps a data file open for a while, and returns it, or the one that another thread has opened
     /// meanwhile: no lock is held while opening, as it would serialize the first batch.
     pub(super) fn keep_file(&self, key: &Key, file: DataFile) -> Arc<DataFile> {
-        let weight = if file.is_remote() { self.reader_weight } else { 1 };
+        // The copy of a remote file and its checksums are files, too.
+        let weight = if file.is_remote() { 2 * self.reader_weight } else { 1 };
         let file = Arc::new(file);
         match self.keep(key, OpenFile::Data(Arc::clone(&file)), weight) {
             OpenFile::Data(kept) => kept,

@@ -146,11 +146,9 @@ impl Folder {
             let scheduler = ScanScheduler::new(Arc::clone(store), config);
             return Self { place, reach: Reach::Local(scheduler) };
         }
-        // A disk that cannot be used is no reason to stop.
         let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
         let origin = format!("{}/{}", bucket.join("/"), place.path);
-        let open = |cache| Copies::open(cache, &origin).ok().map(Arc::new);
-        let copies = reading.copies.and_then(open);
+        let copies = reading.copies.map(|cache| Copies::shared(cache, &origin));
         let retries = retries(reading.options);
         let source = Source::new(Arc::clone(store), Arc::clone(reading.meter), copies, retries);
         Self { place, reach: Reach::Remote(Arc::new(source)) }
