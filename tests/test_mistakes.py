@@ -104,7 +104,9 @@ def test_numbers_of_folds(perm, folds, words):
 
 
 def test_text_in_double_quotes_is_a_column(perm):
-    with pytest.raises(ll.errors.ColumnNotFoundError, match="write a string as 'jazz'"):
+    with pytest.raises(
+        ll.errors.ColumnNotFoundError, match="a string has single quotes: 'jazz'"
+    ):
         perm.filter('name = "jazz"')
 
 

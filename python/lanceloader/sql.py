@@ -126,7 +126,7 @@ def sql_error(
         return ValueError(f"{prefix}: {reason}")
     message = f"{prefix}: column `{name}` does not exist"
     if f'"{name}"' in text:
-        message += f"; double quotes are for columns, so write a string as '{name}'"
+        message += f"; a string has single quotes: '{name}'"
     return missing_column(message, name, columns)
 
 
