@@ -145,7 +145,7 @@ def test_a_misspelt_column_is_compared_with_all_columns(perm):
         perm.filter("id > 1 and string_veiw = 'a'")
     assert str(caught.value).startswith(
         "Invalid input, filter \"id > 1 and string_veiw = 'a'\": column `string_veiw` does not "
-        "exist; the nearest are `string_view`"
+        "exist; did you mean `string_view`"
     )
 
 

@@ -37,7 +37,7 @@ def test_missing_tables(db, tmp_path):
 
 def test_mistakes_get_a_line_that_names_the_fix(db):
     uri = db / "t.lance"
-    assert "nearest are `text`" in complaint("head", uri, "--columns", "txt")
+    assert "did you mean `text`" in complaint("head", uri, "--columns", "txt")
     assert "filter 'id >'" in complaint("head", uri, "--filter", "id >")
     assert "--shuffle" in complaint("head", uri, "--seed", 1, code=2)
     assert "NAME=VALUE" in complaint("head", uri, "-o", "region", code=2)

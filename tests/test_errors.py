@@ -284,7 +284,7 @@ def test_a_misspelt_column_of_a_filter_is_compared_with_the_table(
     with pytest.raises(errors.ColumnNotFoundError) as caught:
         ll.open(opened(table)).filter(predicate)
     assert str(caught.value).startswith(
-        f"Invalid input, filter {predicate!r}: column `labl` does not exist; the nearest are "
+        f"Invalid input, filter {predicate!r}: column `labl` does not exist; did you mean "
         "`label`"
     )
 

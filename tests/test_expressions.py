@@ -288,7 +288,7 @@ def test_mixtures_and_tables_of_them(perm, tmp_path):
             ColumnNotFoundError,
             "'nope [*] 2': column `nope` does not",
         ),
-        ({"x": "ids + 1"}, ColumnNotFoundError, "nearest are `id`"),
+        ({"x": "ids + 1"}, ColumnNotFoundError, "did you mean `id`"),
         ({"x": "id +"}, ValueError, r"expression 'id \+'"),
         ({"x": "sum(id)"}, ValueError, r"expression 'sum\(id\)'"),
         ({"x": "id / 0"}, ValueError, "Divide by zero"),

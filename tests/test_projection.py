@@ -136,7 +136,7 @@ BAD = [
     (
         lambda p: p.select_columns(["idd"]),
         ValueError,
-        "does not exist; the nearest are `id`",
+        "does not exist; did you mean `id`",
     ),
     (lambda p: p.select_columns(["idd"]), KeyError, "does not exist"),
     (lambda p: p.select_columns([5]), KeyError, "`5`"),

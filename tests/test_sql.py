@@ -61,7 +61,7 @@ def test_a_missing_column_is_compared_with_those_of_the_table(said, name):
     error = sql_error("filter", "tagret > 1", ValueError(said), known)
     assert isinstance(error, ColumnNotFoundError)
     assert str(error).startswith(
-        f"Invalid input, filter 'tagret > 1': column `{name}` does not exist; the nearest are "
+        f"Invalid input, filter 'tagret > 1': column `{name}` does not exist; did you mean "
         "`target`"
     )
 

@@ -212,7 +212,9 @@ def test_times_have_a_unit(server):
 
 def test_unknown_options_are_ignored(server):
     options = server.options | KEYS | {"aws_regoin": "eu-north-1"}
-    assert len(ll.open(URI, storage_options=options)) == 1000
+    with pytest.warns(UserWarning, match="did you mean 'aws_region'"):
+        perm = ll.open(URI, storage_options=options)
+    assert len(perm) == 1000
 
 
 def test_filters_use_the_same_options(server):

@@ -257,7 +257,10 @@ def test_workers_end_with_the_iteration(perm):
             {"in_order": False, "num_workers": 1},
             "`in_order`=False is not supported",
         ),
-        ({"sampler": [1], "shuffle": True}, "`sampler` and `shuffle`=True exclude"),
+        (
+            {"sampler": [1], "shuffle": True},
+            "`sampler` and `shuffle`=True are mutually",
+        ),
         ({"batch_sampler": [[1]], "batch_size": 2}, "`batch_sampler` and `batch_size`"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"seed": 1}, "pass shuffle=True"),

@@ -124,7 +124,10 @@ def sql_error(
     name = name_not_found(error)
     if name is None:
         return ValueError(f"{prefix}: {reason}")
-    return missing_column(f"{prefix}: column `{name}` does not exist", name, columns)
+    message = f"{prefix}: column `{name}` does not exist"
+    if f'"{name}"' in text:
+        message += f"; a string has single quotes: '{name}'"
+    return missing_column(message, name, columns)
 
 
 def name_not_found(error: Exception) -> str | None:
@@ -147,7 +150,9 @@ def missing_column(
     """
     by_case = {column.casefold(): column for column in known}
     near = difflib.get_close_matches(str(name).casefold(), by_case, n=5, cutoff=0.4)
-    listed = [by_case[column] for column in near] or list(known)[:10]
-    what = "the nearest are" if near else "the columns are"
-    names = ", ".join(f"`{column}`" for column in listed)
-    return ColumnNotFoundError(f"{message}; {what} {names}")
+    if near:
+        *others, last = [f"`{by_case[column]}`" for column in near]
+        names = f"{', '.join(others)} or {last}" if others else last
+        return ColumnNotFoundError(f"{message}; did you mean {names}?")
+    names = ", ".join(f"`{column}`" for column in list(known)[:10])
+    return ColumnNotFoundError(f"{message}; the columns are {names}")

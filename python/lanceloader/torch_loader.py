@@ -249,10 +249,10 @@ class DataLoader(TorchLoader[Any]):
             fetcher = StepDataset(self.dataset)
             parts = {"dataset": fetcher, "batch_sampler": self._steps}
             for_workers.__dict__.update(parts, _dataset_kind=_DatasetKind.Map)
-            return TorchLoader._get_iterator(for_workers)
+            return started(for_workers)
         dataset = WorkerDataset(self.dataset, self._start, self._signal)
         for_workers.__dict__["dataset"] = dataset
-        return TorchLoader._get_iterator(for_workers)
+        return started(for_workers)
 
     def _sampled(self, iteration: Iteration) -> Iterator[Any]:
         """Yield the batches of workers that are sent their positions, and advance the cursor."""
@@ -511,7 +511,8 @@ def loader_of(dataset: Any, options: dict[str, Any]) -> Loader:
     make = getattr(dataset, "loader", None)
     if make is None:
         message = (
-            f"`dataset` must be a Loader or a Permutation, not {type(dataset).__name__}"
+            f"`dataset` must be a Loader or a Permutation, not {type(dataset).__name__}: pass "
+            "lanceloader.open(table), or use torch's DataLoader for other datasets"
         )
         raise TypeError(message)
     loader: Loader = make(**options)
@@ -529,3 +530,20 @@ def check_not_passed(name: str, value: Any) -> None:
     default = "cannot be combined with a Loader: pass it to loader()"
     message = f"`{name}`={value!r} {ALTERNATIVES.get(name, default)}"
     raise ValueError(message)
+
+
+def started(loader: TorchLoader[Any]) -> Any:
+    """Return the iterator of a loader, whose workers it starts.
+
+    Raises:
+        Exception: If a function cannot be sent to workers, with a note that says what to do.
+    """
+    try:
+        return TorchLoader._get_iterator(loader)
+    except Exception as error:
+        if "pickle" in str(error).lower():
+            error.add_note(
+                "lanceloader: worker processes are sent the functions of the loader: define them "
+                "at the top level of a module, not as a lambda or inside another function"
+            )
+        raise

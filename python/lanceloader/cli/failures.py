@@ -31,7 +31,7 @@ _EXPECTED = (
 
 
 class UsageError(Exception):
-    """Raised for arguments that exclude each other or do not fit the table."""
+    """Raised for arguments that are mutually exclusive or do not fit the table."""
 
 
 def say(line: str) -> None:

@@ -32,7 +32,7 @@ class RankOptions:
         tail: How a shorter last batch is divided.
 
     Raises:
-        ValueError: If options exclude each other or are out of range.
+        ValueError: If options are mutually exclusive or are out of range.
         TypeError: If one is of the wrong type.
 
     Example:

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-__all__ = ["INSTEAD_OF", "unexpected", "with_hints"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["INSTEAD_OF"]
 
 WORKERS = (
     "a loader reads in threads and needs no worker processes; for a transform that holds the GIL, "
@@ -61,32 +50,3 @@ INSTEAD_OF = {
     "bar": "pass `progress`",
 }
 """Arguments of other loaders, and what to do instead."""
-
-
-def unexpected(name: str, known: Iterable[str]) -> TypeError:
-    """Return the error for an argument that ``loader()`` does not have.
-
-    Args:
-        name: The argument.
-        known: The arguments that it has.
-    """
-    near = difflib.get_close_matches(name, known := list(known), n=1)
-    instead = INSTEAD_OF.get(name) or (
-        f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(known)}"
-    )
-    message = f"loader() got an unexpected keyword argument {name!r}; {instead}"
-    return TypeError(message)
-
-
-def with_hints(function: Callable[P, R]) -> Callable[P, R]:
-    """Make the error for an unknown keyword argument say what to pass instead."""
-    _, *known = inspect.signature(function).parameters
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **options: P.kwargs) -> R:
-        for name in options:
-            if name not in known:
-                raise unexpected(name, known)
-        return function(*args, **options)
-
-    return checked

@@ -67,7 +67,7 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
 
     Raises:
         TypeError: If an option is unknown.
-        ValueError: If options exclude each other.
+        ValueError: If options are mutually exclusive.
     """
     options = with_defaults(options)
     check_samplers(options)
@@ -79,7 +79,7 @@ def make_loader(source: LoaderSource, options: LoaderOptions) -> Loader[Any]:
     units_first = has_budget or options["batch_sampler"] is not None
     if has_budget and options["global_batch_size"] is not None:
         raise ValueError(
-            "`batch_tokens` and `global_batch_size` exclude each other: pass one of them"
+            "`batch_tokens` and `global_batch_size` are mutually exclusive: pass one of them"
         )
     pipeline = pipeline_of(source, options)
     units = source.make_units(options, by_column=pipeline.by_row)
@@ -211,7 +211,7 @@ def check_samplers(options: LoaderOptions) -> None:
         for other, reason in excluded.items():
             if values[other] != DEFAULTS_OF_ALL[other]:
                 message = (
-                    f"`{name}` and `{other}`={values[other]!r} exclude each other, as {reason}: "
+                    f"`{name}` and `{other}`={values[other]!r} are mutually exclusive, as {reason}: "
                     "pass one of them"
                 )
                 raise ValueError(message)
@@ -241,7 +241,7 @@ def pipeline_of(source: LoaderSource, options: LoaderOptions) -> BatchPipeline:
     """Return the stages that process raw batches.
 
     Raises:
-        ValueError: If options exclude each other.
+        ValueError: If options are mutually exclusive.
     """
     on_error, threads = options["on_error"], options["transform_threads"]
     if threads is None and steps_of(source.transform_fn):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from lanceloader.hints import unexpected
 from lanceloader.loader.groups import ErrorOptions, RankOptions
-from lanceloader.loader.hints import unexpected
+from lanceloader.loader.hints import INSTEAD_OF
 from lanceloader.options import ReadOptions
 from lanceloader.stages.transform import UNSET
 
@@ -164,7 +165,7 @@ def with_defaults(options: LoaderOptions) -> LoaderOptions:
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:
-        raise unexpected(min(unknown), DEFAULTS)
+        raise unexpected(min(unknown), DEFAULTS, "loader", INSTEAD_OF)
     found: LoaderOptions = {**DEFAULTS, **options}
     check_flags(found)
     for name, kind in GROUPS.items():

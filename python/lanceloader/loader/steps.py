@@ -53,7 +53,7 @@ class StepOptions:
         """
         if batch_size is not None and global_batch_size is not None:
             raise ValueError(
-                "`batch_size` and `global_batch_size` exclude each other: pass one of them"
+                "`batch_size` and `global_batch_size` are mutually exclusive: pass one of them"
             )
         check_choice("tail", tail, Tail)
         sizes = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
-from lanceloader.loader.hints import with_hints
+from lanceloader.hints import with_hints
+from lanceloader.loader.hints import INSTEAD_OF
 from lanceloader.loader.making import make_loader
 from lanceloader.loader.options import DEFAULTS, check_no_token_budget
 from lanceloader.loader.packing import PackVerbs
@@ -34,7 +35,7 @@ __all__ = ["LoadVerbs"]
 class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
     """Methods that load batches."""
 
-    @with_hints
+    @with_hints("loader", INSTEAD_OF)
     def loader(
         self,
         batch_size: SupportsIndex | None = None,
@@ -198,7 +199,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
                 0 shows none even if this is true.
 
         Raises:
-            ValueError: If a size is 0, options exclude each other or have no effect, an option was
+            ValueError: If a size is 0, options are mutually exclusive or have no effect, an option was
                 passed both by itself and in an object of options, or ``rank`` is out of range.
             TypeError: If an argument is of the wrong type.
             ImportError: If ``device`` or ``pin_memory`` is passed and torch is not installed, or

@@ -45,7 +45,7 @@ def stages_of(
         return [(0, integer_weights(weights, names, sizes))]
     if weights is not None:
         raise ValueError(
-            "`weights` and `schedule` exclude each other: pass one of them"
+            "`weights` and `schedule` are mutually exclusive: pass one of them"
         )
     stages = [
         (count(row, "schedule"), integer_weights(changed, names, sizes))

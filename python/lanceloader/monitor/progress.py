@@ -134,9 +134,22 @@ def check_bar(progress: Progress | None = True) -> None:  # noqa: FBT002
 
     Raises:
         ImportError: If tqdm is not installed.
+        TypeError: If ``progress`` is neither a boolean nor a function.
     """
+    check_progress(progress)
     if progress and not callable(progress):
         need("tqdm", "progress=True", "progress")
+
+
+def check_progress(progress: Progress | None) -> None:
+    """Check the type of an argument ``progress``.
+
+    Raises:
+        TypeError: If it is neither a boolean nor a function.
+    """
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        message = f"`progress` must be True, False or a function, not {progress!r}"
+        raise TypeError(message)
 
 
 class Bar:
@@ -313,6 +326,7 @@ def reported(
     Raises:
         ImportError: If ``progress`` is true and tqdm is not installed.
     """
+    check_progress(progress)
     if callable(progress):
         yield progress
     elif is_wanted(progress):

@@ -7,12 +7,13 @@ are seconds and bytes. A counter begins at 0 with each iteration, which Promethe
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader.monitor.measurements import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from lanceloader.monitor.measurements import Measurements
 
@@ -54,6 +55,7 @@ def prometheus_text(
     """Return the statistics of ranks in the text format of Prometheus.
 
     Raises:
+        TypeError: If the labels are not a mapping.
         ValueError: If a label has an invalid name, or one that samples have already.
     """
     common = checked_labels(labels or {})
@@ -75,8 +77,12 @@ def checked_labels(labels: Mapping[Any, Any]) -> Labels:
     """Return labels as pairs of strings.
 
     Raises:
+        TypeError: If they are not a mapping.
         ValueError: If a name is invalid or reserved.
     """
+    if not isinstance(labels, Mapping):
+        message = f'`labels` must be a dict, such as {{"job": "train"}}, not {labels!r}'
+        raise TypeError(message)
     for name in labels:
         if not isinstance(name, str) or not _LABEL.fullmatch(name):
             message = (

@@ -15,6 +15,7 @@ from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.options import ReadOptions
 from lanceloader.sources.arrow_sql import ArrowEngine
 from lanceloader.sources.base import RowReader, Source, sql_errors
+from lanceloader.sources.mistakes import warn_of_misspelt
 from lanceloader.sources.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class LanceSource(NativeSource):
         """
         self.uri = absolute(uri)
         self.storage_options = checked_options(storage_options)
+        if "://" in uri:
+            warn_of_misspelt(self.storage_options)
         self._make_engine = make_engine
         self._pid = os.getpid()
         self._native: Table | None = Table.open(

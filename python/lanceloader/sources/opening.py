@@ -19,6 +19,7 @@ from lanceloader.monitor.progress import waiting
 from lanceloader.sources.base import Source
 from lanceloader.sources.engine_source import EngineSource, TableAddress, TableHandle
 from lanceloader.sources.hf_datasets import DatasetSource, raise_not_a_dataset
+from lanceloader.sources.mistakes import check_scheme, table_from
 from lanceloader.sources.native import LanceSource, MemorySource, absolute, name_of
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
     if isinstance(table, Source):
         return table
     if is_a(table, "lanceloader", "View"):
-        message = (
-            f"{table!r} is a permutation already; pass a table, or use it as it is"
-        )
+        message = f"{table!r} is a permutation already: use it as it is, or pass its `base_table`"
         raise TypeError(message)
     if is_a(table, "datasets", "Dataset"):
         return DatasetSource(table)
@@ -114,7 +113,7 @@ def pinned_source(table: Any, version: int | None, branch: str | None) -> Source
         return MemorySource(table.to_arrow())
     message = (
         "`table` must be a LanceDB table, a lance dataset, a path or URI, Arrow data, a Hugging Face "
-        f"dataset or a query result, not of type {type(table).__name__}"
+        f"dataset or a query result, not of type {type(table).__name__}{table_from(table)}"
     )
     raise TypeError(message)
 
@@ -222,6 +221,7 @@ def uri_source(
     make_engine: Callable[[], Engine] | None = None,
 ) -> Source:
     """Open a Lance table by address, with its own library if the native reader cannot."""
+    check_scheme(uri)
     name = name_of(uri)
     with waiting(f"opening {name}"):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
@@ -240,7 +241,7 @@ class BatchPipeline:
         """Return the function of a raw batch that threads call: convert, transform and collate."""
         steps = [metrics.timed("format", units.convert)]
         if self.transform is not None:
-            steps.append(metrics.timed("transform", self.transform))
+            steps.append(metrics.timed("transform", returning(self.transform)))
         if self.collate is not None and not self.by_row:
             steps.append(metrics.timed("format", self.collate, "collate"))
         if len(steps) == 1:
@@ -253,3 +254,19 @@ class BatchPipeline:
             return value
 
         return call
+
+
+def returning(transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that calls ``transform``, and warns if it returns nothing."""
+
+    def call(batch: Any) -> Any:
+        value = transform(batch)
+        if value is None:
+            message = (
+                "`transform` returned None, which the loader yields in place of the batch: "
+                "return the batch"
+            )
+            warnings.warn(message, stacklevel=2)
+        return value
+
+    return call

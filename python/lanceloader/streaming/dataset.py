@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import IterableDataset
 
+from lanceloader.choices import check_flag
 from lanceloader.compat_lancedb.plan_table import PlanTable
 from lanceloader.numbers import count, numpy_of
 from lanceloader.options import bytes_of
@@ -185,6 +186,8 @@ class StreamingDataset(
             num_splits = world_size
         if shuffle_seed is None:
             shuffle_seed = namespace.random.randrange(2**32)
+        if isinstance(shuffle, str):
+            check_flag("shuffle", shuffle, "; a seed is `shuffle_seed`")
         validation.check_topology(num_splits, rank, world_size, tail)
         validation.check_required("io_queue_depth", io_queue_depth)
         validation.check_required("read_batch_size", read_batch_size)
@@ -330,6 +333,7 @@ class StreamingDataset(
             RuntimeError: If an iterator is live.
             OverflowError: If ``epoch`` is negative.
         """
+        epoch = count(epoch, "epoch")
         if epoch == self._epoch:
             return
         token = self._acquire_consumer_iterator()

@@ -162,7 +162,7 @@ class DatasetVerbs(SplitVerbs):
             perm.train_test_split(0.2, seed=7)``.
 
         Raises:
-            ValueError: If a part would have no rows or too many, options exclude each other, or a
+            ValueError: If a part would have no rows or too many, options are mutually exclusive, or a
                 random split has no seed, without which processes would not agree on the parts.
             ColumnNotFoundError: If the column does not exist.
 

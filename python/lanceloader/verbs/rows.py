@@ -196,9 +196,16 @@ class RowVerbs(ReadVerbs):
         mask = numpy_of(predicate)
         if mask.dtype != np.bool_ or mask.shape != (self.num_rows,):
             message = (
-                f"`predicate` must be an SQL string or a boolean array of shape "
-                f"({self.num_rows},), not an array of dtype {mask.dtype} and shape {mask.shape}"
+                "`predicate` must be an SQL string, a function or a boolean array of shape "
+                f"({self.num_rows},), "
             )
+            message += (
+                f"not an array of dtype {mask.dtype} and shape {mask.shape}"
+                if mask.shape
+                else f"not {predicate!r} of type {type(predicate).__name__}"
+            )
+            if mask.shape == (self.num_rows,) and mask.dtype.kind in "iu":
+                message += ": call filter(mask.astype(bool)), or select(positions) for positions"
             raise ValueError(message)
         kept = _native.Order.set(np.flatnonzero(mask))
         return self.with_rows(self.order.pick(kept))
@@ -266,7 +273,7 @@ class RowVerbs(ReadVerbs):
         if block_size is not None or window_blocks is not None:
             if clump != 1:
                 message = (
-                    f"`clump_size`={clump_size} and `block_size`={block_size} exclude each other, "
+                    f"`clump_size`={clump_size} and `block_size`={block_size} are mutually exclusive, "
                     "as the rows of a window do not stay together: pass one of them"
                 )
                 raise ValueError(message)

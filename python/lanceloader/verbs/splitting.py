@@ -19,6 +19,7 @@ from typing import (
 
 from lanceloader import _native
 from lanceloader.errors import FormatError
+from lanceloader.hints import with_hints
 from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import array_of, count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 __all__ = ["SplitNumber", "SplitVerbs"]
 
 ViewT = TypeVar("ViewT", bound="SplitVerbs")
+
+INSTEAD_OF = {
+    "by": "pass `stratify_by`, `group_by` or `hash_by`",
+    "groups": "pass `group_by`, the name of a column",
+    "random_state": "pass `seed`",
+    "shuffle": 'pass `seed`, or how="sequential" to keep the order',
+    "stratify": "pass `stratify_by`, the name of a column",
+    "stratify_by_column": "pass `stratify_by`",
+    "train": 'pass the parts as a dict: split({"train": 0.9, "val": 0.1}, seed=7)',
+    "test_size": "call train_test_split(), or pass the sizes of all parts",
+}
+"""Arguments of other libraries' splits, and what to pass instead."""
 
 
 class SplitNumber(int, Generic[ViewT]):
@@ -50,6 +63,7 @@ class SplitNumber(int, Generic[ViewT]):
         new._perm = perm
         return new
 
+    @with_hints("split", INSTEAD_OF)
     def __call__(
         self,
         sizes: Mapping[str, float] | Sequence[float] | int,
@@ -87,7 +101,7 @@ class SplitNumber(int, Generic[ViewT]):
             other splits keep the order of the rows.
 
         Raises:
-            ValueError: If the sizes are impossible, options exclude each other, or a random split
+            ValueError: If the sizes are impossible, options are mutually exclusive, or a random split
                 has no seed, without which processes would not agree on the parts.
             ColumnNotFoundError: If a column does not exist.
 
@@ -110,7 +124,7 @@ class SplitNumber(int, Generic[ViewT]):
         if len(passed) > 1 or (passed and how == "sequential"):
             names = " and ".join(f"`{name}`" for name in passed)
             message = (
-                f"{names} exclude each other: pass one of them"
+                f"{names} are mutually exclusive: pass one of them"
                 if len(passed) > 1
                 else f"{names} has no effect with how={how!r}: leave one of them out"
             )
@@ -289,7 +303,10 @@ class SplitVerbs(SampleVerbs):
             ValueError: If there are fewer than 2 folds, or fewer rows or groups than folds.
             ColumnNotFoundError: If a column does not exist.
         """
-        _native.fold(self.num_rows, folds, 0)  # Raises if `folds` is invalid.
+        folds = count(folds, "folds", least=2)
+        if folds > self.num_rows:
+            message = f"`folds`={folds} exceeds the number of rows, {self.num_rows}: pass fewer folds"
+            raise ValueError(message)
         sizes = [_native.fold(self.num_rows, folds, fold)[1] for fold in range(folds)]
         parts = self.split(
             sizes,
