@@ -151,6 +151,52 @@ def test_warm_says_when_there_is_no_room(server, tmp_path, monkeypatch):
         open_table(server, "images", tmp_path).warm()
 
 
+def test_warm_says_when_nothing_can_be_kept(folder, server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    perm = open_table(server, "images", tmp_path / "file")
+    with pytest.raises(errors.StorageError, match="could not write"):
+        perm.warm()
+    loader = perm.loader(64)
+    assert pa.Table.from_batches(list(loader)).equals(local_rows(folder, "images"))
+    assert "could not write" in loader.stats().copy_failure
+
+
+def test_patience_begins_with_the_first_failure(folder, server, tmp_path, monkeypatch):
+    """With one request at a time, most of them wait for longer than that."""
+    monkeypatch.setenv("LANCELOADER_MAX_REQUESTS", "1")
+    server.latency = 0.03
+    server.fault = lambda number: 503 if number == 60 else None
+    process = programs.start(
+        PROGRAM,
+        tmp_path,
+        *map(json.dumps, (server.options | {"client_retry_timeout": "1"}, 0, 1)),
+    )
+    assert len(programs.finish(process)["ids"]) == IMAGES
+
+
+def test_tables_of_one_origin_share_the_room(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "4MB")
+    perms = [open_table(server, "images", tmp_path) for _ in range(4)]
+    for perm in perms:
+        rows_of(perm)
+    (entry,) = cache.entries(tmp_path)
+    assert entry.bytes <= 4 << 20
+
+
+def test_nothing_is_removed_for_what_does_not_fit(
+    folder, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "12MB")
+    rows_of(open_table(server, "images", tmp_path))
+    assert soon(lambda: not cache.entries(tmp_path)[0].is_in_use)
+    before = cache.entries(tmp_path)[0].bytes
+    local = ll.open(str(folder / "narrow.lance")).with_read(cache_dir=tmp_path)
+    with pytest.warns(errors.DegradedWarning, match="no room"):
+        rows_of(local.with_format("arrow").shuffle(seed=3))
+    kept = {entry.origin: entry.bytes for entry in cache.entries(tmp_path)}
+    assert kept["s3://bucket/images.lance/data"] == before
+
+
 def test_explain_says_what_is_fetched(server, tmp_path):
     text = open_table(server, "images", tmp_path).explain()
     assert f"once for all processes and later runs, kept under {tmp_path}" in text
