@@ -138,6 +138,7 @@ def test_the_page_of_a_notebook_has_its_code_text_and_pictures(path):
     assert "<style" not in page.text
 
 
+@pytest.mark.checkout
 def test_every_tutorial_is_in_the_list_and_in_the_navigation():
     listed = (DOCS / "tutorials" / "index.md").read_text()
     navigation = (ROOT / "mkdocs.yml").read_text()
