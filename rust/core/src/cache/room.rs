@@ -421,7 +421,10 @@ mod tests {
         let ours = path.join("t");
         let before: Vec<String> = listing(path);
         assert_eq!(count(path), 1);
+        // What does not fit anyway removes nothing; what fits without ours removes ours.
         assert!(!make(path, 1 << 40, 1 << 30));
+        assert_eq!(listing(path), before);
+        assert!(make(path, 1 << 20, 1 << 20));
         let is_of_ours = |line: &&String| line.starts_with(&*ours.display().to_string());
         let theirs: Vec<&String> = before.iter().filter(|line| !is_of_ours(line)).collect();
         let after = listing(path);
