@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 
 use super::address::{Address, Version};
-use super::storage::{Place, StorageOptions};
+use super::storage::{Place, StorageOptions, absolute, option};
 use crate::error::{Cause, Error, Fault, Result};
 use crate::runtime;
 
@@ -143,12 +143,6 @@ const ENDPOINT: &str = "the option `aws_endpoint` (AWS_ENDPOINT)";
 const KEYS: &str = "the options `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token` \
                     (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)";
 
-/// Returns the address of an object, given the path of it in its bucket.
-fn absolute(uri: &str, path: &str) -> String {
-    let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
-    format!("{}/{path}", bucket.join("/"))
-}
-
 /// Returns an address without credentials in front of the host.
 fn without_user(url: &str) -> String {
     match url.split_once("://") {
@@ -159,12 +153,6 @@ fn without_user(url: &str) -> String {
         }
         None => url.to_string(),
     }
-}
-
-fn option(options: &StorageOptions, names: &[&str]) -> Option<String> {
-    let is_it = |name: &&str, given: &str| given.eq_ignore_ascii_case(name);
-    let found = |name| options.iter().find(|(given, _)| is_it(name, given));
-    names.iter().find_map(found).map(|(_, value)| value.clone())
 }
 
 /// Returns an option that was given, or that the environment has.

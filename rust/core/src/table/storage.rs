@@ -77,6 +77,19 @@ pub(super) fn params(options: &StorageOptions) -> ObjectStoreParams {
     }
 }
 
+/// Returns the address of an object, given the path of it in its bucket.
+pub(super) fn absolute(uri: &str, path: &str) -> String {
+    let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
+    format!("{}/{path}", bucket.join("/"))
+}
+
+/// Returns the first of these options that was given, in upper or lower case.
+pub(super) fn option(options: &StorageOptions, names: &[&str]) -> Option<String> {
+    let is_it = |name: &&str, given: &str| given.eq_ignore_ascii_case(name);
+    let found = |name| options.iter().find(|(given, _)| is_it(name, given));
+    names.iter().find_map(found).map(|(_, value)| value.clone())
+}
+
 /// Returns options for data files, whose requests are made again by [`Source`] instead.
 pub(super) fn without_retries(options: &StorageOptions) -> StorageOptions {
     let mut all = options.clone();
@@ -91,10 +104,7 @@ pub(super) fn without_retries(options: &StorageOptions) -> StorageOptions {
 
 /// Returns how long, and how often, requests for data are made again.
 fn retries(options: &StorageOptions) -> Retries {
-    let number = |wanted: &str| {
-        let found = options.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-        found.and_then(|(_, value)| value.trim().parse::<u32>().ok())
-    };
+    let number = |name| option(options, &[name])?.trim().parse::<u32>().ok();
     let patience =
         number(RETRY_TIMEOUT).map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));
     Retries { patience, most: number(MAX_RETRIES).unwrap_or(u32::MAX) }
@@ -146,8 +156,7 @@ impl Folder {
             let scheduler = ScanScheduler::new(Arc::clone(store), config);
             return Self { place, reach: Reach::Local(scheduler) };
         }
-        let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
-        let origin = format!("{}/{}", bucket.join("/"), place.path);
+        let origin = absolute(uri, place.path.as_ref());
         let copies = reading.copies.map(|cache| Copies::shared(cache, &origin));
         let retries = retries(reading.options);
         let source = Source::new(Arc::clone(store), Arc::clone(reading.meter), copies, retries);
