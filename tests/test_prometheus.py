@@ -91,6 +91,15 @@ def test_the_numbers_are_those_of_the_statistics():
         assert name.endswith("_total") == (kind == "counter")
 
 
+def test_what_was_fetched_is_counted():
+    fetched = {"requests": 7, "retries": 2, "throttled": 1}
+    stats = Stats(**fetched, bytes_fetched=4096, bytes_copied=512)
+    _, samples = parsed(stats.to_prometheus())
+    wanted = {**fetched, "fetched_bytes": 4096, "copied_bytes": 512}
+    for name, value in wanted.items():
+        assert samples[f"lanceloader_{name}_total", (("rank", "0"),)] == value
+
+
 def test_the_histogram_of_waits():
     _, samples = parsed(STATS.to_prometheus())
     name = "lanceloader_batch_wait_seconds"

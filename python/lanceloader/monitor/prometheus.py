@@ -160,6 +160,17 @@ def metrics_of(stats: Measurements) -> Iterator[tuple[Metric, list[Sample]]]:
         "Batches of which all rows were left out.",
         stats.batches_skipped,
     )
+    yield counter("requests", "Requests to object storage.", stats.requests)
+    yield counter("fetched_bytes", "Size of the answers.", stats.bytes_fetched)
+    yield counter(
+        "copied_bytes",
+        "Bytes of remote files that came from the cache folder.",
+        stats.bytes_copied,
+    )
+    yield counter("retries", "Requests that were made again.", stats.retries)
+    yield counter(
+        "throttled", "Requests that a store refused as too many.", stats.throttled
+    )
     yield gauge(
         "first_batch_seconds",
         "Time until the first batch was returned.",
