@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TUTORIALS = Path(__file__).parent / "tutorials"
-PLACE = "/home/you/tutorials"
+PLACE = "/tutorials"
 """What the outputs show instead of the temporary folder in which a notebook was executed."""
 SECONDS = 200
 """The limit for one cell, on a machine that is busy."""

@@ -216,7 +216,7 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
 
 
 def reopen_expressions(perm: RowVerbs, state: dict[str, Any]) -> None:
-    """Give a table that a connection factory opened its computed columns."""
+    """Add the computed columns to a table that a connection factory opened."""
     if not isinstance(perm.source, Unopened):
         folder = cache_folder(state["read_options"].cache_dir)
         perm.source = computed(perm.source, [*state["expressions"].values()], folder)
