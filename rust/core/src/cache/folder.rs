@@ -156,9 +156,11 @@ impl Claim<'_> {
         let key = self.entry.block_key(self.block);
         let path = self.entry.file(self.block, BLOCK);
         self.reserve(rows.num_bytes_in_file())?;
-        Block::write(self.lock.file(), key, rows)
-            .and_then(|()| fs::rename(&self.part, &path))
-            .map_err(|error| self.failed(&error))?;
+        Block::write(self.lock.file(), key, rows).map_err(|error| self.failed(&error))?;
+        // Under the lock: who adds up the files of the folder would find neither of its names.
+        let room = self.entry.cache.enter()?;
+        fs::rename(&self.part, &path).map_err(|error| self.failed(&error))?;
+        drop(room);
         self.is_published = true;
         Block::map(&path, key, true)
     }

@@ -254,10 +254,12 @@ impl Kept {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::super::folder::tests::{fill, found};
     use super::*;
     use crate::cache::Entry;
+    use crate::packed::PackedRows;
 
     fn cache(path: &Path, limit: u64) -> Cache {
         Cache::new(path, Some(limit))
@@ -340,6 +342,31 @@ mod tests {
         assert_eq!(count(path), 1, "the first one made room");
         drop((claim, other));
         assert!(used(path) < one, "what was given up counts no more");
+    }
+
+    #[test]
+    fn a_block_counts_while_it_gets_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = cache(folder.path(), 1 << 30);
+        let heads = vec![7; 1 << 16];
+        let rows = PackedRows { heads, tails: Vec::new(), num_rows: 5, bits_set: Vec::new() };
+        let entry = Entry::open(&all, "t", &found(&["a"]), 0).unwrap();
+        let reserved = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for block in 0..500 {
+                    let mut claim = entry.claim(block).unwrap().unwrap();
+                    claim.reserve(1 << 16).unwrap();
+                    reserved.fetch_add(1 << 16, Ordering::SeqCst);
+                    claim.publish((&rows).into()).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let _room = all.enter().unwrap();
+                let at_least = reserved.load(Ordering::SeqCst);
+                assert!(used(folder.path()) >= at_least);
+            }
+        });
     }
 
     /// A tree as text: every path, with the content or target.
