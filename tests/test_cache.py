@@ -56,13 +56,23 @@ def stats_of(loader):
 
 
 def bytes_of(folder) -> int:
-    """What the files of a folder have together, some of which may be going away."""
-    found = 0
+    """Return what the files of a folder have together, some of which may be going away.
+
+    A file that went while others were looked at is not counted: what made room for another
+    file must not be added to it.
+    """
+    found = {}
     for at, _, names in os.walk(folder):
-        for name in names:
+        for path in (Path(at) / name for name in names):
             with contextlib.suppress(OSError):
-                found += (Path(at) / name).lstat().st_size
-    return found
+                file = path.lstat()
+                found[path, file.st_ino] = file.st_size
+    for path, inode in list(found):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_ino == inode:
+                continue
+        del found[path, inode]
+    return sum(found.values())
 
 
 # What is removed.
