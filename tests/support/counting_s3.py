@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import s3_folder
 
@@ -64,16 +65,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder):
-    """Serve a folder as a bucket; gives the server."""
+def serving(folder, request=s3_folder.Request):
+    """Serve a folder as a bucket of the store whose requests ``request`` answers; gives the server."""
     server = Server()
 
-    class Request(s3_folder.Request):
+    class Request(request):
         fault = None
 
         def do_GET(self) -> None:  # noqa: N802
             self.fault = None
-            if "/data/" not in self.path:
+            if "/data/" not in unquote(self.path):
                 super().do_GET()
                 return
             with server.counted() as number:
@@ -89,7 +90,11 @@ def serving(folder):
                     super().do_GET()
 
         def answer(self, status, content, headers=None) -> None:
-            if status < 300 and self.command == "GET" and "/data/" in self.path:
+            if (
+                status < 300
+                and self.command == "GET"
+                and "/data/" in unquote(self.path)
+            ):
                 with server.lock:
                     server.bytes += len(content)
             if self.fault != "short":

@@ -25,6 +25,9 @@ class Request(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlparse(self.path)
         query = urllib.parse.parse_qs(url.query)
         root: Path = self.server.folder
+        if "list-type" in query and url.path.strip("/") != BUCKET:
+            self.answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+            return
         if "list-type" in query:
             self.answer(200, listing(root, query.get("prefix", [""])[0]))
             return

@@ -145,10 +145,11 @@ pub(super) fn find<'a, E: StdError + 'static>(
 /// Returns what kind of failure an error is, by the first of its chain that says so.
 pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
     // Known by their text only: their types are private, or were dropped on the way.
-    const TEXTS: [(&str, Fault); 10] = [
+    const TEXTS: [(&str, Fault); 11] = [
         ("<Code>ExpiredToken</Code>", Fault::Denied),
         ("<Code>RequestTimeout</Code>", Fault::Passing),
         ("<Code>NoSuchBucket</Code>", Fault::NoBucket),
+        ("<Code>ContainerNotFound</Code>", Fault::NoBucket),
         ("Bucket '", Fault::NoBucket),
         ("Failed to get AWS credentials", Fault::NoCredentials),
         ("URL scheme is not allowed", Fault::PlainHttp),

@@ -1,6 +1,7 @@
 //! Where a table is, and which version of it is meant.
 
 use super::storage::StorageOptions;
+use super::stores::Store;
 
 /// Which version of a table to open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,6 +30,6 @@ pub struct Address {
 
 impl Address {
     pub(super) fn is_remote(&self) -> bool {
-        self.uri.split_once("://").is_some_and(|(scheme, _)| scheme.starts_with("s3"))
+        Store::of(&self.uri).is_some()
     }
 }

@@ -21,6 +21,7 @@ mod remote;
 mod rows;
 mod shape;
 mod storage;
+mod stores;
 mod version;
 
 use std::collections::HashSet;

@@ -11,7 +11,8 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 
 use super::address::{Address, Version};
-use super::storage::{Place, StorageOptions, absolute, option};
+use super::storage::{Place, absolute, option};
+use super::stores::{Store, bucket_of};
 use crate::error::{Cause, Error, Fault, Result};
 use crate::runtime;
 
@@ -98,40 +99,32 @@ pub(super) fn explained(address: &Address, error: Error) -> Error {
         return error;
     };
     let fault = source.as_deref().map(Cause::fault);
-    let (Some(fault), true) = (fault, address.is_remote()) else {
+    let (Some(fault), Some(store)) = (fault, Store::of(&address.uri)) else {
         return Error::Io { path, reason, source };
     };
-    let options = &address.options;
-    let region = setting(options, &["aws_region", "region", "aws_default_region"]);
-    let endpoint =
-        setting(options, &["aws_endpoint", "aws_endpoint_url", "endpoint", "endpoint_url"]);
-    let place = match (endpoint.as_deref().map(without_user), region) {
-        (Some(endpoint), Some(region)) => format!("{endpoint} (region {region})"),
-        (Some(endpoint), None) => endpoint,
-        (None, Some(region)) => format!("AWS (region {region})"),
-        (None, None) => "AWS".to_string(),
-    };
+    let (place, endpoint) = (store.place(&address.options), store.endpoint);
     if fault == Fault::NoBucket {
-        let bucket = address.uri.split('/').nth(2).unwrap_or_default();
+        let (kind, name) = (store.bucket, bucket_of(&address.uri));
         let reason = format!(
-            "there is no bucket `{bucket}` at {place}; check its name, and {ENDPOINT} if it is not \
-             on AWS"
+            "there is no {kind} `{name}` at {place}; check its name, and {endpoint} if it is not on {}",
+            store.home
         );
         return Error::NotFound { uri: address.uri.clone(), reason, source };
     }
     let check = match fault {
-        Fault::Unreachable => format!("check {ENDPOINT} and the network"),
+        Fault::Unreachable => format!("check {endpoint} and the network"),
         Fault::TimedOut => {
             format!(
-                "check {ENDPOINT} and the network; the options `timeout` and `connect_timeout` allow more time"
+                "check {endpoint} and the network; the options `timeout` and `connect_timeout` allow more time"
             )
         }
-        Fault::Denied => format!("check {KEYS}, and what they may read"),
+        Fault::Denied => format!("check {}, and what they may read", store.keys),
         Fault::NoCredentials => format!(
-            "set {KEYS}, or a role; pickles hold no credentials, so set them where it is unpickled"
+            "set {}, or a role; pickles hold no credentials, so set them where it is unpickled",
+            store.keys
         ),
         Fault::OtherRegion => "check the option `aws_region` (AWS_REGION)".to_string(),
-        Fault::PlainHttp => "set the option `allow_http` (AWS_ALLOW_HTTP) to true".to_string(),
+        Fault::PlainHttp => format!("set the option {} to true", store.plain_http),
         _ => String::new(),
     };
     let check = if check.is_empty() { check } else { format!("; {check}") };
@@ -139,41 +132,9 @@ pub(super) fn explained(address: &Address, error: Error) -> Error {
     Error::Io { path: format!("{path} at {place}"), reason: format!("{reason}{check}"), source }
 }
 
-const ENDPOINT: &str = "the option `aws_endpoint` (AWS_ENDPOINT)";
-const KEYS: &str = "the options `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token` \
-                    (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)";
-
-/// Returns an address without credentials in front of the host.
-fn without_user(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let host = rest.split('/').next().unwrap_or_default();
-            let start = host.rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[start..])
-        }
-        None => url.to_string(),
-    }
-}
-
-/// Returns an option that was given, or that the environment has.
-fn setting(options: &StorageOptions, names: &[&str]) -> Option<String> {
-    let of_environment = |name: &&str| {
-        std::env::var(name.to_ascii_uppercase()).ok().filter(|value| !value.is_empty())
-    };
-    let from_around = names.iter().filter(|name| name.starts_with("aws_"));
-    option(options, names).or_else(|| from_around.into_iter().find_map(of_environment))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_endpoint_is_shown_without_its_password() {
-        assert_eq!(without_user("http://me:secret@h:9/x"), "http://h:9/x");
-        assert_eq!(without_user("http://h:9/a@b"), "http://h:9/a@b");
-        assert_eq!(without_user("h:9"), "h:9");
-    }
 
     #[test]
     fn what_to_check_is_said_with_where_it_was_tried() {

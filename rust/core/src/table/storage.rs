@@ -33,6 +33,9 @@ const RETRY_TIMEOUT: &str = "client_retry_timeout";
 /// How long requests for data are made again, unless an option says otherwise.
 const PATIENCE: Duration = Duration::from_mins(3);
 
+/// Which version is the newest is not known to the bucket.
+const DYNAMODB: &str = "s3+ddb://";
+
 /// Options of an object store, by name.
 pub type StorageOptions = HashMap<String, String>;
 
@@ -46,6 +49,10 @@ pub(super) struct Place {
 impl Place {
     /// Connects to `uri`. No request is made.
     pub(super) async fn connect(uri: &str, options: &StorageOptions) -> Result<Self> {
+        if uri.starts_with(DYNAMODB) {
+            let what = format!("an address like {uri}, whose versions are kept in DynamoDB,");
+            return Err(Error::unsupported(what));
+        }
         let params = params(options);
         let registry = Arc::new(ObjectStoreRegistry::default());
         let opened = ObjectStore::from_uri_and_params(registry, uri, &params).await;
