@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import random
 import signal
+import threading
 import time
 
 import counting_s3
@@ -376,3 +378,31 @@ def test_killed_while_it_fetches(folder, server, tmp_path, seed):
     server.reset()
     assert rows_of(open_table(server, "images", tmp_path)).equals(rows)
     assert server.requests == 0
+
+
+@pytest.mark.timeout(150)
+def test_a_request_without_an_answer_is_made_again(folder, tmp_path, monkeypatch):
+    """Until then it is not answered, as by a server that has lost it."""
+    monkeypatch.setenv("LANCELOADER_HEDGED_REQUESTS", "0.2")
+    asked = collections.defaultdict(threading.Event)
+    held, lock = [], threading.Lock()
+
+    class Request(s3_folder.Request):
+        def do_GET(self):  # noqa: N802
+            wanted = self.path, self.headers.get("Range")
+            with lock:
+                is_second = wanted in asked
+                again = asked[wanted]
+                is_held = not is_second and len(asked) > 40 and len(asked) % 20 == 0
+            if is_second:
+                again.set()
+            elif is_held:
+                held.append(again.wait(100))
+            super().do_GET()
+
+    with s3_folder.serving(folder, request=Request) as endpoint:
+        options = counting_s3.KEYS | {"aws_endpoint": endpoint}
+        process = programs.start(PROGRAM, tmp_path, *map(json.dumps, (options, 0, 1)))
+        assert sorted(programs.finish(process)["ids"]) == list(range(IMAGES))
+    assert len(held) > 3
+    assert all(held)

@@ -32,7 +32,7 @@ CONNECTIONS = 256
 LONGEST_REQUEST = 4 << 20
 SLOW_S = 20.0
 """Those that need minutes for an epoch are stopped after this time; their rows per second count."""
-MOST_BYTES = 400 << 20
+MOST_BYTES = 800 << 20
 """Larger tables are read in part, by their first rows."""
 
 

@@ -174,6 +174,23 @@ pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
+/// Waits for a future for a time; `None` if it takes longer.
+pub(crate) async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(time, future).await.ok()
+}
+
+/// Runs work that waits for a disk on a thread of its own, so that no other task waits for it.
+///
+/// # Errors
+///
+/// Those of [`runtime`], and [`Error::Bug`] if the work panicked.
+pub(crate) async fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let stopped = |error| Error::bug("work on a disk stopped").caused_by(&error);
+    runtime()?.spawn_blocking(work).await.map_err(stopped)
+}
+
 /// Runs blocking work on another thread while this one looks for interrupts.
 ///
 /// For work that waits for remote storage inside Lance, where nothing can be polled. After an

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::hedge::Hedge;
 use crate::runtime::{PerProcess, lock};
 
 /// Requests in flight, unless `LANCELOADER_MAX_REQUESTS` says otherwise: at 30 ms each, more than what S3
@@ -30,6 +31,7 @@ pub(super) struct Limits {
     permits: Arc<Semaphore>,
     most: f64,
     state: Mutex<State>,
+    pub(super) hedge: Hedge,
 }
 
 #[derive(Debug)]
@@ -66,13 +68,18 @@ impl Limits {
     fn new(most: usize) -> Self {
         let state = State { limit: most as f64, debt: 0, last_refusal: None };
         let permits = Arc::new(Semaphore::new(most));
-        Self { permits, most: most as f64, state: Mutex::new(state) }
+        Self { permits, most: most as f64, state: Mutex::new(state), hedge: Hedge::new() }
     }
 
     /// Waits for a permit; they are given in the order in which they are asked for.
     pub(super) async fn permit(self: &Arc<Self>) -> Permit {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         Permit { limits: Arc::clone(self), permit }
+    }
+
+    /// Returns whether the store has answered everything for a while, so that it bears more.
+    pub(super) fn is_calm(&self) -> bool {
+        lock(&self.state).limit >= self.most
     }
 
     /// Notes an answer.

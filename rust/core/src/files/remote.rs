@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
@@ -131,8 +132,16 @@ impl Source {
 
     async fn get(&self, path: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
         let length = range.end - range.start;
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let answer = self.store.inner.get_opts(path, options).await?;
+        let made = AtomicU32::new(0);
+        let request = || {
+            if made.fetch_add(1, Ordering::Relaxed) > 0 {
+                self.meter.repeated();
+            }
+            let range = Some(GetRange::Bounded(range.clone()));
+            self.store.inner.get_opts(path, GetOptions { range, ..GetOptions::default() })
+        };
+        let may_repeat = || self.limits.is_calm();
+        let answer = self.limits.hedge.first_of(request, may_repeat).await?;
         if answer.range.end - answer.range.start != length {
             // Asking again would not help.
             return Err(cut_short(std::io::ErrorKind::InvalidData, answer.meta.size, length));
@@ -211,14 +220,7 @@ impl RemoteFile {
         // Spawned, so that all are under way even if nobody looks at the answers yet.
         let runtime = runtime::runtime();
         let spawn = |range: Range<u64>| {
-            let file = self.clone();
-            let work = async move {
-                let part = Arc::clone(&file.source).fetch(file.path.clone(), range).await?;
-                if let Some(copy) = file.copy.as_ref().filter(|_| file.keeps) {
-                    copy.keep(part.0, &part.1);
-                }
-                Ok(part)
-            };
+            let work = Arc::clone(&self.source).fetch(self.path.clone(), range);
             runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
         };
         let tasks: Vec<_> = asked.into_iter().map(spawn).collect();
@@ -232,10 +234,27 @@ impl RemoteFile {
                 }
             };
             let parts = try_join_all(tasks.into_iter().map(wait)).await?;
+            file.keep(&parts).await;
             let answers: Option<Vec<_>> =
                 ranges.iter().map(|range| file.answer(range, &parts)).collect();
             answers.ok_or_else(|| stopped("not all bytes came".into()))
         }
+    }
+
+    /// Adds what was fetched to the copy.
+    async fn keep(&self, parts: &[Part]) {
+        let Some(copy) = self.copy.as_ref().filter(|_| self.keeps && !parts.is_empty()) else {
+            return;
+        };
+        let (copy, parts) = (Arc::clone(copy), parts.to_vec());
+        // A disk that is slow must not keep answers of the store waiting.
+        let written = runtime::spawn_blocking(move || {
+            for (start, bytes) in &parts {
+                copy.keep(*start, bytes);
+            }
+        });
+        // What is not kept is fetched again.
+        let _ = written.await;
     }
 
     /// Returns the bytes of a range, of what was fetched for it and of the copy.

@@ -8,7 +8,7 @@ use crate::runtime::lock;
 /// Counts of requests to another machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Requests that were answered, or given up.
+    /// Requests that were answered, or given up; those that were made twice count twice.
     pub requests: u64,
     /// Bytes of the answers.
     pub bytes_fetched: u64,
@@ -66,6 +66,11 @@ impl Meter {
         lock(&self.0).counts.bytes_fetched += bytes;
     }
 
+    /// Counts a request that was made while the same one was still in flight.
+    pub(super) fn repeated(&self) {
+        lock(&self.0).counts.requests += 1;
+    }
+
     pub(super) fn retried(&self, is_throttled: bool) {
         let counts = &mut lock(&self.0).counts;
         counts.retries += 1;
@@ -106,10 +111,11 @@ mod tests {
         meter.served(7, 2);
         meter.retried(true);
         meter.retried(false);
+        meter.repeated();
         drop(second);
         drop(meter.begin());
         let counts = meter.counts();
-        assert_eq!((counts.requests, counts.most_in_flight), (3, 2));
+        assert_eq!((counts.requests, counts.most_in_flight), (4, 2));
         assert_eq!((counts.bytes_fetched, counts.bytes_served, counts.bytes_copied), (10, 7, 2));
         assert_eq!((counts.retries, counts.throttled), (2, 1));
         assert!(counts.in_flight >= counts.busy);
