@@ -383,7 +383,7 @@ def test_killed_while_it_fetches(folder, server, tmp_path, seed):
 @pytest.mark.timeout(150)
 def test_a_request_without_an_answer_is_made_again(folder, tmp_path, monkeypatch):
     """Until then it is not answered, as by a server that has lost it."""
-    monkeypatch.setenv("LANCELOADER_HEDGED_REQUESTS", "0.2")
+    monkeypatch.setenv("LANCELOADER_HEDGED_REQUESTS", "1")
     asked = collections.defaultdict(threading.Event)
     held, lock = [], threading.Lock()
 
@@ -401,7 +401,8 @@ def test_a_request_without_an_answer_is_made_again(folder, tmp_path, monkeypatch
             super().do_GET()
 
     with s3_folder.serving(folder, request=Request) as endpoint:
-        options = counting_s3.KEYS | {"aws_endpoint": endpoint}
+        options = {"aws_endpoint": endpoint, "timeout": "120 seconds"}
+        options |= counting_s3.KEYS
         process = programs.start(PROGRAM, tmp_path, *map(json.dumps, (options, 0, 1)))
         assert sorted(programs.finish(process)["ids"]) == list(range(IMAGES))
     assert len(held) > 3
