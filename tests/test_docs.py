@@ -21,6 +21,7 @@ import lancedb
 import lanceloader as ll
 import pyarrow as pa
 import pytest
+import ray_driver
 import s3_folder
 
 pytestmark = pytest.mark.checkout
@@ -131,7 +132,25 @@ def test_the_blocks_of_a_page_run_with_the_library_that_it_compares(
     for library in libraries_of(page):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{page.name} compares with {library}, which is not installed")
+    if "ray" in libraries_of(page):
+        run_with_ray(blocks(page, "python"), elsewhere)
+        return
     run(blocks(page, "python"), page, monkeypatch)
+
+
+def run_with_ray(python: list[Block], folder: Path) -> None:
+    """Run blocks as one script, in a process of its own: Ray's processes end with it."""
+    script = folder / "page.py"
+    script.write_text("\n".join(block.code for block in python))
+    with ray_driver.settings() as temporary:
+        result = subprocess.run(
+            [sys.executable, script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"RAY_TMPDIR": temporary},
+        )
+    assert result.returncode == 0, result.stderr
 
 
 def run(python: list[Block], page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +169,7 @@ def test_blocks_require_libraries_that_there_are():
     """A name that is misspelt would never be found, and its block would never run."""
     required = {library for page in PAGES for library in libraries_of(page)}
     assert required == {
-        *("datasets", "litdata", "streaming", "transformers", "webdataset")
+        *("datasets", "litdata", "ray", "streaming", "transformers", "webdataset")
     }
 
 

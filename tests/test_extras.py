@@ -67,6 +67,11 @@ CALLS = [
         "import lanceloader.compat.lance_torch",
         "lanceloader.compat.lance_torch",
     ),
+    (
+        "ray",
+        "import lanceloader.ray; lanceloader.ray.read(perm)",
+        "lanceloader.ray",
+    ),
     ("pandas", "perm.to_pandas()", "to_pandas()"),
     ("polars", "perm.to_polars()", "to_polars()"),
     ("polars", "ll.Transforms.arrow2polars()", "Transforms.arrow2polars()"),

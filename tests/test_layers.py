@@ -85,6 +85,7 @@ AT_ONCE = {
         for name in ("fragments", "samplers", "sampling", "tables")
     },
     "transformers": {"transformers"},
+    "ray": {"ray/datasource"},
     "datasets": set(),
     "lancedb": set(),
     "lance": set(),

@@ -10,6 +10,7 @@ import lanceloader as ll
 import lanceloader.cache
 import lanceloader.permutation
 import lanceloader.plots
+import lanceloader.ray
 import lanceloader.streaming
 import lanceloader.torch
 import lanceloader.transformers
@@ -22,11 +23,13 @@ from lanceloader.loader.packing import PackedView
 
 MODULES = [
     *(ll, lanceloader.cache, lanceloader.permutation, lanceloader.plots),
+    lanceloader.ray,
     *(lanceloader.streaming, lanceloader.torch, lanceloader.transformers),
 ]
 
 # Callables that forward any arguments, and to what.
 MEANT = {
+    "read": "ray.data.read_datasource, whose options change with its releases",
     "StreamingDataLoader": "torch's DataLoader, as in LanceDB",
     "SetEpoch.on_epoch_begin": "transformers, which passes more in other releases",
 }

@@ -15,6 +15,7 @@ import lanceloader.compat.lance_torch
 import lanceloader.errors
 import lanceloader.permutation
 import lanceloader.plots
+import lanceloader.ray
 import lanceloader.streaming
 import lanceloader.torch
 import lanceloader.transformers
@@ -32,6 +33,7 @@ MODULES = [
     ll.permutation,
     ll.errors,
     ll.plots,
+    ll.ray,
     ll.cache,
     ll.compat.lance_torch,
 ]

@@ -1,0 +1,139 @@
+"""A process that drives Ray: what runs in it leaves no threads in the process of the tests.
+
+``driver`` is a fixture: ``driver(function, *arguments)`` calls a function of a test there, and
+returns what it returns. Ray starts once per module, and nothing of it is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+SECONDS = 240
+"""How long a call may take, on a machine that is busy."""
+
+SETTINGS = {
+    # A busy machine has little memory left, which is not the fault of a worker.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_ENABLE_V2": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "OMP_NUM_THREADS": "1",
+}
+MEMORY = 100 << 20
+
+
+def importable():
+    """The folders from which workers import lanceloader and the modules of the tests."""
+    import lanceloader
+
+    package = str(Path(lanceloader.__file__).parents[1])
+    return os.pathsep.join([package, str(Path(__file__).parent)])
+
+
+def start(nodes, folder):
+    """Start Ray in this process, on a number of nodes."""
+    # Addresses of sockets have at most 107 bytes, so the folder has a short name.
+    os.environ["RAY_TMPDIR"] = folder
+    common = {"object_store_memory": MEMORY, "include_dashboard": False}
+    import ray
+
+    if nodes == 1:
+        ray.init(num_cpus=2, log_to_driver=False, _temp_dir=folder, **common)
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    for node in range(nodes):
+        options = {"num_cpus": 1, "resources": {f"node{node}": 1}, **common}
+        if node == 0:
+            options["_temp_dir"] = folder
+        cluster.add_node(**options)
+    ray.init(cluster.address, log_to_driver=False)
+    globals()["CLUSTER"] = cluster
+
+
+def call(pickled):
+    function, arguments = cloudpickle.loads(pickled)
+    return cloudpickle.dumps(function(*arguments))
+
+
+def stop():
+    import ray
+
+    ray.shutdown()
+    if "CLUSTER" in globals():
+        globals()["CLUSTER"].shutdown()
+
+
+@contextlib.contextmanager
+def settings():
+    """Set Ray's variables, and yield a folder for its files that has a short name."""
+    folder = tempfile.mkdtemp(prefix="ll-ray-", dir="/tmp")
+    before = dict(os.environ)
+    os.environ.update(SETTINGS, PYTHONPATH=importable())
+    try:
+        yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def driving(nodes=1):
+    """Yield a function that calls others in a process with Ray."""
+    with settings() as folder:
+        yield from calls(nodes, folder)
+
+
+def calls(nodes, folder):
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, start, (nodes, folder))
+    try:
+
+        def driver(function, *arguments):
+            module = sys.modules[function.__module__]
+            cloudpickle.register_pickle_by_value(module)
+            try:
+                pickled = cloudpickle.dumps((function, arguments))
+            finally:
+                cloudpickle.unregister_pickle_by_value(module)
+            return cloudpickle.loads(pool.submit(call, pickled).result(SECONDS))
+
+        yield driver
+        pool.submit(stop).result(SECONDS)
+    finally:
+        processes = [*(pool._processes or {}).values()]
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.join(30)
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    with driving() as call_there:
+        yield call_there
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The same, on three nodes of one CPU each."""
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    with driving(3) as call_there:
+        yield call_there
