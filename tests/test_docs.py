@@ -133,15 +133,15 @@ def test_the_blocks_of_a_page_run_with_the_library_that_it_compares(
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{page.name} compares with {library}, which is not installed")
     if "ray" in libraries_of(page):
-        run_with_ray(blocks(page, "python"), elsewhere)
+        script = elsewhere / "page.py"
+        script.write_text("\n".join(block.code for block in blocks(page, "python")))
+        run_with_ray(script)
         return
     run(blocks(page, "python"), page, monkeypatch)
 
 
-def run_with_ray(python: list[Block], folder: Path) -> None:
-    """Run blocks as one script, in a process of its own: Ray's processes end with it."""
-    script = folder / "page.py"
-    script.write_text("\n".join(block.code for block in python))
+def run_with_ray(script: Path) -> str:
+    """Run a script in a process of its own, as Ray's processes end with it, and return what it prints."""
     with ray_driver.settings() as temporary:
         result = subprocess.run(
             [sys.executable, script],
@@ -151,6 +151,7 @@ def run_with_ray(python: list[Block], folder: Path) -> None:
             env=os.environ | {"RAY_TMPDIR": temporary},
         )
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def run(python: list[Block], page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +238,15 @@ def test_examples_run(name, elsewhere):
     )
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_example_of_ray_runs(elsewhere):
+    """Ray warns of its own settings and of workers that die, as one is meant to."""
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    script = ROOT / "examples" / "ray_train.py"
+    assert "5,000 rows so far, 0 of them twice" in run_with_ray(script)
 
 
 def test_the_tree_of_contributing_names_every_module():

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cloudpickle
@@ -29,6 +30,8 @@ SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_ENABLE_V2": "1",
+    # How often the controller of a training looks at reports, in place of every two seconds.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
     "OMP_NUM_THREADS": "1",
@@ -48,19 +51,18 @@ def start(nodes, folder):
     """Start Ray in this process, on a number of nodes."""
     # Addresses of sockets have at most 107 bytes, so the folder has a short name.
     os.environ["RAY_TMPDIR"] = folder
+    Path(folder, "ray").mkdir()
     common = {"object_store_memory": MEMORY, "include_dashboard": False}
     import ray
 
     if nodes == 1:
-        ray.init(num_cpus=2, log_to_driver=False, _temp_dir=folder, **common)
+        ray.init(num_cpus=2, log_to_driver=False, **common)
         return
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
     for node in range(nodes):
         options = {"num_cpus": 1, "resources": {f"node{node}": 1}, **common}
-        if node == 0:
-            options["_temp_dir"] = folder
         cluster.add_node(**options)
     ray.init(cluster.address, log_to_driver=False)
     globals()["CLUSTER"] = cluster
@@ -115,7 +117,8 @@ def calls(nodes, folder):
             return cloudpickle.loads(pool.submit(call, pickled).result(SECONDS))
 
         yield driver
-        pool.submit(stop).result(SECONDS)
+        with contextlib.suppress(BrokenProcessPool):
+            pool.submit(stop).result(SECONDS)
     finally:
         processes = [*(pool._processes or {}).values()]
         pool.shutdown(wait=False, cancel_futures=True)
