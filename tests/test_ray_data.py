@@ -278,3 +278,33 @@ def test_what_is_no_permutation_is_refused(path):
 
     with pytest.raises(TypeError, match=r"must be a Permutation, not of type str"):
         lanceloader.ray.read(path)
+
+
+def test_the_cache_of_a_node_is_filled_once(driver, tmp_path):
+    """What is read later finds all rows packed."""
+
+    def warm(perm):
+        import lanceloader.ray
+
+        said = []
+        reports = lanceloader.ray.warm(perm, progress=lambda *now: said.append(now))
+        return [*reports.values()], said
+
+    def packed():
+        found = (tmp_path / "cache").glob("**/*.rows")
+        return {(path.name, path.stat().st_mtime_ns) for path in found}
+
+    table = pa.table({"x": np.arange(800_000), "y": np.arange(800_000.0)})
+    lance.write_dataset(table, tmp_path / "t.lance")
+    view = ll.open(tmp_path / "t.lance").shuffle(1)
+    view = view.with_read(memory_limit="64MiB", cache_dir=tmp_path / "cache")
+    [report], said = driver(warm, view)
+    assert (report.rows, report.is_shared) == (800_000, True)
+    assert report.cache_dir == str(tmp_path / "cache")
+    assert said == [(0, 1), (1, 1)]
+    files = packed()
+    assert len(files) == report.blocks_packed > 0
+    driver(warm, view)
+    # This process is one of the node, too.
+    assert view.warm().is_shared
+    assert packed() == files

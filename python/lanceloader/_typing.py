@@ -26,6 +26,7 @@ __all__ = [
     "StorageOptions",
     "Tail",
     "Transform",
+    "WriteEngine",
 ]
 
 Format: TypeAlias = Literal[
@@ -52,6 +53,9 @@ Read: TypeAlias = Literal["auto", "resident", "external", "direct"]
 
 Size: TypeAlias = int | str
 """A size: a number of bytes, or a string such as ``"4GiB"``."""
+
+WriteEngine: TypeAlias = Literal["local", "ray"]
+"""What writes a table; see ``Permutation.materialize``."""
 
 Nulls: TypeAlias = Literal["error", "fill", "mask"]
 """The policy of a dict format for nulls; see ``Permutation.with_format``."""

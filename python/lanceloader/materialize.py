@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import StorageOptions
 
-__all__ = ["write_table"]
+__all__ = ["as_stored", "recording_failure", "staging", "write_table"]
 
 _LOCK = "lock"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 from typing import TYPE_CHECKING, Self
 
+from lanceloader._typing import WriteEngine
+from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError
 from lanceloader.formats import format_of
 from lanceloader.formats.functions import steps_of
@@ -32,6 +35,7 @@ class MaterializeVerbs(ReadVerbs):
         uri: str | os.PathLike[str],
         *,
         storage_options: StorageOptions | None = None,
+        engine: WriteEngine = "local",
         progress: Progress | None = None,
     ) -> Self:
         """Write the rows as a new Lance table, with the columns and in the order of this permutation.
@@ -46,6 +50,8 @@ class MaterializeVerbs(ReadVerbs):
             uri: The path or URI of the new table. ``"db/name.lance"`` is the table ``name`` of
                 the LanceDB database ``db``.
             storage_options: Options of the object store of a URI.
+            engine: What writes: ``"local"``, this process; or ``"ray"``, tasks on all nodes of a Ray
+                cluster, as ``lanceloader.ray.materialize``, which has more options.
             progress: Whether to show a progress bar, by default as ``LANCELOADER_PROGRESS`` says;
                 or a function, called with the number of rows written so far and in all.
 
@@ -55,6 +61,7 @@ class MaterializeVerbs(ReadVerbs):
 
         Raises:
             FileExistsError: If ``uri`` exists.
+            ImportError: If ``engine`` is ``"ray"`` and Ray is not installed.
             FormatError: If functions of ``map`` return other types for later rows than for the
                 first ones, to which they cannot be cast.
             UnsupportedError: If neither pylance nor lancedb is installed.
@@ -69,12 +76,19 @@ class MaterializeVerbs(ReadVerbs):
         uri = os.fspath(uri)
         if not uri:
             raise ValueError("`uri` is empty: pass the path or URI of the new table")
+        check_choice("engine", engine, WriteEngine)
         check_bar(progress)
-        batches = self._bulk("writing", progress=progress)
-        schema = self.schema
-        if steps_of(self.transform_fn):
-            schema, batches = typed_by_first(batches, schema)
-        write_table(schema, batches, uri, storage_options)
+        if engine == "ray":
+            # Imported by its name, as it is above this module.
+            module = importlib.import_module("lanceloader.ray")
+            options = {"storage_options": storage_options, "progress": progress}
+            module.materialize(self, uri, **options)
+        else:
+            batches = self._bulk("writing", progress=progress)
+            schema = self.schema
+            if steps_of(self.transform_fn):
+                schema, batches = typed_by_first(batches, schema)
+            write_table(schema, batches, uri, storage_options)
         source = open_source(uri, storage_options=storage_options)
         new = self._replace()
         new.assign(source, source.all_rows(), 0)

@@ -1,0 +1,261 @@
+"""``materialize``: rows as a new table, whose fragments tasks write."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from lanceloader._extras import need
+from lanceloader.errors import StorageError
+from lanceloader.materialize import as_stored, recording_failure, staging
+from lanceloader.monitor.progress import check_bar, reported
+from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
+from lanceloader.ray.cleaning import remove_unused, unused_files
+from lanceloader.ray.reading import check_permutation
+from lanceloader.ray.recipe import Recipe, noting_credentials
+from lanceloader.ray.tables import Place, data_files
+from lanceloader.sources.secrets import travelling, without_secrets
+from lanceloader.verbs.materializing import cast_to
+from lanceloader.verbs.reading import FUNCTION_ROWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lanceloader._permutation import Permutation
+    from lanceloader._typing import Progress, StorageOptions
+
+__all__ = ["materialize"]
+
+LEAST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
+"""The bytes of rows that a task writes, if there are as many."""
+
+LEAST_ROWS, MOST_ROWS = 10_000, 1 << 20
+"""The same as rows, where the bytes of a row are unknown."""
+
+TASKS_PER_CPU = 4
+"""So many that CPUs end at about the same time."""
+
+BUFFER_BYTES, COLUMN_BYTES = 256 << 20, 8 << 20
+"""The most bytes that a task holds back to write pages, of all columns and of one."""
+
+RETRIES = 3
+"""How often a task is started again whose worker or node dies."""
+
+POLL_SECONDS = 60
+
+
+def materialize(
+    perm: Permutation,
+    uri: str | os.PathLike[str],
+    *,
+    storage_options: StorageOptions | None = None,
+    send_credentials: bool = False,
+    num_tasks: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the rows of a permutation as a new Lance table, in tasks on all nodes.
+
+    ``perm.materialize(uri, engine="ray")`` calls this, and returns a permutation of the new table.
+
+    Each task reads the rows at its positions and writes them as fragments; the driver makes the
+    table of these when all are there, in one step. Tasks that die are started again. A folder must
+    be on storage that all nodes share.
+
+    Args:
+        perm: The permutation.
+        uri: The path or URI of the new table.
+        storage_options: Options of the object store of a URI, for the driver and for tasks.
+        send_credentials: Whether tasks get the credentials among these options and those of the
+            table that is read. Otherwise, every node needs its own.
+        num_tasks: The number of tasks; by default as many as give each CPU some, of 32 MiB to 1 GiB.
+        progress: As for ``Permutation.materialize``; moves when a task is done.
+
+    Raises:
+        FileExistsError: If ``uri`` exists.
+        ImportError: If Ray or pylance is not installed.
+        StorageError: If nodes do not share the folder.
+
+    Example:
+        >>> lanceloader.ray.materialize(perm.shuffle(7), "s3://b/new.lance")  # doctest: +SKIP
+    """
+    need("ray", "lanceloader.ray")
+    need("lance", 'materialize(engine="ray")', "ray")
+    check_permutation(perm)
+    check_bar(progress)
+    address = os.fspath(uri)
+    if address.startswith("file://"):
+        address = url2pathname(urlsplit(address).path)
+    writing = Writing(perm, storage_options, send_credentials=send_credentials)
+    ranges = cut(perm.num_rows, num_tasks or task_count(perm)) if perm.num_rows else []
+    if "://" in address:
+        write_remotely(writing, Place(address, storage_options), ranges, progress)
+    else:
+        write_locally(writing, Path(os.path.abspath(address)), ranges, progress)  # noqa: PTH100
+
+
+def task_count(perm: Permutation) -> int:
+    """Return into how many tasks the rows are cut."""
+    import ray
+
+    row_bytes = row_bytes_of(perm)
+    total, least, most = perm.num_rows, LEAST_ROWS, MOST_ROWS
+    if row_bytes is not None:
+        total, least, most = perm.num_rows * row_bytes, LEAST_BYTES, MOST_BYTES
+    if not ray.is_initialized():
+        ray.init()
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    size = min(max(total // (cpus * TASKS_PER_CPU), least), most)
+    return -(-total // size)
+
+
+class Writing:
+    """What tasks need to know: the rows, their schema in the table, and the storage options."""
+
+    def __init__(
+        self,
+        perm: Permutation,
+        storage_options: StorageOptions | None,
+        *,
+        send_credentials: bool,
+    ) -> None:
+        """Look at the first rows if functions make them."""
+        schema = perm.schema
+        if has_functions(perm) and perm.num_rows:
+            first = next(arrow_batches(perm, range(min(FUNCTION_ROWS, perm.num_rows))))
+            schema = first.schema
+        self.read_schema = schema
+        self.schema: pa.Schema = as_stored(schema, iter(()))[0]
+        self.recipe = Recipe.of(perm, send_credentials=send_credentials)
+        with travelling(is_allowed=send_credentials):
+            self.storage_options = without_secrets(storage_options or {})
+
+    def fragments(self, uri: str, positions: range) -> list[Any]:
+        """Write the rows at some positions, and return the fragments that they are."""
+        import pyarrow as pa
+
+        with noting_credentials():
+            batches = arrow_batches(self.recipe.open(), positions)
+            batches = cast_to(self.read_schema, batches)
+            schema, batches = as_stored(self.read_schema, batches)
+            failures: list[BaseException] = []
+            reader = pa.RecordBatchReader.from_batches(
+                schema, recording_failure(batches, failures)
+            )
+            fragment = importlib.import_module("lance.fragment")
+            try:
+                written: list[Any] = fragment.write_fragments(
+                    reader,
+                    uri,
+                    schema=schema,
+                    mode="create",
+                    data_cache_bytes=min(BUFFER_BYTES, len(schema) * COLUMN_BYTES),
+                    storage_options=self.storage_options or None,
+                )
+            except Exception:
+                if failures:
+                    # Arrow's stream has turned the exception into another one.
+                    raise failures[0] from None
+                raise
+        return written
+
+
+def written_by_tasks(
+    writing: Writing, place: Place, ranges: list[range], progress: Progress | None
+) -> list[Any]:
+    """Write all ranges in tasks, and return their fragments in the order of the ranges."""
+    import ray
+
+    remote: Any = ray.remote(max_retries=RETRIES, scheduling_strategy="SPREAD")
+    task = remote(Writing.fragments)
+    shared = ray.put(writing)
+    numbers = {
+        task.remote(shared, place.uri, rows): at for at, rows in enumerate(ranges)
+    }
+    found: dict[int, list[Any]] = {}
+    done, total, pending = 0, sum(map(len, ranges)), list(numbers)
+    try:
+        with reported("writing", progress, unit=" rows") as report:
+            report(0, total)
+            while pending:
+                ready, pending = ray.wait(pending, timeout=POLL_SECONDS)
+                for each in ready:
+                    found[numbers[each]] = ray.get(each)
+                    done += len(ranges[numbers[each]])
+                    report(done, total)
+    except BaseException:
+        written = [*found.values(), *results_of_cancelled(pending)]
+        place.remove(data_files([each for part in written for each in part]))
+        raise
+    return [fragment for at in range(len(ranges)) for fragment in found[at]]
+
+
+def results_of_cancelled(tasks: list[Any]) -> list[list[Any]]:
+    """Cancel tasks, and return the results of those that were done."""
+    import ray
+
+    for task in tasks:
+        ray.cancel(task, force=True)
+    results = []
+    done, _ = (
+        ray.wait(tasks, num_returns=len(tasks), timeout=POLL_SECONDS)
+        if tasks
+        else ([], [])
+    )
+    for task in done:
+        # The others have failed, or were cancelled.
+        with contextlib.suppress(ray.exceptions.RayError):
+            results.append(ray.get(task))
+    return results
+
+
+def write_locally(
+    writing: Writing, target: Path, ranges: list[range], progress: Progress | None
+) -> None:
+    """Write to a folder beside the table, then rename it.
+
+    Raises:
+        FileExistsError: If ``target`` exists, or another process writes it.
+        StorageError: If files that tasks wrote are not there.
+    """
+    if target.exists():
+        message = f"{target} exists already; pass the path of a new table"
+        raise FileExistsError(message)
+    with staging(target) as folder:
+        place = Place(str(folder / f"{target.stem}.lance"), None)
+        fragments = written_by_tasks(writing, place, ranges, progress)
+        missing = place.missing(fragments)
+        if missing:
+            message = (
+                f"{len(missing)} files that tasks wrote are not in {target.parent}: nodes must share "
+                "this folder; pass a path on a shared file system, or the URI of an object store"
+            )
+            raise StorageError(message)
+        remove_unused(place, fragments)
+        place.commit(writing.schema, fragments)
+        if target.exists():
+            message = f"{target} was created by another process in the meantime"
+            raise FileExistsError(message)
+        Path(place.uri).rename(target)
+
+
+def write_remotely(
+    writing: Writing, place: Place, ranges: list[range], progress: Progress | None
+) -> None:
+    """Write to an object store, where the table is there once its manifest is.
+
+    Raises:
+        FileExistsError: If there is a table already.
+    """
+    before = place.files()
+    if place.is_table(before):
+        message = f"{place.uri} exists already; pass the address of a new table"
+        raise FileExistsError(message)
+    fragments = written_by_tasks(writing, place, ranges, progress)
+    # Another process that writes the same table will find this one, and fail.
+    place.remove(set(unused_files(place, fragments)) - set(before))
+    place.commit(writing.schema, fragments)
