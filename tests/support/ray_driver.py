@@ -35,6 +35,10 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
     "OMP_NUM_THREADS": "1",
+    # No credentials of the machine that the tests run on.
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 MEMORY = 100 << 20
 
@@ -86,6 +90,8 @@ def settings():
     """Set Ray's variables, and yield a folder for its files that has a short name."""
     folder = tempfile.mkdtemp(prefix="ll-ray-", dir="/tmp")
     before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     os.environ.update(SETTINGS, PYTHONPATH=importable())
     try:
         yield folder

@@ -10,28 +10,30 @@ from typing import Any
 __all__ = ["arrive"]
 
 
-def arrive(version: str, pickled: Any) -> Any:
-    """Return the recipe that the driver sent.
+def arrive(version: str, module: str, name: str, arguments: tuple[Any, ...]) -> Any:
+    """Return an object of a class of ``lanceloader.ray``.
 
     Args:
         version: The version of lanceloader on the driver.
-        pickled: The permutation, as in ``Recipe``.
+        module: The module of the class.
+        name: The name of the class.
+        arguments: Its arguments.
 
     Raises:
-        ImportError: If this node has no lanceloader that reads recipes.
+        ImportError: If this node has no lanceloader with that module.
     """
     import importlib
 
     try:
-        recipe = importlib.import_module("lanceloader.ray.recipe")
+        found = importlib.import_module(module)
     except ImportError as error:
         import socket
         import sys
 
         message = (
-            f"the node {socket.gethostname()} ({sys.executable}) cannot import lanceloader.ray, but "
+            f"the node {socket.gethostname()} ({sys.executable}) cannot import {module}, but "
             f"the driver has lanceloader {version}: install this release on all nodes, or pass it "
             f"to ray.init(runtime_env=...) ({error})"
         )
         raise ImportError(message) from error
-    return recipe.Recipe(version, pickled)
+    return getattr(found, name)(*arguments)

@@ -9,7 +9,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
-from lanceloader.ray.recipe import noting_credentials
+from lanceloader.ray.recipe import noting_credentials, travels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,10 @@ class ReadRange:
             perm = self.recipe.open(self.columns)
             for batch in arrow_batches(perm, range(self.start, self.stop)):
                 yield pa.Table.from_batches([batch])
+
+    def __reduce__(self) -> Any:
+        arguments = self.recipe, self.columns, self.start, self.stop
+        return travels(type(self), *arguments)
 
     @property
     def __name__(self) -> str:

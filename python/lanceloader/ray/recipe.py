@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from lanceloader._permutation import Permutation
 
-__all__ = ["Recipe", "noting_credentials"]
+    Travelling = tuple[Callable[..., Any], tuple[Any, ...]]
+
+__all__ = ["Recipe", "noting_credentials", "travels"]
 
 MOST_BYTES = 32 << 10
 """Longer pickles, such as those of filters and of Arrow data, are put into the object store once."""
@@ -75,11 +77,17 @@ class Recipe:
             )
             raise RuntimeError(message) from error
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        from ray import cloudpickle
+    def __reduce__(self) -> Travelling:
+        return travels(type(self), self.version, self.pickled)
 
-        cloudpickle.register_pickle_by_value(arrival)
-        return arrival.arrive, (self.version, self.pickled)
+
+def travels(kind: type, *arguments: Any) -> Travelling:
+    """Return what ``__reduce__`` returns of an object that nodes without the package may get."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(arrival)
+    name = kind.__name__
+    return arrival.arrive, (__version__, kind.__module__, name, arguments)
 
 
 @contextmanager
