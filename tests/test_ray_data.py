@@ -317,3 +317,35 @@ def test_the_cache_of_a_node_is_filled_once(driver, tmp_path):
     # This process is one of the node, too.
     assert view.warm().is_shared
     assert packed() == files
+
+
+def test_parts_are_read_as_all_rows_together_would_be(tmp_path):
+    """By itself, a hundredth of the rows is not worth packed rows."""
+    from lanceloader.ray.batches import cut, for_parts
+
+    lance.write_dataset(pa.table({"x": range(1_000_000)}), tmp_path / "t.lance")
+    view = ll.open(tmp_path / "t.lance").with_read(cache_dir=tmp_path / "cache")
+    chosen = {
+        limit: for_parts(view.shuffle(1).with_read(memory_limit=limit)).read_options
+        for limit in ("1GiB", "1MiB")
+    }
+    assert chosen["1GiB"].read == "resident"
+    assert (chosen["1MiB"].read, chosen["1MiB"].memory_limit) == ("external", 1 << 20)
+    # In order, there is nothing to choose; and what a user chose stays.
+    assert for_parts(view).read_options == view.read_options
+    direct = view.shuffle(1).with_read("direct")
+    assert for_parts(direct).read_options == direct.read_options
+    # Where each task scans the table, there are few.
+    assert len(cut(view.shuffle(1), 200)) == 200
+    few = cut(view.shuffle(1).with_read(memory_limit="1MiB"), 200)
+    assert len(few) == 30
+    assert [row for rows in few for row in (rows[0], rows[-1])] == [
+        row for k in range(30) for row in (k * 10**6 // 30, (k + 1) * 10**6 // 30 - 1)
+    ]
+
+
+def test_an_order_that_is_written_out_is_the_same(driver, tmp_path):
+    """Through the scratch files of each task."""
+    lance.write_dataset(pa.table({"x": range(300_000)}), tmp_path / "t.lance")
+    view = ll.open(tmp_path / "t.lance").shuffle(1).with_read(memory_limit="1MiB")
+    assert driver(in_order, view).equals(view.with_read("direct").to_arrow())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
 from lanceloader.formats.functions import steps_of
+from lanceloader.options import ReadOptions
 from lanceloader.verbs.reading import FUNCTION_ROWS
 
 if TYPE_CHECKING:
@@ -15,7 +17,13 @@ if TYPE_CHECKING:
 
     from lanceloader._permutation import Permutation
 
-__all__ = ["arrow_batches", "cut", "has_functions", "row_bytes_of"]
+__all__ = ["arrow_batches", "cut", "for_parts", "has_functions", "row_bytes_of"]
+
+MOST_SCANS = 30
+"""The most tasks where each one scans the table to write its rows to scratch files."""
+
+LEAST_LIMIT = 64 << 20
+"""The least memory for the rows of a task, in bytes."""
 
 
 def has_functions(perm: Permutation) -> bool:
@@ -34,8 +42,46 @@ def row_bytes_of(perm: Permutation) -> int | None:
     return reader.choice().row_bytes or None
 
 
-def cut(num_rows: int, parts: int) -> list[range]:
-    """Cut positions into ranges that differ by one row at most, none of them empty."""
+def strategy_of(perm: Permutation) -> str:
+    """Return how the rows would be read together."""
+    reader = perm.open_reader()
+    return (
+        reader.strategy(perm.order) if isinstance(reader, _native.Reader) else "direct"
+    )
+
+
+def for_parts(perm: Permutation) -> Permutation:
+    """Return a permutation whose parts are read as all rows together would be.
+
+    A part by itself may be too small to be worth packed rows or scratch files.
+    """
+    strategy = strategy_of(perm)
+    if strategy == "resident":
+        return perm.with_read_options(ReadOptions("resident"))
+    if strategy == "external" and perm.read_options.memory_limit is None:
+        # Tasks of a node share its memory.
+        reader = perm.open_reader()
+        assert isinstance(reader, _native.Reader)
+        limit = reader.choice().memory_bytes // (os.cpu_count() or 1)
+        options = ReadOptions("external", memory_limit=max(LEAST_LIMIT, limit))
+        return perm.with_read_options(options)
+    if strategy == "external":
+        return perm.with_read_options(ReadOptions("external"))
+    return perm
+
+
+def cut(perm: Permutation, parts: int) -> list[range]:
+    """Cut positions into ranges that differ by one row at most, none of them empty.
+
+    Args:
+        perm: The permutation.
+        parts: How many ranges there should be. There are fewer if each one costs a scan.
+    """
+    num_rows = perm.num_rows
+    if not num_rows:
+        return []
+    if parts > MOST_SCANS and strategy_of(perm) == "external":
+        parts = MOST_SCANS
     parts = max(1, min(parts, num_rows))
     ends = [part * num_rows // parts for part in range(parts + 1)]
     return [range(ends[part], ends[part + 1]) for part in range(parts)]

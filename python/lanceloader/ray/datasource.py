@@ -115,7 +115,7 @@ class PermutationDatasource(Datasource):  # type: ignore[misc]
                 schema=schema,
                 per_task_row_limit=per_task_row_limit,
             )
-            for rows in cut(perm.num_rows, parallelism)
+            for rows in cut(perm, parallelism)
         ]
 
     def _columns(self) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from lanceloader.materialize import as_stored, recording_failure, staging
 from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
 from lanceloader.ray.cleaning import remove_unused, unused_files
+from lanceloader.ray.nodes import task_count
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 from lanceloader.ray.tables import Place, data_files
@@ -36,9 +37,6 @@ LEAST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
 
 LEAST_ROWS, MOST_ROWS = 10_000, 1 << 20
 """The same as rows, where the bytes of a row are unknown."""
-
-TASKS_PER_CPU = 4
-"""So many that CPUs end at about the same time."""
 
 BUFFER_BYTES, COLUMN_BYTES = 256 << 20, 8 << 20
 """The most bytes that a task holds back to write pages, of all columns and of one."""
@@ -91,26 +89,19 @@ def materialize(
     if address.startswith("file://"):
         address = url2pathname(urlsplit(address).path)
     writing = Writing(perm, storage_options, send_credentials=send_credentials)
-    ranges = cut(perm.num_rows, num_tasks or task_count(perm)) if perm.num_rows else []
+    ranges = cut(perm, num_tasks or default_tasks(perm))
     if "://" in address:
         write_remotely(writing, Place(address, storage_options), ranges, progress)
     else:
         write_locally(writing, Path(os.path.abspath(address)), ranges, progress)  # noqa: PTH100
 
 
-def task_count(perm: Permutation) -> int:
+def default_tasks(perm: Permutation) -> int:
     """Return into how many tasks the rows are cut."""
-    import ray
-
     row_bytes = row_bytes_of(perm)
-    total, least, most = perm.num_rows, LEAST_ROWS, MOST_ROWS
-    if row_bytes is not None:
-        total, least, most = perm.num_rows * row_bytes, LEAST_BYTES, MOST_BYTES
-    if not ray.is_initialized():
-        ray.init()
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    size = min(max(total // (cpus * TASKS_PER_CPU), least), most)
-    return -(-total // size)
+    if row_bytes is None:
+        return task_count(perm.num_rows, LEAST_ROWS, MOST_ROWS)
+    return task_count(perm.num_rows * row_bytes, LEAST_BYTES, MOST_BYTES)
 
 
 class Writing:

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
 from lanceloader._permutation import Permutation
+from lanceloader.ray.batches import row_bytes_of
+from lanceloader.ray.nodes import task_count
 from lanceloader.ray.recipe import Recipe
 
 if TYPE_CHECKING:
     import ray.data
 
 __all__ = ["check_permutation", "read"]
+
+LEAST_BYTES, MOST_BYTES = 1 << 20, 64 << 20
+"""The bytes of rows that a read task reads, if there are as many."""
 
 
 def read(
@@ -55,6 +60,10 @@ def read(
 
     from lanceloader.ray.datasource import PermutationDatasource
 
+    row_bytes = row_bytes_of(perm)
+    if row_bytes is not None and options.get("override_num_blocks") is None:
+        size = perm.num_rows * row_bytes
+        options["override_num_blocks"] = task_count(size, LEAST_BYTES, MOST_BYTES)
     recipe = Recipe.of(perm, send_credentials=send_credentials)
     dataset = ray.data.read_datasource(PermutationDatasource(perm, recipe), **options)
     if preserve_order:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._native import __version__
 from lanceloader.errors import StorageDeniedError
 from lanceloader.ray import arrival
+from lanceloader.ray.batches import for_parts
 from lanceloader.sources.secrets import travelling
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def opened(pickled: Any, columns: tuple[str, ...] | None) -> Permutation:
     import ray
     from ray import cloudpickle
 
-    if columns is not None:
-        return opened(pickled, None).select_columns(list(columns))
     data = pickled if isinstance(pickled, bytes) else ray.get(pickled)
     perm: Permutation = cloudpickle.loads(data)
-    return perm
+    if columns is not None:
+        perm = perm.select_columns(list(columns))
+    return for_parts(perm)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
 from lanceloader.monitor.progress import check_bar, reported
+from lanceloader.ray.nodes import connect
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 
@@ -56,8 +57,7 @@ def warm(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     recipe = Recipe.of(perm, send_credentials=send_credentials)
     remote: Any = ray.remote(num_cpus=0, max_retries=RETRIES)
     task = remote(warm_this_node)
