@@ -241,7 +241,7 @@ def test_examples_run(name, elsewhere):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_example_of_ray_runs(elsewhere):
     """Ray warns of its own settings and of workers that die, as one is meant to."""
     pytest.importorskip("ray", reason="needs the extra `ray`")

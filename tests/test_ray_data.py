@@ -16,7 +16,7 @@ import ray_driver
 import tables
 
 driver = ray_driver.driver
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ROWS = 3000
 

@@ -17,7 +17,7 @@ from missing_packages import hide
 
 driver = ray_driver.driver
 s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

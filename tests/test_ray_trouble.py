@@ -18,7 +18,7 @@ import tables
 driver = ray_driver.driver
 cluster = ray_driver.cluster
 s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -121,6 +121,51 @@ def test_a_task_that_dies_is_read_again(driver, perm, tmp_path):
     mark = tmp_path / "mark"
     assert driver(dying, perm, str(mark)) == perm.to_arrow()["id"].to_pylist()
     assert mark.exists()
+
+
+@pytest.mark.slow
+def test_every_row_comes_once_over_thirty_kills(driver, perm, tmp_path):
+    """Of tasks that read, at any row, and of tasks that write."""
+
+    def trials(perm, folder):
+        import os
+        import random
+        import signal
+        from pathlib import Path
+
+        import lanceloader as ll
+        import lanceloader.ray
+
+        def dying_at(row_id, mark):
+            def once(row):
+                if row["id"] == row_id and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return {"id": row["id"]}
+
+            return once
+
+        found = []
+        order = [row["id"] for row in perm.to_arrow().to_pylist()]
+        for seed in range(30):
+            # The driver calls functions for the first thousand rows, to learn their types.
+            at = random.Random(seed).choice(order[1000:])
+            mark = Path(folder, f"mark{seed}")
+            view = perm.map(dying_at(at, mark))
+            tasks = 3 + seed % 5
+            if seed % 3:
+                dataset = lanceloader.ray.read(
+                    view, preserve_order=True, override_num_blocks=tasks
+                )
+                rows = [row["id"] for row in dataset.take_all()]
+            else:
+                uri = f"{folder}/copy{seed}.lance"
+                lanceloader.ray.materialize(view, uri, num_tasks=tasks)
+                rows = ll.open(uri).to_arrow()["id"].to_pylist()
+            found.append((mark.exists(), rows == order))
+        return found
+
+    assert driver(trials, perm, str(tmp_path)) == [(True, True)] * 30
 
 
 @pytest.mark.slow

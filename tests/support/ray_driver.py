@@ -19,7 +19,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-SECONDS = 240
+SECONDS = 500
 """How long a call may take, on a machine that is busy."""
 
 SETTINGS = {
@@ -33,6 +33,9 @@ SETTINGS = {
     # How often the controller of a training looks at reports, in place of every two seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A node that was killed is found dead after three seconds, in place of fifteen.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
     "RAY_prestart_worker_first_driver": "0",
     "OMP_NUM_THREADS": "1",
     # No credentials of the machine that the tests run on.
