@@ -121,9 +121,17 @@ def test_the_blocks_of_a_page_run_one_after_another(
     run([block for block in python if block.requires is None], page, monkeypatch)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if libraries_of(page)],
+    [
+        # Ray starts processes of its own, which takes long.
+        pytest.param(
+            page, marks=[pytest.mark.slow] if "ray" in libraries_of(page) else []
+        )
+        for page in PAGES
+        if libraries_of(page)
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_blocks_of_a_page_run_with_the_library_that_it_compares(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import __version__
-from lanceloader.errors import StorageDeniedError
+from lanceloader.errors import LanceloaderError, StorageDeniedError
 from lanceloader.ray import arrival
 from lanceloader.ray.batches import for_parts
 from lanceloader.sources.secrets import travelling
@@ -69,6 +69,9 @@ class Recipe:
         """
         try:
             return opened(self.pickled, columns)
+        except LanceloaderError:
+            # About the table, not about the pickle.
+            raise
         except Exception as error:
             if self.version == __version__:
                 raise
