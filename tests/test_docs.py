@@ -252,7 +252,7 @@ def test_examples_run(name, elsewhere):
 @pytest.mark.timeout(600)
 def test_the_example_of_ray_runs(elsewhere):
     """Ray warns of its own settings and of workers that die, as one is meant to."""
-    pytest.importorskip("ray", reason="needs the extra `ray`")
+    ray_driver.need_ray()
     script = ROOT / "examples" / "ray_train.py"
     assert "5,000 rows so far, 0 of them twice" in run_with_ray(script)
 

@@ -7,6 +7,7 @@ returns what it returns. Ray starts once per module, and nothing of it is left b
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -136,9 +137,15 @@ def calls(nodes, folder):
             process.kill()
 
 
+def need_ray():
+    """Skip a test without Ray, which is not imported here."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the extra `ray`")
+
+
 @pytest.fixture(scope="module")
 def driver():
-    pytest.importorskip("ray", reason="needs the extra `ray`")
+    need_ray()
     with driving() as call_there:
         yield call_there
 
@@ -146,6 +153,6 @@ def driver():
 @pytest.fixture(scope="module")
 def cluster():
     """The same, on three nodes of one CPU each."""
-    pytest.importorskip("ray", reason="needs the extra `ray`")
+    need_ray()
     with driving(3) as call_there:
         yield call_there
