@@ -16,7 +16,7 @@ import torch
 from lanceloader.formats._columns import Columns, Ragged
 from lanceloader.stages import device as stage
 from lanceloader.stages.device import copied_ahead, map_by_storage, on_device, pinned
-from lanceloader.stages.tensor_tree import tree_leaves, tree_map
+from lanceloader.tensor_tree import tree_leaves, tree_map
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch.cuda.is_available() is false"

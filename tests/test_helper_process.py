@@ -19,9 +19,9 @@ import producers
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.helper import shared_memory as segments
 from lanceloader.helper.client import iterate_in_helper
-from lanceloader.helper.serialization import packed, unpacked
+from lanceloader.transport import shared_memory as segments
+from lanceloader.transport.serialization import packed, unpacked
 from programs import CONTEXTS, PRELUDE, finish, start
 
 pytestmark = pytest.mark.filterwarnings(

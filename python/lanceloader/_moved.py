@@ -45,7 +45,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
         "lanceloader.units.packed",
         {"PackedBlocks": "PackedUnits"},
     ),
-    "lanceloader.loading.parcels": ("lanceloader.helper.serialization", {}),
+    "lanceloader.loading.parcels": ("lanceloader.transport.serialization", {}),
     "lanceloader.loading.places": ("lanceloader.locations", {}),
     "lanceloader.loading.planned": (
         "lanceloader.units.planned",
@@ -53,7 +53,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "lanceloader.loading.raw": ("lanceloader.units.batches", {}),
     "lanceloader.loading.running": ("lanceloader.monitor.metrics", {}),
-    "lanceloader.loading.segments": ("lanceloader.helper.shared_memory", {}),
+    "lanceloader.loading.segments": ("lanceloader.transport.shared_memory", {}),
     "lanceloader.loading.served": (
         "lanceloader.units.rows",
         {"FromView": "ViewUnits", "Rows": "RowUnits"},
@@ -64,7 +64,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
         {"At": "Checkpoint", "Turn": "WorkerTurn", "Way": "EpochProgress"},
     ),
     "lanceloader.loading.steps": ("lanceloader.loader.steps", {"Steps": "StepOptions"}),
-    "lanceloader.loading.storages": ("lanceloader.stages.tensor_tree", {}),
+    "lanceloader.loading.storages": ("lanceloader.tensor_tree", {}),
     "lanceloader.loading.threads": ("lanceloader.stages.ordered_map", {}),
     "lanceloader.loading.trace": ("lanceloader.monitor.trace", {}),
     "lanceloader.loading.trainers": ("lanceloader.loader.trainers", {}),

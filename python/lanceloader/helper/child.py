@@ -13,13 +13,13 @@ import sys
 import threading
 import time
 import traceback
-from array import array
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.helper.serialization import packed
-from lanceloader.helper.shared_memory import WritableSegments
 from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
+from lanceloader.transport.parent import files_of
+from lanceloader.transport.serialization import packed
+from lanceloader.transport.shared_memory import WritableSegments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,9 @@ def run_child(
             link.send(ERROR, portable(as_runtime_error(error)))
     except ParentEndedError:
         pass
+    except ConnectionError:
+        # The parent closed the connection while this process was writing to it.
+        pass
     except OSError:
         if not link.has_ended:
             # Without memory or file descriptors, the error cannot be sent.
@@ -108,7 +111,6 @@ class ParentLink:
         self.connection = connection
         self.credits = threading.Semaphore(depth)
         self.segments = WritableSegments()
-        self.lock = threading.Lock()
         self.statistics: Callable[[], Any] | None = None
         self.has_ended = self.was_raised = False
         sys.unraisablehook = raise_unless_ended
@@ -138,8 +140,7 @@ class ParentLink:
                 "generators, locks or open files, or leave out in_process=False"
             )
             raise TypeError(message) from error
-        with self.lock:
-            segment = self.segments.write(runs, layout.num_bytes)
+        segment = self.segments.write(runs, layout.num_bytes)
         del runs
         head = HEAD.pack(kind, segment.number, segment.capacity, *layout)
         files = [] if segment.is_known else [segment.file]
@@ -151,9 +152,13 @@ class ParentLink:
         poll = select.poll()
         poll.register(self.connection, select.POLLIN)
         # The connection alone is not enough: forks of the parent may keep their end of it open.
-        with contextlib.suppress(OSError, AttributeError):
-            poll.register(os.pidfd_open(parent), select.POLLIN)
-        while True:
+        has_parent = True
+        try:
+            for file in files_of(parent):
+                poll.register(file, select.POLLIN)
+        except ProcessLookupError:
+            has_parent = False
+        while has_parent:
             ready = [file for file, _ in poll.poll()]
             if self.connection.fileno() not in ready or not self.receive():
                 break
@@ -166,19 +171,14 @@ class ParentLink:
         os._exit(1)
 
     def receive(self) -> bool:
-        """Receive a message with a credit and released segments; return whether there was one."""
+        """Receive credits; return whether the parent is still connected."""
         try:
-            message = self.connection.recv(1 << 16)
+            granted = self.connection.recv(1 << 16)
         except OSError:
             return False
-        if not message:
+        if not granted:
             return False
-        with self.lock:
-            for number in array("q", message[:-1]):
-                self.segments.release(
-                    number if number >= 0 else ~number, is_kept=number >= 0
-                )
-        self.credits.release()
+        self.credits.release(len(granted))
         return True
 
 

@@ -14,15 +14,14 @@ import signal
 import socket
 import threading
 import weakref
-from array import array
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader.errors import UnsupportedError
 from lanceloader.helper.child import END, ERROR, GRACE_S, HEAD, run_child
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
-from lanceloader.helper.serialization import Layout, unpacked
-from lanceloader.helper.shared_memory import ReadableSegments
+from lanceloader.transport.serialization import Layout, unpacked
+from lanceloader.transport.shared_memory import ReadableSegments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,7 +151,7 @@ class HelperClient:
         place = Layout(*layout)
         memory = self._segments.view(number, place.num_bytes)
         if kind not in (END, ERROR):
-            self._link.grant(self._segments)
+            self._link.grant()
         value, statistics = unpacked(memory, place)
         if self.statistics is None or statistics is not None:
             self.statistics = statistics
@@ -236,15 +235,11 @@ class ChildLink:
                 return socket.recv_fds(self.connection, HEAD.size, 1)[:2]
         return b"", []
 
-    def grant(self, segments: ReadableSegments) -> None:
-        """Grant a credit for one more item, and return the released segments."""
-        numbers = array(
-            "q",
-            (at if is_kept else ~at for at, is_kept in segments.take_released()),
-        )
+    def grant(self) -> None:
+        """Grant a credit for one more item."""
         # If the process has ended, the next receive() raises.
         with contextlib.suppress(OSError):
-            self.connection.send(numbers.tobytes() + b"\0")
+            self.connection.send(b"\0")
 
     def end(self) -> None:
         if os.getpid() != self.owner:
@@ -306,13 +301,6 @@ def _forget(gone: weakref.ref[HelperClient]) -> None:
         _LIVE.remove(gone)
 
 
-def _in_parent() -> None:
-    for each in _LIVE.copy():
-        live = each()
-        if live is not None:
-            live._segments.retire()
-
-
 def _in_child() -> None:
     # The helper must notice the end of its parent, even if forks of the parent live on.
     for each in _LIVE.copy():
@@ -322,4 +310,4 @@ def _in_child() -> None:
     _LIVE.clear()
 
 
-os.register_at_fork(after_in_parent=_in_parent, after_in_child=_in_child)
+os.register_at_fork(after_in_child=_in_child)

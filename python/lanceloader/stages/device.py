@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from lanceloader.stages.ordered_map import OrderedMap
-from lanceloader.stages.tensor_tree import (
+from lanceloader.tensor_tree import (
     bytes_by_storage,
     is_plain_tensor,
     tree_leaves,

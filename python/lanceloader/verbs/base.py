@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.options import ReadOptions
+from lanceloader.transport.workers import attach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +123,7 @@ class View:
         pid = os.getpid()
         reader = self._opened.get(pid)
         if reader is None:
+            attach()
             opened = self.source.reader(list(self.selection.items()), self.read_options)
             # Another thread may have been faster; one reader keeps the packed rows for all.
             reader = self._opened.setdefault(pid, opened)

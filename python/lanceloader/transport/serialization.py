@@ -12,6 +12,8 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import torch
 
 __all__ = ["Layout", "packed", "unpacked"]
@@ -29,13 +31,22 @@ class Layout(NamedTuple):
     num_bytes: int
 
 
-def packed(value: Any) -> tuple[Layout, list[tuple[int, Any]]]:
+def packed(
+    value: Any, reducers: Mapping[type, Callable[[Any], Any]] | None = None
+) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a serialized object, and its parts with their offsets.
 
     The parts are views of the buffers of the object, so they must be written before it changes.
+
+    Args:
+        value: The object.
+        reducers: The functions that reduce objects other than plain tensors, by their type, in
+            place of those of ``copyreg``.
     """
     stream: list[memoryview] = []
     pickler = TensorPickler(stream, value)
+    if reducers is not None:
+        pickler.dispatch_table = reducers
     pickler.dump(value)
     sizes = array("Q")
     parts: list[tuple[int, Any]] = []
@@ -87,7 +98,7 @@ class TensorPickler(pickle.Pickler):
         self.storages: dict[int, PickledStorage] = {}
         self.bytes_by_storage: dict[int, int] = {}
         if self.has_torch:
-            from lanceloader.stages.tensor_tree import bytes_by_storage
+            from lanceloader.tensor_tree import bytes_by_storage
 
             self.bytes_by_storage = bytes_by_storage(value)
 
@@ -95,7 +106,7 @@ class TensorPickler(pickle.Pickler):
         """Reduce a tensor to its storage and its view of it; other objects are pickled as usual."""
         if not self.has_torch or not hasattr(value, "untyped_storage"):
             return NotImplemented
-        from lanceloader.stages.tensor_tree import is_plain_tensor
+        from lanceloader.tensor_tree import is_plain_tensor
 
         if isinstance(value, type) or not is_plain_tensor(value):
             return NotImplemented

@@ -1,0 +1,1 @@
+"""Shared memory through which batches leave worker processes and the helper process."""

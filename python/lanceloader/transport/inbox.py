@@ -1,0 +1,77 @@
+"""The end of the transport that reads: messages of worker processes, by the process that sent them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lanceloader.transport.serialization import Layout, unpacked
+from lanceloader.transport.shared_memory import ReadableSegments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Writer", "receive"]
+
+Writer: TypeAlias = tuple[int, int]
+"""The process that writes, and a number that tells it from others of the same identifier."""
+
+
+def receive(
+    writer: Writer,
+    number: int,
+    file: int | Callable[[], int] | None,
+    capacity: int,
+    layout: tuple[int, ...],
+) -> Any:
+    """Return an object that a worker wrote to a segment, of which its arrays are views.
+
+    Args:
+        writer: The process that wrote it.
+        number: The number of the segment.
+        file: The open file of the segment in the process that wrote it; or a function that returns
+            it as an open file of this process, or ``None`` if it was sent before.
+        capacity: The size of the segment.
+        layout: The layout of the object.
+    """
+    segments = segments_of(writer)
+    if not segments.is_mapped(number, capacity):
+        segments.map(number, opened(writer[0], file), capacity)
+    place = Layout(*layout)
+    return unpacked(segments.view(number, place.num_bytes), place)
+
+
+def opened(pid: int, file: int | Callable[[], int] | None) -> int:
+    """Return an open file of another process as one of this process.
+
+    Raises:
+        RuntimeError: If the process did not send it.
+    """
+    if file is None:
+        raise RuntimeError("a worker did not send the shared memory of a batch")
+    if isinstance(file, int):
+        return os.open(f"/proc/{pid}/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+    return file()
+
+
+_SEGMENTS: dict[Writer, ReadableSegments] = {}
+
+
+def segments_of(writer: Writer) -> ReadableSegments:
+    """Return the segments of a worker, which stay mapped while its ``Process`` is referred to."""
+    known = _SEGMENTS.get(writer)
+    if known is not None:
+        return known
+    segments = ReadableSegments()
+    for process in multiprocessing.active_children():
+        if process.pid == writer[0]:
+            _SEGMENTS[writer] = segments
+            finalizer = weakref.finalize(process, _SEGMENTS.pop, writer, None)
+            finalizer.atexit = False
+            break
+    return segments
+
+
+os.register_at_fork(after_in_child=_SEGMENTS.clear)

@@ -1,0 +1,170 @@
+"""The end of the transport that writes: a queue of a worker whose messages go through shared memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import time
+from multiprocessing.reduction import DupFd, ForkingPickler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.transport.inbox import receive
+from lanceloader.transport.serialization import packed
+from lanceloader.transport.shared_memory import WritableSegments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lanceloader.transport.shared_memory import Segment
+
+__all__ = ["Outbox"]
+
+INLINE = 1 << 12
+"""Messages without arrays that are smaller than this many bytes are sent as they are."""
+
+MOST_DIRECT = select.PIPE_BUF - 64
+"""The most bytes that fit into a pipe which is ready for writing."""
+LOCK_S = 0.1
+"""The seconds to wait for other workers that write to the pipe."""
+
+
+class Outbox:
+    """Replaces ``put`` of a queue, and sends its messages through shared memory.
+
+    The queue carries only where they are. That is written to its pipe at once, which spares the thread
+    of the queue. Messages that cannot be sent in this way are sent as before. What the reader
+    gets is the same.
+
+    Args:
+        queue: A queue of ``multiprocessing`` that this process writes to.
+        reader: The process that reads it, which started this one.
+    """
+
+    def __init__(self, queue: Any, reader: int) -> None:
+        self._put: Callable[..., None] = queue.put
+        self._segments = WritableSegments()
+        self._writer = os.getpid(), time.monotonic_ns()
+        self._is_readable = can_read_files(reader)
+        # Objects other than plain tensors are reduced as by the queue.
+        self._reducers: Any = ForkingPickler(io.BytesIO()).dispatch_table
+        self._pipe = DirectPipe.of(queue)
+        queue.put = self.put
+
+    def put(
+        self,
+        message: Any,
+        block: bool = True,  # noqa: FBT001, FBT002
+        timeout: float | None = None,
+    ) -> None:
+        """Send a message, as ``Queue.put`` does."""
+        try:
+            message = self._letter(message)
+            if self._pipe is not None and self._pipe.send(message):
+                return
+        except Exception as error:
+            message = or_error(message, error)
+        # Messages must stay in order, and the queue sends this one later.
+        self._pipe = None
+        self._put(message, block, timeout)
+
+    def _letter(self, message: Any) -> Any:
+        layout, parts = packed(message, self._reducers)
+        if layout.num_buffers == 0 and layout.num_bytes < INLINE:
+            return message
+        segment = self._segments.write(parts, layout.num_bytes)
+        file = self._file_of(segment)
+        number, capacity = segment.number, segment.capacity
+        return Letter((self._writer, number, file, capacity, tuple(layout)))
+
+    def _file_of(self, segment: Segment) -> Any:
+        if self._is_readable:
+            return segment.file
+        if segment.is_known:
+            return None
+        segment.is_known = True
+        return DupFd(segment.file).detach
+
+
+class DirectPipe:
+    """The pipe of a queue, to which messages can be written without its thread.
+
+    Args:
+        room: The semaphore that counts the messages of the queue.
+        lock: The lock that writers hold.
+        writer: The end of the pipe for writing.
+    """
+
+    def __init__(self, room: Any, lock: Any, writer: Any) -> None:
+        self._room = room
+        self._lock = lock
+        self._writer = writer
+        self._poll = select.poll()
+        self._poll.register(writer.fileno(), select.POLLOUT)
+
+    @classmethod
+    def of(cls, queue: Any) -> DirectPipe | None:
+        """Return the pipe of a queue, if it has one."""
+        names = "_sem", "_wlock", "_writer"
+        room, lock, writer = (getattr(queue, name, None) for name in names)
+        if None in (room, lock) or not hasattr(writer, "send_bytes"):
+            return None
+        return cls(room, lock, writer)
+
+    def send(self, message: Any) -> bool:
+        """Write a message, if that does not have to wait for the reader; return whether it was written."""
+        pickled = ForkingPickler.dumps(message)
+        if len(pickled) > MOST_DIRECT or not self._lock.acquire(timeout=LOCK_S):
+            return False
+        try:
+            if not self._poll.poll(0) or not self._room.acquire(block=False):
+                return False
+            self._writer.send_bytes(pickled)
+        finally:
+            self._lock.release()
+        return True
+
+
+class Letter:
+    """What a queue sends in place of a message, and pickles to the message itself."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self._arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return receive, self._arguments
+
+
+def can_read_files(reader: int) -> bool:
+    """Return whether the reader may open the files of this process by their paths in ``/proc``.
+
+    It may if this process may open those of the reader, as both belong to one user.
+    """
+    try:
+        next(Path(f"/proc/{reader}/fd").iterdir(), None)
+    except OSError:
+        return False
+    return True
+
+
+def or_error(message: Any, error: Exception) -> Any:
+    """Return a message that cannot be written to shared memory, or the reason if a queue cannot send it.
+
+    A queue drops a message that cannot be pickled, and the reader waits for it without end.
+    """
+    try:
+        ForkingPickler.dumps(message)
+    except Exception:
+        if isinstance(message, tuple) and len(message) == 2:
+            return message[0], wrapped(error)
+    return message
+
+
+def wrapped(error: Exception) -> Any:
+    """Return an exception as workers of torch send it."""
+    from torch._utils import ExceptionWrapper
+
+    where = "while a DataLoader worker process sent a batch, which cannot be pickled"
+    raised = TypeError(str(error)).with_traceback(error.__traceback__)
+    return ExceptionWrapper((TypeError, raised, error.__traceback__), where)  # type: ignore[no-untyped-call]

@@ -1,0 +1,186 @@
+"""Anonymous shared memory that one process writes and another one reads.
+
+A segment is an anonymous file in memory. Only open files and mappings refer to it, so nothing remains
+of it when processes are killed, and it takes no space in ``/dev/shm``. The first byte of a segment
+is its state, through which the reader releases it: no message goes back to the writer.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ReadableSegments", "Segment", "WritableSegments"]
+
+# Capacities are powers of two, from this one on. Pages that are never written take no memory.
+SMALLEST = 1 << 16
+# The most segments that the reader uses at the same time; further batches are copied. Each segment
+# takes an open file in the writer, whose number is limited.
+MOST_IN_USE = 32
+# Batches of fewer bytes are copied at once, which costs less than to keep a segment for each.
+SMALL = 1 << 13
+
+# The bytes before the data, for the state; as many as Arrow recommends for the alignment of buffers.
+HEADER = 64
+# The states of a segment: it may be written to, it is read, or it must never be written to again.
+FREE, IN_USE, DROPPED = range(3)
+
+
+class Segment:
+    """A piece of shared memory, in the process that writes it."""
+
+    def __init__(self, number: int, num_bytes: int) -> None:
+        self.number = number
+        self.file = os.memfd_create("lanceloader", os.MFD_CLOEXEC)
+        self.is_known = False
+        try:
+            self.grow(num_bytes)
+        except BaseException:
+            os.close(self.file)
+            raise
+
+    def grow(self, num_bytes: int) -> None:
+        """Increase the capacity, after which the reader must map the segment again."""
+        self.capacity = max(SMALLEST, 1 << (HEADER + num_bytes - 1).bit_length())
+        os.ftruncate(self.file, self.capacity)
+        # Writing to mapped pages is three times as fast as system calls.
+        self.memory = memoryview(mmap.mmap(self.file, self.capacity))
+        self.is_known = False
+
+    @property
+    def num_bytes(self) -> int:
+        """The most bytes of data that can be written."""
+        return self.capacity - HEADER
+
+    @property
+    def state(self) -> int:
+        """``FREE``, ``IN_USE`` or ``DROPPED``."""
+        return self.memory[0]
+
+    def write(self, buffers: Iterable[tuple[int, Any]]) -> None:
+        """Write each buffer to its offset, and mark the segment as in use."""
+        memory = self.memory
+        memory[0] = IN_USE
+        for offset, buffer in buffers:
+            start = HEADER + offset
+            memory[start : start + len(buffer)] = buffer
+
+
+class WritableSegments:
+    """The segments of the writer, which are written to again when the reader has released them."""
+
+    def __init__(self) -> None:
+        self.free: list[Segment] = []
+        self.in_use: dict[int, Segment] = {}
+        self.num_made = 0
+
+    def write(self, buffers: Iterable[tuple[int, Any]], num_bytes: int) -> Segment:
+        """Write buffers to a free segment, and return it as in use."""
+        self._collect_released()
+        fitting = [part for part in self.free if part.num_bytes >= num_bytes]
+        if fitting:
+            segment = min(fitting, key=lambda part: part.capacity)
+            self.free.remove(segment)
+        elif self.free:
+            segment = self.free.pop()
+            try:
+                segment.grow(num_bytes)
+            except BaseException:
+                os.close(segment.file)
+                raise
+        else:
+            segment = Segment(self.num_made, num_bytes)
+            self.num_made += 1
+        self.in_use[segment.number] = segment
+        segment.write(buffers)
+        return segment
+
+    def _collect_released(self) -> None:
+        """Make the segments free that the reader has released, and close those that it dropped."""
+        for number, segment in list(self.in_use.items()):
+            state = segment.state
+            if state == FREE:
+                self.free.append(self.in_use.pop(number))
+            elif state == DROPPED:
+                os.close(self.in_use.pop(number).file)
+
+
+class ReadableSegments:
+    """The segments of the reader, mapped into its memory."""
+
+    def __init__(self) -> None:
+        self.mappings: dict[int, mmap.mmap] = {}
+        self.in_use: dict[int, weakref.ref[Any]] = {}
+        self.retired: set[int] = set()
+        self.is_owner = True
+        _LIVE.add(weakref.ref(self, _LIVE.discard))
+
+    def map(self, number: int, file: int, capacity: int) -> None:
+        """Map a segment that is new or has grown, and close the file."""
+        try:
+            self.mappings[number] = mmap.mmap(file, capacity)
+        finally:
+            os.close(file)
+
+    def is_mapped(self, number: int, capacity: int) -> bool:
+        """Return whether a segment is mapped with all of its capacity."""
+        mapping = self.mappings.get(number)
+        return mapping is not None and len(mapping) == capacity
+
+    def view(self, number: int, num_bytes: int) -> memoryview:
+        """Return the contents of a segment, which is in use while anything refers to them."""
+        import numpy as np
+
+        whole = np.frombuffer(self.mappings[number], np.uint8, num_bytes, HEADER)
+        if num_bytes < SMALL or len(self.in_use) >= MOST_IN_USE:
+            whole = whole.copy()
+            self.mappings[number][0] = FREE
+        else:
+            # The callback may run in any thread at any time, so it must not take a lock.
+            self.in_use[number] = weakref.ref(whole, lambda _: self._release(number))
+        return memoryview(whole)  # type: ignore[arg-type]
+
+    def _release(self, number: int) -> None:
+        self.in_use.pop(number, None)
+        if not self.is_owner:
+            return
+        if number in self.retired:
+            self.retired.discard(number)
+            self.mappings.pop(number)[0] = DROPPED
+        else:
+            self.mappings[number][0] = FREE
+
+    def retire(self) -> None:
+        """Never reuse the segments that are in use, as a forked process refers to them, too."""
+        self.retired.update(list(self.in_use))
+
+    def disown(self) -> None:
+        """Release nothing any more in a forked process, whose parent reads the segments."""
+        self.is_owner = False
+        self.mappings.clear()
+
+
+_LIVE: set[weakref.ref[ReadableSegments]] = set()
+
+
+def _live() -> list[ReadableSegments]:
+    return [found for each in _LIVE.copy() if (found := each()) is not None]
+
+
+def _before_fork() -> None:
+    for segments in _live():
+        segments.retire()
+
+
+def _in_child() -> None:
+    for segments in _live():
+        segments.disown()
+    _LIVE.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_in_child)
