@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import zlib
 
@@ -11,10 +12,13 @@ import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-from lanceloader import _native
+from lanceloader import _native, randomness
 from lanceloader.permutation import permutation_builder
+from lanceloader.stages.rng import RowDraws
 from lanceloader.units.share import share_of
 from lanceloader.world import World
+
+PAGE = determinism_page.load()
 
 (
     SHUFFLES,
@@ -24,6 +28,7 @@ from lanceloader.world import World
     SEQUENCES,
     HASHES,
     DRAWS,
+    ROWS,
     LANCEDB,
 ) = determinism_page.tables()
 
@@ -218,3 +223,32 @@ def test_sequences(vector):
             for parts in eval(call, dict(names))
         ]
         assert ", ".join(found) == wanted
+
+
+@pytest.mark.parametrize("vector", ROWS, ids=str)
+def test_random_transforms(vector):
+    """The page, and the functions of the package in place of those of the page."""
+    call, wanted = vector[0], ast.literal_eval(vector[1])
+    assert eval(call, vars(PAGE)) == wanted
+
+    def row_key(seed, epoch, name, place):
+        key = randomness.key(seed, epoch, name)
+        return randomness.row_keys(key, np.array([place], np.uint64))
+
+    def word(key, at):
+        return randomness.words(key, at, 1)[0]
+
+    def of(word, method, *arguments):
+        draws = RowDraws(np.zeros(1, np.uint64))
+        draws.words = lambda size=(): word
+        return getattr(draws, method)(*arguments)
+
+    names = {
+        "row_key": row_key,
+        "word": word,
+        "random_of": functools.partial(of, method="random"),
+        "integer_of": lambda word, low, high: of(word, "integers", low, high),
+        "normal_of": functools.partial(of, method="normal"),
+    }
+    found = eval(call, names)[0]
+    assert found == pytest.approx(wanted, rel=1e-15 if "normal" in call else 0)

@@ -28,6 +28,7 @@ _moved.register()
 
 if TYPE_CHECKING:
     from lanceloader import plots as plots
+    from lanceloader.stages.rng import BatchGenerator as BatchGenerator
 
 
 def install() -> None:
@@ -44,16 +45,21 @@ def install() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: it needs matplotlib, which most programs do not.
+    # Imported on first use: they need matplotlib and NumPy, which not all programs do.
     if name == "plots":
         import importlib
 
         return importlib.import_module("lanceloader.plots")
+    if name == "BatchGenerator":
+        from lanceloader.stages.rng import BatchGenerator
+
+        return BatchGenerator
     message = f"module 'lanceloader' has no attribute {name!r}"
     raise AttributeError(message)
 
 
 __all__ = [
+    "BatchGenerator",
     "ColumnInfo",
     "ErrorOptions",
     "Fold",

@@ -208,3 +208,11 @@ class Keyed:
             row: np.random.default_rng([7, self.epoch, row]).random()
             for row in batch["_rowid"].tolist()
         }
+
+
+def drawn_by_row(batch, rng):
+    """Draw several numbers for each row, and return them with the row."""
+    numbers = rng.per_row.random(), *rng.per_row.integers(3, 1003, size=2).T
+    others = rng.named("other").per_row.random(), [each.random() for each in rng.rows]
+    columns = [batch["x"], *numbers, *others]
+    return list(zip(*(np.asarray(column).tolist() for column in columns), strict=True))

@@ -9,7 +9,9 @@ from lanceloader.formats.functions import steps_of
 from lanceloader.loader.loader import Loader
 from lanceloader.loader.options import DEFAULTS, with_defaults
 from lanceloader.loader.steps import StepOptions
+from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
+from lanceloader.randomness import takes_rng
 from lanceloader.stages.pipeline import BatchPipeline, num_cpus
 from lanceloader.stages.transform import ErrorPolicy
 from lanceloader.units.draws import check_sampler, num_replicas_of
@@ -40,6 +42,9 @@ class LoaderSource(Protocol):
 
     def shuffle(self, seed: Any = None) -> Self:
         """Return the source with its rows shuffled."""
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the source with another seed of random transforms, in the same order."""
 
     def with_format(
         self,
@@ -112,15 +117,18 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
     Raises:
         ValueError: If an option has no effect without another one.
     """
-    seed = options["seed"]
+    seed, draws = options["seed"], takes_rng(options["transform"])
     nulls, fill_value, pad = options["nulls"], options["fill_value"], options["pad"]
-    if seed is not None and not options["shuffle"]:
+    if seed is not None and not options["shuffle"] and not draws:
         message = (
-            f"`seed`={seed!r} has no effect without a shuffle: pass shuffle=True, too"
+            f"`seed`={seed!r} has no effect without a shuffle or a transform that takes `rng`: pass "
+            "shuffle=True, too"
         )
         raise ValueError(message)
     if options["shuffle"]:
         source = source.shuffle(seed)
+    elif seed is not None:
+        source = source.with_seed(count(seed, "seed"))
     if options["format"] is not None:
         source = source.with_format(
             options["format"], nulls=nulls, fill_value=fill_value, pad=pad
@@ -209,6 +217,8 @@ def check_samplers(options: LoaderOptions) -> None:
         check_sampler(given[name], name)
         values: dict[str, Any] = {**options}
         for other, reason in excluded.items():
+            if other == "seed" and takes_rng(options["transform"]):
+                continue
             if values[other] != DEFAULTS_OF_ALL[other]:
                 message = (
                     f"`{name}` and `{other}`={values[other]!r} are mutually exclusive, as {reason}: "

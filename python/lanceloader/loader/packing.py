@@ -304,6 +304,10 @@ class PackedView(PackedBlocks):
         )
         return self._of(view)
 
+    def with_seed(self, seed: int, epoch: int = 0) -> Self:
+        """Return the documents with another seed of random transforms, in the same order."""
+        return self._of(self.permutation.with_seed(seed, epoch))
+
     def select_columns(self, columns: Sequence[str]) -> Self:
         """Return the documents as blocks with some of the columns.
 

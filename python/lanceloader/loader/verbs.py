@@ -113,8 +113,10 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             **Order and epochs**
 
             shuffle: Whether to shuffle the rows, as ``perm.shuffle(seed)`` does.
-            seed: The seed of ``shuffle``, in ``range(2**64)``. Random by default, but required
-                with several ranks.
+            seed: The seed of ``shuffle`` and of a ``transform`` with a parameter ``rng``, in
+                ``range(2**64)``. That of a shuffle is random by default, but required with several
+                ranks. Without a seed here, a transform draws with that of the last ``shuffle`` or
+                ``sample`` of the permutation, or with 0.
             epochs: The number of epochs of one iteration, from the epoch of ``set_epoch`` or epoch
                 0 on. ``None`` never ends, and raises ``ValueError`` after an epoch without any
                 batch.
@@ -149,7 +151,8 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             fill_value: The value in place of nulls; see ``with_format``.
             pad: How lists are padded, as in ``pad={"tokens": 0}``; see ``with_format``.
             transform: A function of a batch in its format, which is called in threads. Its results
-                are yielded in place of the batches.
+                are yielded in place of the batches. If it has a parameter ``rng``, it is passed a
+                generator of random numbers keyed by row; see ``BatchGenerator``.
             transform_threads: The number of threads that convert and transform batches; by default
                 one per core with a ``transform`` or ``map``, and 0 without. With 0, the thread that
                 requests a batch does both.

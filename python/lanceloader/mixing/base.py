@@ -13,7 +13,7 @@ from lanceloader.options import ReadOptions
 from lanceloader.verbs.base import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lanceloader._native import Order
     from lanceloader._permutation import Permutation
@@ -49,6 +49,7 @@ class MixedSources:
         self.source_column = source_column
         self._views, self._groups = grouped(views.values())
         self._orders = [view.order for view in views.values()]
+        self._randomness = [view.randomness for view in views.values()]
         self.is_shard = any(view.is_shard for view in views.values())
         self._stages = stages
         self._is_linear = is_linear
@@ -59,6 +60,9 @@ class MixedSources:
         first = self._views[0]
         self.batch_size = first.batch_size or DEFAULT_BATCH_SIZE
         self._opened: tuple[int, list[Permutation]] | None = None
+
+    _randomness: Sequence[tuple[int, int]] | None = None
+    """The seed and the epoch of random transforms, of each source; pickles of version 0.1.0 have none."""
 
     @property
     def read_options(self) -> ReadOptions:

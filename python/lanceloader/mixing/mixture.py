@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args
 
@@ -10,6 +9,7 @@ from lanceloader.loader.making import make_loader
 from lanceloader.loader.options import check_no_token_budget
 from lanceloader.loader.signature import with_options_shown
 from lanceloader.mixing.base import MixedSources
+from lanceloader.mixing.random_rows import seed_of
 from lanceloader.mixing.sources import source_views
 from lanceloader.mixing.units import MixedUnits
 from lanceloader.mixing.weights import Weights, WeightSchedule, check_all, stages_of
@@ -181,11 +181,18 @@ class Mixture(MixedSources):
             "block_size": block_size,
             "window_blocks": window_blocks,
         }
-        orders = [
-            view.shuffle(seed_of(number, name), **options).order
+        views = [
+            view.shuffle(seed_of(number, name), **options)
             for name, view in self.sources.items()
         ]
-        return self._replace(_orders=orders)
+        randomness = [(number, view.randomness[1]) for view in views]
+        return self._replace(
+            _orders=[view.order for view in views], _randomness=randomness
+        )
+
+    def with_seed(self, seed: int, epoch: int = 0) -> Self:
+        """Return the mixture with another seed of random transforms, in the same order."""
+        return self._replace(_randomness=[(seed, epoch)] * len(self.names))
 
     def with_format(
         self,
@@ -340,9 +347,3 @@ class Mixture(MixedSources):
 
 MOST_LINES = 12
 """The most sources to list by name."""
-
-
-def seed_of(seed: int, name: Any) -> int:
-    """Return the seed of a source."""
-    text = f"{seed} {name}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

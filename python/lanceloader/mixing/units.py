@@ -6,7 +6,9 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from lanceloader.mixing.counters import Watches, summed
+from lanceloader.mixing.random_rows import keyed_rows
 from lanceloader.numbers import numbers_of, numpy_of
+from lanceloader.randomness import RowKeys
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.units.batches import (
     RawBatches,
@@ -134,6 +136,11 @@ class MixedUnits:
             return None
         order = mixture._order(0, epoch)
         return mixture._views[0].source, offsets_at(order, share, number, ats)
+
+    def row_keys(self, epoch: int | None, share: Share, number: int) -> RowKeys:
+        """Return what random operations on the rows of a batch draw from, each as its source says."""
+        mixture = self._mixture
+        return RowKeys(lambda: keyed_rows(mixture, epoch, share, number))
 
     def plan(self) -> dict[str, int | str]:
         """Return what determines the order of the rows."""

@@ -155,14 +155,14 @@ class Metrics:
         return self.num_skipped
 
     def timed(
-        self, stage: str, call: Callable[[Any], Any], name: str | None = None
-    ) -> Callable[[Any], Any]:
+        self, stage: str, call: Callable[..., Any], name: str | None = None
+    ) -> Callable[..., Any]:
         """Return a function that calls ``call`` and adds its time to a stage, from any thread."""
 
-        def timed(value: Any) -> Any:
+        def timed(*values: Any) -> Any:
             start = clock()
             try:
-                return call(value)
+                return call(*values)
             finally:
                 self.spend(stage, start, clock() - start, name)
 

@@ -13,6 +13,7 @@ from lanceloader._extras import need
 from lanceloader.choices import check_function
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
+from lanceloader.randomness import takes_rng
 from lanceloader.stages.transform import ErrorPolicy, transformed
 from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from lanceloader.locations import RowLocation
     from lanceloader.monitor.metrics import CountedBatches, Metrics
+    from lanceloader.randomness import RowKeys
     from lanceloader.units.base import Units
+    from lanceloader.units.locations import BatchLocations
 
 __all__ = ["BatchPipeline", "num_cpus"]
 
@@ -138,6 +141,11 @@ class BatchPipeline:
         return self.policy.on_error != "raise"
 
     @property
+    def draws(self) -> bool:
+        """Whether the transform has a parameter ``rng``, from which it draws random numbers."""
+        return takes_rng(self.transform)
+
+    @property
     def _is_called(self) -> bool:
         """Whether the transform stage is needed: there is a transform, or threads convert batches."""
         return self.transform is not None or self.threads > 0
@@ -147,7 +155,7 @@ class BatchPipeline:
         raw: CountedBatches,
         units: Units,
         metrics: Metrics,
-        locations: Callable[[int], RowLocation],
+        locations: BatchLocations,
         first: int,
         stride: int = 1,
     ) -> Iterator[Any]:
@@ -157,7 +165,8 @@ class BatchPipeline:
             raw: The raw batches.
             units: The units of these batches.
             metrics: The counters of the iteration.
-            locations: Returns the location of a batch, counted from 0, for messages.
+            locations: The locations of the batches, counted from 0, for messages and for random
+                transforms.
             first: The number of the first batch, for messages.
             stride: The difference between the numbers of a batch and the next one.
         """
@@ -174,6 +183,7 @@ class BatchPipeline:
                 first=first,
                 stride=stride,
                 locations=locations,
+                row_keys=locations.row_keys if self.draws else None,
                 num_bytes=lambda _: raw.num_bytes,
                 most_bytes=most_bytes_of(units),
             )
@@ -237,30 +247,43 @@ class BatchPipeline:
             del batch
             yield value
 
-    def _call(self, units: Units, metrics: Metrics) -> Callable[[Any], Any]:
-        """Return the function of a raw batch that threads call: convert, transform and collate."""
-        steps = [metrics.timed("format", units.convert)]
-        if self.transform is not None:
-            steps.append(metrics.timed("transform", returning(self.transform)))
-        if self.collate is not None and not self.by_row:
-            steps.append(metrics.timed("format", self.collate, "collate"))
-        if len(steps) == 1:
-            return steps[0]
+    def _call(self, units: Units, metrics: Metrics) -> Callable[..., Any]:
+        """Return the function of a raw batch that threads call: convert, transform and collate.
 
-        def call(raw: Any) -> Any:
-            value = raw
-            for step in steps:
-                value = step(value)
-            return value
+        If the transform draws, the second argument is what it draws from.
+        """
+        convert = metrics.timed("format", units.convert)
+        transform = collate = None
+        if self.transform is not None:
+            function = drawing(self.transform) if self.draws else self.transform
+            transform = metrics.timed("transform", returning(function))
+        if self.collate is not None and not self.by_row:
+            collate = metrics.timed("format", self.collate, "collate")
+
+        def call(raw: Any, *keys: RowKeys) -> Any:
+            value = convert(raw)
+            if transform is not None:
+                value = transform(value, *keys)
+            return value if collate is None else collate(value)
 
         return call
 
 
-def returning(transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def drawing(transform: Callable[..., Any]) -> Callable[[Any, RowKeys], Any]:
+    """Return a function that calls ``transform`` with what it draws from."""
+    from lanceloader.stages.rng import BatchGenerator
+
+    def call(batch: Any, keys: RowKeys) -> Any:
+        return transform(batch, rng=BatchGenerator(keys))
+
+    return call
+
+
+def returning(transform: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls ``transform``, and warns if it returns nothing."""
 
-    def call(batch: Any) -> Any:
-        value = transform(batch)
+    def call(batch: Any, *keys: RowKeys) -> Any:
+        value = transform(batch, *keys)
         if value is None:
             message = (
                 "`transform` returned None, which the loader yields in place of the batch: "

@@ -19,6 +19,8 @@ from lanceloader.stages.ordered_map import OrderedMap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from lanceloader.randomness import RowKeys
+
 __all__ = [
     "UNSET",
     "ErrorPolicy",
@@ -143,7 +145,7 @@ def as_arrow(batch: Any) -> Any:
 
 def transformed(
     batches: Iterable[Any],
-    call: Callable[[Any], Any],
+    call: Callable[..., Any],
     *,
     threads: int,
     policy: ErrorPolicy | None = None,
@@ -152,6 +154,7 @@ def transformed(
     first: int = 0,
     stride: int = 1,
     locations: Callable[[int], RowLocation] | None = None,
+    row_keys: Callable[[int], RowKeys] | None = None,
     num_bytes: Callable[[Any], int] = lambda _: 0,
     most_bytes: int = 0,
     num_rows: Callable[[Any], int] = attrgetter("num_rows"),
@@ -182,6 +185,8 @@ def transformed(
         stride: The difference between the numbers of a batch and the next one.
         locations: Returns the location of a batch, counted from 0, for messages; by default its
             number.
+        row_keys: Returns what random operations on a batch draw from, by its number; it is then the
+            second argument of ``call``.
         num_bytes: Returns the number of bytes in the batch that was taken last.
         most_bytes: The most bytes of batches in flight.
         num_rows: Returns the number of rows in a batch.
@@ -212,7 +217,9 @@ def transformed(
             return RowLocation(f"batch {first + number * stride}")
 
     policy = policy or ErrorPolicy()
-    stage = _TransformStage(call, policy, num_rows, one_row_batches, timeout, locations)
+    stage = _TransformStage(
+        call, policy, num_rows, one_row_batches, timeout, locations, row_keys
+    )
     results = OrderedMap(
         _Numbered(batches),
         stage.outcome,
@@ -348,19 +355,28 @@ class _TransformStage:
 
     def __init__(
         self,
-        call: Callable[[Any], Any],
+        call: Callable[..., Any],
         policy: ErrorPolicy,
         num_rows: Callable[[Any], int],
         one_row_batches: Callable[[Any], Iterable[Any]],
         timeout: float | None,
         locations: Callable[[int], RowLocation],
+        row_keys: Callable[[int], RowKeys] | None,
     ) -> None:
-        self.call = call
+        self.function = call
+        self.row_keys = row_keys
         self.locations = locations
         self.policy = policy
         self.num_rows = num_rows
         self.one_row_batches = one_row_batches
         self.timeout = timeout
+
+    def call(self, batch: Any, number: int, at: int | None = None) -> Any:
+        """Call the function with a batch, or with the row at a position of it."""
+        if self.row_keys is None:
+            return self.function(batch)
+        keys = self.row_keys(number)
+        return self.function(batch, keys if at is None else keys.row(at))
 
     def timeout_message(self, number: int, batch: Any) -> str:
         rows = ""
@@ -376,7 +392,7 @@ class _TransformStage:
         if self.policy.on_error != "raise":
             return self.outcome_by_policy(batch, number)
         try:
-            return _Outcome(self.call(batch))
+            return _Outcome(self.call(batch, number))
         except Exception as error:
             self.note(error, batch, self.locations(number), HOW_TO_FIND)
             raise
@@ -391,7 +407,7 @@ class _TransformStage:
 
     def outcome_by_policy(self, batch: Any, number: int) -> _Outcome:
         try:
-            value = self.call(batch)
+            value = self.call(batch, number)
         except Exception as error:
             where = self.locations(number)
             self.note(error, batch, where)
@@ -402,7 +418,7 @@ class _TransformStage:
         else:
             check_rows(value, self.num_rows(batch), "the transform")
             return _Outcome(value)
-        return self.row_by_row(batch, where)
+        return self.row_by_row(batch, number, where)
 
     def without_rows(
         self, batch: Any, error: Exception, location: RowLocation
@@ -416,14 +432,14 @@ class _TransformStage:
         outcome.error = error.with_traceback(None)
         return outcome
 
-    def row_by_row(self, batch: Any, location: RowLocation) -> _Outcome:
+    def row_by_row(self, batch: Any, number: int, location: RowLocation) -> _Outcome:
         outcome = _Outcome()
         outcome.does_warn = self.policy.on_error == "warn"
         parts = []
         for at, row in enumerate(self.one_row_batches(batch)):
             outcome.num_rows += 1
             try:
-                part = self.call(row)
+                part = self.call(row, number, at)
             except Exception as error:
                 location.note_row(error, at)
                 outcome.failed.append(at)

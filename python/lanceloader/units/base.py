@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from lanceloader import _native
     from lanceloader._native import Order
+    from lanceloader.randomness import RowKeys
     from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
     from lanceloader.units.share import Share
@@ -86,6 +87,15 @@ class Units(Protocol):
             share: The units of the epoch that are read.
             number: The number of the batch in the share.
             ats: Positions in the batch.
+        """
+
+    def row_keys(self, epoch: int | None, share: Share, number: int) -> RowKeys:
+        """Return what random operations on the rows of a batch draw from; nothing is computed yet.
+
+        Args:
+            epoch: The epoch.
+            share: The units of the epoch that are read.
+            number: The number of the batch in the share.
         """
 
     def explain(self) -> str:

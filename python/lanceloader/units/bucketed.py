@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader._typing import LongRows
@@ -19,6 +19,8 @@ from lanceloader.units.planned import PlannedUnits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from lanceloader._native import Order
     from lanceloader.sources import Source
@@ -72,6 +74,8 @@ class BucketedUnits(PlannedUnits):
     """Rows of similar length in batches under a token budget. Units are batches."""
 
     unit = "batch"
+    _shared: tuple[_native.Buckets, Share, Order, np.ndarray[Any, Any]] | None = None
+    """The plan and the share whose batches were located last, their rows, and their ends."""
 
     def __init__(
         self,
@@ -128,9 +132,33 @@ class BucketedUnits(PlannedUnits):
         self, epoch: int | None, share: Share, number: int, ats: Sequence[int]
     ) -> tuple[Source, list[int]] | None:
         """Return the table and the row offsets at some positions of a batch."""
-        order, ends = self.buckets(epoch).share(share)
-        start = numbers_of(ends)[number - 1].as_py() if number else 0
+        order, start, _ = self._batch(epoch, share, number)
         return self._view.source, [order.at(start + at) for at in ats]
+
+    def places(
+        self, epoch: int | None, share: Share, number: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the row offset of each row of a batch, as a ``uint64`` array."""
+        order, start, end = self._batch(epoch, share, number)
+        return numpy_of(numbers_of(order.offsets(start, end)))
+
+    def _batch(
+        self, epoch: int | None, share: Share, number: int
+    ) -> tuple[Order, int, int]:
+        """Return the order of a share, and where a batch starts and ends in it."""
+        plan, known = self.buckets(epoch), self._shared
+        if known is None or known[0] is not plan or known[1] != share:
+            order, numbers = plan.share(share)
+            # Replaced and never changed, as other threads read it meanwhile.
+            known = plan, share, order, numpy_of(numbers_of(numbers))
+            self._shared = known
+        _, _, order, ends = known
+        start = int(ends[number - 1]) if number else 0
+        # A last batch without rows has no end.
+        return order, start, int(ends[number]) if number < len(ends) else start
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_shared": None}
 
     def load(
         self, epoch: int | None, share: Share, following: tuple[int, Share] | None

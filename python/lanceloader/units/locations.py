@@ -9,6 +9,7 @@ from lanceloader.locations import RowLocation, list_numbers, name_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lanceloader.randomness import RowKeys
     from lanceloader.units.base import Units
     from lanceloader.units.share import Share
 
@@ -49,3 +50,7 @@ class BatchLocations:
             return list_numbers(self._units.unit, [numbers[at] for at in ats], num_rows)
 
         return RowLocation(title, name)
+
+    def row_keys(self, number: int) -> RowKeys:
+        """Return what random operations on the rows of a batch draw from, by the number of the batch."""
+        return self._units.row_keys(self._epoch, self._share, number)

@@ -24,6 +24,7 @@ from lanceloader.units.planned import PlannedUnits
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     import pyarrow as pa
 
     from lanceloader._native import Order
@@ -183,6 +184,16 @@ class PackedUnits(PlannedUnits):
         )
         # The watch counts the bytes of the rows that are read, not those of the blocks.
         return RawBatches(map(settings.shaped, blocks), rows.watch, size_of=arrow_bytes)
+
+    def places(
+        self, epoch: int | None, share: Share, number: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the number of each block of a batch in its epoch, as it has no place in a table."""
+        import numpy as np
+
+        del epoch
+        runs = [np.arange(*run, dtype=np.uint64) for run in share.runs(number)]
+        return np.concatenate([np.zeros(0, np.uint64), *runs])
 
     def pick(self, blocks: Sequence[int]) -> pa.RecordBatch | None:
         """Return blocks at any positions, in the order of the permutation itself.

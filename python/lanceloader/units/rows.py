@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order
+from lanceloader.numbers import numbers_of, numpy_of
+from lanceloader.randomness import RowKeys
 from lanceloader.units.batches import batches_of, stats_of, with_empty_last
 from lanceloader.units.plan import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from lanceloader import _native
     from lanceloader.sources import RowReader, Source
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from lanceloader.units.share import Share
     from lanceloader.verbs.reading import ReadVerbs
 
-__all__ = ["RowUnits", "ViewUnits", "epoch_of", "offsets_at", "order_of"]
+__all__ = ["RowUnits", "ViewUnits", "epoch_of", "offsets_at", "order_of", "places_of"]
 
 
 class ViewUnits:
@@ -96,6 +100,22 @@ class ViewUnits:
         del epoch, share, number, ats
         return None
 
+    def row_keys(self, epoch: int | None, share: Share, number: int) -> RowKeys:
+        """Return what random operations on the rows of a batch draw from."""
+        seed, own = self._view.randomness
+
+        def find() -> tuple[int, int, np.ndarray[Any, Any]]:
+            places = self.places(epoch, share, number)
+            return seed, own if epoch is None else epoch, places
+
+        return RowKeys(find)
+
+    def places(
+        self, epoch: int | None, share: Share, number: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the place of each row of a batch in its table, as a ``uint64`` array."""
+        raise NotImplementedError
+
     def _reader(self) -> Any:
         return self._view.open_format_reader(by_column=self._by_column)
 
@@ -136,6 +156,12 @@ class RowUnits(ViewUnits):
         order = epoch_of(self._view.order, epoch)
         return self._view.source, offsets_at(order, share, number, ats)
 
+    def places(
+        self, epoch: int | None, share: Share, number: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the row offset of each row of a batch, as a ``uint64`` array."""
+        return places_of(epoch_of(self._view.order, epoch), share, number)
+
     def load_order(self, order: Order, share: Share, after: Order | None) -> RawBatches:
         """Return the raw batches of a share of an order of the table.
 
@@ -160,6 +186,14 @@ def offsets_at(
     """Return the row offsets at some positions of a batch of a share."""
     units = share.batch(number)
     return [order.at(units[at] % share.num_units) for at in ats]
+
+
+def places_of(order: Order, share: Share, number: int) -> np.ndarray[Any, Any]:
+    """Return the row offsets of a batch of a share, as a ``uint64`` array."""
+    import numpy as np
+
+    parts = [numpy_of(numbers_of(order.offsets(*run))) for run in share.runs(number)]
+    return np.concatenate([np.zeros(0, np.uint64), *parts])
 
 
 def order_of(order: Order, share: Share) -> Order:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order
+from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.units.batches import (
     batches_ending_at,
     with_empty_last,
 )
 from lanceloader.units.draws import Draw, draw, finished, length_of
-from lanceloader.units.rows import RowUnits, ViewUnits, offsets_at
+from lanceloader.units.rows import RowUnits, ViewUnits, offsets_at, places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from lanceloader.sources import RowReader, Source
     from lanceloader.units.batches import RawBatches
@@ -206,3 +209,13 @@ class DrawnUnits(SampledUnits):
         return self._view.source, [
             self._view.order.at(int(positions[at])) for at in ats
         ]
+
+    def places(
+        self, epoch: int | None, share: Share, number: int
+    ) -> np.ndarray[Any, Any]:
+        """Return the row offset of each row of a batch, as a ``uint64`` array."""
+        del epoch
+        if self._draw.ends is None:
+            return places_of(self._order, share, number)
+        positions = self.positions_of(share.batch(number))
+        return numpy_of(offsets_of(self._view.order.pick(Order.listed(positions))))

@@ -76,6 +76,16 @@ class Share:
             return range(start, start + self.size)
         return range(self.last_start, self.last_start + (self.last_size or 0))
 
+    def runs(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the units of one batch as runs of the epoch, each from a start to an end."""
+        units = self.batch(number)
+        start = units.start
+        while start < units.stop:
+            first = start % self.num_units
+            end = min(self.num_units, first + units.stop - start)
+            yield first, end
+            start += end - first
+
     def of_worker(self, worker: int, num_workers: int) -> Share:
         """Return the share of every ``num_workers``-th batch, from ``worker % num_workers`` on."""
         if num_workers == 1:

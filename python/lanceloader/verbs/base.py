@@ -47,6 +47,8 @@ class View:
     """How the rows are read."""
     _opened: dict[int, RowReader]
     """The reader of the selected columns, by process; copies that read the same share it."""
+    randomness: tuple[int, int] = (0, 0)
+    """The seed and the epoch of random transforms: those of the last shuffle or sample."""
     is_shard: bool = False
     """Whether these are the rows of one rank already, so that a loader must not shard them again."""
     _warm: RowReader | None = None
@@ -113,6 +115,10 @@ class View:
         if source is not None and source is not self.source:
             changes["source"] = source
         return self._replace(**changes, offset=None, limit=None)
+
+    def with_seed(self, seed: int, epoch: int = 0) -> Self:
+        """Return a copy whose random transforms draw with another seed, in the same order."""
+        return self._replace(randomness=(seed, epoch))
 
     def with_selection(self, selection: dict[str, str]) -> Self:
         """Return a copy with other columns: a dict of names to names in the table."""

@@ -287,8 +287,10 @@ class RowVerbs(ReadVerbs):
             blocks = WINDOW_BLOCKS
             if window_blocks is not None:
                 blocks = count(window_blocks, "window_blocks", least=1)
-            return self.with_rows(self.order.windowed(seed, epoch, size, blocks))
-        return self.with_rows(self.order.shuffled(seed, epoch, clump))
+            rows = self.order.windowed(seed, epoch, size, blocks)
+        else:
+            rows = self.order.shuffled(seed, epoch, clump)
+        return self.with_rows(rows).with_seed(seed, epoch)
 
     def with_epoch(self, epoch: int) -> Self:
         """Return the permutation in the order of another epoch, in constant time.
@@ -304,9 +306,12 @@ class RowVerbs(ReadVerbs):
             TypeError: If it is not a whole number.
         """
         order = self.order.with_epoch(count(epoch, "epoch"))
+        seed, _ = self.randomness
         is_whole = self.offset is None and self.limit is None
         return self._replace(
-            order=order, unsliced_order=order if is_whole else self.unsliced_order
+            order=order,
+            unsliced_order=order if is_whole else self.unsliced_order,
+            randomness=(seed, epoch),
         )
 
     def shard(self, rank: int, world_size: int, *, tail: Tail = "uneven") -> Self:

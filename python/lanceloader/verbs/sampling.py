@@ -87,7 +87,7 @@ class SampleVerbs(RowVerbs):
             raise ValueError(message)
         if weights is None and balance_by is None and not replacement:
             shuffled = self.order.shuffled_for_sample(**chosen)
-            return self.with_rows(shuffled.slice(0, rows))
+            return self.with_rows(shuffled.slice(0, rows)).with_seed(**chosen)
         probabilities: dict[str, Any] = {}
         if balance_by is not None:
             table = self._columns(balance_by, "balance_by", progress=progress)
@@ -109,7 +109,7 @@ class SampleVerbs(RowVerbs):
                 drawn = _native.draws(self.num_rows, rows, **chosen, **probabilities)
             else:
                 drawn = _native.choose(weights_by_row(**probabilities), rows, **chosen)
-        return self.with_rows(self.order.pick(drawn))
+        return self.with_rows(self.order.pick(drawn)).with_seed(**chosen)
 
     def _rows_of(self, size: float, *, replacement: bool) -> int:
         rows = size
