@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from lanceloader.numbers import numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -12,11 +15,48 @@ if TYPE_CHECKING:
 
 __all__ = ["LazyRows", "Row", "columns", "rows"]
 
+MAX_DISPLAY = 256
+"""The number of columns up to which rows are made by a dict display."""
+
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Return a list with one dict per row. Every value is copied."""
-    values: list[dict[str, Any]] = batch.to_pylist()
-    return values
+    names = tuple(batch.schema.names)
+    if not 0 < len(names) <= MAX_DISPLAY or len(set(names)) < len(names):
+        found: list[dict[str, Any]] = batch.to_pylist()
+        return found
+    return row_maker(names)(zip(*map(values_of, batch.columns), strict=True))
+
+
+@lru_cache
+def row_maker(names: tuple[str, ...]) -> Callable[[Any], list[dict[str, Any]]]:
+    """Return a function from tuples of values to dicts with these keys.
+
+    A dict display whose keys are constants takes half as long as ``dict(zip(names, values))``.
+    """
+    items = ", ".join(f"{name!r}: v{at}" for at, name in enumerate(names))
+    values = "".join(f"v{at}, " for at in range(len(names)))
+    # The names are quoted as literals.
+    made: Any = eval(f"lambda rows: [{{{items}}} for {values}in rows]")
+    return made  # type: ignore[no-any-return]
+
+
+def values_of(column: pa.Array) -> list[Any]:
+    """Return the values of a column, as ``to_pylist`` does; of vectors, faster."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind) and column.null_count == 0:
+        item, size = kind.value_type, kind.list_size
+        values = column.values.slice(column.offset * size, len(column) * size)
+        is_number = pa.types.is_integer(item) or (
+            pa.types.is_float32(item) or pa.types.is_float64(item)
+        )
+        if is_number and size > 0 and values.null_count == 0:
+            vectors: list[Any] = numpy_of(values).reshape(-1, size).tolist()
+            return vectors
+    found: list[Any] = column.to_pylist()
+    return found
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from lanceloader.formats.python import rows
 from lanceloader.streaming.attributes import DatasetAttributes
 from lanceloader.streaming.iterator_lock import refuse_second_iterator
+from lanceloader.streaming.ordered_rows import OrderedRows, is_ordinary
 from lanceloader.streaming.packing import DocumentMapper
 from lanceloader.streaming.prefetch import Limits, PrefetchPipeline, RowStream
 from lanceloader.streaming.replaceable import namespace
@@ -85,12 +88,18 @@ class DatasetIteration(DatasetAttributes):
         each = num_splits // worker.num_workers
         return self._rank_splits[worker.id * each : (worker.id + 1) * each]
 
-    def _iter(self, *, consumer_checkpoint_transport: bool = False) -> Iterator[Any]:
+    def _iter(
+        self,
+        *,
+        consumer_checkpoint_transport: bool = False,
+        batch_size: int | None = None,
+    ) -> Iterator[Any]:
         """Iterate under a lease.
 
         Args:
             consumer_checkpoint_transport: Whether a ``StreamingDataLoader`` holds the lease.
                 Otherwise this iterator acquires one.
+            batch_size: The number of rows of the lists to yield, in place of single rows.
         """
         if self._failure is not None:
             raise self._failure
@@ -109,13 +118,15 @@ class DatasetIteration(DatasetAttributes):
             )
         try:
             yield from self._iter_owned(
-                consumer_checkpoint_transport=consumer_checkpoint_transport
+                batch_size, consumer_checkpoint_transport=consumer_checkpoint_transport
             )
         finally:
             if token is not None:
                 self._release_consumer_iterator(token)
 
-    def _iter_owned(self, *, consumer_checkpoint_transport: bool) -> Iterator[Any]:
+    def _iter_owned(
+        self, batch_size: int | None, *, consumer_checkpoint_transport: bool
+    ) -> Iterator[Any]:
         """Iterate; the caller holds the lease."""
         refuse_second_iterator(is_live=self._counters.is_live)
         worker = namespace.get_worker_info()
@@ -127,14 +138,42 @@ class DatasetIteration(DatasetAttributes):
             return
         override = self._worker_info_override
         self._counters.begin_run(worker if override is None else override)
+        plan = rounds.row_order(streams) if self._is_ordered(streams) else None
+        if plan is not None:
+            ordered = OrderedRows(plan, self._read_batch_size, self._counters)
+            self._counters.follow(ordered.gauges)
+            is_watched = worker is not None or self._counters.is_foreign
+            try:
+                if batch_size is None:
+                    yield from ordered.rows(is_watched=is_watched)
+                else:
+                    yield from ordered.batches(batch_size)
+            finally:
+                self._counters.end_run(ordered.gauges(is_over=True))
+            return
         with self._pipeline(streams) as pipeline:
             self._counters.follow(pipeline.gauges)
             try:
                 for i in range(len(streams)):
                     pipeline.fill(i)
-                yield from rounds.items(pipeline)
+                items = rounds.items(pipeline)
+                if batch_size is None:
+                    yield from items
+                while batch_size and (batch := [*islice(items, batch_size)]):
+                    yield batch
             finally:
                 self._counters.end_run(pipeline.gauges(is_over=True))
+
+    def _is_ordered(self, streams: list[RowStream]) -> bool:
+        """Return whether the core may read the rows in the order in which they are yielded."""
+        return (
+            self._transform is None
+            and self._pack_sequences is None
+            and self._max_buffered_bytes is None
+            and self._error_policy.on_error == "raise"
+            and namespace.Transforms.arrow2python is rows
+            and is_ordinary(streams[0].perm)
+        )
 
     def _rounds(self, *, is_worker: bool) -> Rounds:
         """Return what this reader yields, in which order."""

@@ -6,10 +6,12 @@ of its worker at that batch, and the dataset takes it over when the batch is yie
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from lanceloader.formats.torch import register
 from lanceloader.streaming.dataset import StreamingDataset
 
 if TYPE_CHECKING:
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 
 class _WorkerSample(NamedTuple):
+    data: Any
+    dataset: StreamingDataset
+
+
+class _WorkerRows(NamedTuple):
+    """The rows of a whole batch."""
+
     data: Any
     dataset: StreamingDataset
 
@@ -35,7 +44,12 @@ class _CheckpointCollate:
     def __call__(self, samples: Any) -> _WorkerBatch:
         if isinstance(samples, list) and not samples:
             return _WorkerBatch(self._collate([]), {})
-        if isinstance(samples, list):
+        if isinstance(samples, list) and isinstance(samples[0], _WorkerRows):
+            rows, dataset = samples[0]
+            # torch's function takes the columns of lazy rows. Others may look at their list.
+            is_lazy = self._collate_fn is default_collate
+            data = self._collate(rows if is_lazy else [*rows])
+        elif isinstance(samples, list):
             data = self._collate([sample.data for sample in samples])
             dataset = samples[-1].dataset
         else:
@@ -54,21 +68,35 @@ class _CheckpointCollate:
 
 
 class _StreamingDatasetAdapter(IterableDataset[Any]):
-    """The dataset as torch's loader sees it, with each row in a private wrapper."""
+    """The dataset as torch's loader sees it, with rows or batches in a private wrapper."""
+
+    batch_size: int | None = None
+    """The number of rows of a batch; ``None`` for single rows."""
 
     def __init__(self, dataset: StreamingDataset) -> None:
         super().__init__()
         self.dataset = dataset
 
-    def __iter__(self) -> Iterator[_WorkerSample]:
-        for row in self.dataset._iter(consumer_checkpoint_transport=True):
-            yield _WorkerSample(row, self.dataset)
+    def __iter__(self) -> Iterator[_WorkerSample | _WorkerRows]:
+        register()
+        wrapper = _WorkerSample if self.batch_size is None else _WorkerRows
+        for data in self.dataset._iter(
+            consumer_checkpoint_transport=True, batch_size=self.batch_size
+        ):
+            yield wrapper(data, self.dataset)
 
     def __getattr__(self, name: str) -> Any:
         dataset = self.__dict__.get("dataset")
         if dataset is None:
             raise AttributeError(name)
         return getattr(dataset, name)
+
+
+class _OneIndex:
+    """Batches of one index, without end."""
+
+    def __iter__(self) -> Iterator[list[None]]:
+        return repeat([None])
 
 
 class _ConsumerCommitIterator:
@@ -232,7 +260,9 @@ class StreamingDataLoader(DataLoader[Any]):
                 "workers do not see the progress of the trainer"
             )
         self._streaming_dataset = dataset
-        super().__init__(_StreamingDatasetAdapter(dataset), *args, **kwargs)
+        adapter = _StreamingDatasetAdapter(dataset)
+        super().__init__(adapter, *args, **kwargs)
+        adapter.batch_size = self.batch_size
         if self.drop_last:
             raise ValueError(
                 "StreamingDataLoader does not support drop_last=True, because the dropped rows "
@@ -240,6 +270,11 @@ class StreamingDataLoader(DataLoader[Any]):
                 "loop instead"
             )
         self.collate_fn = _CheckpointCollate(self.collate_fn)
+
+    @property
+    def _index_sampler(self) -> Any:
+        """What torch asks for with each batch: one index, as the adapter yields whole batches."""
+        return _OneIndex() if self._auto_collation else super()._index_sampler
 
     def __iter__(self) -> Any:
         """Acquire the dataset and start reading it.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from lanceloader.streaming.merging import buffer_of, furthest
 from lanceloader.streaming.packing import Buffer, lists
@@ -41,8 +42,24 @@ class Progress(Protocol):
         """Return whether a step is complete for these splits, which are those of a rank."""
 
 
+class RowRun(NamedTuple):
+    """An iteration that yields the rows of some splits, always of one that is furthest behind."""
+
+    splits: list[int]
+    samples: list[int]
+    """Rows that were yielded of each split when it began."""
+    positions: list[int]
+    """The position of each split when it began."""
+    is_worker: bool
+    """Whether this process is a worker of a ``DataLoader``."""
+    taken: dict[int, int]
+    """The number of rows yielded since then, at key 0."""
+
+
 class RowProgress:
     """Rows yielded of each split."""
+
+    _run: RowRun | None = None
 
     def __init__(self, num_splits: int) -> None:
         self.num_splits = num_splits
@@ -50,6 +67,37 @@ class RowProgress:
         """Rows of every split that are done at least."""
         self._samples: dict[int, int] = {}
         self._positions: dict[int, int] = {}
+
+    def __getstate__(self) -> State:
+        self.settle()
+        return {name: value for name, value in self.__dict__.items() if name != "_run"}
+
+    def begin(self, splits: list[int], *, is_worker: bool) -> RowRun:
+        """Begin an iteration that only counts its rows.
+
+        ``settle`` divides them among the splits, and ``end`` ends the iteration.
+        """
+        samples = [self.samples(split) for split in splits]
+        positions = [self.position(split) for split in splits]
+        self._run = RowRun(splits, samples, positions, is_worker, {})
+        return self._run
+
+    def end(self) -> None:
+        """End an iteration that ``begin`` began, if there is one."""
+        self.settle()
+        self._run = None
+
+    def settle(self) -> None:
+        """Record the rows of an iteration that ``begin`` began, by split."""
+        run = self._run
+        if run is None or not run.taken.get(0):
+            return
+        counts = counts_after(run.samples, run.taken[0])
+        self._samples.update(zip(run.splits, counts, strict=True))
+        for i, split in enumerate(run.splits):
+            self._positions[split] = run.positions[i] + counts[i] - run.samples[i]
+        if not run.is_worker:
+            self.offset = min(counts)
 
     def samples(self, split: int) -> int:
         """Return the number of rows yielded of a split."""
@@ -66,6 +114,7 @@ class RowProgress:
 
     def counts(self) -> State:
         """Return the counts of a state dict."""
+        self.settle()
         splits = range(self.num_splits)
         return {
             "samples_consumed_per_split": [self.samples(split) for split in splits],
@@ -78,6 +127,7 @@ class RowProgress:
 
     def commit(self, state: State) -> None:
         """Take over the counts that a worker sent, for splits of which it is further."""
+        self.settle()
         samples: list[int] = state["samples_consumed_per_split"]
         positions: list[int] = state.get("positions_consumed_per_split", samples)
         for split, count in enumerate(samples):
@@ -88,6 +138,7 @@ class RowProgress:
 
     def load(self, state: State) -> None:
         """Continue at the counts of a state dict."""
+        self._run = None
         samples = state["samples_consumed_per_split"]
         # Older states have samples only, or a single number.
         if isinstance(samples, list):
@@ -100,7 +151,31 @@ class RowProgress:
 
     def is_at_step(self, splits: Sequence[int]) -> bool:
         """Return whether these splits have yielded equally many rows."""
+        self.settle()
         return len({self.samples(split) for split in splits}) <= 1
+
+
+def counts_after(samples: list[int], num_rows: int) -> list[int]:
+    """Return the rows yielded of each split, after more rows of those furthest behind.
+
+    Of splits that are equally far, the first one is next.
+
+    Args:
+        samples: The rows yielded of each split before.
+        num_rows: The number of further rows.
+    """
+
+    def rows_below(level: int) -> int:
+        return sum(level - count for count in samples if count < level)
+
+    levels = range(min(samples), max(samples) + num_rows + 2)
+    level = levels[bisect_right(levels, num_rows, key=rows_below) - 1]
+    more = num_rows - rows_below(level)
+    behind = [i for i, count in enumerate(samples) if count <= level]
+    counts = [max(count, level) for count in samples]
+    for i in behind[:more]:
+        counts[i] += 1
+    return counts
 
 
 class PackProgress:

@@ -47,3 +47,8 @@ class _Namespace:
 
 
 namespace = _Namespace()
+
+
+def is_replaced(*names: str) -> bool:
+    """Return whether a program has replaced one of these names."""
+    return any(getattr(namespace, name) is not globals()[name] for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lanceloader.streaming.ordered_rows import RowOrder, joined_order
 from lanceloader.streaming.packing import Buffer
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ class Rounds(Protocol):
 
     def streams(self) -> list[RowStream]:
         """Return the streams to read."""
+
+    def row_order(self, streams: list[RowStream]) -> RowOrder | None:
+        """Return the rows in the order in which they are yielded, if that is known.
+
+        It is if every row read is yielded. The caller records how many were.
+        """
 
     def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
         """Yield the rows or blocks."""
@@ -60,6 +67,7 @@ class RowRounds:
         self.is_worker = is_worker
         # The process that made the counters looks at the queues instead.
         self.is_watched = is_worker or counters.is_foreign
+        progress.end()
         self.samples = [progress.samples(split) for split in splits]
 
     def streams(self) -> list[RowStream]:
@@ -69,9 +77,31 @@ class RowRounds:
             for split in self.splits
         ]
 
+    def row_order(self, streams: list[RowStream]) -> RowOrder | None:
+        """Return the rows of all splits, always of the split that is furthest behind."""
+        import numpy as np
+
+        sizes = np.array([stream.num_rows for stream in streams])
+        samples = np.array(self.samples)
+        most, end = int(samples.max()), int((samples + sizes).min())
+        if end < most:
+            # A split that is behind ends before it has caught up.
+            return None
+        run = self.progress.begin(self.splits, is_worker=self.is_worker)
+        # Where a split would begin if none of its rows had been yielded.
+        starts = np.cumsum(sizes) - sizes - samples
+        perms = [stream.perm for stream in streams]
+        if len(perms) == 1:
+            return RowOrder(perms[0], perms[0].order, 1, run.taken)
+        behind = [starts[i] + count for count, i in self._behind()]
+        cycles = np.arange(most, end)[:, None] + starts
+        positions = np.concatenate([np.array(behind, np.int64), cycles.ravel()])
+        order = joined_order(perms, positions.view(np.uint64))
+        return RowOrder(perms[0], order, len(perms), run.taken)
+
     def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
         """Yield the rows."""
-        for i in self._laggards():
+        for _, i in self._behind():
             if not pipeline.wait_ready(i):
                 return
             row = self._take(pipeline, i)
@@ -92,8 +122,8 @@ class RowRounds:
                     self._record(pipeline, self.samples[i] + pipeline.consumed[i])
                 yield row
 
-    def _laggards(self) -> Iterator[int]:
-        """Yield the split that is furthest behind, until no split is behind.
+    def _behind(self) -> Iterator[tuple[int, int]]:
+        """Yield the split that is furthest behind, and its rows, until no split is behind.
 
         This is the order in which an uninterrupted run yields their rows.
         """
@@ -102,7 +132,7 @@ class RowRounds:
         heapq.heapify(behind)
         while behind:
             count, i = heapq.heappop(behind)
-            yield i
+            yield count, i
             if count + 1 < most:
                 heapq.heappush(behind, (count + 1, i))
 
@@ -161,6 +191,9 @@ class BlockRounds:
     def streams(self) -> list[RowStream]:
         """Return the documents of each split that were not taken yet."""
         return [self.open_stream(split, self.documents[split]) for split in self.splits]
+
+    def row_order(self, streams: list[RowStream]) -> None:
+        """Return ``None``: how many documents a block has is seen when they are read."""
 
     def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
         """Yield the blocks.
@@ -238,6 +271,12 @@ class ShardRounds:
         if self.shard.num_rows == 0:
             return []
         return self.shard.streams(self.perm())
+
+    def row_order(self, streams: list[RowStream]) -> RowOrder:
+        """Return the rows of the shard."""
+        perm = streams[0].perm
+        order = joined_order([perm], self.shard.offsets(0, self.shard.num_rows))
+        return RowOrder(perm, order, len(streams), self.progress.taken, self.worker)
 
     def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
         """Yield the rows."""

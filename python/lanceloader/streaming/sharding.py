@@ -44,6 +44,15 @@ class GlobalOrder:
         full = self.rows_per_split
         return place if cycle == full else split * full + cycle
 
+    def offsets(self, places: Any) -> Any:
+        """Return the offsets of an array of places; see ``offset``."""
+        import numpy as np
+
+        places = places % self.num_rows
+        cycles, splits = np.divmod(places, self.num_splits)
+        full = self.rows_per_split
+        return np.where(cycles == full, places, splits * full + cycles)
+
     def counts(self, done: int) -> list[int]:
         """Return how many of the first ``done`` rows belong to each split."""
         cycles, more = divmod(done, self.num_splits)
@@ -100,6 +109,16 @@ class StridedShard:
             return self.missed[row]
         return self.start + self.number + (row - len(self.missed)) * self.num_readers
 
+    def offsets(self, start: int, stop: int, step: int = 1) -> Any:
+        """Return the offsets in the permutation of some rows of this reader, as an array."""
+        import numpy as np
+
+        rows = np.arange(start, stop, step)
+        places = self.start + self.number + (rows - len(self.missed)) * self.num_readers
+        is_missed = rows < len(self.missed)
+        places[is_missed] = np.array(self.missed, np.int64)[rows[is_missed]]
+        return self.order.offsets(places).astype(np.uint64)
+
     def done(self, num_rows: int) -> int:
         """Return how many rows of the sequence are done once each reader took ``num_rows``."""
         done = self.start + max(0, num_rows - len(self.missed)) * self.num_readers
@@ -122,7 +141,9 @@ class StridedShard:
         rows = range(first, self.num_rows, step)
 
         def offsets(start: int, stop: int) -> list[int]:
-            return [self.order.offset(self.place(row)) for row in rows[start:stop]]
+            found = rows[start:stop]
+            at: list[int] = self.offsets(found.start, found.stop, found.step).tolist()
+            return at
 
         return RowStream(perm, len(rows), 0, offsets)
 
