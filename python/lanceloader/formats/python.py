@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,8 @@ class LazyRows(list[Any]):
         self.batch = batch
         self.make = make
         self.is_filled = False
-        self._first: Row | None = None
+        # The row refers to the list: a cycle would keep the batch until the garbage collector runs.
+        self._first: Callable[[], Row | None] = lambda: None
         self._lock = threading.Lock()
 
     def fill(self) -> None:
@@ -156,16 +158,19 @@ class LazyRows(list[Any]):
             if self.is_filled:
                 return
             rows = self.make(self.batch)
-            if self._first is not None:
-                rows[0] = self._first
+            first = self._first()
+            if first is not None:
+                rows[0] = first
             list.extend(self, rows)
             self.is_filled = True
 
     def __getitem__(self, index: Any) -> Any:
         if not self.is_filled and index == 0 and self.batch.num_rows > 0:
-            if self._first is None:
-                self._first = Row(self.make(self.batch.slice(0, 1))[0], self)
-            return self._first
+            first = self._first()
+            if first is None:
+                first = Row(self.make(self.batch.slice(0, 1))[0], self)
+                self._first = weakref.ref(first)
+            return first
         self.fill()
         return list.__getitem__(self, index)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from lanceloader.formats.python import rows
 from lanceloader.streaming.attributes import DatasetAttributes
+from lanceloader.streaming.engine_reads import EngineReads
 from lanceloader.streaming.iterator_lock import refuse_second_iterator
 from lanceloader.streaming.ordered_rows import OrderedRows, is_ordinary
 from lanceloader.streaming.packing import DocumentMapper
@@ -151,16 +151,15 @@ class DatasetIteration(DatasetAttributes):
             finally:
                 self._counters.end_run(ordered.gauges(is_over=True))
             return
-        with self._pipeline(streams) as pipeline:
+        with self._pipeline(streams, rounds.samples) as pipeline:
             self._counters.follow(pipeline.gauges)
             try:
                 for i in range(len(streams)):
                     pipeline.fill(i)
-                items = rounds.items(pipeline)
                 if batch_size is None:
-                    yield from items
-                while batch_size and (batch := [*islice(items, batch_size)]):
-                    yield batch
+                    yield from rounds.items(pipeline)
+                else:
+                    yield from rounds.batches(pipeline, batch_size)
             finally:
                 self._counters.end_run(pipeline.gauges(is_over=True))
 
@@ -168,10 +167,20 @@ class DatasetIteration(DatasetAttributes):
         """Return whether the core may read the rows in the order in which they are yielded."""
         return (
             self._transform is None
-            and self._pack_sequences is None
-            and self._max_buffered_bytes is None
             and self._error_policy.on_error == "raise"
             and namespace.Transforms.arrow2python is rows
+            and self._is_read_by_core(streams)
+        )
+
+    def _is_read_by_core(self, streams: list[RowStream]) -> bool:
+        """Return whether the core may read the rows.
+
+        It reads all streams at one pace, so no rows may be left out of a stream.
+        """
+        return (
+            self._pack_sequences is None
+            and self._max_buffered_bytes is None
+            and self._error_policy.keeps_rows
             and is_ordinary(streams[0].perm)
         )
 
@@ -217,7 +226,9 @@ class DatasetIteration(DatasetAttributes):
             self._tail, self._rank, self._world_size, worker, num_workers
         )
 
-    def _pipeline(self, streams: list[RowStream]) -> PrefetchPipeline:
+    def _pipeline(
+        self, streams: list[RowStream], samples: list[int]
+    ) -> PrefetchPipeline:
         threads = self._transform_parallelism
         if threads is None:
             threads = namespace.os.cpu_count() or 1
@@ -227,6 +238,7 @@ class DatasetIteration(DatasetAttributes):
             io_queue_depth=self._io_queue_depth,
             transform_threads=threads,
             max_ready_rows=None if depth is None else depth * self._read_batch_size,
+            max_batches=2 + 2 * threads // len(streams),
             max_bytes=self._max_buffered_bytes,
         )
         transform = self._transform
@@ -236,8 +248,13 @@ class DatasetIteration(DatasetAttributes):
         if self._pack_sequences is not None:
             mapper = DocumentMapper(self._eos_id)
         stage = TransformStage(mapper, self._error_policy, self._counters)
+        reads = None
+        has_rows = any(stream.num_rows for stream in streams)
+        if has_rows and self._is_read_by_core(streams):
+            size = self._read_batch_size
+            reads = EngineReads(streams, samples, size, self._counters)
         return PrefetchPipeline(
-            streams, limits, stage, mapper.new_queue, self._counters
+            streams, limits, stage, mapper.new_queue, self._counters, reads
         )
 
     def _permutation(self, split: int) -> Any:

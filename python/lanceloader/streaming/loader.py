@@ -6,13 +6,17 @@ of its worker at that batch, and the dataset takes it over when the batch is yie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from lanceloader.formats.torch import register
 from lanceloader.streaming.dataset import StreamingDataset
+from lanceloader.streaming.row_queue import is_columnar, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,9 +50,7 @@ class _CheckpointCollate:
             return _WorkerBatch(self._collate([]), {})
         if isinstance(samples, list) and isinstance(samples[0], _WorkerRows):
             rows, dataset = samples[0]
-            # torch's function takes the columns of lazy rows. Others may look at their list.
-            is_lazy = self._collate_fn is default_collate
-            data = self._collate(rows if is_lazy else [*rows])
+            data = self._collate_rows(rows)
         elif isinstance(samples, list):
             data = self._collate([sample.data for sample in samples])
             dataset = samples[-1].dataset
@@ -56,6 +58,14 @@ class _CheckpointCollate:
             data = self._collate(samples.data)
             dataset = samples.dataset
         return _WorkerBatch(data, dataset._worker_snapshot())
+
+    def _collate_rows(self, rows: Any) -> Any:
+        """Collate lazy rows, or columns, whose rows need not be made for torch's function."""
+        if self._collate_fn is not default_collate:
+            return self._collate(
+                list(rows) if isinstance(rows, list) else rows_of(rows)
+            )
+        return collated(rows) if is_columnar(rows) else self._collate(rows)
 
     def _collate(self, data: Any) -> Any:
         try:
@@ -65,6 +75,23 @@ class _CheckpointCollate:
             raise RuntimeError(
                 "collate_fn raised StopIteration before returning a batch"
             ) from error
+
+
+def collated(columns: Any) -> Any:
+    """Return columns as collating their rows would."""
+    if isinstance(columns, Mapping):
+        return {name: collated(column) for name, column in columns.items()}
+    if isinstance(columns, np.ndarray):
+        if columns.dtype.kind not in "iufb":
+            return default_collate(rows_of(columns))
+        columns = torch.from_numpy(
+            columns if columns.flags.writeable else columns.copy()
+        )
+    if isinstance(columns, torch.Tensor):
+        # A worker sends the whole storage of a view.
+        is_whole = columns.untyped_storage().nbytes() == columns.nbytes
+        return columns if is_whole else columns.clone()
+    return columns
 
 
 class _StreamingDatasetAdapter(IterableDataset[Any]):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader.streaming.counters import Counters
+    from lanceloader.streaming.engine_reads import EngineReads
 
 # Seconds to wait for running reads and transforms when an iteration is closed. Calls that take
 # longer, such as a transform that hangs, are left in the background.
@@ -60,6 +61,7 @@ class Limits:
         io_queue_depth: Reads of one stream at once.
         transform_threads: Transforms at once.
         max_ready_rows: Rows of a stream that are transformed or being transformed.
+        max_batches: Batches of a stream that the core has read and that were not yielded.
         max_bytes: Bytes read and not yet yielded. One batch of each stream is always allowed.
     """
 
@@ -67,6 +69,7 @@ class Limits:
     io_queue_depth: int
     transform_threads: int
     max_ready_rows: int | None = None
+    max_batches: int = 2
     max_bytes: int | None = None
 
 
@@ -81,6 +84,7 @@ class PrefetchPipeline:
         new_queue: Returns a queue for the items of a stream. It must have ``extend``, and its
             length must be the number of rows.
         counters: The counters of the dataset.
+        reads: What reads in place of threads, if the core can.
     """
 
     def __init__(
@@ -90,7 +94,9 @@ class PrefetchPipeline:
         transform: Callable[[int, pa.RecordBatch, RowLocation], list[Any]],
         new_queue: Callable[[], Any],
         counters: Counters,
+        reads: EngineReads | None = None,
     ) -> None:
+        self.reads = reads
         self.streams = streams
         self.limits = limits
         self.transform = transform
@@ -117,7 +123,8 @@ class PrefetchPipeline:
     def __enter__(self) -> Self:
         threads = len(self.streams) * self.limits.io_queue_depth
         self._pools: list[Any] = []
-        self._io = self._new_pool(threads)
+        if self.reads is None:
+            self._io = self._new_pool(threads)
         try:
             self._workers = self._new_pool(self.limits.transform_threads)
         except BaseException:
@@ -135,6 +142,9 @@ class PrefetchPipeline:
 
     def fill(self, i: int) -> None:
         """Request more batches of stream ``i``, within the limits."""
+        if self.reads is not None:
+            self._fill_from_engine(i, self.reads)
+            return
         depth, size = self.limits.io_queue_depth, self.sizes[i]
         reading = self.reading[i]
         while len(reading) < depth and self.heads[i] < size:
@@ -148,6 +158,18 @@ class PrefetchPipeline:
             future = self._io.submit(self._io_call, stream.perm, offsets)
             reading.append((stream.first + start, future))
             self._advance_when_done(future, i)
+
+    def _fill_from_engine(self, i: int, reads: EngineReads) -> None:
+        size = self.limits.batch_size
+        while self.heads[i] < self.sizes[i]:
+            waiting = len(self.raw[i]) + len(self.transforming[i])
+            if waiting + len(self.ready[i]) // size >= self.limits.max_batches:
+                return
+            batch = reads.next_of(i)
+            self.raw[i].append((self.streams[i].first + self.heads[i], batch))
+            self.heads[i] += batch.num_rows
+            self.raw_rows += batch.num_rows
+            self._submit_transforms(i)
 
     def advance(self, i: int) -> None:
         """Move the batches of stream ``i`` on, without waiting.
@@ -168,7 +190,7 @@ class PrefetchPipeline:
             self._submit_transforms(i)
         if self.heads[i] < self.sizes[i]:
             self.fill(i)
-        if self.raw[i] or self.buffered is not None:
+        if self.raw[i] or self.buffered is not None or self.reads is not None:
             # Taking rows and other streams make room too.
             self.may_advance[i] = True
 
@@ -190,6 +212,8 @@ class PrefetchPipeline:
             elif self.reading[i]:
                 self._collect_read(i)
                 self.advance(i)
+            elif self.heads[i] < self.sizes[i]:
+                self.fill(i)
             else:
                 return False
         return True
@@ -310,6 +334,7 @@ class PrefetchPipeline:
         for queue in queued + self.raw:
             queue.clear()
         self.ready = []
+        self.reads = None
         for pool, _ in pools:
             if pool not in ours:
                 pool.__exit__(*(reason or (None, None, None)))

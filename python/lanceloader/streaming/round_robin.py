@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lanceloader.stages.concat import concat
 from lanceloader.streaming.ordered_rows import RowOrder, joined_order
 from lanceloader.streaming.packing import Buffer
+from lanceloader.streaming.row_queue import interleaved, length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 class Rounds(Protocol):
     """The streams of an iteration, and the order in which their rows are yielded."""
 
+    samples: list[int]
+    """Of each stream, the rows that were yielded before."""
+
     def streams(self) -> list[RowStream]:
         """Return the streams to read."""
 
@@ -38,6 +44,9 @@ class Rounds(Protocol):
 
     def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
         """Yield the rows or blocks."""
+
+    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+        """Yield lists of rows, or columns if the transform returns them."""
 
 
 class RowRounds:
@@ -122,6 +131,38 @@ class RowRounds:
                     self._record(pipeline, self.samples[i] + pipeline.consumed[i])
                 yield row
 
+    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+        """Yield lists of rows, or columns if the transform returns them.
+
+        Columns need batches of whole turns, and no rows left out.
+        """
+        turns = len(self.splits)
+        if pipeline.reads is None or size % turns or len(set(self.samples)) > 1:
+            yield from in_lists(self.items(pipeline), size)
+            return
+        while True:
+            parts = [self._take_rows(pipeline, i, size // turns) for i in range(turns)]
+            if len(parts[0]) == 0:
+                return
+            last = turns - 1
+            self._record(pipeline, self.samples[last] + pipeline.consumed[last])
+            yield interleaved([concat(part) for part in parts])
+
+    def _take_rows(
+        self, pipeline: PrefetchPipeline, i: int, num_rows: int
+    ) -> list[Any]:
+        """Return the next rows of a split, in parts."""
+        parts = []
+        end = pipeline.consumed[i] + num_rows
+        while pipeline.consumed[i] < end and pipeline.wait_ready(i):
+            position, values = pipeline.ready[i].take(end - pipeline.consumed[i])
+            parts.append(values)
+            pipeline.advance(i)
+            pipeline.took(i, length_of(values), position)
+            samples = self.samples[i] + pipeline.consumed[i]
+            self.progress.took(self.splits[i], samples, position)
+        return parts
+
     def _behind(self) -> Iterator[tuple[int, int]]:
         """Yield the split that is furthest behind, and its rows, until no split is behind.
 
@@ -187,6 +228,7 @@ class BlockRounds:
         self.documents = list(progress.documents)
         self.blocks = list(progress.blocks)
         self.buffers = dict(progress.buffers)
+        self.samples = [self.documents[split] for split in splits]
 
     def streams(self) -> list[RowStream]:
         """Return the documents of each split that were not taken yet."""
@@ -221,6 +263,10 @@ class BlockRounds:
                 if split == last:
                     self.counters.publish(pipeline.gauges())
                 yield block
+
+    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+        """Yield lists of blocks."""
+        return in_lists(self.items(pipeline), size)
 
     def _fill(self, pipeline: PrefetchPipeline, i: int) -> None:
         """Take documents of a split until they fill a block, or there are no more."""
@@ -265,12 +311,15 @@ class ShardRounds:
         self.worker = worker
         self.counters = counters
         self.perm = perm
+        self.samples: list[int] = []
 
     def streams(self) -> list[RowStream]:
         """Return the rows of the shard as one stream for each split that it reads."""
         if self.shard.num_rows == 0:
             return []
-        return self.shard.streams(self.perm())
+        streams = self.shard.streams(self.perm())
+        self.samples = [0] * len(streams)
+        return streams
 
     def row_order(self, streams: list[RowStream]) -> RowOrder:
         """Return the rows of the shard."""
@@ -291,3 +340,13 @@ class ShardRounds:
             if i == turns - 1 or row_number + 1 == num_rows:
                 self.counters.publish(pipeline.gauges())
             yield row
+
+    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+        """Yield lists of rows."""
+        return in_lists(self.items(pipeline), size)
+
+
+def in_lists(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists of ``size``; the last one may be shorter."""
+    while batch := [*islice(items, size)]:
+        yield batch

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader.streaming.replaceable import namespace
+from lanceloader.streaming.row_queue import RowBlock, RowQueue, is_columnar, length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,33 +48,34 @@ class Mapper(Protocol):
 
 
 class RowMapper:
-    """Yields rows one by one. Items are pairs of position and row."""
+    """Yields rows. Items are blocks of rows."""
 
     def __init__(self, transform: Callable[[pa.RecordBatch], Any]) -> None:
         self.transform = transform
 
-    def map(self, batch: pa.RecordBatch) -> list[Any]:
+    def map(self, batch: pa.RecordBatch) -> Any:
         """Transform a batch."""
-        return list(self.transform(batch))
+        mapped = self.transform(batch)
+        return mapped if is_columnar(mapped) else list(mapped)
 
-    def items(self, start: int, num_rows: int, mapped: list[Any]) -> list[Any]:
-        """Return pairs of position and row."""
-        if len(mapped) != num_rows:
+    def items(self, start: int, num_rows: int, mapped: Any) -> list[RowBlock]:
+        """Return a block."""
+        if length_of(mapped) != num_rows:
             message = (
-                f"the transform returned {len(mapped)} rows for a batch of {num_rows}, but must "
+                f"the transform returned {length_of(mapped)} rows for a batch of {num_rows}, but must "
                 "return exactly one output row per input row. To drop bad rows, raise for them "
                 "and pass on_transform_error='skip'"
             )
             raise ValueError(message)
-        return list(zip(range(start, start + num_rows), mapped, strict=True))
+        return [RowBlock(start, mapped, num_rows)]
 
     def filled(self, row: Any) -> list[Any]:
         """Return the row as a batch of one."""
         return [row]
 
-    def new_queue(self) -> deque[Any]:
+    def new_queue(self) -> RowQueue:
         """Return an empty queue for the items."""
-        return deque()
+        return RowQueue()
 
 
 class TransformStage:

@@ -1,0 +1,134 @@
+"""Transformed rows that wait: lists of rows, or columns of which rows are made when they are taken."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lanceloader.stages.concat import concat, library_of
+
+SLICED = "torch", "numpy"
+
+
+class RowBlock(NamedTuple):
+    """Consecutive rows of a stream."""
+
+    start: int
+    """The position of the first row."""
+    values: Any
+    """A list of rows, or columns."""
+    num_rows: int
+
+
+class RowQueue:
+    """A queue of blocks; its length is the number of rows."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[RowBlock] = deque()
+        self._num_rows = 0
+        self._rows: deque[tuple[int, Any]] = deque()
+        """The rows of the first block, once one of them was taken."""
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def extend(self, blocks: list[RowBlock]) -> None:
+        """Append blocks."""
+        for block in blocks:
+            if block.num_rows:
+                self._blocks.append(block)
+                self._num_rows += block.num_rows
+
+    def popleft(self) -> tuple[int, Any]:
+        """Remove the first row, and return its position and the row."""
+        if not self._rows:
+            block = self._blocks.popleft()
+            positions = range(block.start, block.start + block.num_rows)
+            self._rows.extend(zip(positions, rows_of(block.values), strict=True))
+        self._num_rows -= 1
+        return self._rows.popleft()
+
+    def take(self, most: int) -> tuple[int, Any]:
+        """Remove up to ``most`` rows of the first block, and return their end and the values.
+
+        Rows must not be taken one by one from the same queue.
+        """
+        start, values, num_rows = self._blocks.popleft()
+        if num_rows > most:
+            rest = RowBlock(
+                start + most, sliced(values, most, num_rows), num_rows - most
+            )
+            self._blocks.appendleft(rest)
+            values, num_rows = sliced(values, 0, most), most
+        self._num_rows -= num_rows
+        return start + num_rows, values
+
+
+def is_columnar(values: Any) -> bool:
+    """Return whether the result of a transform is kept as columns.
+
+    These are a tensor, an array, a ``pyarrow.RecordBatch``, or a dict of tensors and arrays.
+    """
+    if isinstance(values, Mapping):
+        return len(values) > 0 and all(
+            library_of(each) in SLICED and is_columnar(each) for each in values.values()
+        )
+    if library_of(values) in SLICED:
+        return getattr(values, "ndim", 0) > 0
+    return library_of(values) == "pyarrow" and hasattr(values, "num_columns")
+
+
+def length_of(values: Any) -> int:
+    """Return the number of rows of a list or of columns; -1 if columns differ."""
+    if isinstance(values, Mapping):
+        found = {len(each) for each in values.values()}
+        return found.pop() if len(found) == 1 else -1
+    return int(values.num_rows) if hasattr(values, "num_columns") else len(values)
+
+
+def sliced(values: Any, start: int, stop: int) -> Any:
+    """Return some rows of a list or of columns."""
+    if isinstance(values, Mapping):
+        return {name: each[start:stop] for name, each in values.items()}
+    if hasattr(values, "num_columns"):
+        return values.slice(start, stop - start)
+    return values[start:stop]
+
+
+def rows_of(values: Any) -> list[Any]:
+    """Return the rows of a list or of columns."""
+    if isinstance(values, list):
+        return values
+    if isinstance(values, Mapping):
+        columns = [list(each) for each in values.values()]
+        return [
+            dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+    if hasattr(values, "num_columns"):
+        return [values.slice(at, 1) for at in range(values.num_rows)]
+    return list(values)
+
+
+def interleaved(parts: list[Any]) -> Any:
+    """Return the first row of each part, the second row of each, and so on."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if len({type(part) for part in parts}) > 1:
+        parts = [rows_of(part) for part in parts]
+        first = parts[0]
+    if isinstance(first, list):
+        return [row for turn in zip(*parts, strict=True) for row in turn]
+    if isinstance(first, Mapping):
+        return {name: interleaved([part[name] for part in parts]) for name in first}
+    if library_of(first) == "torch":
+        import torch
+
+        return torch.stack(parts, 1).flatten(0, 1)
+    import numpy as np
+
+    if library_of(first) == "numpy":
+        return np.stack(parts, 1).reshape(-1, *first.shape[1:])
+    places = np.arange(len(parts) * first.num_rows).reshape(len(parts), -1)
+    return concat(parts).take(places.T.ravel())
