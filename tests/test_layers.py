@@ -54,6 +54,7 @@ RUST = {
         *("order", "read", "gather", "projection", "runtime", "interrupt"),
         *("stages", "histogram"),
     },
+    "images": {"runtime", "interrupt"},
     "ahead": {"order", "read", "gather", "loader"},
     "lib": {"error"},
 }
@@ -63,7 +64,10 @@ WORDS = {
     r"lance_\w+::": {"error", "files", "table"},
     "tokio": {"files", "runtime"},
     "datafusion": {"hash"},
-    "unsafe": {"advice", "files", "cache", "recycled", "processor", "address_space"},
+    "unsafe": {
+        *("advice", "files", "cache", "recycled", "processor", "address_space"),
+        "images",
+    },
     "pyo3": set(),
 }
 

@@ -217,6 +217,33 @@ class Table:
     def set_of_row_ids(self, batches: Iterable[Any]) -> Order: ...
 
 @final
+class Recipe:
+    def __new__(
+        cls,
+        *,
+        size: tuple[int, int] | None,
+        crop: str | None,
+        resize: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        fill: tuple[int, int, int],
+        flip: float,
+        interpolation: str,
+        antialias: bool,
+        channels_first: bool,
+        norm: tuple[tuple[float, ...], tuple[float, ...]] | None,
+        exif: bool,
+        max_pixels: int,
+    ) -> Recipe: ...
+    @property
+    def is_random(self) -> bool: ...
+    def decode(
+        self, data: Any, keys: Any, threads: int
+    ) -> tuple[
+        list[Block], list[tuple[int, int]], list[int], list[tuple[int, str]]
+    ]: ...
+
+@final
 class Reader:
     def __arrow_c_schema__(self) -> Any: ...
     def take(self, order: Order, positions: Sequence[int] | Any) -> Batch: ...

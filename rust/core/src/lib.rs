@@ -88,4 +88,6 @@ pub mod ahead;
 
 pub mod hash;
 
+pub mod images;
+
 pub use error::{Error, Result};

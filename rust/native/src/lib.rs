@@ -8,6 +8,7 @@ mod classes;
 mod enter;
 mod errors;
 mod handoff;
+mod images;
 mod loader;
 mod mix;
 mod order;
@@ -33,6 +34,8 @@ mod _native {
     use crate::classes::{Mix, Order};
     #[pymodule_export]
     use crate::handoff::Batch;
+    #[pymodule_export]
+    use crate::images::Recipe;
     #[pymodule_export]
     use crate::loader::Loader;
     #[pymodule_export]

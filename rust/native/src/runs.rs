@@ -20,6 +20,14 @@ pub(crate) struct Block {
     num_bytes: usize,
 }
 
+impl Block {
+    /// Returns bytes that nothing else holds.
+    pub(crate) fn owned(buffer: Buffer) -> Self {
+        let num_bytes = buffer.len();
+        Self { columns: vec![buffer], num_bytes }
+    }
+}
+
 #[pymethods]
 impl Block {
     #[expect(unsafe_code, reason = "the buffer protocol")]

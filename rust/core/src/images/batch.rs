@@ -1,0 +1,193 @@
+//! Rows of files → one buffer of pixels, on the threads of the pool.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::ArrayRef;
+use arrow_buffer::Buffer;
+
+use super::column::Files;
+use super::decode::decode_any;
+use super::decode::image::Image;
+use super::recipe::{Recipe, Samples};
+use super::scratch::Scratch;
+use super::slots::Slots;
+use super::{crop, pixels, pool, resize};
+use crate::error::{Error, Result, text_of_panic};
+use crate::runtime::lock;
+
+/// Why the image of a row could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The row in the batch.
+    pub row: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The images of a batch.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Their samples: one buffer if they have one size, otherwise one for each row. Zeros stand for rows
+    /// without an image.
+    pub samples: Vec<Buffer>,
+    /// The height and width of each row, unless they have one size.
+    pub sizes: Vec<(u32, u32)>,
+    /// The rows that are null.
+    pub nulls: Vec<usize>,
+    /// The rows that could not be decoded, ascending.
+    pub faults: Vec<Fault>,
+}
+
+/// What became of a row.
+#[derive(Debug)]
+enum Outcome {
+    InSlot,
+    Alone((u32, u32), Buffer),
+    Null,
+    Broken(String),
+}
+
+/// Decodes the images of a column.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if the column holds no files, or the recipe or the number of keys is wrong;
+/// [`Error::Interrupted`]. Images that are broken are no errors here.
+pub fn decode(
+    column: &ArrayRef,
+    recipe: &Recipe,
+    keys: Option<Vec<u64>>,
+    threads: usize,
+) -> Result<Decoded> {
+    recipe.check()?;
+    let files = Files::of(column)?;
+    let num_rows = files.len();
+    if keys.as_ref().map_or(recipe.is_random(), |keys| keys.len() != num_rows) {
+        let found = keys.map_or(0, |keys| keys.len());
+        return Err(Error::invalid(format!("{found} keys for {num_rows} rows"), "one for each"));
+    }
+    let slots = recipe.size.map(|size| slot_len(recipe, size).map(|len| (len, num_rows)));
+    let slots = match slots.transpose()? {
+        Some((len, count)) => {
+            len.checked_mul(count).filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or_else(
+                || Error::invalid(format!("{count} images of {len} bytes"), "fewer of them"),
+            )?;
+            Some(Slots::new(count, len))
+        }
+        None => None,
+    };
+    let rows = Arc::new(Rows {
+        files,
+        recipe: recipe.clone(),
+        keys,
+        slots,
+        outcomes: (0..num_rows).map(|_| Mutex::new(None)).collect(),
+    });
+    let shared = Arc::clone(&rows);
+    pool::for_each(num_rows, threads, move |row, scratch| {
+        let outcome = shared.outcome(row, scratch);
+        *lock(&shared.outcomes[row]) = Some(outcome);
+    })?;
+    Arc::try_unwrap(rows)
+        .map_or_else(|_| Err(Error::bug("rows of images are still being decoded")), Rows::finish)
+}
+
+/// Returns the bytes of an image of the batch.
+fn slot_len(recipe: &Recipe, (height, width): (u32, u32)) -> Result<usize> {
+    let bytes = match recipe.samples {
+        Samples::U8 => 3_u64,
+        Samples::F32 { .. } => 12,
+    };
+    (u64::from(height) * u64::from(width))
+        .checked_mul(bytes)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| Error::invalid(format!("images of {height} x {width}"), "smaller ones"))
+}
+
+/// The rows of a batch, while they are decoded.
+struct Rows {
+    files: Files,
+    recipe: Recipe,
+    keys: Option<Vec<u64>>,
+    slots: Option<Slots>,
+    outcomes: Vec<Mutex<Option<Outcome>>>,
+}
+
+impl Rows {
+    /// Decodes a row. A panic of a decoder makes it broken.
+    fn outcome(&self, row: usize, scratch: &mut Scratch) -> Outcome {
+        let Some(file) = self.files.get(row) else {
+            return Outcome::Null;
+        };
+        match catch_unwind(AssertUnwindSafe(|| self.decode(row, file, scratch))) {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(reason)) => Outcome::Broken(reason),
+            Err(panic) => {
+                *scratch = Scratch::default();
+                Outcome::Broken(format!("the decoder failed: {}", text_of_panic(&*panic)))
+            }
+        }
+    }
+
+    fn decode(&self, row: usize, file: &[u8], scratch: &mut Scratch) -> Result<Outcome, String> {
+        let recipe = &self.recipe;
+        let mut image = decode_any(file, recipe.max_pixels, scratch)?;
+        if !recipe.exif {
+            image.orientation = pixels::Orientation::default();
+        }
+        let key = self.keys.as_ref().map_or(0, |keys| keys[row]);
+        let Image { height, width, orientation } = image;
+        let stored = (height, width);
+        let plan = crop::plan(recipe, orientation.turned(stored), key);
+        let region = orientation.stored(plan.region, stored);
+        let target = orientation.turned(plan.resized);
+        let is_whole = target == stored && !plan.is_window;
+        let is_same = is_whole && (region.width, region.height) == (width.into(), height.into());
+        if !is_same {
+            resize::resize(recipe, scratch, stored, region, plan.is_window, target)?;
+        }
+        let rgb = if is_same { &scratch.rgb } else { &scratch.resized };
+        let write = |slot: &mut [u8]| {
+            pixels::write(recipe, rgb, orientation, plan.is_flipped, plan.resized, plan.size, slot)
+        };
+        if let Some(slots) = &self.slots {
+            write(slots.take(row).ok_or("a row that was decoded before")?)?;
+            return Ok(Outcome::InSlot);
+        }
+        let len = slot_len(recipe, plan.size).map_err(|error| error.to_string())?;
+        let slots = Slots::new(1, len);
+        write(slots.take(0).ok_or("no slot")?)?;
+        Ok(Outcome::Alone(plan.size, slots.into_buffer()))
+    }
+
+    /// Returns the batch, of rows that are all done.
+    fn finish(self) -> Result<Decoded> {
+        let mut decoded = Decoded { samples: vec![], sizes: vec![], nulls: vec![], faults: vec![] };
+        let is_alone = self.slots.is_none();
+        for (row, outcome) in self.outcomes.into_iter().enumerate() {
+            let outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let (size, samples) = match outcome {
+                Some(Outcome::Alone(size, samples)) => (size, samples),
+                Some(Outcome::InSlot) => continue,
+                Some(Outcome::Null) => {
+                    decoded.nulls.push(row);
+                    ((0, 0), Buffer::default())
+                }
+                Some(Outcome::Broken(reason)) => {
+                    decoded.faults.push(Fault { row, reason });
+                    ((0, 0), Buffer::default())
+                }
+                None => return Err(Error::bug("a row of images was not decoded")),
+            };
+            if is_alone {
+                decoded.sizes.push(size);
+                decoded.samples.push(samples);
+            }
+        }
+        if let Some(slots) = self.slots {
+            decoded.samples.push(slots.into_buffer());
+        }
+        Ok(decoded)
+    }
+}

@@ -1,0 +1,117 @@
+//! What is made of the images of a column.
+
+use crate::error::{Error, Result};
+
+/// Which part of an image is taken, and how it is brought to the size of the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Crop {
+    /// All of it, stretched to the size.
+    Whole,
+    /// The middle of the image, whose short side is resized to `resize` before.
+    Center {
+        /// The short side, in pixels.
+        resize: u32,
+    },
+    /// A random part, by the distribution of torchvision's `RandomResizedCrop`.
+    Random {
+        /// The least and largest fraction of the area.
+        scale: (f64, f64),
+        /// The least and largest ratio of width to height.
+        ratio: (f64, f64),
+    },
+    /// All of it in its own proportions, in the middle of a background.
+    Pad {
+        /// The colour of the background.
+        fill: [u8; 3],
+    },
+}
+
+/// How pixels are made from their neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interpolation {
+    /// The nearest pixel.
+    Nearest,
+    /// A triangle.
+    Bilinear,
+    /// A cubic with a = -0.5, as Pillow's.
+    Bicubic,
+}
+
+/// What a sample of the batch is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Samples {
+    /// A byte.
+    U8,
+    /// `(byte / 255 - mean) / std` of its channel, as a 32-bit float.
+    F32 {
+        /// The mean of each channel.
+        mean: [f32; 3],
+        /// The standard deviation of each channel.
+        std: [f32; 3],
+    },
+}
+
+/// What is made of the images of a column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The height and width of images of the batch; their own ones if `None`.
+    pub size: Option<(u32, u32)>,
+    /// Which part of an image is taken.
+    pub crop: Crop,
+    /// The probability that an image is mirrored.
+    pub flip: f64,
+    /// How pixels are made from their neighbours.
+    pub interpolation: Interpolation,
+    /// Whether all pixels of the source count when an image is made smaller.
+    pub antialias: bool,
+    /// Whether the channels of an image follow one another, `(3, height, width)`.
+    pub channels_first: bool,
+    /// What a sample of the batch is.
+    pub samples: Samples,
+    /// Whether images are turned as their EXIF data says.
+    pub exif: bool,
+    /// The most pixels of an image.
+    pub max_pixels: u64,
+}
+
+/// The most samples of an image of the batch.
+const MOST_SAMPLES: u64 = 1 << 30;
+
+impl Recipe {
+    /// Returns whether anything is random, so that rows need keys.
+    pub fn is_random(&self) -> bool {
+        matches!(self.crop, Crop::Random { .. }) || (self.flip > 0.0 && self.flip < 1.0)
+    }
+
+    /// Checks that the parts fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        let positive = |(low, high): (f64, f64)| low > 0.0 && low <= high && high.is_finite();
+        if let Some((height, width)) = self.size
+            && (height == 0
+                || width == 0
+                || u64::from(height) * u64::from(width) * 3 > MOST_SAMPLES)
+        {
+            return Err(Error::invalid(
+                format!("images of {height} x {width} pixels"),
+                "1 to 357 million pixels",
+            ));
+        }
+        match self.crop {
+            Crop::Random { scale, ratio } if !positive(scale) || !positive(ratio) => {
+                Err(Error::invalid(
+                    format!("scale {scale:?} and ratio {ratio:?}"),
+                    "two positive numbers each, the smaller one first",
+                ))
+            }
+            Crop::Center { resize: 0 } => Err(Error::invalid("a short side of 0", "1 or more")),
+            _ if !(0.0..=1.0).contains(&self.flip) => {
+                Err(Error::invalid(format!("flip {}", self.flip), "a probability"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BinaryArray, LargeBinaryArray, StringArray, StructArray};
+use arrow_schema::{DataType, Field};
+use proptest::prelude::*;
+
+use super::*;
+use crate::Error;
+
+fn recipe() -> Recipe {
+    Recipe {
+        size: Some((4, 6)),
+        crop: Crop::Whole,
+        flip: 0.0,
+        interpolation: Interpolation::Bilinear,
+        antialias: true,
+        channels_first: true,
+        samples: Samples::U8,
+        exif: true,
+        max_pixels: 1 << 20,
+    }
+}
+
+/// A PNG of one colour for each row of pixels.
+fn png(height: u32, width: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = ::png::Encoder::new(&mut file, width, height);
+    encoder.set_color(::png::ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    let samples: Vec<u8> =
+        (0..height).flat_map(|y| [u8::try_from(y).unwrap(), 1, 2].repeat(width as usize)).collect();
+    writer.write_image_data(&samples).unwrap();
+    drop(writer);
+    file
+}
+
+fn column(files: &[Option<&[u8]>]) -> ArrayRef {
+    Arc::new(files.iter().copied().collect::<BinaryArray>())
+}
+
+#[test]
+fn rows_lie_in_their_slots_whatever_happens_to_others() {
+    let (small, large) = (png(4, 6), png(9, 7));
+    let truncated = &large[..large.len() / 2];
+    let files = column(&[Some(&small), None, Some(truncated), Some(b"text"), Some(&small)]);
+    let decoded = decode(&files, &recipe(), None, 3).unwrap();
+    assert_eq!(decoded.nulls, [1]);
+    assert_eq!(decoded.faults.iter().map(|fault| fault.row).collect::<Vec<_>>(), [2, 3]);
+    assert!(decoded.faults[0].reason.contains("PNG"), "{:?}", decoded.faults);
+    assert!(decoded.faults[1].reason.contains("74 65 78 74"), "{:?}", decoded.faults);
+    let samples = decoded.samples[0].as_slice();
+    assert_eq!(samples.len(), 5 * 72);
+    assert_eq!(samples[..72], samples[4 * 72..]);
+    assert_eq!(samples[18..24], [3; 6]);
+    assert_eq!(samples[72..144], [0; 72]);
+}
+
+#[test]
+fn images_may_keep_their_sizes() {
+    let recipe = Recipe { size: None, channels_first: false, ..recipe() };
+    let (small, large) = (png(4, 6), png(9, 7));
+    let decoded = decode(&column(&[Some(&small), None, Some(&large)]), &recipe, None, 2).unwrap();
+    assert_eq!(decoded.sizes, [(4, 6), (0, 0), (9, 7)]);
+    assert_eq!(decoded.samples[2].len(), 9 * 7 * 3);
+    assert_eq!(decoded.samples[2][7 * 3 * 8..][..3], [8, 1, 2]);
+}
+
+#[test]
+fn other_columns_of_bytes_are_files_too() {
+    let file = png(4, 6);
+    let wanted = decode(&column(&[Some(&file)]), &recipe(), None, 1).unwrap().samples;
+    let large: ArrayRef = Arc::new(LargeBinaryArray::from(vec![file.as_slice()]));
+    assert_eq!(decode(&large, &recipe(), None, 1).unwrap().samples, wanted);
+    let bytes = Arc::new(Field::new("bytes", DataType::LargeBinary, true));
+    let with_path: ArrayRef = Arc::new(StructArray::from(vec![(bytes, large)]));
+    assert_eq!(decode(&with_path, &recipe(), None, 1).unwrap().samples, wanted);
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+    assert!(matches!(decode(&text, &recipe(), None, 1), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn what_is_random_needs_keys() {
+    let random = Recipe { flip: 0.5, ..recipe() };
+    let file = png(4, 6);
+    let files = column(&[Some(&file)]);
+    assert!(matches!(decode(&files, &random, None, 1), Err(Error::Invalid { .. })));
+    assert!(matches!(decode(&files, &random, Some(vec![1, 2]), 1), Err(Error::Invalid { .. })));
+    assert!(decode(&files, &random, Some(vec![1]), 1).unwrap().faults.is_empty());
+    assert_eq!(decode(&column(&[]), &random, Some(vec![]), 1).unwrap().samples[0].len(), 0);
+}
+
+#[test]
+fn recipes_that_cannot_be_followed_are_refused() {
+    let wrong = [
+        Recipe { size: Some((0, 4)), ..recipe() },
+        Recipe { size: Some((1 << 20, 1 << 20)), ..recipe() },
+        Recipe { flip: 1.5, ..recipe() },
+        Recipe { flip: f64::NAN, ..recipe() },
+        Recipe { crop: Crop::Center { resize: 0 }, ..recipe() },
+        Recipe { crop: Crop::Random { scale: (0.0, 1.0), ratio: (1.0, 1.0) }, ..recipe() },
+        Recipe { crop: Crop::Random { scale: (0.5, 0.1), ratio: (1.0, 1.0) }, ..recipe() },
+    ];
+    for recipe in wrong {
+        assert!(matches!(recipe.check(), Err(Error::Invalid { .. })), "{recipe:?}");
+    }
+}
+
+#[test]
+fn bombs_are_refused_before_they_take_memory() {
+    let recipe = Recipe { max_pixels: 53, ..recipe() };
+    let (small, large) = (png(6, 9), png(5, 9));
+    let decoded = decode(&column(&[Some(&small), Some(&large)]), &recipe, None, 1).unwrap();
+    assert_eq!(decoded.faults.len(), 1);
+    assert_eq!(decoded.faults[0].reason, "9 x 6 are more than max_pixels=53 pixels");
+}
+
+/// Files of each kind, by their first bytes or whole, to be damaged.
+fn starts() -> Vec<Vec<u8>> {
+    vec![
+        png(5, 7),
+        include_bytes!("samples/baseline.jpg").to_vec(),
+        include_bytes!("samples/progressive.jpg").to_vec(),
+        include_bytes!("samples/lossy.webp").to_vec(),
+        include_bytes!("samples/lossless.webp").to_vec(),
+        include_bytes!("samples/frames.gif").to_vec(),
+        include_bytes!("samples/grey.bmp").to_vec(),
+        include_bytes!("samples/lzw.tiff").to_vec(),
+        b"II*\0".to_vec(),
+        b"BM".to_vec(),
+    ]
+}
+
+#[test]
+fn all_kinds_are_decoded() {
+    for file in &starts()[..8] {
+        let image = decode_any(file, 1 << 20, &mut Scratch::default());
+        assert!(image.is_ok(), "{image:?} of {:?}", &file[..4]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Truncated, overwritten and extended files are decoded or refused, within limits.
+    #[test]
+    fn damaged_files_are_values_or_errors(
+        kind in 0..10_usize,
+        keep in 0.0..=1.0_f64,
+        changes in prop::collection::vec((0.0..1.0_f64, any::<u8>()), 0..12),
+        tail in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let mut file = starts()[kind].clone();
+        let at = |share: f64, len: usize| crop::whole(share * f64::from(u32::try_from(len).unwrap())) as usize;
+        for (place, byte) in changes {
+            let place = at(place, file.len());
+            file[place] = byte;
+        }
+        file.truncate(at(keep, file.len()));
+        file.extend(tail);
+        let recipe = Recipe { max_pixels: 10_000, ..recipe() };
+        let decoded = decode(&column(&[Some(&file)]), &recipe, None, 1).unwrap();
+        for fault in &decoded.faults {
+            prop_assert!(!fault.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_values_or_errors(file in prop::collection::vec(any::<u8>(), 0..200)) {
+        let decoded = decode(&column(&[Some(&file)]), &recipe(), None, 1).unwrap();
+        prop_assert_eq!(decoded.faults.len(), 1);
+    }
+}
