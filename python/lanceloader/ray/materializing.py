@@ -35,9 +35,6 @@ __all__ = ["materialize"]
 LEAST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
 """The bytes of rows that a task writes, if there are as many."""
 
-LEAST_ROWS, MOST_ROWS = 10_000, 1 << 20
-"""The same as rows, where the bytes of a row are unknown."""
-
 BUFFER_BYTES, COLUMN_BYTES = 256 << 20, 8 << 20
 """The most bytes that a task holds back to write pages, of all columns and of one."""
 
@@ -89,19 +86,14 @@ def materialize(
     if address.startswith("file://"):
         address = url2pathname(urlsplit(address).path)
     writing = Writing(perm, storage_options, send_credentials=send_credentials)
-    ranges = cut(perm, num_tasks or default_tasks(perm))
+    if num_tasks is None:
+        sizes = row_bytes_of(perm), LEAST_BYTES, MOST_BYTES
+        num_tasks = task_count(perm.num_rows, *sizes)
+    ranges = cut(perm, num_tasks)
     if "://" in address:
         write_remotely(writing, Place(address, storage_options), ranges, progress)
     else:
         write_locally(writing, Path(os.path.abspath(address)), ranges, progress)  # noqa: PTH100
-
-
-def default_tasks(perm: Permutation) -> int:
-    """Return into how many tasks the rows are cut."""
-    row_bytes = row_bytes_of(perm)
-    if row_bytes is None:
-        return task_count(perm.num_rows, LEAST_ROWS, MOST_ROWS)
-    return task_count(perm.num_rows * row_bytes, LEAST_BYTES, MOST_BYTES)
 
 
 class Writing:

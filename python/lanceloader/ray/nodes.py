@@ -7,6 +7,9 @@ __all__ = ["connect", "task_count"]
 TASKS_PER_CPU = 4
 """So many that CPUs end at about the same time."""
 
+LEAST_ROWS, MOST_ROWS = 10_000, 1 << 20
+"""The rows of a task where the bytes of a row are unknown."""
+
 
 def connect() -> None:
     """Connect to the cluster, or start one on this machine, unless this process is connected."""
@@ -24,13 +27,19 @@ def count_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def task_count(total: int, least: int, most: int) -> int:
-    """Return into how many tasks to cut some work.
+def task_count(
+    num_rows: int, row_bytes: int | None, least_bytes: int, most_bytes: int
+) -> int:
+    """Return into how many tasks to cut some rows.
 
     Args:
-        total: The amount of all work.
-        least: The least for one task, if there is as much.
-        most: The most for one task.
+        num_rows: The number of rows.
+        row_bytes: The bytes of a row, or ``None`` if they are unknown.
+        least_bytes: The least bytes of rows for a task, if there are as many.
+        most_bytes: The most bytes of rows for a task.
     """
+    total, least, most = num_rows, LEAST_ROWS, MOST_ROWS
+    if row_bytes is not None:
+        total, least, most = num_rows * row_bytes, least_bytes, most_bytes
     size = min(max(total // (count_cpus() * TASKS_PER_CPU), least), most)
     return max(1, -(-total // size))

@@ -60,10 +60,9 @@ def read(
 
     from lanceloader.ray.datasource import PermutationDatasource
 
-    row_bytes = row_bytes_of(perm)
-    if row_bytes is not None and options.get("override_num_blocks") is None:
-        size = perm.num_rows * row_bytes
-        options["override_num_blocks"] = task_count(size, LEAST_BYTES, MOST_BYTES)
+    if options.get("override_num_blocks") is None:
+        sizes = row_bytes_of(perm), LEAST_BYTES, MOST_BYTES
+        options["override_num_blocks"] = task_count(perm.num_rows, *sizes)
     recipe = Recipe.of(perm, send_credentials=send_credentials)
     dataset = ray.data.read_datasource(PermutationDatasource(perm, recipe), **options)
     if preserve_order:
