@@ -21,6 +21,7 @@ import scenarios.lance_torch
 import scenarios.orders
 import scenarios.packing
 import scenarios.storage
+import scenarios.streaming
 import scenarios.tables
 import scenarios.wide
 import scenarios.workers
@@ -39,6 +40,7 @@ EXPERIMENTS = {
     scenarios.tables.TABLES: scenarios.tables.run_tables,
     scenarios.against.PEERS: scenarios.against.run,
     scenarios.packing.PACKING: scenarios.packing.run,
+    scenarios.streaming.STREAMING: scenarios.streaming.run,
     scenarios.lance_torch.DROP_IN: scenarios.lance_torch.run,
     scenarios.tables.CURVES: scenarios.tables.run_curves,
     scenarios.tables.GROWTH: scenarios.tables.run_growth,

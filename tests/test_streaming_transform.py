@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import tables
 from lanceloader.streaming import StreamingDataset
-from lanceloader.streaming.prefetch import BufferedBytes
+from lanceloader.streaming.buffered_bytes import BufferedBytes
 from streaming_datasets import (
     ids_of,
     next_rows,

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 from harness.tables import BenchTable
 from torch.utils.data import DataLoader
 
-from peers import records
+from peers import OURS, records
 from peers.torch_loop import as_it_is
 
 # What lancedb may use to sort an epoch: its 100 MB by default do not do for five million rows.
@@ -60,6 +61,36 @@ def batches(
             multiprocessing_context="spawn" if num_workers else None,
         ):
             yield records.from_items(table.name, batch)
+
+
+def two_splits(
+    table: BenchTable, seed: int, *, library: str, num_workers: int, is_columnar: bool
+) -> Iterator[Any]:
+    """Epoch after epoch of two splits: rows as Python objects, or as Arrow data."""
+    module = importlib.import_module(f"{library}.streaming")
+    options: dict[str, Any] = {}
+    collate: Any = as_it_is
+    if is_columnar:
+        # lancedb's transforms return rows; batches of one row are the closest to columns.
+        is_ours = library == OURS
+        options["transform"] = as_it_is if is_ours else one_row_batches
+        collate = None if is_ours else pa.Table.from_batches
+    for epoch in itertools.count():
+        dataset = dataset_of(
+            module, table, seed, epoch, num_splits=2,
+            read_batch_size=table.batch_size, **options,
+        )  # fmt: skip
+        yield from module.StreamingDataLoader(
+            dataset,
+            batch_size=table.batch_size,
+            collate_fn=collate,
+            num_workers=num_workers,
+            multiprocessing_context="spawn" if num_workers else None,
+        )
+
+
+def one_row_batches(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    return [batch.slice(at, 1) for at in range(batch.num_rows)]
 
 
 def dataset_of(

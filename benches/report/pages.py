@@ -17,6 +17,7 @@ from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
 from scenarios.storage import STORAGE
+from scenarios.streaming import STREAMING
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
 from scenarios.wide import COLUMNS, FRAGMENTS, LATER_BATCHES
 from scenarios.workers import WORKERS
@@ -77,6 +78,12 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
     PACKING: ("Packing tokens", [
         ("tokens/s", "tokens_per_s", 1, ",.0f"),
         ("fill, %", "fill", 100, ".1f"),
+    ]),
+    STREAMING: ("StreamingDataset of two splits, with the same arguments", [
+        RATE,
+        FIRST_S,
+        ("MiB", "peak_bytes", *MIBS),
+        ("anonymous", "peak_anonymous_bytes", *MIBS),
     ]),
     DROP_IN: ("The names of lance.torch", [
         ("lance.torch, rows/s", OF_THEIRS, 1, ",.0f"),

@@ -55,8 +55,9 @@ class StreamingDataset(
     of a multiple of ``num_splits`` rows is the same set of rows for any number of ranks and
     workers, and a ``state_dict`` of one topology resumes in another.
 
-    Threads read ahead, ``read_batch_size`` rows of a split at a time, and other threads
-    transform. Only one iterator may be live at a time. Progress persists: the next iterator
+    Rows are read ahead, and threads transform ``read_batch_size`` rows of a split at a time.
+    Without a transform, ``StreamingDataLoader`` makes tensors from columns, if its
+    ``collate_fn`` is torch's default. Only one iterator may be live at a time. Progress persists: the next iterator
     continues where the last one stopped, and ``set_epoch`` and ``reset`` start again.
 
     Datasets can be pickled, deep-copied and sent to workers of any start method. A pickle that
@@ -122,13 +123,18 @@ class StreamingDataset(
             rank: The rank of this process, in ``range(world_size)``.
             world_size: The number of processes that train together.
             read_batch_size: The number of rows per read.
-            io_queue_depth: The number of concurrent reads per split.
+            io_queue_depth: The number of concurrent reads per split, where the core does not read
+                ahead itself: of tables that only their own library reads, where rows may be left
+                out, with packing, and with ``max_buffered_bytes``.
             columns: The columns to read; by default all.
             shuffle_clump_size: The number of neighbouring rows that stay together in the
                 shuffle. A higher number makes reads cheaper and the order less random.
             filter: An SQL expression that selects rows.
             transform: Called with each ``pyarrow.RecordBatch``, in several threads at once;
-                returns one output per row. By default rows are dicts.
+                returns one output per row. By default rows are dicts. The result may also be a
+                tensor, an array, a ``pyarrow.RecordBatch``, or a dict of tensors and arrays, with
+                as many rows: ``StreamingDataLoader`` then joins whole columns, if its
+                ``collate_fn`` is torch's default.
             transform_parallelism: The number of concurrent transforms; by default the number of
                 CPUs.
             pack_sequences: The number of tokens per block. The only column must hold lists of
@@ -158,7 +164,8 @@ class StreamingDataset(
                 batch of one row; returns the row to yield.
             max_buffered_bytes: The limit of Arrow data that this process has read and not yet
                 yielded, in bytes or as a text such as ``"1GiB"``. One batch of each split is
-                always allowed.
+                always allowed. By default it is 256 MiB where the core does not read ahead
+                itself.
             tail: Yields all rows for any number of ranks and workers, without the rules of
                 division: each of ``n`` readers takes every ``n``-th row of one sequence. At the
                 end of the epoch, ``"pad"`` repeats rows from the beginning so that all readers

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from lanceloader.formats.torch import register
+from lanceloader.stages.concat import library_of
 from lanceloader.streaming.dataset import StreamingDataset
 from lanceloader.streaming.row_queue import is_columnar, rows_of
 
@@ -81,7 +81,7 @@ def collated(columns: Any) -> Any:
     """Return columns as collating their rows would."""
     if isinstance(columns, Mapping):
         return {name: collated(column) for name, column in columns.items()}
-    if isinstance(columns, np.ndarray):
+    if library_of(columns) == "numpy":
         if columns.dtype.kind not in "iufb":
             return default_collate(rows_of(columns))
         columns = torch.from_numpy(

@@ -6,23 +6,23 @@ the queues need no locks. An exception in a stage is raised in the consumer.
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from lanceloader.locations import RowLocation, name_rows
+from lanceloader.streaming.buffered_bytes import MAX_BYTES, BufferedBytes, new_deques
 from lanceloader.streaming.counters import Gauges
 from lanceloader.streaming.replaceable import namespace
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import pyarrow as pa
 
     from lanceloader.streaming.counters import Counters
-    from lanceloader.streaming.engine_reads import EngineReads
 
 # Seconds to wait for running reads and transforms when an iteration is closed. Calls that take
 # longer, such as a transform that hangs, are left in the background.
@@ -52,6 +52,13 @@ class RowStream(NamedTuple):
         return RowLocation(f"the batch at position {start}", name)
 
 
+class Reads(Protocol):
+    """Batches that the core reads ahead."""
+
+    def next_of(self, i: int) -> pa.RecordBatch:
+        """Return the next batch of stream ``i``."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Limits on the batches under way.
@@ -62,7 +69,8 @@ class Limits:
         transform_threads: Transforms at once.
         max_ready_rows: Rows of a stream that are transformed or being transformed.
         max_batches: Batches of a stream that the core has read and that were not yielded.
-        max_bytes: Bytes read and not yet yielded. One batch of each stream is always allowed.
+        max_bytes: Bytes read and not yet yielded; by default ``MAX_BYTES``, once their number is
+            known. One batch of each stream is always allowed.
     """
 
     batch_size: int
@@ -94,7 +102,7 @@ class PrefetchPipeline:
         transform: Callable[[int, pa.RecordBatch, RowLocation], list[Any]],
         new_queue: Callable[[], Any],
         counters: Counters,
-        reads: EngineReads | None = None,
+        reads: Reads | None = None,
     ) -> None:
         self.reads = reads
         self.streams = streams
@@ -114,9 +122,14 @@ class PrefetchPipeline:
         self.received = [0] * num_streams
         self.raw_rows = 0
         self.slots = namespace.threading.Semaphore(limits.transform_threads)
+        # The core limits what it reads ahead itself.
         self.buffered = None
-        if limits.max_bytes is not None:
-            self.buffered = BufferedBytes(limits.max_bytes, num_streams)
+        if reads is None:
+            self.buffered = BufferedBytes(
+                limits.max_bytes or MAX_BYTES,
+                num_streams,
+                is_default=limits.max_bytes is None,
+            )
         self.may_advance = [True] * num_streams
         """Whether a call may have ended, or may begin, since ``advance`` last looked."""
 
@@ -159,7 +172,7 @@ class PrefetchPipeline:
             reading.append((stream.first + start, future))
             self._advance_when_done(future, i)
 
-    def _fill_from_engine(self, i: int, reads: EngineReads) -> None:
+    def _fill_from_engine(self, i: int, reads: Reads) -> None:
         size = self.limits.batch_size
         while self.heads[i] < self.sizes[i]:
             waiting = len(self.raw[i]) + len(self.transforming[i])
@@ -347,57 +360,6 @@ class PrefetchPipeline:
                 len(left),
                 GRACE,
             )
-
-
-class BufferedBytes:
-    """The bytes of batches that were read and not yet yielded, held below a limit.
-
-    A read under way counts as much as batches had per row so far.
-    """
-
-    def __init__(self, max_bytes: int, num_streams: int) -> None:
-        self.max_bytes = max_bytes
-        self.held: list[deque[tuple[int, int]]] = new_deques(num_streams)
-        """Of each stream, where each batch ends and its bytes."""
-        self.pending = [0] * num_streams
-        """Of each stream, rows that are being read."""
-        self.num_bytes = 0
-        self.pending_rows = 0
-        self.seen_rows = 0
-        self.seen_bytes = 0
-
-    def reserve(self, i: int, num_rows: int) -> bool:
-        """Reserve bytes for a read of stream ``i``, and return whether there was room."""
-        is_idle = not self.held[i] and not self.pending[i]
-        per_row = self.seen_bytes / self.seen_rows if self.seen_rows else None
-        rows = self.pending_rows + num_rows
-        if not is_idle and (
-            per_row is None or self.num_bytes + rows * per_row > self.max_bytes
-        ):
-            return False
-        self.pending[i] += num_rows
-        self.pending_rows += num_rows
-        return True
-
-    def add(self, i: int, end: int, batch: Any) -> None:
-        """Replace a reservation by the batch that was read, whose rows end at ``end``."""
-        self.held[i].append((end, batch.nbytes))
-        self.num_bytes += batch.nbytes
-        self.pending[i] -= batch.num_rows
-        self.pending_rows -= batch.num_rows
-        self.seen_rows += batch.num_rows
-        self.seen_bytes += batch.nbytes
-
-    def release(self, i: int, position: int) -> None:
-        """Release the batches of stream ``i`` that end at or before ``position``."""
-        held = self.held[i]
-        while held and held[0][0] <= position:
-            self.num_bytes -= held.popleft()[1]
-
-
-def new_deques(count: int) -> list[deque[Any]]:
-    """Return empty deques."""
-    return [deque() for _ in range(count)]
 
 
 def is_executor(pool: Any, entered: Any) -> bool:

@@ -141,14 +141,14 @@ class RowRounds:
             yield from in_lists(self.items(pipeline), size)
             return
         while True:
-            parts = [self._take_rows(pipeline, i, size // turns) for i in range(turns)]
+            parts = [self._next_rows(pipeline, i, size // turns) for i in range(turns)]
             if len(parts[0]) == 0:
                 return
             last = turns - 1
             self._record(pipeline, self.samples[last] + pipeline.consumed[last])
             yield interleaved([concat(part) for part in parts])
 
-    def _take_rows(
+    def _next_rows(
         self, pipeline: PrefetchPipeline, i: int, num_rows: int
     ) -> list[Any]:
         """Return the next rows of a split, in parts."""

@@ -1,0 +1,205 @@
+"""Columns in ``lanceloader.streaming``: batches whose rows are not made one by one."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import itertools
+import weakref
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+import tables
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lanceloader.formats.python import LazyRows, rows
+from lanceloader.streaming import StreamingDataLoader, StreamingDataset
+from lanceloader.streaming.progress import counts_after
+from streaming_datasets import ids_of, theirs
+from torch.utils.data import DataLoader, default_collate
+
+COLUMNS = ["id", "x", "label"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    database = lancedb.connect(tmp_path_factory.mktemp("db"))
+    return database.create_table("t", tables.narrow(100))
+
+
+def matrix(batch):
+    return torch.from_numpy(np.stack([batch["id"], batch["x"]], 1))
+
+
+def vector(batch):
+    return np.array(batch["x"])
+
+
+def columns(batch):
+    return {"id": torch.tensor(batch["id"].to_pylist()), "x": np.array(batch["x"])}
+
+
+TRANSFORMS = [None, matrix, vector, columns]
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            equal(one[name], other[name]) for name in one
+        )
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def reference(transform):
+    """Return a transform for LanceDB with the same rows."""
+    if transform is not columns:
+        return transform
+
+    def in_rows(batch):
+        made = columns(batch)
+        return [
+            dict(zip(made, row, strict=True))
+            for row in zip(*made.values(), strict=True)
+        ]
+
+    return in_rows
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("num_splits", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 33])
+def test_batches_are_those_of_collated_rows(
+    shared, transform, num_splits, batch_size, monkeypatch
+):
+    options = {"num_splits": num_splits, "columns": COLUMNS, "read_batch_size": 8}
+    dataset = StreamingDataset(shared, transform=transform, **options)
+    plain = theirs.StreamingDataset(shared, transform=reference(transform), **options)
+    wanted = iter(DataLoader(plain, batch_size=batch_size))
+    for batch in StreamingDataLoader(dataset, batch_size=batch_size):
+        assert equal(batch, next(wanted))
+        assert dataset.state_dict() == plain.state_dict()
+    assert next(wanted, None) is None
+    assert dataset.consumed_rows == plain.consumed_rows
+    assert dataset.unscanned_rows == 0
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS[1:])
+def test_other_collate_functions_get_rows(shared, transform):
+    options = {"num_splits": 2, "columns": COLUMNS}
+    dataset = StreamingDataset(shared, transform=transform, **options)
+    loader = StreamingDataLoader(dataset, batch_size=4, collate_fn=lambda rows: rows)
+    batch = next(iter(loader))
+    assert type(batch) is list
+    single = StreamingDataset(shared, transform=transform, **options)
+    assert equal(
+        default_collate(batch), default_collate(list(itertools.islice(single, 4)))
+    )
+
+
+@pytest.mark.parametrize("num_splits", [1, 2])
+def test_arrow_batches(shared, num_splits):
+    options = {"num_splits": num_splits, "read_batch_size": 8}
+    ids = list(StreamingDataset(shared, transform=ids_of, **options))
+    dataset = StreamingDataset(shared, transform=lambda batch: batch, **options)
+    found = list(StreamingDataLoader(dataset, batch_size=6))
+    assert all(isinstance(batch, pa.RecordBatch) for batch in found)
+    assert [id_ for batch in found for id_ in ids_of(batch)] == ids
+    dataset.reset()
+    assert [ids_of(row) for row in dataset] == [[id_] for id_ in ids]
+
+
+def test_columns_of_different_lengths_are_refused(shared):
+    def uneven(batch):
+        return {"a": torch.zeros(batch.num_rows), "b": torch.zeros(1)}
+
+    with pytest.raises(ValueError, match="one output row per input row"):
+        list(StreamingDataset(shared, transform=uneven))
+
+
+@pytest.mark.parametrize("transform", [matrix, columns])
+@pytest.mark.parametrize("num_splits", [1, 2])
+def test_workers_send_no_more_than_a_batch(shared, transform, num_splits):
+    """A view would be sent with the whole tensor that it is a part of."""
+    dataset = StreamingDataset(shared, num_splits=num_splits, transform=transform)
+    for batch in StreamingDataLoader(dataset, batch_size=10):
+        each = batch["id"] if isinstance(batch, dict) else batch
+        assert each.untyped_storage().nbytes() == each.nbytes
+
+
+@pytest.mark.parametrize("transform", [None, ids_of])
+def test_a_slow_consumer_does_not_make_the_epoch_wait_in_memory(db, transform):
+    table = db.create_table("t", pa.table({"id": range(20_000)}))
+    dataset = StreamingDataset(
+        table, num_splits=2, transform=transform, transform_parallelism=2
+    )
+    for k, _ in enumerate(dataset):
+        assert 20_000 - dataset.unscanned_rows - k <= 2_000
+
+
+def test_a_collated_batch_is_freed_at_once():
+    batch = pa.record_batch({"x": [1, 2, 3]})
+    lazy = LazyRows(batch, rows)
+    alive = weakref.ref(lazy)
+    gc.disable()
+    try:
+        first = lazy[0]
+        assert first is lazy[0]
+        del first
+        assert default_collate(lazy)["x"].tolist() == [1, 2, 3]
+        del lazy
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(0, 100))
+def test_the_split_that_is_furthest_behind_is_next(samples, num_rows):
+    heap = [(count, i) for i, count in enumerate(samples)]
+    heapq.heapify(heap)
+    for _ in range(num_rows):
+        count, i = heap[0]
+        heapq.heapreplace(heap, (count + 1, i))
+    assert counts_after(samples, num_rows) == [
+        count for _, count in sorted((i, count) for count, i in heap)
+    ]
+
+
+KINDS = [
+    pa.array([1, None, 3], pa.int8()),
+    pa.array([1.5, None, float("inf")], pa.float32()),
+    pa.array([True, None, False]),
+    pa.array(["a", None, "é"]),
+    pa.array([b"a", None, b""], pa.large_binary()),
+    pa.array([[1.5, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
+    pa.array([[1.5, 2], None, [5, 6]], pa.list_(pa.float32(), 2)),
+    pa.array([[1, 2], [3, None], [5, 6]], pa.list_(pa.uint8(), 2)),
+    pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float16(), 2)),
+    pa.array([[], [], []], pa.list_(pa.int64(), 0)),
+    pa.array([[True, False], [True, True], [False, False]], pa.list_(pa.bool_(), 2)),
+    pa.array([[1], None, [1, 2]]),
+    pa.array([{"a": 1}, None, {"a": 2}]),
+    pa.array([0, 1, None], pa.timestamp("us")),
+]
+
+
+@pytest.mark.parametrize("column", KINDS, ids=lambda column: str(column.type))
+def test_rows_are_those_of_pyarrow(column):
+    data = {"x": column, "it's \\ \n\"": column, "class": column}
+    batch = pa.record_batch(data)
+    assert rows(batch) == batch.to_pylist()
+    assert rows(batch.slice(1)) == batch.slice(1).to_pylist()
+    assert rows(batch.slice(3)) == []
+    types = [type(value) for row in rows(batch) for value in row.values()]
+    assert types == [type(value) for row in batch.to_pylist() for value in row.values()]
+
+
+def test_rows_without_columns_or_with_many():
+    many = pa.record_batch({f"c{k}": [k] for k in range(1000)})
+    assert rows(many) == many.to_pylist()
+    none = pa.record_batch({"x": [1, 2]}).select([])
+    assert rows(none) == none.to_pylist()
+    twice = pa.RecordBatch.from_arrays([pa.array([1])] * 2, names=["x", "x"])
+    assert rows(twice) == twice.to_pylist()
