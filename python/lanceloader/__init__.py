@@ -13,6 +13,7 @@ from lanceloader._permutation import (
     open,  # noqa: A004
 )
 from lanceloader._table_info import ColumnInfo, IndexInfo, TableInfo, table_info
+from lanceloader.blob_files import BlobFile
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.formats.ragged import Ragged
@@ -60,6 +61,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BatchGenerator",
+    "BlobFile",
     "ColumnInfo",
     "ErrorOptions",
     "Fold",

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
     from lanceloader.sources import Source
 
-__all__ = ["RowLocation", "list_numbers", "location_of_rows", "name_rows", "noting"]
+__all__ = [
+    "RowLocation",
+    "add_note",
+    "list_numbers",
+    "location_of_rows",
+    "name_rows",
+    "noting",
+]
 
 MOST = 8
 """The most rows to list one by one."""

@@ -139,6 +139,7 @@ def to_state(perm: RowVerbs) -> dict[str, Any]:
         "branch": source.branch,
         "rows": perm.unsliced_order,
         "is_shard": perm.is_shard,
+        "file_columns": perm.file_columns,
         "randomness": perm.randomness,
         "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": plan is not None,
@@ -213,6 +214,7 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
         reopen_expressions(perm, state)
     perm.read_options = state.get("read_options", perm.read_options)
     perm.is_shard = state.get("is_shard", False)
+    perm.file_columns = state.get("file_columns", ())
     perm.randomness = state.get("randomness", (0, 0))
     perm.order = perm.sliced_order(perm.offset, perm.limit)
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.engine import ROW_ID
 from lanceloader.options import ReadOptions
 from lanceloader.transport.workers import attach
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lanceloader.sources import RowReader, Source
 
 __all__ = ["DEFAULT_BATCH_SIZE", "View"]
+
+CHANGE_READER = ("selection", "source", "read_options", "file_columns")
+"""The attributes that the reader depends on."""
 
 DEFAULT_BATCH_SIZE = 100
 """The default number of rows in a batch, the same as in LanceDB."""
@@ -49,6 +53,8 @@ class View:
     """The reader of the selected columns, by process; copies that read the same share it."""
     randomness: tuple[int, int] = (0, 0)
     """The seed and the epoch of random transforms: those of the last shuffle or sample."""
+    file_columns: tuple[str, ...] = ()
+    """The blob columns of the table that are read as files; their row ids are read in their places."""
     is_shard: bool = False
     """Whether these are the rows of one rank already, so that a loader must not shard them again."""
     _warm: RowReader | None = None
@@ -95,7 +101,7 @@ class View:
         """Return a copy with changed attributes, which shares the reader if that still applies."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__ | changes)
-        if not changes.keys().isdisjoint(("selection", "source", "read_options")):
+        if not changes.keys().isdisjoint(CHANGE_READER):
             new._opened = {}
         return new
 
@@ -130,7 +136,11 @@ class View:
         reader = self._opened.get(pid)
         if reader is None:
             attach()
-            opened = self.source.reader(list(self.selection.items()), self.read_options)
+            columns = [
+                (name, ROW_ID if column in self.file_columns else column)
+                for name, column in self.selection.items()
+            ]
+            opened = self.source.reader(columns, self.read_options)
             # Another thread may have been faster; one reader keeps the packed rows for all.
             reader = self._opened.setdefault(pid, opened)
             for inherited in [other for other in self._opened if other != pid]:

@@ -34,7 +34,7 @@ from lanceloader.monitor.progress import check_bar, progress_over
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.values import as_storable, canonical, listed
-from lanceloader.verbs.columns import ColumnVerbs
+from lanceloader.verbs.blobs import BlobVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ ENGINE_BATCH_SIZE = 8192
 """The number of rows in a batch of ``batch_size`` 0, as in LanceDB."""
 
 
-class ReadVerbs(ColumnVerbs):
+class ReadVerbs(BlobVerbs):
     """Methods that choose a format, iterate, take rows by position, and read all rows."""
 
     def with_format(
@@ -254,6 +254,10 @@ class ReadVerbs(ColumnVerbs):
 
         Batches have a few megabytes, at any size of the rows, or as many rows as functions get.
         """
+        if self.has_files:
+            raise FormatError(
+                'Arrow data cannot hold the files of with_blobs("files"): call with_blobs("bytes") first'
+            )
         if steps_of(self.transform_fn):
             view = self.with_format("arrow")
             yield from progress_over(
@@ -307,6 +311,8 @@ class ReadVerbs(ColumnVerbs):
         register_batches()
         taken = self._take_native(indices)
         transform = self.transform_fn
+        if self.has_files:
+            return self._converted(taken, indices)
         if transform is Transforms.arrow2python or is_format(transform, "torch"):
             return LazyRows(self._record_batch(taken), transform)
         batch = self._converted(taken, indices)
@@ -510,7 +516,7 @@ class ReadVerbs(ColumnVerbs):
         """
         reader = self.open_reader()
         transform = self.transform_fn
-        if not is_torch(transform):
+        if self.has_files or not is_torch(transform):
             return reader
         key = transform, by_column
         known = self._format_reader
@@ -536,6 +542,9 @@ class ReadVerbs(ColumnVerbs):
         """Return the function from a raw batch to a batch in the format."""
         convert = native_of(self.transform_fn)
         transform = self.transform_fn
+
+        if self.has_files:
+            return lambda batch: self.with_files(self._record_batch(batch))
 
         def to_format(batch: Any) -> Any:
             if convert is not None and isinstance(batch, _native.Batch):
