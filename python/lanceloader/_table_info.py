@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader._html import table_of
 from lanceloader.engine import LancedbEngine, PylanceEngine, engine_of_uri
 from lanceloader.errors import UnsupportedError
+from lanceloader.features import extension_of, features_of, text_of_feature
 from lanceloader.sources import open_source
 from lanceloader.sources.engine_source import EngineSource
 from lanceloader.sources.native import LanceSource, NativeSource
@@ -34,6 +35,9 @@ class ColumnInfo:
         nullable: Whether it may hold nulls.
         is_native: Whether the native reader reads it.
         reason: Why not, if it does not.
+        feature: What the values mean, if the schema says so: a feature of Hugging Face's
+            ``datasets``, as in ``"Image"`` or ``"ClassLabel(cat, dog)"``; or the name of an Arrow
+            extension type, as in ``"lance.json"``.
     """
 
     name: str
@@ -41,6 +45,12 @@ class ColumnInfo:
     nullable: bool
     is_native: bool
     reason: str | None = None
+    feature: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The type, and what the values mean."""
+        return self.type if self.feature is None else f"{self.type}: {self.feature}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class TableInfo:
 
     def _repr_html_(self) -> str:
         columns = (
-            [escape(column.name), escape(str(column.type))] for column in self.columns
+            [escape(column.name), escape(column.description)] for column in self.columns
         )
         facts = (
             [escape(name.replace("_", " ")), escape(str(value))]
@@ -189,6 +199,7 @@ _UNKNOWN: dict[str, Any] = {
 
 def _columns_of(source: Source) -> tuple[ColumnInfo, ...]:
     schema = source.schema
+    features = features_of(schema)
     reasons: dict[str, str | None] = dict.fromkeys(schema.names)
     if isinstance(source, NativeSource):
         pairs = [(name, name) for name in schema.names]
@@ -203,6 +214,7 @@ def _columns_of(source: Source) -> tuple[ColumnInfo, ...]:
             field.nullable,
             reasons[field.name] is None,
             reasons[field.name],
+            text_of_feature(features.get(field.name)) or extension_of(field),
         )
         for field in schema
     )

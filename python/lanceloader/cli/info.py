@@ -58,7 +58,7 @@ def info(
         [
             (
                 column.name,
-                column.type,
+                column.description,
                 "yes" if column.nullable else "no",
                 "lanceloader" if column.is_native else "the table's own library",
             )

@@ -12,7 +12,8 @@ from lanceloader.formats import name_of
 from lanceloader.formats.functions import steps_of
 from lanceloader.numbers import numpy_of
 from lanceloader.sources import ComputedSource, LanceSource
-from lanceloader.verbs.columns import ColumnVerbs, check_names
+from lanceloader.verbs.columns import check_names
+from lanceloader.verbs.features import FeatureVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ FORMATS = ("python", "python_col", "numpy_dict", "torch_dict")
 """The formats that can hold files."""
 
 
-class BlobVerbs(ColumnVerbs):
+class BlobVerbs(FeatureVerbs):
     """The method that chooses how large values are read."""
 
     def with_blobs(self, blobs: Blobs, columns: Sequence[str] | None = None) -> Self:
