@@ -17,6 +17,7 @@ from lanceloader.blob_files import BlobFile
 from lanceloader.compat_lancedb.builder import PermutationBuilder, permutation_builder
 from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.formats.ragged import Ragged
+from lanceloader.images import ImageOptions, image
 from lanceloader.loader.groups import ErrorOptions, RankOptions
 from lanceloader.loader.loader import Loader
 from lanceloader.mixing import Mixture, mix
@@ -65,6 +66,7 @@ __all__ = [
     "ColumnInfo",
     "ErrorOptions",
     "Fold",
+    "ImageOptions",
     "IndexInfo",
     "Loader",
     "Mixture",
@@ -82,6 +84,7 @@ __all__ = [
     "__version__",
     "cache",
     "errors",
+    "image",
     "install",
     "mix",
     "open",

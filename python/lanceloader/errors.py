@@ -14,6 +14,7 @@ __all__ = [
     "CorruptFileError",
     "DegradedWarning",
     "FormatError",
+    "ImageError",
     "InternalError",
     "LanceloaderError",
     "StorageDeniedError",
@@ -95,6 +96,24 @@ class CorruptFileError(LanceloaderError):
 
 class FormatError(LanceloaderError, TypeError):
     """A format cannot hold a column. The message names the column, its type and alternatives."""
+
+
+class ImageError(LanceloaderError, ValueError):
+    """An image could not be decoded: its file is broken, too large or of another kind.
+
+    The message names the column and the reason, and a note the row. In a loader, ``on_error``
+    decides what becomes of such rows.
+
+    Attributes:
+        row_in_batch: The position of the row in its batch.
+    """
+
+    def __init__(self, message: str, row_in_batch: int = 0) -> None:
+        super().__init__(message)
+        self.row_in_batch = row_in_batch
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, int]]:
+        return type(self), (str(self), self.row_in_batch)
 
 
 class UnsupportedError(LanceloaderError, NotImplementedError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex
 
 from lanceloader.numbers import count
 
-__all__ = ["World", "is_starting"]
+__all__ = ["World", "is_starting", "num_cpus", "num_workers"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +124,17 @@ def is_starting() -> bool:
     An exception then ends the process without a message to its parent.
     """
     return hasattr(multiprocessing.current_process(), "_inheriting")
+
+
+def num_cpus() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def num_workers() -> int:
+    """Return the number of worker processes of torch's ``DataLoader`` beside this one, or 1."""
+    data = sys.modules.get("torch.utils.data")
+    info = None if data is None else data.get_worker_info()
+    return 1 if info is None else int(info.num_workers)

@@ -21,6 +21,7 @@ from lanceloader.formats._types import (
     unwrapped,
     zero_of,
 )
+from lanceloader.formats.decoding import is_images
 from lanceloader.formats.ragged import Ragged
 from lanceloader.values import is_bfloat16, plain
 
@@ -130,6 +131,8 @@ class _Converter:
         """Convert a column and treat its nulls according to the policy."""
         import pyarrow as pa
 
+        if is_images(field) and pa.types.is_struct(column.type):
+            return self.images(path, column)
         column = unwrapped(field, column)
         if pa.types.is_null(column.type) or (
             column.null_count and not pa.types.is_struct(column.type)
@@ -146,6 +149,23 @@ class _Converter:
         if order is None:
             return values
         return self.library.permuted(values, [0, *(axis + 1 for axis in order)])
+
+    def images(self, path: str, column: pa.Array) -> list[Any]:
+        """Return images of different sizes as a list, with ``None`` for nulls if they are allowed."""
+        if self.nulls == "error" and column.null_count:
+            message = (
+                f"column `{path}` has {column.null_count} nulls in {len(column)} rows: pass "
+                '`nulls="mask"` for None in their place, or filter the rows with '
+                f'"{path} IS NOT NULL"'
+            )
+            raise FormatError(message)
+        data, shapes = column.field("data"), column.field("shape").to_pylist()
+        return [
+            self.library.array(data.slice(at, 1).flatten()).reshape(shapes[at])
+            if column[at].is_valid
+            else None
+            for at in range(len(column))
+        ]
 
     def without_nulls(self, path: str, field: pa.Field, column: pa.Array) -> pa.Array:
         """Return a column whose nulls are replaced by the fill value, or by a zero."""

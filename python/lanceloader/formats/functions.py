@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.errors import FormatError
 from lanceloader.formats._rows import values_of
+from lanceloader.formats.decoding import Decode
 from lanceloader.formats.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader._typing import Transform
+    from lanceloader.randomness import RowKeys
 
-__all__ = ["Mapped", "Step", "batch_of", "mapped_transform", "steps_of"]
+__all__ = [
+    "Mapped",
+    "Step",
+    "batch_of",
+    "decodes",
+    "draws",
+    "mapped_transform",
+    "steps_of",
+]
 
 
 @dataclass(frozen=True)
@@ -119,31 +129,46 @@ class Mapped:
     """A transform that calls functions before it converts a batch to its format.
 
     Attributes:
-        steps: The functions, in order.
+        steps: The functions, in order, and columns that are decoded.
         transform: The transform to the format.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step | Decode, ...]
     transform: Transform
 
-    def __call__(self, batch: pa.RecordBatch) -> Any:
+    def __call__(self, batch: pa.RecordBatch, keys: RowKeys | None = None) -> Any:
         """Return the mapped batch in its format."""
-        return self.transform(self.mapped(batch))
+        return self.transform(self.mapped(batch, keys))
 
-    def mapped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def mapped(
+        self, batch: pa.RecordBatch, keys: RowKeys | None = None
+    ) -> pa.RecordBatch:
         """Return the batch after all functions."""
         for step in self.steps:
-            batch = step(batch)
+            batch = step(batch, keys) if isinstance(step, Decode) else step(batch)
         return batch
 
 
-def steps_of(transform: Transform) -> tuple[Step, ...]:
+def steps_of(transform: Transform) -> tuple[Step | Decode, ...]:
     """Return the functions that a transform calls before it converts a batch."""
     return transform.steps if isinstance(transform, Mapped) else ()
 
 
+def decodes(transform: Transform) -> bool:
+    """Return whether a transform decodes columns."""
+    return any(isinstance(step, Decode) for step in steps_of(transform))
+
+
+def draws(transform: Transform) -> bool:
+    """Return whether a transform needs the keys of the rows, as what it decodes is random."""
+    return any(isinstance(step, Decode) and step.draws for step in steps_of(transform))
+
+
 def mapped_transform(
-    old: Transform, *, transform: Transform | None = None, step: Step | None = None
+    old: Transform,
+    *,
+    transform: Transform | None = None,
+    step: Step | Decode | None = None,
 ) -> Transform:
     """Return a transform with the functions of another one.
 

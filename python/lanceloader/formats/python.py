@@ -7,6 +7,7 @@ import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.formats.decoding import images_of, is_images
 from lanceloader.numbers import numpy_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ MAX_DISPLAY = 256
 
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Return a list with one dict per row. Every value is copied."""
+    if any(map(is_images, batch.schema)):
+        named = columns(batch)
+        return [
+            {name: column[at] for name, column in named.items()}
+            for at in range(batch.num_rows)
+        ]
     names = tuple(batch.schema.names)
     if not 0 < len(names) <= MAX_DISPLAY or len(set(names)) < len(names):
         found: list[dict[str, Any]] = batch.to_pylist()
@@ -61,9 +68,14 @@ def values_of(column: pa.Array) -> list[Any]:
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
-    """Return a dict with one list per column. Every value is copied."""
-    values: dict[str, list[Any]] = batch.to_pydict()
-    return values
+    """Return a dict with one list per column. Every value but decoded images is copied."""
+    if not any(map(is_images, batch.schema)):
+        values: dict[str, list[Any]] = batch.to_pydict()
+        return values
+    return {
+        field.name: images_of(column) if is_images(field) else column.to_pylist()
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+    }
 
 
 class Row(dict[str, Any]):

@@ -16,6 +16,7 @@ from lanceloader.errors import FormatError
 from lanceloader.formats._columns import Collated, check_nulls, gather_runs
 from lanceloader.formats._convert import Library, convert
 from lanceloader.formats._types import as_integers, is_text
+from lanceloader.formats.decoding import is_images
 from lanceloader.formats.python import LazyRows, Row
 from lanceloader.formats.ragged import Ragged
 from lanceloader.values import bits_of, is_bfloat16, plain
@@ -242,6 +243,8 @@ def tensor_of(
 
 def row_values(field: pa.Field, column: pa.Array) -> Any:
     """Return a sequence with the value of each row of a column."""
+    if is_images(field):
+        return convert_column(field, column)
     values = plain(column)
     kind = values.type
     if is_text(kind) and not is_bfloat16(field):

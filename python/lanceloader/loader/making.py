@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from lanceloader.formats import format_of, has_free_length, is_format
-from lanceloader.formats.functions import steps_of
+from lanceloader.formats.functions import decodes, draws, steps_of
 from lanceloader.loader.loader import Loader
 from lanceloader.loader.options import DEFAULTS, with_defaults
 from lanceloader.loader.steps import StepOptions
@@ -117,11 +117,14 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
     Raises:
         ValueError: If an option has no effect without another one.
     """
-    seed, draws = options["seed"], takes_rng(options["transform"])
+    seed = options["seed"]
+    if options["decode"] is not None:
+        source = with_decode(source, options["decode"])
+    is_drawn = takes_rng(options["transform"]) or draws(source.transform_fn)
     nulls, fill_value, pad = options["nulls"], options["fill_value"], options["pad"]
-    if seed is not None and not options["shuffle"] and not draws:
+    if seed is not None and not options["shuffle"] and not is_drawn:
         message = (
-            f"`seed`={seed!r} has no effect without a shuffle or a transform that takes `rng`: pass "
+            f"`seed`={seed!r} has no effect without a shuffle, a random crop or a transform that takes `rng`: pass "
             "shuffle=True, too"
         )
         raise ValueError(message)
@@ -145,6 +148,23 @@ def prepared(source: LoaderSource, options: LoaderOptions) -> LoaderSource:
             options["threads"],
         )
     )
+
+
+def with_decode(source: LoaderSource, decode: Any) -> LoaderSource:
+    """Return the source with decoded columns.
+
+    Raises:
+        ValueError: If it is no permutation.
+    """
+    verb = getattr(source, "with_decode", None)
+    if verb is None:
+        message = (
+            f"`decode` is not supported for a {type(source).__name__}, only for permutations: decode "
+            "in `transform`"
+        )
+        raise ValueError(message)
+    decoded: LoaderSource = verb(decode)
+    return decoded
 
 
 def world_of(source: LoaderSource, options: LoaderOptions) -> World | None:
@@ -217,7 +237,9 @@ def check_samplers(options: LoaderOptions) -> None:
         check_sampler(given[name], name)
         values: dict[str, Any] = {**options}
         for other, reason in excluded.items():
-            if other == "seed" and takes_rng(options["transform"]):
+            if other == "seed" and (
+                takes_rng(options["transform"]) or options["decode"]
+            ):
                 continue
             if values[other] != DEFAULTS_OF_ALL[other]:
                 message = (
@@ -264,6 +286,7 @@ def pipeline_of(source: LoaderSource, options: LoaderOptions) -> BatchPipeline:
         options["collate"],
         pin_memory=options["pin_memory"],
         device=options["device"],
+        decodes=decodes(source.transform_fn),
     )
     if pipeline.by_row and is_format(format_of(source.transform_fn), "torch_col"):
         message = (

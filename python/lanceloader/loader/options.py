@@ -13,10 +13,11 @@ from lanceloader.stages.transform import UNSET
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import SupportsIndex
 
     from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
+    from lanceloader.images import ImageOptions
     from lanceloader.stages.transform import OnError
 
 __all__ = [
@@ -52,6 +53,7 @@ class LoaderOptionsAfterSize(TypedDict, total=False):
     nulls: Nulls | None
     fill_value: Any
     pad: Pad | None
+    decode: Mapping[str, ImageOptions] | None
     transform: Callable[[Any], Any] | None
     transform_threads: SupportsIndex | None
     transform_timeout: float | None
@@ -103,6 +105,7 @@ DEFAULTS: LoaderOptions = {
     "nulls": None,
     "fill_value": None,
     "pad": None,
+    "decode": None,
     "transform": None,
     "transform_threads": None,
     "transform_timeout": None,

@@ -14,14 +14,16 @@ from lanceloader.stages.transform import UNSET
 from lanceloader.units.bucketed import BucketedUnits, TokenBudget
 from lanceloader.units.rows import RowUnits
 from lanceloader.units.sampled import SampledUnits
+from lanceloader.verbs.decoding import DecodeVerbs
 from lanceloader.verbs.options import OptionVerbs
 from lanceloader.verbs.rows import RowVerbs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
+    from lanceloader.images import ImageOptions
     from lanceloader.loader.groups import ErrorOptions, RankOptions
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadVerbs"]
 
 
-class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
+class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
     """Methods that load batches."""
 
     @with_hints("loader", INSTEAD_OF)
@@ -61,6 +63,7 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
         nulls: Nulls | None = None,
         fill_value: Any = None,
         pad: Pad | None = None,
+        decode: Mapping[str, ImageOptions] | None = None,
         transform: Callable[[Any], Any] | None = None,
         transform_threads: SupportsIndex | None = None,
         transform_timeout: float | None = None,
@@ -150,11 +153,13 @@ class LoadVerbs(PackVerbs, RowVerbs, OptionVerbs):
             nulls: How nulls are represented; see ``with_format``.
             fill_value: The value in place of nulls; see ``with_format``.
             pad: How lists are padded, as in ``pad={"tokens": 0}``; see ``with_format``.
+            decode: Columns of image files to decode, as in ``decode={"image": ll.image(224)}``; see
+                ``with_decode``.
             transform: A function of a batch in its format, which is called in threads. Its results
                 are yielded in place of the batches. If it has a parameter ``rng``, it is passed a
                 generator of random numbers keyed by row; see ``BatchGenerator``.
             transform_threads: The number of threads that convert and transform batches; by default
-                one per core with a ``transform`` or ``map``, and 0 without. With 0, the thread that
+                one per core with ``transform``, ``decode`` or ``map``, and 0 without. With 0, the thread that
                 requests a batch does both.
             transform_timeout: The most seconds for the transform of one batch; the iteration then
                 ends with ``TimeoutError``. Requires at least one thread.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader._extras import need
 from lanceloader.choices import check_function
+from lanceloader.formats.functions import decodes, draws
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
 from lanceloader.randomness import takes_rng
 from lanceloader.stages.transform import ErrorPolicy, transformed
 from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
+from lanceloader.world import num_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,13 +40,6 @@ def most_bytes_of(units: Units) -> int:
     """Return the most bytes of raw batches in transforms: half of ``memory_limit``."""
     limit = units.view.read_options.for_native()["memory_limit"]
     return MOST_BYTES if limit is None else int(limit) // 2
-
-
-def num_cpus() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_device(device: Any) -> None:
@@ -97,6 +91,7 @@ class BatchPipeline:
         *,
         pin_memory: bool,
         device: Any,
+        decodes: bool = False,
     ) -> Self:
         """Return a pipeline of checked arguments; see ``Permutation.loader``.
 
@@ -108,13 +103,15 @@ class BatchPipeline:
         """
         check_function("transform", transform)
         check_function("collate", collate)
-        if transform is None and (policy.on_error != "raise" or timeout is not None):
+        if not (decodes or transform) and (
+            policy.on_error != "raise" or timeout is not None
+        ):
             raise ValueError(
                 "`on_error` and `transform_timeout` have no effect without a transform: pass "
-                "`transform`, too"
+                "`transform`, too, or `decode`"
             )
         if threads is None:
-            num_threads = 0 if transform is None else num_cpus()
+            num_threads = num_cpus() if transform or decodes else 0
         else:
             num_threads = count(threads, "transform_threads")
         if timeout is not None and not isinstance(timeout, Real):
@@ -170,7 +167,8 @@ class BatchPipeline:
             first: The number of the first batch, for messages.
             stride: The difference between the numbers of a batch and the next one.
         """
-        if not self._is_called:
+        steps = units.view.transform_fn
+        if not (self._is_called or decodes(steps)):
             values = self._converted(raw, units, metrics, locations)
         else:
             transformed_batches = transformed(
@@ -183,7 +181,7 @@ class BatchPipeline:
                 first=first,
                 stride=stride,
                 locations=locations,
-                row_keys=locations.row_keys if self.draws else None,
+                row_keys=locations.row_keys if self.draws or draws(steps) else None,
                 num_bytes=lambda _: raw.num_bytes,
                 most_bytes=most_bytes_of(units),
             )
@@ -250,9 +248,11 @@ class BatchPipeline:
     def _call(self, units: Units, metrics: Metrics) -> Callable[..., Any]:
         """Return the function of a raw batch that threads call: convert, transform and collate.
 
-        If the transform draws, the second argument is what it draws from.
+        If the transform or the decoding draws, the second argument is what it draws from.
         """
         convert = metrics.timed("format", units.convert)
+        converts_with_keys = draws(units.view.transform_fn)
+        transforms_with_keys = self.draws
         transform = collate = None
         if self.transform is not None:
             function = drawing(self.transform) if self.draws else self.transform
@@ -261,9 +261,10 @@ class BatchPipeline:
             collate = metrics.timed("format", self.collate, "collate")
 
         def call(raw: Any, *keys: RowKeys) -> Any:
-            value = convert(raw)
+            value = convert(raw, *keys) if converts_with_keys else convert(raw)
             if transform is not None:
-                value = transform(value, *keys)
+                given = keys if transforms_with_keys else ()
+                value = transform(value, *given)
             return value if collate is None else collate(value)
 
         return call

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from lanceloader import _native
 from lanceloader.choices import check_function
+from lanceloader.errors import ImageError
 from lanceloader.locations import RowLocation
 from lanceloader.monitor.transform_counts import TransformCounts
 from lanceloader.stages.concat import concat, empty_like, num_rows_of
@@ -403,6 +404,9 @@ class _TransformStage:
         # An error of `num_rows` must not replace the error of the transform.
         with contextlib.suppress(Exception):
             num_rows = self.num_rows(batch)
+            if isinstance(error, ImageError):
+                location.note_row(error, error.row_in_batch)
+                return
             location.note(error, num_rows, more if num_rows > 1 else "")
 
     def outcome_by_policy(self, batch: Any, number: int) -> _Outcome:

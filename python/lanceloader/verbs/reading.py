@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import operator
 import sys
 from collections.abc import Mapping
@@ -26,12 +28,13 @@ from lanceloader.formats import (
     whole_of,
 )
 from lanceloader.formats._rows import is_stack_dataset, rows_of
-from lanceloader.formats.functions import mapped_transform, steps_of
+from lanceloader.formats.functions import draws, mapped_transform, steps_of
 from lanceloader.formats.python import LazyRows
 from lanceloader.locations import location_of_rows, noting
 from lanceloader.monitor.preparation import preparing
 from lanceloader.monitor.progress import check_bar, progress_over
-from lanceloader.numbers import count
+from lanceloader.numbers import count, numbers_of, numpy_of
+from lanceloader.randomness import RowKeys
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.values import as_storable, canonical, listed
 from lanceloader.verbs.blobs import BlobVerbs
@@ -239,7 +242,7 @@ class ReadVerbs(BlobVerbs):
                 self.source, self.order, positions, f"batch {number}"
             )
 
-        convert = without_stop_iteration(self.converter())
+        convert = without_stop_iteration(self._numbered_converter(size))
         with preparing([(reader, self.order)], progress):
             batches: Iterator[Any] = reader.load(self.order, size, skip_last_batch)
             counted = progress_over(
@@ -538,7 +541,7 @@ class ReadVerbs(BlobVerbs):
                 raise FormatError(str(error)) from None
         return cast("RowReader", formed)
 
-    def converter(self) -> Callable[[Any], Any]:
+    def converter(self) -> Callable[..., Any]:
         """Return the function from a raw batch to a batch in the format."""
         convert = native_of(self.transform_fn)
         transform = self.transform_fn
@@ -546,17 +549,53 @@ class ReadVerbs(BlobVerbs):
         if self.has_files:
             return lambda batch: self.with_files(self._record_batch(batch))
 
-        def to_format(batch: Any) -> Any:
+        def to_format(batch: Any, keys: RowKeys | None = None) -> Any:
             if convert is not None and isinstance(batch, _native.Batch):
                 return convert(batch)
-            return transform(self._record_batch(batch))
+            rows = self._record_batch(batch)
+            # Only decoding takes keys.
+            return (
+                transform(rows) if keys is None else cast("Any", transform)(rows, keys)
+            )
+
+        return to_format
+
+    def _row_keys(self, positions: Any) -> RowKeys:
+        """Return what random crops and flips of the rows at some positions draw from."""
+
+        def find() -> Any:
+            import numpy as np
+
+            places: Any
+            if isinstance(positions, range) and positions.step == 1:
+                start, stop = positions.start, positions.stop
+                places = numpy_of(numbers_of(self.order.offsets(start, stop)))
+            else:
+                places = [self.order.at(int(position)) for position in positions]
+            return *self.randomness, np.asarray(places, np.uint64)
+
+        return RowKeys(find)
+
+    def _numbered_converter(self, size: int) -> Callable[[Any], Any]:
+        """Return the converter of batches of ``size`` rows that come one after another."""
+        convert = self.converter()
+        if not draws(self.transform_fn):
+            return convert
+        starts = itertools.count(0, size)
+
+        def to_format(batch: Any) -> Any:
+            start = next(starts)
+            return convert(batch, self._row_keys(range(start, start + batch.num_rows)))
 
         return to_format
 
     def _converted(self, batch: Any, positions: Any) -> Any:
         """Return the batch of the rows at some positions in its format."""
         try:
-            return without_stop_iteration(self.converter())(batch)
+            convert: Callable[..., Any] = self.converter()
+            if draws(self.transform_fn):
+                convert = functools.partial(convert, keys=self._row_keys(positions))
+            return without_stop_iteration(convert)(batch)
         except Exception as error:
             location_of_rows(self.source, self.order, positions).note(
                 error, batch.num_rows

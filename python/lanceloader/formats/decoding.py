@@ -1,0 +1,135 @@
+"""Decoding of columns of images, between reading and the format: the step of ``with_decode``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.errors import ImageError
+from lanceloader.images import ImageOptions, decode_threads
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lanceloader.randomness import RowKeys
+
+__all__ = ["Decode", "images_of", "is_images"]
+
+MARK = b"lanceloader.image"
+"""The metadata of a field whose values are images that were decoded here."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """A step that decodes columns.
+
+    Attributes:
+        columns: The name and the options of each column.
+    """
+
+    columns: tuple[tuple[str, ImageOptions], ...]
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is random, so that it needs the keys of the rows."""
+        return any(options.is_random for _, options in self.columns)
+
+    def __call__(
+        self, batch: pa.RecordBatch, keys: RowKeys | None = None
+    ) -> pa.RecordBatch:
+        """Return the batch with decoded columns.
+
+        Raises:
+            ImageError: If an image is broken or too large.
+        """
+        for name, options in self.columns:
+            at = batch.schema.get_field_index(name)
+            drawn = None
+            if options.is_random:
+                if keys is None:
+                    raise AssertionError("random crops and flips need the keys of rows")
+                drawn = keys.of(f"image {name}")
+            column = decoded(batch.select([at]), name, options, drawn)
+            batch = batch.set_column(at, field_of(name, column), column)
+        return batch
+
+
+def decoded(column: pa.RecordBatch, name: str, options: ImageOptions, keys: Any) -> Any:
+    """Return the images of the only column of a batch as Arrow data.
+
+    They are tensors of a fixed shape, or structs of the data and the shape. Null images stay null.
+    """
+    import pyarrow as pa
+
+    num_rows = column.num_rows
+    blocks, sizes, nulls, faults = options.recipe.decode(
+        pa.Table.from_batches([column]), keys, decode_threads()
+    )
+    if faults:
+        row, reason = faults[0]
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        # Decoders end some of their messages with a line break.
+        raise ImageError(f"column `{name}`: {' '.join(reason.split())}{more}", row)
+    mask = None
+    if nulls:
+        flags = [False] * num_rows
+        for row in nulls:
+            flags[row] = True
+        mask = pa.array(flags)
+    kind = pa.uint8() if options.dtype == "uint8" else pa.float32()
+    buffers = [pa.py_buffer(block) for block in blocks]
+    width = kind.bit_width // 8
+    if options.size is None:
+        arrays = [
+            pa.Array.from_buffers(kind, len(buffer) // width, [None, buffer])
+            for buffer in buffers
+        ]
+        shapes = pa.array(
+            [list(options.shape(size)) for size in sizes], pa.list_(pa.int32(), 3)
+        )
+        ends = [0]
+        for array in arrays:
+            ends.append(ends[-1] + len(array))
+        values = pa.concat_arrays(arrays) if arrays else pa.array([], kind)
+        data = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values)
+        return pa.StructArray.from_arrays(
+            [data, shapes], names=["data", "shape"], mask=mask
+        )
+    shape = options.shape(options.size)
+    length = shape[0] * shape[1] * shape[2]
+    values = pa.Array.from_buffers(kind, num_rows * length, [None, buffers[0]])
+    rows = pa.FixedSizeListArray.from_arrays(values, length, mask=mask)
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(kind, shape), rows)
+
+
+def field_of(name: str, column: Any) -> pa.Field:
+    """Return the field of a decoded column."""
+    import pyarrow as pa
+
+    return pa.field(name, column.type, metadata={MARK: b"1"})
+
+
+def is_images(field: pa.Field) -> bool:
+    """Return whether a column holds images that were decoded here."""
+    return bool(field.metadata) and MARK in field.metadata
+
+
+def images_of(column: pa.Array) -> list[Any]:
+    """Return decoded images as a list of NumPy arrays, ``None`` for nulls."""
+    import pyarrow as pa
+
+    from lanceloader.numbers import numpy_of
+
+    images: list[Any] = []
+    is_fixed = not pa.types.is_struct(column.type)
+    for row in range(len(column)):
+        if not column[row].is_valid:
+            images.append(None)
+        elif is_fixed:
+            values = column.storage.slice(row, 1).flatten()
+            images.append(numpy_of(values).reshape(column.type.shape))
+        else:
+            data = column.field("data").slice(row, 1).flatten()
+            shape = column.field("shape")[row].as_py()
+            images.append(numpy_of(data).reshape(shape))
+    return images
