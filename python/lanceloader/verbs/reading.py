@@ -547,7 +547,8 @@ class ReadVerbs(BlobVerbs):
         transform = self.transform_fn
 
         if self.has_files:
-            return lambda batch: self.with_files(self._record_batch(batch))
+            # Files are refused after steps that take keys.
+            return lambda batch, _keys=None: self.with_files(self._record_batch(batch))
 
         def to_format(batch: Any, keys: RowKeys | None = None) -> Any:
             if convert is not None and isinstance(batch, _native.Batch):
