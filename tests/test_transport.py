@@ -236,6 +236,8 @@ def test_what_collate_functions_return(path, method, kind):
     assert len(found) == 3
     for got, want in zip(found, wanted, strict=True):
         assert equal(got, want)
+        # Not through torch's queue.
+        assert not got["tensors"][0].is_shared()
         assert isinstance(got["parameter"], torch.nn.Parameter)
         assert not got["read only"].flags.writeable
         got["array"][0] = 7

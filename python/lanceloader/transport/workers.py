@@ -29,12 +29,13 @@ _attached: int | None = None
 def attach() -> None:
     """Send the batches of this process through shared memory, if it is a worker of a ``DataLoader``."""
     global _attached
-    if _attached == os.getpid():
+    parent = multiprocessing.parent_process()
+    # Without a parent, this is no worker, or one that is still unpickling its arguments.
+    if parent is None or parent.pid is None or _attached == os.getpid():
         return
     _attached = os.getpid()
-    parent = multiprocessing.parent_process()
     arguments = arguments_of_worker()
-    if parent is None or parent.pid is None or arguments is None:
+    if arguments is None:
         return
     end_with(parent)
     queue = arguments.get("data_queue")
