@@ -24,7 +24,6 @@ INSTEAD = {
     "class_encode_column": CAST,
     "cleanup_cache_files": "call lanceloader.cache.clear()",
     "data": "use perm.base_table, or perm.to_arrow() for the rows",
-    "features": "use perm.schema",
     "flatten_indices": WRITE,
     "format": "use perm.transform_fn; perm.with_format() returns a permutation in another format",
     "formatted_as": NEW.format("with_format"),

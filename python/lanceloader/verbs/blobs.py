@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["BlobVerbs"]
+__all__ = ["BlobVerbs", "with_files"]
 
 Blobs: TypeAlias = Literal["bytes", "files"]
 
@@ -108,48 +108,6 @@ class BlobVerbs(FeatureVerbs):
                 schema = schema.set(at, field)
         return schema
 
-    def files_of(self, batch: pa.RecordBatch) -> dict[str, Any]:
-        """Return the columns of files of a batch that has row ids in their places."""
-        source = file_source(self)
-        found = {}
-        for name, column in self.selection.items():
-            if column in self.file_columns:
-                row_ids = numpy_of(batch.column(name)).tolist()
-                found[name] = BlobRows(source, column, row_ids).files()
-        return found
-
-    def with_files(self, batch: pa.RecordBatch) -> Any:
-        """Return a batch in its format, with its columns of files.
-
-        Raises:
-            FormatError: If the format cannot hold files.
-        """
-        format = name_of(self.transform_fn)  # noqa: A001
-        if format not in FORMATS or steps_of(self.transform_fn):
-            what = (
-                "functions of map()" if steps_of(self.transform_fn) else "this format"
-            )
-            message = (
-                f'{what} cannot hold the files of with_blobs("files"): pass format '
-                f'{", ".join(FORMATS)}, or call with_blobs("bytes")'
-            )
-            raise FormatError(message)
-        files = self.files_of(batch)
-        rest = batch.select([name for name in self.selection if name not in files])
-        if format == "python":
-            rows = rest.to_pylist() if rest.num_columns else [{}] * batch.num_rows
-            return [
-                {
-                    name: files[name][at] if name in files else row[name]
-                    for name in self.selection
-                }
-                for at, row in enumerate(rows)
-            ]
-        value: Any = self.transform_fn(rest) if rest.num_columns else {}
-        for name in self.selection:
-            value[name] = files[name] if name in files else value.pop(name)
-        return value
-
 
 def file_source(view: BlobVerbs) -> LanceSource:
     """Return the table whose blobs are read as files.
@@ -167,6 +125,48 @@ def file_source(view: BlobVerbs) -> LanceSource:
         "the path or the URI of the table to open()"
     )
     raise UnsupportedError(message)
+
+
+def files_of(view: BlobVerbs, batch: pa.RecordBatch) -> dict[str, Any]:
+    """Return the columns of files of a batch that has row ids in their places."""
+    source = file_source(view)
+    found = {}
+    for name, column in view.selection.items():
+        if column in view.file_columns:
+            row_ids = numpy_of(batch.column(name)).tolist()
+            found[name] = BlobRows(source, column, row_ids).files()
+    return found
+
+
+def with_files(view: BlobVerbs, batch: pa.RecordBatch) -> Any:
+    """Return a batch in its format, with its columns of files.
+
+    Raises:
+        FormatError: If the format cannot hold files.
+    """
+    format = name_of(view.transform_fn)  # noqa: A001
+    if format not in FORMATS or steps_of(view.transform_fn):
+        what = "functions of map()" if steps_of(view.transform_fn) else "this format"
+        message = (
+            f'{what} cannot hold the files of with_blobs("files"): pass format '
+            f'{", ".join(FORMATS)}, or call with_blobs("bytes")'
+        )
+        raise FormatError(message)
+    files = files_of(view, batch)
+    rest = batch.select([name for name in view.selection if name not in files])
+    if format == "python":
+        rows = rest.to_pylist() if rest.num_columns else [{}] * batch.num_rows
+        return [
+            {
+                name: files[name][at] if name in files else row[name]
+                for name in view.selection
+            }
+            for at, row in enumerate(rows)
+        ]
+    value: Any = view.transform_fn(rest) if rest.num_columns else {}
+    for name in view.selection:
+        value[name] = files[name] if name in files else value.pop(name)
+    return value
 
 
 def field_of(schema: pa.Schema, column: str) -> pa.Field | None:

@@ -37,7 +37,7 @@ from lanceloader.numbers import count, numbers_of, numpy_of
 from lanceloader.randomness import RowKeys
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.values import as_storable, canonical, listed
-from lanceloader.verbs.blobs import BlobVerbs
+from lanceloader.verbs.blobs import BlobVerbs, with_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -548,7 +548,7 @@ class ReadVerbs(BlobVerbs):
 
         if self.has_files:
             # Files are refused after steps that take keys.
-            return lambda batch, _keys=None: self.with_files(self._record_batch(batch))
+            return lambda batch, _keys=None: with_files(self, self._record_batch(batch))
 
         def to_format(batch: Any, keys: RowKeys | None = None) -> Any:
             if convert is not None and isinstance(batch, _native.Batch):
