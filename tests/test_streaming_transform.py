@@ -338,10 +338,11 @@ def test_closing_does_not_wait_for_a_transform_that_hangs(shared, monkeypatch, c
 
 
 def test_closing_waits_for_quick_calls(shared, caplog):
-    dataset = StreamingDataset(shared, num_splits=4, read_batch_size=1)
-    next_rows(dataset, 1)
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if "ThreadPool" in name]
+    before = set(threading.enumerate())
+    options = {"num_splits": 4, "read_batch_size": 1, "transform": ids_of}
+    next_rows(StreamingDataset(shared, **options), 1)
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if "ThreadPool" in thread.name]
     assert caplog.text == ""
 
 
