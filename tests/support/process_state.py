@@ -10,8 +10,12 @@ import time
 from pathlib import Path
 
 
+STAY = ("lanceloader-io", "lanceloader-ima")
+"""How the names of threads begin that stay: those of the runtime, and those that decode images."""
+
+
 def threads() -> list[str]:
-    """The threads that work for a reader or a loader; those of the runtime stay."""
+    """The threads that work for a reader or a loader."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -21,7 +25,7 @@ def threads() -> list[str]:
     return [
         name
         for name in found
-        if name.startswith("lanceloader-") and name != "lanceloader-io"
+        if name.startswith("lanceloader-") and not name.startswith(STAY)
     ]
 
 
