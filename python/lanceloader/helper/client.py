@@ -182,6 +182,8 @@ class ChildLink:
         self.imports_main = imports_main
         self.has_begun = False
         """Whether the process has sent anything."""
+        self.is_closed = False
+        """Whether this process has closed the connection, as another thread may notice."""
         self.connection = connection
         self.process = process
         self.poll = select.poll()
@@ -212,14 +214,13 @@ class ChildLink:
             ready = [file for file, _ in self.poll.poll(self.every)]
             if not ready and not self.process.is_alive():
                 break
-        if self.connection.fileno() < 0:
-            # Another thread closed it.
-            raise StopIteration
         if self.connection.fileno() in ready:
             message, files = self.read()
             if message:
                 self.has_begun = True
                 return message, files
+        if self.is_closed:
+            raise StopIteration
         self.process.join(GRACE_S)
         how = exit_text(self.process.exitcode)
         end = f"the helper process {how} before batch {number} arrived"
@@ -231,8 +232,14 @@ class ChildLink:
     def read(self) -> tuple[bytes, list[int]]:
         # If the process ended with unread credits, the first read fails before its last messages.
         for _ in range(2):
-            with contextlib.suppress(ConnectionResetError):
+            try:
                 return socket.recv_fds(self.connection, HEAD.size, 1)[:2]
+            except ConnectionResetError:
+                continue
+            except OSError:
+                # Closed by another thread just now.
+                if not self.is_closed:
+                    raise
         return b"", []
 
     def grant(self) -> None:
@@ -244,6 +251,7 @@ class ChildLink:
     def end(self) -> None:
         if os.getpid() != self.owner:
             return
+        self.is_closed = True
         with contextlib.suppress(OSError):
             # Shut down, as forks of this process may keep the connection open.
             self.connection.shutdown(socket.SHUT_RDWR)
