@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import os
+import threading
+import time
 from multiprocessing import util
 from types import ModuleType
 from typing import Any
@@ -22,8 +24,15 @@ __all__ = ["attach"]
 MOST_OBJECTS = 200
 """How many objects are looked at to find one of ours in a dataset."""
 
+PERIOD_S = 0.01
+"""How often is looked whether a process that was spawned has its arguments."""
+
 _attached: int | None = None
 """The process that ``attach`` was called in."""
+_watched: int | None = None
+"""The process that ends with its parent."""
+_lock = threading.Lock()
+"""Held while ``_watched`` is changed."""
 
 
 def attach() -> None:
@@ -37,10 +46,20 @@ def attach() -> None:
     arguments = arguments_of_worker()
     if arguments is None:
         return
-    end_with(parent)
+    end_with_parent(parent)
     queue = arguments.get("data_queue")
     if hasattr(os, "memfd_create") and hasattr(queue, "put"):
         Outbox(queue, parent.pid)
+
+
+def end_with_parent(parent: Any) -> None:
+    """End this process once its parent has ended, if that was not called before."""
+    global _watched
+    with _lock:
+        if _watched == os.getpid():
+            return
+        _watched = os.getpid()
+    end_with(parent)
 
 
 def arguments_of_worker() -> dict[str, Any] | None:
@@ -82,19 +101,49 @@ def holds_ours(dataset: Any) -> bool:
     return False
 
 
-def _after_start(marker: type[Any]) -> None:
-    """Attach a process that ``multiprocessing`` has just started, before it calls its function."""
-    del marker
+def is_worker_of_ours() -> bool:
+    """Return whether this process is a worker of torch whose dataset is ours."""
     arguments = arguments_of_worker()
     if arguments is None:
-        return
-    dataset = arguments.get("dataset_holder", arguments.get("dataset"))
-    if holds_ours(dataset):
+        return False
+    return holds_ours(arguments.get("dataset_holder", arguments.get("dataset")))
+
+
+def _after_start(marker: type[Any]) -> None:
+    """Attach a process that was forked, before it calls its function."""
+    del marker
+    if is_worker_of_ours():
         attach()
+
+
+def _when_imported() -> None:
+    """Let a worker of torch that was not forked end with its parent.
+
+    Its dataset is unpickled when it starts, or when it runs, which is what imports this module. After
+    that it may wait for its parent without end.
+    """
+    while (parent := multiprocessing.parent_process()) is None:
+        time.sleep(PERIOD_S)
+    if arguments_of_worker() is not None:
+        end_with_parent(parent)
+
+
+def _in_child() -> None:
+    global _lock
+    # Another thread may have held it.
+    _lock = threading.Lock()
 
 
 class _Marker:
     """What the registration is tied to, and lives as long as this module."""
 
 
+os.register_at_fork(after_in_child=_in_child)
 util.register_after_fork(_Marker, _after_start)
+if getattr(multiprocessing.current_process(), "_inheriting", False):
+    # It has no arguments yet.
+    threading.Thread(
+        target=_when_imported, name="lanceloader-start", daemon=True
+    ).start()
+elif multiprocessing.parent_process() is not None:
+    _when_imported()
