@@ -19,6 +19,7 @@ __all__ = [
     "Packing",
     "ReadStats",
     "Reader",
+    "Recipe",
     "Table",
     "Watch",
     "__version__",

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-
 STAY = ("lanceloader-io", "lanceloader-ima")
 """How the names of threads begin that stay: those of the runtime, and those that decode images."""
 
