@@ -16,7 +16,7 @@ from lanceloader.materialize import as_stored, recording_failure, staging
 from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
 from lanceloader.ray.cleaning import remove_unused, unused_files
-from lanceloader.ray.nodes import task_count
+from lanceloader.ray.nodes import POLL_SECONDS, RETRIES, as_completed, task_count
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 from lanceloader.ray.tables import Place, data_files
@@ -37,11 +37,6 @@ LEAST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
 
 BUFFER_BYTES, COLUMN_BYTES = 256 << 20, 8 << 20
 """The most bytes that a task holds back to write pages, of all columns and of one."""
-
-RETRIES = 3
-"""How often a task is started again whose worker or node dies."""
-
-POLL_SECONDS = 60
 
 
 def materialize(
@@ -160,17 +155,16 @@ def written_by_tasks(
         task.remote(shared, place.uri, rows): at for at, rows in enumerate(ranges)
     }
     found: dict[int, list[Any]] = {}
-    done, total, pending = 0, sum(map(len, ranges)), list(numbers)
+    done, total = 0, sum(map(len, ranges))
     try:
         with reported("writing", progress, unit=" rows") as report:
             report(0, total)
-            while pending:
-                ready, pending = ray.wait(pending, timeout=POLL_SECONDS)
-                for each in ready:
-                    found[numbers[each]] = ray.get(each)
-                    done += len(ranges[numbers[each]])
-                    report(done, total)
+            for each, fragments in as_completed(numbers):
+                found[numbers[each]] = fragments
+                done += len(ranges[numbers[each]])
+                report(done, total)
     except BaseException:
+        pending = [each for each, at in numbers.items() if at not in found]
         written = [*found.values(), *results_of_cancelled(pending)]
         place.remove(data_files([each for part in written for each in part]))
         raise

@@ -1,8 +1,18 @@
-"""The cluster: connected to on first use, and how many CPUs it has."""
+"""The cluster: connected to on first use, how many CPUs it has, and the results of its tasks."""
 
 from __future__ import annotations
 
-__all__ = ["connect", "task_count"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["POLL_SECONDS", "RETRIES", "as_completed", "connect", "task_count"]
+
+RETRIES = 3
+"""How often a task is started again whose worker or node dies."""
+
+POLL_SECONDS = 60
 
 TASKS_PER_CPU = 4
 """So many that CPUs end at about the same time."""
@@ -43,3 +53,18 @@ def task_count(
         total, least, most = num_rows * row_bytes, least_bytes, most_bytes
     size = min(max(total // (count_cpus() * TASKS_PER_CPU), least), most)
     return max(1, -(-total // size))
+
+
+def as_completed(tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each task with its result, those that are done first before others.
+
+    Raises:
+        RayError: If a task failed.
+    """
+    import ray
+
+    pending = list(tasks)
+    while pending:
+        ready, pending = ray.wait(pending, timeout=POLL_SECONDS)
+        for task in ready:
+            yield task, ray.get(task)

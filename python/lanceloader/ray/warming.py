@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
 from lanceloader.monitor.progress import check_bar, reported
-from lanceloader.ray.nodes import connect
+from lanceloader.ray.nodes import RETRIES, as_completed, connect
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from lanceloader.verbs.warming import WarmReport
 
 __all__ = ["warm"]
-
-RETRIES = 3
-POLL_SECONDS = 60
 
 
 def warm(
@@ -70,12 +67,9 @@ def warm(
     reports: dict[str, WarmReport] = {}
     with reported("warming", progress, unit=" nodes") as report:
         report(0, len(nodes))
-        pending = list(running)
-        while pending:
-            ready, pending = ray.wait(pending, timeout=POLL_SECONDS)
-            for each in ready:
-                reports[running[each]] = ray.get(each)
-                report(len(reports), len(nodes))
+        for each, found in as_completed(running):
+            reports[running[each]] = found
+            report(len(reports), len(nodes))
     return reports
 
 

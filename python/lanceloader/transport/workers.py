@@ -101,23 +101,18 @@ def holds_ours(dataset: Any) -> bool:
     return False
 
 
-def is_worker_of_ours() -> bool:
-    """Return whether this process is a worker of torch whose dataset is ours."""
-    arguments = arguments_of_worker()
-    if arguments is None:
-        return False
-    return holds_ours(arguments.get("dataset_holder", arguments.get("dataset")))
-
-
 def _after_start(marker: type[Any]) -> None:
     """Attach a process that was forked, before it calls its function."""
     del marker
-    if is_worker_of_ours():
+    arguments = arguments_of_worker()
+    if arguments is None:
+        return
+    if holds_ours(arguments.get("dataset_holder", arguments.get("dataset"))):
         attach()
 
 
 def _when_imported() -> None:
-    """Let a worker of torch that was not forked end with its parent.
+    """End this process with its parent, if it is a worker of torch that was not forked.
 
     Its dataset is unpickled when it starts, or when it runs, which is what imports this module. After
     that it may wait for its parent without end.
