@@ -23,10 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """3,000 rows in three fragments, some deleted."""
-    path = tmp_path_factory.mktemp("ray") / "t.lance"
-    dataset = lance.write_dataset(tables.narrow(3000), path, max_rows_per_file=1100)
-    dataset.delete("id % 7 = 3")
-    return str(path)
+    return tables.with_gaps(tmp_path_factory.mktemp("ray") / "t.lance")
 
 
 @pytest.fixture

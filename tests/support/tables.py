@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -77,3 +78,13 @@ def narrow(num_rows: int, seed: int = 0) -> pa.Table:
             "name": [f"row {i}" for i in range(num_rows)],
         }
     )
+
+
+def with_gaps(path: Path) -> str:
+    """Write 3,000 rows in three fragments, delete some, and return the path."""
+    # Programs that do without pylance use the other tables.
+    import lance
+
+    dataset = lance.write_dataset(narrow(3000), path, max_rows_per_file=1100)
+    dataset.delete("id % 7 = 3")
+    return str(path)
