@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import lanceloader as ll
@@ -34,11 +35,14 @@ def calls_of_one_batch(loader) -> list[tuple[int, str]]:
             depth -= 1
 
     before = sys.getprofile()
+    # The garbage collector calls functions of other libraries.
+    gc.disable()
     sys.setprofile(note)
     try:
         next(batches)
     finally:
         sys.setprofile(before)
+        gc.enable()
     return found
 
 

@@ -42,6 +42,11 @@ def soon(condition):
     return condition()
 
 
+def mappings():
+    """The number of pieces of shared memory that this process has mapped."""
+    return Path("/proc/self/maps").read_text().count("memfd:lanceloader")
+
+
 def is_gone(pid):
     return not Path(f"/proc/{pid}").exists()
 
@@ -83,6 +88,23 @@ def test_values_of_every_kind_are_transferred():
         assert np.array_equal(found[name][0], wanted[name][0] + 1), name
     found["turned"][0] += 1
     assert torch.equal(found["turned"][0], wanted["turned"][0] + 1)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* support is in beta state:UserWarning")
+@pytest.mark.parametrize("layout", producers.SPARSE)
+def test_sparse_tensors_are_transferred_and_released(layout):
+    before = mappings()
+    # Made here, as the threads that torch makes them with do not live on in a forked process.
+    tensors = list(producers.sparse(layout))
+    for found, wanted in zip(forked(lambda: tensors), tensors, strict=True):
+        assert (found.layout, found.shape) == (wanted.layout, wanted.shape)
+        assert torch.equal(found.to_dense(), wanted.to_dense())
+        if layout == "coo":
+            assert found.is_coalesced() == wanted.is_coalesced()
+    assert mappings() > before
+    del found, wanted
+    gc.collect()
+    assert soon(lambda: mappings() == before)
 
 
 def test_a_shared_storage_is_sent_once():

@@ -324,14 +324,15 @@ def test_many_epochs_leave_nothing(path, persistent):
         persistent_workers=persistent,
     )
     counts = []
-    for epoch in range(8 if persistent else 4):
+    for epoch in range(8):
         rows = [
             row for batch in loader.set_epoch(epoch) for row in batch["id"].tolist()
         ]
         assert rows == list(range(ROWS))
         counts.append((num_files(), mappings()))
     assert max(count for _, count in counts) <= 2 * (2 + 4)
-    assert counts[-1][0] <= counts[1][0]
+    # Fewer than one for each epoch: other threads of this process open files, too.
+    assert counts[-1][0] - counts[1][0] < 6
     assert names_of_ours() == []
     del loader
     assert soon(settled)

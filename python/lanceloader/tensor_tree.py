@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["bytes_by_storage", "is_plain_tensor", "tree_leaves", "tree_map"]
+__all__ = [
+    "bytes_by_storage",
+    "is_plain_tensor",
+    "is_sparse_tensor",
+    "tree_leaves",
+    "tree_map",
+]
 
 PLAIN = (str, bytes, bool, int, float, type(None))
 
@@ -84,6 +90,17 @@ def is_plain_tensor(leaf: Any) -> bool:
         and not leaf.is_conj()
         and not leaf.is_neg()
         and not leaf.is_quantized
+    )
+
+
+def is_sparse_tensor(leaf: Any) -> bool:
+    """Return whether a leaf is a sparse tensor in memory of the CPU, of any layout."""
+    import torch
+
+    return (
+        type(leaf) is torch.Tensor
+        and leaf.device.type == "cpu"
+        and (leaf.is_sparse or str(leaf.layout).startswith("torch.sparse_"))
     )
 
 

@@ -80,6 +80,31 @@ def values():
     }
 
 
+SPARSE = ["coo", "csr", "csc", "bsr", "bsc"]
+
+
+def sparse(layout):
+    """Sparse tensors, large enough to be views of shared memory."""
+    rng = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        dense = torch.rand(64, 64, generator=rng)
+        whole = torch.where(dense < 0.5, 0, dense).to_sparse()
+        # Not coalesced, as some elements are there twice.
+        doubled = torch.sparse_coo_tensor(
+            torch.cat([whole.indices()] * 2, 1),
+            torch.cat([whole.values()] * 2),
+            whole.shape,
+            check_invariants=True,
+        )
+        block = (4, 8) if layout.startswith("b") else None
+        kind = getattr(torch, f"sparse_{layout}")
+        yield (
+            doubled
+            if layout == "coo"
+            else dense.to_sparse(layout=kind, blocksize=block)
+        )
+
+
 def forever(size=10):
     for number in itertools.count():
         yield np.full(size, number)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
-import select
 import signal
 import socket
 import struct
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
-from lanceloader.transport.parent import files_of
+from lanceloader.transport.parent import when_ended
 from lanceloader.transport.serialization import packed
 from lanceloader.transport.shared_memory import WritableSegments
 
@@ -45,18 +45,17 @@ class ParentEndedError(BaseException):
 
 
 def run_child(
-    connection: socket.socket, parent: int, depth: int, factory: bytes | tuple[Any, Any]
+    connection: socket.socket, depth: int, factory: bytes | tuple[Any, Any]
 ) -> None:
     """Make items and send them, until there are no more or the parent closes the connection.
 
     Args:
         connection: The connection to the parent.
-        parent: The process identifier of the parent.
         depth: The number of items to make ahead.
         factory: The functions that make items and statistics; pickled, unless forked.
     """
     silence()
-    link = ParentLink(connection, parent, depth)
+    link = ParentLink(connection, depth)
     try:
         try:
             run(
@@ -107,7 +106,7 @@ def raise_unless_ended(found: Any) -> None:
 class ParentLink:
     """The connection to the parent, which grants credits, releases segments, and may end."""
 
-    def __init__(self, connection: socket.socket, parent: int, depth: int) -> None:
+    def __init__(self, connection: socket.socket, depth: int) -> None:
         self.connection = connection
         self.credits = threading.Semaphore(depth)
         self.segments = WritableSegments()
@@ -117,7 +116,7 @@ class ParentLink:
         # Ctrl-C interrupts all processes of a terminal, but only the parent handles it.
         signal.signal(signal.SIGINT, self.interrupted)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        threading.Thread(target=self.watch, args=(parent,), daemon=True).start()
+        threading.Thread(target=self.watch, daemon=True).start()
 
     def interrupted(self, number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -147,21 +146,12 @@ class ParentLink:
         segment.is_known = True
         socket.send_fds(self.connection, [head], files)
 
-    def watch(self, parent: int) -> None:
+    def watch(self) -> None:
         """Receive messages until the parent ends or closes the connection, then end this process."""
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
         # The connection alone is not enough: forks of the parent may keep their end of it open.
-        has_parent = True
-        try:
-            for file in files_of(parent):
-                poll.register(file, select.POLLIN)
-        except ProcessLookupError:
-            has_parent = False
-        while has_parent:
-            ready = [file for file, _ in poll.poll()]
-            if self.connection.fileno() not in ready or not self.receive():
-                break
+        when_ended(multiprocessing.parent_process(), self.hang_up)
+        while self.receive():
+            pass
         self.has_ended = True
         # Errors from here on are consequences of the end, and must not be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -169,6 +159,11 @@ class ParentLink:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(GRACE_S)
         os._exit(1)
+
+    def hang_up(self) -> None:
+        """End the connection, which ends the process."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def receive(self) -> bool:
         """Receive credits; return whether the parent is still connected."""

@@ -109,7 +109,7 @@ class HelperClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = context.Process(
             target=run_child,
-            args=(theirs, os.getpid(), depth, factory),
+            args=(theirs, depth, factory),
             name="lanceloader-helper",
             daemon=True,
         )

@@ -5,55 +5,52 @@ from __future__ import annotations
 import os
 import select
 import threading
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
-__all__ = ["end_with", "files_of"]
-
-
-def files_of(parent: int) -> list[int]:
-    """Return a file that is ready when a process has ended; none if the system has none.
-
-    Raises:
-        ProcessLookupError: If the process has ended.
-    """
-    try:
-        return [os.pidfd_open(parent)]
-    except ProcessLookupError:
-        raise
-    except (OSError, AttributeError):
-        return []
+__all__ = ["when_ended"]
 
 
-def end_with(parent: Any) -> None:
-    """End this process, without further ado, once its parent has ended.
+def when_ended(process: Any, act: Callable[[], None]) -> None:
+    """Call a function in a thread once a process has ended, such as the one that started this one.
 
     A thread waits for it, as a signal at the death of the parent would be sent when only the thread
-    ends that started this process. The sentinel of the parent is not enough: other processes that
-    it forked keep it open.
+    ends that started this process.
 
     Args:
-        parent: The ``multiprocessing.parent_process()``.
+        process: The process, such as ``multiprocessing.parent_process()``.
+        act: The function.
     """
-    try:
-        files = [parent.sentinel, *files_of(parent.pid)]
-    except ProcessLookupError:
-        os._exit(1)
+
+    def wait_and_act() -> None:
+        wait_until_ended(process)
+        act()
+
     threading.Thread(
-        target=wait_and_exit, args=(files,), name="lanceloader-parent", daemon=True
+        target=wait_and_act, name="lanceloader-parent", daemon=True
     ).start()
 
 
-def wait_and_exit(files: Iterable[int]) -> None:
-    """Wait until one of the files is ready, and end this process."""
-    poll = select.poll()
-    for file in files:
-        poll.register(file, select.POLLIN)
+def wait_until_ended(process: Any) -> None:
+    """Wait until a process has ended.
+
+    Its sentinel does not show that: it stays open in other processes that the process forked, and is
+    ready when the process closes its own end. Nor is a file that became ready enough, as other code may
+    have closed it by mistake, and its number may be that of another file.
+    """
     while True:
-        for file, event in poll.poll():
-            if event & (select.POLLIN | select.POLLHUP):
-                os._exit(1)
-            # Someone closed the file, which says nothing about the parent.
-            poll.unregister(file)
+        try:
+            file = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return
+        except (OSError, AttributeError):
+            wait([process.sentinel])
+            return
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        if any(event & select.POLLIN for _, event in poll.poll(0)):
+            return
+        poll.poll()

@@ -106,9 +106,14 @@ class TensorPickler(pickle.Pickler):
         """Reduce a tensor to its storage and its view of it; other objects are pickled as usual."""
         if not self.has_torch or not hasattr(value, "untyped_storage"):
             return NotImplemented
-        from lanceloader.tensor_tree import is_plain_tensor
+        from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
 
-        if isinstance(value, type) or not is_plain_tensor(value):
+        if isinstance(value, type):
+            return NotImplemented
+        if is_sparse_tensor(value):
+            # Tensors that torch's own reducers rebuild are kept alive, until a file is loaded.
+            return sparse_tensor, (value.layout, *parts_of_sparse(value))
+        if not is_plain_tensor(value):
             return NotImplemented
         whole = self.storage_of(value)
         if whole is None:
@@ -160,3 +165,36 @@ def tensor_from_storage(
 
     empty = torch.empty(0, dtype=dtype)
     return empty.set_(whole.untyped_storage(), offset, shape, stride)
+
+
+def parts_of_sparse(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return the indices, the values and the shape of a sparse tensor, and whether it is coalesced."""
+    import torch
+
+    if tensor.layout is torch.sparse_coo:
+        indices = (tensor._indices(),)
+        return indices, tensor._values(), tensor.shape, tensor.is_coalesced()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        compressed = tensor.crow_indices(), tensor.col_indices()
+    else:
+        compressed = tensor.ccol_indices(), tensor.row_indices()
+    return compressed, tensor.values(), tensor.shape, None
+
+
+def sparse_tensor(
+    layout: torch.layout,
+    indices: tuple[torch.Tensor, ...],
+    values: torch.Tensor,
+    shape: tuple[int, ...],
+    is_coalesced: bool | None,  # noqa: FBT001
+) -> torch.Tensor:
+    """Return a sparse tensor whose indices and values are those given."""
+    import torch
+
+    if layout is torch.sparse_coo:
+        return torch.sparse_coo_tensor(
+            *indices, values, shape, check_invariants=False, is_coalesced=is_coalesced
+        )
+    return torch.sparse_compressed_tensor(
+        *indices, values, shape, layout=layout, check_invariants=False
+    )

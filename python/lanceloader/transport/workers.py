@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from lanceloader.transport.outbox import Outbox
-from lanceloader.transport.parent import end_with
+from lanceloader.transport.parent import when_ended
 
 __all__ = ["attach"]
 
@@ -59,7 +59,12 @@ def end_with_parent(parent: Any) -> None:
         if _watched == os.getpid():
             return
         _watched = os.getpid()
-    end_with(parent)
+    when_ended(parent, exit_at_once)
+
+
+def exit_at_once() -> None:
+    """End this process, without further ado."""
+    os._exit(1)
 
 
 def arguments_of_worker() -> dict[str, Any] | None:
