@@ -13,6 +13,7 @@ import lanceloader as ll
 import pyarrow as pa
 import pytest
 import torch
+from functions import first_bytes
 from lanceloader import blob_files, errors
 from lanceloader.torch import DataLoader
 
@@ -190,13 +191,6 @@ def test_a_pickle_is_a_description(videos):
 FIRST_BYTES = [
     (at, b"" if at % 7 == 6 or at % 6 == 0 else bytes([at])) for at in range(20)
 ]
-
-
-def first_bytes(batch):
-    return [
-        (row["id"], b"" if row["image"].is_null else row["image"].read(1))
-        for row in batch
-    ]
 
 
 def as_they_are(batch):
