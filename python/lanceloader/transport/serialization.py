@@ -111,8 +111,8 @@ class TensorPickler(pickle.Pickler):
         if isinstance(value, type):
             return NotImplemented
         if is_sparse_tensor(value):
-            # Tensors that torch's own reducers rebuild are kept alive, until a file is loaded.
-            return sparse_tensor, (value.layout, *parts_of_sparse(value))
+            # What torch's own function rebuilds, it keeps alive until a file is loaded.
+            return sparse_tensor, value.__reduce_ex__(5)[1]
         if not is_plain_tensor(value):
             return NotImplemented
         whole = self.storage_of(value)
@@ -167,34 +167,16 @@ def tensor_from_storage(
     return empty.set_(whole.untyped_storage(), offset, shape, stride)
 
 
-def parts_of_sparse(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Return the indices, the values and the shape of a sparse tensor, and whether it is coalesced."""
-    import torch
-
-    if tensor.layout is torch.sparse_coo:
-        indices = (tensor._indices(),)
-        return indices, tensor._values(), tensor.shape, tensor.is_coalesced()
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        compressed = tensor.crow_indices(), tensor.col_indices()
-    else:
-        compressed = tensor.ccol_indices(), tensor.row_indices()
-    return compressed, tensor.values(), tensor.shape, None
-
-
-def sparse_tensor(
-    layout: torch.layout,
-    indices: tuple[torch.Tensor, ...],
-    values: torch.Tensor,
-    shape: tuple[int, ...],
-    is_coalesced: bool | None,  # noqa: FBT001
-) -> torch.Tensor:
-    """Return a sparse tensor whose indices and values are those given."""
+def sparse_tensor(layout: torch.layout, parts: tuple[Any, ...]) -> torch.Tensor:
+    """Return the sparse tensor that torch reduced to ``parts``: its indices, values and shape."""
     import torch
 
     if layout is torch.sparse_coo:
+        indices, values, shape, is_coalesced = parts
         return torch.sparse_coo_tensor(
-            *indices, values, shape, check_invariants=False, is_coalesced=is_coalesced
+            indices, values, shape, check_invariants=False, is_coalesced=is_coalesced
         )
+    compressed, plain, values, shape = parts
     return torch.sparse_compressed_tensor(
-        *indices, values, shape, layout=layout, check_invariants=False
+        compressed, plain, values, shape, layout=layout, check_invariants=False
     )
