@@ -21,6 +21,8 @@ WHEEL_TOOLS := $(shell sed -n 's/^  "\(\(auditwheel\|ziglang\)==[^"]*\)",$$/\1/p
 # `dist` compiles all dependencies once more, for size; `dev` takes those of `make build`.
 WHEEL_PROFILE ?= dist
 WHEEL_LIMIT_MB ?= 15
+# `--brief` and `--smoke` run fewer tests on the wheel.
+WHEEL_TESTS ?=
 WHEEL_SBOM := $(CARGO_TARGET_DIR)/lanceloader.cdx.json
 ifeq ($(shell uname -s),Linux)
 WHEEL_LINK := --compatibility manylinux_2_28 --auditwheel check -- -C linker=$(abspath tools/zig-cc)
@@ -31,7 +33,7 @@ PYTHON_CODE := python tests benches examples tools docs/*.py docs/tutorials
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build wheel test-wheel licenses quickstart test test-all search lint format types docs site notebooks bench ci clean
+.PHONY: help setup build wheel test-wheel licenses quickstart test test-all search lint format types docs site rustdoc notebooks bench ci clean
 
 help: ## Lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,7 +64,7 @@ wheel: $(TOOLS) ## Makes a wheel in dist/, optimised throughout, for glibc 2.28 
 	$(BIN)/python tools/check_wheel.py --limit-mb $(WHEEL_LIMIT_MB) dist/*.whl
 
 test-wheel: $(STAMP) ## Tests the wheel in dist/: installed without Rust, away from the checkout
-	$(BIN)/python tools/test_wheel.py dist/*.whl
+	$(BIN)/python tools/test_wheel.py $(WHEEL_TESTS) dist/*.whl
 
 licenses: $(TOOLS) ## Writes THIRD_PARTY_LICENSES anew, after a change of Cargo.lock
 	$(BIN)/python tools/third_party.py
@@ -103,8 +105,10 @@ site: $(STAMP) ## Builds the documentation site in site/, without the network
 notebooks: build ## Executes the tutorials, and stores their outputs in them
 	$(BIN)/python docs/notebooks.py --write
 
-docs: build site ## Builds all documentation, checks its links, and runs every example in it
+rustdoc: $(STAMP) ## Builds the documentation of the Rust code
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items --locked
+
+docs: build site rustdoc ## Builds all documentation, checks its links, and runs every example in it
 	$(BIN)/pytest tests/test_docs.py tests/test_notebooks.py tests/test_site.py -m "not slow"
 
 bench: build ## Measures, and writes the tables and pictures of benches/
@@ -113,9 +117,10 @@ bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/python benches/run.py
 
 # The wheel of CI takes the dependencies that are there: it is larger, and otherwise made like the others.
-ci: lint types test-all docs ## Everything that must hold before a change lands
+# Its tests of the documentation are among all tests.
+ci: lint types test-all site rustdoc ## Everything that must hold before a change lands
 	$(MAKE) wheel WHEEL_PROFILE=dev WHEEL_LIMIT_MB=24
-	$(MAKE) test-wheel
+	$(MAKE) test-wheel WHEEL_TESTS=--brief
 
 clean: ## Removes what was built, but not the compiled dependencies
 	rm -rf $(VENV) dist site python/lanceloader/*.so

@@ -3,8 +3,8 @@
 ``python tools/test_wheel.py dist/lanceloader-*.whl [TEST ...]`` makes a virtual environment with
 the wheel and what it requires, tries the command there, and then runs the fast tests from a
 copy of ``tests/``. The libraries that tests need, and which the wheel does not require, are those
-of the Python that runs this program; ``--fresh`` installs them as well. ``--smoke`` leaves the
-tests out.
+of the Python that runs this program; ``--fresh`` installs them as well. ``--brief`` leaves out the
+tests of properties and of Ray, and ``--smoke`` all tests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 # What tests read beside themselves.
 COPIED = ("tests", "docs", "pyproject.toml")
 # The options of pytest: what reads the sources needs the checkout.
-CHOSEN = ("-q", "-p", "no:cacheprovider", "-m", "not slow and not checkout")
+CHOSEN = ("-q", "-p", "no:cacheprovider")
+MARKS = "not slow and not checkout"
+# Whether a wheel was put together well shows in one run of each feature.
+BRIEF = (*CHOSEN, "-m", f"{MARKS} and not hypothesis", "-k", "not test_ray")
 
 TABLE = """
 import sys
@@ -125,7 +128,12 @@ def smoke(environment: Environment, wheel: Path, work: Path) -> None:
 
 
 def tests(
-    environment: Environment, wheel: Path, work: Path, chosen: list[str], *, fresh: bool
+    environment: Environment,
+    wheel: Path,
+    work: Path,
+    chosen: list[str],
+    *,
+    fresh: bool,
 ) -> int:
     """Return the exit code of pytest on a copy of the tests."""
     for name in COPIED:
@@ -144,7 +152,7 @@ def tests(
     )
     assert Path(where).is_relative_to(environment.packages), where
     start = time.perf_counter()
-    command = [str(environment.bin / "python"), "-m", "pytest", *CHOSEN, *chosen]
+    command = [str(environment.bin / "python"), "-m", "pytest", *chosen]
     code = subprocess.run(command, check=False, cwd=work, env=environment.variables())
     timed("tests", start)
     return code.returncode
@@ -159,6 +167,9 @@ def main() -> None:
     )
     parser.add_argument("--smoke", action="store_true", help="leave the tests out")
     parser.add_argument(
+        "--brief", action="store_true", help="leave out tests of properties and of Ray"
+    )
+    parser.add_argument(
         "--fresh", action="store_true", help="install the libraries of tests"
     )
     arguments = parser.parse_args()
@@ -168,9 +179,9 @@ def main() -> None:
         environment = Environment(work / "venv")
         smoke(environment, wheel, work)
         if not arguments.smoke:
-            sys.exit(
-                tests(environment, wheel, work, arguments.tests, fresh=arguments.fresh)
-            )
+            options = BRIEF if arguments.brief else (*CHOSEN, "-m", MARKS)
+            chosen = [*options, *arguments.tests]
+            sys.exit(tests(environment, wheel, work, chosen, fresh=arguments.fresh))
 
 
 if __name__ == "__main__":
