@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
+
+import numpy as np
 
 LIBRARIES = ("lancedb", "lance", "torch", "pandas", "polars")
 
@@ -109,3 +112,42 @@ def bars_wanted(batch) -> bool:
 def with_lock(batch) -> dict:
     """A transform whose results cannot be pickled."""
     return {"rows": len(batch), "lock": threading.Lock()}
+
+
+def ids_and_pid(batch):
+    """A transform: the ids of a batch, and the process that reads."""
+    return ids(batch), os.getpid()
+
+
+def wide_with_pid(batch):
+    """A transform: more bytes than a batch that is copied at once, and the process that reads."""
+    numbers = batch["id"].to_numpy()
+    return {"wide": np.outer(numbers, np.ones(64)), "pid": [os.getpid()] * len(batch)}
+
+
+class Shifted:
+    """A transform with an array that its owner may change."""
+
+    def __init__(self) -> None:
+        self.by = np.zeros(1, np.int64)
+
+    def __call__(self, batch):
+        return batch["id"].to_numpy() + self.by, os.getpid()
+
+
+def refuses_unless(batch, path):
+    """A transform that raises until there is a file."""
+    if not path.exists():
+        raise ValueError("not there")
+    return ids_and_pid(batch)
+
+
+def hangs_later_unless(batch, path):
+    """A transform that does not end from the second batch on, unless there is a file."""
+    if not path.exists() and next(CALLS):
+        path.with_suffix(".hangs").touch()
+        threading.Event().wait()
+    return ids_and_pid(batch)
+
+
+CALLS = itertools.count()

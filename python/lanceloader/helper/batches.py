@@ -8,11 +8,10 @@ from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lanceloader.helper.client import iterate_in_helper
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lanceloader.helper.kept import KeptHelper
     from lanceloader.monitor.metrics import Metrics
     from lanceloader.monitor.stats import Stats
 
@@ -42,7 +41,7 @@ class HelperLoop:
     """Iterates a loader in the helper process, and reports its state.
 
     Args:
-        loader: The loader, which starts at the checkpoint of the iteration.
+        loader: The loader, whose cursor does not matter.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -50,8 +49,14 @@ class HelperLoop:
         self._batches: Any = None
         self._reported = 0.0
 
-    def batches(self) -> Iterator[Any]:
-        """Return an iterator over the batches."""
+    def items(self, argument: Any) -> Iterator[Any]:
+        """Return an iterator over the batches.
+
+        Args:
+            argument: The cursor of the loader.
+        """
+        self._batches, self._reported = None, 0.0
+        self._loader.cursor = argument
         self._batches = iter(self._loader)
         batches: Iterator[Any] = self._batches
         return batches
@@ -70,7 +75,9 @@ class HelperLoop:
 
 
 def batches_of_helper(
+    helper: KeptHelper,
     loader: Any,
+    cursor: Any,
     finish: Callable[[Iterator[Any]], Iterator[Any]],
     metrics: Metrics,
     on_batch: Callable[[Any], None],
@@ -79,7 +86,10 @@ def batches_of_helper(
     """Yield the batches of a loader that a helper process iterates.
 
     Args:
-        loader: The loader to send, which starts at the checkpoint of the iteration.
+        helper: The helper process of the loader.
+        loader: The loader to send.
+        cursor: Its cursor, which starts at the checkpoint of the iteration. It is sent by itself, as
+            the helper keeps a loader that does not change otherwise, and what it has read.
         finish: Applies the stages that run in this process to the batches.
         metrics: The counters of the iteration, which are updated with those of the helper.
         on_batch: Called with the checkpoint of the helper before each batch is yielded.
@@ -88,9 +98,8 @@ def batches_of_helper(
     Raises:
         TypeError: If a function of the loader cannot be pickled.
     """
-    loop = HelperLoop(loader)
     try:
-        items = iterate_in_helper(loop.batches, statistics=loop.report)
+        items = helper.iterate(HelperLoop(loader), pickle.dumps(cursor))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         message = (
             "`in_process`=False sends the functions of the loader to another process, which cannot "

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import socket
 import struct
@@ -15,26 +16,51 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.helper.producer import loaded
 from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
 from lanceloader.transport.parent import when_ended
-from lanceloader.transport.serialization import packed
+from lanceloader.transport.serialization import Layout, packed
 from lanceloader.transport.shared_memory import WritableSegments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["END", "ERROR", "HEAD", "ITEM", "run_child"]
+    from lanceloader.helper.producer import Producer
+
+__all__ = [
+    "CREDIT",
+    "END",
+    "ERROR",
+    "GRACE_S",
+    "HEAD",
+    "ITEM",
+    "START",
+    "STOP",
+    "run_child",
+]
 
 ITEM, END, ERROR = range(3)
-"""The kinds of messages: an item, the end of the items, or an exception. Each has statistics."""
+"""The kinds of messages: an item, the end of the items, or an exception. Each has a report."""
 
 HEAD = struct.Struct("=BIQQQQQ")
 """A message: its kind, the segment, its capacity, and the layout of the object in it.
 
 The first message of a segment carries the file descriptor.
 """
+
+CREDIT, STOP = b"c", b"s"
+"""Messages of the parent: one more item may be made ahead, or the iteration ends."""
+
+START = struct.Struct("=QQQQ")
+"""The message of the parent that begins an iteration: the layout of its producer.
+
+The pickled argument of the iteration follows. The file with the producer comes along, unless it is
+that of the previous iteration.
+"""
+
+MOST_BYTES = 1 << 16
+"""The size of the longest message of the parent."""
 
 # The time for an orderly end, after which the process exits in any case.
 GRACE_S = 2.0
@@ -44,24 +70,22 @@ class ParentEndedError(BaseException):
     """The parent closed the connection or ended."""
 
 
-def run_child(
-    connection: socket.socket, depth: int, factory: bytes | tuple[Any, Any]
-) -> None:
-    """Make items and send them, until there are no more or the parent closes the connection.
+def run_child(connection: socket.socket, depth: int, producer: Producer | None) -> None:
+    """Make the items of one iteration after the other, until the parent closes the connection.
+
+    An exception ends the process, after it was sent.
 
     Args:
         connection: The connection to the parent.
         depth: The number of items to make ahead.
-        factory: The functions that make items and statistics; pickled, unless forked.
+        producer: The producer of the first iteration, if this process was forked.
     """
     silence()
-    link = ParentLink(connection, depth)
+    link = ParentLink(connection, depth, producer)
     try:
         try:
-            run(
-                link,
-                *(pickle.loads(factory) if isinstance(factory, bytes) else factory),
-            )
+            while True:
+                link.run(link.begun.get())
         except ParentEndedError:
             raise
         except BaseException as error:
@@ -80,21 +104,38 @@ def run_child(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run(
-    link: ParentLink, make: Callable[[], Any], statistics: Callable[[], Any] | None
-) -> None:
-    link.statistics = statistics
-    items = iter(make())
-    while True:
-        link.credits.acquire()
-        try:
-            item = next(items)
-        except StopIteration:
-            link.send(END, None)
-            return
-        link.send(ITEM, item)
-        # Do not keep the item alive while the next one is made.
-        del item
+class HelperIteration:
+    """An iteration that the parent began.
+
+    Args:
+        depth: The number of items to make ahead.
+        argument: The pickled argument of the ``items`` of the producer.
+        layout: The layout of the producer.
+        file: The file with the producer, or ``None`` for that of the previous iteration.
+    """
+
+    def __init__(
+        self, depth: int, argument: bytes, layout: Layout, file: int | None
+    ) -> None:
+        self.argument = argument
+        self.layout = layout
+        self.file = file
+        self.is_stopped = False
+        self._credits = threading.Semaphore(depth)
+
+    def is_wanted(self) -> bool:
+        """Wait for a credit, and return whether another item is wanted."""
+        self._credits.acquire()
+        return not self.is_stopped
+
+    def grant(self) -> None:
+        """Let one more item be made."""
+        self._credits.release()
+
+    def stop(self) -> None:
+        """Let no more items be made."""
+        self.is_stopped = True
+        self._credits.release()
 
 
 def raise_unless_ended(found: Any) -> None:
@@ -104,19 +145,54 @@ def raise_unless_ended(found: Any) -> None:
 
 
 class ParentLink:
-    """The connection to the parent, which grants credits, releases segments, and may end."""
+    """The connection to the parent, which begins and stops iterations, and may end.
 
-    def __init__(self, connection: socket.socket, depth: int) -> None:
+    Attributes:
+        begun: The iterations that the parent began and that did not start yet.
+        has_ended: Whether the parent closed the connection or ended.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        depth: int,
+        producer: Producer | None,
+    ) -> None:
         self.connection = connection
-        self.credits = threading.Semaphore(depth)
+        self.depth = depth
         self.segments = WritableSegments()
-        self.statistics: Callable[[], Any] | None = None
+        self.producer = producer
         self.has_ended = self.was_raised = False
+        self.begun: queue.SimpleQueue[HelperIteration] = queue.SimpleQueue()
+        self.current: HelperIteration | None = None
+        if producer is not None:
+            self.begin(pickle.dumps(None), Layout(0, 0, 0, 0), None)
         sys.unraisablehook = raise_unless_ended
         # Ctrl-C interrupts all processes of a terminal, but only the parent handles it.
         signal.signal(signal.SIGINT, self.interrupted)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         threading.Thread(target=self.watch, daemon=True).start()
+
+    def run(self, iteration: HelperIteration) -> None:
+        """Make the items of an iteration and send them, until there are no more or it is stopped."""
+        if iteration.file is not None:
+            self.producer = None
+            self.producer = loaded(iteration.layout, iteration.file)
+        producer: Any = self.producer
+        if not iteration.is_stopped:
+            items = iter(producer.items(pickle.loads(iteration.argument)))
+            while iteration.is_wanted():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                self.send(ITEM, item)
+                # Do not keep the item alive while the next one is made.
+                del item
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+        self.send(END, None)
 
     def interrupted(self, number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -125,8 +201,8 @@ class ParentLink:
             raise ParentEndedError
 
     def send(self, kind: int, value: Any) -> None:
-        """Write an object and the statistics to shared memory, and notify the parent."""
-        report = None if self.statistics is None else self.statistics()
+        """Write an object and the report of the producer to shared memory, and notify the parent."""
+        report = None if self.producer is None else self.producer.report()
         try:
             layout, runs = packed((value, report))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -166,15 +242,24 @@ class ParentLink:
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def receive(self) -> bool:
-        """Receive credits; return whether the parent is still connected."""
+        """Receive a message; return whether the parent is still connected."""
         try:
-            granted = self.connection.recv(1 << 16)
+            message, files, *_ = socket.recv_fds(self.connection, MOST_BYTES, 1)
         except OSError:
             return False
-        if not granted:
+        if not message:
             return False
-        self.credits.release(len(granted))
+        if message not in (CREDIT, STOP):
+            layout = Layout(*START.unpack_from(message))
+            self.begin(message[START.size :], layout, files[0] if files else None)
+        elif self.current is not None:
+            (self.current.grant if message == CREDIT else self.current.stop)()
         return True
+
+    def begin(self, argument: bytes, layout: Layout, file: int | None) -> None:
+        """Begin an iteration, to which the following messages of the parent belong."""
+        self.current = HelperIteration(self.depth, argument, layout, file)
+        self.begun.put(self.current)
 
 
 def portable(error: BaseException) -> tuple[BaseException, str]:

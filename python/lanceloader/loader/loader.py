@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
+    from lanceloader.helper.kept import KeptHelper
     from lanceloader.loader.steps import StepOptions
     from lanceloader.stages.pipeline import BatchPipeline
     from lanceloader.units.base import Units
@@ -87,6 +88,8 @@ class Loader(Generic[PermutationT]):
         self._metrics: Metrics | None = None
         """The metrics of the iteration requested last."""
         self._trace: Trace | None = None
+        self._helper: KeptHelper | None = None
+        """The helper process, from the first iteration in one on."""
         check_bar(progress)
         steps.global_size(self.world)
         self._register_with_torch()
@@ -323,12 +326,19 @@ class Loader(Generic[PermutationT]):
     def _by_helper(self, iteration: Iteration) -> Iterator[Any]:
         """Yield the batches of an iteration from a helper process."""
         from lanceloader.helper.batches import batches_of_helper
+        from lanceloader.helper.kept import KeptHelper
 
         cursor = self.cursor
         start = cursor.start(iteration.number, iteration.requested)
         total = None if self._steps.epochs is None else len(self)
+        if self._helper is None:
+            self._helper = KeptHelper()
+        sent = self.copy_for_process(start)
+        started, sent.cursor = sent.cursor, Cursor(self.epochs)
         batches = batches_of_helper(
-            self.copy_for_process(start),
+            self._helper,
+            sent,
+            started,
             lambda values: self.pipeline.copied(values, iteration.metrics),
             iteration.metrics,
             lambda at: cursor.move(iteration.number, at),
@@ -343,7 +353,7 @@ class Loader(Generic[PermutationT]):
         new._steps = replace(self._steps, world=self.world)
         new.pipeline = self.pipeline.without_copies()
         new._in_process, new._has_progress = True, False
-        new._metrics = new._trace = None
+        new._metrics = new._trace = new._helper = None
         new.cursor = copy.copy(self.cursor)
         new.cursor.jump(start)
         return new
@@ -455,7 +465,8 @@ class Loader(Generic[PermutationT]):
         # Workers are not ranks, so they get the rank of the process that pickles the loader.
         world = self._steps.world or World.in_use()
         state = self.__dict__ | {"_steps": replace(self._steps, world=world)}
-        state |= {"_metrics": None, "_trace": None, "cursor": copy.copy(self.cursor)}
+        state |= {"_metrics": None, "_trace": None, "_helper": None}
+        state["cursor"] = copy.copy(self.cursor)
         # Samplers refer to this loader weakly and are made again.
         del state["sampler"], state["batch_sampler"]
         return state
@@ -463,7 +474,8 @@ class Loader(Generic[PermutationT]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_served" in state:
             state = _of_version_0_1_0(state)
-        self.__dict__.update(state)
+        # Pickles of version 0.2 and earlier have no helper.
+        self.__dict__.update({"_helper": None} | state)
         self._register_with_torch()
 
 

@@ -185,8 +185,8 @@ class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
             device: The device to copy tensors to, one batch ahead.
             in_process: Whether threads of this process read and transform. If false, a helper
                 process does, and batches arrive through shared memory without a copy. It starts
-                with each iteration, which takes as long as importing the package, so prefer one
-                iteration of several ``epochs``. Functions must be picklable, and a script needs
+                with the first batch, which takes as long as importing the package, and ends with
+                the loader. Functions must be picklable, and a script needs
                 ``if __name__ == "__main__"``. Linux only.
 
             **Reading**

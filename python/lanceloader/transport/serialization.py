@@ -12,11 +12,11 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
 
-__all__ = ["Layout", "packed", "unpacked"]
+__all__ = ["Layout", "laid_out", "packed", "unpacked"]
 
 # The alignment that Arrow recommends for buffers, which suffices for all types of numbers.
 ALIGNMENT = 64
@@ -48,10 +48,17 @@ def packed(
     if reducers is not None:
         pickler.dispatch_table = reducers
     pickler.dump(value)
+    return laid_out(pickler.buffers, stream)
+
+
+def laid_out(
+    buffers: Iterable[pickle.PickleBuffer], stream: Iterable[memoryview]
+) -> tuple[Layout, list[tuple[int, Any]]]:
+    """Return the layout of a pickle and its buffers, and all parts with their offsets."""
     sizes = array("Q")
     parts: list[tuple[int, Any]] = []
     offset = 0
-    for buffer in pickler.buffers:
+    for buffer in buffers:
         part = buffer.raw()
         parts.append((offset, part))
         sizes.append(part.nbytes)
@@ -59,9 +66,9 @@ def packed(
     sizes_at = offset
     parts.append((sizes_at, memoryview(sizes).cast("B")))
     offset = pickle_at = sizes_at + len(sizes) * sizes.itemsize
-    for part in stream:
-        parts.append((offset, part))
-        offset += part.nbytes
+    for piece in stream:
+        parts.append((offset, piece))
+        offset += piece.nbytes
     return Layout(len(sizes), sizes_at, pickle_at, offset), parts
 
 

@@ -120,9 +120,11 @@ class ViewUnits:
         return self._view.open_format_reader(by_column=self._by_column)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
+        state = {
             name: value for name, value in self.__dict__.items() if name != "convert"
         }
+        # Pickles are the same whether the plan is known or not.
+        return state | {"_known": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
