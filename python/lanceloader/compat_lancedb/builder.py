@@ -36,7 +36,9 @@ from lanceloader.sources.opening import is_a, sync_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["PermutationBuilder", "permutation_builder"]
+    import pyarrow as pa
+
+__all__ = ["PermutationBuilder", "built_rows", "permutation_builder"]
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,10 @@ class PermutationBuilder:
             ImportError: If lancedb is not installed.
         """
         need("lancedb", "permutation_builder")
+        return memory_table("permutation", self._rows())
+
+    def _rows(self) -> pa.Table:
+        """Return the rows of the permutation table, and use up the settings."""
         import pyarrow as pa
 
         plan = self._current()
@@ -287,8 +293,7 @@ class PermutationBuilder:
         if rows.is_calculated:
             columns.reverse()
         schema = pa.schema([field for field, _ in columns], metadata=metadata)
-        data = pa.table([values for _, values in columns], schema=schema)
-        return memory_table("permutation", data)
+        return pa.table([values for _, values in columns], schema=schema)
 
     def _current(self) -> BuildPlan:
         if self._plan is None:
@@ -323,6 +328,16 @@ def permutation_builder(table: Any) -> PermutationBuilder:
         [2, 1, 4, 6, 9, 5, 3, 8, 7, 0]
     """
     return PermutationBuilder(table)
+
+
+def built_rows(builder: Any) -> Any:
+    """Return the rows of a permutation table as Arrow data, which needs no lancedb.
+
+    A builder of another class returns what its ``execute`` does.
+    """
+    if type(builder) is PermutationBuilder:
+        return builder._rows()
+    return builder.execute()
 
 
 def _one_split(table: FilteredTable) -> SplitRows:

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from lanceloader._native import Order
     from lanceloader.sources import Source
 
-__all__ = ["PlanTable", "json_of", "metadata_of", "rows_of_split", "split_names"]
+__all__ = [
+    "PlanTable",
+    "arrow_of",
+    "json_of",
+    "metadata_of",
+    "rows_of_split",
+    "split_names",
+]
 
 ROW_ID = "row_id"
 SPLIT_ID = "split_id"
@@ -73,6 +80,11 @@ class PlanTable:
         if known is None or known[0] != version:
             known = _plans[table] = (version, cls(arrow_of(table)))
         return known[1]
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows of all splits."""
+        return len(self._row_ids)
 
     @property
     def num_splits(self) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import IterableDataset
 
 from lanceloader.choices import check_flag
-from lanceloader.compat_lancedb.plan_table import PlanTable
+from lanceloader.compat_lancedb.builder import built_rows
+from lanceloader.compat_lancedb.plan_table import PlanTable, arrow_of
 from lanceloader.numbers import count, numpy_of
 from lanceloader.options import bytes_of
 from lanceloader.sources import pinned_source
@@ -261,21 +262,26 @@ class StreamingDataset(
         self._start_again()
 
     def _build_permutation(self, table: Any) -> Any:
-        """Return the permutation table of this epoch, built from the settings."""
+        """Return the permutation table of this epoch, built from the settings.
+
+        It is a table of LanceDB if the table of this dataset is one that is open.
+        """
+        execute = executed if self._is_of_lancedb() else built_rows
         builder = namespace.permutation_builder(table)
         if self._filter is not None:
             builder = builder.filter(self._filter)
         # With a tail, all rows are in one split, which the readers share.
         fixed = self._num_splits if self._tail is None else 1
         if not self._shuffle:
-            return builder.split_sequential(fixed=fixed).execute()
+            return execute(builder.split_sequential(fixed=fixed))
         seed = count(
             self._shuffle_seed + self._epoch * _EPOCH_PRIME,
             f"shuffle_seed + epoch * {_EPOCH_PRIME}",
         )
-        return builder.split_random(
+        builder = builder.split_random(
             fixed=fixed, seed=seed, clump_size=self._shuffle_clump_size
-        ).execute()
+        )
+        return execute(builder)
 
     def _use_permutation(self, perm_table: Any) -> None:
         """Read the rows of a permutation table that was just built."""
@@ -315,7 +321,7 @@ class StreamingDataset(
         if self._known_order is None:
             plan = PlanTable.of(self._perm_table)
             digest = hashlib.blake2b(digest_size=16)
-            for rows in self._perm_table.to_arrow()["row_id"].chunks:
+            for rows in arrow_of(self._perm_table)["row_id"].chunks:
                 digest.update(numpy_of(rows).data)
             self._known_order = {
                 "shuffle": self._shuffle,
@@ -374,7 +380,9 @@ class StreamingDataset(
         if self._pack_sequences is not None:
             self._progress = PackProgress(self._num_splits)
         elif self._tail is not None:
-            order = GlobalOrder(self._perm_table.count_rows(), self._num_splits)
+            order = GlobalOrder(
+                PlanTable.of(self._perm_table).num_rows, self._num_splits
+            )
             self._progress = ShardProgress(order)
         else:
             self._progress = RowProgress(self._num_splits)
@@ -390,3 +398,8 @@ class StreamingDataset(
             ValueError: At the first row, if splits do not divide among the workers.
         """
         return self._iter()
+
+
+def executed(builder: Any) -> Any:
+    """Return the permutation table of a builder."""
+    return builder.execute()

@@ -8,21 +8,20 @@ this rank otherwise.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lanceloader.compat_lancedb.plan_table import PlanTable
-from lanceloader.engine import memory_table
+from lanceloader.compat_lancedb.plan_table import PlanTable, arrow_of
 from lanceloader.numbers import array_of, numpy_of, offsets_of
-from lanceloader.sources import open_source, pinned_source
+from lanceloader.sources import LanceSource, open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.streaming.attributes import DatasetAttributes
 from lanceloader.streaming.counters import Counters
 from lanceloader.streaming.iterator_lock import IteratorLock
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
-from lanceloader.streaming.replaceable import namespace
+from lanceloader.streaming.replaceable import is_replaced, namespace
 from lanceloader.world import is_starting
 
 if TYPE_CHECKING:
@@ -36,8 +35,33 @@ LANCEDB_TABLES = "LanceTable", "RemoteTable", "AsyncTable"
 OPEN = "_built_table", "_opened"
 
 
+class UnopenedTable(NamedTuple):
+    """A LanceDB table that is opened when it is first used, as importing lancedb takes long."""
+
+    state: State
+    """Its state in a pickle."""
+
+
 class DatasetPickling(DatasetAttributes):
     """Reduces a dataset to a description, and opens a dataset from it."""
+
+    @property
+    def _table(self) -> Any:
+        """The table with the rows."""
+        table = self.__dict__["_table"]
+        if isinstance(table, UnopenedTable):
+            table = self._table = namespace._table_from_pickle_state(table.state)
+        return table
+
+    @_table.setter
+    def _table(self, table: Any) -> None:
+        self.__dict__["_table"] = table
+
+    def _is_of_lancedb(self) -> bool:
+        """Return whether the table is a table of LanceDB that is open."""
+        return any(
+            is_a(self.__dict__["_table"], "lancedb", name) for name in LANCEDB_TABLES
+        )
 
     def __getstate__(self) -> State:
         """Return the description of the dataset.
@@ -57,6 +81,7 @@ class DatasetPickling(DatasetAttributes):
             state["_table"], perm_data = self._rows_in_memory(perm_data)
         else:
             state["_table"] = self._table_state()
+            state["_source"] = self._source_of_file()
         state["_perm_table"] = "permutation", perm_data
         return state
 
@@ -74,25 +99,32 @@ class DatasetPickling(DatasetAttributes):
         if "_worker_stats" in state:
             state = of_version_0_1(state)
         name, table = state.pop("_table_name"), state.pop("_table")
-        perm_name, perm_data = state.pop("_perm_table")
+        _, perm_data = state.pop("_perm_table")
+        # Pickles of version 0.1 have none.
+        source = state.pop("_source", None)
         self.__dict__.update(state)
         if self._connection_factory is not None:
             self._table = self._connection_factory(name)
         elif table["kind"] == "source":
             self._table = table["source"]
+        elif source is not None and not is_replaced("_table_from_pickle_state"):
+            self._table = UnopenedTable(table)
         else:
             self._table = namespace._table_from_pickle_state(table)
         if perm_data is None:
-            perm_table = self._build_permutation(pinned_source(self._table, *self._pin))
+            built = source or pinned_source(self._table, *self._pin)
+            perm_table = self._build_permutation(built)
         else:
-            if is_in_memory(self._table):
+            if is_in_memory(self.__dict__["_table"]):
                 # The table is a new one, and has versions of its own.
                 perm_data = namespace._drop_base_version(perm_data)
-            perm_table = memory_table(perm_name, perm_data)
+            perm_table = perm_data
         self._perm_table = perm_table
         self._built_table = perm_table if perm_data is None else None
         plan = PlanTable.of(perm_table)
-        source = pinned_source(self._table, plan.base_version, plan.base_branch)
+        pin = plan.base_version, plan.base_branch
+        if source is None or pin != (source.version, source.branch):
+            source = pinned_source(self._table, *pin)
         self._opened = perm_table, source, plan
         self._pin = source.version, source.branch
 
@@ -123,7 +155,7 @@ class DatasetPickling(DatasetAttributes):
     def _rows_of_rank(self) -> pa.Table:
         import numpy as np
 
-        data = self._perm_table.to_arrow()
+        data = arrow_of(self._perm_table)
         if self._tail is not None:
             return data
         ours = array_of(np.array(self._rank_splits, np.uint64))
@@ -142,6 +174,13 @@ class DatasetPickling(DatasetAttributes):
         )
         data = source.to_arrow()
         return {"kind": "memory", "name": source.name, "data": data}, perm_data
+
+    def _source_of_file(self) -> LanceSource | None:
+        """Return what reads the table without lancedb, if it is a table of LanceDB in files."""
+        if not is_a(self._table, "lancedb", "LanceTable"):
+            return None
+        source = pinned_source(self._table, *self._pin)
+        return source if isinstance(source, LanceSource) else None
 
     def _table_state(self) -> State:
         if any(is_a(self._table, "lancedb", name) for name in LANCEDB_TABLES[:2]):
