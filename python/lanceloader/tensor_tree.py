@@ -84,7 +84,7 @@ def is_plain_tensor(leaf: Any) -> bool:
 
     return (
         type(leaf) is torch.Tensor
-        and leaf.device.type == "cpu"
+        and leaf.is_cpu
         and leaf.layout == torch.strided
         and not leaf.requires_grad
         and not leaf.is_conj()

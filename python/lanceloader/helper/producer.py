@@ -9,7 +9,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lanceloader.sources.secrets import travelling
-from lanceloader.transport.serialization import Layout, laid_out, unpacked
+from lanceloader.transport.serialization import Layout, laid_out, unpacked, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,7 +83,7 @@ class PickledProducer:
 
     def write(self) -> tuple[Layout, int]:
         """Write the pickle to anonymous memory, once; return its layout and the open file."""
-        layout, parts = laid_out(self._buffers, [memoryview(self._data)])
+        layout, parts = laid_out(map(whole, self._buffers), [memoryview(self._data)])
         file = os.memfd_create("lanceloader-producer", os.MFD_CLOEXEC)
         try:
             os.ftruncate(file, layout.num_bytes)

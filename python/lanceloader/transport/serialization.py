@@ -1,25 +1,28 @@
 """Serialization of objects into shared memory, from which they are loaded without a copy.
 
 Arrays, tensors and Arrow data are written out of band, as with pickle protocol 5, followed by the
-pickle of the object. Tensors that share a storage also share it after loading.
+pickle of the object. Tensors that overlap in memory also do so after loading.
 """
 
 from __future__ import annotations
 
+import operator
 import pickle
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import torch
 
-__all__ = ["Layout", "laid_out", "packed", "unpacked"]
+__all__ = ["Layout", "laid_out", "packed", "unpacked", "whole"]
 
-# The alignment that Arrow recommends for buffers, which suffices for all types of numbers.
-ALIGNMENT = 64
+Buffer: TypeAlias = tuple[int, list[tuple[int, Any]]]
+"""The size of a buffer, and its parts with their offsets."""
 
 
 class Layout(NamedTuple):
@@ -51,18 +54,24 @@ def packed(
     return laid_out(pickler.buffers, stream)
 
 
+def whole(buffer: pickle.PickleBuffer) -> Buffer:
+    """Return a buffer of one part."""
+    memory = buffer.raw()
+    return memory.nbytes, [(0, memory)]
+
+
 def laid_out(
-    buffers: Iterable[pickle.PickleBuffer], stream: Iterable[memoryview]
+    buffers: Iterable[Buffer], stream: Iterable[memoryview]
 ) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a pickle and its buffers, and all parts with their offsets."""
     sizes = array("Q")
     parts: list[tuple[int, Any]] = []
     offset = 0
-    for buffer in buffers:
-        part = buffer.raw()
-        parts.append((offset, part))
-        sizes.append(part.nbytes)
-        offset += part.nbytes + -part.nbytes % ALIGNMENT
+    for num_bytes, pieces in buffers:
+        for at, memory in pieces:
+            parts.append((offset + at, memory))
+        sizes.append(num_bytes)
+        offset += num_bytes + -num_bytes % ALIGNMENT
     sizes_at = offset
     parts.append((sizes_at, memoryview(sizes).cast("B")))
     offset = pickle_at = sizes_at + len(sizes) * sizes.itemsize
@@ -97,20 +106,36 @@ class TensorPickler(pickle.Pickler):
     """A pickler that writes buffers out of band, also those of tensors."""
 
     def __init__(self, stream: list[memoryview], value: Any) -> None:
-        self.buffers: list[pickle.PickleBuffer] = []
+        self.buffers: list[Buffer] = []
         super().__init__(
-            ByteStream(stream), protocol=5, buffer_callback=self.buffers.append
+            ByteStream(stream), protocol=5, buffer_callback=self.add_buffer
         )
+        self.value = value
         self.has_torch = "torch" in sys.modules
+        self.table: TensorTable | None = None
+        self.numbers: dict[int, int] = {}
         self.storages: dict[int, PickledStorage] = {}
-        self.bytes_by_storage: dict[int, int] = {}
+        self.bytes_by_storage: dict[int, int] | None = None
         if self.has_torch:
-            from lanceloader.tensor_tree import bytes_by_storage
+            self.table = TensorTable(value)
+            self.numbers = self.table.numbers
 
-            self.bytes_by_storage = bytes_by_storage(value)
+    def add_buffer(self, buffer: pickle.PickleBuffer) -> None:
+        """Add a buffer to those that are written."""
+        table = self.table
+        if table is not None and buffer is table.marker:
+            self.buffers.append((table.num_bytes, table.parts))
+        else:
+            self.buffers.append(whole(buffer))
 
     def reducer_override(self, value: Any) -> Any:
-        """Reduce a tensor to its storage and its view of it; other objects are pickled as usual."""
+        """Reduce a tensor to its place in the table, or to its storage and its view of it.
+
+        Other objects are pickled as usual.
+        """
+        number = self.numbers.get(id(value))
+        if number is not None:
+            return operator.getitem, (self.table, number)
         if not self.has_torch or not hasattr(value, "untyped_storage"):
             return NotImplemented
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
@@ -122,15 +147,19 @@ class TensorPickler(pickle.Pickler):
             return sparse_tensor, value.__reduce_ex__(5)[1]
         if not is_plain_tensor(value):
             return NotImplemented
-        whole = self.storage_of(value)
-        if whole is None:
+        storage = self.storage_of(value)
+        if storage is None:
             value = value.clone()
-            whole = PickledStorage(value.untyped_storage())
+            storage = PickledStorage(value.untyped_storage())
         view = value.storage_offset(), tuple(value.shape), value.stride()
-        return tensor_from_storage, (whole, value.dtype, *view)
+        return tensor_from_storage, (storage, value.dtype, *view)
 
     def storage_of(self, tensor: torch.Tensor) -> PickledStorage | None:
         """Return the storage of a tensor to pickle, or ``None`` if the value uses less than half of it."""
+        if self.bytes_by_storage is None:
+            from lanceloader.tensor_tree import bytes_by_storage
+
+            self.bytes_by_storage = bytes_by_storage(self.value)
         storage = tensor.untyped_storage()
         key = storage._cdata
         if self.bytes_by_storage.get(key, tensor.nbytes) * 2 < storage.nbytes():

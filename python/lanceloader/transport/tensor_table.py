@@ -1,0 +1,143 @@
+"""The tensors of an object as one buffer, from which a reader makes all of them at once."""
+
+from __future__ import annotations
+
+import ctypes
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from lanceloader.tensor_tree import is_plain_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+__all__ = ["ALIGNMENT", "TensorTable"]
+
+# The alignment that Arrow recommends for buffers, which suffices for all types of numbers.
+ALIGNMENT = 64
+
+SCALARS = str, bytes, bool, int, float, type(None)
+
+
+class TensorTable:
+    """The contiguous tensors of a nested value that do not overlap in memory.
+
+    Its pickle is a list of tensors. Tensors of one dtype and shape that lie end to end are views of
+    one tensor there, as they may have been before.
+
+    Args:
+        value: Nested dicts, lists and tuples. Tensors in other objects are left out.
+
+    Attributes:
+        marker: What stands for its buffer in the pickle.
+        num_bytes: The size of the buffer.
+        parts: What the buffer consists of, with offsets.
+        numbers: The number of each tensor in the list, by the ``id`` of the tensor.
+    """
+
+    def __init__(self, value: Any) -> None:
+        # Writable, as the tensors are.
+        self.marker = pickle.PickleBuffer(bytearray())
+        self.num_bytes = 0
+        self.parts: list[tuple[int, memoryview]] = []
+        self.numbers: dict[int, int] = {}
+        self._runs: list[list[Any]] = []
+        """The dtype and the shape of tensors that lie end to end, and their number."""
+        found = {id(tensor): tensor for tensor in tensors_in(value)}
+        spans = sorted(
+            [(one.data_ptr(), one.nbytes, at, one) for at, one in found.items()]
+        )
+        run_at = last_end = 0
+        kind: Any = None
+        for address, size, at, tensor in without_overlaps(spans):
+            same = tensor.dtype, tensor.shape
+            if address == last_end and same == kind:
+                self._runs[-1][2] += 1
+            else:
+                self._add(value, run_at, last_end)
+                run_at, kind = address, same
+                self._runs.append([name_of(same[0]), tuple(same[1]), 1])
+            last_end = address + size
+            self.numbers[at] = len(self.numbers)
+        self._add(value, run_at, last_end)
+
+    def _add(self, value: Any, start: int, stop: int) -> None:
+        """Add the memory from one address to another, in which tensors of ``value`` lie."""
+        if start == stop:
+            return
+        memory: Any = (ctypes.c_ubyte * (stop - start)).from_address(start)
+        memory.owner = value
+        self.num_bytes += -self.num_bytes % ALIGNMENT
+        self.parts.append((self.num_bytes, memoryview(memory).cast("B")))
+        self.num_bytes += stop - start
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return tensors_of, (self.marker, self._runs)
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the plain contiguous tensors in nested dicts, lists and tuples."""
+    import torch
+
+    values = [value]
+    while values:
+        part = values.pop()
+        if type(part) is torch.Tensor:
+            if is_plain_tensor(part) and part.is_contiguous() and part.nbytes:
+                yield part
+        elif isinstance(part, dict):
+            values += part.values()
+        # Lists of text or numbers are long, and have no tensors.
+        elif isinstance(part, list | tuple) and not (
+            part and isinstance(part[0], SCALARS) and isinstance(part[-1], SCALARS)
+        ):
+            values += part
+
+
+def without_overlaps(
+    spans: Sequence[tuple[int, int, int, torch.Tensor]],
+) -> list[tuple[int, int, int, torch.Tensor]]:
+    """Return the spans, sorted by address, that share no bytes with another one."""
+    kept: list[tuple[int, int, int, torch.Tensor]] = []
+    end = 0
+    for span in spans:
+        if span[0] >= end:
+            kept.append(span)
+        elif kept and kept[-1][0] + kept[-1][1] > span[0]:
+            kept.pop()
+        end = max(end, span[0] + span[1])
+    return kept
+
+
+_NAMES: dict[torch.dtype, str] = {}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a dtype."""
+    name = _NAMES.get(dtype)
+    if name is None:
+        name = _NAMES[dtype] = str(dtype).removeprefix("torch.")
+    return name
+
+
+def tensors_of(buffer: Any, runs: list[list[Any]]) -> list[torch.Tensor]:
+    """Return the tensors of a table, as views of a buffer."""
+    import torch
+
+    tensors: list[torch.Tensor] = []
+    offset = 0
+    for name, shape, count in runs:
+        dtype = getattr(torch, name)
+        num_values = count
+        for size in shape:
+            num_values *= size
+        offset += -offset % ALIGNMENT
+        run = torch.frombuffer(buffer, dtype=dtype, count=num_values, offset=offset)
+        offset += run.nbytes
+        if count > 1:
+            tensors += run.view(count, *shape).unbind(0)
+        else:
+            tensors.append(run if len(shape) == 1 else run.view(shape))
+    return tensors
