@@ -17,7 +17,7 @@ import pytest
 import torch
 import worker_values
 from lanceloader.torch import DataLoader
-from lanceloader.transport import inbox, outbox, shared_memory
+from lanceloader.transport import inbox, outbox, queues, shared_memory
 from lanceloader.transport.outbox import Outbox
 from process_state import soon
 from torch.utils.data import DataLoader as TorchLoader
@@ -151,7 +151,7 @@ def test_messages_of_any_size_stay_in_order(monkeypatch):
     found = sent(make)
     assert equal(found, list(make()))
     # And if some go through the pipe's own thread.
-    monkeypatch.setattr(outbox, "MOST_DIRECT", 300)
+    monkeypatch.setattr(queues, "MOST_DIRECT", 300)
     assert equal(sent(make), found)
 
 

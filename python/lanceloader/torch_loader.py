@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
-from torch.utils.data.dataloader import _DatasetKind
+from torch.utils.data.dataloader import _DatasetKind, _MultiProcessingDataLoaderIter
 
 from lanceloader.choices import check_function
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
@@ -27,6 +27,7 @@ from lanceloader.loader.signature import with_options_shown
 from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
 from lanceloader.stop_iteration import without_stop_iteration
+from lanceloader.transport.queues import read_directly, write_directly
 from lanceloader.units.locations import BatchLocations
 from lanceloader.units.share import Share
 
@@ -355,6 +356,18 @@ def could_not_start(worker: Any) -> bool:
     return worker.exitcode == 1 and imports_main(method)
 
 
+class WorkersIterator(_MultiProcessingDataLoaderIter):
+    """The iterator of torch, whose queues need no threads in this process."""
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:  # noqa: FBT001, FBT002
+        if first_iter:
+            # Nothing was sent yet.
+            for queue in self._index_queues:
+                write_directly(queue)
+            read_directly(self._worker_result_queue)
+        super()._reset(loader, first_iter)
+
+
 class WorkerDataset(IterableDataset[Any]):
     """The dataset of a worker: its batches, with a ``SkippedBatch`` for each that was skipped.
 
@@ -539,7 +552,8 @@ def started(loader: TorchLoader[Any]) -> Any:
         Exception: If a function cannot be sent to workers, with a note that says what to do.
     """
     try:
-        return TorchLoader._get_iterator(loader)
+        loader.check_worker_number_rationality()
+        return WorkersIterator(loader)
     except Exception as error:
         if "pickle" in str(error).lower():
             error.add_note(

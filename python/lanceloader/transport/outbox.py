@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import time
 from multiprocessing.reduction import DupFd, ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.transport.inbox import receive
+from lanceloader.transport.queues import DirectWriter
 from lanceloader.transport.serialization import packed
 from lanceloader.transport.shared_memory import WritableSegments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lanceloader.transport.shared_memory import Segment
 
 __all__ = ["Outbox"]
 
 INLINE = 1 << 12
 """Messages without arrays that are smaller than this many bytes are sent as they are."""
-
-MOST_DIRECT = select.PIPE_BUF - 64
-"""The most bytes that fit into a pipe which is ready for writing."""
-LOCK_S = 0.1
-"""The seconds to wait for other workers that write to the pipe."""
 
 
 class Outbox:
@@ -43,13 +36,12 @@ class Outbox:
     """
 
     def __init__(self, queue: Any, reader: int) -> None:
-        self._put: Callable[..., None] = queue.put
+        self._writing = DirectWriter(queue, queue.put)
         self._segments = WritableSegments()
         self._writer = os.getpid(), time.monotonic_ns()
         self._is_readable = can_read_files(reader)
         # Objects other than plain tensors are reduced as by the queue.
         self._reducers: Any = ForkingPickler(io.BytesIO()).dispatch_table
-        self._pipe = DirectPipe.of(queue)
         queue.put = self.put
 
     def put(
@@ -61,13 +53,9 @@ class Outbox:
         """Send a message, as ``Queue.put`` does."""
         try:
             message = self._letter(message)
-            if self._pipe is not None and self._pipe.send(message):
-                return
+            self._writing.put(message, block, timeout)
         except Exception as error:
-            message = or_error(message, error)
-        # Messages must stay in order, and the queue sends this one later.
-        self._pipe = None
-        self._put(message, block, timeout)
+            self._writing.put_later(or_error(message, error), block, timeout)
 
     def _letter(self, message: Any) -> Any:
         layout, parts = packed(message, self._reducers)
@@ -85,45 +73,6 @@ class Outbox:
             return None
         segment.is_known = True
         return DupFd(segment.file).detach
-
-
-class DirectPipe:
-    """The pipe of a queue, to which messages can be written without its thread.
-
-    Args:
-        room: The semaphore that counts the messages of the queue.
-        lock: The lock that writers hold.
-        writer: The end of the pipe for writing.
-    """
-
-    def __init__(self, room: Any, lock: Any, writer: Any) -> None:
-        self._room = room
-        self._lock = lock
-        self._writer = writer
-        self._poll = select.poll()
-        self._poll.register(writer.fileno(), select.POLLOUT)
-
-    @classmethod
-    def of(cls, queue: Any) -> DirectPipe | None:
-        """Return the pipe of a queue, if it has one."""
-        names = "_sem", "_wlock", "_writer"
-        room, lock, writer = (getattr(queue, name, None) for name in names)
-        if None in (room, lock) or not hasattr(writer, "send_bytes"):
-            return None
-        return cls(room, lock, writer)
-
-    def send(self, message: Any) -> bool:
-        """Write a message, if that does not have to wait for the reader; return whether it was written."""
-        pickled = ForkingPickler.dumps(message)
-        if len(pickled) > MOST_DIRECT or not self._lock.acquire(timeout=LOCK_S):
-            return False
-        try:
-            if not self._poll.poll(0) or not self._room.acquire(block=False):
-                return False
-            self._writer.send_bytes(pickled)
-        finally:
-            self._lock.release()
-        return True
 
 
 class Letter:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lanceloader.transport.outbox import Outbox
 from lanceloader.transport.parent import when_ended
+from lanceloader.transport.queues import read_directly
 
 __all__ = ["attach"]
 
@@ -47,6 +48,7 @@ def attach() -> None:
     if arguments is None:
         return
     end_with_parent(parent)
+    read_directly(arguments.get("index_queue"))
     queue = arguments.get("data_queue")
     if hasattr(os, "memfd_create") and hasattr(queue, "put"):
         Outbox(queue, parent.pid)
