@@ -20,6 +20,7 @@ import scenarios.epochs
 import scenarios.lance_torch
 import scenarios.orders
 import scenarios.packing
+import scenarios.processes
 import scenarios.storage
 import scenarios.streaming
 import scenarios.tables
@@ -34,6 +35,7 @@ EXPERIMENTS = {
     scenarios.epochs.COLD: scenarios.epochs.run_cold,
     scenarios.epochs.EXTERNAL: scenarios.epochs.run_external,
     scenarios.workers.WORKERS: scenarios.workers.run,
+    scenarios.processes.PROCESSES: scenarios.processes.run,
     scenarios.orders.ORDERS: scenarios.orders.run,
     scenarios.wide.WIDE: scenarios.wide.run,
     scenarios.storage.STORAGE: scenarios.storage.run,

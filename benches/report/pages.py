@@ -16,6 +16,7 @@ from scenarios.epochs import COLD, EXTERNAL
 from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
+from scenarios.processes import PROCESSES, RATIO
 from scenarios.storage import STORAGE
 from scenarios.streaming import STREAMING
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
@@ -74,6 +75,10 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ("torch alone", "idle_worker_bytes", *MIBS),
         ("rows, all together", "shared_rows_bytes", *MIBS),
         ("rows, in the cache", "packed_bytes", *MIBS),
+    ]),
+    PROCESSES: ("Where batches are made: this process, a helper, workers (forked)", [
+        RATE,
+        ("times the rows/s without", RATIO, 1, ".2f"),
     ]),
     PACKING: ("Packing tokens", [
         ("tokens/s", "tokens_per_s", 1, ",.0f"),
