@@ -413,9 +413,6 @@ def test_columns_that_hold_no_files_are_named(table):
         perm.loader(4, decode={})
     with pytest.raises(ValueError, match="with_transform"):
         perm.with_transform(len).with_decode({"image": ll.image(8)})
-    mixture = ll.mix({"a": perm, "b": perm}, weights={"a": 1, "b": 1})
-    with pytest.raises(ValueError, match="Mixture"):
-        mixture.loader(4, decode={"image": ll.image(8)})
 
 
 def test_options_can_be_pickled_and_compared(table):

@@ -9,6 +9,7 @@ from lanceloader.errors import ImageError
 from lanceloader.images import ImageOptions, decode_threads
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from lanceloader.randomness import RowKeys
@@ -115,10 +116,11 @@ def is_images(field: pa.Field) -> bool:
 
 
 def images_of(column: pa.Array) -> list[Any]:
-    """Return decoded images as a list of NumPy arrays, ``None`` for nulls."""
-    import pyarrow as pa
+    """Return decoded images as a list of NumPy arrays, ``None`` for nulls.
 
-    from lanceloader.numbers import numpy_of
+    They share the memory of the column, and can be written to if it was decoded here.
+    """
+    import pyarrow as pa
 
     images: list[Any] = []
     is_fixed = not pa.types.is_struct(column.type)
@@ -127,9 +129,20 @@ def images_of(column: pa.Array) -> list[Any]:
             images.append(None)
         elif is_fixed:
             values = column.storage.slice(row, 1).flatten()
-            images.append(numpy_of(values).reshape(column.type.shape))
+            images.append(memory_of(values).reshape(column.type.shape))
         else:
             data = column.field("data").slice(row, 1).flatten()
             shape = column.field("shape")[row].as_py()
-            images.append(numpy_of(data).reshape(shape))
+            images.append(memory_of(data).reshape(shape))
     return images
+
+
+def memory_of(values: pa.Array) -> np.ndarray[Any, Any]:
+    """Return numbers without nulls as a NumPy array, writable unless the buffer is not."""
+    import numpy as np
+
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    if not len(values):
+        return np.zeros(0, dtype)
+    start = values.offset * dtype.itemsize
+    return np.frombuffer(values.buffers()[1], dtype, len(values), start)

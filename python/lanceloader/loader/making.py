@@ -159,8 +159,8 @@ def with_decode(source: LoaderSource, decode: Any) -> LoaderSource:
     verb = getattr(source, "with_decode", None)
     if verb is None:
         message = (
-            f"`decode` is not supported for a {type(source).__name__}, only for permutations: decode "
-            "in `transform`"
+            f"`decode` is not supported for a {type(source).__name__}, only for permutations and "
+            "mixtures: decode in `transform`"
         )
         raise ValueError(message)
     decoded: LoaderSource = verb(decode)

@@ -114,7 +114,7 @@ class PackVerbs(ColumnVerbs):
         """
         if steps_of(self.transform_fn):
             raise ValueError(
-                "pack() reads the columns of the table, not those that functions of map() return: "
+                "pack() reads the columns of the table, not those that map() or with_decode() return: "
                 "write these with materialize(), and pack the new table"
             )
         tokens = self._list_column(column, "column", "pack")
@@ -197,6 +197,8 @@ _NOT_OF_BLOCKS = {
     "padded": "leave it out",
     "bucket_rows": "pass `window` to pack()",
     "long": "pass `long` to pack()",
+    "decode": "call loader(decode=...) on the permutation, whose batches hold rows, or with "
+    "`batch_tokens` rows of like length",
     "sampler": "call shuffle(), sample() or [] on the permutation before pack()",
     "batch_sampler": "pass `batch_size`, the number of blocks",
 }

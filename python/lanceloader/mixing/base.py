@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lanceloader._native import Order
     from lanceloader._permutation import Permutation
     from lanceloader._typing import Transform
+    from lanceloader.images import ImageOptions
     from lanceloader.mixing.weights import Stages
     from lanceloader.units.share import Share
 
@@ -89,6 +90,22 @@ class MixedSources:
         new.__dict__.update(self.__dict__ | changes)
         new._opened = None
         return new
+
+    def with_decode(self, decode: Mapping[str, ImageOptions]) -> Self:
+        """Return the mixture with decoded columns; see ``Permutation.with_decode``.
+
+        Random crops and flips of a row depend on the seed, the epoch, the name of its source, the number
+        of times that the source was read in the epoch, and the row's place in its table.
+
+        Args:
+            decode: The options of each column to decode, which ``lanceloader.image`` returns.
+
+        Raises:
+            TypeError: If the options of a column are of another type.
+            ColumnNotFoundError: If a column does not exist.
+            FormatError: If a column holds no files.
+        """
+        return self._replace(_views=[view.with_decode(decode) for view in self._views])
 
     def open_reader(self) -> None:
         """Open the readers of all tables."""

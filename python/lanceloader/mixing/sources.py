@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._permutation import Permutation
 from lanceloader.errors import ColumnNotFoundError
+from lanceloader.formats import format_of
+from lanceloader.formats.decoding import Decode
 from lanceloader.formats.functions import steps_of
 
 if TYPE_CHECKING:
@@ -35,13 +37,7 @@ def source_views(
                 f"source {name!r} must be a Permutation, not {type(view).__name__}"
             )
             raise TypeError(message)
-        if steps_of(view.transform_fn):
-            message = (
-                f"source {name!r} has functions of map(), which a mixture cannot call for its rows "
-                "only: pass a function of the mixed batches as `transform` to loader(), or write the "
-                "source with materialize()"
-            )
-            raise ValueError(message)
+        check_steps(name, view)
         if view.num_rows == 0:
             message = f"source {name!r} has no rows: leave it out of the mixture"
             raise ValueError(message)
@@ -50,6 +46,7 @@ def source_views(
             name: with_columns(name, view, columns) for name, view in named.items()
         }
     first, *others = named
+    check_decoding(named)
     expected = named[first]
     if source_column is not None and source_column in expected.column_names:
         message = f"`source_column`={source_column!r} is the name of a column of the sources: pass another name"
@@ -65,6 +62,38 @@ def source_views(
             check_types(name, view.schema, first, expected.schema)
         found[name] = view
     return found
+
+
+def check_steps(name: Any, view: Permutation) -> None:
+    """Check that a source has no functions of ``map``.
+
+    Raises:
+        ValueError: If it has; the message names the source.
+    """
+    if all(isinstance(step, Decode) for step in steps_of(view.transform_fn)):
+        return
+    message = (
+        f"source {name!r} has functions of map(), which a mixture cannot call for its rows "
+        "only: pass a function of the mixed batches as `transform` to loader(), or write the "
+        "source with materialize()"
+    )
+    raise ValueError(message)
+
+
+def check_decoding(named: Mapping[Any, Permutation]) -> None:
+    """Check that the same columns of all sources are decoded in the same way.
+
+    Raises:
+        ValueError: If a source differs from the first one; the message names both.
+    """
+    (first, view), *others = named.items()
+    for name, other in others:
+        if steps_of(other.transform_fn) != steps_of(view.transform_fn):
+            message = (
+                f"sources {first!r} and {name!r} are decoded differently, but batches of a mixture are "
+                "decoded as a whole: call with_decode() on the mixture, or pass `decode` to its loader()"
+            )
+            raise ValueError(message)
 
 
 def with_columns(name: Any, view: Permutation, columns: Sequence[str]) -> Permutation:
@@ -134,6 +163,6 @@ def grouped(views: Iterable[Permutation]) -> tuple[list[Permutation], list[int]]
             groups[key] = len(readers)
             readers.append(view)
         numbers.append(groups[key])
-    # The format of a mixture is that of its first source.
-    transform = readers[0].transform_fn
+    # The format of a mixture is that of its first source; what is decoded is the same in all.
+    transform = format_of(readers[0].transform_fn)
     return [view.with_transform(transform) for view in readers], numbers

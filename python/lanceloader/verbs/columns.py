@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
 from lanceloader.errors import ColumnNotFoundError
+from lanceloader.formats.decoding import Decode
 from lanceloader.formats.functions import steps_of
 from lanceloader.options import cache_folder
 from lanceloader.sources import ComputedSource, computed
@@ -76,12 +77,19 @@ class ColumnVerbs(View):
         )
 
     def _check_no_functions(self, verb: str) -> None:
-        """Check that columns are chosen before ``map``, whose functions get them.
+        """Check that columns are chosen before ``map`` and ``with_decode``, which get them.
 
         Raises:
-            ValueError: If there are functions of ``map``.
+            ValueError: If there are functions of ``map``, or columns are decoded.
         """
-        if steps_of(self.transform_fn):
+        steps = steps_of(self.transform_fn)
+        if steps and all(isinstance(step, Decode) for step in steps):
+            message = (
+                f"{verb}() cannot follow with_decode(), which decodes the columns that are selected: "
+                "call it before with_decode()"
+            )
+            raise ValueError(message)
+        if steps:
             message = (
                 f"{verb}() cannot follow map(), whose functions get the columns that are selected: "
                 "call it before map(), or pass `remove_columns` to map()"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
+from lanceloader.formats.decoding import Decode
 from lanceloader.formats.functions import steps_of
 from lanceloader.monitor.stats import readable
 from lanceloader.options import cache_folder
@@ -54,7 +55,11 @@ def explanation(view: View) -> str:
         f"order     {order} ({view.order.num_bytes:,} bytes)",
         f"columns   {', '.join(view.column_names)}",
     ]
-    functions = len(steps_of(view.transform_fn))
+    steps = steps_of(view.transform_fn)
+    for step in steps:
+        if isinstance(step, Decode):
+            lines += [f"decode    {name}: {how}" for name, how in step.columns]
+    functions = sum(not isinstance(step, Decode) for step in steps)
     if functions:
         plural = "function" if functions == 1 else "functions"
         lines.append(f"map       {functions} {plural}, called when rows are read")
