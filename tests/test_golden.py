@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader import _native, randomness
+from lanceloader.drawing.rng import RowDraws
 from lanceloader.permutation import permutation_builder
-from lanceloader.stages.rng import RowDraws
 from lanceloader.units.share import share_of
 from lanceloader.world import World
 

@@ -84,7 +84,7 @@ AT_ONCE = {
     | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}
     | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
     "numpy": {"formats/numpy", "formats/torch", "streaming/packing"}
-    | {"stages/normal", "stages/rng"}
+    | {"drawing/normal", "drawing/rng"}
     | {
         f"compat/lance_torch/{name}"
         for name in ("fragments", "samplers", "sampling", "tables")

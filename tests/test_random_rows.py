@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 import torch
 from lanceloader import randomness
-from lanceloader.stages.normal import inverse_normal
-from lanceloader.stages.rng import BatchGenerator
+from lanceloader.drawing.normal import inverse_normal
+from lanceloader.drawing.rng import BatchGenerator
 from lanceloader.torch import DataLoader
 from producers import drawn_by_row
 

@@ -30,7 +30,7 @@ _moved.register()
 
 if TYPE_CHECKING:
     from lanceloader import plots as plots
-    from lanceloader.stages.rng import BatchGenerator as BatchGenerator
+    from lanceloader.drawing.rng import BatchGenerator as BatchGenerator
 
 
 def install() -> None:
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
         return importlib.import_module("lanceloader.plots")
     if name == "BatchGenerator":
-        from lanceloader.stages.rng import BatchGenerator
+        from lanceloader.drawing.rng import BatchGenerator
 
         return BatchGenerator
     message = f"module 'lanceloader' has no attribute {name!r}"

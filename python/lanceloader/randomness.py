@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     Numbers: TypeAlias = np.ndarray[Any, Any]
     Keys: TypeAlias = Union[int, Numbers]  # noqa: UP007
 
-__all__ = ["RowKeys", "key", "keys", "row_keys", "takes_rng", "words"]
+__all__ = [
+    "Drawing",
+    "RowKeys",
+    "called",
+    "key",
+    "keys",
+    "row_keys",
+    "takes_rng",
+    "words",
+]
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -123,6 +133,34 @@ def takes_rng(function: Callable[..., Any] | None) -> bool:
     forward = getattr(inner, "forward", None)
     is_module = callable(forward) and not inspect.isfunction(inner)
     return is_module and takes_rng(forward)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A function of a batch, or of a row, with a parameter ``rng``.
+
+    Attributes:
+        function: The function.
+        name: The name of the operation, on which its numbers depend.
+        generator: Returns what the function draws from, of the keys of rows and the name.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    generator: Callable[[RowKeys, str], Any]
+
+    def __call__(self, batch: Any, keys: RowKeys) -> Any:
+        """Call the function with what it draws from."""
+        return self.function(batch, rng=self.generator(keys, self.name))
+
+
+def called(function: Callable[..., Any], value: Any, keys: RowKeys | None) -> Any:
+    """Call a function with a batch or a row, and with the keys if it draws."""
+    if not isinstance(function, Drawing):
+        return function(value)
+    if keys is None:
+        raise AssertionError("a function with `rng` needs the keys of the rows")
+    return function(value, keys)
 
 
 class RowKeys:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.errors import FormatError
 from lanceloader.formats._rows import values_of
 from lanceloader.formats.decoding import Decode
-from lanceloader.formats.ragged import Ragged
+from lanceloader.formats.results import column_of, columns_of, whole, without_torch
+from lanceloader.randomness import Drawing, called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    import numpy as np
     import pyarrow as pa
 
     from lanceloader._typing import Transform
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Mapped",
+    "Mask",
     "Step",
-    "batch_of",
     "decodes",
     "draws",
     "mapped_transform",
+    "name_of_step",
     "steps_of",
 ]
 
@@ -47,16 +48,28 @@ class Step:
     by_row: bool
     removed: tuple[str, ...] = ()
 
-    def results(self, batch: pa.RecordBatch) -> Any:
+    @property
+    def draws(self) -> bool:
+        """Whether the function draws, so that it needs the keys of the rows."""
+        return isinstance(self.function, Drawing)
+
+    def results(self, batch: pa.RecordBatch, keys: RowKeys | None = None) -> Any:
         """Return the result for a batch, or a list of those for its rows."""
         inputs = self.inputs(batch)
         if not self.by_row:
-            return self.function(inputs)
+            return called(self.function, inputs, keys)
         rows = values_of(inputs, batch.num_rows, "a batch")
+        if self.draws and keys is not None:
+            return [
+                self.function(row, keys.row(at))  # type: ignore[call-arg]
+                for at, row in enumerate(rows)
+            ]
         # Unlike `map`, a comprehension does not end at a StopIteration of the function.
-        return [self.function(row) for row in rows]
+        return [called(self.function, row, keys) for row in rows]
 
-    def mask(self, batch: pa.RecordBatch) -> Any:
+    def mask(
+        self, batch: pa.RecordBatch, keys: RowKeys | None = None
+    ) -> np.ndarray[Any, Any]:
         """Return the booleans that the function returned for the rows of a batch.
 
         Raises:
@@ -65,7 +78,7 @@ class Step:
         """
         import numpy as np
 
-        results = self.results(batch)
+        results = self.results(batch, keys)
         if isinstance(results, list):
             results = list(map(without_torch, results))
         found = np.asarray(without_torch(results))
@@ -85,14 +98,16 @@ class Step:
             raise ValueError(message)
         return found
 
-    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def __call__(
+        self, batch: pa.RecordBatch, keys: RowKeys | None = None
+    ) -> pa.RecordBatch:
         """Return the batch with the columns that the function returned.
 
         Raises:
             TypeError: If the function returned something else.
             ValueError: If a column does not have a value for each row.
         """
-        results = self.results(batch)
+        results = self.results(batch, keys)
         if self.by_row:
             results = columns_of(results)
         if results is None:
@@ -138,15 +153,31 @@ class Mapped:
 
     def __call__(self, batch: pa.RecordBatch, keys: RowKeys | None = None) -> Any:
         """Return the mapped batch in its format."""
-        return self.transform(self.mapped(batch, keys))
+        mapped = self.mapped(batch, keys)
+        if isinstance(self.transform, Mask):
+            return self.transform(mapped, keys)
+        return called(self.transform, mapped, keys)
 
     def mapped(
         self, batch: pa.RecordBatch, keys: RowKeys | None = None
     ) -> pa.RecordBatch:
         """Return the batch after all functions."""
         for step in self.steps:
-            batch = step(batch, keys) if isinstance(step, Decode) else step(batch)
+            batch = step(batch, keys)
         return batch
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A transform to the booleans that the function of a step returns; see ``Step.mask``."""
+
+    step: Step
+
+    def __call__(
+        self, batch: pa.RecordBatch, keys: RowKeys | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Return a boolean for each row."""
+        return self.step.mask(batch, keys)
 
 
 def steps_of(transform: Transform) -> tuple[Step | Decode, ...]:
@@ -160,8 +191,20 @@ def decodes(transform: Transform) -> bool:
 
 
 def draws(transform: Transform) -> bool:
-    """Return whether a transform needs the keys of the rows, as what it decodes is random."""
-    return any(isinstance(step, Decode) and step.draws for step in steps_of(transform))
+    """Return whether a transform needs the keys of the rows, as something that it calls is random."""
+    if isinstance(transform, Mapped):
+        if any(step.draws for step in transform.steps):
+            return True
+        transform = transform.transform
+    if isinstance(transform, Mask):
+        return transform.step.draws
+    return isinstance(transform, Drawing)
+
+
+def name_of_step(transform: Transform) -> str:
+    """Return the name of the next function of ``map`` that draws: "map", "map 2" and so on."""
+    before = sum(isinstance(step, Step) and step.draws for step in steps_of(transform))
+    return f"map {before + 1}" if before else "map"
 
 
 def mapped_transform(
@@ -184,159 +227,3 @@ def mapped_transform(
     else:
         new = Mapped((), old if transform is None else transform)
     return new if step is None else replace(new, steps=(*new.steps, step))
-
-
-def columns_of(rows: Sequence[Any]) -> dict[str, list[Any]] | None:
-    """Return results for single rows as a dict of columns.
-
-    Raises:
-        TypeError: If one is not a dict.
-    """
-    if all(row is None for row in rows):
-        return None
-    names: dict[str, None] = {}
-    for row in rows:
-        if not isinstance(row, Mapping):
-            message = (
-                "`function` of map() must return a dict of the columns of a row, not "
-                f"{type(row).__name__}; with batched=True, one of columns"
-            )
-            raise TypeError(message)
-        names |= dict.fromkeys(row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def whole(result: Any, num_rows: int) -> pa.RecordBatch:
-    """Return a batch that a function returned, such as a data frame, as Arrow data.
-
-    Raises:
-        TypeError: If it is not a batch.
-        ValueError: If it has another number of rows.
-    """
-    batch = batch_of(result)
-    if batch is None:
-        message = (
-            "`function` of map() must return a dict of columns, or a batch in the format of the "
-            f"permutation, not {type(result).__name__}"
-        )
-        raise TypeError(message)
-    if batch.num_rows != num_rows:
-        raise another_number("the batch", batch.num_rows, num_rows)
-    return batch
-
-
-def batch_of(result: Any) -> pa.RecordBatch | None:
-    """Return Arrow data or a data frame as a batch; ``None`` for anything else."""
-    import pyarrow as pa
-
-    if isinstance(result, pa.RecordBatch):
-        return result
-    package = type(result).__module__.partition(".")[0]
-    if package == "pandas" and hasattr(result, "columns"):
-        return pa.RecordBatch.from_pandas(result, preserve_index=False)
-    if hasattr(result, "__arrow_c_stream__") and hasattr(result, "columns"):
-        table = pa.table(result).combine_chunks()
-        batches = table.to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
-    return None
-
-
-def column_of(name: str, values: Any, num_rows: int) -> pa.Array:
-    """Return the values of a column as Arrow data.
-
-    Args:
-        name: The name of the column, for messages.
-        values: A list with a value for each row, an array, a tensor, ``Ragged``, Arrow data, or a
-            dict of these, which are the fields of a struct.
-        num_rows: The number of rows.
-
-    Raises:
-        TypeError: If ``values`` is none of these.
-        ValueError: If there is not one value for each row.
-        FormatError: If Arrow cannot hold a value.
-    """
-    import pyarrow as pa
-
-    if isinstance(values, Mapping):
-        fields = [
-            column_of(f"{name}.{field}", inner, num_rows)
-            for field, inner in values.items()
-        ]
-        return pa.StructArray.from_arrays(fields, list(values))
-    values = without_torch(values)
-    if isinstance(values, Ragged):
-        items = column_of(name, values.values, len(values.values))
-        offsets = pa.array(values.offsets, pa.int64())
-        column = pa.LargeListArray.from_arrays(offsets, items)
-    elif isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        message = (
-            f"`function` of map() must return a value of `{name}` for each row, in a list or an "
-            f"array, not {type(values).__name__}"
-        )
-        raise TypeError(message)
-    else:
-        try:
-            column = arrow_of(values)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            message = (
-                f"the values of `{name}` that `function` of map() returned cannot be stored as "
-                f"Arrow data: {error}; return numbers, text, arrays, lists or dicts, or call "
-                "the function with loader(transform=...)"
-            )
-            raise FormatError(message) from error
-    if len(column) != num_rows:
-        raise another_number(f"`{name}`", len(column), num_rows)
-    return column
-
-
-def another_number(what: str, found: int, num_rows: int) -> ValueError:
-    """Return the error for a result with another number of rows."""
-    message = (
-        f"`function` of map() returned {found} values of {what} for {num_rows} rows, but the "
-        "number of rows must stay the same: return one value for each"
-    )
-    return ValueError(message)
-
-
-def arrow_of(values: Any) -> pa.Array:
-    """Return a sequence or array as Arrow data; further dimensions become fixed-size lists."""
-    import numpy as np
-    import pyarrow as pa
-
-    if isinstance(values, pa.ChunkedArray):
-        return pa.concat_arrays(values.chunks or [pa.nulls(0, values.type)])
-    if isinstance(values, pa.Array):
-        return values
-    if hasattr(values, "to_arrow"):  # A series of polars.
-        return arrow_of(values.to_arrow())
-    if not isinstance(values, np.ndarray):
-        package = type(values).__module__.partition(".")[0]
-        if package == "pandas":
-            return arrow_of(pa.Array.from_pandas(values))
-        cells = [without_torch(value) for value in values]
-        arrays = [cell for cell in cells if isinstance(cell, np.ndarray)]
-        if not arrays or len(arrays) < len(cells):
-            return pa.array(cells)
-        if arrays[0].ndim == 1:
-            # Lists, even where all have one length: the type is that of other batches.
-            return pa.array(arrays)
-        values = np.stack(arrays)
-    if values.ndim < 2:
-        return pa.array(values)
-    items = pa.array(np.ascontiguousarray(values).reshape(-1))
-    for size in reversed(values.shape[1:]):
-        items = pa.FixedSizeListArray.from_arrays(items, size)
-    return items
-
-
-def without_torch(value: Any) -> Any:
-    """Return a tensor as an array of NumPy, and any other value as it is."""
-    torch = sys.modules.get("torch")
-    if isinstance(value, Ragged):
-        return Ragged(*map(without_torch, value))
-    if torch is not None and isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        if value.dtype is torch.bfloat16:
-            value = value.float()
-        return value.numpy() if value.ndim else value.item()
-    return value

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from lanceloader.formats import whole_of
 from lanceloader.formats._rows import rows_of
+from lanceloader.formats.functions import draws
+from lanceloader.randomness import RowKeys
 from lanceloader.units.share import Share, share_of
 from lanceloader.world import World
 
@@ -85,8 +87,13 @@ class PackedBlocks:
         share = share_of(
             len(self), 0, BLOCKS_AT_ONCE, World(), tail="uneven", drop_last=False
         )
+        start = 0
         for raw in units.load(None, share, None):
-            yield from self._rows_of(units.convert(raw), raw.num_rows)
+            stop = start + raw.num_rows
+            yield from self._rows_of(
+                self._converted(raw, range(start, stop)), raw.num_rows
+            )
+            start = stop
 
     def _position(self, index: Any, number: int) -> int:
         """Return a position that counts from the start.
@@ -114,7 +121,20 @@ class PackedBlocks:
 
     def _batch(self, positions: Sequence[int]) -> Any:
         """Return blocks as one batch in the format, in the order of the positions."""
-        return self.units().convert(self._arrow(positions))
+        return self._converted(self._arrow(positions), positions)
+
+    def _converted(self, raw: Any, positions: Sequence[int]) -> Any:
+        """Return the batch of the blocks at some positions in the format."""
+        units = self.units()
+        if not draws(units.view.transform_fn):
+            return units.convert(raw)
+
+        def find() -> Any:
+            import numpy as np
+
+            return *units.view.randomness, np.asarray(positions, np.uint64)
+
+        return units.convert(raw, RowKeys(find))
 
     def _arrow(self, positions: Sequence[int]) -> pa.RecordBatch:
         """Return blocks as Arrow data."""

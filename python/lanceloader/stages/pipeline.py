@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader._extras import need
 from lanceloader.choices import check_function
+from lanceloader.drawing.functions import drawing
 from lanceloader.formats.functions import decodes, draws
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
@@ -168,7 +169,7 @@ class BatchPipeline:
             stride: The difference between the numbers of a batch and the next one.
         """
         steps = units.view.transform_fn
-        if not (self._is_called or decodes(steps)):
+        if not (self._is_called or decodes(steps) or draws(steps)):
             values = self._converted(raw, units, metrics, locations)
         else:
             transformed_batches = transformed(
@@ -248,14 +249,14 @@ class BatchPipeline:
     def _call(self, units: Units, metrics: Metrics) -> Callable[..., Any]:
         """Return the function of a raw batch that threads call: convert, transform and collate.
 
-        If the transform or the decoding draws, the second argument is what it draws from.
+        If the transform, a function of ``map`` or the decoding draws, the second argument is what it draws from.
         """
         convert = metrics.timed("format", units.convert)
         converts_with_keys = draws(units.view.transform_fn)
         transforms_with_keys = self.draws
         transform = collate = None
         if self.transform is not None:
-            function = drawing(self.transform) if self.draws else self.transform
+            function = drawing(self.transform, "transform")
             transform = metrics.timed("transform", returning(function))
         if self.collate is not None and not self.by_row:
             collate = metrics.timed("format", self.collate, "collate")
@@ -268,16 +269,6 @@ class BatchPipeline:
             return value if collate is None else collate(value)
 
         return call
-
-
-def drawing(transform: Callable[..., Any]) -> Callable[[Any, RowKeys], Any]:
-    """Return a function that calls ``transform`` with what it draws from."""
-    from lanceloader.stages.rng import BatchGenerator
-
-    def call(batch: Any, keys: RowKeys) -> Any:
-        return transform(batch, rng=BatchGenerator(keys))
-
-    return call
 
 
 def returning(transform: Callable[..., Any]) -> Callable[..., Any]:

@@ -135,7 +135,8 @@ class StreamingDataset(
                 returns one output per row. By default rows are dicts. The result may also be a
                 tensor, an array, a ``pyarrow.RecordBatch``, or a dict of tensors and arrays, with
                 as many rows: ``StreamingDataLoader`` then joins whole columns, if its
-                ``collate_fn`` is torch's default.
+                ``collate_fn`` is torch's default. If it has a parameter ``rng``, it is passed a
+                ``BatchGenerator``, as by ``Permutation.loader``.
             transform_parallelism: The number of concurrent transforms; by default the number of
                 CPUs.
             pack_sequences: The number of tokens per block. The only column must hold lists of

@@ -247,7 +247,9 @@ class DatasetIteration(DatasetAttributes):
         mapper: Mapper = RowMapper(transform)
         if self._pack_sequences is not None:
             mapper = DocumentMapper(self._eos_id)
-        stage = TransformStage(mapper, self._error_policy, self._counters)
+        stage = TransformStage(
+            mapper, self._error_policy, self._counters, self._shuffle_seed, self._epoch
+        )
         reads = None
         has_rows = any(stream.num_rows for stream in streams)
         if has_rows and self._is_read_by_core(streams):

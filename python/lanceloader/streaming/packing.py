@@ -20,6 +20,8 @@ from lanceloader.streaming.replaceable import namespace
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lanceloader.randomness import RowKeys
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
@@ -43,13 +45,14 @@ class DocumentMapper:
     def __init__(self, eos_id: int) -> None:
         self.eos_id = eos_id
 
-    def map(self, batch: pa.RecordBatch) -> DocumentRun:
-        """Concatenate the documents of a batch.
+    def map(self, batch: pa.RecordBatch, keys: RowKeys) -> DocumentRun:
+        """Concatenate the documents of a batch; nothing is random.
 
         Raises:
             ValueError: If a document or token is null, or a token does not fit in a signed
                 64-bit integer.
         """
+        del keys
         column = batch.column(0)
         values = column.flatten()
         if column.null_count or values.null_count:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    import numpy as np
     import pyarrow as pa
 
     from lanceloader.streaming.counters import Counters
@@ -50,6 +51,15 @@ class RowStream(NamedTuple):
             return name_rows(self.perm.source, offsets, num_rows)
 
         return RowLocation(f"the batch at position {start}", name)
+
+    def places(self, start: int, num_rows: int) -> np.ndarray[Any, Any]:
+        """Return the places in the table of the rows from position ``start`` on."""
+        import numpy as np
+
+        row = start - self.first
+        order = self.perm.order
+        offsets = [order.at(at) for at in self.offsets(row, row + num_rows)]
+        return np.array(offsets, np.uint64)
 
 
 class Reads(Protocol):
@@ -87,8 +97,8 @@ class PrefetchPipeline:
     Args:
         streams: The streams to read.
         limits: Limits on the batches under way.
-        transform: Turns the position of the first row of a batch, the batch, and its location
-            into items for a queue.
+        transform: Turns the position of the first row of a batch, the batch, and its stream into
+            items for a queue.
         new_queue: Returns a queue for the items of a stream. It must have ``extend``, and its
             length must be the number of rows.
         counters: The counters of the dataset.
@@ -99,7 +109,7 @@ class PrefetchPipeline:
         self,
         streams: list[RowStream],
         limits: Limits,
-        transform: Callable[[int, pa.RecordBatch, RowLocation], list[Any]],
+        transform: Callable[[int, pa.RecordBatch, RowStream], list[Any]],
         new_queue: Callable[[], Any],
         counters: Counters,
         reads: Reads | None = None,
@@ -260,7 +270,7 @@ class PrefetchPipeline:
     ) -> list[Any]:
         try:
             began = namespace.time.perf_counter()
-            items = self.transform(start, batch, stream.location(start))
+            items = self.transform(start, batch, stream)
             seconds = namespace.time.perf_counter() - began
             self.counters.add(transform_time=seconds)
             return items

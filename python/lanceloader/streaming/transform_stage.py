@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lanceloader.drawing.functions import drawing
+from lanceloader.randomness import RowKeys, called
 from lanceloader.streaming.replaceable import namespace
 from lanceloader.streaming.row_queue import RowBlock, RowQueue, is_columnar, length_of
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from lanceloader.locations import RowLocation
     from lanceloader.streaming.counters import Counters
+    from lanceloader.streaming.prefetch import RowStream
     from lanceloader.streaming.validation import RowErrorPolicy
 
 
@@ -25,8 +28,13 @@ HOW_TO_FIND = '; on_transform_error="warn" finds out which of them fail'
 class Mapper(Protocol):
     """Turns batches into rows, or into documents to pack."""
 
-    def map(self, batch: pa.RecordBatch) -> Any:
-        """Transform a batch. An exception counts as a failure of the transform."""
+    def map(self, batch: pa.RecordBatch, keys: RowKeys) -> Any:
+        """Transform a batch. An exception counts as a failure of the transform.
+
+        Args:
+            batch: The batch.
+            keys: What random operations on its rows draw from.
+        """
 
     def items(self, start: int, num_rows: int, mapped: Any) -> list[Any]:
         """Return the items for the queue of a transformed batch.
@@ -51,11 +59,11 @@ class RowMapper:
     """Yields rows. Items are blocks of rows."""
 
     def __init__(self, transform: Callable[[pa.RecordBatch], Any]) -> None:
-        self.transform = transform
+        self.transform = drawing(transform, "transform")
 
-    def map(self, batch: pa.RecordBatch) -> Any:
+    def map(self, batch: pa.RecordBatch, keys: RowKeys) -> Any:
         """Transform a batch."""
-        mapped = self.transform(batch)
+        mapped = called(self.transform, batch, keys)
         return mapped if is_columnar(mapped) else list(mapped)
 
     def items(self, start: int, num_rows: int, mapped: Any) -> list[RowBlock]:
@@ -79,37 +87,56 @@ class RowMapper:
 
 
 class TransformStage:
-    """Transforms batches under an error policy."""
+    """Transforms batches under an error policy.
+
+    Args:
+        mapper: Turns batches into rows or documents.
+        policy: How rows are treated for which it fails.
+        counters: The counters of the dataset.
+        seed: The seed of random transforms.
+        epoch: The epoch.
+    """
 
     def __init__(
-        self, mapper: Mapper, policy: RowErrorPolicy, counters: Counters
+        self,
+        mapper: Mapper,
+        policy: RowErrorPolicy,
+        counters: Counters,
+        seed: int,
+        epoch: int,
     ) -> None:
+        self.seed = seed % 2**64
+        self.epoch = epoch % 2**64
         self.mapper = mapper
         self.policy = policy
         self.counters = counters
 
     def __call__(
-        self, start: int, batch: pa.RecordBatch, location: RowLocation
+        self, start: int, batch: pa.RecordBatch, stream: RowStream
     ) -> list[Any]:
         """Return the items of a batch.
 
         Args:
             start: The position of its first row.
             batch: The batch.
-            location: The location of its rows, for messages.
+            stream: The stream of its rows.
         """
+        location = stream.location(start)
+        keys = RowKeys(
+            lambda: (self.seed, self.epoch, stream.places(start, batch.num_rows))
+        )
         try:
-            mapped = self.mapper.map(batch)
+            mapped = self.mapper.map(batch, keys)
         except Exception as error:
             is_tried = self.policy.on_error != "raise" or batch.num_rows < 2
             location.note(error, batch.num_rows, "" if is_tried else HOW_TO_FIND)
             if not self.policy.forgives(error):
                 raise
-            return self._row_by_row(start, batch, location)
+            return self._row_by_row(start, batch, keys, location)
         return self.mapper.items(start, batch.num_rows, mapped)
 
     def _row_by_row(
-        self, start: int, batch: pa.RecordBatch, location: RowLocation
+        self, start: int, batch: pa.RecordBatch, keys: RowKeys, location: RowLocation
     ) -> list[Any]:
         """Drop or replace only the rows for which the transform fails."""
         items: list[Any] = []
@@ -119,7 +146,7 @@ class TransformStage:
         for i in range(batch.num_rows):
             row = batch.slice(i, 1)
             try:
-                mapped = self.mapper.map(row)
+                mapped = self.mapper.map(row, keys.row(i))
             except Exception as failure:
                 location.note_row(failure, i)
                 if not self.policy.forgives(failure):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex
 
 from lanceloader import _native
 from lanceloader.choices import check_flag, check_function
+from lanceloader.drawing.functions import drawing
 from lanceloader.formats import inputs_of
-from lanceloader.formats.functions import Step, mapped_transform
+from lanceloader.formats.functions import Step, mapped_transform, name_of_step
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.absent import INSTEAD
 from lanceloader.verbs.columns import check_names
@@ -95,7 +96,9 @@ class DatasetVerbs(SplitVerbs):
             function: A function of a row, as a dict of its values, that returns a dict of the
                 columns to add or to replace, or ``None`` for none. Values are those of the format at
                 this call: Python objects, or arrays or tensors for the formats of NumPy and torch.
-                To be read in worker processes, it must be picklable.
+                To be read in worker processes, it must be picklable. If it has a parameter ``rng``, it
+                is passed a ``BatchGenerator`` of the row, or of the batch, as in
+                ``loader(transform=...)``.
             batched: Whether the function takes and returns columns: a dict of lists, or of arrays or
                 tensors; or a batch or data frame in the formats ``"arrow"``, ``"pandas"`` and
                 ``"polars"``, in whose place the result is used. This is faster. The number of rows
@@ -128,6 +131,7 @@ class DatasetVerbs(SplitVerbs):
             check_names(remove_columns)
             removed = tuple(remove_columns)
         inputs = inputs_of(self.transform_fn, by_row=not batched)
+        function = drawing(function, name_of_step(self.transform_fn))
         step = Step(function, inputs, not batched, removed)
         return self._replace(
             transform_fn=mapped_transform(self.transform_fn, step=step)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast, overload
 from lanceloader import _native
 from lanceloader._extras import need
 from lanceloader.compat_lancedb.transforms import Transforms
+from lanceloader.drawing.functions import drawing
 from lanceloader.engine import SYSTEM
 from lanceloader.errors import FormatError
 from lanceloader.formats import (
@@ -131,7 +132,8 @@ class ReadVerbs(BlobVerbs):
         Args:
             transform: A function of a ``pyarrow.RecordBatch``, which is called once per batch, in
                 the thread that requests the batch. Its results are the batches. The functions of
-                ``map`` are called before it.
+                ``map`` are called before it. If it has a parameter ``rng``, it is passed a
+                ``BatchGenerator``, as in ``loader(transform=...)``.
 
         Raises:
             TypeError: If ``transform`` is not callable.
@@ -146,7 +148,9 @@ class ReadVerbs(BlobVerbs):
             message = f"`transform` must be a function of a pyarrow.RecordBatch, not {transform!r}"
             raise TypeError(message)
         return self._replace(
-            transform_fn=mapped_transform(self.transform_fn, transform=transform)
+            transform_fn=mapped_transform(
+                self.transform_fn, transform=drawing(transform, "with_transform")
+            )
         )
 
     def with_batch_size(self, batch_size: int) -> Self:
@@ -554,7 +558,7 @@ class ReadVerbs(BlobVerbs):
             if convert is not None and isinstance(batch, _native.Batch):
                 return convert(batch)
             rows = self._record_batch(batch)
-            # Only decoding takes keys.
+            # Only what draws takes keys.
             return (
                 transform(rows) if keys is None else cast("Any", transform)(rows, keys)
             )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader import _native
 from lanceloader.choices import check_flag
+from lanceloader.drawing.functions import drawing
 from lanceloader.formats import inputs_of
-from lanceloader.formats.functions import Step
+from lanceloader.formats.functions import Mask, Step
 from lanceloader.monitor.progress import progress_over, requested, waiting
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.columns import expanded
@@ -226,8 +227,8 @@ class RowVerbs(ReadVerbs):
         import numpy as np
 
         inputs = inputs_of(self.transform_fn, by_row=not batched)
-        step = Step(function, inputs, by_row=not batched)
-        view = self.with_transform(step.mask)
+        step = Step(drawing(function, "filter"), inputs, by_row=not batched)
+        view = self.with_transform(Mask(step))
         batches = view._batches(FUNCTION_ROWS, skip_last_batch=False, progress=False)
         masks = progress_over(
             batches, self.num_rows, "filtering", enabled=progress, rows_of=len

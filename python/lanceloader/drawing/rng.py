@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from lanceloader.drawing.normal import inverse_normal
 from lanceloader.randomness import GOLDEN, words
-from lanceloader.stages.normal import inverse_normal
 
 if TYPE_CHECKING:
     import torch

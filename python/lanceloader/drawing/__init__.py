@@ -1,0 +1,1 @@
+"""What random functions draw from, keyed by row."""
