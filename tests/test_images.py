@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
+import types
 
 import determinism_page
 import lanceloader as ll
@@ -164,6 +166,87 @@ def test_pixels_may_be_normalised():
     )
 
 
+NORM = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_pixels_may_be_rounded_to_16_bits(table, name):
+    dtype = getattr(torch, name)
+
+    def tensors(size, dtype_name, **options):
+        decode = {"image": ll.image(size, dtype=dtype_name, **NORM, **options)}
+        loader = ll.open(table).loader(25, decode=decode, format="torch_dict")
+        return next(iter(loader))["image"]
+
+    found = tensors((8, 9), name)
+    assert (found.dtype, found.shape) == (dtype, (25, 3, 8, 9))
+    assert torch.equal(found, tensors((8, 9), "float32").to(dtype))
+    last = tensors((8, 9), name, layout="HWC")
+    assert torch.equal(last, found.permute(0, 2, 3, 1))
+    for image, wanted in zip(
+        tensors(None, name), tensors(None, "float32"), strict=True
+    ):
+        assert torch.equal(image, wanted.to(dtype))
+    rows = ll.open(table).with_decode({"image": ll.image(8, dtype=name)})
+    (row, *_) = rows.with_format("torch")[:]
+    assert row["image"].dtype == dtype
+
+
+def test_numpy_has_float16():
+    file = file_of(pattern(20, 30))
+    found = pixels(file, dtype="float16", **NORM)
+    assert found.dtype == np.float16
+    assert (found == pixels(file, **NORM).astype(np.float16)).all()
+
+
+@pytest.mark.parametrize("format", ["numpy_dict", "numpy", "python", "python_col"])
+@pytest.mark.parametrize("size", [8, None])
+def test_numpy_needs_ml_dtypes_for_bfloat16(table, format, size, monkeypatch):
+    perm = ll.open(table).select_columns(["image"])
+    perm = perm.with_decode({"image": ll.image(size, dtype="bfloat16")})
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(FormatError, match=r"`image` of type bfloat16 needs.*ml_dtypes"):
+        perm.with_format(format)[:]
+    # The dtype itself is not installed with the tests: any of 16 bits shows that it is used.
+    stand_in = types.ModuleType("ml_dtypes")
+    stand_in.bfloat16 = np.dtype(np.uint16)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", stand_in)
+    found = perm.with_format("python_col")[:]["image"]
+    tensors = perm.with_format("torch_dict")[:]["image"]
+    for image, tensor in zip(found, tensors, strict=True):
+        bits = tensor.view(torch.int16).numpy().view(np.uint16)
+        assert (image.dtype, image.shape) == (np.uint16, bits.shape)
+        assert (image == bits).all()
+
+
+def test_arrow_holds_the_bits_of_bfloat16(table):
+    perm = ll.open(table).with_decode({"image": ll.image(8, dtype="bfloat16")})
+    column = perm.with_format("arrow")[:].column("image")
+    bits = column.to_numpy_ndarray()
+    assert (bits.dtype, bits.shape) == (np.int16, (25, 3, 8, 8))
+    tensors = perm.with_format("torch_dict")[:]["image"]
+    assert torch.equal(torch.from_numpy(bits.copy()).view(torch.bfloat16), tensors)
+
+
+def test_functions_get_tensors_of_bfloat16(table):
+    perm = ll.open(table, format="torch_dict")
+    perm = perm.with_decode({"image": ll.image(8, dtype="bfloat16")})
+    kinds = []
+    mapped = perm.map(lambda batch: kinds.append(batch["image"].dtype), batched=True)
+    assert mapped[:3]["image"].dtype == torch.bfloat16
+    assert kinds == [torch.bfloat16]
+
+
+def test_nulls_of_bfloat16_images_may_be_filled():
+    table = table_of([file_of(pattern(9, 9)), None])
+    perm = ll.open(table).with_decode({"image": ll.image(2, dtype="bfloat16")})
+    masked = perm.with_format("torch_dict", nulls="mask")[:]
+    assert masked["image_mask"].tolist() == [True, False]
+    assert masked["image"].dtype == torch.bfloat16
+    filled = perm.with_format("torch_dict", nulls="fill", fill_value=[0.5] * 12)
+    assert (filled[:]["image"][1] == 0.5).all()
+
+
 def test_formats_hold_pixels(table):
     perm = ll.open(table).with_decode({"image": ll.image((8, 9))})
     shape = (25, 3, 8, 9)
@@ -190,6 +273,9 @@ def test_images_may_keep_their_sizes(table):
         ]
     wanted = by_pillow(table["image"][2].as_py()).transpose(2, 0, 1)
     assert (images[2] == wanted).all()
+    cells = perm.with_format("numpy")[:3]
+    assert cells.shape == (3, 2)
+    assert (cells[2, 0] == wanted).all()
 
 
 def test_structs_with_bytes_are_files(table):

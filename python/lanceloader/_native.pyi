@@ -232,7 +232,8 @@ class Recipe:
         interpolation: str,
         antialias: bool,
         channels_first: bool,
-        norm: tuple[tuple[float, ...], tuple[float, ...]] | None,
+        dtype: str,
+        norm: tuple[tuple[float, ...], tuple[float, ...]],
         exif: bool,
         max_pixels: int,
     ) -> Recipe: ...

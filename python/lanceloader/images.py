@@ -24,6 +24,7 @@ __all__ = ["ImageOptions", "decode_threads", "image"]
 Crop = Literal["center", "random", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Layout = Literal["CHW", "HWC"]
+Dtype = Literal["uint8", "float16", "bfloat16", "float32"]
 
 MAX_PIXELS = 89_478_485
 """The number of pixels from which Pillow warns of a decompression bomb."""
@@ -50,7 +51,7 @@ class ImageOptions:
     layout: Layout = "CHW"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    dtype: Literal["uint8", "float32"] = "uint8"
+    dtype: Dtype = "uint8"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
 
@@ -69,9 +70,6 @@ class ImageOptions:
         Raises:
             ValueError: If an option is outside of its domain.
         """
-        norm = None
-        if self.dtype == "float32":
-            norm = self.mean or (0.0,) * 3, self.std or (1.0,) * 3
         return _native.Recipe(
             size=self.size,
             crop=self.crop,
@@ -83,7 +81,8 @@ class ImageOptions:
             interpolation=self.interpolation,
             antialias=self.antialias,
             channels_first=self.layout == "CHW",
-            norm=norm,
+            dtype=self.dtype,
+            norm=(self.mean or (0.0,) * 3, self.std or (1.0,) * 3),
             exif=self.exif,
             max_pixels=self.max_pixels,
         )
@@ -115,7 +114,7 @@ def image(
     layout: Layout = "CHW",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    dtype: Literal["uint8", "float32"] | None = None,
+    dtype: Dtype | None = None,
     exif: bool = True,
     max_pixels: SupportsIndex = MAX_PIXELS,
 ) -> ImageOptions:
@@ -143,10 +142,12 @@ def image(
         antialias: Whether all pixels count when an image is made smaller, as in Pillow.
         layout: ``"CHW"`` for batches of shape (rows, 3, height, width), ``"HWC"`` for (rows,
             height, width, 3).
-        mean: The mean of each channel, subtracted after division by 255. Batches are then float32.
+        mean: The mean of each channel, subtracted after division by 255. Batches then hold floats.
         std: The standard deviation of each channel, to divide by.
-        dtype: ``"uint8"``, or ``"float32"`` for numbers from 0 to 1, or normalised ones. By default
-            what ``mean`` and ``std`` need.
+        dtype: ``"uint8"``; or ``"float32"``, ``"float16"`` or ``"bfloat16"`` for numbers from 0 to
+            1, or normalised ones. By default ``"uint8"``, or ``"float32"`` with ``mean`` or
+            ``std``. NumPy has bfloat16 only with the package ml_dtypes, and Arrow data hold its
+            bits as int16.
         exif: Whether images are turned as their EXIF orientation says.
         max_pixels: The most pixels of an image. A larger one is refused before memory is taken.
 
@@ -174,9 +175,7 @@ def image(
     has_norm = mean is not None or std is not None
     if dtype is None:
         dtype = "float32" if has_norm else "uint8"
-    if dtype not in ("uint8", "float32"):
-        message = f'`dtype` must be "uint8" or "float32", got {dtype!r}'
-        raise ValueError(message)
+    check_choice("dtype", dtype, Dtype)
     if has_norm and dtype == "uint8":
         raise ValueError('`mean` and `std` make floats: leave dtype="uint8" out')
     if std is not None and not all(std):

@@ -6,19 +6,23 @@ and all nulls are equal. Hashes, groups, strata, splits and classes all use this
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lanceloader.errors import FormatError
 from lanceloader.numbers import numpy_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import pyarrow as pa
 
     _Data = TypeVar("_Data", pa.RecordBatch, pa.Table)
 
 __all__ = [
+    "as_bfloat16",
     "as_storable",
     "bits_of",
     "by_value",
@@ -56,6 +60,27 @@ def bits_of(column: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(
         pa.int16(), len(column), column.buffers(), offset=column.offset
     )
+
+
+def as_bfloat16(name: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Reinterpret 16-bit integers as ``ml_dtypes.bfloat16``, without a copy.
+
+    Args:
+        name: The name of the column, for error messages.
+        bits: The integers.
+
+    Raises:
+        FormatError: If ``ml_dtypes`` is not installed.
+    """
+    try:
+        ml_dtypes = importlib.import_module("ml_dtypes")
+    except ImportError as error:
+        message = (
+            f"column `{name}` of type bfloat16 needs the dtype of ml_dtypes, which is not "
+            'installed: pip install ml_dtypes, or use a torch format such as "torch_dict"'
+        )
+        raise FormatError(message) from error
+    return bits.view(ml_dtypes.bfloat16)
 
 
 def plain(column: pa.Array) -> pa.Array:

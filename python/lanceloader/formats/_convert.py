@@ -21,7 +21,7 @@ from lanceloader.formats._types import (
     unwrapped,
     zero_of,
 )
-from lanceloader.formats.decoding import is_images
+from lanceloader.formats.decoding import is_bfloat16_images, is_images
 from lanceloader.formats.ragged import Ragged
 from lanceloader.values import is_bfloat16, plain
 
@@ -132,15 +132,15 @@ class _Converter:
         import pyarrow as pa
 
         if is_images(field) and pa.types.is_struct(column.type):
-            return self.images(path, column)
+            return self.images(path, field, column)
         column = unwrapped(field, column)
         if pa.types.is_null(column.type) or (
             column.null_count and not pa.types.is_struct(column.type)
         ):
             column = self.without_nulls(path, field, column)
         values = self.dense(path, field, column)
-        if is_bfloat16(field):
-            return self.library.bfloat16(path, values)
+        if is_bfloat16(field) or is_bfloat16_images(field):
+            values = self.library.bfloat16(path, values)
         shape = getattr(field.type, "shape", None)
         if shape is None or isinstance(values, list):
             return values
@@ -150,7 +150,7 @@ class _Converter:
             return values
         return self.library.permuted(values, [0, *(axis + 1 for axis in order)])
 
-    def images(self, path: str, column: pa.Array) -> list[Any]:
+    def images(self, path: str, field: pa.Field, column: pa.Array) -> list[Any]:
         """Return images of different sizes as a list, with ``None`` for nulls if they are allowed."""
         if self.nulls == "error" and column.null_count:
             message = (
@@ -160,12 +160,14 @@ class _Converter:
             )
             raise FormatError(message)
         data, shapes = column.field("data"), column.field("shape").to_pylist()
-        return [
-            self.library.array(data.slice(at, 1).flatten()).reshape(shapes[at])
-            if column[at].is_valid
-            else None
-            for at in range(len(column))
-        ]
+
+        def image(at: int) -> Any:
+            values = self.library.array(data.slice(at, 1).flatten())
+            if is_bfloat16_images(field):
+                values = self.library.bfloat16(path, values)
+            return values.reshape(shapes[at])
+
+        return [image(at) if column[at].is_valid else None for at in range(len(column))]
 
     def without_nulls(self, path: str, field: pa.Field, column: pa.Array) -> pa.Array:
         """Return a column whose nulls are replaced by the fill value, or by a zero."""
@@ -192,7 +194,7 @@ class _Converter:
         try:
             if value is None:
                 value = zero_of(column.type)
-            elif has_bfloat16(field):
+            elif has_bfloat16(field) or is_bfloat16_images(field):
                 value = bits_in(value)
             if pa.types.is_null(column.type):
                 return pa.repeat(pa.scalar(value), len(column))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader.errors import ImageError
 from lanceloader.images import ImageOptions, decode_threads
+from lanceloader.values import as_bfloat16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 
     from lanceloader.randomness import RowKeys
 
-__all__ = ["Decode", "images_of", "is_images"]
+__all__ = ["Decode", "images_of", "is_bfloat16_images", "is_images"]
 
 MARK = b"lanceloader.image"
-"""The metadata of a field whose values are images that were decoded here."""
+"""The metadata of a field whose values are images that were decoded here: their dtype."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Decode:
                     raise AssertionError("random crops and flips need the keys of rows")
                 drawn = keys.of(f"image {name}")
             column = decoded(batch.select([at]), name, options, drawn)
-            batch = batch.set_column(at, field_of(name, column), column)
+            field = field_of(name, column, options.dtype)
+            batch = batch.set_column(at, field, column)
         return batch
 
 
@@ -77,7 +79,9 @@ def decoded(column: pa.RecordBatch, name: str, options: ImageOptions, keys: Any)
         for row in nulls:
             flags[row] = True
         mask = pa.array(flags)
-    kind = pa.uint8() if options.dtype == "uint8" else pa.float32()
+    # Arrow has no bfloat16: its bits are integers.
+    is_bits = options.dtype == "bfloat16"
+    kind = pa.type_for_alias("int16" if is_bits else options.dtype)
     buffers = [pa.py_buffer(block) for block in blocks]
     width = kind.bit_width // 8
     if options.size is None:
@@ -103,11 +107,11 @@ def decoded(column: pa.RecordBatch, name: str, options: ImageOptions, keys: Any)
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(kind, shape), rows)
 
 
-def field_of(name: str, column: Any) -> pa.Field:
+def field_of(name: str, column: Any, dtype: str) -> pa.Field:
     """Return the field of a decoded column."""
     import pyarrow as pa
 
-    return pa.field(name, column.type, metadata={MARK: b"1"})
+    return pa.field(name, column.type, metadata={MARK: dtype})
 
 
 def is_images(field: pa.Field) -> bool:
@@ -115,12 +119,25 @@ def is_images(field: pa.Field) -> bool:
     return bool(field.metadata) and MARK in field.metadata
 
 
-def images_of(column: pa.Array) -> list[Any]:
+def is_bfloat16_images(field: pa.Field) -> bool:
+    """Return whether a column holds the bits of bfloat16 images that were decoded here."""
+    return bool(field.metadata) and field.metadata.get(MARK) == b"bfloat16"
+
+
+def images_of(field: pa.Field, column: pa.Array) -> list[Any]:
     """Return decoded images as a list of NumPy arrays, ``None`` for nulls.
 
     They share the memory of the column, and can be written to if it was decoded here.
+
+    Raises:
+        FormatError: If they are bfloat16, and ``ml_dtypes`` is not installed.
     """
     import pyarrow as pa
+
+    def memory_of(values: pa.Array) -> np.ndarray[Any, Any]:
+        numbers = writable(values)
+        is_bits = is_bfloat16_images(field)
+        return as_bfloat16(field.name, numbers) if is_bits else numbers
 
     images: list[Any] = []
     is_fixed = not pa.types.is_struct(column.type)
@@ -137,7 +154,7 @@ def images_of(column: pa.Array) -> list[Any]:
     return images
 
 
-def memory_of(values: pa.Array) -> np.ndarray[Any, Any]:
+def writable(values: pa.Array) -> np.ndarray[Any, Any]:
     """Return numbers without nulls as a NumPy array, writable unless the buffer is not."""
     import numpy as np
 

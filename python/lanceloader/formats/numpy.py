@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lanceloader._extras import need
-from lanceloader.errors import FormatError
 from lanceloader.formats._columns import check_nulls, gather_runs
 from lanceloader.formats._convert import Library, convert
 from lanceloader.formats._types import as_integers, has_bfloat16
-from lanceloader.values import as_storable
+from lanceloader.formats.decoding import is_images
+from lanceloader.values import as_bfloat16, as_storable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,12 +47,12 @@ def matrix(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
 
 
 def is_special(field: pa.Field) -> bool:
-    """Return whether a column has tensors or bfloat16, which pandas returns as raw storage."""
-    return has_bfloat16(field) or hasattr(field.type, "shape")
+    """Return whether a column has tensors, images or bfloat16, which pandas returns as raw storage."""
+    return has_bfloat16(field) or hasattr(field.type, "shape") or is_images(field)
 
 
 def matrix_of_cells(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """Return an array of shape (rows, columns) for columns that include tensors or bfloat16."""
+    """Return an array of shape (rows, columns) for columns of which some are special."""
     arrays = [
         cells_of(batch.select([at])) if is_special(field) else column.to_pandas()
         for at, (field, column) in enumerate(
@@ -74,7 +73,8 @@ def cells_of(column: pa.RecordBatch) -> np.ndarray[Any, Any]:
         convert(column, LIBRARY, nulls="mask", fill_value=None)[name]
         for name in (column.schema.names[0], f"{column.schema.names[0]}_mask")
     )
-    if values.ndim == 1 and mask.all():
+    # Images of different sizes are a list.
+    if getattr(values, "ndim", 0) == 1 and mask.all():
         return values  # type: ignore[no-any-return]
     out = np.empty(len(mask), object)
     for at in np.flatnonzero(mask):
@@ -111,25 +111,8 @@ def vectors(
         shape: Columns, rows and, for fixed-size lists, items.
     """
     if dtype == "bfloat16":
-        return bfloat16(name, np.frombuffer(block, np.int16)).reshape(shape)
+        return as_bfloat16(name, np.frombuffer(block, np.int16)).reshape(shape)
     return np.frombuffer(block, dtype=dtype).reshape(shape)
-
-
-def bfloat16(name: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Reinterpret 16-bit integers as ``ml_dtypes.bfloat16``, without a copy.
-
-    Raises:
-        FormatError: If ``ml_dtypes`` is not installed.
-    """
-    try:
-        ml_dtypes = importlib.import_module("ml_dtypes")
-    except ImportError as error:
-        message = (
-            f"column `{name}` of type lance.bfloat16 needs the dtype of ml_dtypes, which is not "
-            'installed: pip install ml_dtypes, or use a torch format such as "torch_dict"'
-        )
-        raise FormatError(message) from error
-    return bits.view(ml_dtypes.bfloat16)
 
 
 def array(column: pa.Array) -> np.ndarray[Any, Any]:
@@ -145,4 +128,4 @@ def array(column: pa.Array) -> np.ndarray[Any, Any]:
     return values
 
 
-LIBRARY = Library(array, bfloat16, np.transpose, "numpy_dict")
+LIBRARY = Library(array, as_bfloat16, np.transpose, "numpy_dict")

@@ -73,7 +73,7 @@ def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
         values: dict[str, list[Any]] = batch.to_pydict()
         return values
     return {
-        field.name: images_of(column) if is_images(field) else column.to_pylist()
+        field.name: images_of(field, column) if is_images(field) else column.to_pylist()
         for field, column in zip(batch.schema, batch.columns, strict=True)
     }
 

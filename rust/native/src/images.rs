@@ -1,6 +1,6 @@
 //! `lanceloader_core::images` as a function of Arrow data.
 
-use lanceloader_core::images::{self, Crop, Decoded, Interpolation, Samples};
+use lanceloader_core::images::{self, Crop, Decoded, Float, Interpolation, Samples};
 use pyo3::exceptions::PyValueError;
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
 
@@ -19,12 +19,12 @@ type Images = (Vec<Block>, Vec<(u32, u32)>, Vec<usize>, Vec<(usize, String)>);
 
 #[pymethods]
 impl Recipe {
-    /// `crop` is `None`, `"center"`, `"random"` or `"pad"`; `norm` a mean and a standard deviation
-    /// for each channel, for floats.
+    /// `crop` is `None`, `"center"`, `"random"` or `"pad"`; `dtype` `"uint8"`, `"float16"`, `"bfloat16"` or
+    /// `"float32"`; `norm` a mean and a standard deviation for each channel, for floats.
     #[new]
     #[pyo3(signature = (
         *, size, crop, resize, scale, ratio, fill, flip, interpolation, antialias, channels_first,
-        norm, exif, max_pixels
+        dtype, norm, exif, max_pixels
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
@@ -38,7 +38,8 @@ impl Recipe {
         interpolation: &str,
         antialias: bool,
         channels_first: bool,
-        norm: Option<([f32; 3], [f32; 3])>,
+        dtype: &str,
+        norm: ([f32; 3], [f32; 3]),
         exif: bool,
         max_pixels: u64,
         py: Python<'_>,
@@ -64,7 +65,19 @@ impl Recipe {
                 )));
             }
         };
-        let samples = norm.map_or(Samples::U8, |(mean, std)| Samples::F32 { mean, std });
+        let (mean, std) = norm;
+        let normalised = |float| Samples::Normalised { float, mean, std };
+        let samples = match dtype {
+            "uint8" => Samples::U8,
+            "float16" => normalised(Float::F16),
+            "bfloat16" => normalised(Float::Bf16),
+            "float32" => normalised(Float::F32),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "dtype {other:?}: wanted \"uint8\", \"float16\", \"bfloat16\" or \"float32\""
+                )));
+            }
+        };
         let recipe = images::Recipe {
             size,
             crop,

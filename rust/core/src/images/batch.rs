@@ -9,7 +9,7 @@ use arrow_buffer::Buffer;
 use super::column::Files;
 use super::decode::decode_any;
 use super::decode::image::Image;
-use super::recipe::{Recipe, Samples};
+use super::recipe::Recipe;
 use super::scratch::Scratch;
 use super::slots::Slots;
 use super::{crop, pixels, pool, resize};
@@ -95,12 +95,8 @@ pub fn decode(
 
 /// Returns the bytes of an image of the batch.
 fn slot_len(recipe: &Recipe, (height, width): (u32, u32)) -> Result<usize> {
-    let bytes = match recipe.samples {
-        Samples::U8 => 3_u64,
-        Samples::F32 { .. } => 12,
-    };
     (u64::from(height) * u64::from(width))
-        .checked_mul(bytes)
+        .checked_mul(3 * recipe.samples.num_bytes() as u64)
         .and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| Error::invalid(format!("images of {height} x {width}"), "smaller ones"))
 }

@@ -12,6 +12,7 @@ mod batch;
 mod column;
 mod crop;
 mod decode;
+mod floats;
 mod pixels;
 mod pool;
 mod recipe;
@@ -22,7 +23,7 @@ mod slots;
 pub use batch::{Decoded, Fault, decode};
 #[doc(hidden)] // For the fuzz target.
 pub use decode::{decode_any, image::Image};
-pub use recipe::{Crop, Interpolation, Recipe, Samples};
+pub use recipe::{Crop, Float, Interpolation, Recipe, Samples};
 #[doc(hidden)]
 pub use scratch::Scratch;
 

@@ -1,7 +1,8 @@
 //! RGB → the slot of a row: turned, mirrored, in the order and type of the batch.
 
 use super::crop::Region;
-use super::recipe::{Crop, Recipe, Samples};
+use super::floats;
+use super::recipe::{Crop, Float, Recipe, Samples};
 
 /// How an image is to be turned, by the numbers of EXIF: 1 is upright.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,18 +113,14 @@ pub(super) fn write(
     };
     match recipe.samples {
         Samples::U8 => place.fill(rgb, walk, fill, slot, |_, sample| [sample]),
-        Samples::F32 { mean, std } => {
-            let table: Vec<[[u8; 4]; 256]> = (0..3)
-                .map(|channel| {
-                    std::array::from_fn(|byte| {
-                        #[expect(clippy::cast_precision_loss, reason = "at most 255")]
-                        let value = byte as f32 / 255.0;
-                        ((value - mean[channel]) / std[channel]).to_ne_bytes()
-                    })
-                })
-                .collect();
-            place
-                .fill(rgb, walk, fill, slot, |channel, sample| table[channel][usize::from(sample)]);
+        Samples::Normalised { float: Float::F32, mean, std } => {
+            let table = floats::table(mean, std, f32::to_ne_bytes);
+            place.fill(rgb, walk, fill, slot, |channel, byte| table[channel][usize::from(byte)]);
+        }
+        Samples::Normalised { float, mean, std } => {
+            let bytes = if float == Float::F16 { floats::f16_bytes } else { floats::bf16_bytes };
+            let table = floats::table(mean, std, bytes);
+            place.fill(rgb, walk, fill, slot, |channel, byte| table[channel][usize::from(byte)]);
         }
     }
     Ok(())

@@ -42,13 +42,37 @@ pub enum Interpolation {
 pub enum Samples {
     /// A byte.
     U8,
-    /// `(byte / 255 - mean) / std` of its channel, as a 32-bit float.
-    F32 {
+    /// `(byte / 255 - mean) / std` of its channel, computed as a 32-bit float.
+    Normalised {
+        /// What it is rounded to.
+        float: Float,
         /// The mean of each channel.
         mean: [f32; 3],
         /// The standard deviation of each channel.
         std: [f32; 3],
     },
+}
+
+impl Samples {
+    /// Returns the bytes of a sample.
+    pub fn num_bytes(&self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::Normalised { float: Float::F16 | Float::Bf16, .. } => 2,
+            Self::Normalised { float: Float::F32, .. } => 4,
+        }
+    }
+}
+
+/// A type of floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float {
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a 32-bit float.
+    Bf16,
+    /// IEEE 754 binary32.
+    F32,
 }
 
 /// What is made of the images of a column.

@@ -83,7 +83,8 @@ fn channels_may_come_last() {
 
 #[test]
 fn samples_may_be_normalised_floats() {
-    let samples = Samples::F32 { mean: [0.5, 0.0, 0.0], std: [0.25, 1.0, 2.0] };
+    let samples =
+        Samples::Normalised { float: Float::F32, mean: [0.5, 0.0, 0.0], std: [0.25, 1.0, 2.0] };
     let mut slot = [0; 72];
     let recipe = recipe(true, samples);
     write(&recipe, &picture(), Orientation::default(), false, (2, 3), (2, 3), &mut slot).unwrap();
