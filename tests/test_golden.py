@@ -29,6 +29,7 @@ PAGE = determinism_page.load()
     HASHES,
     DRAWS,
     ROWS,
+    _IMAGES,
     LANCEDB,
 ) = determinism_page.tables()
 
