@@ -139,7 +139,7 @@ def test_the_blocks_of_a_page_run_with_the_library_that_it_compares(
 ):
     for library in libraries_of(page):
         if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{page.name} compares with {library}, which is not installed")
+            pytest.skip(f"{page.name} shows {library}, which is not installed")
     if "ray" in libraries_of(page):
         script = elsewhere / "page.py"
         script.write_text("\n".join(block.code for block in blocks(page, "python")))

@@ -48,11 +48,12 @@ def pictures(cell):
     ]
 
 
-def test_there_are_five():
+def test_there_are_six():
     assert {path.stem for path in PATHS} == {
         "images",
         "mixing",
         "packing",
+        "pairs",
         "ranks",
         "tabular",
     }
