@@ -213,7 +213,7 @@ def test_links_out_of_the_folder_lead_to_pages_of_the_site(site):
 @pytest.mark.timeout(300)
 def test_notebooks_are_pages_that_offer_them_for_download(site):
     paths = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
-    assert len(paths) == 5
+    assert len(paths) == 6
     for path in paths:
         folder = site / "tutorials"
         text = (folder / f"{path.stem}.html").read_text()
