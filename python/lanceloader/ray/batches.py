@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
     from lanceloader._permutation import Permutation
 
-__all__ = ["arrow_batches", "cut", "for_parts", "has_functions", "row_bytes_of"]
+__all__ = [
+    "arrow_batches",
+    "cut",
+    "for_parts",
+    "has_functions",
+    "limit_of",
+    "ranges",
+    "row_bytes_of",
+    "strategy_of",
+]
 
 MOST_SCANS = 30
 """The most tasks where each one scans the table to write its rows to scratch files."""
@@ -58,16 +68,21 @@ def for_parts(perm: Permutation) -> Permutation:
     strategy = strategy_of(perm)
     if strategy == "resident":
         return perm.with_read_options(ReadOptions("resident"))
-    if strategy == "external" and perm.read_options.memory_limit is None:
-        # Tasks of a node share its memory.
-        reader = perm.open_reader()
-        assert isinstance(reader, _native.Reader)
-        limit = reader.choice().memory_bytes // (os.cpu_count() or 1)
-        options = ReadOptions("external", memory_limit=max(LEAST_LIMIT, limit))
-        return perm.with_read_options(options)
     if strategy == "external":
-        return perm.with_read_options(ReadOptions("external"))
+        options = ReadOptions("external", memory_limit=limit_of(perm))
+        return perm.with_read_options(options)
     return perm
+
+
+def limit_of(perm: Permutation) -> int:
+    """Return how many bytes of rows a task may hold, where they are many and short."""
+    limit = perm.read_options.memory_limit
+    if limit is not None:
+        return limit
+    # Tasks of a node share its memory.
+    reader = perm.open_reader()
+    assert isinstance(reader, _native.Reader)
+    return max(LEAST_LIMIT, reader.choice().memory_bytes // (os.cpu_count() or 1))
 
 
 def cut(perm: Permutation, parts: int) -> list[range]:
@@ -77,14 +92,16 @@ def cut(perm: Permutation, parts: int) -> list[range]:
         perm: The permutation.
         parts: How many ranges there should be. There are fewer if each one costs a scan.
     """
-    num_rows = perm.num_rows
-    if not num_rows:
-        return []
-    if parts > MOST_SCANS and strategy_of(perm) == "external":
+    if parts > MOST_SCANS and perm.num_rows and strategy_of(perm) == "external":
         parts = MOST_SCANS
-    parts = max(1, min(parts, num_rows))
-    ends = [part * num_rows // parts for part in range(parts + 1)]
-    return [range(ends[part], ends[part + 1]) for part in range(parts)]
+    return ranges(perm.num_rows, parts)
+
+
+def ranges(num_rows: int, parts: int) -> list[range]:
+    """Cut a number of rows into ranges that differ by one row at most, none of them empty."""
+    parts = min(parts, num_rows)
+    ends = [part * num_rows // parts for part in range(parts + 1)] if parts else []
+    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def arrow_batches(perm: Permutation, positions: range) -> Iterator[pa.RecordBatch]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,6 +19,7 @@ from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
 from lanceloader.ray.cleaning import remove_unused, unused_files
 from lanceloader.ray.nodes import POLL_SECONDS, RETRIES, as_completed, task_count
+from lanceloader.ray.passes import Passes, in_order
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 from lanceloader.ray.tables import Place, data_files
@@ -84,11 +87,29 @@ def materialize(
     if num_tasks is None:
         sizes = row_bytes_of(perm), LEAST_BYTES, MOST_BYTES
         num_tasks = task_count(perm.num_rows, *sizes)
-    ranges = cut(perm, num_tasks)
+    plan = Plan(writing, Passes.of(perm, writing.recipe, num_tasks), progress)
+    plan.ranges = cut(perm, num_tasks) if plan.passes is None else plan.passes.buckets
     if "://" in address:
-        write_remotely(writing, Place(address, storage_options), ranges, progress)
+        write_remotely(plan, Place(address, storage_options))
     else:
-        write_locally(writing, Path(os.path.abspath(address)), ranges, progress)  # noqa: PTH100
+        write_locally(plan, Path(os.path.abspath(address)))  # noqa: PTH100
+
+
+@dataclass
+class Plan:
+    """How a table is written.
+
+    Attributes:
+        writing: What all tasks know.
+        passes: What brings the rows into order before, if tasks do not read them in order.
+        progress: As for ``materialize``.
+        ranges: The positions that each task writes.
+    """
+
+    writing: Writing
+    passes: Passes | None
+    progress: Progress | None
+    ranges: list[range] = field(default_factory=list)
 
 
 class Writing:
@@ -112,12 +133,22 @@ class Writing:
         with travelling(is_allowed=send_credentials):
             self.storage_options = without_secrets(storage_options or {})
 
-    def fragments(self, uri: str, positions: range) -> list[Any]:
-        """Write the rows at some positions, and return the fragments that they are."""
+    def fragments(self, uri: str, positions: range, *pieces: Any) -> list[Any]:
+        """Write the rows at some positions, and return the fragments that they are.
+
+        Args:
+            uri: The path or URI of the table.
+            positions: The positions.
+            *pieces: Their rows, if another task has read them.
+        """
         import pyarrow as pa
 
         with noting_credentials():
-            batches = arrow_batches(self.recipe.open(), positions)
+            batches = (
+                in_order(pieces)
+                if pieces
+                else arrow_batches(self.recipe.open(), positions)
+            )
             batches = cast_to(self.read_schema, batches)
             schema, batches = as_stored(self.read_schema, batches)
             failures: list[BaseException] = []
@@ -142,22 +173,22 @@ class Writing:
         return written
 
 
-def written_by_tasks(
-    writing: Writing, place: Place, ranges: list[range], progress: Progress | None
-) -> list[Any]:
+def written_by_tasks(plan: Plan, place: Place) -> list[Any]:
     """Write all ranges in tasks, and return their fragments in the order of the ranges."""
     import ray
 
     remote: Any = ray.remote(max_retries=RETRIES, scheduling_strategy="SPREAD")
     task = remote(Writing.fragments)
-    shared = ray.put(writing)
+    shared, ranges = ray.put(plan.writing), plan.ranges
+    pieces = plan.passes.deal(plan.progress) if plan.passes else repeat(())
     numbers = {
-        task.remote(shared, place.uri, rows): at for at, rows in enumerate(ranges)
+        task.remote(shared, place.uri, rows, *given): at
+        for at, (rows, given) in enumerate(zip(ranges, pieces, strict=False))
     }
     found: dict[int, list[Any]] = {}
     done, total = 0, sum(map(len, ranges))
     try:
-        with reported("writing", progress, unit=" rows") as report:
+        with reported("writing", plan.progress, unit=" rows") as report:
             report(0, total)
             for each, fragments in as_completed(numbers):
                 found[numbers[each]] = fragments
@@ -190,9 +221,7 @@ def results_of_cancelled(tasks: list[Any]) -> list[list[Any]]:
     return results
 
 
-def write_locally(
-    writing: Writing, target: Path, ranges: list[range], progress: Progress | None
-) -> None:
+def write_locally(plan: Plan, target: Path) -> None:
     """Write to a folder beside the table, then rename it.
 
     Raises:
@@ -204,7 +233,7 @@ def write_locally(
         raise FileExistsError(message)
     with staging(target) as folder:
         place = Place(str(folder / f"{target.stem}.lance"), None)
-        fragments = written_by_tasks(writing, place, ranges, progress)
+        fragments = written_by_tasks(plan, place)
         missing = place.missing(fragments)
         if missing:
             message = (
@@ -213,16 +242,14 @@ def write_locally(
             )
             raise StorageError(message)
         remove_unused(place, fragments)
-        place.commit(writing.schema, fragments)
+        place.commit(plan.writing.schema, fragments)
         if target.exists():
             message = f"{target} was created by another process in the meantime"
             raise FileExistsError(message)
         Path(place.uri).rename(target)
 
 
-def write_remotely(
-    writing: Writing, place: Place, ranges: list[range], progress: Progress | None
-) -> None:
+def write_remotely(plan: Plan, place: Place) -> None:
     """Write to an object store, where the table is there once its manifest is.
 
     Raises:
@@ -232,7 +259,7 @@ def write_remotely(
     if place.is_table(before):
         message = f"{place.uri} exists already; pass the address of a new table"
         raise FileExistsError(message)
-    fragments = written_by_tasks(writing, place, ranges, progress)
+    fragments = written_by_tasks(plan, place)
     # Another process that writes the same table will find this one, and fail.
     place.remove(set(unused_files(place, fragments)) - set(before))
-    place.commit(writing.schema, fragments)
+    place.commit(plan.writing.schema, fragments)

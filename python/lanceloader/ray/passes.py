@@ -1,0 +1,255 @@
+"""Short rows of a table larger than the memory of tasks, put into another order by two passes.
+
+In pass 1, each task reads a range of the table once and sends every row to the bucket that its
+position is in: a piece for each bucket, in Ray's object store. In pass 2, each task has the pieces
+of one bucket, and serves their rows in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lanceloader._native import Order
+from lanceloader.monitor.progress import reported
+from lanceloader.options import ReadOptions
+from lanceloader.ray.batches import (
+    arrow_batches,
+    limit_of,
+    ranges,
+    row_bytes_of,
+    strategy_of,
+)
+from lanceloader.ray.nodes import RETRIES, as_completed, count_cpus
+from lanceloader.ray.recipe import noting_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import pyarrow as pa
+
+    from lanceloader._permutation import Permutation
+    from lanceloader._typing import Progress
+    from lanceloader.ray.recipe import Recipe
+
+    Piece = tuple[np.ndarray, pa.Buffer] | None
+
+__all__ = ["Passes", "in_order"]
+
+FEW_TASKS = 16
+"""So many tasks may each scan the whole table, which takes less time than two passes."""
+
+MOST_PIECES = 1 << 20
+"""The driver keeps a reference to each piece."""
+
+MOST_BYTES = 1 << 30
+"""The most bytes of rows that a task of pass 1 holds, and about those of a bucket."""
+
+CHUNKS = 4
+"""Reads that fill the memory of a task: where rows are longer than elsewhere, there are fewer."""
+
+BATCH_BYTES = 4 << 20
+"""The bytes of rows that a task of pass 2 brings into order at a time."""
+
+ONE_WAY = {"listed", "draws", "mixed", "repeat", "concat"}
+"""Maps of an order that do not tell at which one position a row stands."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What tasks of pass 1 need to know.
+
+    Attributes:
+        recipe: The permutation.
+        buckets: The positions of each bucket: adjacent ranges from 0 on.
+        sources: The rows of the table that each task reads.
+        chunk_rows: The rows that are read together.
+        held_bytes: The bytes of rows from which on a task sends what it holds.
+    """
+
+    recipe: Recipe
+    buckets: list[range]
+    sources: list[range]
+    chunk_rows: int
+    held_bytes: int
+
+    @classmethod
+    def of(cls, perm: Permutation, recipe: Recipe, num_tasks: int) -> Passes | None:
+        """Return the passes for a permutation, or ``None`` if tasks do as well without.
+
+        Args:
+            perm: The permutation.
+            recipe: The same, as tasks read it.
+            num_tasks: The number of tasks that write. There are more if memory is too little for
+                their rows.
+        """
+        row_bytes = row_bytes_of(perm)
+        if num_tasks <= FEW_TASKS or not row_bytes or not perm.num_rows:
+            return None
+        if strategy_of(perm) != "external":
+            return None
+        reduced: Any = perm.order.__reduce__()
+        _, maps = reduced[1]
+        if any(kind in ONE_WAY for kind, *_ in maps):
+            return None
+        num_rows = len(perm.source.all_rows())
+        held_bytes = max(row_bytes, min(MOST_BYTES, limit_of(perm) // 2))
+        buckets = max(num_tasks, -(-perm.num_rows * row_bytes // held_bytes))
+        sources = max(count_cpus(), -(-num_rows * row_bytes // held_bytes))
+        if buckets * sources > MOST_PIECES:
+            return None
+        return cls(
+            recipe,
+            ranges(perm.num_rows, buckets),
+            ranges(num_rows, sources),
+            max(1, held_bytes // CHUNKS // row_bytes),
+            held_bytes,
+        )
+
+    def dealt(self, source: range) -> Iterator[Piece]:
+        """Yield the pieces of some rows of the table, one for each bucket, in one round or more."""
+        held, size = [], 0
+        with noting_credentials():
+            perm = self.recipe.open()
+            stored = perm.with_rows(perm.source.all_rows())
+            stored = stored.with_read_options(ReadOptions("direct"))
+            for start in range(source.start, source.stop, self.chunk_rows):
+                stop = min(start + self.chunk_rows, source.stop)
+                for each in self.sorted_rows(perm.order, stored, range(start, stop)):
+                    held.append(each)
+                    size += each[1].nbytes
+                if size >= self.held_bytes:
+                    yield from self.pieces(held)
+                    held, size = [], 0
+        if held:
+            yield from self.pieces(held)
+
+    def sorted_rows(
+        self, order: Order, stored: Permutation, rows: range
+    ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Yield rows of the table that have a position, sorted by it within each batch."""
+        import numpy as np
+
+        positions = positions_of(order, rows)
+        served = np.flatnonzero(positions >= 0)
+        if not len(served):
+            return
+        wanted = (
+            Order.all(rows.stop).slice(rows.start, len(rows))
+            if len(served) == len(rows)
+            else Order.set((served + rows.start).astype(np.uint64))
+        )
+        positions, first = positions[served], 0
+        for batch in arrow_batches(stored.with_rows(wanted), range(len(served))):
+            places = positions[first : first + batch.num_rows]
+            by = np.argsort(places)
+            yield places[by], batch.take(by)
+            first += batch.num_rows
+
+    def pieces(self, held: list[tuple[np.ndarray, pa.RecordBatch]]) -> Iterator[Piece]:
+        """Yield a piece for each bucket: where its rows stand in it, and a stream of Arrow."""
+        import numpy as np
+
+        starts = [bucket.start for bucket in self.buckets]
+        cuts = [
+            np.append(np.searchsorted(places, starts), len(places))
+            for places, _ in held
+        ]
+        for number, start in enumerate(starts):
+            parts = [
+                (places[here[number] : here[number + 1]], batch.slice(*extent))
+                for (places, batch), here in zip(held, cuts, strict=True)
+                if (extent := (here[number], here[number + 1] - here[number]))[1]
+            ]
+            if not parts:
+                yield None
+                continue
+            places = np.concatenate([places for places, _ in parts]) - start
+            yield places.astype(np.uint32), as_stream([batch for _, batch in parts])
+
+    def deal(self, progress: Progress | None) -> Iterator[list[Any]]:
+        """Run pass 1, and return an iterator over the pieces of each bucket, as references.
+
+        Args:
+            progress: Whether to show a bar; functions are not called.
+        """
+        import ray
+
+        remote: Any = ray.remote(
+            max_retries=RETRIES, num_returns="streaming", scheduling_strategy="SPREAD"
+        )
+        task, shared = remote(Passes.dealt), ray.put(self)
+        running = {}
+        for source in self.sources:
+            pieces = task.remote(shared, source)
+            running[pieces.completed()] = source, pieces
+        found: list[list[Any]] = [[] for _ in self.buckets]
+        done, total = 0, self.sources[-1].stop
+        progress = None if callable(progress) else progress
+        try:
+            with reported("shuffling", progress, unit=" rows") as report:
+                report(0, total)
+                for each, _ in as_completed(running):
+                    source, pieces = running[each]
+                    for number, piece in enumerate(pieces):
+                        found[number % len(found)].append(piece)
+                    done += len(source)
+                    report(done, total)
+        except BaseException:
+            for _, pieces in running.values():
+                ray.cancel(pieces, force=True)
+            raise
+        running.clear()
+        # Each reference is dropped once there is a task that has it.
+        return (found.pop(0) for _ in self.buckets)
+
+
+def positions_of(order: Order, rows: range) -> np.ndarray:
+    """Return at which position each row of the table stands, -1 for those that are left out."""
+    import numpy as np
+
+    found = map(order.position_of, rows)
+    return np.fromiter((-1 if at is None else at for at in found), np.int64, len(rows))
+
+
+def as_stream(batches: list[pa.RecordBatch]) -> pa.Buffer:
+    """Return batches as a stream of Arrow."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def in_order(pieces: tuple[Piece, ...]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a bucket in order.
+
+    The pieces stay in the object store: only the rows of a batch are copied at a time.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    runs, size = [], 0
+    for places, stream in filter(None, pieces):
+        size += stream.size
+        start = 0
+        for batch in pa.ipc.open_stream(stream):
+            runs.append((places[start : start + batch.num_rows], batch))
+            start += batch.num_rows
+    num_rows = sum(batch.num_rows for _, batch in runs)
+    step = max(1, num_rows * BATCH_BYTES // size)
+    begins = [0] * len(runs)
+    for first in range(0, num_rows, step):
+        ends = [int(np.searchsorted(places, first + step)) for places, _ in runs]
+        parts = [
+            (places[begin:end], batch.slice(begin, end - begin))
+            for (places, batch), begin, end in zip(runs, begins, ends, strict=True)
+            if begin < end
+        ]
+        begins = ends
+        by = np.argsort(np.concatenate([places for places, _ in parts]))
+        rows = pa.concat_batches([batch for _, batch in parts])
+        yield rows.take(pa.array(by))
