@@ -147,6 +147,48 @@ def test_errors_of_tasks_are_raised_and_nothing_is_left(driver, tmp_path):
     assert left_in(tmp_path / "new") == []
 
 
+def test_a_job_that_fails_leaves_the_driver_alive(driver, perm, tmp_path):
+    """Thirty times: Ray ends the driver if it cancels a task that is just done."""
+
+    def failures(perm, uri):
+        def fail(row):
+            if row["id"] == 2500:
+                raise ValueError("a row that cannot be")
+            return row
+
+        return [failed(perm.map(fail), uri, num_tasks=9) for _ in range(30)]
+
+    for kinds, message in driver(failures, perm, str(tmp_path / "copy.lance")):
+        assert "ValueError" in kinds
+        assert "a row that cannot be" in message
+    assert left_in(tmp_path) == []
+
+
+def test_tasks_of_a_job_that_has_failed_end(driver):
+    def ended():
+        import ray
+        from lanceloader.ray.stopping import Stop
+
+        stop = Stop()
+
+        @ray.remote(num_cpus=0.5)
+        def count(stop, items):
+            return sum(1 for _ in stop.before_each(items))
+
+        before = ray.get(count.remote(stop, range(5)))
+        running = count.remote(stop, range(10**15))
+        stop.set()
+        said = []
+        for task in (running, count.remote(stop, range(5))):
+            try:
+                ray.get(task, timeout=300)
+            except ray.exceptions.RayTaskError as error:
+                said.append("another task of the job has failed" in str(error))
+        return before, said
+
+    assert driver(ended) == (5, [True, True])
+
+
 def test_a_task_that_dies_is_started_again(driver, perm, tmp_path):
     """What it wrote before is not in the table."""
 

@@ -1,7 +1,8 @@
 """A process that drives Ray: what runs in it leaves no threads in the process of the tests.
 
 ``driver`` is a fixture: ``driver(function, *arguments)`` calls a function of a test there, and
-returns what it returns. Ray starts once per module, and nothing of it is left behind.
+returns what it returns. Ray starts once for modules that follow each other, and nothing of it is
+left behind.
 """
 
 from __future__ import annotations
@@ -92,29 +93,45 @@ def stop():
 @contextlib.contextmanager
 def settings():
     """Set Ray's variables, and yield a folder for its files that has a short name."""
+    with folder_of_ray() as folder, variables():
+        yield folder
+
+
+@contextlib.contextmanager
+def folder_of_ray():
     folder = tempfile.mkdtemp(prefix="ll-ray-", dir="/tmp")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def variables():
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(SETTINGS, PYTHONPATH=importable())
     try:
-        yield folder
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def driving(nodes=1):
     """Yield a function that calls others in a process with Ray."""
-    with settings() as folder:
-        yield from calls(nodes, folder)
+    with folder_of_ray() as folder:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(1, context, start, (nodes, folder))
+        with variables():
+            # The process starts now, with these variables.
+            pool.submit(int)
+        yield from calls(pool)
 
 
-def calls(nodes, folder):
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, start, (nodes, folder))
+def calls(pool):
     try:
 
         def driver(function, *arguments):
@@ -143,16 +160,39 @@ def need_ray():
         pytest.skip("needs the extra `ray`")
 
 
+KEPT = []
+"""The process of a module, if the next one will use it, too."""
+
+
 @pytest.fixture(scope="module")
-def driver():
+def driver(request):
     need_ray()
-    with driving() as call_there:
-        yield call_there
+    if not KEPT:
+        stack = contextlib.ExitStack()
+        request.config.add_cleanup(stack.close)
+        KEPT.append((stack, stack.enter_context(driving())))
+    stack, call_there = KEPT.pop()
+    yield call_there
+    if is_next_with("driver", request) and not request.session.testsfailed:
+        KEPT.append((stack, call_there))
+    else:
+        stack.close()
+
+
+def is_next_with(fixture, request):
+    """Whether the module of tests after this one uses a fixture."""
+    items = request.session.items
+    after = [at for at, item in enumerate(items) if item.path == request.path][-1] + 1
+    return any(
+        fixture in item.fixturenames
+        for item in items[after:]
+        if item.path == items[after].path
+    )
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The same, on three nodes of one CPU each."""
+    """The same, on three nodes of one CPU each, some of which are killed."""
     need_ray()
     with driving(3) as call_there:
         yield call_there

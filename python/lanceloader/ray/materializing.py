@@ -22,6 +22,7 @@ from lanceloader.ray.nodes import POLL_SECONDS, RETRIES, as_completed, task_coun
 from lanceloader.ray.passes import Passes, in_order
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
+from lanceloader.ray.stopping import Stop
 from lanceloader.ray.tables import Place, data_files
 from lanceloader.sources.secrets import travelling, without_secrets
 from lanceloader.verbs.materializing import cast_to
@@ -87,7 +88,9 @@ def materialize(
     if num_tasks is None:
         sizes = row_bytes_of(perm), LEAST_BYTES, MOST_BYTES
         num_tasks = task_count(perm.num_rows, *sizes)
-    plan = Plan(writing, Passes.of(perm, writing.recipe, num_tasks), progress)
+    plan = Plan(
+        writing, Passes.of(perm, writing.recipe, num_tasks, writing.stop), progress
+    )
     plan.ranges = cut(perm, num_tasks) if plan.passes is None else plan.passes.buckets
     if "://" in address:
         write_remotely(plan, Place(address, storage_options))
@@ -127,6 +130,7 @@ class Writing:
         if has_functions(perm) and perm.num_rows:
             first = next(arrow_batches(perm, range(min(FUNCTION_ROWS, perm.num_rows))))
             schema = first.schema
+        self.stop = Stop()
         self.read_schema = schema
         self.schema: pa.Schema = as_stored(schema, iter(()))[0]
         self.recipe = Recipe.of(perm, send_credentials=send_credentials)
@@ -149,7 +153,7 @@ class Writing:
                 if pieces
                 else arrow_batches(self.recipe.open(), positions)
             )
-            batches = cast_to(self.read_schema, batches)
+            batches = cast_to(self.read_schema, self.stop.before_each(batches))
             schema, batches = as_stored(self.read_schema, batches)
             failures: list[BaseException] = []
             reader = pa.RecordBatchReader.from_batches(
@@ -195,19 +199,18 @@ def written_by_tasks(plan: Plan, place: Place) -> list[Any]:
                 done += len(ranges[numbers[each]])
                 report(done, total)
     except BaseException:
+        plan.writing.stop.set()
         pending = [each for each, at in numbers.items() if at not in found]
-        written = [*found.values(), *results_of_cancelled(pending)]
+        written = [*found.values(), *results_of_stopped(pending)]
         place.remove(data_files([each for part in written for each in part]))
         raise
     return [fragment for at in range(len(ranges)) for fragment in found[at]]
 
 
-def results_of_cancelled(tasks: list[Any]) -> list[list[Any]]:
-    """Cancel tasks, and return the results of those that were done."""
+def results_of_stopped(tasks: list[Any]) -> list[list[Any]]:
+    """Wait for tasks that were told to end, and return the results of those that were done."""
     import ray
 
-    for task in tasks:
-        ray.cancel(task, force=True)
     results = []
     done, _ = (
         ray.wait(tasks, num_returns=len(tasks), timeout=POLL_SECONDS)
@@ -215,7 +218,7 @@ def results_of_cancelled(tasks: list[Any]) -> list[list[Any]]:
         else ([], [])
     )
     for task in done:
-        # The others have failed, or were cancelled.
+        # The others have failed, or have ended.
         with contextlib.suppress(ray.exceptions.RayError):
             results.append(ray.get(task))
     return results

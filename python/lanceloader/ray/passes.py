@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lanceloader._permutation import Permutation
     from lanceloader._typing import Progress
     from lanceloader.ray.recipe import Recipe
+    from lanceloader.ray.stopping import Stop
 
     Piece = tuple[np.ndarray, pa.Buffer] | None
 
@@ -66,6 +67,7 @@ class Passes:
         sources: The rows of the table that each task reads.
         chunk_rows: The rows that are read together.
         held_bytes: The bytes of rows from which on a task sends what it holds.
+        stop: What tells tasks to end.
     """
 
     recipe: Recipe
@@ -73,9 +75,12 @@ class Passes:
     sources: list[range]
     chunk_rows: int
     held_bytes: int
+    stop: Stop
 
     @classmethod
-    def of(cls, perm: Permutation, recipe: Recipe, num_tasks: int) -> Passes | None:
+    def of(
+        cls, perm: Permutation, recipe: Recipe, num_tasks: int, stop: Stop
+    ) -> Passes | None:
         """Return the passes for a permutation, or ``None`` if tasks do as well without.
 
         Args:
@@ -83,6 +88,7 @@ class Passes:
             recipe: The same, as tasks read it.
             num_tasks: The number of tasks that write. There are more if memory is too little for
                 their rows.
+            stop: What tells tasks to end.
         """
         row_bytes = row_bytes_of(perm)
         if num_tasks <= FEW_TASKS or not row_bytes or not perm.num_rows:
@@ -105,6 +111,7 @@ class Passes:
             ranges(num_rows, sources),
             max(1, held_bytes // CHUNKS // row_bytes),
             held_bytes,
+            stop,
         )
 
     def dealt(self, source: range) -> Iterator[Piece]:
@@ -114,7 +121,8 @@ class Passes:
             perm = self.recipe.open()
             stored = perm.with_rows(perm.source.all_rows())
             stored = stored.with_read_options(ReadOptions("direct"))
-            for start in range(source.start, source.stop, self.chunk_rows):
+            starts = range(source.start, source.stop, self.chunk_rows)
+            for start in self.stop.before_each(starts):
                 stop = min(start + self.chunk_rows, source.stop)
                 for each in self.sorted_rows(perm.order, stored, range(start, stop)):
                     held.append(each)
@@ -197,8 +205,7 @@ class Passes:
                     done += len(source)
                     report(done, total)
         except BaseException:
-            for _, pieces in running.values():
-                ray.cancel(pieces, force=True)
+            self.stop.set()
             raise
         running.clear()
         # Each reference is dropped once there is a task that has it.
