@@ -257,6 +257,20 @@ def test_the_example_of_ray_runs(elsewhere):
     assert "5,000 rows so far, 0 of them twice" in run_with_ray(script)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_torchrun_runs(elsewhere):
+    """Two agents: a worker is killed, then one of the agents with its worker."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "elastic.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "ranks: [2, 2, 1]; 5,000 rows, each of them once\n"
+
+
 def test_the_tree_of_contributing_names_every_module():
     """Those at the top, and every folder: a newcomer looks there first."""
     (tree,) = [block.code for block in blocks(ROOT / "CONTRIBUTING.md", "text")]
