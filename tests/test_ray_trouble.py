@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 
 import lance
 import lanceloader as ll
@@ -214,43 +214,177 @@ def test_a_node_that_is_killed(cluster, perm, tmp_path):
 
 
 DRIVER = """
-import os, signal, sys
+import json, os, signal, sys
 import lanceloader as ll
 import lanceloader.ray
 import ray
+from lanceloader.ray import tables
 
-ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20)
+address, source, target, what = sys.argv[1:]
+environment = json.loads(os.environ.get("OF_WORKERS", "{}"))
+ray.init(address, log_to_driver=False, runtime_env={"env_vars": environment})
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Place(tables.Place):
+    def commit(self, *arguments):
+        if what == "before":
+            die()
+        super().commit(*arguments)
+        if what == "after":
+            die()
+
+
+lanceloader.ray.materializing.Place = Place
+perm = ll.open(source).shuffle(4)
 
 
 def progress(done, total):
-    if done:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if done and what == "written":
+        die()
 
 
-perm = ll.open(sys.argv[1]).shuffle(4)
-lanceloader.ray.materialize(perm, sys.argv[2], num_tasks=6, progress=progress)
+lanceloader.ray.materialize(perm, target, num_tasks=6, progress=progress)
 """
 
 
-@pytest.mark.slow
-def test_a_driver_that_is_killed_leaves_what_can_be_cleaned(perm, tmp_path):
-    import lanceloader.ray
+def drive(driver, *arguments, **environment):
+    """Run a driver of its own on the nodes of another one."""
 
-    ray_driver.need_ray()
-    target = tmp_path / "new" / "copy.lance"
-    arguments = [tmp_path / "t.lance", target]
-    with ray_driver.settings() as folder:
-        result = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(DRIVER), *arguments],
+    def address():
+        import ray
+
+        return ray.get_runtime_context().gcs_address
+
+    with ray_driver.variables():
+        return subprocess.run(
+            [sys.executable, "-c", DRIVER, driver(address), *map(str, arguments)],
             check=False,
             capture_output=True,
-            env=os.environ | {"RAY_TMPDIR": folder},
+            text=True,
+            env=os.environ | environment,
+            timeout=ray_driver.SECONDS,
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["written", "before", "after"])
+def test_a_driver_that_is_killed_leaves_what_can_be_cleaned(
+    driver, perm, tmp_path, when
+):
+    """When a task is done, before the table is committed, and before it has its name."""
+    import lanceloader.ray
+
+    target = tmp_path / "new" / "copy.lance"
+    result = drive(driver, tmp_path / "t.lance", target, when)
     assert result.returncode == -signal.SIGKILL, result.stderr
     left = sorted(path.name for path in target.parent.iterdir())
     assert left == [".copy.lance.partial"]
     assert lanceloader.ray.clean(target) > 0
     assert list(target.parent.iterdir()) == []
+    # Nothing hinders the next one.
+    perm.materialize(target)
+
+
+@pytest.mark.slow
+def test_nodes_without_the_package_do_not_write(driver, perm, tmp_path):
+    fake = tmp_path / "fake" / "lanceloader"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    target = tmp_path / "new" / "copy.lance"
+    environment = json.dumps({"PYTHONPATH": str(fake.parent)})
+    result = drive(
+        driver, tmp_path / "t.lance", target, "nothing", OF_WORKERS=environment
+    )
+    assert result.returncode == 1
+    assert "No module named 'lanceloader.ray" in result.stderr
+    assert f"The driver has lanceloader {ll.__version__}" in result.stderr
+    assert "install this release on all nodes" in result.stderr
+    assert list(target.parent.iterdir()) == []
+
+
+def written(perm, uri, **options):
+    """Write with Ray, and return the error."""
+    import lanceloader.ray
+
+    try:
+        lanceloader.ray.materialize(perm, uri, num_tasks=4, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def test_tasks_that_write_need_credentials_too(driver, bucket, options, tmp_path):
+    def both(uri, options, folder):
+        view = ll.open(uri, storage_options=options).shuffle(1)
+        return [
+            written(view, f"{folder}/{sent}.lance", send_credentials=sent)
+            for sent in (False, True)
+        ]
+
+    uri = f"s3://{bucket}/t.lance"
+    lance.write_dataset(tables.narrow(100), uri, storage_options=options)
+    without, found = driver(both, uri, options, str(tmp_path / "new"))
+    assert "StorageDeniedError" in without
+    assert "send_credentials=True" in without
+    assert s3_buckets.SECRET not in without
+    assert found is None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["True.lance"]
+
+
+def test_a_table_that_changes_while_another_is_written(driver, perm, tmp_path):
+    """The rows of its version are written; if they are cleaned away, an error says so."""
+    wanted = perm.to_arrow()
+    dataset = lance.dataset(tmp_path / "t.lance")
+    dataset.delete("id < 1500")
+    lance.write_dataset(tables.narrow(50), tmp_path / "t.lance", mode="append")
+    dataset = lance.dataset(tmp_path / "t.lance")
+    dataset.optimize.compact_files()
+    new = tmp_path / "new"
+    assert driver(written, perm, str(new / "copy.lance")) is None
+    assert ll.open(new / "copy.lance").to_arrow().equals(wanted)
+    dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
+    assert "cleaned away" in driver(written, perm, str(new / "another.lance"))
+    assert [path.name for path in new.iterdir()] == ["copy.lance"]
+
+
+@pytest.mark.slow
+def test_tasks_that_the_memory_monitor_kills_are_started_again(perm, tmp_path):
+    """It kills a task every few seconds, as if all memory were in use."""
+
+    def waiting(perm, uri, mark):
+        import os
+        import time
+        from pathlib import Path
+
+        import lanceloader.ray
+
+        def once(row):
+            if row["id"] == 2000 and not Path(mark).exists():
+                Path(mark).touch()
+                time.sleep(400)
+            return {"id": row["id"]}
+
+        lanceloader.ray.materialize(perm.map(once), uri, num_tasks=3)
+        logs = Path(os.environ["RAY_TMPDIR"], "ray", "session_latest", "logs")
+        return "".join(path.read_text() for path in logs.glob("raylet*"))
+
+    ray_driver.need_ray()
+    monitor = {
+        "RAY_memory_monitor_refresh_ms": "10000",
+        "RAY_memory_usage_threshold": "0.001",
+    }
+    mark, target = tmp_path / "mark", tmp_path / "copy.lance"
+    with ray_driver.driving(**monitor) as driver:
+        said = driver(waiting, perm, str(target), str(mark))
+    assert mark.exists()
+    assert "OOM kill reason" in said
+    assert "task name=fragments" in said
+    assert ll.open(target).to_arrow()["id"].equals(perm.to_arrow()["id"])
+    assert len(list((target / "data").iterdir())) == 3
 
 
 def test_nothing_imports_ray_until_it_is_asked_for():

@@ -107,11 +107,11 @@ def folder_of_ray():
 
 
 @contextlib.contextmanager
-def variables():
+def variables(**more):
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    os.environ.update(SETTINGS, PYTHONPATH=importable())
+    os.environ.update(SETTINGS | more, PYTHONPATH=importable())
     try:
         yield
     finally:
@@ -120,12 +120,12 @@ def variables():
 
 
 @contextlib.contextmanager
-def driving(nodes=1):
-    """Yield a function that calls others in a process with Ray."""
+def driving(nodes=1, **more):
+    """Yield a function that calls others in a process with Ray, which has more variables."""
     with folder_of_ray() as folder:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(1, context, start, (nodes, folder))
-        with variables():
+        with variables(**more):
             # The process starts now, with these variables.
             pool.submit(int)
         yield from calls(pool)

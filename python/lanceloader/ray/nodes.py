@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._native import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -67,4 +69,24 @@ def as_completed(tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     while pending:
         ready, pending = ray.wait(pending, timeout=POLL_SECONDS)
         for task in ready:
-            yield task, ray.get(task)
+            yield task, result_of(task)
+
+
+def result_of(task: Any) -> Any:
+    """Return the result of a task that is done.
+
+    Raises:
+        RayError: If it failed.
+    """
+    import ray
+
+    try:
+        return ray.get(task)
+    except Exception as error:
+        # Ray makes other errors of those of unpickling, with the same text.
+        if "No module named" in str(error):
+            error.add_note(
+                f"The driver has lanceloader {__version__}: install this release on all nodes, and "
+                "what functions of map() import, or pass them to ray.init(runtime_env=...)"
+            )
+        raise
