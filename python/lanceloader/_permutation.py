@@ -21,6 +21,7 @@ from lanceloader.sources import open_source
 from lanceloader.sources.hf_datasets import DatasetSource, settings_of
 from lanceloader.verbs.datasets import DatasetVerbs
 from lanceloader.verbs.materializing import MaterializeVerbs
+from lanceloader.verbs.windowing import WindowVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Permutation", "Permutations", "open"]
 
 
-class Permutation(LoadVerbs, MaterializeVerbs, DatasetVerbs):
+class Permutation(LoadVerbs, MaterializeVerbs, WindowVerbs, DatasetVerbs):
     """A view of the rows of a table, with an order, columns and a format.
 
     A permutation is immutable: methods that choose or order rows or columns return a new one. It reads

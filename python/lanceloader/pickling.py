@@ -32,10 +32,13 @@ from lanceloader.sources import (
     MemorySource,
     Source,
     Unopened,
+    Windows,
+    WindowSource,
     computed,
     pinned_source,
 )
 from lanceloader.sources.hf_datasets import DatasetSource
+from lanceloader.sources.native import NativeSource
 from lanceloader.sources.opening import is_a
 from lanceloader.world import is_starting
 
@@ -50,11 +53,6 @@ __all__ = ["LazyTable", "from_state", "to_state"]
 
 LAYOUT = 1
 """The version of the layout of our states. LanceDB's states have none."""
-
-
-def table_of(source: Source) -> Source:
-    """Return the source of the table itself, without computed columns."""
-    return source.base if isinstance(source, ComputedSource) else source
 
 
 class LazyTable(ABC):
@@ -73,7 +71,7 @@ class LazyBaseTable(LazyTable):
         self.state = state
 
     def make(self, perm: RowVerbs) -> Any:
-        source = table_of(perm.source)
+        source = perm.source.table
         if isinstance(source, DatasetSource):
             return source.dataset
         if isinstance(source, MemorySource):
@@ -99,7 +97,7 @@ class LazyPermutationTable(LazyTable):
         import pyarrow as pa
 
         metadata = {}
-        if isinstance(table_of(perm.source), MemorySource):
+        if isinstance(perm.source.table, MemorySource):
             # In the table that ``LazyBaseTable`` creates, row ids equal row offsets.
             row_ids = offsets_of(perm.unsliced_order)
         else:
@@ -144,8 +142,11 @@ def to_state(perm: RowVerbs) -> dict[str, Any]:
         "rows_are_ids": source.rows_are_ids,
         "has_permutation_table": plan is not None,
     }
-    if isinstance(source, ComputedSource):
-        state["expressions"] = source.expressions
+    inner = source
+    if isinstance(inner, WindowSource):
+        state["windows"], inner = inner.windows, inner.base
+    if isinstance(inner, ComputedSource):
+        state["expressions"] = inner.expressions
     if isinstance(plan, LazyPermutationTable):
         state["split_names"] = plan.split_names
     elif plan is not None:
@@ -161,7 +162,7 @@ def state_of_base(base: Any, source: Source) -> dict[str, Any] | None:
         return without_credentials(base.state)
     if not is_a(base, "lancedb", "LanceTable"):
         return None
-    if isinstance(table_of(source), MemorySource):
+    if isinstance(source.table, MemorySource):
         return {"kind": "memory"}
     pin = {"version": source.version, "branch": source.branch}
     return state_of_table(base) | pin
@@ -212,6 +213,8 @@ def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
     perm.connection_factory = factory
     if factory is not None and "expressions" in state:
         reopen_expressions(perm, state)
+    if factory is not None and "windows" in state:
+        reopen_windows(perm, state["windows"])
     perm.read_options = state.get("read_options", perm.read_options)
     perm.is_shard = state.get("is_shard", False)
     perm.file_columns = state.get("file_columns", ())
@@ -224,6 +227,12 @@ def reopen_expressions(perm: RowVerbs, state: dict[str, Any]) -> None:
     if not isinstance(perm.source, Unopened):
         folder = cache_folder(state["read_options"].cache_dir)
         perm.source = computed(perm.source, [*state["expressions"].values()], folder)
+
+
+def reopen_windows(perm: RowVerbs, windows: Windows) -> None:
+    """Add the windows to a table that a connection factory opened."""
+    if isinstance(perm.source, NativeSource):
+        perm.source = WindowSource(perm.source, windows)
 
 
 def reopened(

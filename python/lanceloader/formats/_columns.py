@@ -71,8 +71,8 @@ def gather_runs(
     out.update(dict.fromkeys(names))
     if len(out) < len(names) or batch.num_rows == 0:
         return cast("Columns", transform(pa.record_batch(batch)))
-    for columns, dtype, width, block in runs:
-        shape = (len(columns), batch.num_rows) + ((width,) if width else ())
+    for columns, dtype, inner, block in runs:
+        shape = (len(columns), batch.num_rows, *inner)
         arrays = vectors(names[columns[0]], block, dtype, shape)
         for at, values in zip(columns, arrays, strict=True):
             out[names[at]] = values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.errors import ImageError
+from lanceloader.errors import FormatError, ImageError
 from lanceloader.images import ImageOptions, decode_threads
 from lanceloader.values import as_bfloat16
 
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from lanceloader.randomness import RowKeys
 
-__all__ = ["Decode", "images_of", "is_bfloat16_images", "is_images"]
+__all__ = [
+    "Decode",
+    "images_of",
+    "is_bfloat16_images",
+    "is_images",
+    "is_window",
+]
 
 MARK = b"lanceloader.image"
 """The metadata of a field whose values are images that were decoded here: their dtype."""
@@ -51,9 +57,10 @@ class Decode:
                 if keys is None:
                     raise AssertionError("random crops and flips need the keys of rows")
                 drawn = keys.of(f"image {name}")
-            column = decoded(batch.select([at]), name, options, drawn)
-            field = field_of(name, column, options.dtype)
-            batch = batch.set_column(at, field, column)
+            images = batch.select([at])
+            decode = decoded_windows if is_window(images.schema[0]) else decoded
+            column = decode(images, name, options, drawn)
+            batch = batch.set_column(at, field_of(name, column, options.dtype), column)
         return batch
 
 
@@ -105,6 +112,51 @@ def decoded(column: pa.RecordBatch, name: str, options: ImageOptions, keys: Any)
     values = pa.Array.from_buffers(kind, num_rows * length, [None, buffers[0]])
     rows = pa.FixedSizeListArray.from_arrays(values, length, mask=mask)
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(kind, shape), rows)
+
+
+def decoded_windows(
+    column: pa.RecordBatch, name: str, options: ImageOptions, keys: Any
+) -> Any:
+    """Return the images of windows, the only column of a batch, as tensors of a fixed shape.
+
+    All images of a window are cropped and flipped alike.
+
+    Raises:
+        ImageError: If an image is broken or too large.
+        FormatError: If an image is null, or images have different sizes.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    steps = column.schema[0].type.list_size
+    values = column.column(0).flatten()
+    if options.size is None or values.null_count:
+        what = "null" if values.null_count else "of different sizes"
+        message = (
+            f"column `{name}`: images of windows cannot be {what}: pass `size` to image(), and filter "
+            "rows without an image before windows()"
+        )
+        raise FormatError(message)
+    inner = pa.RecordBatch.from_arrays([values], [name])
+    if keys is not None:
+        keys = np.repeat(np.asarray(keys), steps)
+    try:
+        images = decoded(inner, name, options, keys)
+    except ImageError as error:
+        raise ImageError(str(error), error.row_in_batch // steps) from error
+    kind = pa.fixed_shape_tensor(
+        images.type.value_type, (steps, *options.shape(options.size))
+    )
+    leaves = images.storage.values
+    rows = pa.FixedSizeListArray.from_arrays(leaves, kind.storage_type.list_size)
+    return pa.ExtensionArray.from_storage(kind, rows)
+
+
+def is_window(field: pa.Field) -> bool:
+    """Return whether a column holds a fixed number of values for each row."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_fixed_size_list(field.type))
 
 
 def field_of(name: str, column: Any, dtype: str) -> pa.Field:

@@ -108,7 +108,7 @@ def vectors(
         name: The name of the first column, for error messages.
         block: The buffer.
         dtype: The dtype of all columns.
-        shape: Columns, rows and, for fixed-size lists, items.
+        shape: Columns, rows and, for fixed-size lists, the sizes of the lists.
     """
     if dtype == "bfloat16":
         return as_bfloat16(name, np.frombuffer(block, np.int16)).reshape(shape)

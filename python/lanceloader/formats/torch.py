@@ -137,8 +137,8 @@ def matrix_from_native(batch: Batch) -> torch.Tensor:
     if batch.num_rows == 0:
         rows = pa.record_batch(batch)
         return convert_column(rows.schema[0], rows.column(0))  # type: ignore[no-any-return]
-    ((_, dtype, width, block),) = runs
-    return torch.frombuffer(block, dtype=DTYPES[dtype]).view(-1, width)
+    ((_, dtype, shape, block),) = runs
+    return torch.frombuffer(block, dtype=DTYPES[dtype]).view(-1, *shape)
 
 
 def columns(
@@ -165,7 +165,7 @@ def vectors(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
         name: Unused.
         block: The buffer of all columns.
         dtype: The dtype of all columns.
-        shape: Columns, rows and, for fixed-size lists, items.
+        shape: Columns, rows and, for fixed-size lists, the sizes of the lists.
     """
     del name
     whole = torch.frombuffer(block, dtype=DTYPES[dtype])

@@ -11,6 +11,7 @@ from lanceloader.sources.engine_source import EngineSource
 from lanceloader.sources.native import LanceSource, MemorySource
 from lanceloader.sources.opening import open_source, pinned_source
 from lanceloader.sources.unopened import Unopened
+from lanceloader.sources.windows import Windows, WindowSource
 
 __all__ = [
     "ComputedSource",
@@ -20,6 +21,8 @@ __all__ = [
     "RowReader",
     "Source",
     "Unopened",
+    "WindowSource",
+    "Windows",
     "computed",
     "open_source",
     "pinned_source",

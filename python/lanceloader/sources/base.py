@@ -80,6 +80,15 @@ class Source(ABC):
         return list(self.schema.names)
 
     @property
+    def table(self) -> Source:
+        """The source of the table itself, without computed columns and windows."""
+        return self
+
+    def stored_name(self, column: str) -> str:
+        """Return the column of the table that holds the values of a column; empty if there is none."""
+        return column
+
+    @property
     @abstractmethod
     def num_rows(self) -> int:
         """The number of rows, without deleted ones."""

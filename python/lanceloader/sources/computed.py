@@ -151,6 +151,10 @@ class ComputedSource(NativeSource):
     def native(self) -> Table:
         return self.base.native
 
+    @property
+    def table(self) -> Source:
+        return self.base
+
     def describe(self) -> str:
         return self.base.describe()
 

@@ -11,7 +11,7 @@ from lanceloader.errors import FormatError, UnsupportedError
 from lanceloader.formats import name_of
 from lanceloader.formats.functions import steps_of
 from lanceloader.numbers import numpy_of
-from lanceloader.sources import ComputedSource, LanceSource
+from lanceloader.sources import LanceSource
 from lanceloader.verbs.columns import check_names
 from lanceloader.verbs.features import FeatureVerbs
 
@@ -115,9 +115,7 @@ def file_source(view: BlobVerbs) -> LanceSource:
     Raises:
         UnsupportedError: If it is not a Lance table in files.
     """
-    source = (
-        view.source.base if isinstance(view.source, ComputedSource) else view.source
-    )
+    source = view.source.table
     if isinstance(source, LanceSource):
         return source
     message = (

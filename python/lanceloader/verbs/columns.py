@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from lanceloader.engine import SYSTEM
-from lanceloader.errors import ColumnNotFoundError
+from lanceloader.errors import ColumnNotFoundError, UnsupportedError
 from lanceloader.formats.decoding import Decode
 from lanceloader.formats.functions import steps_of
 from lanceloader.options import cache_folder
-from lanceloader.sources import ComputedSource, computed
+from lanceloader.sources import ComputedSource, WindowSource, computed
 from lanceloader.sources.computed import name_of_expression
 from lanceloader.sql import missing_column, with_names
 from lanceloader.verbs.base import View
@@ -113,6 +113,12 @@ class ColumnVerbs(View):
             return self.with_selection(selection)
         folder = cache_folder(self.read_options.cache_dir)
         kept = self.source
+        if isinstance(kept, WindowSource):
+            message = (
+                f"select_columns() cannot compute {texts[0]!r} after windows(): call it with "
+                "expressions before windows()"
+            )
+            raise UnsupportedError(message)
         if isinstance(kept, ComputedSource):
             kept = kept.only(selection.values())
         new = computed(kept, texts, folder, progress=progress)
@@ -281,6 +287,8 @@ def check_names(columns: Sequence[str] | Mapping[str, str]) -> None:
 def expanded(view: View, text: str) -> str:
     """Return an SQL text in which names of computed columns are replaced by their expressions."""
     source = view.source
+    if isinstance(source, WindowSource):
+        source = source.base
     if not isinstance(source, ComputedSource):
         return text
     known = source.column_names

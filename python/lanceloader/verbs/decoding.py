@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader.errors import FormatError
 from lanceloader.formats import name_of
-from lanceloader.formats.decoding import Decode
+from lanceloader.formats.decoding import Decode, is_window
 from lanceloader.formats.functions import mapped_transform, steps_of
 from lanceloader.images import ImageOptions
 from lanceloader.verbs.columns import ColumnVerbs
@@ -32,6 +32,9 @@ class DecodeVerbs(ColumnVerbs):
         Random crops and flips of a row depend on the seed and the epoch of the last ``shuffle``, or of
         the loader, on the row's place in the table and on the name of the column, and on nothing
         else; see ``docs/determinism.md``. Without a shuffle and a seed, the seed is 0.
+
+        The images of a window, of a column with steps of ``windows``, are decoded to a further dimension, as in
+        (rows, steps, 3, height, width), all with the same crop and flip.
 
         An image that is broken raises ``ImageError``, which in a loader ``on_error`` treats. A null
         stays null, which the formats treat as ``nulls`` says.
@@ -108,7 +111,8 @@ def check_files(field: pa.Field) -> None:
     """
     import pyarrow as pa
 
-    kind = getattr(field.type, "storage_type", field.type)
+    kind = field.type.value_type if is_window(field) else field.type
+    kind = getattr(kind, "storage_type", kind)
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     types = pa.types

@@ -11,6 +11,7 @@ from lanceloader.formats.decoding import Decode
 from lanceloader.formats.functions import steps_of
 from lanceloader.monitor.stats import readable
 from lanceloader.options import cache_folder
+from lanceloader.sources.window_reader import WindowReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,8 @@ def explanation(view: View) -> str:
     if functions:
         plural = "function" if functions == 1 else "functions"
         lines.append(f"map       {functions} {plural}, called when rows are read")
+    if isinstance(reader, WindowReader):
+        return "\n".join([*lines, *windows(view, reader)])
     if not isinstance(reader, _native.Reader):
         lines.append(
             "read      by the table's own library, as the native reader does not support it"
@@ -83,6 +86,19 @@ def explanation(view: View) -> str:
     if choice.row_bytes and view.num_rows:
         lines += costs(view, choice, strategy, is_remote=reader.is_remote)
     return "\n".join(lines)
+
+
+def windows(view: View, reader: WindowReader) -> Iterator[str]:
+    """Yield the lines about windows: what is read for each row, and how."""
+    yield f"windows   places of rows in their episodes take {reader.num_bytes:,} bytes"
+    for part in reader.parts:
+        names = ", ".join(part.names)
+        rows = "1 row" if part.width == 1 else f"{part.width} rows"
+        how = "by the table's own library"
+        if isinstance(part.reader, _native.Reader):
+            strategy = part.reader.strategy(reader.order(part, view.order))
+            how = f"{strategy}; at random, {part.reader.choice().reason}"
+        yield f"read      {names}: {rows} for each row, {how}"
 
 
 def costs(

@@ -27,7 +27,8 @@ class FeatureVerbs(ColumnVerbs):
         """
         stored = features_of(self.source.schema)
         found = {
-            name: feature_at(stored, column) for name, column in self.selection.items()
+            name: feature_at(stored, self.source.stored_name(column))
+            for name, column in self.selection.items()
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -51,7 +52,7 @@ class FeatureVerbs(ColumnVerbs):
             >>> [names[row["y"]] for row in pets[:]]
             ['dog', 'cat']
         """
-        source = self.resolve_column(column)
+        source = self.source.stored_name(self.resolve_column(column))
         names = names_of_classes(feature_at(features_of(self.source.schema), source))
         if names is None:
             message = (

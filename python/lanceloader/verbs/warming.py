@@ -10,6 +10,7 @@ from lanceloader import _native
 from lanceloader.errors import StorageError, UnsupportedError
 from lanceloader.monitor.progress import reported
 from lanceloader.options import cache_folder
+from lanceloader.sources.window_reader import WindowReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,33 +63,49 @@ def pack_now(view: View, progress: Progress | None) -> WarmReport:
         UnsupportedError: If the native reader does not read these columns.
         ValueError: If the rows need more memory than there may be.
     """
+    readers = readers_of(view)
+    befores = [reader.stats() for reader in readers]
+    start = time.perf_counter()
+    choices = [reader.choice() for reader in readers]
+    for reader, choice in zip(readers, choices, strict=True):
+        if choice.num_rows:
+            total = choice.row_bytes * choice.num_rows
+            with reported("packing", progress, unit="B") as report:
+                wait_for(reader, total, report)
+    afters = [reader.stats() for reader in readers]
+    names = dict.fromkeys(map(view.source.stored_name, view.selection.values()))
+    both = list(zip(befores, afters, strict=True))
+    is_shared = all(after.is_shared for after in afters)
+    return WarmReport(
+        rows=choices[0].num_rows,
+        columns=tuple(filter(None, names)),
+        bytes=sum(after.bytes_kept for after in afters),
+        blocks_packed=sum(now.blocks_filled - old.blocks_filled for old, now in both),
+        blocks_found=sum(now.blocks_mapped - old.blocks_mapped for old, now in both),
+        seconds=time.perf_counter() - start,
+        is_shared=is_shared,
+        cache_dir=cache_folder(view.read_options.cache_dir) if is_shared else None,
+    )
+
+
+def readers_of(view: View) -> list[_native.Reader]:
+    """Return what reads the rows: one reader, or one for all columns of windows with the same steps.
+
+    Raises:
+        UnsupportedError: If the table's own library reads a column.
+    """
     reader = view.open_reader()
-    if not isinstance(reader, _native.Reader):
+    found = [reader]
+    if isinstance(reader, WindowReader):
+        found = [part.reader for part in reader.parts]
+    native = [each for each in found if isinstance(each, _native.Reader)]
+    if len(native) < len(found):
         message = (
             f"{view.source.describe()}: only rows that the native reader reads can be "
             "packed; copy them with `materialize` first"
         )
         raise UnsupportedError(message)
-    choice = reader.choice()
-    before = reader.stats()
-    start = time.perf_counter()
-    if choice.num_rows:
-        total = choice.row_bytes * choice.num_rows
-        with reported("packing", progress, unit="B") as report:
-            wait_for(reader, total, report)
-    after = reader.stats()
-    return WarmReport(
-        rows=choice.num_rows,
-        columns=tuple(view.selection.values()),
-        bytes=after.bytes_kept,
-        blocks_packed=after.blocks_filled - before.blocks_filled,
-        blocks_found=after.blocks_mapped - before.blocks_mapped,
-        seconds=time.perf_counter() - start,
-        is_shared=after.is_shared,
-        cache_dir=cache_folder(view.read_options.cache_dir)
-        if after.is_shared
-        else None,
-    )
+    return native
 
 
 def is_fetched(view: View) -> bool:

@@ -352,8 +352,8 @@ fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
     Ok(make_array(data.map_err(|error| Error::bug("nulls do not fit").caused_by(&error))?))
 }
 
-/// Bytes of the rows themselves, without what else their buffers hold.
-pub(crate) fn num_bytes(batch: &RecordBatch) -> usize {
+/// Returns the bytes of the rows themselves, without what else their buffers hold.
+pub fn num_bytes(batch: &RecordBatch) -> usize {
     let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
     batch.columns().iter().map(bytes).sum()
 }

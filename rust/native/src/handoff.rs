@@ -11,6 +11,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use lanceloader_core::gather::Gathered;
+use lanceloader_core::projection::num_bytes;
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyCapsule, PyCapsuleMethods, PyTuple, PyTypeMethods};
@@ -60,6 +61,12 @@ impl Batch {
         self.0.batch.num_rows()
     }
 
+    /// Returns the bytes of all values.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        num_bytes(&self.0.batch)
+    }
+
     /// Returns whether nothing else holds its buffers, so that they may be written to.
     #[getter]
     fn is_owned(&self) -> bool {
@@ -71,8 +78,8 @@ impl Batch {
         Ok(Self(enter(py, || self.0.to_owned())?))
     }
 
-    /// Returns the names of the columns; runs of columns of numbers as `(columns, dtype, width,
-    /// block)`, `width` not 0 for vectors; and the columns that are in no run.
+    /// Returns the names of the columns; runs of columns of numbers as `(columns, dtype, shape,
+    /// block)`, `shape` that of the values of a row; and the columns that are in no run.
     ///
     /// Only for batches that own their buffers.
     fn runs(&self) -> PyResult<(Vec<&str>, Vec<Run>, Vec<usize>)> {

@@ -11,6 +11,7 @@ mod handoff;
 mod images;
 mod loader;
 mod mix;
+mod neighbours;
 mod order;
 mod parts;
 mod runs;
@@ -38,6 +39,8 @@ mod _native {
     use crate::images::Recipe;
     #[pymodule_export]
     use crate::loader::Loader;
+    #[pymodule_export]
+    use crate::neighbours::{Episodes, stacked};
     #[pymodule_export]
     use crate::order::{
         choose, draws, fold, grouped, lancedb_shuffle, lancedb_sort, split_counts, stratified,

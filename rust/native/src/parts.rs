@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lanceloader_core::order::{
     self, Bitmap, Listed, Map, Mixed, Purpose, Shuffle, Weighted, Windowed,
 };
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyBytes, PyBytesMethods, PyTuple};
 use pyo3::{
     Borrowed, Bound, FromPyObject, IntoPyObject, IntoPyObjectExt, Py, PyAny, PyErr, PyRef,
@@ -52,6 +52,9 @@ pub(crate) fn part<'py>(py: Python<'py>, map: &Map) -> PyResult<Bound<'py, PyTup
             let share = mixed.share().map(share::to_parts);
             ("mixed", mix, mixed.group(), orders, mixed.epoch(), share).into_pyobject(py)
         }
+        Map::Neighbours(_) => Err(PyTypeError::new_err(
+            "the neighbours of rows are not pickled: each process makes them from the rows",
+        )),
         Map::Repeat { len } => ("repeat", *len).into_pyobject(py),
         Map::Concat(orders) => {
             let order = |order: &order::Order| Order(order.clone()).into_py_any(py);

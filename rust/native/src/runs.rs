@@ -59,8 +59,8 @@ impl Block {
     }
 }
 
-/// A run: the numbers of its columns, their dtype, the values of each row if they are vectors, bytes.
-pub(crate) type Run = (Vec<usize>, &'static str, usize, Block);
+/// A run: the numbers of its columns, their dtype, the shape of each row's values, bytes.
+pub(crate) type Run = (Vec<usize>, &'static str, Vec<usize>, Block);
 
 /// Returns the runs of columns that hold numbers, and the numbers of the other columns.
 pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
@@ -69,15 +69,16 @@ pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
     let mut others = Vec::new();
     for (at, column) in batch.columns().iter().enumerate() {
         match values_of(schema.field(at), column) {
-            Some((dtype, width, values)) => numbers.push((values, at, dtype, width)),
+            Some((dtype, shape, values)) => numbers.push((values, at, dtype, shape)),
             None => others.push(at),
         }
     }
     numbers.sort_by_key(|(values, ..)| values.as_ptr());
     let mut runs: Vec<Run> = Vec::new();
-    for (values, at, dtype, width) in numbers {
-        if let Some((columns, kind, len, block)) = runs.last_mut()
-            && (*kind, *len) == (dtype, width)
+    for (values, at, dtype, shape) in numbers {
+        if let Some((columns, kind, known, block)) = runs.last_mut()
+            && *kind == dtype
+            && *known == shape
             && let Some(last) = block.columns.last()
             && last.as_ptr().wrapping_add(last.len()) == values.as_ptr()
         {
@@ -86,15 +87,15 @@ pub(crate) fn runs_of(batch: &RecordBatch) -> (Vec<Run>, Vec<usize>) {
             block.columns.push(values);
         } else {
             let num_bytes = values.len();
-            runs.push((vec![at], dtype, width, Block { columns: vec![values], num_bytes }));
+            runs.push((vec![at], dtype, shape, Block { columns: vec![values], num_bytes }));
         }
     }
     (runs, others)
 }
 
-/// Returns the dtype, the values of each row if they are vectors, and the bytes of a column without
-/// nulls.
-fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, usize, Buffer)> {
+/// Returns the dtype, the shape of each row's values, empty for numbers, and the bytes of a column
+/// without nulls.
+fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, Vec<usize>, Buffer)> {
     let is_bfloat16 = is_bfloat16(field);
     // Other extension types have shapes of their own.
     let is_plain = is_bfloat16 || field.extension_type_name().is_none();
@@ -104,8 +105,9 @@ fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, usize, B
     if let DataType::FixedSizeList(child, size) = column.data_type() {
         let len = usize::try_from(*size).ok().filter(|&len| len > 0)?;
         let values = column.as_fixed_size_list().values();
-        let (dtype, width, values) = values_of(child, values)?;
-        return (width == 0).then_some((dtype, len, values));
+        let (dtype, mut shape, values) = values_of(child, values)?;
+        shape.insert(0, len);
+        return Some((dtype, shape, values));
     }
     let dtype = match column.data_type() {
         DataType::FixedSizeBinary(_) if is_bfloat16 => "bfloat16",
@@ -125,5 +127,5 @@ fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, usize, B
     let width = if is_bfloat16 { 2 } else { column.data_type().primitive_width()? };
     let data = column.to_data();
     let values = data.buffers()[0].slice_with_length(data.offset() * width, data.len() * width);
-    Some((dtype, 0, values))
+    Some((dtype, Vec::new(), values))
 }

@@ -91,6 +91,7 @@ impl Order {
             | Map::Windowed(_)
             | Map::Weighted(_)
             | Map::Mixed(_)
+            | Map::Neighbours(_)
             | Map::Repeat { .. } => false,
         })
     }

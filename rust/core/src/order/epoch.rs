@@ -64,6 +64,7 @@ impl Order {
                 | Map::Listed(_)
                 | Map::Shuffle(_)
                 | Map::Weighted(_)
+                | Map::Neighbours(_)
                 | Map::Concat(_) => return None,
                 Map::Range { .. } => {
                     let is_share = |len| map.is_share(len, Whole::of(self.maps.get(at + 1)));

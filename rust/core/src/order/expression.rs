@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
+use super::episodes::Episodes;
 use super::listed::Listed;
 use super::mix::Mix;
 use super::share::Share;
@@ -56,6 +57,8 @@ pub enum Map {
         /// The length.
         len: u64,
     },
+    /// Position `k` is a step from row `k / steps` of an order, within its episode.
+    Neighbours(Arc<Neighbours>),
     /// Position `k` belongs to one of several orders laid end to end.
     Concat(Arc<[Order]>),
 }
@@ -77,5 +80,14 @@ pub struct Mixed {
     /// With a share, where the rows of its batches lie, and where they end if laid end to end.
     pub(super) starts: Vec<u64>,
     pub(super) ends: Vec<u64>,
+    pub(super) len: u64,
+}
+
+/// The rows around those of an order: as many as there are steps for each, one row after another.
+#[derive(Debug)]
+pub struct Neighbours {
+    pub(super) order: Order,
+    pub(super) episodes: Arc<Episodes>,
+    pub(super) steps: Arc<[i64]>,
     pub(super) len: u64,
 }

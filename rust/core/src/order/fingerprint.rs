@@ -66,6 +66,10 @@ impl Order {
                     words(&share.unwrap_or_default());
                     mixed.orders().iter().try_for_each(|order| order.hash_into(hasher))?;
                 }
+                Map::Neighbours(rows) => {
+                    words(&[11, rows.len()]);
+                    hash_values(map, rows.len(), hasher)?;
+                }
                 Map::Concat(parts) => {
                     words(&[9, parts.len() as u64]);
                     parts.iter().try_for_each(|part| part.hash_into(hasher))?;

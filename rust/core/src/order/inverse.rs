@@ -29,6 +29,7 @@ impl Order {
             Map::Listed(_)
             | Map::Weighted(_)
             | Map::Mixed(_)
+            | Map::Neighbours(_)
             | Map::Repeat { .. }
             | Map::Concat(_) => false,
         })
@@ -214,6 +215,7 @@ impl Map {
             Self::Listed(_)
             | Self::Weighted(_)
             | Self::Mixed(_)
+            | Self::Neighbours(_)
             | Self::Repeat { .. }
             | Self::Concat(_) => Inverse::Unknown,
         }
@@ -235,6 +237,7 @@ impl Map {
             Self::Listed(_)
             | Self::Weighted(_)
             | Self::Mixed(_)
+            | Self::Neighbours(_)
             | Self::Repeat { .. }
             | Self::Concat(_) => {
                 unreachable!("only called for orders that are invertible")

@@ -30,6 +30,7 @@ impl Map {
             Self::Windowed(windowed) => fits(windowed.len(), windowed.len()),
             Self::Weighted(weighted) => Some(if n == 0 { 0 } else { weighted.num_rows() }),
             Self::Mixed(mixed) => fits(mixed.len(), mixed.bound()),
+            Self::Neighbours(rows) => fits(rows.len(), rows.bound()),
             Self::Repeat { len } => (*len > 0 || n == 0).then_some((*len).min(n)),
             Self::Concat(parts) => fits(
                 parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len()))?,
@@ -54,6 +55,7 @@ impl Map {
             Self::Windowed(windowed) => windowed.apply(values),
             Self::Weighted(weighted) => weighted.apply(values),
             Self::Mixed(mixed) => mixed.apply(values),
+            Self::Neighbours(rows) => rows.apply(values),
             Self::Repeat { len } => {
                 for value in values {
                     *value %= len;
@@ -82,6 +84,7 @@ impl Map {
             Self::Listed(list) => list.fill(start, out),
             Self::Bitmap(rows) => rows.fill(start, out),
             Self::Mixed(mixed) => mixed.fill(start, out),
+            Self::Neighbours(rows) => rows.fill(start, out),
             Self::Concat(parts) => {
                 let (mut start, mut out) = (start, out);
                 for part in parts.iter() {
@@ -114,6 +117,7 @@ impl Map {
                 Self::Windowed(_) => size_of::<Windowed>() + 512,
                 Self::Weighted(weighted) => weighted.num_bytes(),
                 Self::Mixed(mixed) => mixed.num_bytes(),
+                Self::Neighbours(rows) => rows.num_bytes(),
                 Self::Concat(parts) => parts.iter().map(Order::num_bytes).sum(),
             }
     }
@@ -152,6 +156,9 @@ impl std::fmt::Display for Map {
                 w.num_rows()
             ),
             Self::Mixed(mixed) => write!(f, "mixed from {} orders", mixed.orders().len()),
+            Self::Neighbours(rows) => {
+                write!(f, "{} steps from each of {}", rows.steps().len(), rows.order())
+            }
             Self::Repeat { len } => write!(f, "repeating {len}"),
             Self::Concat(parts) => write!(f, "of {} orders end to end", parts.len()),
         }
