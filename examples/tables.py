@@ -71,3 +71,57 @@ def digit_images(db: Any) -> Any:
     )
     data = pa.table({"image": files, "label": labels}, schema=schema)
     return db.create_table("digit_images", data)
+
+
+FRAME = 32
+"""Pixels of a side of a frame."""
+TOUCH = 0.08
+"""How near the hand must be to touch the ball."""
+
+
+def picture(hand: np.ndarray, ball: np.ndarray) -> np.ndarray:
+    """A frame of a red hand and a green ball, of shape (32, 32, 3)."""
+    rows, columns = np.mgrid[:FRAME, :FRAME] / FRAME
+    frame = np.zeros((FRAME, FRAME, 3), np.uint8)
+    for channel, (x, y) in enumerate((hand, ball)):
+        frame[..., channel] = 255 * np.exp(
+            -((columns - x) ** 2 + (rows - y) ** 2) / 0.004
+        )
+    return frame
+
+
+def reaching(db: Any, episodes: int = 150) -> Any:
+    """Episodes of an expert whose hand reaches for a ball: a frame, a state and an action at each step."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for episode in tqdm(range(episodes), desc="playing", unit=" episodes"):
+        hand, ball = rng.uniform(0.1, 0.9, (2, 2)).astype(np.float32)
+        for frame in range(40):
+            way = ball - hand
+            action = way * min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-6))
+            file = io.BytesIO()
+            Image.fromarray(picture(hand, ball)).save(file, format="PNG")
+            rows.append(
+                {
+                    "episode": episode,
+                    "frame": frame,
+                    "image": file.getvalue(),
+                    "state": hand.tolist(),
+                    "action": action.tolist(),
+                }
+            )
+            if np.linalg.norm(way) < TOUCH:
+                break
+            # The hand is not quite where it should be, as the policy's will not be.
+            hand = hand + action + rng.normal(0, 0.01, 2).astype(np.float32)
+    numbers = pa.list_(pa.float32(), 2)
+    schema = pa.schema(
+        [
+            *(pa.field("episode", pa.int64()), pa.field("frame", pa.int64())),
+            pa.field("image", pa.binary()),
+            *(pa.field("state", numbers), pa.field("action", numbers)),
+        ]
+    )
+    return db.create_table("reaching", pa.Table.from_pylist(rows, schema=schema))

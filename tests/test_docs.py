@@ -234,7 +234,7 @@ def test_the_tree_of_contributing_is_the_tree():
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "name", ["quickstart", "embeddings", "images", "resume", "distributed"]
+    "name", ["quickstart", "embeddings", "images", "episodes", "resume", "distributed"]
 )
 def test_examples_run(name, elsewhere):
     result = subprocess.run(
