@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from lanceloader.errors import (
     ColumnNotFoundError,
     FormatError,
-    ImageError,
     UnsupportedError,
 )
-from pictures import file_of, pattern
 from torch.utils.data import DataLoader
 
 LENGTHS = (7, 1, 12, 4, 9)
@@ -546,60 +544,6 @@ def test_windows_come_before_functions_and_only_once(perm, windows):
     masked = perm.rename_column("frame", "id_is_pad")
     with pytest.raises(ValueError, match="rename_column"):
         masked.windows({"id": [0]}, by=None)
-
-
-@pytest.fixture(scope="module")
-def frames():
-    """Two episodes of four frames each, whose files are those of different patterns."""
-    files = [file_of(pattern(40, 40 + at % 3, at)) for at in range(8)]
-    data = {"episode": [0, 1] * 4, "frame": range(8), "image": files}
-    return ll.open(pa.table(data))
-
-
-def test_images_of_windows_are_decoded_to_a_further_dimension(frames):
-    decode = {"image": ll.image(24)}
-    single = frames.with_decode(decode).with_format("numpy_dict")[:]["image"]
-    windows = frames.windows({"image": [-1, 0]}, **EPISODE).with_decode(decode)
-    places = [max(at - 2, at % 2) for at in range(8)]
-    wanted = np.stack([single[places], single], 1)
-    for name in ("numpy_dict", "torch_dict", "python_col"):
-        found = windows.with_format(name)[:]["image"]
-        np.testing.assert_array_equal(np.stack(list(found)), wanted)
-    structs = frames.map(lambda row: {"image": {"bytes": row["image"]}}).to_arrow()
-    again = ll.open(structs).windows({"image": [-1, 0]}, **EPISODE).with_decode(decode)
-    found = again.with_format("numpy_dict")[:]["image"]
-    np.testing.assert_array_equal(found, wanted)
-
-
-def test_images_of_a_window_are_cropped_alike(frames):
-    same = pa.table({"episode": [0] * 8, "image": [file_of(pattern(40, 40))] * 8})
-    decode = {"image": ll.image(16, crop="random", flip=True)}
-    windows = ll.open(same).windows({"image": range(3)}, by="episode")
-    options = {"shuffle": True, "seed": 2, "decode": decode, "format": "numpy_dict"}
-    batches = list(windows.loader(3, **options))
-    found = joined(batches, "image")
-    assert found.shape == (8, 3, 3, 16, 16)
-    for row in found:
-        np.testing.assert_array_equal(row[0], row[1])
-        np.testing.assert_array_equal(row[0], row[2])
-    assert len({row.tobytes() for row in found}) > 4
-    np.testing.assert_array_equal(joined(windows.loader(5, **options), "image"), found)
-    plain = ll.open(same).loader(3, **options)
-    np.testing.assert_array_equal(found[:, 0], joined(plain, "image"))
-
-
-def test_images_that_are_broken_name_their_row(frames):
-    data = frames.to_arrow()
-    files = data["image"].to_pylist()
-    files[5] = b"no image"
-    data = data.set_column(2, "image", pa.array(files, pa.binary()))
-    windows = ll.open(data).windows({"image": [-1, 0]}, **EPISODE)
-    decoded = windows.with_decode({"image": ll.image(8)}).with_format("numpy_dict")
-    with pytest.raises(ImageError) as caught:
-        decoded[:]
-    assert caught.value.row_in_batch == 5
-    with pytest.raises(FormatError, match="pass `size`"):
-        frames.windows({"image": [0]}, by=None).with_decode({"image": ll.image()})[:]
 
 
 def test_packed_rows_of_all_columns_are_made_by_warm(windows, path, tmp_path):

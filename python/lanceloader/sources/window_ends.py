@@ -80,6 +80,8 @@ def filler_of(kind: pa.DataType, value: Any) -> pa.Array:
         items = filler_of(kind.value_type, value)
         items = pa.concat_arrays([items] * kind.list_size)
         return pa.FixedSizeListArray.from_arrays(items, type=kind)
+    if pa.types.is_dictionary(kind):
+        return filler_of(kind.value_type, value).dictionary_encode().cast(kind)
     try:
         return pa.array([zero_of(kind) if value is None else value], kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
