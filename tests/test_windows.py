@@ -297,15 +297,21 @@ def test_rows_left_out_afterwards_stay_neighbours(windows, table):
     assert found.tolist() == by_loop(table, found[:, 1], STEPS["id"])
 
 
+def test_rows_that_were_skipped_before_do_not_come_back(perm, table):
+    windows = perm.with_skip(5).with_take(20).windows(STEPS, **EPISODE)
+    assert len(windows) == len(windows.with_skip(0)) == 20
+    kept = table.slice(5, 20)
+    found = windows.with_skip(3).with_format("numpy_dict")[:]["id"]
+    assert found[:, 1].tolist() == list(range(8, 25))
+    assert found.tolist() == by_loop(kept, found[:, 1], STEPS["id"])
+
+
 def test_repeated_rows_have_the_same_windows(windows, perm):
-    twice = (
-        perm.repeat(2).windows(STEPS, **EPISODE) if hasattr(perm, "repeat") else None
-    )
-    drawn = windows.sample(50, seed=1, replacement=True)
-    found = drawn[:]["id"]
-    np.testing.assert_array_equal(found, windows[found[:, 1]]["id"])
-    if twice is not None:
-        assert len(twice) == 2 * len(perm)
+    twice = perm.repeat(2).windows(STEPS, **EPISODE).with_format("numpy_dict")
+    once = windows[:]["id"]
+    np.testing.assert_array_equal(twice[:]["id"], np.concatenate([once, once]))
+    drawn = windows.sample(50, seed=1, replacement=True)[:]["id"]
+    np.testing.assert_array_equal(drawn, once[drawn[:, 1]])
 
 
 # The shuffle of seed 7, and for each row the ids one step before and two after.
@@ -558,3 +564,8 @@ def test_loaders_count_what_they_read(windows):
     stats = loader.stats()
     assert (stats.batches, stats.rows) == (num_batches, len(windows))
     assert stats.bytes > 0
+
+
+def test_notebooks_show_windows(windows):
+    page = windows._repr_html_()
+    assert "id_is_pad" in page

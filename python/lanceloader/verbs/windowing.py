@@ -143,15 +143,13 @@ class WindowVerbs(ColumnVerbs):
         ordered = None if order is None else (order, sources_of(self, [order])[order])
         rows = ascending(self.order)
         new = WindowSource(source, Windows(rows, group, ordered, columns))
-        starts = new.episodes.starts_of(
-            [step for window in windows.values() for step in window],
-            stride,
-            ends == "drop",
-        )
-        result = self._replace(source=new, selection=selection)
+        episodes, kept = new.episodes, self.order
         if ends == "drop" or stride > 1:
-            return result.with_rows(self.order.filtered(starts))
-        return result
+            farthest = [step for window in windows.values() for step in window]
+            starts = episodes.starts_of(farthest, stride, ends == "drop")
+            kept = kept.filtered(starts)
+        # No later skip or take brings rows back that have no neighbours.
+        return self._replace(source=new, selection=selection).with_rows(kept)
 
     def _source_of_windows(self) -> NativeSource:
         """Return the source that windows are read from.
