@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lanceloader as ll
 import pytest
-from lanceloader import cache
+from lanceloader import cache, cache_removal
 from process_state import soon
 from vector_tables import large
 
@@ -173,11 +173,11 @@ def test_what_others_put_there_stays(tmp_path, warmed):
 def test_files_written_by_the_core_are_recognised(warmed):
     """The layout of the folder is written down twice; this holds both together."""
     (marker,) = Path(warmed).glob("lanceloader-cache")
-    assert marker.read_text() == cache._MARK
+    assert marker.read_text() == cache_removal._MARK
     for entry in cache.entries(warmed):
         names = {file.name for file in entry.path.iterdir()}
         assert names >= {"entry.json", "lock", "000000.rows"}
-        assert all(cache._OWN_FILE.fullmatch(name) for name in names)
+        assert all(cache_removal._OWN_FILE.fullmatch(name) for name in names)
         found = json.loads((entry.path / "entry.json").read_text())
         assert set(found) == cache._FIELDS
 

@@ -11,34 +11,31 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanceloader import _native
+from lanceloader.cache_removal import (
+    COMPUTED_DESCRIPTION,
+    DESCRIPTION,
+    is_in_use,
+    is_marked,
+    remove,
+    remove_computed,
+)
 from lanceloader.options import cache_folder, folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Cleared", "Entry", "clear", "entries", "path"]
+__all__ = ["Cleared", "Entry", "Pruned", "clear", "entries", "path", "prune"]
 
-# The layout of the folder is that of rust/core/src/cache.
-_DESCRIPTION = "entry.json"
-_LOCK = "lock"
-_MARKER = "lanceloader-cache"
-_MARK = (
-    "lanceloader keeps packed rows in this folder. They may be removed at any time.\n"
-)
-# The layout of computed columns is that of lanceloader/sources/computed.py.
 _COMPUTED = "computed"
-_COMPUTED_DESCRIPTION = "columns.json"
-_COMPUTED_MAKING = "making"
 _COMPUTED_NAME = re.compile("[0-9a-f]{32}")
 _FIELDS = {
     *("layout", "columns", "num_rows", "block_rows"),
@@ -48,7 +45,6 @@ _FIELDS_OF_COPIES = {"layout", "origin"}
 _BLOCK_BYTES = 512
 """The unit of ``st_blocks``."""
 _ENTRY_NAME = re.compile("[0-9a-f]{16}")
-_OWN_FILE = re.compile(r".*\.(rows|copy|sums|part)|entry\.json|lock")
 _OTHERS_MAY_WRITE = 0o022
 
 
@@ -99,6 +95,19 @@ class Cleared:
     def bytes(self) -> int:
         """Bytes that were freed."""
         return sum(entry.bytes for entry in self.removed)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What ``prune`` did.
+
+    Attributes:
+        files: Number of copies of data files that were removed.
+        bytes: Bytes that were freed.
+    """
+
+    files: int
+    bytes: int
 
 
 def path(cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
@@ -153,23 +162,58 @@ def clear(
     Raises:
         NotADirectoryError: If there is a file in its place.
     """
-    root = path(cache_dir)
-    if root is not None and root.exists() and not root.is_dir():
-        message = f"`cache_dir` must be a folder, but {root} is a file"
-        raise NotADirectoryError(message)
+    root = _root(cache_dir)
     found = entries(cache_dir)
-    is_marked = root is not None and _is_marked(root)
+    may_remove = root is not None and is_marked(root)
     removed: list[Entry] = []
     kept: list[Entry] = []
     for entry in found:
         is_computed = entry.path.parent.name == _COMPUTED
-        if not is_computed and not is_marked:
+        if not is_computed and not may_remove:
             kept.append(entry)
             continue
-        remove = _remove_computed if is_computed else _remove
-        is_gone = not entry.is_in_use if dry_run else remove(entry)
+        discard = remove_computed if is_computed else remove
+        is_gone = not entry.is_in_use if dry_run else discard(entry.path)
         (removed if is_gone else kept).append(entry)
     return Cleared(tuple(removed), tuple(kept))
+
+
+def prune(
+    cache_dir: str | os.PathLike[str] | None = None, *, dry_run: bool = False
+) -> Pruned:
+    """Remove copies of remote data files that only older versions of their tables have.
+
+    Of each table, the newest version that was read with this cache folder counts. Its files stay, as do
+    those of versions that a process reads now, and files that versions share. Copies that this
+    removes are also the first to go when the folder has no room for others.
+
+    Args:
+        cache_dir: As for ``path``.
+        dry_run: Whether to only say what would be removed.
+
+    Raises:
+        NotADirectoryError: If there is a file in its place.
+        StorageError: If the folder cannot be written to.
+
+    Example:
+        >>> ll.cache.prune("/tmp/rows")
+        Pruned(files=0, bytes=0)
+    """
+    root = _root(cache_dir)
+    return Pruned(0, 0) if root is None else Pruned(*_native.prune(str(root), dry_run))
+
+
+def _root(cache_dir: str | os.PathLike[str] | None) -> Path | None:
+    """Return the cache folder, which is no file.
+
+    Raises:
+        NotADirectoryError: If it is a file.
+    """
+    root = path(cache_dir)
+    if root is not None and root.exists() and not root.is_dir():
+        message = f"`cache_dir` must be a folder, but {root} is a file"
+        raise NotADirectoryError(message)
+    return root
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -199,7 +243,7 @@ def _private_folders(folder: Path) -> Iterator[Path]:
 def _entry_at(folder: Path) -> Entry | None:
     """Describe an entry, or return ``None`` if the folder is none."""
     try:
-        file = folder / _DESCRIPTION
+        file = folder / DESCRIPTION
         used = file.lstat()
         if not stat.S_ISREG(used.st_mode):
             return None
@@ -220,7 +264,7 @@ def _entry_at(folder: Path) -> Entry | None:
                 about.st_size for about in files.values() if stat.S_ISREG(about.st_mode)
             ),
             is_complete=all(f"{block:06}.rows" in files for block in range(blocks)),
-            is_in_use=_is_in_use(folder),
+            is_in_use=is_in_use(folder),
             last_used=dt.datetime.fromtimestamp(used.st_mtime, dt.UTC),
             path=folder,
         )
@@ -232,7 +276,7 @@ def _entry_at(folder: Path) -> Entry | None:
 def _computed_at(folder: Path) -> Entry | None:
     """Describe computed columns, or return ``None`` if the folder holds none."""
     try:
-        file = folder / _COMPUTED_DESCRIPTION
+        file = folder / COMPUTED_DESCRIPTION
         used = file.lstat()
         if not _COMPUTED_NAME.fullmatch(folder.name) or not stat.S_ISREG(used.st_mode):
             return None
@@ -244,29 +288,12 @@ def _computed_at(folder: Path) -> Entry | None:
             rows=int(found["rows"]),
             bytes=sum(each.st_size for each in sizes if stat.S_ISREG(each.st_mode)),
             is_complete=True,
-            is_in_use=_is_in_use(folder),
+            is_in_use=is_in_use(folder),
             last_used=dt.datetime.fromtimestamp(used.st_mtime, dt.UTC),
             path=folder,
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _remove_computed(entry: Entry) -> bool:
-    """Remove computed columns, unless somebody uses or computes them."""
-    try:
-        with (
-            _locked(entry.path, _COMPUTED_MAKING) as is_made,
-            _locked(entry.path, _LOCK) as is_free,
-        ):
-            if not is_made or not is_free:
-                return False
-            # The description first: without it, nobody takes the rest for whole.
-            (entry.path / _COMPUTED_DESCRIPTION).unlink(missing_ok=True)
-            shutil.rmtree(entry.path)
-    except OSError:
-        return not (entry.path / _COMPUTED_DESCRIPTION).exists()
-    return True
 
 
 def _copies_at(folder: Path, origin: str, last_used: float) -> Entry:
@@ -280,67 +307,8 @@ def _copies_at(folder: Path, origin: str, last_used: float) -> Entry:
         rows=0,
         bytes=sum(stored.values()),
         is_complete=all(stored[name] >= files[name].st_size for name in copies),
-        is_in_use=_is_in_use(folder),
+        is_in_use=is_in_use(folder),
         last_used=dt.datetime.fromtimestamp(last_used, dt.UTC),
         path=folder,
         origin=origin,
     )
-
-
-def _is_marked(root: Path) -> bool:
-    marker = root / _MARKER
-    try:
-        return stat.S_ISREG(marker.lstat().st_mode) and marker.read_text() == _MARK
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str = _LOCK) -> Iterator[bool]:
-    """Lock an entry against those who would begin to use it; yield whether nobody uses it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(folder / name, flags, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(lock)
-
-
-def _is_in_use(folder: Path) -> bool:
-    # A shared lock is what its users hold: it is in nobody's way who looks at the same time.
-    try:
-        lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-def _remove(entry: Entry) -> bool:
-    """Remove an entry, unless somebody uses it."""
-    try:
-        with _locked(entry.path) as is_free:
-            if not is_free:
-                return False
-            # The lock last: whoever finds none makes a new one.
-            files = sorted(entry.path.iterdir(), key=lambda file: file.name == _LOCK)
-            for file in files:
-                is_file = stat.S_ISREG(file.lstat().st_mode)
-                if is_file and _OWN_FILE.fullmatch(file.name):
-                    file.unlink(missing_ok=True)
-    except OSError:
-        return not (entry.path / _DESCRIPTION).exists()
-    # Something else may lie in them.
-    with contextlib.suppress(OSError):
-        entry.path.rmdir()
-        entry.path.parent.rmdir()
-    return True

@@ -1,4 +1,4 @@
-"""``lanceloader cache list``, ``clear`` and ``path``."""
+"""``lanceloader cache list``, ``clear``, ``prune`` and ``path``."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from lanceloader.cli.failures import UsageError
 from lanceloader.cli.options import CacheDir, Json
 from lanceloader.cli.output import print_json, print_line, print_table, size
 
-__all__ = ["clear", "list_entries", "path"]
+__all__ = ["clear", "list_entries", "path", "prune"]
 
 
 def list_entries(*, cache_dir: CacheDir = None, json: Json = False) -> None:
@@ -39,11 +39,14 @@ def list_entries(*, cache_dir: CacheDir = None, json: Json = False) -> None:
     print_line(f"{len(found):,} {word}, {size(total)}, in {folder}")
 
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be removed.")
+]
+
+
 def clear(
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
-    ] = False,
+    dry_run: DryRun = False,
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
@@ -68,6 +71,26 @@ def clear(
         print_line(
             f"{len(done.kept):,} kept: in use, or in a folder without lanceloader's marker"
         )
+
+
+def prune(
+    *, dry_run: DryRun = False, cache_dir: CacheDir = None, json: Json = False
+) -> None:
+    """Remove copies of remote files that only older versions of their tables have.
+
+    \b
+    Examples:
+      lanceloader cache prune --dry-run
+      lanceloader cache prune
+    """
+    folder = the_folder(cache_dir)
+    done = lanceloader.cache.prune(folder, dry_run=dry_run)
+    if json:
+        print_json(dataclasses.asdict(done) | {"dry_run": dry_run})
+        return
+    word = "copy" if done.files == 1 else "copies"
+    verb = "would be removed" if dry_run else "removed"
+    print_line(f"{done.files:,} {word}, {size(done.bytes)}, {verb} from {folder}")
 
 
 def path(*, cache_dir: CacheDir = None, json: Json = False) -> None:

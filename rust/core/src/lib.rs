@@ -56,6 +56,7 @@ pub mod error;
 mod files;
 pub mod histogram;
 pub mod interrupt;
+mod mapping;
 mod processor;
 pub mod recycled;
 mod runtime;
@@ -80,7 +81,7 @@ pub mod packed;
 
 pub mod sequences;
 
-mod cache;
+pub mod cache;
 
 pub mod loader;
 

@@ -52,7 +52,9 @@ mod _native {
     #[pymodule_export]
     use crate::stats::{Choice, Histogram, LoadStats, ReadStats, Watch};
     #[pymodule_export]
-    use crate::table::{Reader, Table, branch_of_manifest, lancedb_hash_splits, stable_hashes};
+    use crate::table::{
+        Reader, Table, branch_of_manifest, lancedb_hash_splits, prune, stable_hashes,
+    };
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {

@@ -13,7 +13,7 @@ use lanceloader_core::order::{self, Bitmap};
 use lanceloader_core::projection::Projection;
 use lanceloader_core::read::{self, MemoryTable};
 use lanceloader_core::table::{self, Address, StorageOptions, Version};
-use lanceloader_core::{Error, hash, loader};
+use lanceloader_core::{Error, cache, hash, loader};
 use pyo3::exceptions::PyValueError;
 use pyo3::types::{PyAnyMethods, PyCapsule};
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
@@ -359,6 +359,11 @@ impl Reader {
         Ok(name_of(strategy))
     }
 
+    /// Returns the bytes that files hold of each column that is read, of all rows.
+    fn stored_bytes(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        enter(py, || self.reader.stored_bytes())
+    }
+
     /// Returns what was read so far.
     fn stats(&self, py: Python<'_>) -> PyResult<ReadStats> {
         Ok(enter(py, || Ok(self.reader.stats()))?.into())
@@ -415,6 +420,14 @@ impl Reader {
         })?;
         Ok(Loader::new(loader))
     }
+}
+
+/// Removes copies of files that only older versions of tables used from a cache folder, or only counts
+/// them; returns how many, and their bytes.
+#[pyfunction]
+pub(crate) fn prune(py: Python<'_>, folder: PathBuf, dry_run: bool) -> PyResult<(u64, u64)> {
+    let pruned = enter(py, || cache::prune(&folder, dry_run))?;
+    Ok((pruned.files, pruned.bytes))
 }
 
 /// Returns the branch that a serialized manifest belongs to, or `None` for the main line.

@@ -22,15 +22,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use memmap2::Mmap;
 use twox_hash::XxHash3_64;
 
 use super::description::{COPY, Origin, PART, SUMS};
 use super::folder::{clean, open_folder};
 use super::locks::ProcessLock;
-use super::owned::private;
+use super::owned::{Folder, private};
 use super::room::{Cache, Name, Needed};
+use super::versions::{Listing, stem_of};
 use crate::error::{Error, Result};
+use crate::mapping::Mapping;
 use crate::runtime::{PerProcess, lock};
 
 /// Bytes that are kept or not: small, so that single rows do not bring many others.
@@ -44,11 +45,11 @@ const RETRY: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The copies that are open in this process, by cache folder and origin.
+/// The copies that are open in this process, by cache and origin.
 static OPEN: PerProcess<Mutex<HashMap<Key, Weak<Copies>>>> = PerProcess::new();
 
-/// A cache folder and an origin.
-type Key = (PathBuf, String);
+/// A cache and an origin.
+type Key = (Cache, String);
 
 /// The copies of files of one table, in a folder of their own.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Copies {
         let known = OPEN.get_or_init(Mutex::default);
         let mut known = lock(&known);
         known.retain(|_, copies| copies.strong_count() > 0);
-        let key = (cache.path().to_path_buf(), origin.to_string());
+        let key = (cache.clone(), origin.to_string());
         if let Some(copies) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(copies);
         }
@@ -115,6 +116,18 @@ impl Copies {
             failure: ArcSwapOption::empty(),
             _lock: file,
         })
+    }
+
+    /// Says that a process reads the files of a version, as long as the file that is returned is open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if the list cannot be written.
+    pub(crate) fn list(&self, listing: &Listing) -> Result<File> {
+        let failed = |error: std::io::Error| Error::write(self.path.display(), &error);
+        let _room = self.cache.enter()?;
+        let folder = Folder::open(&self.path).map_err(failed)?;
+        listing.put(&folder).map_err(failed)
     }
 
     /// Returns why nothing more is kept, if that is so.
@@ -163,7 +176,10 @@ impl Allowance {
     fn take(&mut self, copies: &Copies, bytes: u64) -> Result<()> {
         let failed = |error: std::io::Error| Error::write(copies.path.display(), &error);
         if self.file.is_none() {
-            let path = copies.path.join(format!("room-{}.{PART}", std::process::id()));
+            // Another one may be open in this process, with another limit.
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = copies.path.join(format!("room-{process}-{count}.{PART}"));
             self.file = ProcessLock::try_new(&path).map_err(failed)?.map(|file| (file, path));
         }
         let room = copies.cache.enter()?;
@@ -192,6 +208,8 @@ pub(crate) struct Copy {
     data: File,
     sums: File,
     num_bytes: u64,
+    /// `None` for an empty file.
+    mapping: Option<Arc<Mapping>>,
     bytes: Bytes,
     /// A bit for each page whose checksum was compared in this process.
     known: Vec<AtomicU64>,
@@ -206,49 +224,67 @@ impl Copy {
     /// [`Error::Write`] if it cannot be made.
     pub(crate) fn open(copies: &Arc<Copies>, name: &str, num_bytes: u64) -> Result<Self> {
         let num_pages = num_bytes.div_ceil(PAGE);
-        let stem =
-            format!("{:016x}", XxHash3_64::oneshot(format!("{num_bytes} {name}").as_bytes()));
+        let stem = stem_of(name, num_bytes);
         let file = |suffix: &str, bytes: u64| {
             let path = copies.path.join(format!("{stem}.{suffix}"));
             sized(&path, bytes).map_err(|error| Error::write(path.display(), &error))
         };
         let data = file(COPY, num_bytes)?;
         let sums = file(SUMS, num_pages * SUM_BYTES)?;
-        let bytes = match num_bytes {
-            0 => Bytes::new(),
-            _ => map(&data).map_err(|error| Error::write(copies.path.display(), &error))?,
+        let mapping = match num_bytes {
+            0 => None,
+            _ => Some(map(&data).map_err(|error| Error::write(copies.path.display(), &error))?),
         };
+        let bytes = mapping.as_ref().map_or_else(Bytes::new, Mapping::bytes);
         let known = (0..num_pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { copies: Arc::clone(copies), data, sums, num_bytes, bytes, known })
+        Ok(Self { copies: Arc::clone(copies), data, sums, num_bytes, mapping, bytes, known })
     }
 
-    /// Returns the parts of `range` that are not there, of whole pages.
-    pub(crate) fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    /// Returns the parts of ascending ranges that are not there, of whole pages. The others are about to be
+    /// read.
+    pub(crate) fn missing(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let looked: Vec<Looked> = ranges.iter().map(|range| self.look(range)).collect();
+        if let Some(mapping) = &self.mapping {
+            // All of them at once, before the first page is waited for.
+            let there = |looked: &Looked| self.runs(looked.pages(|_, sum| sum != Some(0)));
+            mapping.ahead(&looked.iter().flat_map(there).collect::<Vec<_>>());
+        }
+        let is_missing = |page, sum: Option<u32>| sum.is_some_and(|sum| !self.is_whole(page, sum));
+        looked.iter().flat_map(|looked| self.runs(looked.pages(is_missing))).collect()
+    }
+
+    /// Returns what is known of the pages of a range, none of which is touched.
+    fn look(&self, range: &Range<u64>) -> Looked {
         let pages = range.start / PAGE..range.end.min(self.num_bytes).div_ceil(PAGE);
-        let mut missing: Vec<Range<u64>> = Vec::new();
-        let mut sums = None;
-        for page in pages.clone() {
-            if self.is_known(page) {
-                continue;
-            }
-            let sums = sums.get_or_insert_with(|| self.read_sums(page..pages.end));
-            let at = usize::try_from((page - sums.0) * SUM_BYTES).unwrap_or(usize::MAX);
-            let sum = sums
-                .1
-                .get(at..)
-                .and_then(<[u8]>::first_chunk)
-                .map_or(0, |b| u32::from_le_bytes(*b));
-            let place = self.place(page);
-            if sum != 0 && sum_of(self.shown(&place)) == sum {
-                self.mark(page);
-                continue;
-            }
-            match missing.last_mut() {
+        let unknown = pages.clone().find(|&page| !self.is_known(page)).unwrap_or(pages.end);
+        let sums = self.read_sums(unknown..pages.end);
+        let known = std::iter::repeat_n(None, usize::try_from(unknown - pages.start).unwrap_or(0));
+        let sum_of = |(page, sum)| (!self.is_known(page)).then_some(sum);
+        Looked {
+            first: pages.start,
+            sums: known.chain((unknown..).zip(sums).map(sum_of)).collect(),
+        }
+    }
+
+    /// Returns whether a page has this checksum, which is compared only once.
+    fn is_whole(&self, page: u64, sum: u32) -> bool {
+        let is_whole = sum != 0 && sum_of(self.shown(&self.place(page))) == sum;
+        if is_whole {
+            self.mark(page);
+        }
+        is_whole
+    }
+
+    /// Returns where ascending pages are: those of neighbours as one range.
+    fn runs(&self, pages: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for place in pages.map(|page| self.place(page)) {
+            match runs.last_mut() {
                 Some(last) if last.end == place.start => last.end = place.end,
-                _ => missing.push(place),
+                _ => runs.push(place),
             }
         }
-        missing
+        runs
     }
 
     /// Keeps whole pages from `start` on. Whether that could be done shows in [`missing`](Self::missing).
@@ -297,14 +333,15 @@ impl Copy {
         &self.bytes[at(place.start)..at(place.end)]
     }
 
-    /// Returns the first page and the checksums from there on; none where they cannot be read.
-    fn read_sums(&self, pages: Range<u64>) -> (u64, Vec<u8>) {
+    /// Returns the checksums of pages; 0 where they cannot be read.
+    fn read_sums(&self, pages: Range<u64>) -> Vec<u32> {
         let length = usize::try_from((pages.end - pages.start) * SUM_BYTES).unwrap_or(0);
         let mut sums = vec![0; length];
-        if self.sums.read_exact_at(&mut sums, pages.start * SUM_BYTES).is_err() {
+        if length > 0 && self.sums.read_exact_at(&mut sums, pages.start * SUM_BYTES).is_err() {
             sums.fill(0);
         }
-        (pages.start, sums)
+        let (sums, _) = sums.as_chunks::<4>();
+        sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect()
     }
 
     fn is_known(&self, page: u64) -> bool {
@@ -315,6 +352,20 @@ impl Copy {
     fn mark(&self, page: u64) {
         let (word, bit) = word_of(page);
         self.known[word].fetch_or(bit, Ordering::Release);
+    }
+}
+
+/// What is known of some pages: from `first` on the checksum of each, or `None` where it was compared.
+struct Looked {
+    first: u64,
+    sums: Vec<Option<u32>>,
+}
+
+impl Looked {
+    /// Returns the numbers of those pages that are wanted.
+    fn pages(&self, is_wanted: impl Fn(u64, Option<u32>) -> bool) -> impl Iterator<Item = u64> {
+        let pages = (self.first..).zip(&self.sums);
+        pages.filter_map(move |(page, sum)| is_wanted(page, *sum).then_some(page))
     }
 }
 
@@ -345,20 +396,10 @@ fn sized(path: &Path, bytes: u64) -> std::io::Result<File> {
     }
 }
 
-/// The owner of the bytes of a mapping.
-struct Shown(Mmap);
-
-impl AsRef<[u8]> for Shown {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
-fn map(file: &File) -> std::io::Result<Bytes> {
+fn map(file: &File) -> std::io::Result<Arc<Mapping>> {
     // SAFETY: pages that are shown do not change; see the module's documentation.
-    let map = unsafe { Mmap::map(file)? };
-    Ok(Bytes::from_owner(Shown(map)))
+    unsafe { Mapping::new(file) }
 }
 
 #[cfg(test)]
@@ -373,9 +414,13 @@ mod tests {
         (0..num_bytes).map(|at| u8::try_from(at * 7 % 253).unwrap()).collect()
     }
 
+    fn gaps(copy: &Copy, of: Range<u64>) -> Vec<Range<u64>> {
+        copy.missing(&[of])
+    }
+
     /// Checks that exactly one range is missing of another.
     fn is_missing(copy: &Copy, of: Range<u64>, wanted: Range<u64>) {
-        let missing = copy.missing(&of);
+        let missing = gaps(copy, of);
         assert!(missing.len() == 1 && missing[0] == wanted, "{missing:?}");
     }
 
@@ -391,15 +436,15 @@ mod tests {
         copy.keep(49_152, &file[49_152..]);
         let other = Copy::open(&theirs, "data/a.lance", 50_000).unwrap();
         for copy in [&copy, &other] {
-            assert!(copy.missing(&(5000..12_000)).is_empty());
+            assert!(gaps(copy, 5000..12_000).is_empty());
             assert_eq!(copy.slice(&(5000..12_000)), file[5000..12_000]);
             assert_eq!(copy.slice(&(49_999..50_000)), file[49_999..]);
-            assert_eq!(copy.missing(&(0..50_000)), [0..4096, 12_288..49_152]);
+            assert_eq!(gaps(copy, 0..50_000), [0..4096, 12_288..49_152]);
         }
         // Another file, and the same name with another size.
         for (name, num_bytes) in [("data/b.lance", 50_000), ("data/a.lance", 40_000)] {
             let copy = Copy::open(&ours, name, num_bytes).unwrap();
-            assert_eq!(copy.missing(&(0..num_bytes)).len(), 1, "{name}");
+            assert_eq!(gaps(&copy, 0..num_bytes).len(), 1, "{name}");
         }
     }
 
@@ -413,9 +458,9 @@ mod tests {
         copy.data.write_all_at(b"x", 9000).unwrap();
         copy.sums.write_all_at(&[0; 4], 0).unwrap();
         let again = Copy::open(&ours, "a", 20_000).unwrap();
-        assert_eq!(again.missing(&(0..20_000)), [0..4096, 8192..12_288]);
+        assert_eq!(gaps(&again, 0..20_000), [0..4096, 8192..12_288]);
         again.keep(0, &file[..4096]);
-        assert_eq!(again.missing(&(0..8192)), []);
+        assert_eq!(gaps(&again, 0..8192), []);
         // Parts of pages are not kept.
         again.keep(8192, &file[8192..8200]);
         again.keep(8200, &file[8200..12_288]);
@@ -432,7 +477,7 @@ mod tests {
             let end = file.len().min(start + 40_960);
             copy.keep(start as u64, &file[start..end]);
         }
-        let missing: u64 = copy.missing(&(0..400_000)).iter().map(|r| r.end - r.start).sum();
+        let missing: u64 = gaps(&copy, 0..400_000).iter().map(|r| r.end - r.start).sum();
         assert!((200_000..400_000).contains(&missing), "{missing}");
         assert!(ours.failure().unwrap().to_string().contains("limit of 200000"));
         drop((copy, ours));

@@ -13,6 +13,8 @@ pub(super) const BLOCK: &str = "rows";
 /// A copy of a file, and the checksums of its pages.
 pub(super) const COPY: &str = "copy";
 pub(super) const SUMS: &str = "sums";
+/// The data files of one version of a table.
+pub(super) const LIST: &str = "files";
 /// The suffix of files that are not complete.
 pub(super) const UNFINISHED: &str = "part";
 /// Earlier versions wrote to files without `new`, under locks that these do not see.
@@ -97,12 +99,17 @@ fn name_of(description: &impl Serialize) -> String {
     format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
 }
 
+/// Returns whether a file is the copy of another one.
+pub(super) fn is_copy(name: &OsStr) -> bool {
+    name.to_string_lossy().ends_with(&format!(".{COPY}"))
+}
+
 /// Returns whether a file of an entry is one of those that are written here.
 pub(super) fn is_own_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name == DESCRIPTION
         || name == LOCK
-        || [BLOCK, COPY, SUMS, UNFINISHED]
+        || [BLOCK, COPY, SUMS, LIST, UNFINISHED]
             .iter()
             .any(|suffix| name.ends_with(&format!(".{suffix}")))
 }

@@ -10,7 +10,8 @@
 //!                                  000001.new.part  a block that is being written, and is locked
 //!                <origin>/<layout>/…           the same for copies of files of another machine:
 //!                                  <file>.copy, <file>.sums  its pages, and their checksums
-//!                                  room-<process>.new.part   room that was taken for more of them
+//!                                  <table>-<time>-<n>.files  the files of one of its versions
+//!                                  room-<process>-<n>.new.part  room that was taken for more of them
 //! ```
 //!
 //! Both names are hashes: of the data files, deletion files and fields of a table, and of the columns.
@@ -27,9 +28,12 @@ mod folder;
 mod locks;
 mod owned;
 mod room;
+mod versions;
 
 pub(crate) use block::{Block, Rows};
 pub(crate) use copies::{Copies, Copy, PAGE};
 pub(crate) use description::Found;
 pub(crate) use folder::Entry;
 pub(crate) use room::Cache;
+pub use room::{Pruned, prune};
+pub(crate) use versions::Listing;

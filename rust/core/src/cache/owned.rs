@@ -8,10 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 
 use crate::disk::is_remote;
 
+/// What is read of a file at most: a list has some 40 bytes for each data file of a table.
+const MOST_READ: u64 = 64 << 20;
 /// The end of the names of files with holes.
 const COPY_SUFFIX: &[u8] = b".copy";
 
@@ -74,10 +76,8 @@ impl Folder {
 
     /// Returns the content of a file of this folder.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut content = Vec::new();
-        let file = File::from(openat(&self.0, name, flags, Mode::empty())?);
-        file.take(1 << 20).read_to_end(&mut content)?;
+        self.open_file(name)?.take(MOST_READ).read_to_end(&mut content)?;
         Ok(content)
     }
 
@@ -85,6 +85,17 @@ impl Folder {
     pub(super) fn create(&self, name: &str, flags: OFlags) -> Result<File> {
         let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Opens a file of this folder for reading.
+    pub(super) fn open_file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
+    }
+
+    /// Gives a file of this folder another name in it.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        Ok(renameat(&self.0, from, &self.0, to)?)
     }
 
     /// Removes a file of this folder.

@@ -11,8 +11,8 @@
 //! # The limit
 //!
 //! The files of all entries together never exceed it. Before a block is written, its file gets its
-//! final size, under the lock of the whole folder, after the least recently used entries were removed
-//! to make room. A file that a killed process was writing counts until it is taken over or removed.
+//! final size, under the lock of the whole folder, after copies of files that only older versions of a
+//! table used, and then the least recently used entries, were removed to make room. A file that a killed process was writing counts until it is taken over or removed.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -20,9 +20,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
-use super::description::{DESCRIPTION, LOCK, is_own_file, name_in};
+use super::description::{DESCRIPTION, LOCK, is_copy, is_own_file, name_in};
 use super::locks::ProcessLock;
 use super::owned::{Folder, make_private};
+use super::versions::stale_in;
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -37,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// A folder for packed rows, and how many bytes of them it may hold: by default half of what its disk
 /// has free, so that a cache is never what fills a disk.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Cache {
     path: PathBuf,
     limit: Option<u64>,
@@ -116,6 +117,13 @@ impl Room<'_> {
             return Ok(());
         }
         let is_marked = self.is_marked();
+        for entry in kept.iter_mut().filter(|_| is_marked) {
+            let stale = entry.remove_stale(false).bytes;
+            (used, entry.bytes) = (used.saturating_sub(stale), entry.bytes.saturating_sub(stale));
+        }
+        if fits(used) {
+            return Ok(());
+        }
         kept.retain(|entry| entry.name != *own);
         kept.sort_by_key(|entry| entry.last_used);
         // Nothing is removed for what does not fit anyway.
@@ -163,6 +171,15 @@ impl Room<'_> {
         }
     }
 
+    /// Removes copies of files that only older versions of tables used.
+    fn prune(&self, is_dry: bool) -> Pruned {
+        let all = entries(&self.root).into_iter().filter(|_| self.is_marked());
+        all.map(|entry| entry.remove_stale(is_dry)).fold(Pruned::default(), |sum, one| Pruned {
+            files: sum.files + one.files,
+            bytes: sum.bytes + one.bytes,
+        })
+    }
+
     fn free(&self) -> u64 {
         rustix::fs::statvfs(&self.cache.path)
             .map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
@@ -184,6 +201,28 @@ impl Room<'_> {
         let mut made = self.root.create(MARKER, OFlags::EXCL);
         made.as_mut().is_ok_and(|file| std::io::Write::write_all(file, MARK.as_bytes()).is_ok())
     }
+}
+
+/// What was removed of a cache folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Copies of files.
+    pub files: u64,
+    /// What they took of the disk.
+    pub bytes: u64,
+}
+
+/// Removes copies of files that belong neither to the newest version of their table that was opened nor to
+/// one that a process reads. `is_dry` only counts them.
+///
+/// # Errors
+///
+/// [`Error::Write`] if the folder cannot be written to.
+pub fn prune(folder: &Path, is_dry: bool) -> Result<Pruned> {
+    if !folder.exists() {
+        return Ok(Pruned::default());
+    }
+    Ok(Cache::new(folder, None).enter()?.prune(is_dry))
 }
 
 /// How much room is asked for.
@@ -224,6 +263,22 @@ impl Kept {
         let files = folder.names().into_iter().filter_map(|name| folder.about(&name).ok());
         let bytes = files.filter(|about| about.is_file).map(|about| about.bytes).sum();
         Some(Self { name: Name { table: table.into(), columns }, folder, bytes, last_used })
+    }
+
+    /// Removes copies of files that only older versions of their table used.
+    fn remove_stale(&self, is_dry: bool) -> Pruned {
+        let mut done = Pruned::default();
+        for name in stale_in(&self.folder) {
+            let about = self.folder.about(&name);
+            let Some(about) = about.ok().filter(|about| about.is_file) else {
+                continue;
+            };
+            if is_dry || self.folder.remove(&name).is_ok() {
+                done.files += u64::from(is_copy(&name));
+                done.bytes += about.bytes;
+            }
+        }
+        done
     }
 
     /// Removes it, unless a process uses it. Only files that this crate wrote are touched.

@@ -10,61 +10,27 @@
 //! the file leaves the mapping intact. If another program truncates the file, touching the mapping
 //! beyond the new end kills the process with SIGBUS. So [`MappedFile::check`] compares the size before
 //! each read, and network file systems, where other machines can truncate files, are not mapped.
-//!
-//! # Memory
-//!
-//! Pages of a mapping that were touched count as memory of the process until they are released,
-//! although the system may reclaim them, and has them in its page cache. They are released once some
-//! [`KEPT_BYTES`] were requested.
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
-use memmap2::{Mmap, UncheckedAdvice};
 use rustix::process::{Resource, getrlimit};
 
-use crate::advice;
 use crate::disk::is_remote;
 use crate::error::{Error, Result};
-use crate::runtime::{PerProcess, lock};
-
-/// Bytes that may be requested before the pages of all mappings are released.
-const KEPT_BYTES: u64 = 128 << 20;
-/// Bytes that a range takes beyond its own: the system maps pages around those that are touched.
-const AROUND_BYTES: u64 = 64 << 10;
-/// Ranges shorter than this count an eighth: bringing their pages back costs a page fault for a few
-/// values each, and not for some hundred thousand.
-const SHORT_BYTES: u64 = 64 << 10;
-const SHORT_SHARE: u64 = 8;
+use crate::mapping::Mapping;
 
 /// Where address space is limited (`ulimit -v`): the bytes left for allocations, and how many times
 /// larger than a file the rest must be for the file to be mapped.
 const ADDRESSES_LEFT: u64 = 128 << 20;
 const ADDRESSES_PER_BYTE: u64 = 8;
-
-static TOUCHED: PerProcess<Touched> = PerProcess::new();
-
-/// What was requested since pages were last released.
-#[derive(Debug, Default)]
-struct Touched {
-    bytes: AtomicU64,
-    mappings: Mutex<Mappings>,
-}
-
-#[derive(Debug, Default)]
-struct Mappings {
-    now: Vec<Weak<Mapping>>,
-    /// Mappings of the period before: a slow reader may have touched them after their release.
-    before: Vec<Weak<Mapping>>,
-}
 
 /// A mapped data file.
 #[derive(Debug)]
@@ -72,15 +38,6 @@ pub(crate) struct MappedFile {
     path: PathBuf,
     mapping: Arc<Mapping>,
     bytes: Bytes,
-}
-
-#[derive(Debug)]
-struct Mapping {
-    map: Mmap,
-    /// Bytes that were requested since its pages were last released.
-    touched: AtomicU64,
-    /// Whether the system reads what is asked for, and nothing around it.
-    is_planned: bool,
 }
 
 /// The outcome of an attempt to map a file.
@@ -91,15 +48,6 @@ pub(crate) enum Attempt {
     Unsuitable,
     /// The system gives this process no more mappings, open files or address space.
     NoRoom,
-}
-
-/// The owner of the `Bytes` of a mapping.
-struct Shown(Arc<Mapping>);
-
-impl AsRef<[u8]> for Shown {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.map
-    }
 }
 
 impl MappedFile {
@@ -126,17 +74,9 @@ impl MappedFile {
         }
         let mapping = match map(&file) {
             Err(error) if has_no_room(&error) => return Ok(Attempt::NoRoom),
-            map => Mapping {
-                map: map.map_err(failed)?,
-                touched: AtomicU64::new(0),
-                is_planned: advice::can_look(&file),
-            },
+            mapping => mapping.map_err(failed)?,
         };
-        if mapping.is_planned {
-            advice::at_random(&mapping.map);
-        }
-        let mapping = Arc::new(mapping);
-        let bytes = Bytes::from_owner(Shown(Arc::clone(&mapping)));
+        let bytes = mapping.bytes();
         Ok(Attempt::Mapped(Self { path: path.to_path_buf(), mapping, bytes }))
     }
 
@@ -155,14 +95,7 @@ impl MappedFile {
     }
 
     fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-        if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
-            touched.add(&self.mapping, touched_by(&ranges));
-        }
-        if self.mapping.is_planned {
-            let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-            let places = ranges.iter().map(|range| place(range.start)..place(range.end));
-            advice::ahead(&self.mapping.map, &places.collect::<Vec<_>>());
-        }
+        self.mapping.ahead(&ranges);
         ranges.into_iter().map(|range| self.part(range)).collect()
     }
 
@@ -196,77 +129,6 @@ impl MappedFile {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Touched {
-    /// Takes note that so many bytes of a mapping are about to be touched.
-    fn add(&self, mapping: &Arc<Mapping>, bytes: u64) {
-        if self.bytes.load(Ordering::Relaxed) > KEPT_BYTES {
-            self.forget();
-        }
-        let before = mapping.touched.fetch_add(bytes, Ordering::Relaxed);
-        if before == 0 && bytes > 0 {
-            lock(&self.mappings).now.push(Arc::downgrade(mapping));
-        }
-        // The pages in memory cannot exceed the length of the file.
-        let all = mapping.map.len() as u64;
-        let new = all.min(before.saturating_add(bytes)) - all.min(before);
-        self.bytes.fetch_add(new, Ordering::Relaxed);
-    }
-
-    /// Takes the pages of what was touched out of this process, and says how many mappings that were.
-    fn forget(&self) -> usize {
-        self.bytes.store(0, Ordering::Relaxed);
-        let leaving = {
-            let mut mappings = lock(&self.mappings);
-            let now = std::mem::take(&mut mappings.now);
-            let now: Vec<_> = now.into_iter().filter_map(|mapping| mapping.upgrade()).collect();
-            let held = now.iter().map(Arc::downgrade).collect();
-            let before = std::mem::replace(&mut mappings.before, held);
-            for mapping in &now {
-                mapping.touched.store(0, Ordering::Relaxed);
-            }
-            now.into_iter().chain(before.iter().filter_map(Weak::upgrade)).collect::<Vec<_>>()
-        };
-        for mapping in &leaving {
-            mapping.leave();
-        }
-        leaving.len()
-    }
-}
-
-impl Mapping {
-    /// Takes its pages out of this process; they stay in the page cache, from where they come back when
-    /// they are touched.
-    #[expect(unsafe_code, reason = "advice on a mapping")]
-    fn leave(&self) {
-        // SAFETY: the mapping is of a file and is never written to, so its pages come back with the
-        // same contents.
-        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
-    }
-}
-
-/// Returns the bytes of a file that come into memory when these ranges are touched, those of short
-/// ones in part.
-fn touched_by(ranges: &[Range<u64>]) -> u64 {
-    let mut end = 0;
-    let mut bytes = 0;
-    for range in ranges {
-        let between =
-            range.start.checked_sub(end).map_or(AROUND_BYTES, |gap| gap.min(AROUND_BYTES));
-        let length = range.end.saturating_sub(range.start);
-        let share = if length < SHORT_BYTES { SHORT_SHARE } else { 1 };
-        bytes += (between + length) / share;
-        end = range.end;
-    }
-    bytes
-}
-
-/// Takes the pages of all mappings that were touched since the last time out of this process.
-pub(crate) fn forget_touched() {
-    if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
-        touched.forget();
     }
 }
 
@@ -310,9 +172,9 @@ fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {
 }
 
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
-fn map(file: &File) -> std::io::Result<Mmap> {
+fn map(file: &File) -> std::io::Result<Arc<Mapping>> {
     // SAFETY: a committed Lance data file does not change; see the module's documentation.
-    unsafe { Mmap::map(file) }
+    unsafe { Mapping::new(file) }
 }
 
 #[cfg(test)]
@@ -369,59 +231,6 @@ mod tests {
         drop(file);
         mapped.check().unwrap();
         assert_eq!(ask(&mapped, vec![0..1, 2..2]).unwrap()[0].len(), 1);
-    }
-
-    #[test]
-    fn pages_of_what_was_touched_leave_and_of_nothing_else() {
-        let large = |file: &tempfile::NamedTempFile| file.as_file().set_len(KEPT_BYTES).unwrap();
-        let files: Vec<_> = (0..10).map(|_| file(b"")).inspect(large).collect();
-        let mapped: Vec<_> = files.iter().map(|file| open(file.path(), None)).collect();
-        let touched = Touched::default();
-        let add = |at: usize, bytes| touched.add(&mapped[at].mapping, bytes);
-        assert_eq!(touched.forget(), 0);
-        add(3, 1);
-        add(3, 1);
-        add(5, 1);
-        assert_eq!(touched.forget(), 2);
-        add(4, 1);
-        // Those of the time before as well.
-        assert_eq!(touched.forget(), 3);
-        assert_eq!([touched.forget(), touched.forget()], [1, 0]);
-        // Once there is too much.
-        for at in 0..10 {
-            add(at, KEPT_BYTES / 4);
-        }
-        assert_eq!(lock(&touched.mappings).now.len(), 5);
-        assert_eq!(touched.bytes.load(Ordering::Relaxed), KEPT_BYTES / 4 * 5);
-        drop((mapped, files));
-        assert_eq!(touched.forget(), 0);
-    }
-
-    #[test]
-    fn a_small_file_is_never_much_to_keep() {
-        let file = file(&[7; 10_000]);
-        let mapped = open(file.path(), None);
-        let touched = Touched::default();
-        for _ in 0..3 {
-            touched.add(&mapped.mapping, KEPT_BYTES);
-        }
-        assert_eq!(touched.bytes.load(Ordering::Relaxed), 10_000);
-        assert_eq!(lock(&touched.mappings).now.len(), 1);
-    }
-
-    #[test]
-    fn ranges_touch_what_lies_around_them_once() {
-        let (around, share) = (AROUND_BYTES, SHORT_SHARE);
-        assert_eq!(touched_by(&[]), 0);
-        let one = 10 * around..10 * around + 800;
-        assert_eq!(touched_by(std::slice::from_ref(&one)), (around + 800) / share);
-        let near = [0..80, 160..240, 9 * around..9 * around + 8];
-        assert_eq!(touched_by(&near), (80 + 160 + around + 8) / share);
-        // Out of order.
-        assert_eq!(touched_by(&[800..880, 0..80]), (880 + around + 80) / share);
-        // Long ones count in full.
-        let long = [0..80, 80..80 + SHORT_BYTES, 9 * around..9 * around + 2 * SHORT_BYTES];
-        assert_eq!(touched_by(&long), 80 / share + 3 * SHORT_BYTES + around);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod remote;
 mod requests;
 mod traffic;
 
-pub(crate) use mapped::{Attempt, MappedFile, forget_touched};
+pub(crate) use mapped::{Attempt, MappedFile};
 pub(crate) use remote::{RemoteFile, Retries, Source};
 pub(crate) use traffic::Meter;
 pub use traffic::Traffic;

@@ -5,6 +5,7 @@
 //! that doubles each time and is cut at random, so that those that failed together do not come back
 //! together ("full jitter" would start at 0; half of the pause is always waited for).
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,6 +44,8 @@ pub(crate) struct Source {
     limits: Arc<Limits>,
     meter: Arc<Meter>,
     copies: Option<Arc<Copies>>,
+    /// Open as long as the copies of this version's files must stay.
+    _list: Option<File>,
     /// Why there are no copies.
     copies_failure: Option<Arc<Error>>,
     retries: Retries,
@@ -59,7 +62,7 @@ impl Source {
     pub(crate) fn new(
         store: Arc<ObjectStore>,
         meter: Arc<Meter>,
-        copies: Option<Result<Arc<Copies>>>,
+        copies: Option<Result<(Arc<Copies>, Option<File>)>>,
         retries: Retries,
     ) -> Self {
         let limits = limits_of(&store.store_prefix);
@@ -68,7 +71,9 @@ impl Source {
             Ok(copies) => (copies, None),
             Err(error) => (None, Some(Arc::new(error))),
         };
-        Self { store, limits, meter, copies, copies_failure, retries }
+        let (copies, list) = copies.unzip();
+        let list = list.flatten();
+        Self { store, limits, meter, copies, _list: list, copies_failure, retries }
     }
 
     /// Returns why nothing more is kept, if that is so.
@@ -213,7 +218,7 @@ impl RemoteFile {
     ) -> impl Future<Output = object_store::Result<Vec<Bytes>>> + Send + 'static + use<> {
         let file = self.clone();
         let missing = match &self.copy {
-            Some(copy) => ranges.iter().flat_map(|range| copy.missing(range)).collect(),
+            Some(copy) => copy.missing(&ranges),
             None => ranges.clone(),
         };
         let asked = requests(missing, Shape { gap: GAP, most: MOST, step: PAGE });

@@ -49,10 +49,7 @@ impl Direct {
         projection: Projection,
         copies: Option<Cache>,
     ) -> Result<Self> {
-        if let Some(copies) = copies {
-            table.keep_copies(copies);
-        }
-        let columns = table.columns(&projection)?;
+        let columns = table.columns(&projection, copies)?;
         Ok(Self { table, projection, columns, weights: OnceLock::new() })
     }
 
@@ -102,6 +99,33 @@ impl Direct {
         }
     }
 
+    /// Returns the bytes that files hold of each column that is read, of all rows. One fragment is looked
+    /// at; the others are taken to be like it.
+    pub(super) fn stored_bytes(&self) -> Result<Vec<u64>> {
+        let shares = self.shares();
+        let Some(index) = looked_at(&shares).into_iter().find(|&index| shares[index] > 0) else {
+            return Ok(Vec::new());
+        };
+        let reader = self.table.fragment(index, &self.columns);
+        let reader = reader.map_err(|error| self.table.changed(error))?;
+        let all: u128 = shares.iter().copied().map(u128::from).sum();
+        let bytes_of = |pages: &Vec<(u64, u64)>| {
+            let bytes: u128 = pages.iter().map(|(_, bytes)| u128::from(*bytes)).sum();
+            u64::try_from(bytes * all / u128::from(shares[index])).unwrap_or(u64::MAX)
+        };
+        Ok(reader.pages().iter().map(bytes_of).collect())
+    }
+
+    /// Returns what each fragment has of the table: the bytes of its files, or its rows if an old writer
+    /// did not say how many bytes they have.
+    fn shares(&self) -> Vec<u64> {
+        let fragments = self.table.layout().fragments();
+        let bytes = (0..fragments.len()).map(|index| self.table.bytes_of_fragment(index));
+        bytes.collect::<Option<_>>().unwrap_or_else(|| {
+            fragments.iter().map(|fragment| fragment.num_places.into()).collect()
+        })
+    }
+
     /// Waits until there is room for rows that have so many bytes.
     fn admit(&self, bytes: impl FnOnce(&Weights) -> u64) -> Result<Admission> {
         admit("rows", || {
@@ -117,7 +141,7 @@ impl Direct {
 
     /// Returns the blocks, and whether they own their buffers.
     fn read(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
-        if self.table.is_remote()? {
+        if self.table.is_remote(&self.columns)? {
             return self.read_remote(&reads, keeps);
         }
         let mut blocks = Vec::with_capacity(reads.len());
@@ -180,17 +204,12 @@ impl Scan for Direct {
 
     fn weights(&self) -> Result<Weights> {
         let fragments = self.table.layout().fragments();
-        let file_bytes: Vec<Option<u64>> =
-            (0..fragments.len()).map(|index| self.table.bytes_of_fragment(index)).collect();
         // The bytes of a fragment that its files hold of the columns, and what they are a share of.
         let (mut stored, mut shared, mut longest) = (0_u128, 0_u128, 0);
-        let are_known = file_bytes.iter().all(Option::is_some);
-        let share_of = |index: usize| match file_bytes[index] {
-            Some(bytes) if are_known => u128::from(bytes),
-            _ => u128::from(fragments[index].num_places),
-        };
+        let shares = self.shares();
+        let share_of = |index: usize| u128::from(shares[index]);
         let mut known = vec![None; fragments.len()];
-        for index in looked_at(&file_bytes) {
+        for index in looked_at(&shares) {
             let reader = self.table.fragment(index, &self.columns);
             let reader = reader.map_err(|error| self.table.changed(error))?;
             let pages = reader.pages();
@@ -225,22 +244,22 @@ impl Scan for Direct {
     }
 
     fn is_remote(&self) -> bool {
-        self.table.is_remote().unwrap_or(false)
+        self.table.is_remote(&self.columns).unwrap_or(false)
     }
 
     fn forget(&self) {
-        crate::files::forget_touched();
+        crate::mapping::forget_touched();
     }
 }
 
 /// Returns the fragments to sample for row lengths: those with the largest files, and some spread over
 /// the table.
-fn looked_at(file_bytes: &[Option<u64>]) -> Vec<usize> {
-    let mut largest: Vec<usize> = (0..file_bytes.len()).collect();
-    largest.sort_by_key(|&index| std::cmp::Reverse(file_bytes[index]));
+fn looked_at(shares: &[u64]) -> Vec<usize> {
+    let mut largest: Vec<usize> = (0..shares.len()).collect();
+    largest.sort_by_key(|&index| std::cmp::Reverse(shares[index]));
     largest.truncate(LOOKED_AT / 2);
-    let step = file_bytes.len().div_ceil(LOOKED_AT / 2).max(1);
-    for index in (0..file_bytes.len()).step_by(step) {
+    let step = shares.len().div_ceil(LOOKED_AT / 2).max(1);
+    for index in (0..shares.len()).step_by(step) {
         if !largest.contains(&index) {
             largest.push(index);
         }

@@ -187,6 +187,19 @@ impl Reader {
         Ok(weights)
     }
 
+    /// Returns the bytes that the files of a table hold of each column that is read, of all rows; none
+    /// for data in memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of storage, as the footer of a file may have to be read.
+    pub fn stored_bytes(&self) -> Result<Vec<u64>> {
+        match &self.shared.base {
+            Base::Direct(direct) => direct.stored_bytes(),
+            Base::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Returns counts of what was read so far.
     pub fn stats(&self) -> ReadStats {
         let mut stats = self
@@ -202,7 +215,8 @@ impl Reader {
         if let Base::Direct(direct) = &self.shared.base {
             let table = direct.table();
             stats.traffic = table.traffic();
-            stats.copy_failure = table.copy_failure().map(|error| error.to_string());
+            stats.copy_failure =
+                table.copy_failure(direct.columns()).map(|error| error.to_string());
         }
         stats
     }

@@ -9,6 +9,7 @@ use lance_core::datatypes::{Field, Schema};
 use super::fields::project;
 use super::shape::Shapes;
 use super::{blobs, lists};
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::runtime::PerProcess;
 
@@ -19,12 +20,14 @@ pub(crate) struct Columns {
     schema: SchemaRef,
     /// Found on first use: many columns are selected and never read.
     pub(super) shapes: PerProcess<Shapes>,
+    /// Where copies of remote files are kept.
+    pub(super) copies: Option<Cache>,
 }
 
 impl Columns {
     /// Returns the columns with these fields, whose blocks have `schema`.
-    pub(super) fn new(fields: Schema, schema: SchemaRef) -> Self {
-        Self { fields, schema, shapes: PerProcess::new() }
+    pub(super) fn new(fields: Schema, schema: SchemaRef, copies: Option<Cache>) -> Self {
+        Self { fields, schema, shapes: PerProcess::new(), copies }
     }
 
     /// Returns the schema of the blocks that are read.

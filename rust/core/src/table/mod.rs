@@ -24,8 +24,8 @@ mod storage;
 mod stores;
 mod version;
 
-use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use arrow_schema::{Schema as ArrowSchema, SchemaRef};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -43,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::files::{Meter, Traffic};
 use crate::plan::{Layout, plan_run};
 use crate::projection::{Projection, Source};
-use crate::runtime::{self, PerProcess};
+use crate::runtime::{self, PerProcess, lock};
 use columns::{arrow_schema_of, fields_at, readable};
 use fields::project;
 use rows::RowIds;
@@ -67,12 +67,14 @@ pub struct Table {
     schema: PerProcess<ArrowSchema>,
     layout: Layout,
     row_ids: PerProcess<RowIds>,
-    storage: PerProcess<Storage>,
+    storages: PerProcess<Storages>,
     identity: PerProcess<String>,
     external_blobs: PerProcess<Vec<i32>>,
-    copies: OnceLock<Cache>,
     meter: PerProcess<Meter>,
 }
+
+/// What files are read through, by where copies of remote ones are kept.
+type Storages = Mutex<HashMap<Option<Cache>, Arc<Storage>>>;
 
 impl Table {
     /// Opens a table.
@@ -114,10 +116,9 @@ impl Table {
             schema: PerProcess::new(),
             layout,
             row_ids: PerProcess::new(),
-            storage: PerProcess::new(),
+            storages: PerProcess::new(),
             identity: PerProcess::new(),
             external_blobs: PerProcess::new(),
-            copies: OnceLock::new(),
             meter: PerProcess::new(),
         })
     }
@@ -209,12 +210,16 @@ impl Table {
         hashed.as_ref().clone()
     }
 
-    /// Returns what must be read for `projection`.
+    /// Returns what must be read for `projection`. What is fetched of remote files is kept in `copies`.
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] if a column is stored in a way this reader does not read.
-    pub(crate) fn columns(&self, projection: &Projection) -> Result<Columns> {
+    pub(crate) fn columns(
+        &self,
+        projection: &Projection,
+        copies: Option<Cache>,
+    ) -> Result<Columns> {
         if projection.wants(&Source::RowId) {
             self.ids()?;
         }
@@ -224,9 +229,11 @@ impl Table {
         let is_whole = paths.len() == whole.fields.len() && paths.iter().all(|p| p.len() == 1);
         let fields = fields_at(whole, &paths)?;
         let schema = if is_whole { self.schema() } else { Arc::new(arrow_schema_of(&fields)) };
-        let columns = Columns::new(fields, schema);
+        let copies = copies.filter(|_| self.may_be_remote());
+        let columns = Columns::new(fields, schema, copies);
         for field in columns.fields.fields.iter().filter(|field| blobs::has_blobs(field)) {
-            let external = self.external_blobs().map_err(|error| self.changed(error))?;
+            let external =
+                self.external_blobs(columns.copies.clone()).map_err(|error| self.changed(error))?;
             if blobs::blob_ids(field).iter().any(|id| external.contains(id)) {
                 let reason =
                     format!("column `{}`: blobs that lie outside of the table", field.name);
@@ -240,13 +247,13 @@ impl Table {
     ///
     /// Only the first rows of some fragments are read: blobs of a column mostly lie in the same kind of
     /// place, and an external blob that was missed is refused when it is read.
-    fn external_blobs(&self) -> Result<Arc<Vec<i32>>> {
+    fn external_blobs(&self, copies: Option<Cache>) -> Result<Arc<Vec<i32>>> {
         self.external_blobs.get_or_make(|| {
             let fields = self.manifest.schema.fields.iter().filter(|field| readable(field).is_ok());
             let ids = fields.flat_map(blobs::blob_ids).collect();
             let fields = project(&self.manifest.schema, &ids);
             let schema = Arc::new(arrow_schema_of(&fields));
-            let columns = Columns::new(fields, schema);
+            let columns = Columns::new(fields, schema, copies);
             let num_fragments = self.layout.fragments().len();
             let mut found = Vec::new();
             for index in (0..num_fragments).step_by(num_fragments.div_ceil(FRAGMENTS_PROBED).max(1))
@@ -289,13 +296,8 @@ impl Table {
     }
 
     /// Returns whether reads of rows wait for another machine.
-    pub(crate) fn is_remote(&self) -> Result<bool> {
-        Ok(self.storage()?.is_remote())
-    }
-
-    /// Keeps what is fetched of remote files in a cache, if none was named before.
-    pub(crate) fn keep_copies(&self, cache: Cache) {
-        let _ = self.copies.set(cache);
+    pub(crate) fn is_remote(&self, columns: &Columns) -> Result<bool> {
+        Ok(self.storage(columns)?.is_remote())
     }
 
     /// Returns what was asked of remote files in this process.
@@ -304,12 +306,14 @@ impl Table {
     }
 
     /// Returns why nothing more is kept of remote files, if that is so.
-    pub(crate) fn copy_failure(&self) -> Option<Arc<Error>> {
-        self.storage.get()?.copy_failure()
+    pub(crate) fn copy_failure(&self, columns: &Columns) -> Option<Arc<Error>> {
+        let storages = self.storages.get()?;
+        let storage = lock(&storages).get(&columns.copies).map(Arc::clone);
+        storage?.copy_failure()
     }
 
     fn opened(&self, columns: &Columns) -> Result<(Arc<Storage>, Arc<Shapes>)> {
-        let storage = self.storage()?;
+        let storage = self.storage(columns)?;
         let fragments = &self.manifest.fragments;
         let shapes = columns
             .shapes
@@ -317,18 +321,36 @@ impl Table {
         Ok((storage, shapes))
     }
 
-    fn storage(&self) -> Result<Arc<Storage>> {
-        self.storage.get_or_make(|| {
-            let meter = self.meter.get_or_init(Meter::default);
-            let Address { uri, options, .. } = &self.address;
-            let address = Address { options: without_retries(options), ..self.address.clone() };
-            let reading = Reading { options, copies: self.copies.get(), meter: &meter };
-            runtime::wait(async {
-                // Connected anew: in a forked process nothing drives the parent's connections.
-                let root = connect(&address).await?;
-                Storage::open(&root, uri, &self.manifest.base_paths, &reading).await
-            })
-        })
+    /// Returns whether any file may be on another machine.
+    fn may_be_remote(&self) -> bool {
+        let bases = self.manifest.base_paths.values().map(|base| base.path.as_str());
+        let is_far = |path: &str| path.contains("://") && !path.starts_with("file://");
+        bases.chain([self.address.uri.as_str()]).any(is_far)
+    }
+
+    fn storage(&self, columns: &Columns) -> Result<Arc<Storage>> {
+        let storages = self.storages.get_or_init(Mutex::default);
+        if let Some(storage) = lock(&storages).get(&columns.copies) {
+            return Ok(Arc::clone(storage));
+        }
+        let meter = self.meter.get_or_init(Meter::default);
+        let Address { uri, options, .. } = &self.address;
+        let address = Address { options: without_retries(options), ..self.address.clone() };
+        let reading = Reading {
+            options,
+            copies: columns.copies.as_ref(),
+            meter: &meter,
+            table: &format!("{uri} {}", self.address.branch.as_deref().unwrap_or_default()),
+            manifest: &self.manifest,
+        };
+        let made = runtime::wait(async {
+            // Connected anew: in a forked process nothing drives the parent's connections.
+            let root = connect(&address).await?;
+            Storage::open(&root, uri, &reading).await
+        })?;
+        // Another thread may have been faster.
+        let mut storages = lock(&storages);
+        Ok(Arc::clone(storages.entry(columns.copies.clone()).or_insert_with(|| Arc::new(made))))
     }
 
     /// Turns "not found" of a file that the manifest names into what it means for a user.

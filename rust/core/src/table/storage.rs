@@ -17,13 +17,13 @@ use lance_io::object_store::{
 };
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_io::utils::CachedFileSize;
-use lance_table::format::BasePath;
+use lance_table::format::Manifest;
 use object_store::path::Path;
 
 use super::data_file::DataFile;
 use super::footer::{Run, read_columns};
 use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
-use crate::cache::{Cache, Copies};
+use crate::cache::{Cache, Copies, Listing};
 use crate::error::{Error, Result};
 use crate::files::{Attempt, MappedFile, Meter, RemoteFile, Retries, Source};
 use crate::runtime;
@@ -153,10 +153,27 @@ pub(super) struct Reading<'a> {
     /// Where copies of remote files are kept.
     pub(super) copies: Option<&'a Cache>,
     pub(super) meter: &'a Arc<Meter>,
+    /// What all versions of the table have in common, and what this one consists of.
+    pub(super) table: &'a str,
+    pub(super) manifest: &'a Manifest,
+}
+
+impl Reading<'_> {
+    /// Lists the data files that lie in a folder.
+    fn listing(&self, base: Option<u32>, folder: &Place) -> Listing {
+        let files = self.manifest.fragments.iter().flat_map(|fragment| &fragment.files);
+        let files = files.filter(|file| file.base_id == base).map(|file| {
+            let path = folder.join(&file.path).path.to_string();
+            (path, file.file_size_bytes.get().map(u64::from))
+        });
+        let files: Vec<_> = files.collect();
+        let files = files.iter().map(|(path, size)| (path.as_str(), *size));
+        Listing::new(self.table, self.manifest.timestamp_nanos, files)
+    }
 }
 
 impl Folder {
-    fn new(place: Place, uri: &str, reading: &Reading<'_>) -> Self {
+    fn new(place: Place, base: Option<u32>, uri: &str, reading: &Reading<'_>) -> Self {
         let store = &place.store;
         if store.has_direct_local_paths() {
             let config = SchedulerConfig::max_bandwidth(store);
@@ -164,7 +181,12 @@ impl Folder {
             return Self { place, reach: Reach::Local(scheduler) };
         }
         let origin = absolute(uri, place.path.as_ref());
-        let copies = reading.copies.map(|cache| Copies::shared(cache, &origin));
+        let copies = reading.copies.map(|cache| {
+            let copies = Copies::shared(cache, &origin)?;
+            // Without the list, others may remove copies, which are fetched again.
+            let list = copies.list(&reading.listing(base, &place)).ok();
+            Ok((copies, list))
+        });
         let retries = retries(reading.options);
         let source = Source::new(Arc::clone(store), Arc::clone(reading.meter), copies, retries);
         Self { place, reach: Reach::Remote(Arc::new(source)) }
@@ -182,23 +204,18 @@ pub(super) struct Part<'a> {
 }
 
 impl Storage {
-    /// Opens the storage of a table at `root`, whose address is `uri` and whose manifest names other
-    /// `bases`. No request is made.
+    /// Opens the storage of a table at `root`, whose address is `uri`. No request is made.
     ///
     /// Must run inside the runtime.
-    pub(super) async fn open(
-        root: &Place,
-        uri: &str,
-        bases: &HashMap<u32, BasePath>,
-        reading: &Reading<'_>,
-    ) -> Result<Self> {
+    pub(super) async fn open(root: &Place, uri: &str, reading: &Reading<'_>) -> Result<Self> {
+        let bases = &reading.manifest.base_paths;
         let mut folders = HashMap::with_capacity(bases.len());
         for (&id, base) in bases {
             let place = Place::connect(&base.path, &without_retries(reading.options)).await?;
             let place = if base.is_dataset_root { place.join("data") } else { place };
-            folders.insert(id, Folder::new(place, &base.path, reading));
+            folders.insert(id, Folder::new(place, Some(id), &base.path, reading));
         }
-        let data = Folder::new(root.join("data"), uri, reading);
+        let data = Folder::new(root.join("data"), None, uri, reading);
         Ok(Self {
             number: open_files::new_storage(),
             open_files: open_files()?,
