@@ -30,6 +30,7 @@ class Server:
         fault: Called for each request with its number; returns ``None``, a status, ``"short"``
             (half of the body) or ``"reset"`` (no answer).
         latency: Seconds before each answer.
+        spans: When each request came and was answered.
     """
 
     endpoint: str = ""
@@ -40,6 +41,7 @@ class Server:
     failed: int = 0
     fault: object = None
     latency: float = 0.0
+    spans: list = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -49,6 +51,16 @@ class Server:
     def reset(self) -> None:
         with self.lock:
             self.requests = self.bytes = self.most = self.failed = 0
+            self.spans.clear()
+
+    @property
+    def round_trips(self) -> int:
+        """The most requests of which each came after the answer to the one before."""
+        count, end = 0, 0.0
+        for came, answered in sorted(self.spans, key=lambda span: span[1]):
+            if came >= end:
+                count, end = count + 1, answered
+        return count
 
     @contextlib.contextmanager
     def counted(self):
@@ -57,11 +69,13 @@ class Server:
             self.now += 1
             self.most = max(self.most, self.now)
             number = self.requests
+            came = time.monotonic()
         try:
             yield number
         finally:
             with self.lock:
                 self.now -= 1
+                self.spans.append((came, time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lanceloader import _native
@@ -12,11 +10,12 @@ from lanceloader.formats.functions import steps_of
 from lanceloader.monitor.stats import readable
 from lanceloader.options import cache_folder
 from lanceloader.sources.window_reader import WindowReader
+from lanceloader.verbs.fetching import fetches_of, lines_of, speed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lanceloader._native import Choice
+    from lanceloader._native import Choice, Reader, Table
     from lanceloader.verbs.base import View
 
 __all__ = ["explanation"]
@@ -26,8 +25,10 @@ _SECONDS_PER_VALUE = 2e-6
 """The time to find and decode one value at a random position of a file."""
 _BYTES_PER_SECOND = 1e9
 """The speed of decoding and copying."""
-_REMOTE_SECONDS = 0.1
-"""The time of a request to object storage."""
+_SECONDS_PER_ROW = 5e-8
+"""The time to gather a packed row."""
+_FIRST_ROUND_TRIPS = 2
+"""Requests to object storage that wait for each other before the first batch comes."""
 _CHUNK_BYTES = 4096
 """The bytes read for one value at a random position: a chunk of its column."""
 _WINDOW_BYTES = 16 << 20
@@ -84,7 +85,7 @@ def explanation(view: View) -> str:
             f"read      {strategy}, as {share} do not pay for packing all rows"
         )
     if choice.row_bytes and view.num_rows:
-        lines += costs(view, choice, strategy, is_remote=reader.is_remote)
+        lines += costs(view, choice, strategy, reader, native)
     return "\n".join(lines)
 
 
@@ -102,7 +103,7 @@ def windows(view: View, reader: WindowReader) -> Iterator[str]:
 
 
 def costs(
-    view: View, choice: Choice, strategy: str, *, is_remote: bool
+    view: View, choice: Choice, strategy: str, reader: Reader, table: Table | None
 ) -> Iterator[str]:
     """Yield the lines about the cost, with estimates for what is only known after reading."""
     packed = choice.row_bytes * choice.num_rows
@@ -149,9 +150,15 @@ def costs(
         rows * columns * _SECONDS_PER_VALUE
         + rows * choice.row_bytes / _BYTES_PER_SECOND
     )
-    first += _REMOTE_SECONDS if is_remote else 0.0
-    if is_remote:
-        yield from _remote(view, strategy, useful)
+    if table is not None and reader.is_remote:
+        fetches = fetches_of(view, table, reader, strategy)
+        speed = speed_of(reader.stats())
+        if fetches.requests:
+            first += _FIRST_ROUND_TRIPS * speed.latency
+            first += rows * choice.row_bytes / speed.bandwidth
+        amplification = fetches.bytes / useful
+        local = _local_seconds(view, choice, strategy)
+        yield from lines_of(fetches, speed, local, strategy)
     yield f"row       about {choice.row_bytes:,} bytes, packed"
     yield f"reads     {reads}"
     yield f"amplified {amplification:.1f} times the bytes of the batches, in the first epoch"
@@ -159,35 +166,12 @@ def costs(
     yield f"first     batch of {rows:,} rows is expected after {first * 1e3:,.0f} ms"
 
 
-def _remote(view: View, strategy: str, useful: int) -> Iterator[str]:
-    """Yield the line about what is fetched from object storage, and what is kept of it."""
-    folder = cache_folder(view.read_options.cache_dir)
-    if folder is None:
-        again = "" if strategy == "resident" else ", and again in every epoch"
-        yield (
-            f"fetched   about {readable(useful)}{again}, as there is no cache folder; "
-            "`with_read(cache_dir=...)` keeps what was fetched on a local disk"
-        )
-        return
-    room = view.read_options.for_native()["cache_limit"]
-    if room is None:
-        room = _free_bytes(folder) // 2
-    if strategy == "resident" or useful <= room:
-        yield (
-            f"fetched   about {readable(useful)} once for all processes and later runs, kept "
-            f"under {folder}"
-        )
-        return
-    yield (
-        f"fetched   about {readable(useful)}; the {readable(room)} that {folder} has room for "
-        f"are kept, the other {readable(useful - room)} fetched in every epoch: a larger "
-        "LANCELOADER_CACHE_LIMIT, another `cache_dir` or fewer columns help"
-    )
-
-
-def _free_bytes(folder: str) -> int:
-    """Return the free space of the disk that a folder, which need not exist, will lie on."""
-    path = Path(folder)
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
+def _local_seconds(view: View, choice: Choice, strategy: str) -> float:
+    """Return about how long an epoch takes once the bytes of its rows are on this machine."""
+    useful = choice.row_bytes * view.num_rows
+    if strategy == "external":
+        useful = choice.row_bytes * choice.num_rows + 2 * useful
+    if strategy == "direct" and not view.order.is_ascending:
+        values = view.num_rows * len(view.selection)
+        return values * _SECONDS_PER_VALUE + useful / _BYTES_PER_SECOND
+    return view.num_rows * _SECONDS_PER_ROW + useful / _BYTES_PER_SECOND
