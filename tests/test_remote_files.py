@@ -6,9 +6,11 @@ import collections
 import itertools
 import json
 import random
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import counting_s3
 import lance
@@ -276,6 +278,20 @@ def test_objects_that_vanish_are_a_changed_table(tmp_path):
         with pytest.raises(errors.TableChangedError):
             list(batches)
     assert dataset.version == 1
+
+
+def test_copies_are_read_as_local_files_are(server, tmp_path):
+    """Pages around those that are touched are not read, as what is wanted is asked for ahead."""
+    perm = open_table(server, "images", tmp_path)
+    rows_of(perm)
+    flags, is_copy = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_copy = line.endswith(".copy") and str(tmp_path) in line
+        elif is_copy and line.startswith("VmFlags:"):
+            flags.append(line.split())
+    assert len(flags) >= 3
+    assert all("rr" in each for each in flags)
 
 
 @pytest.mark.parametrize("damage", ["pages", "sums", "cut sums", "removed"])

@@ -58,15 +58,14 @@ impl Listing {
         let text = serde_json::to_vec(&self.list)?;
         let content = XxHash3_64::oneshot(&text);
         let name = format!("{:016x}-{:030}-{content:016x}.{LIST}", self.table, self.written);
-        let file = match folder.open_file(&name) {
-            Ok(file) => file,
-            Err(_) => {
-                let part = format!("{name}.{UNFINISHED}");
-                let mut file = folder.create(&part, rustix::fs::OFlags::TRUNC)?;
-                file.write_all(&text)?;
-                folder.rename(&part, &name)?;
-                file
-            }
+        let file = if let Ok(file) = folder.open_file(&name) {
+            file
+        } else {
+            let part = format!("{name}.{UNFINISHED}");
+            let mut file = folder.create(&part, rustix::fs::OFlags::TRUNC)?;
+            file.write_all(&text)?;
+            folder.rename(&part, &name)?;
+            file
         };
         file.lock_shared()?;
         Ok(file)
