@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -222,9 +223,57 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
     thread.spawn(work).map(drop).map_err(|error| Error::io("a thread", &error))
 }
 
+/// Does work that mostly waits on some items, on up to `most` threads at once; the results are in the order
+/// of the items. Where the system has no thread to give, this one does it.
+pub(crate) fn together<T: Sync, R: Send>(
+    items: &[T],
+    most: usize,
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::with_capacity(items.len()));
+    let go_on = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else {
+                return;
+            };
+            let result = work(item);
+            lock(&results).push((at, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..items.len().min(most) {
+            let thread = std::thread::Builder::new().name("lanceloader-ask".to_string());
+            let has_room = check_room("a thread", THREAD_BYTES).is_ok();
+            if !has_room || thread.spawn_scoped(scope, go_on).is_err() {
+                break;
+            }
+        }
+        go_on();
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_of_several_items_are_one() {
+        let items: Vec<usize> = (0..20).collect();
+        let all = std::sync::Barrier::new(20);
+        let work = |item: &usize| {
+            // Passed only if all threads are here.
+            all.wait();
+            item * 2
+        };
+        assert_eq!(together(&items, 64, work), (0..40).step_by(2).collect::<Vec<_>>());
+        assert_eq!(together(&items, 1, |item| *item), items);
+        assert_eq!(together(&[], 8, |item: &usize| *item), []);
+    }
 
     #[test]
     fn a_value_is_made_once_per_process() {

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -23,15 +24,17 @@ use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime;
 use crate::stages::{Stage, measure};
-use crate::table::{Columns, FragmentReader, Pending, Table};
+use crate::table::{Columns, FragmentReader, Pending, Table, remote_files_at_once};
 
 /// Fragments that are asked how long their rows are, at most: each may have to be opened.
 const LOOKED_AT: usize = 8;
 
 /// Fragments of local files whose rows are asked for before the first are decoded.
 const ASKED_AT_ONCE: usize = 32;
-/// The same of remote files, each of which has a copy and checksums that are open meanwhile.
-const FETCHED_AT_ONCE: usize = 128;
+/// What takes longer has waited for another machine, or a disk.
+const A_WAIT: Duration = Duration::from_millis(1);
+/// Threads that wait at once for what files say of their pages.
+const ASKED_TOGETHER: usize = 128;
 
 /// Reads a projection of a Lance table.
 #[derive(Debug)]
@@ -167,7 +170,7 @@ impl Direct {
     fn read_remote(&self, reads: &[Read], keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
         let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
-        for reads in reads.chunks(FETCHED_AT_ONCE) {
+        for reads in reads.chunks(remote_files_at_once()) {
             let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
             let readers = self.table.fragments(&indexes, &self.columns)?;
             let reads = reads.to_vec();
@@ -280,6 +283,30 @@ fn request<'a>(reader: &'a FragmentReader, read: &Read, keeps: bool) -> Result<P
     reader.request(&read.places, read.num_rows, keeps)
 }
 
+/// Sends the requests of some fragments. Lance first waits for what files say of their pages: this is
+/// kept, but if it has to be fetched for one fragment, the others are asked at the same time.
+fn request_all<'a>(
+    readers: &'a [FragmentReader],
+    reads: &[Read],
+    keeps: bool,
+) -> Result<Vec<Pending<'a>>> {
+    let mut left = readers.iter().zip(reads);
+    let mut pending = Vec::with_capacity(reads.len());
+    while let Some((reader, read)) = left.next() {
+        let start = Instant::now();
+        pending.push(request(reader, read, keeps)?);
+        if reader.is_remote() && start.elapsed() > A_WAIT {
+            let left: Vec<_> = left.collect();
+            let asked = runtime::together(&left, ASKED_TOGETHER, |(reader, read)| {
+                request(reader, read, keeps)
+            });
+            pending.extend(asked.into_iter().collect::<Result<Vec<_>>>()?);
+            break;
+        }
+    }
+    Ok(pending)
+}
+
 /// Returns blocks, and whether they own their buffers; sends every request before it waits for the first
 /// answer.
 fn decode_all(
@@ -287,8 +314,7 @@ fn decode_all(
     reads: &[Read],
     keeps: bool,
 ) -> Result<Vec<(RecordBatch, bool)>> {
-    let pending = readers.iter().zip(reads).map(|(reader, read)| request(reader, read, keeps));
-    let pending = pending.collect::<Result<Vec<_>>>()?;
+    let pending = request_all(readers, reads, keeps)?;
     let decode = |(reader, pending): (&FragmentReader, Pending<'_>)| {
         let block = pending.decode()?;
         let is_owned = reader.owns(&block);

@@ -35,6 +35,7 @@ use lance_table::format::Manifest;
 pub use address::{Address, Version};
 pub(crate) use columns::Columns;
 pub(crate) use fragment::{FragmentReader, Pending};
+pub(crate) use open_files::remote_files_at_once;
 pub use storage::StorageOptions;
 pub use version::branch_of_manifest;
 

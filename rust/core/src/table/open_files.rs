@@ -27,6 +27,8 @@ const SHARE: u64 = 4;
 const DEFAULT_MAPPINGS: u64 = 65_530;
 /// The most readers of files that are not mapped: each may hold a file descriptor, or a small file.
 const MAX_READERS: u64 = 1 << 10;
+/// The fewest and the most remote files that are read at once: as many as requests that are in flight.
+const REMOTE_AT_ONCE: (usize, usize) = (32, 256);
 /// The most bytes of metadata of columns.
 const METADATA_BYTES: u64 = 64 << 20;
 /// The most bytes that Lance keeps about pages. These are mostly indexes of a few bytes per chunk,
@@ -198,6 +200,13 @@ pub(super) fn close(storage: u64) {
     if let Ok(open_files) = open_files() {
         open_files.close(storage);
     }
+}
+
+/// Returns how many remote files are read at once: each has a copy and checksums that are open meanwhile.
+pub(crate) fn remote_files_at_once() -> usize {
+    usize::try_from(max_files() / SHARE / 2)
+        .unwrap_or(usize::MAX)
+        .clamp(REMOTE_AT_ONCE.0, REMOTE_AT_ONCE.1)
 }
 
 /// Returns how many mappings a process may have.
