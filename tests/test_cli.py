@@ -174,6 +174,9 @@ def test_warm_and_cache(tmp_path):
     assert not entry["is_in_use"]
     assert "1 entry, " in run("cache", "list", *rows).stdout
 
+    pruned = {"files": 0, "bytes": 0, "dry_run": True}
+    assert found("cache", "prune", "--dry-run", *rows) == pruned
+    assert "0 copies, 0 bytes, removed" in run("cache", "prune", *rows).stdout
     assert found("cache", "clear", "--dry-run", *rows)["bytes"] == known.bytes
     assert cache.entries(folder) == [known]
     assert found("cache", "clear", *rows)["removed"] == [entry]

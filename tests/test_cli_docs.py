@@ -76,7 +76,7 @@ def test_examples_in_help_are_commands(tmp_path, monkeypatch):
     monkeypatch.delenv("LANCELOADER_STORAGE_OPTIONS", raising=False)
     runner = CliRunner()
     names = [[command.name] for command in app.registered_commands]
-    names += [["cache", name] for name in ("list", "clear", "path")]
+    names += [["cache", name] for name in ("list", "clear", "prune", "path")]
     for name in names:
         text = runner.invoke(app, [*name, "--help"]).stdout
         examples = re.findall(r"^ +lanceloader (\w.*)$", text, re.M)
