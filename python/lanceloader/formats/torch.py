@@ -51,7 +51,7 @@ DTYPES = {
     name: getattr(torch, name)
     for name in (
         *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("bfloat16", "float16", "float32", "float64"),
+        *("bfloat16", "float16", "float32", "float64", "bool"),
     )
 }
 

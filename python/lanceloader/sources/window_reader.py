@@ -244,10 +244,9 @@ class WindowReader:
         self, batches: Sequence[Any], order: Order, start: int, stop: int
     ) -> Any:
         """Return what the parts read as one batch."""
-        paddings = [
-            self._episodes.padding(order, start, stop, steps)
-            for steps in self._paddings
-        ]
+        paddings: list[_native.Batch] = []
+        if self._paddings:
+            paddings = self._episodes.padding(order, start, stop, self._paddings)
         batch = _native.stacked([*batches, *paddings], self._columns)
         return self._with_ends(batch, paddings)
 

@@ -52,20 +52,24 @@ impl Episodes {
         enter(py, || Ok(Order(order.0.neighbours(&self.0, &steps)?)))
     }
 
-    /// Returns which steps lead beyond the episode, as a column of booleans.
+    /// Returns which steps lead beyond the episode, as a column of booleans for each set of steps.
     fn padding(
         &self,
         py: Python<'_>,
         order: &Order,
         start: u64,
         stop: u64,
-        steps: Vec<i64>,
-    ) -> PyResult<Batch> {
-        let padding = enter(py, || order.0.padding(start..stop, &self.0, &steps))?;
-        let column: ArrayRef = Arc::new(BooleanArray::from(padding));
+        sets: Vec<Vec<i64>>,
+    ) -> PyResult<Vec<Batch>> {
+        let padding = enter(py, || order.0.padding(start..stop, &self.0, &sets))?;
         let schema = Schema::new(vec![Field::new("is_pad", DataType::Boolean, false)]);
-        let batch = RecordBatch::try_new(Arc::new(schema), vec![column]).map_err(arrow)?;
-        Ok(Batch::owned(batch))
+        let schema = Arc::new(schema);
+        let batch = |flags| {
+            let column: ArrayRef = Arc::new(BooleanArray::from(flags));
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]);
+            batch.map(Batch::owned).map_err(arrow)
+        };
+        padding.into_iter().map(batch).collect()
     }
 
     /// Returns the rows at which a window begins, ascending.

@@ -109,6 +109,11 @@ fn values_of(field: &Field, column: &ArrayRef) -> Option<(&'static str, Vec<usiz
         shape.insert(0, len);
         return Some((dtype, shape, values));
     }
+    if let Some(flags) = column.as_boolean_opt() {
+        // Arrays of other libraries have a byte for each.
+        let bytes: Vec<u8> = flags.values().iter().map(u8::from).collect();
+        return Some(("bool", Vec::new(), Buffer::from_vec(bytes)));
+    }
     let dtype = match column.data_type() {
         DataType::FixedSizeBinary(_) if is_bfloat16 => "bfloat16",
         DataType::Int8 => "int8",

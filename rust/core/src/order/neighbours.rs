@@ -78,7 +78,7 @@ impl Order {
     }
 
     /// Returns whether each step from the rows at some positions, row after row, leads beyond its
-    /// episode; a row of no episode is alone in one.
+    /// episode, for each set of steps; a row of no episode is alone in one.
     ///
     /// # Errors
     ///
@@ -87,14 +87,17 @@ impl Order {
         &self,
         positions: Range<u64>,
         episodes: &Episodes,
-        steps: &[i64],
-    ) -> Result<Vec<bool>> {
+        sets: &[Vec<i64>],
+    ) -> Result<Vec<Vec<bool>>> {
         let offsets = self.offsets(positions)?;
-        let mut padding = Vec::with_capacity(offsets.len() * steps.len());
-        for offset in offsets {
-            episodes.padding(offset, steps, &mut padding);
-        }
-        Ok(padding)
+        let of = |steps: &Vec<i64>| {
+            let mut padding = Vec::with_capacity(offsets.len() * steps.len());
+            for &offset in &offsets {
+                episodes.padding(offset, steps, &mut padding);
+            }
+            padding
+        };
+        Ok(sets.iter().map(of).collect())
     }
 }
 
@@ -118,9 +121,9 @@ mod tests {
         let order = Order::listed(vec![0, 4, 3]);
         let rows = order.neighbours(&episodes(), &[-1, 0, 2]).unwrap();
         assert_eq!(rows.to_vec(), [5, 0, 2, 1, 4, 4, 3, 3, 3]);
-        let padding = order.padding(0..3, &episodes(), &[-1, 0, 2]).unwrap();
+        let padding = order.padding(0..3, &episodes(), &[vec![-1, 0, 2], vec![0]]).unwrap();
         let beyond = [false, false, true, false, false, true, true, false, true];
-        assert_eq!(padding, beyond);
+        assert_eq!(padding, [beyond.to_vec(), vec![false; 3]]);
     }
 
     #[test]
