@@ -62,7 +62,7 @@ pub(crate) fn can_look(file: &File) -> bool {
 
 /// Returns whether the page at a place of a mapping is in memory; also if the system does not say.
 #[expect(unsafe_code, reason = "a system call about a mapping")]
-fn is_in_memory(map: &Mmap, at: usize) -> bool {
+pub(crate) fn is_in_memory(map: &Mmap, at: usize) -> bool {
     // SAFETY: a question about a number.
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
     let start = at.min(map.len().saturating_sub(1)) / page * page;

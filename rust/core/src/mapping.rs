@@ -168,6 +168,11 @@ pub(crate) fn forget_touched() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::{Advice, fadvise};
+
     use super::*;
 
     #[expect(unsafe_code, reason = "files of the test itself")]
@@ -229,10 +234,23 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_asked_for_wherever_they_lie() {
-        let mapping = mapped(1 << 20);
+    #[expect(unsafe_code, reason = "a file of the test itself")]
+    fn pages_that_are_asked_for_come_without_being_touched() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 1 << 20]).unwrap();
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        // SAFETY: nobody else has the file.
+        let mapping = unsafe { Mapping::new(&file).unwrap() };
+        mapping.ahead(&[300_000..310_000, 900_000..2_000_000]);
+        let end = Instant::now() + Duration::from_mins(1);
+        for place in [300_000, 309_000, 1_000_000] {
+            while !advice::is_in_memory(&mapping.map, place) {
+                assert!(Instant::now() < end, "{place}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         mapping.ahead(&[]);
-        mapping.ahead(&[0..10, 5000..5000, 900_000..2_000_000, 40..80]);
         assert_eq!(mapping.bytes().len(), 1 << 20);
     }
 }

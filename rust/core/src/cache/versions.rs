@@ -216,8 +216,8 @@ mod tests {
         let other = filled();
         drop(put(other.path(), "t", 1, &[A]));
         assert_eq!(stale(other.path()), 2);
-        let list = fs::read_dir(other.path()).unwrap().flatten().map(|file| file.path());
-        let list = list.into_iter().find(|file| file.extension().is_some_and(|end| end == LIST));
+        let mut files = fs::read_dir(other.path()).unwrap().flatten().map(|file| file.path());
+        let list = files.find(|file| file.extension().is_some_and(|end| end == LIST));
         fs::write(list.unwrap(), "[").unwrap();
         assert_eq!(stale(other.path()), 0);
     }
