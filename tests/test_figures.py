@@ -85,3 +85,20 @@ def test_arms_name_functions_that_are_there(monkeypatch):
     for module in (ROOT / "benches" / "peers").glob("[a-z]*.py"):
         is_used = any(f"peers.{module.stem}:" in name for name in named)
         assert is_used or module.stem == "records", module
+
+
+def test_the_page_of_ray_says_what_was_measured():
+    found = json.loads((ROOT / "benches" / "results" / "ray.json").read_text())
+    page = " ".join((ROOT / "docs" / "how-to" / "ray.md").read_text().split())
+    assert not found["quick"]
+    narrow, image = (found["tables"][name] for name in ("narrow", "image"))
+    scans = [each["times_of_read"]["read_lance, in order"] for each in (narrow, image)]
+    assert f"{scans[0]:.1f} times as long as ours on narrow rows" in page
+    assert f"and {scans[1]:.1f} times on images" in page
+    shuffled = narrow["times_of_read"]["read_lance, random_shuffle"]
+    assert f"its `random_shuffle` {int(shuffled)} times and more" in page
+    assert f"({narrow['overhead_ms']:.1f} ms more)" in page
+    twice, twelve = (
+        1 / each["times_of_read"]["loader, shuffled"] for each in (image, narrow)
+    )
+    assert (round(twice), round(twelve)) == (2, 12)
