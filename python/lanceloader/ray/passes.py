@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["Passes", "in_order"]
 
 FEW_TASKS = 16
-"""So many tasks may each scan the whole table, which takes less time than two passes."""
+"""So many tasks may each scan the whole table.
+
+On two cores, scans by 8 tasks took 0.6 times as long as two passes, by 20 tasks 1.6 times, and by 30
+tasks 2.3 times.
+"""
 
 MOST_PIECES = 1 << 20
 """The driver keeps a reference to each piece."""
