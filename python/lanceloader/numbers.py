@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from lanceloader.errors import BoundsError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import pyarrow as pa
 
     from lanceloader._native import Batch, Order
 
-__all__ = ["array_of", "count", "numbers_of", "numpy_of", "offsets_of"]
+__all__ = ["array_of", "count", "numbers_of", "numpy_of", "offsets_of", "rows_at"]
 
 
 def numbers_of(batch: Batch) -> pa.Array:
@@ -28,6 +30,18 @@ def numbers_of(batch: Batch) -> pa.Array:
 def offsets_of(order: Order) -> pa.Array:
     """Return the row offsets (or row ids) of an order, by position, as uint64."""
     return numbers_of(order.offsets(0, len(order)))
+
+
+def rows_at(order: Order, positions: Iterable[int]) -> np.ndarray[Any, Any]:
+    """Return the row offsets (or row ids) at some positions of an order, as a ``uint64`` array.
+
+    Those of a ``range`` of step 1 are computed together.
+    """
+    import numpy as np
+
+    if isinstance(positions, range) and positions.step == 1:
+        return numpy_of(numbers_of(order.offsets(positions.start, positions.stop)))
+    return np.array([order.at(int(position)) for position in positions], np.uint64)
 
 
 def numpy_of(values: Any) -> np.ndarray[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.numbers import numbers_of, numpy_of
+from lanceloader.numbers import numbers_of, numpy_of, rows_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,5 +70,5 @@ def rows_between(
         mine = np.flatnonzero(groups[sources] == group)
         first = int(before[groups == group].sum())
         order = mixture._order(int(group), epoch)
-        places[mine] = numpy_of(numbers_of(order.offsets(first, first + len(mine))))
+        places[mine] = rows_at(order, range(first, first + len(mine)))
     return sources, rows // sizes[sources], places

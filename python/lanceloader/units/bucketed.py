@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader import _native
 from lanceloader._typing import LongRows
 from lanceloader.choices import check_choice
-from lanceloader.numbers import numbers_of, numpy_of
+from lanceloader.numbers import numbers_of, numpy_of, rows_at
 from lanceloader.units.batches import (
     batches_ending_at,
     is_external,
@@ -140,7 +140,7 @@ class BucketedUnits(PlannedUnits):
     ) -> np.ndarray[Any, Any]:
         """Return the row offset of each row of a batch, as a ``uint64`` array."""
         order, start, end = self._batch(epoch, share, number)
-        return numpy_of(numbers_of(order.offsets(start, end)))
+        return rows_at(order, range(start, end))
 
     def _batch(
         self, epoch: int | None, share: Share, number: int

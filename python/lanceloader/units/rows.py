@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order
-from lanceloader.numbers import numbers_of, numpy_of
+from lanceloader.numbers import rows_at
 from lanceloader.randomness import RowKeys
 from lanceloader.units.batches import batches_of, stats_of, with_empty_last
 from lanceloader.units.plan import plan_of
@@ -194,7 +194,7 @@ def places_of(order: Order, share: Share, number: int) -> np.ndarray[Any, Any]:
     """Return the row offsets of a batch of a share, as a ``uint64`` array."""
     import numpy as np
 
-    parts = [numpy_of(numbers_of(order.offsets(*run))) for run in share.runs(number)]
+    parts = [rows_at(order, range(*run)) for run in share.runs(number)]
     return np.concatenate([np.zeros(0, np.uint64), *parts])
 
 
