@@ -237,7 +237,7 @@ mod tests {
     #[expect(unsafe_code, reason = "a file of the test itself")]
     fn pages_that_are_asked_for_come_without_being_touched() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; 1 << 20]).unwrap();
+        file.write_all(&vec![1; 1 << 20]).unwrap();
         file.sync_all().unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         // SAFETY: nobody else has the file.

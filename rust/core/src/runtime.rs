@@ -272,7 +272,8 @@ mod tests {
         };
         assert_eq!(together(&items, 64, work), (0..40).step_by(2).collect::<Vec<_>>());
         assert_eq!(together(&items, 1, |item| *item), items);
-        assert!(together(&[], 8, |item: &usize| *item).is_empty());
+        let none: [usize; 0] = [];
+        assert!(together(&none, 8, |item| *item).is_empty());
     }
 
     #[test]

@@ -209,10 +209,10 @@ impl Scan for Direct {
         let fragments = self.table.layout().fragments();
         // The bytes of a fragment that its files hold of the columns, and what they are a share of.
         let (mut stored, mut shared, mut longest) = (0_u128, 0_u128, 0);
-        let shares = self.shares();
-        let share_of = |index: usize| u128::from(shares[index]);
+        let parts = self.shares();
+        let share_of = |index: usize| u128::from(parts[index]);
         let mut known = vec![None; fragments.len()];
-        for index in looked_at(&shares) {
+        for index in looked_at(&parts) {
             let reader = self.table.fragment(index, &self.columns);
             let reader = reader.map_err(|error| self.table.changed(error))?;
             let pages = reader.pages();
