@@ -178,7 +178,8 @@ def test_blocks_require_libraries_that_there_are():
     """A name that is misspelt would never be found, and its block would never run."""
     required = {library for page in PAGES for library in libraries_of(page)}
     assert required == {
-        *("datasets", "litdata", "ray", "streaming", "transformers", "webdataset")
+        *("av", "datasets", "litdata", "ray", "soundfile", "streaming"),
+        *("transformers", "webdataset"),
     }
 
 
