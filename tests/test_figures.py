@@ -69,10 +69,11 @@ def test_arms_name_functions_that_are_there(monkeypatch):
     """Most libraries that the benches run are not installed here."""
     monkeypatch.syspath_prepend(str(ROOT / "benches"))
     import peers
-    from scenarios import lance_torch, packing, wide, workers
+    from scenarios import lance_torch, packing, processes, wide, workers
 
     arms = [peers.REFERENCE, *peers.followed(), *peers.in_storage_order()]
     arms += [*wide.ARMS.values(), *(arm for arm, *_ in workers.CASES), workers.IDLE]
+    arms += processes.ways(peers.TENSORS)
     arms += [*lance_torch.scans(), *lance_torch.rows_at_random(0)]
     for table in (*peers.TABLES, "mixed"):
         arms += [*peers.readers_of(table), *peers.peers_of(table)]

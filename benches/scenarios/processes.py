@@ -25,16 +25,20 @@ def run(bench: Bench) -> None:
         if name in bench.options.tables:
             table = bench.table(name)
             table.warm()
-            arms = [in_loader(output, is_helper) for is_helper in (False, True)]
-            arms += [
-                in_workers(library, output, count)
-                for library in (OWN, TORCH)
-                for count in (0, 2)
-            ]
-            race(bench, table, arms)
+            race(bench, table, ways(output))
     if "narrow" in bench.options.tables:
         slow = [in_workers(OWN, TENSORS, count, WORK_S) for count in (1, 2)]
         race(bench, bench.table("narrow"), slow)
+
+
+def ways(output: str) -> list[Arm]:
+    """Return the ways to make batches: in this process, in a helper, and in workers."""
+    arms = [in_loader(output, is_helper) for is_helper in (False, True)]
+    return arms + [
+        in_workers(library, output, count)
+        for library in (OWN, TORCH)
+        for count in (0, 2)
+    ]
 
 
 def in_loader(output: str, is_helper: bool) -> Arm:  # noqa: FBT001

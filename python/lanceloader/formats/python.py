@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.formats.decoding import images_of, is_images
+from lanceloader.heap import keep_freed_memory
 from lanceloader.numbers import numpy_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LazyRows", "Row", "columns", "rows"]
 
+LARGE = 1 << 20
+"""The bytes of a batch from which memory that its objects leave is kept for the next one."""
 MAX_DISPLAY = 256
 """The number of columns up to which rows are made by a dict display."""
 
@@ -29,6 +32,8 @@ def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
             {name: column[at] for name, column in named.items()}
             for at in range(batch.num_rows)
         ]
+    if batch.nbytes >= LARGE:
+        keep_freed_memory()
     names = tuple(batch.schema.names)
     if not 0 < len(names) <= MAX_DISPLAY or len(set(names)) < len(names):
         found: list[dict[str, Any]] = batch.to_pylist()
@@ -69,6 +74,8 @@ def values_of(column: pa.Array) -> list[Any]:
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
     """Return a dict with one list per column. Every value but decoded images is copied."""
+    if batch.nbytes >= LARGE:
+        keep_freed_memory()
     if not any(map(is_images, batch.schema)):
         values: dict[str, list[Any]] = batch.to_pydict()
         return values
