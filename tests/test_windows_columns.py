@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tables
+import torch
 from episodes import episodes
 from lanceloader.engine import ROW_OFFSET
 from lanceloader.engine_reader import EngineReader
@@ -206,3 +207,60 @@ def test_images_that_are_broken_name_their_row(frames):
     assert caught.value.row_in_batch == 5
     with pytest.raises(FormatError, match="pass `size`"):
         frames.windows({"image": [0]}, by=None).with_decode({"image": ll.image()})[:]
+
+
+def test_fill_values_of_bfloat16_images(tmp_path):
+    pixels = file_of(pattern(2, 2))
+    table = pa.table({"episode": [0, 0], "image": [pixels, pixels]})
+    decode = {"image": ll.image(2, dtype="bfloat16")}
+    perm = ll.open(table).with_decode(decode).materialize(tmp_path / "t.lance")
+    options = {"by": "episode", "ends": "fill", "fill_value": 1.0}
+    windows = perm.windows({"image": [0, 1]}, **options).with_format("torch_dict")
+    assert (windows[:]["image"][1, 1] == 1).all()
+    assert windows[:]["image"].dtype == torch.bfloat16
+    with pytest.raises(FormatError, match="must be a number for bfloat16"):
+        perm.windows({"image": [0, 1]}, **options | {"fill_value": "black"})
+
+
+@pytest.mark.parametrize("ends", ["fill", "clip"])
+def test_views_cannot_be_filled_or_clipped(ends):
+    table = pa.table({"e": [0, 1], "s": pa.array(["a", "b"], pa.string_view())})
+    with pytest.raises(
+        UnsupportedError, match=r"`s` of type string_view .*materialize"
+    ):
+        ll.open(table).windows({"s": [-1, 0]}, by="e", ends=ends)
+    assert ll.open(table).windows({"s": [-1, 0]}, by="e")[:][1]["s"] == ["b", "b"]
+
+
+@pytest.mark.parametrize("value", [-0.9, 1.5, 1e300])
+def test_fill_values_are_not_cut_off(value):
+    kind = pa.float32() if value == 1e300 else pa.int64()
+    perm = ll.open(pa.table({"x": pa.array([1, 2], kind)}))
+    with pytest.raises(FormatError, match=r"`fill_value`=.* cannot be stored as"):
+        perm.windows({"x": [0, 1]}, by=None, ends="fill", fill_value=value)
+    perm.windows({"x": [0, 1]}, by=None, ends="fill", fill_value=3.0)
+
+
+def test_a_type_without_a_default_fill_value():
+    perm = ll.open(pa.table({"x": [{"a": 1}]}))
+    with pytest.raises(FormatError, match="no default `fill_value` for struct"):
+        perm.windows({"x": [1]}, by=None, ends="fill")
+
+
+def test_long_fill_values_that_differ_in_the_middle():
+    perm = ll.open(pa.table({"v": [[0.0]]})).select_columns({"a": "v", "b": "v"})
+    other = np.r_[np.zeros(1000), 9.0, np.zeros(999)]
+    fills = {"a": np.zeros(2000), "b": other}
+    options = {"by": None, "ends": "fill", "fill_value": fills}
+    row = perm.windows({"a": [1], "b": [1]}, **options)[:][0]
+    assert (max(row["a"][0]), max(row["b"][0])) == (0, 9)
+
+
+@pytest.mark.parametrize("values", [["a", "bc"], [b"a", b""], [[1], []]])
+@pytest.mark.parametrize("ends", ["edge", "clip"])
+def test_windows_of_values_of_any_size_are_written(tmp_path, values, ends):
+    windows = ll.open(pa.table({"s": values})).windows(
+        {"s": [0, 1]}, by=None, ends=ends
+    )
+    copy = windows.materialize(tmp_path / "t.lance")
+    assert [row["s"] for row in copy[:]] == [row["s"] for row in windows[:]]

@@ -190,7 +190,8 @@ def as_storable(data: _Data) -> _Data:
 def storable(kind: pa.DataType) -> pa.DataType:
     """Return a type for the same values that Lance and pandas support.
 
-    Neither supports dictionaries of view types, to which polars exports its categoricals.
+    Neither supports dictionaries of view types, to which polars exports its categoricals, nor Lance
+    lists of a fixed size of values whose size varies: those become lists.
     """
     import pyarrow as pa
 
@@ -209,5 +210,26 @@ def storable(kind: pa.DataType) -> pa.DataType:
         return pa.large_list(item) if types.is_large_list(kind) else pa.list_(item)
     if types.is_fixed_size_list(kind):
         item = kind.value_field.with_type(storable(kind.value_type))
+        if is_variable(item.type):
+            return pa.list_(item)
         return pa.list_(item, kind.list_size)
     return kind
+
+
+def is_variable(kind: pa.DataType) -> bool:
+    """Return whether values of a type have different sizes, or are encoded by a dictionary."""
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_string(kind)
+        or types.is_large_binary(kind)
+        or types.is_string_view(kind)
+        or types.is_binary_view(kind)
+        or types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_map(kind)
+        or types.is_dictionary(kind)
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.errors import FormatError
+from lanceloader.errors import FormatError, UnsupportedError
 from lanceloader.formats._types import zero_of
 from lanceloader.numbers import array_of, numpy_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["clipped", "filled", "filler_of"]
+__all__ = ["bits_of_bfloat16", "check_ends", "clipped", "filled", "filler_of"]
 
 
 def clipped(column: pa.Array, padding: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -83,7 +84,64 @@ def filler_of(kind: pa.DataType, value: Any) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return filler_of(kind.value_type, value).dictionary_encode().cast(kind)
     try:
-        return pa.array([zero_of(kind) if value is None else value], kind)
+        found = pa.array([zero_of(kind) if value is None else value], kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        message = f"`fill_value`={value!r} cannot be stored as {kind}: {error}"
+        if value is None:
+            message = f"there is no default `fill_value` for {kind}: pass one"
+        else:
+            message = f"`fill_value`={value!r} cannot be stored as {kind}: {error}"
         raise FormatError(message) from error
+    if isinstance(value, float) and math.isfinite(value):
+        # Arrow cuts off what does not fit.
+        stored = found[0].as_py()
+        is_cut = pa.types.is_integer(kind) and stored != value
+        if is_cut or (pa.types.is_floating(kind) and math.isinf(stored)):
+            message = (
+                f"`fill_value`={value!r} cannot be stored as {kind}, but as {stored}"
+            )
+            raise FormatError(message)
+    return found
+
+
+def check_ends(field: pa.Field, ends: str) -> None:
+    """Check that what is beyond the ends of episodes can be left out or filled.
+
+    Raises:
+        UnsupportedError: If Arrow has no such function for the type of a column.
+    """
+    import pyarrow as pa
+
+    if ends not in ("fill", "clip"):
+        return
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    none = pa.nulls(0, kind)
+    try:
+        if ends == "clip":
+            none.filter(pa.array([], pa.bool_()))
+        else:
+            pa.concat_arrays([none, none]).take(pa.array([], pa.int64()))
+    except pa.ArrowNotImplementedError as error:
+        message = (
+            f"column `{field.name}` of type {kind} has no windows with ends={ends!r}: pass "
+            'ends="edge" or "drop", or copy the rows with materialize() first'
+        )
+        raise UnsupportedError(message) from error
+
+
+def bits_of_bfloat16(name: str, value: Any) -> int:
+    """Return a number as the 16 bits of a bfloat16, as an int16.
+
+    Raises:
+        FormatError: If it is no number.
+    """
+    import numpy as np
+
+    try:
+        bits = int(np.float32(float(value)).view(np.uint32))
+    except (TypeError, ValueError) as error:
+        message = f"column `{name}`: `fill_value` must be a number for bfloat16 images, not {value!r}"
+        raise FormatError(message) from error
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return int(np.uint16(rounded & 0xFFFF).view(np.int16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ __all__ = ["WindowSource", "Windows", "name_of_window"]
 
 def name_of_window(column: WindowColumn) -> str:
     """Return the name by which a source of windows knows a column."""
-    text = repr(column).encode()
+    # The representation of large arrays leaves values out.
+    value = column.fill_value
+    whole = value.tolist() if hasattr(value, "tolist") else value
+    text = repr(dataclasses.replace(column, fill_value=whole)).encode()
     return "window_" + hashlib.blake2b(text, digest_size=8).hexdigest()
 
 

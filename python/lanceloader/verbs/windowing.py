@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 from lanceloader._native import Order
 from lanceloader.choices import check_choice
 from lanceloader.errors import FormatError, UnsupportedError
+from lanceloader.formats.decoding import is_bfloat16_images
 from lanceloader.formats.functions import steps_of
 from lanceloader.hints import with_hints
 from lanceloader.numbers import count, numpy_of, offsets_of
 from lanceloader.sources import Windows, WindowSource
 from lanceloader.sources.native import NativeSource
-from lanceloader.sources.window_ends import filler_of
+from lanceloader.sources.window_ends import bits_of_bfloat16, check_ends, filler_of
 from lanceloader.sources.window_reader import WindowColumn
 from lanceloader.sources.windows import name_of_window
 from lanceloader.verbs.columns import ColumnVerbs, sources_of
@@ -195,6 +196,7 @@ class WindowVerbs(ColumnVerbs):
                     f"in select_columns({{'{name.rpartition('.')[2]}': {name!r}}})"
                 )
                 raise ValueError(message)
+            check_ends(schema.field(name), ends)
             if column in getattr(self, "file_columns", ()):
                 message = (
                     f'`steps` names {name!r}, a column of files: call with_blobs("bytes") before '
@@ -216,8 +218,11 @@ class WindowVerbs(ColumnVerbs):
                 )
                 raise ValueError(message)
             value = fill_value if values is None else values[name]
+            field = schema.field(name)
+            if is_bfloat16_images(field) and value is not None:
+                value = bits_of_bfloat16(name, value)
             try:
-                filler_of(schema.field(name).type, value)
+                filler_of(field.type, value)
             except FormatError as error:
                 message = f"column `{name}`: {error}; pass one value per column, as in fill_value={{{name!r}: ...}}"
                 raise FormatError(message) from error
