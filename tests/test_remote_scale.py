@@ -130,4 +130,5 @@ def test_a_shuffle_larger_than_memory_fetches_the_table_once(tmp_path):
     assert first_bytes == fetched <= 1.2 * size
     assert later[:2] == [0, 0]
     assert later[3]
-    assert found["most"] <= limit + (256 << 20)
+    # Requests under way hold what they fetch, which comes on top of the budget.
+    assert found["most"] <= limit + (512 << 20)

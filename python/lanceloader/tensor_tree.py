@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "bytes_by_storage",
@@ -68,7 +68,8 @@ def with_items(value: Any, items: dict[Any, Any]) -> Any:
 
 
 def is_leaf(value: Any) -> bool:
-    return callable(getattr(value, "to", None)) and not isinstance(value, type)
+    # The type says it: some dicts raise for attributes that are none of their keys.
+    return callable(getattr(type(value), "to", None)) and not isinstance(value, type)
 
 
 def tree_leaves(value: Any) -> list[Any]:
@@ -104,12 +105,12 @@ def is_sparse_tensor(leaf: Any) -> bool:
     )
 
 
-def bytes_by_storage(value: Any) -> dict[int, int]:
-    """Return the number of bytes that the tensors of a nested value use of each storage.
+def bytes_by_storage(leaves: Iterable[Any]) -> dict[int, int]:
+    """Return the number of bytes that plain tensors use of each storage.
 
     A tensor that occurs twice counts once.
     """
-    tensors = {id(leaf): leaf for leaf in tree_leaves(value) if is_plain_tensor(leaf)}
+    tensors = {id(leaf): leaf for leaf in leaves if is_plain_tensor(leaf)}
     used: dict[int, int] = {}
     for tensor in tensors.values():
         key = tensor.untyped_storage()._cdata

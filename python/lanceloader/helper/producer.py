@@ -70,7 +70,7 @@ class PickledProducer:
 
     def _is_copied(self, buffer: pickle.PickleBuffer) -> bool:
         """Return whether a buffer becomes a part of the pickle, as it may change later."""
-        if not buffer.raw().readonly:
+        if may_change(buffer):
             return True
         self._buffers.append(buffer)
         return False
@@ -105,6 +105,26 @@ def loaded(layout: Layout, file: int) -> Any:
     finally:
         os.close(file)
     return unpacked(memoryview(memory), layout)
+
+
+def may_change(buffer: pickle.PickleBuffer) -> bool:
+    """Return whether the memory of a buffer can be written to, at least by whom it is a view of."""
+    import numpy as np
+
+    view = buffer.raw()
+    if not view.readonly:
+        return True
+    owner: Any = view.obj
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    if owner is None:
+        return False
+    try:
+        return not memoryview(owner).readonly
+    except TypeError:
+        return False
 
 
 def is_equal(one: pickle.PickleBuffer, other: pickle.PickleBuffer) -> bool:

@@ -234,7 +234,7 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
     """
     import torch
 
-    used = bytes_by_storage(value)
+    used = bytes_by_storage(tree_leaves(value))
     copies: dict[int, Any] = {}
 
     def replaced(leaf: Any) -> Any:

@@ -6,13 +6,15 @@ pickle of the object. Tensors that overlap in memory also do so after loading.
 
 from __future__ import annotations
 
+import functools
 import operator
 import pickle
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable
+from lanceloader.tensor_tree import bytes_by_storage
+from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -107,26 +109,15 @@ class TensorPickler(pickle.Pickler):
 
     def __init__(self, stream: list[memoryview], value: Any) -> None:
         self.buffers: list[Buffer] = []
-        super().__init__(
-            ByteStream(stream), protocol=5, buffer_callback=self.add_buffer
-        )
         self.value = value
         self.has_torch = "torch" in sys.modules
-        self.table: TensorTable | None = None
-        self.numbers: dict[int, int] = {}
+        self.table = TensorTable(value) if self.has_torch else None
+        self.numbers = {} if self.table is None else self.table.numbers
+        # It must not refer to the pickler: the value would live until garbage is collected.
+        add = functools.partial(add_buffer, self.buffers, self.table)
+        super().__init__(ByteStream(stream), protocol=5, buffer_callback=add)
         self.storages: dict[int, PickledStorage] = {}
         self.bytes_by_storage: dict[int, int] | None = None
-        if self.has_torch:
-            self.table = TensorTable(value)
-            self.numbers = self.table.numbers
-
-    def add_buffer(self, buffer: pickle.PickleBuffer) -> None:
-        """Add a buffer to those that are written."""
-        table = self.table
-        if table is not None and buffer is table.marker:
-            self.buffers.append((table.num_bytes, table.parts))
-        else:
-            self.buffers.append(whole(buffer))
 
     def reducer_override(self, value: Any) -> Any:
         """Reduce a tensor to its place in the table, or to its storage and its view of it.
@@ -136,15 +127,15 @@ class TensorPickler(pickle.Pickler):
         number = self.numbers.get(id(value))
         if number is not None:
             return operator.getitem, (self.table, number)
-        if not self.has_torch or not hasattr(value, "untyped_storage"):
+        if not self.has_torch or not hasattr(type(value), "untyped_storage"):
             return NotImplemented
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
 
-        if isinstance(value, type):
-            return NotImplemented
         if is_sparse_tensor(value):
             # What torch's own function rebuilds, it keeps alive until a file is loaded.
             return sparse_tensor, value.__reduce_ex__(5)[1]
+        if is_lazy_tensor(value):
+            value = value.resolve_conj().resolve_neg()
         if not is_plain_tensor(value):
             return NotImplemented
         storage = self.storage_of(value)
@@ -157,14 +148,27 @@ class TensorPickler(pickle.Pickler):
     def storage_of(self, tensor: torch.Tensor) -> PickledStorage | None:
         """Return the storage of a tensor to pickle, or ``None`` if the value uses less than half of it."""
         if self.bytes_by_storage is None:
-            from lanceloader.tensor_tree import bytes_by_storage
-
-            self.bytes_by_storage = bytes_by_storage(self.value)
+            self.bytes_by_storage = bytes_by_storage(tensors_in(self.value))
         storage = tensor.untyped_storage()
         key = storage._cdata
         if self.bytes_by_storage.get(key, tensor.nbytes) * 2 < storage.nbytes():
             return None
         return self.storages.setdefault(key, PickledStorage(storage))
+
+
+def add_buffer(
+    buffers: list[Buffer], table: TensorTable | None, buffer: pickle.PickleBuffer
+) -> None:
+    """Add a buffer to those that are written."""
+    if table is not None and buffer is table.marker:
+        buffers.append((table.num_bytes, table.parts))
+    else:
+        buffers.append(whole(buffer))
+
+
+def is_lazy_tensor(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is to be conjugated or negated when it is read."""
+    return not tensor.requires_grad and (tensor.is_conj() or tensor.is_neg())
 
 
 class PickledStorage:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import math
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,7 @@ SCALARS = str, bytes, bool, int, float, type(None)
 class TensorTable:
     """The contiguous tensors of a nested value that do not overlap in memory.
 
-    Its pickle is a list of tensors. Tensors of one dtype and shape that lie end to end are views of
-    one tensor there, as they may have been before.
+    Its pickle is a list of tensors.
 
     Args:
         value: Nested dicts, lists and tuples. Tensors in other objects are left out.
@@ -46,29 +47,33 @@ class TensorTable:
         self._runs: list[list[Any]] = []
         """The dtype and the shape of tensors that lie end to end, and their number."""
         found = {id(tensor): tensor for tensor in tensors_in(value)}
+        # An ``id`` stands for a tensor only while that lives.
+        self._found = found
         spans = sorted(
-            [(one.data_ptr(), one.nbytes, at, one) for at, one in found.items()]
+            [(one.data_ptr(), extent(one), at, one) for at, one in found.items()]
         )
         run_at = last_end = 0
         kind: Any = None
         for address, size, at, tensor in without_overlaps(spans):
+            if not tensor.is_contiguous():
+                continue
             same = tensor.dtype, tensor.shape
             if address == last_end and same == kind:
                 self._runs[-1][2] += 1
             else:
-                self._add(value, run_at, last_end)
+                self._add(run_at, last_end)
                 run_at, kind = address, same
                 self._runs.append([name_of(same[0]), tuple(same[1]), 1])
             last_end = address + size
             self.numbers[at] = len(self.numbers)
-        self._add(value, run_at, last_end)
+        self._add(run_at, last_end)
 
-    def _add(self, value: Any, start: int, stop: int) -> None:
-        """Add the memory from one address to another, in which tensors of ``value`` lie."""
+    def _add(self, start: int, stop: int) -> None:
+        """Add the memory from one address to another, in which tensors lie end to end."""
         if start == stop:
             return
         memory: Any = (ctypes.c_ubyte * (stop - start)).from_address(start)
-        memory.owner = value
+        memory.owner = self._found
         self.num_bytes += -self.num_bytes % ALIGNMENT
         self.parts.append((self.num_bytes, memoryview(memory).cast("B")))
         self.num_bytes += stop - start
@@ -78,22 +83,51 @@ class TensorTable:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the plain contiguous tensors in nested dicts, lists and tuples."""
+    """Yield the plain tensors in nested dicts, lists, tuples and dataclasses, which may be cyclic."""
     import torch
 
     values = [value]
+    seen: set[int] = set()
     while values:
         part = values.pop()
         if type(part) is torch.Tensor:
-            if is_plain_tensor(part) and part.is_contiguous() and part.nbytes:
+            if is_plain_tensor(part) and part.nbytes:
                 yield part
-        elif isinstance(part, dict):
-            values += part.values()
+            continue
+        is_record = dataclasses.is_dataclass(part) and not isinstance(part, type)
+        if not is_record and not isinstance(part, dict | list | tuple):
+            continue
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        # What these types hold, whatever their subclasses say, lives as long as the value.
+        if isinstance(part, dict):
+            values += dict.values(part)
+        elif not isinstance(part, list | tuple):
+            fields = dataclasses.fields(part)
+            values += [getattr(part, field.name, None) for field in fields]
         # Lists of text or numbers are long, and have no tensors.
-        elif isinstance(part, list | tuple) and not (
-            part and isinstance(part[0], SCALARS) and isinstance(part[-1], SCALARS)
-        ):
-            values += part
+        else:
+            items = [*iter_of(part)]
+            if not (
+                items
+                and isinstance(items[0], SCALARS)
+                and isinstance(items[-1], SCALARS)
+            ):
+                values += items
+
+
+def iter_of(part: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+    """Return an iterator over the items that a list or a tuple holds."""
+    return list.__iter__(part) if isinstance(part, list) else tuple.__iter__(part)
+
+
+def extent(tensor: torch.Tensor) -> int:
+    """Return the number of bytes from the first element of a tensor to the end of the last one."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (sum((n - 1) * step for n, step in steps) + 1) * tensor.itemsize
 
 
 def without_overlaps(
@@ -130,14 +164,11 @@ def tensors_of(buffer: Any, runs: list[list[Any]]) -> list[torch.Tensor]:
     offset = 0
     for name, shape, count in runs:
         dtype = getattr(torch, name)
-        num_values = count
-        for size in shape:
-            num_values *= size
+        size = math.prod(shape)
         offset += -offset % ALIGNMENT
-        run = torch.frombuffer(buffer, dtype=dtype, count=num_values, offset=offset)
-        offset += run.nbytes
-        if count > 1:
-            tensors += run.view(count, *shape).unbind(0)
-        else:
-            tensors.append(run if len(shape) == 1 else run.view(shape))
+        # No views of one tensor: autograd would take a change of one for a change of all.
+        for _ in range(count):
+            tensor = torch.frombuffer(buffer, dtype=dtype, count=size, offset=offset)
+            offset += tensor.nbytes
+            tensors.append(tensor if len(shape) == 1 else tensor.view(shape))
     return tensors
