@@ -177,3 +177,16 @@ def test_python_arrays_may_be_changed():
     image = perm[:][0]["image"]
     image += 1
     assert np.array_equal(perm[:][0]["image"] + np.uint8(1), image)
+
+
+def test_columns_are_decoded_once():
+    perm = ll.open(table_of([file_of(pattern(4, 4))] * 4))
+    decode = {"image": ll.image(4)}
+    once = perm.with_decode(decode)
+    for again in (
+        lambda: once.with_decode(decode),
+        lambda: once.loader(2, decode=decode),
+        lambda: ll.mix([once, once]).loader(2, decode=decode),
+    ):
+        with pytest.raises(ValueError, match="`image`, which is decoded already"):
+            again()

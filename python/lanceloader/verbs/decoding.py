@@ -47,7 +47,8 @@ class DecodeVerbs(ColumnVerbs):
             ColumnNotFoundError: If a column does not exist.
             FormatError: If a column holds something else than bytes, or structs with a field
                 ``bytes``.
-            ValueError: If the format was chosen by ``with_transform``, and is no format.
+            ValueError: If the format was chosen by ``with_transform``, and is no format; or if a column
+                is decoded already.
 
         Example:
             >>> import io
@@ -66,6 +67,14 @@ class DecodeVerbs(ColumnVerbs):
                 "with_decode() cannot follow with_transform(): call it before, and the function "
                 "gets decoded columns"
             )
+        for step in steps_of(self.transform_fn):
+            known = dict(step.columns) if isinstance(step, Decode) else {}
+            for name, _ in columns:
+                if name in known:
+                    message = (
+                        f"`decode` names column `{name}`, which is decoded already"
+                    )
+                    raise ValueError(message)
         # Which columns functions of `map` return shows when they are called.
         if not steps_of(self.transform_fn):
             schema = self.schema
