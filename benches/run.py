@@ -104,7 +104,7 @@ def results(
         "quick": bench.quick,
         "tables": list(tables.values()),
         "parts": {name: known[name] for name in EXPERIMENTS if name in known},
-        "core": estimates(),
+        "core": estimates() or before.get("core", []),
     }
 
 
