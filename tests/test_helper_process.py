@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import threading
-import time
 import traceback
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from lanceloader.helper.client import iterate_in_helper
 from lanceloader.transport import shared_memory as segments
 from lanceloader.transport.serialization import packed, unpacked
+from process_state import is_gone, mappings, soon
 from programs import CONTEXTS, PRELUDE, finish, start
 
 pytestmark = pytest.mark.filterwarnings(
@@ -32,23 +32,6 @@ pytestmark = pytest.mark.filterwarnings(
 def forked(make, **options):
     """Quick to begin; what spawn does otherwise is tested by itself."""
     return iterate_in_helper(make, method="fork", **options)
-
-
-def soon(condition):
-    """Whether something comes true, which may take a process its time."""
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
-def mappings():
-    """The number of pieces of shared memory that this process has mapped."""
-    return Path("/proc/self/maps").read_text().count("memfd:lanceloader")
-
-
-def is_gone(pid):
-    return not Path(f"/proc/{pid}").exists()
 
 
 def same(a, b):

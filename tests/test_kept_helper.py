@@ -10,7 +10,6 @@ import pickle
 import select
 import signal
 import subprocess
-from pathlib import Path
 
 import importable
 import lanceloader as ll
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pytest
 from lanceloader.helper import kept
 from lanceloader.helper.producer import FunctionProducer, PickledProducer, loaded
-from process_state import soon
+from process_state import is_gone, mappings, num_files, soon
 from programs import PRELUDE, finish, start
 
 pytestmark = pytest.mark.timeout(180)
@@ -47,10 +46,6 @@ def rows_of(perm, epoch=None):
     return view.to_arrow()["id"].to_pylist()
 
 
-def is_gone(pid):
-    return not Path(f"/proc/{pid}").exists()
-
-
 def kill(pid):
     """Kill a process, and wait until all of it has ended."""
     file = os.pidfd_open(pid)
@@ -59,13 +54,9 @@ def kill(pid):
     os.close(file)
 
 
-def num_files():
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def num_mapped():
     gc.collect()
-    return Path("/proc/self/maps").read_text().count("memfd:lanceloader")
+    return mappings()
 
 
 @pytest.fixture

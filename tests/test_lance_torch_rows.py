@@ -13,34 +13,19 @@ import lance.torch.data
 import pytest
 import torch
 from lance_torch_tables import (
+    FIXTURES,
     SIZES,
     WARNINGS,
     assert_all_same,
     rows,
     theirs,
     write,
-    write_deleted,
-    write_whole,
 )
 from lanceloader.compat import lance_torch as ours
 from torch.utils.data import DataLoader
 
 pytestmark = WARNINGS
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return write_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def deleted(tmp_path_factory):
-    return write_deleted(tmp_path_factory.mktemp("deleted"))
-
-
-@pytest.fixture(params=["whole", "deleted"])
-def path(request):
-    return request.getfixturevalue(request.param)
+whole, deleted, path = FIXTURES
 
 
 # Rows by position

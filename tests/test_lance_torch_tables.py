@@ -13,6 +13,7 @@ import lance.torch.data
 import lancedb
 import pytest
 from lance_torch_tables import (
+    FIXTURES,
     WARNINGS,
     assert_all_same,
     both,
@@ -20,28 +21,12 @@ from lance_torch_tables import (
     rows,
     theirs,
     write,
-    write_deleted,
-    write_whole,
 )
 from lanceloader.compat import lance_torch as ours
 from torch.utils.data import DataLoader
 
 pytestmark = WARNINGS
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return write_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def deleted(tmp_path_factory):
-    return write_deleted(tmp_path_factory.mktemp("deleted"))
-
-
-@pytest.fixture(params=["whole", "deleted"])
-def path(request):
-    return request.getfixturevalue(request.param)
+whole, deleted, path = FIXTURES
 
 
 # Tables

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from lance_torch_tables import (
+    FIXTURES,
     WARNINGS,
     assert_all_same,
     assert_same,
@@ -20,22 +21,11 @@ from lance_torch_tables import (
     rows,
     theirs,
     write,
-    write_deleted,
-    write_whole,
 )
 from lanceloader.compat import lance_torch as ours
 
 pytestmark = WARNINGS
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return write_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def deleted(tmp_path_factory):
-    return write_deleted(tmp_path_factory.mktemp("deleted"))
+whole, deleted, path = FIXTURES
 
 
 # Values

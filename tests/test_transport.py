@@ -19,7 +19,7 @@ import worker_values
 from lanceloader.torch import DataLoader
 from lanceloader.transport import inbox, outbox, queues, shared_memory
 from lanceloader.transport.outbox import Outbox
-from process_state import soon
+from process_state import mappings, num_files, soon
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Subset, TensorDataset
 
@@ -74,15 +74,6 @@ def equal(a, b):
     if hasattr(a, "equals"):
         return a.equals(b)
     return a == b
-
-
-def mappings():
-    """How many segments this process has mapped."""
-    return Path("/proc/self/maps").read_text().count("memfd:lanceloader")
-
-
-def num_files():
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def names_of_ours():

@@ -11,7 +11,7 @@ _is_kept = False
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB of freed memory at the end of its heap, from the first call on.
+    """Keep up to 64 MiB of freed memory at the end of the heap of glibc, from the first call on.
 
     The values of a batch are freed together. glibc then gives their pages back to the system, and
     those of the next batch are faulted in and cleared one by one, which costs more than to copy

@@ -216,18 +216,29 @@ def storable(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is text or bytes, which become Python objects."""
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_string_view(kind)
+        or types.is_binary_view(kind)
+    )
+
+
 def is_variable(kind: pa.DataType) -> bool:
     """Return whether values of a type have different sizes, or are encoded by a dictionary."""
     import pyarrow as pa
 
     types = pa.types
     return bool(
-        types.is_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_string(kind)
-        or types.is_large_binary(kind)
-        or types.is_string_view(kind)
-        or types.is_binary_view(kind)
+        (is_text(kind) and not types.is_fixed_size_binary(kind))
         or types.is_list(kind)
         or types.is_large_list(kind)
         or types.is_map(kind)

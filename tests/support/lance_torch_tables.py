@@ -68,6 +68,24 @@ def write_deleted(folder):
     return write(folder / "t.lance", deleted=gone)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_whole(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def deleted(tmp_path_factory):
+    return write_deleted(tmp_path_factory.mktemp("deleted"))
+
+
+@pytest.fixture(params=["whole", "deleted"])
+def path(request):
+    return request.getfixturevalue(request.param)
+
+
+FIXTURES = whole, deleted, path
+
+
 def assert_same(one, other):
     """Items are equal in type, keys, dtype, shape and value."""
     assert type(one) is type(other)

@@ -39,6 +39,21 @@ def soon(condition, limit_s: float = 20) -> bool:
     return False
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, and its parent knows."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def num_files() -> int:
+    """The number of open files of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def mappings() -> int:
+    """The number of pieces of our shared memory that this process has mapped."""
+    return Path("/proc/self/maps").read_text().count("memfd:lanceloader")
+
+
 def settle() -> None:
     """Wait until nothing is open any more, as in a process that has just started."""
     gc.collect()

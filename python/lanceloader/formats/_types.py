@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.values import bits_of, is_bfloat16, plain
+from lanceloader.values import bits_of, is_bfloat16, is_text, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,22 +92,6 @@ def as_integers(times: pa.Array) -> pa.Array:
     import pyarrow as pa
 
     return times.view(pa.int32() if times.type.bit_width == 32 else pa.int64())
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type is text or bytes, which become Python objects."""
-    import pyarrow as pa
-
-    types = pa.types
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_fixed_size_binary(kind)
-        or types.is_string_view(kind)
-        or types.is_binary_view(kind)
-    )
 
 
 def zero_of(kind: pa.DataType) -> Any:

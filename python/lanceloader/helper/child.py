@@ -129,11 +129,11 @@ class HelperIteration:
         return not self.is_stopped
 
     def grant(self) -> None:
-        """Let one more item be made."""
+        """Allow one more item."""
         self._credits.release()
 
     def stop(self) -> None:
-        """Let no more items be made."""
+        """Stop making items."""
         self.is_stopped = True
         self._credits.release()
 

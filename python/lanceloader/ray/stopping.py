@@ -35,7 +35,7 @@ class Stop:
     key: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
 
     def set(self) -> None:
-        """Tell the tasks to end. The mark stays, as some may look for it much later."""
+        """Set the mark, at which tasks end. It stays, as some may look for it much later."""
         from ray.experimental import internal_kv
 
         # The error that is being raised says more than that the cluster is gone.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from lanceloader.locations import RowLocation, name_rows
+from lanceloader.numbers import rows_at
 from lanceloader.streaming.buffered_bytes import MAX_BYTES, BufferedBytes, new_deques
 from lanceloader.streaming.counters import Gauges
 from lanceloader.streaming.replaceable import namespace
@@ -54,12 +55,8 @@ class RowStream(NamedTuple):
 
     def places(self, start: int, num_rows: int) -> np.ndarray[Any, Any]:
         """Return the places in the table of the rows from position ``start`` on."""
-        import numpy as np
-
         row = start - self.first
-        order = self.perm.order
-        offsets = [order.at(at) for at in self.offsets(row, row + num_rows)]
-        return np.array(offsets, np.uint64)
+        return rows_at(self.perm.order, self.offsets(row, row + num_rows))
 
 
 class Reads(Protocol):

@@ -114,7 +114,7 @@ class DirectReader:
 
 
 def write_directly(queue: Any) -> None:
-    """Let a new queue write without its thread."""
+    """Replace ``put`` of a new queue by one that writes without its thread."""
     # The queue refers to the writer, and must not keep itself alive.
     put = weakref.WeakMethod(queue.put)
 
@@ -127,6 +127,6 @@ def write_directly(queue: Any) -> None:
 
 
 def read_directly(queue: Any) -> None:
-    """Let a queue read without making selectors."""
+    """Replace ``get`` of a queue by one that makes no selectors."""
     if all(hasattr(queue, name) for name in ("_rlock", "_reader", "_sem")):
         queue.get = DirectReader(queue).get
