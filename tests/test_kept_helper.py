@@ -160,8 +160,9 @@ def test_a_process_that_does_not_come_to_an_end_is_replaced(
     loader = perm.loader(50, transform=transform, transform_threads=0, in_process=False)
     batches = iter(loader)
     _, process = next(batches)
-    batches.close()
+    # It makes the second batch ahead, unless it is stopped before.
     assert soon(lambda: mark.with_suffix(".hangs").exists())
+    batches.close()
     mark.touch()
     rows, (other,) = numbers(loader)
     assert rows == rows_of(perm)
