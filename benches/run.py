@@ -17,6 +17,7 @@ from typing import Any
 
 import scenarios.against
 import scenarios.epochs
+import scenarios.images
 import scenarios.lance_torch
 import scenarios.orders
 import scenarios.packing
@@ -25,6 +26,7 @@ import scenarios.storage
 import scenarios.streaming
 import scenarios.tables
 import scenarios.wide
+import scenarios.windows
 import scenarios.workers
 from harness.bench import Bench
 from harness.machine import machine, versions
@@ -44,6 +46,8 @@ EXPERIMENTS = {
     scenarios.packing.PACKING: scenarios.packing.run,
     scenarios.streaming.STREAMING: scenarios.streaming.run,
     scenarios.lance_torch.DROP_IN: scenarios.lance_torch.run,
+    scenarios.images.IMAGES: scenarios.images.run,
+    scenarios.windows.WINDOWS: scenarios.windows.run,
     scenarios.tables.CURVES: scenarios.tables.run_curves,
     scenarios.tables.GROWTH: scenarios.tables.run_growth,
 }

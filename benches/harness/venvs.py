@@ -14,8 +14,11 @@ from pathlib import Path
 
 from harness.tables import CACHE, make_once
 
-REQUIREMENTS = {"mosaicml": "mosaicml-streaming==0.13.0"}
-"""Pinned; 0.13.0 wants numpy below 2.2 and an older huggingface_hub."""
+REQUIREMENTS = {
+    "mosaicml": "mosaicml-streaming==0.13.0",
+    "dali": "nvidia-dali-cuda120==2.4.0",
+}
+"""Pinned; MosaicML's wants numpy below 2.2 and an older huggingface_hub, DALI is large (0.4 GB)."""
 
 
 def python_of(name: str, folder: Path = CACHE) -> Path:

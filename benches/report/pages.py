@@ -13,6 +13,7 @@ from typing import Any
 from harness.process import MIB
 from scenarios.against import RESUME, SPEED
 from scenarios.epochs import COLD, EXTERNAL
+from scenarios.images import IMAGES
 from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
 from scenarios.orders import ORDERS
 from scenarios.packing import PACKING
@@ -21,6 +22,7 @@ from scenarios.storage import STORAGE
 from scenarios.streaming import STREAMING
 from scenarios.tables import BATCH_SIZE, IN_STORAGE_ORDER, ROWS, TABLE, WIDTH
 from scenarios.wide import COLUMNS, FRAGMENTS, LATER_BATCHES
+from scenarios.windows import WINDOWS
 from scenarios.workers import WORKERS
 
 from report.front import front_page
@@ -95,6 +97,14 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ("lanceloader.compat.lance_torch", OF_OURS, 1, ",.0f"),
         ("times", TIMES, 1, ",.2f"),
         ("times, of CPU", CPU_TIMES, 1, ",.2f"),
+    ]),
+    IMAGES: ("Images decoded, cropped to 224 and flipped, as uint8", [
+        ("images/s", "images_per_s", 1, ",.0f"),
+        FIRST_S,
+    ]),
+    WINDOWS: ("Windows of 16 steps over episodes, shuffled", [
+        ("windows/s", "windows_per_s", 1, ",.0f"),
+        FIRST_S,
     ]),
     COLUMNS: ("Batches of 32 rows by columns", [
         RATE,

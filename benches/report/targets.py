@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from harness.process import MIB
 from peers import ARROW, TENSORS
@@ -14,6 +12,7 @@ from scenarios.packing import OURS_CONCAT, PACKING, THEIRS
 from scenarios.tables import IN_STORAGE_ORDER
 from scenarios.workers import CASES, WORKERS
 
+from report import user_paths
 from report.results import (
     COLUMNS,
     DATA_LOADER,
@@ -32,8 +31,8 @@ from report.results import (
     ratio,
 )
 from report.standings import Standings, lines
+from report.verdict import AT_LEAST, AT_MOST, Verdict, difference, times
 
-AT_LEAST, AT_MOST = "≥", "≤"
 COPIES = 1.05
 """One copy of the rows, give or take the pages at its ends."""
 
@@ -65,28 +64,6 @@ RATES_OF_OTHERS = [
 Rates = list[tuple[str, str, str, str, str, list[str], float]]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    target: str
-    what: str
-    found: float | None
-    """Nothing if it was not measured."""
-    relation: str
-    wanted: float
-    unit: str = ""
-
-    @property
-    def is_met(self) -> bool:
-        compare = operator.ge if self.relation == AT_LEAST else operator.le
-        return self.found is not None and compare(self.found, self.wanted)
-
-    @property
-    def word(self) -> str:
-        if self.found is None:
-            return "not measured"
-        return "met" if self.is_met else "**missed**"
-
-
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Return a line or more for every target, in the order of the design."""
     yield from raced(results, RATES_OF_NARROW)
@@ -111,6 +88,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     target = "consumer's share of a batch"
     what = "CPU of the consumer's thread, narrow, dict of 18 tensors"
     yield Verdict(target, what, times(thread, 1e6), AT_MOST, 60, "µs")
+    yield from user_paths.verdicts(results)
 
 
 def raced(results: Results, rates: Rates) -> Iterator[Verdict]:
@@ -223,11 +201,3 @@ def workers(results: Results) -> Iterator[Verdict]:
         ):
             what = f"{case}: {what}"
             yield Verdict("DataLoader workers", what, found, AT_MOST, wanted, unit)
-
-
-def times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def difference(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one - other
