@@ -60,6 +60,27 @@ def test_a_jump_ends_the_lead():
     assert cursor.next_start == Checkpoint(None, 0), "taken once"
 
 
+@pytest.mark.parametrize(
+    ("num_epochs", "state", "epoch", "start"),
+    [
+        (1, Checkpoint(5, 12), 5, Checkpoint(5, 12)),
+        # A state of several epochs in a loader of one: it continues with the epoch it stands in.
+        (1, Checkpoint(5, 12, first=3), 5, Checkpoint(5, 12)),
+        (3, Checkpoint(5, 12, first=4), 4, Checkpoint(5, 12, first=4)),
+        (3, Checkpoint(5, 12), 2, Checkpoint(5, 12)),
+        (None, Checkpoint(5, 12, first=4), 4, Checkpoint(5, 12)),
+    ],
+)
+def test_a_state_restores_the_epoch_and_the_start(num_epochs, state, epoch, start):
+    cursor = Cursor(num_epochs)
+    cursor.set_epoch(2)
+    number, progress = begun(cursor)
+    cursor.resume(state)
+    cursor.advance(number, progress, 3)
+    assert (cursor.epoch, cursor.next_start) == (epoch, start)
+    assert cursor.request()[1] == start
+
+
 def test_the_epoch_may_be_set_between_iter_and_next():
     cursor = Cursor(1)
     number, requested = cursor.request()

@@ -232,6 +232,18 @@ def test_the_tree_of_contributing_is_the_tree():
         folders.append(path)
 
 
+def test_the_questions_of_contributing_name_files_that_exist():
+    """Paths are those of the package, of the core, or of the repository."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| [^|]+\? \| ([^|]+) \|$", page, re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`([\w./]+)`", row)]
+    assert len(rows) >= 9
+    assert len(paths) >= len(rows)
+    roots = [ROOT, ROOT / "python" / "lanceloader", ROOT / "rust" / "core" / "src"]
+    for path in paths:
+        assert any((root / path).exists() for root in roots), path
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ AT_ONCE = {
     "torch": {"compat_lancedb/table_dataset", "torch_loader", "formats/torch"}
     | {
         f"compat/lance_torch/{name}"
-        for name in ("dataset", "ranks", "safe", "samplers", "tensors")
+        for name in ("dataset", "ranks", "safe", "shared_epoch", "tensors")
     }
     | {f"workers/{name}" for name in ("batches", "starting")}
     | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},

@@ -15,8 +15,9 @@ import pytest
 import tables
 from hypothesis import given
 from hypothesis import strategies as st
+from lanceloader.monitor.curve import MAX_POINTS
 from lanceloader.monitor.measurements import quantile
-from lanceloader.monitor.metrics import MAX_POINTS, Metrics
+from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.stats import STAGES, Stats
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.world import World

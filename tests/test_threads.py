@@ -20,6 +20,7 @@ import pytest
 import tables
 from lanceloader.formats.python import LazyRows
 from lanceloader.stages import ordered_map
+from process_state import soon
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -214,13 +215,6 @@ def threads_named(name: str) -> int:
     return found
 
 
-def soon(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
-
-
 def test_half_read_iterators_dropped_by_threads(perm):
     long = perm.with_repeat(200)
     before = threads_named("lanceloader-read")
@@ -409,7 +403,7 @@ def test_threads_collate_for_the_first_time_at_once(perm, monkeypatch):
             if getattr(cls, "__module__", "").startswith("lanceloader")
         ]:
             del default_collate_fn_map[known]
-        monkeypatch.setattr("lanceloader.verbs.reading._is_registered", False)
+        monkeypatch.setattr("lanceloader.verbs.taking._is_registered", False)
 
         def work(k):
             batch = default_collate(rows.__getitems__(range(k, 200, 3)))

@@ -11,7 +11,7 @@ import lance
 import lanceloader as ll
 import pytest
 import tables
-from lanceloader.monitor import metrics as running
+from lanceloader.monitor import metrics
 from lanceloader.monitor.stats import STAGES
 
 READING = ("order", "plan", "read", "gather")
@@ -230,7 +230,7 @@ def test_nothing_is_kept_without_a_trace(perm, tmp_path):
 
 
 def test_events_are_bounded(perm, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "MAX_EVENTS", 7)
+    monkeypatch.setattr(metrics, "MAX_EVENTS", 7)
     _, events = traced(perm.loader(500), tmp_path / "t.json")
     check_nesting(events)
     python = [

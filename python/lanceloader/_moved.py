@@ -103,7 +103,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
         {"SampleVerb": "SampleVerbs"},
     ),
     "lanceloader.view.sequences": (
-        "lanceloader.loader.packing",
+        "lanceloader.loader.pack_verbs",
         {"SequenceVerbs": "PackVerbs"},
     ),
     "lanceloader.view.splitting": (

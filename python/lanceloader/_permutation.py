@@ -20,7 +20,11 @@ from lanceloader.numbers import count
 from lanceloader.sources import open_source
 from lanceloader.sources.hf_datasets import DatasetSource, settings_of
 from lanceloader.verbs.datasets import DatasetVerbs
+from lanceloader.verbs.features import FeatureVerbs
 from lanceloader.verbs.materializing import MaterializeVerbs
+from lanceloader.verbs.sampling import SampleVerbs
+from lanceloader.verbs.showing import page_of
+from lanceloader.verbs.taking import TakeVerbs
 from lanceloader.verbs.windowing import WindowVerbs
 
 if TYPE_CHECKING:
@@ -32,7 +36,15 @@ if TYPE_CHECKING:
 __all__ = ["Permutation", "Permutations", "open"]
 
 
-class Permutation(LoadVerbs, MaterializeVerbs, WindowVerbs, DatasetVerbs):
+class Permutation(
+    LoadVerbs,
+    SampleVerbs,
+    DatasetVerbs,
+    TakeVerbs,
+    MaterializeVerbs,
+    WindowVerbs,
+    FeatureVerbs,
+):
     """A view of the rows of a table, with an order, columns and a format.
 
     A permutation is immutable: methods that choose or order rows or columns return a new one. It reads
@@ -152,6 +164,9 @@ class Permutation(LoadVerbs, MaterializeVerbs, WindowVerbs, DatasetVerbs):
         if isinstance(self._permutation_table, pickling.LazyTable):
             self._permutation_table = self._permutation_table.make(self)
         return self._permutation_table
+
+    def _repr_html_(self) -> str:
+        return page_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return pickling.to_state(self)

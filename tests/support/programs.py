@@ -23,6 +23,7 @@ import importable
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
+from process_state import soon
 
 folder = sys.argv[1]
 path = folder + "/t.lance"
@@ -37,13 +38,6 @@ def read_threads():
         except OSError:
             pass
     return found
-
-
-def soon(condition):
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def rss():

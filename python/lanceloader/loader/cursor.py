@@ -5,10 +5,11 @@ event              effect
 =================  ==========================================================================
 ``set_epoch``      The next iteration starts with this epoch, unless its start is in it already.
 ``jump``           The next iteration starts at a checkpoint, and no iteration leads.
+``resume``         As ``jump``, after the epoch was set to the first epoch of the checkpoint.
 ``request``        A new iteration takes its start from the cursor, and leads.
 ``start``          The iteration reads its start again, as ``set_epoch`` may follow ``iter()``.
-``advance``        The checkpoint moves behind a step of an epoch, if the iteration leads.
-``finish``         The checkpoint moves behind an epoch, or to the epoch that was set meanwhile.
+``advance``        The checkpoint moves past a step of an epoch, if the iteration leads.
+``finish``         The checkpoint moves past an epoch, or to the epoch that was set meanwhile.
 =================  ==========================================================================
 
 The leading iteration is the one requested last, until a jump. The others yield their batches and do
@@ -124,6 +125,16 @@ class Cursor:
         self._leader = 0
         self._is_epoch_new, self._is_jump = False, True
 
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Start the next iteration at the checkpoint of a state, and restore its first epoch."""
+        if self.num_epochs == 1:
+            self.renumber(checkpoint.epoch)
+        elif checkpoint.first is not None:
+            self.renumber(checkpoint.first)
+        if not self.has_numbered_epochs:
+            checkpoint = replace(checkpoint, first=None)
+        self.jump(checkpoint)
+
     def request(self) -> tuple[int, Checkpoint]:
         """Return the number of a new iteration, which leads, and its start."""
         self._num_requests += 1
@@ -146,7 +157,7 @@ class Cursor:
         return self._take()
 
     def advance(self, number: int, progress: EpochProgress, num_steps: int) -> None:
-        """Move the checkpoint behind some steps of an epoch, if this iteration leads."""
+        """Move the checkpoint past some steps of an epoch, if this iteration leads."""
         if self._leader == number:
             self._place = progress, num_steps
 
@@ -156,7 +167,7 @@ class Cursor:
             self.checkpoint = checkpoint
 
     def finish(self, number: int, checkpoint: Checkpoint) -> None:
-        """Move the checkpoint behind an epoch, or to the epoch that was set meanwhile."""
+        """Move the checkpoint past an epoch, or to the epoch that was set meanwhile."""
         self.move(number, self.next_start if self._is_epoch_new else checkpoint)
 
     def _take(self) -> Checkpoint:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from lanceloader._typing import Tail
 from lanceloader.choices import check_choice
 from lanceloader.options import repr_of_options
-from lanceloader.stages.transform import UNSET, ErrorPolicy
+from lanceloader.stages.error_policy import UNSET, ErrorPolicy
 from lanceloader.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lanceloader.stages.transform import OnError
+    from lanceloader.stages.error_policy import OnError
 
 __all__ = ["ErrorOptions", "RankOptions"]
 
@@ -29,7 +29,7 @@ class RankOptions:
         rank: The rank of this process.
         world_size: The number of ranks.
         mesh: A one-dimensional ``DeviceMesh`` or a ``ProcessGroup``, in place of both.
-        tail: How a shorter last batch is divided.
+        tail: How a shorter last batch is divided among the ranks.
 
     Raises:
         ValueError: If options are mutually exclusive or are out of range.
@@ -57,7 +57,7 @@ class RankOptions:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ErrorOptions:
-    """How rows are treated for which the transform raises, for ``loader(errors=...)``.
+    """What to do with rows for which the transform raises, for ``loader(errors=...)``.
 
     Attributes:
         on_error: ``"raise"``, ``"skip"``, ``"warn"``, ``"fill"`` or a function of the exception;

@@ -15,21 +15,20 @@ from lanceloader.loader.checkpoint import (
     write_state,
 )
 from lanceloader.loader.cursor import Cursor
+from lanceloader.loader.earlier import state_of_version_0_1_0
+from lanceloader.loader.in_helper import batches_in_helper
 from lanceloader.loader.iteration import Iteration
 from lanceloader.loader.iterator import LoaderIterator
+from lanceloader.loader.monitored import MonitoredLoader
 from lanceloader.loader.schedule import Schedule
-from lanceloader.loader.summary import loader_html, summary_of, write_report
+from lanceloader.loader.summary import loader_html, summary_of
 from lanceloader.loader.trainers import check_collation, raise_no_dataset, sampler_of
 from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.progress import check_bar
-from lanceloader.monitor.replay import Headspace
-from lanceloader.monitor.stats import Stats
-from lanceloader.monitor.trace import Trace
 from lanceloader.numbers import count
 from lanceloader.world import World
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from typing_extensions import TypeVar
@@ -48,7 +47,7 @@ else:
 __all__ = ["Loader", "register_as_dataset"]
 
 
-class Loader(Generic[PermutationT]):
+class Loader(MonitoredLoader, Generic[PermutationT]):
     """An iterable over batches, which threads read ahead; made by ``Permutation.loader``.
 
     Each iteration yields the batches of the current epoch, from its start or from the position that
@@ -85,9 +84,8 @@ class Loader(Generic[PermutationT]):
         self._has_progress = progress
         self._in_process = in_process
         self.cursor = Cursor(steps.epochs)
-        self._metrics: Metrics | None = None
-        """The metrics of the iteration requested last."""
-        self._trace: Trace | None = None
+        self._metrics = None
+        self._trace = None
         self._helper: KeptHelper | None = None
         """The helper process, from the first iteration in one on."""
         check_bar(progress)
@@ -236,8 +234,8 @@ class Loader(Generic[PermutationT]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration where a state was taken.
 
-        Takes constant time and reads nothing, with the exception of ``skip_batches``. If an iteration has several epochs, the state also
-        restores the first one of them.
+        Takes constant time and reads nothing, except what ``skip_batches`` reads. If an iteration has
+        several epochs, the state also restores the first one of them.
 
         Args:
             state: The dict that ``state_dict`` returned.
@@ -257,14 +255,9 @@ class Loader(Generic[PermutationT]):
                 f"{self.units.unit}s"
             )
             raise ValueError(message)
-        cursor = self.cursor
-        if cursor.num_epochs != 1 and at.epoch is None:
+        if self.cursor.num_epochs != 1 and at.epoch is None:
             at = numbered(at, self.units.plan())
-        if cursor.num_epochs == 1:
-            cursor.renumber(at.epoch)
-        elif at.first is not None:
-            cursor.renumber(at.first)
-        cursor.jump(at if cursor.has_numbered_epochs else replace(at, first=None))
+        self.cursor.resume(at)
 
     def __len__(self) -> int:
         """Return the number of batches of an iteration from the start of an epoch.
@@ -297,9 +290,10 @@ class Loader(Generic[PermutationT]):
     def __iter__(self) -> Iterator[Any]:
         check_collation(sys._getframe(1))
         iteration = self.request()
-        batches = (
-            iteration.batches() if self._in_process else self._by_helper(iteration)
-        )
+        if self._in_process:
+            batches = iteration.batches()
+        else:
+            batches = batches_in_helper(self, iteration)
         return LoaderIterator(batches, iteration.metrics)
 
     def request(self) -> Iteration:
@@ -323,30 +317,6 @@ class Loader(Generic[PermutationT]):
             progress=self._has_progress,
         )
 
-    def _by_helper(self, iteration: Iteration) -> Iterator[Any]:
-        """Yield the batches of an iteration from a helper process."""
-        from lanceloader.helper.batches import batches_of_helper
-        from lanceloader.helper.kept import KeptHelper
-
-        cursor = self.cursor
-        start = cursor.start(iteration.number, iteration.requested)
-        total = None if self._steps.epochs is None else len(self)
-        if self._helper is None:
-            self._helper = KeptHelper()
-        sent = self.copy_for_process(start)
-        started, sent.cursor = sent.cursor, Cursor(self.epochs)
-        batches = batches_of_helper(
-            self._helper,
-            sent,
-            started,
-            lambda values: self.pipeline.copied(values, iteration.metrics),
-            iteration.metrics,
-            lambda at: cursor.move(iteration.number, at),
-            lambda at: cursor.finish(iteration.number, at),
-        )
-        step = start.position // self.global_batch_size
-        yield from iteration.with_bar(batches, "loading", step, total)
-
     def copy_for_process(self, start: Checkpoint) -> Self:
         """Return a loader for another process, which starts at ``start`` and copies to no device."""
         new = copy.copy(self)
@@ -363,96 +333,6 @@ class Loader(Generic[PermutationT]):
         permutation: Any = self.permutation
         lines = [self.units.explain(), permutation.explain()]
         return "\n".join(filter(None, lines))
-
-    def stats(self) -> Stats:
-        """Return the statistics of the iteration requested last, so far."""
-        return Stats() if self._metrics is None else self._metrics.stats()
-
-    def trace(self, path: str | os.PathLike[str]) -> Trace:
-        """Trace the work of all threads, for chrome://tracing and ui.perfetto.dev.
-
-        The rows of the trace are the threads that read, those that transform and copy, and the
-        training loop with its waits. Tracing takes a few microseconds per batch and about 200 bytes
-        of memory per event; the first million events are kept.
-
-        Args:
-            path: The JSON file, which is written at the end of the ``with`` block.
-
-        Returns:
-            A context manager. Iterations that start in its block are traced.
-
-        Raises:
-            RuntimeError: On entering the block, if this loader is already being traced.
-            OSError: On entering the block, if the file cannot be written.
-
-        Example:
-            >>> loader = perm.loader(5)
-            >>> with loader.trace("trace.json"):
-            ...     for batch in loader:
-            ...         pass
-        """
-        return Trace(self, path)
-
-    def set_trace(self, trace: Trace | None) -> None:
-        """Start to trace iterations that are requested from now on, or stop.
-
-        Raises:
-            RuntimeError: If this loader is already being traced.
-        """
-        if trace is not None and self._trace is not None:
-            raise RuntimeError(
-                "this loader is already being traced: end that `with` block first"
-            )
-        self._trace = trace
-
-    def headspace(
-        self, after: SupportsIndex = 100, *, keep: SupportsIndex = 8
-    ) -> Headspace:
-        """Return batches that measure how much faster training would be with batches in memory.
-
-        Args:
-            after: The number of batches to read before batches are replayed from memory. The first
-                fifth of them is a warm-up, which is not timed.
-            keep: The number of batches to keep in memory, the last ones of those read.
-
-        Returns:
-            An iterable over as many batches as the next iteration of this loader; ``report()``
-            compares the steps per second.
-
-        Raises:
-            ValueError: If ``after`` is less than 5, or ``keep`` less than 1.
-
-        Example:
-            >>> trial = perm.loader(1).headspace(after=5)
-            >>> print(len([batch for batch in trial]), trial.report().steps_replayed)
-            10 5
-        """
-        return Headspace(self, count(after, "after"), count(keep, "keep"))
-
-    def report(
-        self, path: str | os.PathLike[str], *, stats: Stats | None = None
-    ) -> None:
-        """Write a report of the iteration requested last: one HTML file, with pictures.
-
-        It has what is read and how, the verdict, the time of each stage, the throughput over
-        time, the waits, and the environment. Without matplotlib it has tables only. Credentials
-        are replaced.
-
-        Args:
-            path: The file, which is replaced if it exists.
-            stats: Other statistics, such as those of all ranks that ``Stats.merged`` returns.
-
-        Raises:
-            OSError: If the file cannot be written.
-            TypeError: If ``path`` is not a path, or ``stats`` is not a ``Stats``.
-
-        Example:
-            >>> loader = perm.loader(5)
-            >>> for batch in loader:
-            ...     pass
-            >>> loader.report("run.html")
-        """
-        write_report(self, path, stats)
 
     def __repr__(self) -> str:
         topics = ", ".join(summary_of(self).values())
@@ -473,28 +353,10 @@ class Loader(Generic[PermutationT]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_served" in state:
-            state = _of_version_0_1_0(state)
+            state = state_of_version_0_1_0(state)
         # Pickles of version 0.2 and earlier have no helper.
         self.__dict__.update({"_helper": None} | state)
         self._register_with_torch()
-
-
-def _of_version_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a pickle of version 0.1.0 in the current layout."""
-    cursor = Cursor(state["_steps"].epochs)
-    cursor.renumber(state["epoch"])
-    cursor.jump(state["_start"])
-    cursor.checkpoint = state["_at"]
-    return {
-        "units": state["_served"],
-        "_steps": state["_steps"],
-        "pipeline": state["_finish"],
-        "_has_progress": state["_progress"],
-        "_in_process": state["_in_process"],
-        "cursor": cursor,
-        "_metrics": None,
-        "_trace": None,
-    }
 
 
 def register_as_dataset() -> None:

@@ -12,8 +12,8 @@ from lanceloader.loader.steps import StepOptions
 from lanceloader.numbers import count
 from lanceloader.options import ReadOptions
 from lanceloader.randomness import takes_rng
+from lanceloader.stages.error_policy import ErrorPolicy
 from lanceloader.stages.pipeline import BatchPipeline, num_cpus
-from lanceloader.stages.transform import ErrorPolicy
 from lanceloader.units.draws import check_sampler, num_replicas_of
 from lanceloader.world import World
 
@@ -154,7 +154,7 @@ def with_decode(source: LoaderSource, decode: Any) -> LoaderSource:
     """Return the source with decoded columns.
 
     Raises:
-        ValueError: If it is no permutation.
+        ValueError: If it is not a permutation.
     """
     verb = getattr(source, "with_decode", None)
     if verb is None:

@@ -9,7 +9,7 @@ from lanceloader.hints import unexpected
 from lanceloader.loader.groups import ErrorOptions, RankOptions
 from lanceloader.loader.hints import INSTEAD_OF
 from lanceloader.options import ReadOptions
-from lanceloader.stages.transform import UNSET
+from lanceloader.stages.error_policy import UNSET
 
 if TYPE_CHECKING:
     import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import Format, LongRows, Nulls, Pad, Read, Size, Tail
     from lanceloader.images import ImageOptions
-    from lanceloader.stages.transform import OnError
+    from lanceloader.stages.error_policy import OnError
 
 __all__ = [
     "DEFAULTS",

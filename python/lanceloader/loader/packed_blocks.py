@@ -1,4 +1,4 @@
-"""Packed documents as a data set: blocks by position."""
+"""Packed documents as a dataset: blocks by position."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["PackedBlocks"]
 
 BLOCKS_AT_ONCE = 64
-"""The number of blocks that are read together while a data set is iterated."""
+"""The number of blocks that are read together while a dataset is iterated."""
 
 
 class PackedBlocks:
-    """The blocks of an epoch by position, for data sets and torch's ``DataLoader``."""
+    """The blocks of an epoch by position, for datasets and torch's ``DataLoader``."""
 
     def units(self) -> PackedUnits:
         """Return the blocks as units, which keep their plan."""

@@ -17,13 +17,13 @@ __all__ = ["StepOptions"]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How an epoch is divided into steps; exactly one of both batch sizes is not ``None``.
+    """How an epoch is divided into steps; exactly one of the two batch sizes is not ``None``.
 
     Attributes:
         batch_size: The number of units in a batch of one rank.
         global_batch_size: The number of units in a batch of all ranks together.
         drop_last: Whether a shorter last batch is dropped.
-        tail: How a shorter last batch is divided whose units do not divide evenly.
+        tail: How a shorter last batch is divided if its units do not divide evenly.
         epochs: The number of epochs of one iteration; ``None`` never ends.
         world: The rank, or ``None`` to ask ``torch.distributed``.
     """

@@ -78,5 +78,5 @@ def write_report(
     found = loader.stats() if stats is None else stats
     pairs = [*facts_of(loader), ("format", found.format or "a transform")]
     text = page("lanceloader report", pairs, loader.explain(), found)
-    # Also of a text that a library decoded badly, which UTF-8 has no bytes for.
+    # A text may hold lone surrogates, which UTF-8 cannot encode.
     file.write_text(text, encoding="utf-8", errors="backslashreplace")

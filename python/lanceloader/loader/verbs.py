@@ -8,9 +8,9 @@ from lanceloader.hints import with_hints
 from lanceloader.loader.hints import INSTEAD_OF
 from lanceloader.loader.making import make_loader
 from lanceloader.loader.options import DEFAULTS, check_no_token_budget
-from lanceloader.loader.packing import PackVerbs
+from lanceloader.loader.pack_verbs import PackVerbs
 from lanceloader.numbers import count
-from lanceloader.stages.transform import UNSET
+from lanceloader.stages.error_policy import UNSET
 from lanceloader.units.bucketed import BucketedUnits, TokenBudget
 from lanceloader.units.rows import RowUnits
 from lanceloader.units.sampled import SampledUnits
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lanceloader.loader.loader import Loader
     from lanceloader.loader.options import LoaderOptions
     from lanceloader.options import ReadOptions
-    from lanceloader.stages.transform import OnError
+    from lanceloader.stages.error_policy import OnError
     from lanceloader.units.base import Units
 
 __all__ = ["LoadVerbs"]
@@ -129,7 +129,7 @@ class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
                 the loader's epoch was set. A sampler decides which rows this process gets: a
                 ``DistributedSampler`` divides them by itself, so neither ``rank`` nor
                 ``world_size`` may be passed with it; with any other sampler and several ranks,
-                one of both is required.
+                one of the two is required.
             batch_sampler: In place of ``sampler`` and ``batch_size``, an iterable of lists of
                 positions, each of which is a batch.
 
@@ -140,7 +140,7 @@ class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
             world_size: The number of ranks. With 1, each process gets all rows.
             mesh: In place of both, a one-dimensional ``DeviceMesh``, such as ``mesh["dp"]``, or a
                 ``ProcessGroup``. Ranks that only differ in other dimensions get the same rows.
-            tail: How a shorter last batch is divided whose rows do not divide evenly among the
+            tail: How a shorter last batch is divided if its rows do not divide evenly among the
                 ranks. ``"pad"`` fills it up with rows from the start of the epoch, ``"drop"``
                 drops the remainder, and ``"uneven"`` gives some ranks one row less, which may
                 leave an empty batch.
@@ -167,11 +167,11 @@ class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
 
             **Errors**
 
-            on_error: How rows are treated for which the transform raises, after the rows of the
-                batch were tried one by one: ``"raise"`` raises the error; ``"skip"`` drops them;
-                ``"warn"`` drops them with a warning in the log; ``"fill"`` replaces them; a
-                function of the exception returns whether to drop them. With all but ``"raise"``,
-                the transform must return one output per row.
+            on_error: What to do if the transform raises. ``"raise"`` raises the error. Otherwise the
+                rows of the batch are tried one by one, and those for which it raises are treated:
+                ``"skip"`` drops them; ``"warn"`` drops them with a warning in the log; ``"fill"``
+                replaces them; a function of the exception returns whether to drop them. The
+                transform must then return one output per row.
             error_value: With ``on_error="fill"``, the result of the transform for a batch of one
                 such row, to use in its place.
             repair: With ``on_error="fill"``, in place of ``error_value``: a function of the
@@ -194,7 +194,7 @@ class LoadVerbs(PackVerbs, RowVerbs, DecodeVerbs, OptionVerbs):
             read: The strategy; see ``with_read``. This and the following options default to those
                 of the permutation.
             memory_limit: The most bytes of rows to hold in memory; see ``with_read``.
-            cache_dir: The directory of packed rows; see ``with_read``.
+            cache_dir: The folder of packed rows; see ``with_read``.
             threads: The number of threads that read; see ``with_read``.
             reading: These options as one ``ReadOptions``.
 

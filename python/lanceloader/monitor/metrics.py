@@ -6,48 +6,28 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Histogram
+from lanceloader.monitor.counted_batches import CountedBatches
+from lanceloader.monitor.curve import Curve
 from lanceloader.monitor.measurements import READING
 from lanceloader.monitor.stats import Stats, reads_between
+from lanceloader.monitor.trace_events import MAX_EVENTS, TraceEvent, start_of_clock
 from lanceloader.monitor.transform_counts import TransformCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lanceloader import _native
+    from lanceloader.monitor.curve import Point
     from lanceloader.world import World
 
-__all__ = ["CountedBatches", "Metrics", "TraceEvent"]
+__all__ = ["Metrics"]
 
 NANOS = 1e9
 
-MAX_EVENTS = 1 << 20
-"""The most events to keep of an iteration, the same as in the core."""
-
-MAX_POINTS = 512
-"""The most points to keep of a curve over time: about the width of a plot in pixels."""
-
 clock = time.perf_counter_ns
-
-
-class TraceEvent(NamedTuple):
-    """A timed event in a Python thread.
-
-    Attributes:
-        name: The name of the event.
-        thread: The name and the identifier of the thread.
-        start: The start, on the clock of ``time.perf_counter_ns``.
-        nanos: The duration in nanoseconds.
-        args: Further numbers to show.
-    """
-
-    name: str
-    thread: tuple[str, int]
-    start: int
-    nanos: int
-    args: dict[str, int]
 
 
 class Metrics:
@@ -115,7 +95,7 @@ class Metrics:
         self._ready = self._ready_now = 0
         self._core_ready = self._core_batches = 0
         self._queue: Callable[[], Any] | None = None
-        self._points = _Points()
+        self._curve = Curve()
         self._helper_stats: Stats | None = None
 
     def renew_lock(self) -> None:
@@ -131,7 +111,7 @@ class Metrics:
                 raw.watch.trace()
             with self._lock:
                 self.watches.append((raw.watch, start_of_clock(raw.watch)))
-        return CountedBatches(raw, self)
+        return CountedBatches(raw, self.take)
 
     def watch_queue(self, values: Any) -> None:
         """Read the number of finished batches, ``values.num_ready``, at each request of a batch."""
@@ -235,8 +215,8 @@ class Metrics:
             self.note("wait", self._requested, nanos, batch=batch, rows=rows)
             self._consumer = threading.get_ident()
         self._yielded = now
-        if self.num_yielded % self._points.stride == 0 or self.num_yielded == 1:
-            self._points.add(self.num_yielded, self._point())
+        if self.num_yielded % self._curve.stride == 0 or self.num_yielded == 1:
+            self._curve.add(self.num_yielded, self._point())
 
     def end(self) -> None:
         """Record the end of the iteration."""
@@ -323,14 +303,14 @@ class Metrics:
             "wait_p95": self._waits.quantile(0.95) / NANOS,
             "wait_p99": self._waits.quantile(0.99) / NANOS,
             "waits": counts,
-            "series": self._points.until(self._point()) if self.num_yielded else (),
+            "series": self._curve.until(self._point()) if self.num_yielded else (),
             "rank": self.world.rank,
             "world_size": self.world.world_size,
             "format": self._format_name,
         }
         return Stats(**found)
 
-    def _point(self) -> tuple[float, int, float]:
+    def _point(self) -> Point:
         started = self._started or 0
         return (self._yielded - started) / NANOS, self._rows, self._waited / NANOS
 
@@ -356,81 +336,5 @@ class Metrics:
             self.watches = []
 
 
-class CountedBatches:
-    """An iterator over the raw batches of an epoch, which counts them.
-
-    Attributes:
-        num_bytes: The number of bytes in the batch taken last.
-    """
-
-    def __init__(self, raw: Any, metrics: Metrics) -> None:
-        self._batches = raw.batches
-        self._watch = raw.watch
-        self._size_of = raw.size_of
-        self._close = raw.close
-        self._metrics = metrics
-        self._bytes = 0
-        self.num_bytes = 0
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        start = clock()
-        batch = next(self._batches)
-        watch = self._watch
-        if self._size_of is not None:
-            size = self._size_of(batch)
-        elif watch is None:
-            size = batch.nbytes
-        else:
-            before, self._bytes = self._bytes, watch.stats().bytes
-            size = self._bytes - before
-        self.num_bytes = size
-        is_watched = watch is not None
-        self._metrics.take(batch.num_rows, size, start, is_watched=is_watched)
-        return batch
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        self._close()
-
-
-class _Points:
-    """Points of a curve at equal distances, which double whenever there are too many points."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int, float] | None = None
-        self._others: list[tuple[int, tuple[float, int, float]]] = []
-        self.stride = 1
-
-    def add(self, number: int, point: tuple[float, int, float]) -> None:
-        if self._first is None:
-            self._first = point
-        elif number % self.stride == 0:
-            self._others.append((number, point))
-            if len(self._others) >= MAX_POINTS:
-                self.stride *= 2
-                self._others = [
-                    each for each in self._others if each[0] % self.stride == 0
-                ]
-
-    def until(
-        self, last: tuple[float, int, float]
-    ) -> tuple[tuple[float, int, float], ...]:
-        points = [] if self._first is None else [self._first]
-        points += [point for _, point in self._others]
-        return (*points, *([last] if points and points[-1] != last else []))
-
-
 def nanos_by_stage(load: _native.LoadStats) -> Iterator[tuple[str, int]]:
     return zip(READING, load.stage_nanos, strict=True)
-
-
-def start_of_clock(watch: _native.Watch) -> int:
-    """Return the start of the clock of a watch on the Python clock, as the best of five readings."""
-    readings = []
-    for _ in range(5):
-        before, there, after = clock(), watch.now_nanos, clock()
-        readings.append((after - before, (before + after) // 2 - there))
-    return min(readings)[1]

@@ -1,7 +1,7 @@
 """``Stats`` in the text format of Prometheus.
 
 The format is version 0.0.4 of https://prometheus.io/docs/instrumenting/exposition_formats/. Units
-are seconds and bytes. A counter begins at 0 with each iteration, which Prometheus takes for a reset.
+are seconds and bytes. A counter begins at 0 with each iteration, which Prometheus treats as a reset.
 """
 
 from __future__ import annotations

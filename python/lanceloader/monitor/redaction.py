@@ -1,4 +1,4 @@
-"""Credentials are replaced in what is printed and in reports."""
+"""Replaces credentials in printed text and in reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["remember", "without_secrets"]
 
-# Options of storage whose values say nothing that must be kept from logs.
+# Storage options whose values may appear in logs.
 _HARMLESS = re.compile(
     "region|endpoint|host_override|allow_http|timeout|virtual_hosted|skip_signature|retries|retry"
 )
@@ -26,7 +26,7 @@ _values: set[str] = set()
 
 
 def remember(options: Mapping[str, str]) -> None:
-    """Replace the values of storage options in what is printed from now on."""
+    """Replace the values of storage options in all text that is printed from now on."""
     _values.update(
         value
         for name, value in options.items()
@@ -39,7 +39,7 @@ def without_secrets(text: str) -> str:
     variables = {
         value
         for name, value in os.environ.items()
-        # Paths are no credentials, and an error must name the path that was not found.
+        # Paths are not credentials, and an error must name the path that was not found.
         if _SECRET_VARIABLE.search(name)
         and len(value) >= 2 * _LEAST_LENGTH
         and "/" not in value[:1]

@@ -203,7 +203,7 @@ class Stats(Measurements):
 
         Names begin with ``lanceloader_``; times are in seconds, sizes in bytes. Samples have the
         label ``rank``, and merged statistics one sample for each rank. Counters begin at 0 with
-        each iteration, which Prometheus takes for a reset.
+        each iteration, which Prometheus treats as a reset.
 
         Args:
             labels: Further labels of all samples, such as ``{"job": "train"}``.

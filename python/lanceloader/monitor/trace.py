@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from lanceloader.monitor.metrics import Metrics, TraceEvent
+    from lanceloader.monitor.metrics import Metrics
+    from lanceloader.monitor.trace_events import TraceEvent
 
 __all__ = ["Trace"]
 

@@ -15,7 +15,8 @@ from lanceloader.formats.functions import decodes, draws
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
 from lanceloader.randomness import takes_rng
-from lanceloader.stages.transform import ErrorPolicy, transformed
+from lanceloader.stages.error_policy import ErrorPolicy
+from lanceloader.stages.transform import transformed
 from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
 from lanceloader.world import num_cpus
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lanceloader.locations import RowLocation
-    from lanceloader.monitor.metrics import CountedBatches, Metrics
+    from lanceloader.monitor.counted_batches import CountedBatches
+    from lanceloader.monitor.metrics import Metrics
     from lanceloader.randomness import RowKeys
     from lanceloader.units.base import Units
     from lanceloader.units.locations import BatchLocations
@@ -66,7 +68,7 @@ class BatchPipeline:
     Attributes:
         transform: The user's function of a batch in its format.
         threads: The number of threads that call it; with 0, the consumer's thread does.
-        policy: How rows are treated for which it raises.
+        policy: What to do with rows for which it raises.
         timeout: The most seconds for one batch.
         collate: The user's function of the result of the transform.
         pin_memory: Whether tensors are copied to pinned memory.

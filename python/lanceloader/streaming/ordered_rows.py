@@ -15,7 +15,7 @@ from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.streaming.counters import Gauges
 from lanceloader.streaming.replaceable import is_replaced, namespace
 from lanceloader.units.batches import batches_of
-from lanceloader.verbs.reading import ReadVerbs
+from lanceloader.verbs.taking import TakeVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def is_ordinary(perm: Any) -> bool:
     """Return whether the core reads a permutation, and no program replaces how it is read."""
     return (
         type(perm) is namespace.Permutation
-        and type(perm).__getitems__ is ReadVerbs.__getitems__
+        and type(perm).__getitems__ is TakeVerbs.__getitems__
         and not is_replaced("Permutation", "ThreadPoolExecutor")
         and isinstance(perm.reader, Reader)
     )

@@ -12,8 +12,7 @@ from lanceloader.formats import name_of
 from lanceloader.formats.functions import steps_of
 from lanceloader.numbers import numpy_of
 from lanceloader.sources import LanceSource
-from lanceloader.verbs.columns import check_names
-from lanceloader.verbs.features import FeatureVerbs
+from lanceloader.verbs.columns import ColumnVerbs, check_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +27,15 @@ FORMATS = ("python", "python_col", "numpy_dict", "torch_dict")
 """The formats that can hold files."""
 
 
-class BlobVerbs(FeatureVerbs):
+class BlobVerbs(ColumnVerbs):
     """The method that chooses how large values are read."""
 
     def with_blobs(self, blobs: Blobs, columns: Sequence[str] | None = None) -> Self:
         """Return a permutation whose blob columns are read as files, or as bytes.
 
-        A column of files costs nothing: nothing is read before the first read of one. Then all values
-        of the batch are located together, and of each only what is asked for is fetched. The files
-        are ``BlobFile`` objects; those of a batch may be read in any thread, and sent to other
-        processes.
+        A column of files costs nothing until a file is first read. All values of the batch are then
+        located together, and only the requested bytes of each are fetched. The files are ``BlobFile``
+        objects; those of a batch may be read in any thread, and sent to other processes.
 
         Args:
             blobs: ``"files"``, or ``"bytes"``, the default.

@@ -56,7 +56,7 @@ class ColumnVerbs(View):
             ValueError: If ``columns`` is empty, or an expression is not valid.
             ColumnNotFoundError: If a column does not exist. This is both a ``ValueError`` and a
                 ``KeyError``.
-            TypeError: If ``columns`` is a single string, or a name or an expression is no string.
+            TypeError: If ``columns`` is a single string, or a name or an expression is not a string.
             UnsupportedError: If expressions cannot be computed for this table, or the library
                 that computes them is not installed.
 
@@ -304,7 +304,7 @@ def check_expression(name: str, text: str) -> None:
     """Check a new name and the expression for it.
 
     Raises:
-        TypeError: If one is no string.
+        TypeError: If one is not a string.
         ValueError: If one is empty.
     """
     for what, value in (("a name", name), (f"the expression of {name!r}", text)):

@@ -14,9 +14,9 @@ from lanceloader.formats.functions import Step, mapped_transform, name_of_step
 from lanceloader.numbers import count, numpy_of
 from lanceloader.verbs.absent import INSTEAD
 from lanceloader.verbs.columns import check_names
-from lanceloader.verbs.reading import FUNCTION_ROWS, check_not_mask
-from lanceloader.verbs.showing import page_of
+from lanceloader.verbs.reading import FUNCTION_ROWS
 from lanceloader.verbs.splitting import SplitVerbs
+from lanceloader.verbs.taking import check_not_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -200,9 +200,6 @@ class DatasetVerbs(SplitVerbs):
         view = self.with_transform(step.results)
         batches = view._batches(FUNCTION_ROWS, skip_last_batch=False, progress=False)
         return (row for rows in batches for row in rows)
-
-    def _repr_html_(self) -> str:
-        return page_of(self)
 
     def __contains__(self, item: object) -> NoReturn:
         raise TypeError(

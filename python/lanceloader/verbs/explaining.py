@@ -34,7 +34,7 @@ _CHUNK_BYTES = 4096
 _WINDOW_BYTES = 16 << 20
 """The decoded bytes of a window of rows that are read together."""
 _SMALL_BYTES = 8 << 20
-"""Packed rows below this size are kept in memory of the process, not in the cache directory."""
+"""Packed rows below this size are kept in memory of the process, not in the cache folder."""
 _MAX_ROWS_AT_ONCE = 1024
 """The most rows of a batch whose time is estimated."""
 

@@ -142,7 +142,7 @@ def _requests_of_scan(
 
 
 def _requests_at_random(view: View, columns: list[int]) -> float:
-    """Return how many requests rows at random take: one for each value, but for neighbours."""
+    """Return how many requests random rows take: one for each value, except for neighbours."""
     rows = max(1, view.source.num_rows)
     window = min(view.num_rows, max(1, (16 << 20) * rows // max(1, sum(columns))))
     windows = view.num_rows / max(1, window)
@@ -160,7 +160,7 @@ def _requests_at_random(view: View, columns: list[int]) -> float:
 
 
 def _tail_share(table: _native.Table) -> float:
-    """Return how much of a tail is no data: files may be shorter than what is read at once."""
+    """Return which part of the end of a file is not data: files may be shorter than one read."""
     size = table.data_bytes or 0
     return min(1.0, size / max(1, table.num_fragments) / _TAIL_BYTES)
 

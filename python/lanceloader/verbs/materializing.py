@@ -43,7 +43,7 @@ class MaterializeVerbs(ReadVerbs):
         The functions of ``map`` are called, and their results are stored.
 
         The table is written completely or not at all: an interrupted call leaves nothing behind,
-        and a killed process leaves a hidden directory that the next call removes. Memory is
+        and a killed process leaves a hidden folder that the next call removes. Memory is
         bounded by the ``memory_limit`` of ``with_read``, at any number of rows.
 
         Args:

@@ -48,9 +48,9 @@ class OptionVerbs(View):
                 also within a control group. Rows never take more than this limit, 256 MiB and
                 three times the longest row of a batch together. With ``"resident"`` and
                 ``"external"``, the first batch raises ``ValueError`` if the limit is too low.
-            cache_dir: The directory of packed rows. Defaults to ``LANCELOADER_CACHE_DIR``, or
+            cache_dir: The folder of packed rows. Defaults to ``LANCELOADER_CACHE_DIR``, or
                 ``~/.cache/lanceloader/rows``. An empty string keeps them in memory of the
-                process. The directory holds at most ``LANCELOADER_CACHE_LIMIT`` bytes, by default
+                process. The folder holds at most ``LANCELOADER_CACHE_LIMIT`` bytes, by default
                 half of the free disk space; the least recently used files are removed first.
             threads: The number of threads that read ahead, and of threads that pack rows.
                 Defaults to one per core, of which at most four read.

@@ -12,9 +12,9 @@ from lanceloader import _native
 from lanceloader.monitor.progress import check_bar, waiting
 from lanceloader.numbers import array_of, count, numpy_of
 from lanceloader.splits import codes_of
-from lanceloader.values import by_value, canonical, listed
-from lanceloader.verbs.columns import sources_of
-from lanceloader.verbs.rows import RowVerbs, count_nulls
+from lanceloader.values import by_value, listed
+from lanceloader.verbs.reading import ReadVerbs
+from lanceloader.verbs.rows import count_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SampleVerbs"]
 
 
-class SampleVerbs(RowVerbs):
+class SampleVerbs(ReadVerbs):
     """Methods that draw rows at random."""
 
     def sample(
@@ -130,17 +130,6 @@ class SampleVerbs(RowVerbs):
             )
             raise ValueError(message)
         return rows
-
-    def _columns(
-        self, columns: str | Sequence[str], what: str, *, progress: bool | None
-    ) -> pa.Table:
-        """Return columns of all rows, selected or not, as canonical values."""
-        names = [columns] if isinstance(columns, str) else list(columns)
-        if not names:
-            message = f"`{what}` is empty: pass the name of at least one column"
-            raise ValueError(message)
-        selection = sources_of(self, names)
-        return canonical(self._without_functions(selection).to_arrow(progress=progress))
 
 
 def row_weights(weights: Any, num_rows: int, what: str) -> np.ndarray[Any, Any]:

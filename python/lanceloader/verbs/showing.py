@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lanceloader._html import details, table_of, text_of
 
 if TYPE_CHECKING:
-    from lanceloader.verbs.reading import ReadVerbs
+    from lanceloader.verbs.taking import TakeVerbs
 
 __all__ = ["page_of"]
 
@@ -18,7 +18,7 @@ MOST_BYTES = 1 << 20
 """The most bytes of a row, by what files say, of which several are read to be shown."""
 
 
-def page_of(view: ReadVerbs) -> str:
+def page_of(view: TakeVerbs) -> str:
     """Return a permutation as HTML: its first rows, the types of columns, and ``explain``."""
     parts = [f"<p>{escape(repr(view).strip('<>'))}</p>"]
     try:
@@ -31,7 +31,7 @@ def page_of(view: ReadVerbs) -> str:
     return "".join(parts)
 
 
-def first_rows(view: ReadVerbs) -> str:
+def first_rows(view: TakeVerbs) -> str:
     """Return the first rows as a table."""
     arrow = view.with_format("arrow")
     choice = getattr(arrow.open_reader(), "choice", None)

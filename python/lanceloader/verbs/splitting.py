@@ -24,7 +24,7 @@ from lanceloader.monitor.progress import waiting
 from lanceloader.numbers import array_of, count
 from lanceloader.splits import Fold, Sizes, Splits, by_hash, codes_of, sequential
 from lanceloader.values import listed
-from lanceloader.verbs.sampling import SampleVerbs
+from lanceloader.verbs.reading import ReadVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,7 +205,7 @@ def split_function() -> Callable[..., Any]:
     return split
 
 
-class SplitVerbs(SampleVerbs):
+class SplitVerbs(ReadVerbs):
     """Methods that split rows by size, by values, and into folds."""
 
     split = SplitMethod()

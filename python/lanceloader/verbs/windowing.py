@@ -69,9 +69,9 @@ class WindowVerbs(ColumnVerbs):
         Columns with other steps are read by themselves, and all windows of a batch at once.
 
         Neighbours are rows of this permutation, whatever its order: rows that were filtered or split
-        off before are no neighbours, and rows that are left out afterwards still are. So the windows
-        of splits never overlap if ``windows`` is called for each split, or if the splits are made
-        with ``group_by``, the column ``by``.
+        off before are not neighbours, and rows that are left out afterwards still are. The windows of
+        splits therefore never overlap if ``windows`` is called for each split, or if the splits are
+        made with ``group_by``, the column ``by``.
 
         The columns ``by`` and ``order`` are read now, and once in each process that reads windows.
         The places of rows take 8 bytes per row in memory (16 from 2**32 rows on), or 8 bytes per
@@ -234,7 +234,7 @@ def checked_mapping(steps: Any) -> Mapping[str, Any]:
     """Return the steps by column.
 
     Raises:
-        TypeError: If they are no dict.
+        TypeError: If they are not a dict.
         ValueError: If there is no column.
     """
     if not isinstance(steps, Mapping):
@@ -252,7 +252,7 @@ def checked_steps(name: Any, values: Any) -> tuple[int, ...]:
     """Return the steps of a column.
 
     Raises:
-        TypeError: If they are no whole numbers.
+        TypeError: If they are not whole numbers.
         ValueError: If there are none, or one is too far.
     """
     example = f"as in {{{name!r}: range(0, 16)}}"
@@ -282,8 +282,8 @@ def names_of_episodes(by: Any, order: Any) -> list[str]:
     """Return the columns that tell episodes apart, after checking them and the one that orders rows.
 
     Raises:
-        TypeError: If one is no name.
-        ValueError: If there is none, or one is there twice.
+        TypeError: If one is not a name.
+        ValueError: If there is none, or a name occurs twice.
     """
     names = [by] if isinstance(by, str) else by
     if names is not None and not isinstance(names, list | tuple):

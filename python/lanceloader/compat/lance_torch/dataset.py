@@ -44,9 +44,9 @@ Granularity = Literal["fragment", "batch"]
 class LanceDataset(IterableDataset[Any]):
     """An iterable dataset of the batches of a table, in storage order or in that of a sampler.
 
-    The arguments, the rows and their order are those of ``lance.torch.data.LanceDataset``. Ranks of
-    ``torch.distributed`` and workers of a ``DataLoader`` share the fragments out among
-    themselves. The version that is current when it is made is read, in all workers.
+    The arguments, the rows and their order are those of ``lance.torch.data.LanceDataset``. Fragments
+    are divided among the ranks of ``torch.distributed`` and the workers of a ``DataLoader``. All
+    workers read the version that is current when the dataset is made.
 
     Pass it to ``DataLoader`` with ``batch_size=None``, as its items are batches.
 
@@ -107,7 +107,8 @@ class LanceDataset(IterableDataset[Any]):
             sampler: What chooses the rows, instead of ranks and workers: a sampler of this module
                 or of pylance, or a function that is called with a ``lance.LanceDataset``. All
                 workers read what it chooses.
-            auto_detect_rank: Whether ranks and workers share the rows. Otherwise each reads all.
+            auto_detect_rank: Whether rows are divided among ranks and workers. Otherwise each of
+                them reads all rows.
             with_row_address: Whether to add the column ``_rowaddr``.
             kwargs: Unused, as in pylance, with a warning.
 
@@ -183,7 +184,7 @@ class LanceDataset(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the sampler, if it has one.
 
-        ``DataLoader`` workers that run already begin their next iteration with it.
+        ``DataLoader`` workers that are already running use it from their next iteration on.
         """
         set_epoch = getattr(self.sampler, "set_epoch", None)
         if set_epoch is not None:

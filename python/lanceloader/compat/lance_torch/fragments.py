@@ -6,16 +6,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lanceloader._native import Order
 from lanceloader.engine import ROW_ADDRESS
 from lanceloader.numbers import numbers_of, numpy_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-    from lanceloader._native import Order
     from lanceloader.sources import Source
 
-__all__ = ["CutRows", "FragmentRows", "cut_every", "cut_within", "fragments_of"]
+__all__ = [
+    "CutRows",
+    "FragmentRows",
+    "cut_every",
+    "cut_within",
+    "fragments_of",
+    "in_blocks",
+]
 
 
 class FragmentRows(NamedTuple):
@@ -97,3 +106,27 @@ def cut_within(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         (number + 1) * size, np.repeat(lengths, parts)
     )
     return ends
+
+
+def in_blocks(
+    order: Order,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    numbers: Iterable[int],
+) -> CutRows:
+    """Return batches of neighbouring positions of an order, in the order of their numbers."""
+    chosen = np.fromiter(numbers, dtype=np.int64)
+    if len(chosen) == 0:
+        return CutRows(order.slice(0, 0), chosen)
+    starts, sizes = starts[chosen], (stops - starts)[chosen]
+    ends = np.cumsum(sizes)
+    if len(chosen) == 1 or (
+        (np.diff(starts) == starts[1] - starts[0]).all()
+        and (sizes[:-1] == sizes[0]).all()
+        and starts[1] > starts[0]
+    ):
+        stride = int(starts[1] - starts[0]) if len(chosen) > 1 else int(sizes[0])
+        block = int(sizes[0])
+        return CutRows(order.blocks(int(starts[0]), block, stride, int(ends[-1])), ends)
+    positions = np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1])
+    return CutRows(order.pick(Order.listed(positions.astype(np.uint64))), ends)

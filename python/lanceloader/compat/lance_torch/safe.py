@@ -22,7 +22,7 @@ __all__ = ["SafeLanceDataset", "get_safe_loader"]
 class SafeLanceDataset(Dataset[dict[str, Any]]):
     """A map-style dataset of the rows of a table, as dicts of Python objects.
 
-    The version that is current when it is made is read, in all workers. torch's default collate
+    All workers read the version that is current when the dataset is made. torch's default collate
     makes tensors of whole columns, without making the dicts.
 
     Attributes:

@@ -1,28 +1,29 @@
-"""Samplers with the names and arguments of ``lance.sampler``, which the core reads for."""
+"""Samplers with the names and arguments of ``lance.sampler``: those that divide rows among ranks."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import random
-from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 
-from lanceloader._native import Order
-from lanceloader.compat.lance_torch.fragments import CutRows, cut_every
-from lanceloader.compat.lance_torch.tables import ScanTable, arrow_batches
+from lanceloader.compat.lance_torch.fragments import CutRows, cut_every, in_blocks
+from lanceloader.compat.lance_torch.sampler_base import (
+    FragmentSampler,
+    FullScanSampler,
+    NativeSampler,
+    Sampler,
+)
+from lanceloader.compat.lance_torch.shared_epoch import SharedEpoch
 from lanceloader.numbers import count
 from lanceloader.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    import pyarrow as pa
-    from numpy.typing import NDArray
+    from lanceloader.compat.lance_torch.tables import ScanTable
 
 __all__ = [
     "FragmentSampler",
@@ -38,151 +39,8 @@ RESERVOIR = 256
 """The batches among which the next one of a filtered and randomized scan is chosen."""
 
 
-class Sampler(ABC):
-    """What chooses the rows that a ``LanceDataset`` reads: a function of a dataset to batches.
-
-    Subclasses define ``__call__``, and are called with a ``lance.LanceDataset``.
-
-    Example:
-        >>> from lanceloader.compat.lance_torch import Sampler
-        >>> class FirstRows(Sampler):
-        ...     def __call__(self, dataset, *, batch_size=128, columns=None, **options):
-        ...         yield from dataset.head(10, columns=columns).to_batches()
-    """
-
-    @abstractmethod
-    def __call__(
-        self,
-        ds: Any,
-        *args: Any,
-        batch_size: int = 128,
-        columns: list[str] | dict[str, str] | None = None,
-        filter: str | None = None,  # noqa: A002
-        batch_readahead: int = 16,
-        with_row_id: bool = False,
-        **kwargs: Any,
-    ) -> Generator[pa.RecordBatch]:
-        """Iterate over batches of the dataset."""
-
-
-class NativeSampler(Sampler):
-    """A sampler that chooses row offsets, so that the core reads the rows."""
-
-    @abstractmethod
-    def cut_rows(self, table: ScanTable, batch_size: int) -> CutRows:
-        """Return the rows to read, and where batches end."""
-
-    def __call__(
-        self,
-        ds: Any,
-        *args: Any,
-        batch_size: int = 128,
-        columns: list[str] | dict[str, str] | None = None,
-        filter: str | None = None,  # noqa: A002
-        batch_readahead: int = 16,
-        with_row_id: bool | None = False,
-        **kwargs: Any,
-    ) -> Generator[pa.RecordBatch]:
-        """Iterate over batches of a dataset, a table or a path.
-
-        Args:
-            ds: The dataset, or whatever ``lanceloader.open`` opens.
-            args: Unused, as in pylance.
-            batch_size: The most rows in a batch.
-            columns: The columns to read; by default all.
-            filter: An SQL predicate of the rows to read.
-            batch_readahead: Unused: the core decides how far it reads ahead.
-            with_row_id: Whether to add the column ``_rowid``.
-            kwargs: Unused, as in pylance.
-        """
-        del args, kwargs, batch_readahead
-        size = count(batch_size, "batch_size", least=1)
-        yield from arrow_batches(
-            ds,
-            lambda table: self.cut_rows(table, size),
-            columns=columns,
-            filter=filter,
-            with_row_id=bool(with_row_id),
-        )
-
-
-class FragmentSampler(NativeSampler):
-    """A sampler of whole fragments.
-
-    Subclasses define ``iter_fragments``. Batches end where a fragment ends, unless there is a
-    filter.
-
-    Example:
-        >>> from lanceloader.compat.lance_torch import FragmentSampler
-        >>> class LastFirst(FragmentSampler):
-        ...     def iter_fragments(self, ds, **options):
-        ...         yield from reversed(ds.get_fragments())
-    """
-
-    @abstractmethod
-    def iter_fragments(self, ds: Any, *args: Any, **kwargs: Any) -> Iterable[Any]:
-        """Iterate over the fragments to read, in order.
-
-        Args:
-            ds: The ``lance.LanceDataset``.
-            args: Unused.
-            kwargs: Unused.
-
-        Returns:
-            Fragments of the dataset, or their ids.
-        """
-
-    def cut_rows(self, table: ScanTable, batch_size: int) -> CutRows:
-        """Return the rows of the fragments."""
-        # Our own methods only list fragments, for which pylance need not be imported.
-        is_ours = type(self).iter_fragments.__module__ == __name__
-        dataset = table if is_ours else table.dataset
-        return table.rows_of(self.iter_fragments(dataset), batch_size)
-
-
-class FullScanSampler(FragmentSampler):
-    """The sampler of all fragments, in storage order.
-
-    Example:
-        >>> from lanceloader.compat.lance_torch import FullScanSampler
-        >>> [batch.num_rows for batch in FullScanSampler()(table, batch_size=4)]
-        [4, 4, 2]
-    """
-
-    def iter_fragments(self, ds: Any, *args: Any, **kwargs: Any) -> Iterable[Any]:
-        """Iterate over all fragments."""
-        del args, kwargs
-        return ds.get_fragments()  # type: ignore[no-any-return]
-
-
-class SharedEpoch:
-    """The number of an epoch, which a process and its ``DataLoader`` workers share.
-
-    So ``set_epoch`` reaches workers that run already. A pickle for another use is a copy.
-    """
-
-    def __init__(self, epoch: int = 0) -> None:
-        self._number = torch.tensor(epoch, dtype=torch.int64)
-        self._share()
-
-    def _share(self) -> None:
-        # Where there is no shared memory, workers keep the epoch with which they were started.
-        with suppress(RuntimeError, OSError):
-            self._number.share_memory_()  # type: ignore[no-untyped-call]
-
-    def get(self) -> int:
-        return int(self._number)
-
-    def set(self, epoch: int) -> None:
-        self._number.fill_(epoch)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._share()
-
-
 class Sharded:
-    """The arguments of the samplers that share rows out among ranks."""
+    """The arguments of the samplers that divide rows among ranks."""
 
     def __init__(
         self, rank: int, world_size: int, randomize: bool = False, seed: int = 0  # noqa: FBT001, FBT002
@@ -192,7 +50,7 @@ class Sharded:
         Args:
             rank: The rank, in ``range(world_size)``.
             world_size: The number of ranks.
-            randomize: Whether the order is random, and another one in each epoch.
+            randomize: Whether the order is random, and different in each epoch.
             seed: The seed of the order.
 
         Raises:
@@ -211,9 +69,9 @@ class Sharded:
         return self._shared_epoch.get()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, with which a random order changes.
+        """Set the epoch, which determines a random order together with the seed.
 
-        ``DataLoader`` workers that run already begin their next iteration with it.
+        ``DataLoader`` workers that are already running use it from their next iteration on.
         """
         self._shared_epoch.set(count(epoch, "epoch"))
 
@@ -222,13 +80,13 @@ class Sharded:
         """Return the sampler of this rank of ``torch.distributed``.
 
         Raises:
-            RuntimeError: If ``torch.distributed`` is not initialized.
+            RuntimeError: If ``torch.distributed`` is not initialised.
         """
         world = world_of_torch()
         return cls(world.rank, world.world_size, randomize=randomize, seed=seed)
 
     def arguments(self) -> tuple[int, int, bool, int]:
-        """Return the arguments of a sampler whose first epoch is the current one of this."""
+        """Return the arguments of a sampler whose first epoch is the current epoch of this one."""
         seed = self._seed + self._epoch
         return self._rank, self._world_size, self._randomize, seed
 
@@ -242,8 +100,8 @@ class Sharded:
 class ShardedFragmentSampler(Sharded, FragmentSampler):
     """The sampler of every ``world_size``-th fragment.
 
-    With ``randomize``, fragments are shuffled before: with ``seed`` in epoch 0, as in pylance,
-    and otherwise in following epochs, for which pylance keeps the order of the first one.
+    With ``randomize``, fragments are shuffled first. Epoch 0 has pylance's order of ``seed``; later
+    epochs have other orders, whereas pylance repeats the first one.
 
     Example:
         >>> from lanceloader.compat.lance_torch import ShardedFragmentSampler
@@ -264,8 +122,8 @@ class ShardedFragmentSampler(Sharded, FragmentSampler):
 class ShardedBatchSampler(Sharded, NativeSampler):
     """The sampler of every ``world_size``-th batch, or of every such row if there is a filter.
 
-    With ``randomize``, batches of a rank are shuffled: with ``seed`` in epoch 0, as in pylance, and
-    otherwise in following epochs.
+    With ``randomize``, the batches of a rank are shuffled. Epoch 0 has pylance's order of ``seed``, and
+    later epochs have other orders.
 
     Example:
         >>> from lanceloader.compat.lance_torch import ShardedBatchSampler
@@ -306,7 +164,7 @@ class ShardedBatchSampler(Sharded, NativeSampler):
 
 
 class Prioritized:
-    """The number of a batch; of two with one priority, neither comes before the other."""
+    """The number of a batch, compared by its priority alone."""
 
     def __init__(self, priority: int, number: int) -> None:
         self.priority = priority
@@ -341,7 +199,7 @@ class ShardedFixedBatchSampler(ShardedBatchSampler):
         Args:
             rank: The rank, in ``range(world_size)``.
             world_size: The number of ranks.
-            randomize: Whether batches are shuffled, otherwise in each epoch.
+            randomize: Whether batches are shuffled, differently in each epoch.
             seed: The seed of the order.
             batch_size: The number of positions in a batch.
             total_num_rows: The number of positions of all ranks.
@@ -366,7 +224,7 @@ class ShardedFixedBatchSampler(ShardedBatchSampler):
         """Return the sampler of this rank of ``torch.distributed``.
 
         Raises:
-            RuntimeError: If ``torch.distributed`` is not initialized.
+            RuntimeError: If ``torch.distributed`` is not initialised.
         """
         world = world_of_torch()
         return cls(
@@ -397,7 +255,7 @@ def world_of_torch() -> World:
     """Return the world of ``torch.distributed``.
 
     Raises:
-        RuntimeError: If it is not initialized.
+        RuntimeError: If it is not initialised.
     """
     world = World.in_use()
     if world is None:
@@ -406,27 +264,3 @@ def world_of_torch() -> World:
             "first, or pass `rank` and `world_size`"
         )
     return world
-
-
-def in_blocks(
-    order: Order,
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    numbers: Iterable[int],
-) -> CutRows:
-    """Return batches of neighbouring positions of an order, in the order of their numbers."""
-    chosen = np.fromiter(numbers, dtype=np.int64)
-    if len(chosen) == 0:
-        return CutRows(order.slice(0, 0), chosen)
-    starts, sizes = starts[chosen], (stops - starts)[chosen]
-    ends = np.cumsum(sizes)
-    if len(chosen) == 1 or (
-        (np.diff(starts) == starts[1] - starts[0]).all()
-        and (sizes[:-1] == sizes[0]).all()
-        and starts[1] > starts[0]
-    ):
-        stride = int(starts[1] - starts[0]) if len(chosen) > 1 else int(sizes[0])
-        block = int(sizes[0])
-        return CutRows(order.blocks(int(starts[0]), block, stride, int(ends[-1])), ends)
-    positions = np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1])
-    return CutRows(order.pick(Order.listed(positions.astype(np.uint64))), ends)

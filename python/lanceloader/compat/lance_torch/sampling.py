@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["maybe_sample", "sampled"]
 
 MAX_TAKES = 2048
-"""The most rows that are drawn one by one; of more, runs of neighbours are drawn."""
+"""The most rows that are drawn one by one; larger samples are drawn as runs of neighbours."""
 
 
 def maybe_sample(
@@ -31,7 +31,7 @@ def maybe_sample(
     max_takes: int = MAX_TAKES,
     filt: str | None = None,
 ) -> Generator[pa.RecordBatch]:
-    """Iterate over ``n`` random rows of a dataset, or over all if it has no more.
+    """Iterate over ``n`` random rows of a dataset, or over all of its rows if there are fewer.
 
     The rows are those that pylance draws after the same ``numpy.random.seed``. With a filter, of
     which pylance supports ``"column is not null"`` only, they are drawn among all rows that
@@ -42,7 +42,7 @@ def maybe_sample(
         n: The number of rows.
         columns: The column or columns to read; by default all.
         batch_size: The most rows in a batch.
-        max_takes: The most places to read at. Of more rows, runs of neighbours are drawn.
+        max_takes: The most places to read at. More rows than that are drawn as runs of neighbours.
         filt: An SQL predicate of the rows to draw from.
 
     Raises:
@@ -88,7 +88,7 @@ def listed(table: ScanTable, positions: NDArray[Any]) -> Order:
 def runs_of(num_rows: int, n: int, max_takes: int) -> Iterator[tuple[int, int]]:
     """Draw runs of neighbouring rows, one in each of about ``max_takes`` equal parts of a table.
 
-    The generator is NumPy's global one, which is asked for the same numbers as pylance asks it.
+    Numbers are drawn from NumPy's global generator, in the same calls as in pylance.
     """
     part, wanted = num_rows // max_takes, n // max_takes
     drawn = 0

@@ -53,7 +53,7 @@ def to_tensor(
     use_blob_api: bool = False,
     **kwargs: Any,
 ) -> Tensors:
-    """Convert a batch to a dict of one tensor per column, or to the tensor of an only column.
+    """Convert a batch to a dict of one tensor per column, or to one tensor if there is one column.
 
     Numbers with nulls become floats with NaN, and fixed-size lists and tensors of a fixed shape
     tensors of shape (rows, size). This is what ``LanceDataset`` does without a ``to_tensor_fn``.
@@ -89,7 +89,7 @@ def to_tensor(
     for name, column in columns.items():
         if use_blob_api and name not in schema:
             message = (
-                f"column `{name}` has blobs, which are no tensors: pass a `to_tensor_fn` that reads "
+                f"column `{name}` has blobs, which are not tensors: pass a `to_tensor_fn` that reads "
                 "its `lance.BlobFile`s, or select other `columns`"
             )
             raise NotImplementedError(message)
