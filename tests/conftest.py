@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import importable
+import s3_folder
 import tables
 from lanceloader.monitor import progress
 
@@ -51,6 +52,12 @@ def cache_folder(tmp_path_factory):
     # Servers of tests count requests, and may be slow: none is made twice.
     os.environ["LANCELOADER_HEDGED_REQUESTS"] = "0"
     return folder
+
+
+@pytest.fixture
+def no_credentials(monkeypatch):
+    """Only the credentials that a test passes reach object storage."""
+    s3_folder.forget_credentials(monkeypatch)
 
 
 @pytest.fixture

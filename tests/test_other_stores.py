@@ -77,7 +77,8 @@ SECRET = "aHVzaC1odXNoLXRoaXMtaXMtYS1zZWNyZXQ="
 
 
 @pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch, tmp_path):
+def no_credentials(monkeypatch, tmp_path):
+    """No credentials of Google Cloud and Azure, in place of those of S3."""
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_KEY"):
         monkeypatch.delenv(name, raising=False)
     # Where credentials are looked for.

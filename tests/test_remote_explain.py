@@ -10,14 +10,11 @@ import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
-import s3_folder
+
+pytestmark = pytest.mark.usefixtures("no_credentials")
+server = counting_s3.server
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +33,6 @@ def folder(tmp_path_factory):
     few = pa.table({"id": range(2000), "text": [f"{i} " * 9 for i in range(2000)]})
     lance.write_dataset(few, folder / "fragments.lance", max_rows_per_file=20)
     return folder
-
-
-@pytest.fixture
-def server(folder):
-    with counting_s3.serving(folder) as server:
-        yield server
 
 
 def open_table(server, name, cache_dir, **read):

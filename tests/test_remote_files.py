@@ -23,13 +23,11 @@ import s3_folder
 from lanceloader import cache, errors
 from process_state import soon
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+server = counting_s3.server
+
 IMAGES = 300
 IMAGE_BYTES = 30_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +49,6 @@ def folder(tmp_path_factory):
     texts = pa.table({"id": range(2000), "text": [f"{i} " * 9 for i in range(2000)]})
     lance.write_dataset(texts, folder / "fragments.lance", max_rows_per_file=20)
     return folder
-
-
-@pytest.fixture
-def server(folder):
-    with counting_s3.serving(folder) as server:
-        yield server
 
 
 def open_table(server, name, cache_dir, **options):

@@ -11,18 +11,16 @@ import numpy as np
 import programs
 import pyarrow as pa
 import pytest
-import s3_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("no_credentials"),
+]
 
 FRAGMENTS = 2000
 ROWS_EACH = 5
 BATCH = 256
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,14 @@ import numpy as np
 import programs
 import pyarrow as pa
 import pytest
-import s3_folder
 from lanceloader import cache
 from process_state import soon
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+server = counting_s3.server
+
 ROWS = 60
 ROW_BYTES = 30_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
 
 
 def images(first):
@@ -33,7 +30,7 @@ def images(first):
 
 
 @pytest.fixture
-def bucket(tmp_path):
+def folder(tmp_path):
     """A table of three fragments; the second version lacks the first one and has another."""
     folder = tmp_path / "bucket"
     uri = folder / "t.lance"
@@ -44,12 +41,6 @@ def bucket(tmp_path):
     dataset.delete(f"id < {ROWS}")
     lance.write_dataset(images(3 * ROWS), uri, mode="append")
     return folder
-
-
-@pytest.fixture
-def server(bucket):
-    with counting_s3.serving(bucket) as server:
-        yield server
 
 
 OLD, NEW = 3, 5

@@ -23,16 +23,13 @@ from moto.server import ThreadedMotoServer
 from s3_buckets import KEY_ID, SECRET
 from torch.utils.data import DataLoader
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
-
-
 @pytest.fixture
-def environment(s3, monkeypatch):
+def environment(s3, no_credentials, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT", s3.meta.endpoint_url)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)

@@ -66,8 +66,7 @@ def serving(folder, trouble=None):
 
 
 @pytest.fixture
-def server(folder, monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
+def server(folder, no_credentials):
     with serving(folder) as server:
         yield server
 

@@ -16,14 +16,11 @@ from lanceloader import errors
 from process_state import soon
 from vector_tables import large, table_of
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 KEY_ID = "AKIAQ7XEXAMPLE"
 SECRET = "wJalrXUtnFEMIK7MDENG"
 URI = f"s3://{s3_folder.BUCKET}/t.lance"
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_around(monkeypatch):
-    s3_folder.forget_credentials(monkeypatch)
 
 
 def options_of(endpoint, **more):

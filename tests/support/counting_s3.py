@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+import pytest
 import s3_folder
 
 KEYS = {
@@ -129,4 +130,11 @@ def serving(folder, request=s3_folder.Request):
 
     with s3_folder.serving(folder, request=Request) as endpoint:
         server.endpoint = endpoint
+        yield server
+
+
+@pytest.fixture
+def server(folder):
+    """The folder that the fixture ``folder`` returns, as a bucket of S3."""
+    with serving(folder) as server:
         yield server
