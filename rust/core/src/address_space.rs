@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 
 /// What a read takes beside its rows: footers, descriptions of pages, tables of a decompressor.
 pub(crate) const BESIDE_BYTES: u64 = 8 << 20;
-/// What is held back for allocations that nobody asked room for.
+/// What is held back for allocations for which no room was requested.
 const RESERVE_BYTES: u64 = 24 << 20;
 
 /// tokio's own limit of threads that wait.
@@ -43,12 +43,12 @@ pub(crate) fn check_room(what: &'static str, bytes: u64) -> Result<()> {
     Err(no_room(what, bytes, wanted))
 }
 
-/// What the limit still allows, if there is one.
+/// Returns the bytes that the limit still allows, if there is one.
 pub(crate) fn left() -> Option<u64> {
     Some(limit()?.saturating_sub(used()?))
 }
 
-/// The most threads that may wait for files at the same time under a limit, as each takes a stack.
+/// Returns how many threads may wait for files at the same time under a limit, as each takes a stack.
 ///
 /// Reads that were admitted wait on one each, for requests that take further ones: there are always some
 /// more than such reads can be.
@@ -57,23 +57,23 @@ pub(crate) fn blocking_threads() -> Option<usize> {
     Some(usize::try_from(reads).unwrap_or(usize::MAX).clamp(8, MOST_THREADS - 8) + 8)
 }
 
-/// Whether room was found to be limited, for those who must not make a system call.
+/// Returns whether room was found to be limited, for callers that must not make a system call.
 pub(crate) fn was_limited() -> bool {
     IS_LIMITED.load(Ordering::Relaxed)
 }
 
-/// Releases the reserve for an allocation that failed. Allocates nothing, and waits for nobody.
+/// Releases the reserve for an allocation that failed. Neither allocates nor waits for a lock.
 pub(crate) fn release_reserve() {
     let mut reserve = match RESERVE.try_lock() {
         Ok(reserve) => reserve,
         Err(TryLockError::Poisoned(reserve)) => reserve.into_inner(),
-        // Somebody is at it, or was when this process was forked.
+        // Another thread has it, or had it when this process was forked.
         Err(TryLockError::WouldBlock) => return,
     };
     *reserve = None;
 }
 
-/// Whether the reserve is held, or could be taken again.
+/// Returns whether the reserve is held, or could be taken again.
 pub(crate) fn hold_reserve() -> bool {
     let mut reserve = match RESERVE.try_lock() {
         Ok(reserve) => reserve,
@@ -90,7 +90,7 @@ pub(crate) fn has_room(bytes: u64) -> bool {
     mapped(bytes).is_some()
 }
 
-/// So many addresses, without memory behind them.
+/// Returns a mapping of so many addresses, without memory behind them.
 fn mapped(bytes: u64) -> Option<MmapMut> {
     MmapOptions::new().len(usize::try_from(bytes).ok()?).map_anon().ok()
 }
@@ -117,7 +117,7 @@ fn used() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// The error of an allocation of so many bytes that failed.
+/// Returns the error of an allocation of so many bytes that failed.
 pub(crate) fn failed(what: &'static str, bytes: u64) -> Error {
     if is_limited() { no_room(what, bytes, bytes) } else { Error::memory(what, bytes) }
 }
@@ -151,7 +151,7 @@ mod malloc {
         for (parameter, value) in
             [(M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGE_BYTES), (M_TRIM_THRESHOLD, LARGE_BYTES)]
         {
-            // It says no to what it does not know, which is as it was before.
+            // An unknown parameter is refused and changes nothing.
             mallopt(parameter, value);
         }
     }

@@ -53,8 +53,8 @@ fn are_in_memory(map: &Mmap, ranges: &[Range<usize>]) -> bool {
     ranges.iter().step_by(step).chain(ranges.last()).all(|range| is_in_memory(map, range.start))
 }
 
-/// Returns whether the system tells this process which pages of a file are in memory: that of its owner, or
-/// of somebody who may write to it.
+/// Returns whether the system tells this process which pages of a file are in memory. It only tells the
+/// owner of the file, and users that may write to it.
 pub(crate) fn can_look(file: &File) -> bool {
     let user = rustix::process::geteuid().as_raw();
     file.metadata().is_ok_and(|about| user == 0 || about.uid() == user)

@@ -13,7 +13,7 @@ use twox_hash::XxHash3_64;
 
 use crate::error::{Error, Result};
 
-/// The split that LanceDB's `split_hash` puts each row in, or `None` if it discards the row.
+/// Returns the split that LanceDB's `split_hash` puts each row in, or `None` if it discards the row.
 ///
 /// The hash is DataFusion's with seed 0, as in LanceDB 0.40; it is not stable across its releases. Unlike
 /// [`stable_hashes`], it tells 0 from -0 and one NaN from another.
@@ -58,7 +58,7 @@ pub fn lancedb_splits(
     Ok(hashes.into_iter().map(split).collect())
 }
 
-/// A hash of each row's values that is the same on every machine and in every release.
+/// Returns a hash of each row's values that is the same on every machine and in every release.
 ///
 /// XXH3-64 with `seed` over the row's columns, one after another: a byte 0 for null, else a byte 1
 /// and the value as little-endian bytes. Integers of any width, booleans, dates, times, timestamps
@@ -180,7 +180,7 @@ fn string(value: &[u8], row: &mut Vec<u8>) {
     row.extend(value);
 }
 
-/// The same values under another type of the same width.
+/// Returns the same values as another type of the same width.
 fn reinterpret(column: &ArrayRef, data_type: DataType) -> Result<ArrayRef> {
     let data = column.to_data().into_builder().data_type(data_type).build();
     Ok(make_array(

@@ -1,7 +1,7 @@
 //! A look at whether the caller was interrupted, for loops that may run for long.
 //!
-//! The core knows no signals. Whoever drives it installs a hook once, and every loop over rows and
-//! every wait calls [`check`] at least each 50 milliseconds of work.
+//! The core knows no signals. Its caller installs a hook once, and every loop over rows and every wait
+//! calls [`check`] at least each 50 milliseconds of work.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +26,8 @@ thread_local! {
     static LAST_LOOK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Runs `work` with [`check`] asking the hook. Outside of this it asks nobody: threads of our own are
-/// stopped by whoever they work for.
+/// Runs `work` with [`check`] asking the hook. Outside of this, the hook is not asked: our own threads are
+/// stopped by their owners.
 pub fn listening<T>(work: impl FnOnce() -> T) -> T {
     let before = LISTENS.replace(true);
     let result = work();

@@ -66,7 +66,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// What is shown of the file must not change, and nobody may cut it, as long as the mapping is in use.
+    /// What is shown of the file must not change, and the file must not be cut, as long as the mapping is in use.
     #[expect(unsafe_code, reason = "mapping a file; the contract is the caller's")]
     pub(crate) unsafe fn new(file: &File) -> std::io::Result<Arc<Self>> {
         // SAFETY: that of this function.

@@ -30,7 +30,7 @@ pub(crate) struct Processor(Level);
 
 /// Work that is compiled once for any processor of the architecture and once for better ones.
 pub(crate) trait Tuned {
-    /// Does it. This and all that it spends its time in must be `inline(always)`.
+    /// Does the work. This and all functions that it spends its time in must be `inline(always)`.
     fn run(self, processor: Processor);
 }
 

@@ -58,7 +58,7 @@ pub enum Source {
 }
 
 impl Projection {
-    /// The projection that gives `columns`, pairs of output name and source name.
+    /// Returns the projection onto `columns`, pairs of output name and source name.
     ///
     /// # Errors
     ///
@@ -80,17 +80,17 @@ impl Projection {
         Ok(Self { outputs, is_repeated, schema, places: Arc::default() })
     }
 
-    /// The schema of the batches that come out.
+    /// Returns the schema of the batches that come out.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Whether a column of this kind comes out.
+    /// Returns whether a column of this kind comes out.
     pub fn wants(&self, source: &Source) -> bool {
         self.outputs.contains(source)
     }
 
-    /// The schema of the batches of [`signed`](Self::signed).
+    /// Returns the schema of the batches of [`signed`](Self::signed).
     pub(crate) fn signed_schema(&self) -> SchemaRef {
         let signed = |(source, field): (&Source, &Arc<Field>)| match field.data_type() {
             DataType::UInt64 if says_which_row(source) => {
@@ -102,7 +102,7 @@ impl Projection {
         Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
     }
 
-    /// A batch that came out, its ids, addresses and offsets of rows as signed numbers. No copy.
+    /// Returns a batch that came out with its ids, addresses and offsets of rows as signed numbers. No copy.
     pub(crate) fn signed(&self, whole: &RecordBatch) -> Result<RecordBatch> {
         let signed = |(source, column): (&Source, &ArrayRef)| -> ArrayRef {
             match column.as_primitive_opt::<UInt64Type>() {
@@ -117,7 +117,7 @@ impl Projection {
         batch(self.signed_schema(), columns, whole.num_rows())
     }
 
-    /// The names of the columns, if all of them are whole columns of the table.
+    /// Returns the names of the columns, if all of them are whole columns of the table.
     pub(crate) fn columns(&self) -> Option<Vec<&str>> {
         fn name(source: &Source) -> Option<&str> {
             match source {
@@ -128,7 +128,7 @@ impl Projection {
         self.outputs.iter().map(name).collect()
     }
 
-    /// The paths of table columns that must be read, each once, none inside another.
+    /// Returns the paths of the table's columns that must be read, each once, none inside another.
     pub fn paths(&self) -> Vec<&[String]> {
         let mut paths: Vec<&[String]> = self
             .outputs
@@ -144,7 +144,7 @@ impl Projection {
         paths
     }
 
-    /// The batch that comes out, given the columns read and the ids of their rows.
+    /// Returns the batch that comes out, given the columns read and the ids of their rows.
     ///
     /// `read` holds at least the columns of [`paths`](Self::paths), under the names of the table.
     /// `rows` gives a system column on demand. No two columns that come out share values, so that one
@@ -170,7 +170,7 @@ impl Projection {
         batch(Arc::clone(&self.schema), columns, read.num_rows())
     }
 
-    /// Where the outputs are in batches of this schema.
+    /// Returns where the outputs are in batches of this schema.
     fn places(&self, read: &SchemaRef) -> Arc<Places> {
         if let Some(places) = self.places.load_full()
             && Arc::ptr_eq(&places.read, read)
@@ -189,7 +189,7 @@ impl Projection {
     }
 }
 
-/// Bytes of each value, for types whose values are bytes at a fixed distance.
+/// Returns the bytes of each value, for types whose values are bytes at a fixed distance.
 pub(crate) fn width_of(data_type: &DataType) -> Option<usize> {
     match data_type {
         DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
@@ -198,13 +198,13 @@ pub(crate) fn width_of(data_type: &DataType) -> Option<usize> {
     }
 }
 
-/// Whether a column holds Lance's 16-bit floats, which Arrow knows as two bytes each.
+/// Returns whether a column holds Lance's 16-bit floats, which Arrow stores as two bytes each.
 pub fn is_bfloat16(field: &Field) -> bool {
     field.data_type() == &DataType::FixedSizeBinary(2)
         && field.extension_type_name() == Some("lance.bfloat16")
 }
 
-/// A batch of `columns` that has `num_rows` rows even without columns.
+/// Returns a batch of `columns` that has `num_rows` rows even without columns.
 pub(crate) fn batch(
     schema: SchemaRef,
     columns: Vec<ArrayRef>,
@@ -215,7 +215,7 @@ pub(crate) fn batch(
         .map_err(|error: ArrowError| Error::bug("a batch does not fit").caused_by(&error))
 }
 
-/// Whether a column holds ids, addresses or offsets of rows, also as the result of a query.
+/// Returns whether a column holds ids, addresses or offsets of rows, also as the result of a query.
 fn says_which_row(source: &Source) -> bool {
     match source {
         Source::RowId | Source::RowAddress | Source::RowOffset => true,
@@ -225,13 +225,13 @@ fn says_which_row(source: &Source) -> bool {
     }
 }
 
-/// The index of each column; of the first one if several have a name.
+/// Returns the index of each column by its name; that of the first one if several have the same name.
 pub(crate) fn by_name(schema: &Schema) -> HashMap<&str, usize> {
     let fields = schema.fields().iter().enumerate().rev();
     fields.map(|(at, field)| (field.name().as_str(), at)).collect()
 }
 
-/// The index of a column, and of each field on the way inside it; `None` if it is not there.
+/// Returns the index of a column, and of each field on the path inside it; `None` if it does not exist.
 fn indexes(read: &Schema, known: &HashMap<&str, usize>, path: &[String]) -> Option<Vec<usize>> {
     let top = *known.get(path.first()?.as_str())?;
     let mut found = vec![top];
@@ -295,7 +295,7 @@ fn nested(table: &Schema, name: &str) -> Option<(Source, Field)> {
     }
 }
 
-/// Which outputs are a column that comes out before, or a field of a column that comes out.
+/// Returns which outputs repeat an earlier column, or are a field of a column that comes out.
 fn repeated(outputs: &[Source]) -> Vec<bool> {
     let mut by_path: Vec<(&[String], usize)> = outputs
         .iter()
@@ -318,7 +318,7 @@ fn repeated(outputs: &[Source]) -> Vec<bool> {
     is_repeated
 }
 
-/// The same values in buffers of their own.
+/// Returns the same values in buffers of their own.
 fn copied(array: &ArrayRef) -> ArrayRef {
     let data = array.to_data();
     let mut copy = MutableArrayData::new(vec![&data], false, data.len());
@@ -326,7 +326,7 @@ fn copied(array: &ArrayRef) -> ArrayRef {
     make_array(copy.freeze())
 }
 
-/// The column at `path`, which is at `place` in what was read.
+/// Returns the column at `path`, which is at `place` in what was read.
 fn extract(read: &RecordBatch, path: &[String], place: &[usize]) -> Result<ArrayRef> {
     let missing = || Error::bug(format!("column {} was not read", path.join(".")));
     let (&top, inside) = place.split_first().ok_or_else(missing)?;
@@ -342,7 +342,7 @@ fn extract(read: &RecordBatch, path: &[String], place: &[usize]) -> Result<Array
     Ok(column)
 }
 
-/// `array` with the rows that are null in `outer` made null.
+/// Returns `array` with the rows that are null in `outer` made null.
 fn with_nulls(array: &ArrayRef, outer: &NullBuffer) -> Result<ArrayRef> {
     if array.data_type() == &DataType::Null {
         return Ok(Arc::clone(array));

@@ -211,7 +211,7 @@ pub(crate) fn blocking<T: Send + 'static>(
 
 /// Starts a thread that lives until `work` ends.
 ///
-/// Whoever keeps something that waits for it must know which process it was started in.
+/// A value that waits for this thread must record which process started it.
 ///
 /// # Errors
 ///

@@ -157,8 +157,8 @@ impl Packing {
         self.0.num_blocks()
     }
 
-    /// Documents with a token in a block; tokens in blocks; documents cut short or left out for their
-    /// length; tokens that they lost.
+    /// Returns four counts: documents with a token in a block; tokens in blocks; documents cut short or left
+    /// out for their length; tokens that these lost.
     #[getter]
     fn counts(&self) -> (u64, u64, u64, u64) {
         let counts = self.0.counts();
@@ -171,7 +171,7 @@ impl Packing {
         self.0.num_bytes()
     }
 
-    /// Blocks `start..stop`: for each, `(position, start, length)` of its pieces.
+    /// Returns `(position, start, length)` of each piece of blocks `start..stop`.
     fn blocks(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Vec<Vec<(u64, u32, u32)>>> {
         enter(py, || {
             let mut packed = Packed::default();
@@ -293,7 +293,7 @@ impl Buckets {
         self.0.num_batches()
     }
 
-    /// Tokens of all rows; the same with padding; batches of one row that is beyond the budget.
+    /// Returns three counts: tokens of all rows; the same with padding; batches of one row beyond the budget.
     #[getter]
     fn counts(&self) -> (u64, u64, u64) {
         let counts = self.0.counts();

@@ -3,7 +3,7 @@
 use lanceloader_core::order;
 use pyo3::FromPyObject;
 
-/// `lanceloader.loading.share.Share`.
+/// `lanceloader.units.share.Share`.
 #[derive(FromPyObject)]
 pub(crate) struct Share {
     first: u64,

@@ -52,7 +52,7 @@ impl Entry {
     /// [`Error::Write`] if the folder cannot be written to, or there is no room in it.
     pub(crate) fn open(cache: &Cache, table: &str, found: &Found, needed: u64) -> Result<Self> {
         let name = Name { table: table.into(), columns: found.name().into() };
-        // Nobody removes it before it is in use, or takes the room.
+        // With the lock held, no process removes the entry before it is in use, or takes the room.
         let room = cache.enter()?;
         room.is_marked();
         if room.make(&name, Needed::InAll(needed)).is_err() {
@@ -116,7 +116,7 @@ impl Entry {
     pub(crate) fn claim(&self, block: usize) -> Result<Option<Claim<'_>>> {
         let part = self.file(block, PART);
         let lock = match ProcessLock::try_new(&part) {
-            // Somebody removed the whole folder.
+            // The whole folder was removed.
             Err(error) if error.kind() == ErrorKind::NotFound => make_private(&self.path)
                 .and_then(|()| describe(&self.path, &self.found))
                 .and_then(|()| ProcessLock::try_new(&part)),

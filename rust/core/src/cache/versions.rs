@@ -2,7 +2,7 @@
 //! ones used make room first.
 //!
 //! A process that reads a version lists its data files in a file beside their copies, and holds it locked,
-//! shared. Lists of older versions are removed once nobody holds them. A copy that no list names is stale.
+//! shared. Lists of older versions are removed once no process holds them. A copy that no list names is stale.
 //! All of this happens under the lock of the cache folder.
 
 use std::collections::{HashMap, HashSet};

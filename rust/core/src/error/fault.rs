@@ -16,7 +16,7 @@ use super::text::without_location;
 pub enum Fault {
     /// An outage, a limit that was reached, a full disk: it may pass.
     Passing,
-    /// Nobody answers at the address, or the connection broke.
+    /// There is no answer at the address, or the connection broke.
     Unreachable,
     /// An answer did not come in time.
     TimedOut,
@@ -35,7 +35,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns whether the same request may succeed later, without anybody changing it.
+    /// Returns whether the same request may succeed later without a change.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Passing | Self::Unreachable | Self::TimedOut)
     }

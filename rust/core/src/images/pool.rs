@@ -27,7 +27,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Returns a row that nobody began yet.
+    /// Returns a row that no thread has begun.
     fn take(&self) -> Option<usize> {
         // Only incremented while there are rows, so it cannot overflow.
         self.next
@@ -37,7 +37,7 @@ impl Batch {
             .ok()
     }
 
-    /// Counts rows that are done, or that nobody will begin.
+    /// Counts rows that are done, or that no thread will begin.
     fn count(&self, rows: usize) {
         let mut num_done = lock(&self.num_done);
         *num_done += rows;
@@ -90,7 +90,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes the rows of a batch away that nobody began.
+    /// Takes away the rows of a batch that no thread has begun.
     fn withdraw(&self, batch: &Arc<Batch>) {
         let mut state = lock(&self.shared.state);
         state.batches.retain(|other| !Arc::ptr_eq(other, batch));

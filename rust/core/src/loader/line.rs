@@ -330,7 +330,7 @@ impl Work {
         Ok(Some((part, expected)))
     }
 
-    /// Waits until so many bytes may be read for a window; `false` if nobody wants them any more.
+    /// Waits until so many bytes may be read for a window; `false` if they are no longer needed.
     ///
     /// The window that the consumer waits for always has room.
     fn make_room(&self, number: u64, bytes: u64) -> bool {
@@ -387,7 +387,7 @@ impl Work {
         window
     }
 
-    /// How long the next windows should be.
+    /// Learns from a window how long the next ones should be.
     fn learn(&self, state: &mut State, ticket: &Ticket, bytes: usize) {
         let found = ticket.num_rows();
         let row_bytes = bytes.div_ceil(found.max(1)).max(1);

@@ -86,14 +86,14 @@ impl Loader {
         })
     }
 
-    /// Says which order will probably be loaded after this one, so that it can be prepared meanwhile.
+    /// Sets the order that will probably be loaded after this one, so that it can be prepared meanwhile.
     #[must_use]
     pub fn followed_by(mut self, next: Order) -> Self {
         self.next = Some(next);
         self
     }
 
-    /// Says that nobody may want these batches: less is then read ahead, and nothing written.
+    /// Marks the batches as a guess, which may never be requested: less is read ahead, and nothing written.
     #[must_use]
     pub(crate) fn guessed(mut self) -> Self {
         self.is_guess = true;

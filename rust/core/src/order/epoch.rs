@@ -107,9 +107,9 @@ impl Order {
         Ok(order)
     }
 
-    /// Has no epoch make anew what stands at map `first` or behind it, by a mark: a range that changes
-    /// nothing. Only orders that would be mistaken have one, so that all others are told by the same maps,
-    /// and by the same fingerprint, as before there were marks.
+    /// Marks the order so that no epoch renews map `first` or a later one. The mark is a range that changes
+    /// nothing. Only orders that would otherwise be renewed have one, so that all others have the same maps
+    /// and the same fingerprint as before there were marks.
     pub(super) fn keep_from(&mut self, first: usize) {
         if let Some(at) = self.renewed().filter(|&at| at >= first) {
             self.maps.insert(at, Map::Range { start: 0, step: 1 });

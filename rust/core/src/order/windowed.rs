@@ -75,7 +75,7 @@ impl Windowed {
         self.blocks.clump()
     }
 
-    /// Blocks of a window.
+    /// Returns the number of blocks in a window.
     pub fn window_blocks(&self) -> u64 {
         self.window_blocks
     }

@@ -156,7 +156,7 @@ fn reserve(bytes: &mut Vec<u8>, len: usize) -> Result<()> {
     bytes.try_reserve_exact(more).map_err(failed)
 }
 
-/// Offsets and positions of an order that cannot be inverted, by offset.
+/// Returns the offsets and positions of an order that cannot be inverted, sorted by offset.
 fn sorted(order: &Order) -> Result<Vec<(u64, u64)>> {
     let mut pairs = Vec::new();
     let len = usize::try_from(order.len()).unwrap_or(usize::MAX);

@@ -35,7 +35,7 @@ pub(crate) struct Feed {
     kind: Kind,
     /// The order that is expected after this one.
     next: Option<Order>,
-    /// Whether nobody may want what is read.
+    /// Whether what is read may never be requested.
     is_guess: bool,
     /// Bytes of rows that may be held in memory.
     memory_bytes: u64,
@@ -145,7 +145,7 @@ impl Reader {
             is_taken: AtomicBool::new(false),
         };
         self.shared.ahead.store(Some(Arc::new(ahead)));
-        // Its error, if there is one, is kept for whoever asks for the rows.
+        // Its error, if there is one, is raised when the rows are requested.
         runtime::spawn("lanceloader-ahead", move || drop(rows.prepare()))
     }
 }
@@ -153,7 +153,7 @@ impl Reader {
 impl Drop for Feed {
     fn drop(&mut self) {
         if let Kind::External(rows) = &self.kind {
-            // Pass 1 may be under way on a thread that nobody waits for any more.
+            // Pass 1 may be under way on a thread whose result is no longer needed.
             rows.cancel();
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Form {
     pub(super) is_signed: bool,
 }
 
-/// Batches of the columns of a projection, as they are handed out.
+/// Returns batches of the columns of a projection, as they are handed out.
 pub(super) fn formed(
     projection: &Projection,
     mut batches: Vec<Gathered>,

@@ -1,4 +1,4 @@
-//! Batches of rows of like length under a token budget.
+//! Batches of rows of similar length under a token budget.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Budget {
     pub oversized: Oversized,
 }
 
-/// What an epoch comes to.
+/// The totals of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BucketCounts {
     /// Tokens of all rows.

@@ -1,11 +1,11 @@
 //! SEQUENCES: lengths of rows → blocks of a fixed length, or batches under a token budget.
 //!
 //! A plan is made from an [`Order`](crate::order::Order) and the [`Lengths`] of its rows, and from
-//! nothing else: whoever has the same two has the same plan, so that ranks agree without talking.
-//! Plans keep a few bytes for many rows and compute the rest again where it is asked for, so that
-//! any block or batch is found without those before it.
+//! nothing else: the same two give the same plan, so that ranks agree without communication. Plans
+//! keep a few bytes for many rows and compute the rest again on demand, so that any block or batch is
+//! found without those before it.
 //!
-//! Arrow only; nothing here reads a table. [`Filler`] is handed the rows that it asks for.
+//! Arrow only; nothing here reads a table. [`Filler`] is passed the rows that it requests.
 
 mod buckets;
 mod fill;

@@ -81,7 +81,7 @@ impl Packed {
     }
 }
 
-/// What an epoch comes to.
+/// The totals of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PackCounts {
     /// Documents with at least one token in a block.
@@ -147,7 +147,7 @@ impl Packing {
         Ok(())
     }
 
-    /// Documents looked at together.
+    /// Returns the number of documents that are looked at together.
     fn run(&self) -> u64 {
         match self.settings.placement {
             Placement::Concat => STRIDE,

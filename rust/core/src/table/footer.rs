@@ -98,7 +98,7 @@ pub(super) async fn read_columns(
     })?
     .page_table;
     for (info, column) in found.iter_mut().zip(columns) {
-        // It counted those that it was shown.
+        // Lance numbered only the columns of this footer.
         let info = Arc::get_mut(info).ok_or_else(|| Error::bug("metadata is shared"))?;
         info.index = column;
     }

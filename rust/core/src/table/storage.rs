@@ -257,7 +257,7 @@ impl Storage {
         }
         let found = read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
         let found = found.await.inspect_err(|_| {
-            // Lance keeps what it was answered for a small file, also where that was an error.
+            // Lance keeps the answer for a small file, even if it was an error.
             self.open_files.close_file(key);
         })?;
         Ok((file, self.open_files.keep_metadata(key, columns, found)))

@@ -86,8 +86,8 @@ impl Alias {
     }
 }
 
-/// Returns a sum that a billion terms do not blur (W. Kahan, 1965): an error of it would be shared
-/// out as slots that nobody claims.
+/// Returns a sum whose error does not grow with the number of terms (W. Kahan, 1965): it would become
+/// slots that no row claims.
 fn sum_of(terms: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut lost) = (0.0, 0.0);
     for term in terms {

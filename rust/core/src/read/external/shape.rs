@@ -39,7 +39,7 @@ impl Shape {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the budget is too small, [`Error::Memory`] if nobody set it.
+    /// [`Error::Invalid`] if the budget is too small, or [`Error::Memory`] if it was not set by a user.
     pub(super) fn new(
         num_rows: u64,
         row_bytes: u64,

@@ -44,12 +44,12 @@ enum Attempt {
     Mapped(Block),
     /// The block was in memory; it is now in a file if that could be written.
     Moved(Option<Block>),
-    /// Another process is at it.
+    /// Another process is filling it.
     Busy,
 }
 
 impl Resident {
-    /// Starts filling, unless this process is at it, or should not try again yet.
+    /// Starts filling, unless this process is filling already, or should not try again yet.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ impl Resident {
             }
             None => None,
         };
-        // Somebody may have finished it between the look and the claim.
+        // Another process may have finished it between the look and the claim.
         if claim.is_some()
             && let Some(found) = load()
         {
@@ -189,7 +189,7 @@ impl Resident {
                 Some(block)
             }
             Some(Err(error)) => {
-                // The disk is full, or somebody took the folder away: go on in memory.
+                // The disk is full, or the folder was removed: go on in memory.
                 self.detach(error);
                 None
             }
@@ -266,7 +266,7 @@ impl Resident {
     }
 }
 
-/// What a thread does: blocks, as long as anybody wants them.
+/// Runs a thread, which fills blocks as long as the rows are in use.
 fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
     let work = AssertUnwindSafe(|| fill_blocks(resident, filling));
     let result = catch_unwind(work).unwrap_or_else(|panic| {
