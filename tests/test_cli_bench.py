@@ -118,7 +118,7 @@ def test_rounds_end_at_the_limit():
     assert len(results[0].turns) == len(results[1].turns)
     results, left_out = racing.by_turns(arms, seconds=0.4, rounds=9, limit=0.01)
     assert [(result.name, len(result.turns)) for result in results] == [("a", 1)]
-    assert "raise --limit to have it" in left_out["b"]
+    assert "raise --limit to include it" in left_out["b"]
 
 
 def test_verdicts():
@@ -135,6 +135,6 @@ def test_verdicts():
     )
     assert "just enough: steps shorter than 4.88 ms" in of(210_000)
     slow = of(1_000, other=1_050)
-    assert "only steps of 1.02e+03 ms or more" in slow
+    assert "keeps up with steps of 1.02e+03 ms or more" in slow
     assert "lanceloader warm" in slow
     assert slow.endswith("other is as fast.")

@@ -1,6 +1,6 @@
 """lanceloader: train from Lance and LanceDB tables as if they were already shuffled in memory.
 
-Importing this imports no array library; each is loaded by the first thing that needs it.
+Importing this package imports no array library; each one is imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def install() -> None:
-    """Make LanceDB's own tables work, and fast, as datasets of torch's ``DataLoader``.
+    """Make LanceDB's own tables work as fast datasets of torch's ``DataLoader``.
 
     The same as ``lanceloader.torch.install``, which says what is patched.
 

@@ -19,7 +19,7 @@ def need(library: str, what: str, extra: str | None = None) -> None:
     Raises:
         ImportError: If it is not installed.
     """
-    # A library that somebody has put in the place of one may have no spec.
+    # A module that replaces the library in `sys.modules` may have no spec.
     if sys.modules.get(library) is not None:
         return
     if importlib.util.find_spec(library) is None:

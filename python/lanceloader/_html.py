@@ -24,7 +24,7 @@ def table_of(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def details(title: str, text: str) -> str:
-    """Return text that is shown when its title is clicked."""
+    """Return HTML that shows a text when its title is clicked."""
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 
 

@@ -34,7 +34,7 @@ class ColumnInfo:
         type: Its Arrow type, as text.
         nullable: Whether it may hold nulls.
         is_native: Whether the native reader reads it.
-        reason: Why not, if it does not.
+        reason: Why the native reader does not read it, or ``None`` if it does.
         feature: What the values mean, if the schema says so: a feature of Hugging Face's
             ``datasets``, as in ``"Image"`` or ``"ClassLabel(cat, dog)"``; or the name of an Arrow
             extension type, as in ``"lance.json"``.
@@ -61,7 +61,7 @@ class IndexInfo:
         name: Its name.
         type: Its type, as in ``"BTree"`` or ``"IVF_PQ"``.
         columns: The indexed columns.
-        rows: Rows that it covers, or ``None`` if that is unknown.
+        rows: The number of rows that it covers, or ``None`` if that is unknown.
     """
 
     name: str
@@ -74,27 +74,27 @@ class IndexInfo:
 class TableInfo:
     """What a table at one version is made of, and who reads it.
 
-    ``None`` stands for what is not known: some of it only the table's own library tells, and
+    ``None`` means that a value is unknown. Only the table's own library knows some of them, and
     ``hint`` says what to install.
 
     Attributes:
         source: The address and version, in words.
-        version: The version this is about.
+        version: The version that is described.
         latest_version: The latest version.
-        num_versions: Versions that there are, old ones included.
+        num_versions: The number of versions, including old ones.
         branch: The branch, or ``None`` for the main line.
         branches: The names of all branches.
-        tags: Name and version of all tags.
-        num_rows: Rows that are not deleted.
-        num_deleted_rows: Rows that are deleted, but still in the files.
-        num_fragments: Fragments.
-        num_data_files: Data files.
-        data_bytes: Bytes of the data files, all columns.
-        file_versions: Versions of Lance's file format, oldest first.
+        tags: The names and versions of all tags.
+        num_rows: The number of rows that are not deleted.
+        num_deleted_rows: The number of rows that are deleted, but still in the files.
+        num_fragments: The number of fragments.
+        num_data_files: The number of data files.
+        data_bytes: The bytes of the data files, of all columns.
+        file_versions: The versions of Lance's file format, oldest first.
         columns: The columns.
         indices: The indices.
-        is_native: Whether the native reader reads the table, if not every column of it.
-        reason: Why not, if it does not.
+        is_native: Whether the native reader reads the table, though perhaps not all of its columns.
+        reason: Why the native reader does not read the table, or ``None`` if it does.
         hint: What to install to learn more.
     """
 
@@ -170,7 +170,7 @@ def table_info(
         "num_fragments": None if native is None else native.num_fragments,
         "data_bytes": None if native is None else native.data_bytes,
     }
-    facts |= _told_by_its_library(source)
+    facts |= _known_to_its_library(source)
     return TableInfo(
         source=source.describe(),
         version=source.version,
@@ -235,7 +235,7 @@ def _why_not(source: Source) -> str | None:
         return None
     address = source.opener.table
     if not isinstance(address, str):
-        return "the table is on a server, which only lancedb talks to"
+        return "the table is on a server, which only lancedb can query"
     options = getattr(source.opener, "storage_options", None)
     try:
         LanceSource(
@@ -249,8 +249,8 @@ def _why_not(source: Source) -> str | None:
     return None
 
 
-def _told_by_its_library(source: Source) -> dict[str, Any]:
-    """Return what pylance, or lancedb, knows of a table in files or on a server."""
+def _known_to_its_library(source: Source) -> dict[str, Any]:
+    """Return what pylance or lancedb knows about a table in files or on a server."""
     if not isinstance(source, EngineSource | LanceSource):
         return {}
     is_there = [
@@ -312,7 +312,7 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
 
 
 def _name_of_format(version: tuple[int, int]) -> str:
-    """Return the name of a file format: the first two have other numbers in the files."""
+    """Return the name of a file format; files number the first two formats differently."""
     if version < _FIRST_OF_FORMAT_2:
         return "0.1"
     major, minor = version
@@ -320,7 +320,7 @@ def _name_of_format(version: tuple[int, int]) -> str:
 
 
 def _of_table(table: Any) -> dict[str, Any]:
-    """Return what lancedb knows; a server need not know all of it."""
+    """Return what lancedb knows about a table; a server may not know all of it."""
     versions = _answer(table.list_versions) or []
     indices = _answer(table.list_indices)
     at: dict[str, Any] = next(

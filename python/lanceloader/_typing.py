@@ -79,7 +79,7 @@ LongRows: TypeAlias = Literal["alone", "error"]
 """The treatment of rows longer than ``batch_tokens``; see ``Permutation.loader``."""
 
 Progress: TypeAlias = bool | Callable[[int, int | None], object]
-"""Whether to show a bar; or a function, called with how much is done and how much there is."""
+"""Whether to show a progress bar; or a function, which is called with the amounts done and in total."""
 
 Transform: TypeAlias = Callable[[Any], Any]
 """A function that converts a ``pyarrow.RecordBatch``."""

@@ -111,7 +111,7 @@ class BlobRows:
         with self._lock:
             if self._found is None:
                 dataset = dataset_of(self.source)
-                # Ranges are read as they are asked for: readers above have buffers of their own.
+                # Ranges are read as requested: readers on top have buffers of their own.
                 self._found = dataset.take_blobs(
                     self.column, ids=list(self.row_ids), buffer_size=0
                 )
@@ -124,9 +124,9 @@ class BlobRows:
 class BlobFile(io.RawIOBase):
     """A value of a blob column as a binary file; see ``Permutation.with_blobs``.
 
-    Nothing is read, and no file is opened, before the first call that needs it. Each read fetches what it
-    was asked for and no more: pass the file to ``io.BufferedReader`` to read small pieces one after
-    another. It is seekable, and can be passed to whatever reads binary files, such as ``av.open``,
+    Nothing is read, and no file is opened, before the first call that needs it. Each read fetches only
+    the requested bytes: wrap the file in ``io.BufferedReader`` to read small pieces one after another.
+    The file is seekable, and can be passed to anything that reads binary files, such as ``av.open``,
     ``soundfile.read``, ``PIL.Image.open`` and torchcodec's decoders.
 
     Its pickle is a description, without the bytes and without the position. Worker processes that read files
@@ -179,7 +179,7 @@ class BlobFile(io.RawIOBase):
         """
         if not 0 <= start <= stop:
             message = (
-                f"read_range({start}, {stop}) is no range: pass 0 <= start <= stop"
+                f"read_range({start}, {stop}) is not a range: pass 0 <= start <= stop"
             )
             raise ValueError(message)
         with self._noting():
@@ -226,11 +226,11 @@ class BlobFile(io.RawIOBase):
         return self._position
 
     def readable(self) -> bool:
-        """Return that the file can be read."""
+        """Return ``True``: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Return that the file has a position that can be set."""
+        """Return ``True``: the position can be set."""
         return True
 
     def __reduce__(self) -> Any:

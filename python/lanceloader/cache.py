@@ -1,9 +1,9 @@
 """The folder of packed rows, copies of remote files and computed columns, and how to empty it.
 
-Rows come into it by reading with ``read="resident"``, which ``"auto"`` mostly is, or by
-``Permutation.warm``; copies by reading rows of tables in object storage that are not packed. It
-may be emptied at any time: what is in use stays, and what is needed again is packed, or
-fetched, again. Computed columns are those of ``select_columns``; they are kept until they are
+Rows are added by reading with ``read="resident"``, which ``"auto"`` chooses in most cases, and by
+``Permutation.warm``; copies by reading rows of tables in object storage that are not packed. The
+folder may be emptied at any time: entries in use stay, and those that are needed later are packed
+or fetched again. Computed columns are those of ``select_columns``; they are kept until they are
 removed here, and are computed again when needed.
 """
 
@@ -60,7 +60,7 @@ class Entry:
         rows: Rows of the table. 0 for copies.
         bytes: Bytes of the files.
         is_complete: Whether all rows are packed, or all files that were opened copied whole.
-        is_in_use: Whether a process reads or writes them now.
+        is_in_use: Whether a process is reading or writing them.
         last_used: When they were last opened.
         path: The folder with the files.
         origin: The address of the folder in object storage whose files are copied; ``None`` for
@@ -150,14 +150,14 @@ def entries(cache_dir: str | os.PathLike[str] | None = None) -> list[Entry]:
 def clear(
     cache_dir: str | os.PathLike[str] | None = None, *, dry_run: bool = False
 ) -> Cleared:
-    """Remove packed rows and computed columns from the cache folder, but for those in use.
+    """Remove packed rows and computed columns from the cache folder, except those in use.
 
     Only files that lanceloader wrote are removed, and nothing is removed from a folder that
     lacks the marker which lanceloader puts into folders of its own.
 
     Args:
         cache_dir: As for ``path``.
-        dry_run: Whether to only say what would be removed.
+        dry_run: Whether to only report what would be removed.
 
     Raises:
         NotADirectoryError: If there is a file in its place.
@@ -189,7 +189,7 @@ def prune(
 
     Args:
         cache_dir: As for ``path``.
-        dry_run: Whether to only say what would be removed.
+        dry_run: Whether to only report what would be removed.
 
     Raises:
         NotADirectoryError: If there is a file in its place.
@@ -204,7 +204,7 @@ def prune(
 
 
 def _root(cache_dir: str | os.PathLike[str] | None) -> Path | None:
-    """Return the cache folder, which is no file.
+    """Return the cache folder, and check that it is not a file.
 
     Raises:
         NotADirectoryError: If it is a file.
@@ -241,7 +241,7 @@ def _private_folders(folder: Path) -> Iterator[Path]:
 
 
 def _entry_at(folder: Path) -> Entry | None:
-    """Describe an entry, or return ``None`` if the folder is none."""
+    """Describe an entry, or return ``None`` if the folder is not one."""
     try:
         file = folder / DESCRIPTION
         used = file.lstat()
@@ -298,7 +298,7 @@ def _computed_at(folder: Path) -> Entry | None:
 
 def _copies_at(folder: Path, origin: str, last_used: float) -> Entry:
     files = {each.name: each.lstat() for each in folder.iterdir()}
-    # Copies have holes where nothing was fetched yet, and room that was taken is one hole.
+    # Copies have holes where nothing was fetched yet; a file that only reserves room is one hole.
     stored = {name: about.st_blocks * _BLOCK_BYTES for name, about in files.items()}
     copies = [name for name in files if name.endswith(".copy")]
     return Entry(

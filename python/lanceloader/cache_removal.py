@@ -33,7 +33,7 @@ _OWN_FILE = re.compile(r".*\.(rows|copy|sums|files|part)|entry\.json|lock")
 
 
 def is_marked(root: Path) -> bool:
-    """Return whether a cache folder has the marker of those from which entries may be removed."""
+    """Return whether a cache folder has the marker, without which no entry is removed from it."""
     marker = root / _MARKER
     try:
         return stat.S_ISREG(marker.lstat().st_mode) and marker.read_text() == _MARK
@@ -43,7 +43,7 @@ def is_marked(root: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, name: str = _LOCK) -> Iterator[bool]:
-    """Lock an entry against those who would begin to use it; yield whether nobody uses it."""
+    """Lock an entry, so that no process begins to use it; yield whether it is not in use."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     lock = os.open(folder / name, flags, 0o600)
     try:
@@ -58,7 +58,7 @@ def _locked(folder: Path, name: str = _LOCK) -> Iterator[bool]:
 
 def is_in_use(folder: Path) -> bool:
     """Return whether a process uses an entry."""
-    # A shared lock is what its users hold: it is in nobody's way who looks at the same time.
+    # Users hold a shared lock, which excludes this one.
     try:
         lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -73,12 +73,12 @@ def is_in_use(folder: Path) -> bool:
 
 
 def remove(entry: Path) -> bool:
-    """Remove an entry, unless somebody uses it."""
+    """Remove an entry, unless a process uses it."""
     try:
         with _locked(entry) as is_free:
             if not is_free:
                 return False
-            # The lock last: whoever finds none makes a new one.
+            # The lock goes last: a process that finds none creates a new one.
             files = sorted(entry.iterdir(), key=lambda file: file.name == _LOCK)
             for file in files:
                 is_file = stat.S_ISREG(file.lstat().st_mode)
@@ -86,7 +86,7 @@ def remove(entry: Path) -> bool:
                     file.unlink(missing_ok=True)
     except OSError:
         return not (entry / DESCRIPTION).exists()
-    # Something else may lie in them.
+    # The folders may hold other files.
     with contextlib.suppress(OSError):
         entry.rmdir()
         entry.parent.rmdir()
@@ -94,7 +94,7 @@ def remove(entry: Path) -> bool:
 
 
 def remove_computed(entry: Path) -> bool:
-    """Remove computed columns, unless somebody uses or computes them."""
+    """Remove computed columns, unless a process uses or computes them."""
     try:
         with (
             _locked(entry, _COMPUTED_MAKING) as is_made,
@@ -102,7 +102,7 @@ def remove_computed(entry: Path) -> bool:
         ):
             if not is_made or not is_free:
                 return False
-            # The description first: without it, nobody takes the rest for whole.
+            # The description goes first: without it, no process takes the rest for complete.
             (entry / COMPUTED_DESCRIPTION).unlink(missing_ok=True)
             shutil.rmtree(entry)
     except OSError:

@@ -13,7 +13,7 @@ def path_of(name: str, value: Any) -> Path:
     """Return an argument that must be a path.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not a path.
     """
     if not isinstance(value, str | os.PathLike):
         message = f"`{name}` must be a string or a path, not {value!r}"

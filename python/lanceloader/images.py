@@ -65,7 +65,7 @@ class ImageOptions:
 
     @functools.cached_property
     def recipe(self) -> _native.Recipe:
-        """The same for the core.
+        """The options as the core takes them.
 
         Raises:
             ValueError: If an option is outside of its domain.
@@ -210,7 +210,7 @@ def decode_threads() -> int:
     divided by that of the worker processes of torch.
 
     Raises:
-        ValueError: If the variable is no positive number.
+        ValueError: If the variable is not a positive number.
     """
     text = os.environ.get("LANCELOADER_DECODE_THREADS")
     if not text:

@@ -66,7 +66,7 @@ class ReadOptions:
     Attributes:
         read: The strategy.
         memory_limit: The most bytes of rows to hold in memory.
-        cache_dir: The directory of packed rows, as an absolute path.
+        cache_dir: The folder of packed rows, as an absolute path.
         threads: The number of threads that read.
 
     Example:
@@ -95,7 +95,7 @@ class ReadOptions:
             read: The strategy; see ``Permutation.with_read``, as for the others.
             memory_limit: The most bytes of rows to hold in memory, as a number or a string such
                 as ``"4GiB"``.
-            cache_dir: The directory of packed rows.
+            cache_dir: The folder of packed rows.
             threads: The number of threads that read.
 
         Raises:

@@ -169,7 +169,7 @@ def state_of_base(base: Any, source: Source) -> dict[str, Any] | None:
 
 
 def from_state(perm: RowVerbs, state: dict[str, Any]) -> None:
-    """Initialize a permutation from its state, or from a state that LanceDB wrote.
+    """Initialise a permutation from its state, or from a state that LanceDB wrote.
 
     Raises:
         TypeError: If the state is not a dict.
@@ -257,7 +257,7 @@ def source_of_factory(table: Any, state: dict[str, Any]) -> Source:
 
 
 def from_lancedb_state(perm: RowVerbs, state: dict[str, Any]) -> None:
-    """Initialize a permutation from a state of any release of ``lancedb.permutation``."""
+    """Initialise a permutation from a state of any release of ``lancedb.permutation``."""
     import lancedb
 
     factory = state["connection_factory"]

@@ -116,7 +116,8 @@ def words(keys: Numbers, first: int, count: int) -> Numbers:
 def takes_rng(function: Callable[..., Any] | None) -> bool:
     """Return whether a function has a parameter named ``rng`` that can be passed by name.
 
-    Modules of torch are asked for that of ``forward``. A ``functools.partial`` that sets ``rng`` has none.
+    For a module of torch, this is a parameter of ``forward``. A ``functools.partial`` that sets ``rng``
+    has no such parameter.
     """
     inner: Any = function
     while isinstance(inner, functools.partial):
@@ -168,7 +169,7 @@ class RowKeys:
 
     Args:
         find: Returns the seeds, the epochs and the places of the rows. Seeds and epochs are
-            numbers, or arrays with one for each row. It is called once, when they are asked for.
+            numbers, or arrays with one for each row. It is called once, on first use.
     """
 
     def __init__(self, find: Callable[[], tuple[Keys, Keys, Numbers]]) -> None:

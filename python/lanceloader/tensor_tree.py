@@ -68,7 +68,7 @@ def with_items(value: Any, items: dict[Any, Any]) -> Any:
 
 
 def is_leaf(value: Any) -> bool:
-    # The type says it: some dicts raise for attributes that are none of their keys.
+    # Looked up on the type: some dicts raise for attributes that are not keys.
     return callable(getattr(type(value), "to", None)) and not isinstance(value, type)
 
 

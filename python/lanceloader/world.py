@@ -101,12 +101,12 @@ class World:
 
     @classmethod
     def found(cls) -> Self:
-        """Return the world of ``torch.distributed``, or rank 0 of 1 if it is not initialized."""
+        """Return the world of ``torch.distributed``, or rank 0 of 1 if it is not initialised."""
         return cls.in_use() or cls()
 
     @classmethod
     def in_use(cls) -> Self | None:
-        """Return the world of ``torch.distributed``, or ``None`` if it is not initialized."""
+        """Return the world of ``torch.distributed``, or ``None`` if it is not initialised."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available():
             return None

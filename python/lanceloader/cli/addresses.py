@@ -152,7 +152,7 @@ class Address:
         key = options.pop("api_key", None) or os.environ.get("LANCEDB_API_KEY")
         if not key:
             message = (
-                f"{self.uri} needs an API key: set LANCEDB_API_KEY, or give "
+                f"{self.uri} needs an API key: set LANCEDB_API_KEY, or pass "
                 "--storage-option api_key=…"
             )
             raise UsageError(message)

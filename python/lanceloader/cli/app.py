@@ -53,7 +53,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Look at Lance and LanceDB tables, and find out how fast they train.
+    """Inspect Lance and LanceDB tables, and measure how fast they can be read for training.
 
     \b
     Exit codes:

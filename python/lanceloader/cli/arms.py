@@ -19,7 +19,7 @@ __all__ = ["LOADER", "Arm", "Race", "arms"]
 LOADER = "loader()"
 LANCEDB = "lancedb's Permutation"
 
-# What lancedb's own permutations know.
+# The formats of lancedb's own permutations.
 _FORMATS_OF_LANCEDB = (
     *("arrow", "numpy", "pandas", "polars", "python", "python_col"),
     *("torch", "torch_col", "torch_row"),
@@ -45,7 +45,7 @@ class Arm:
 
     Attributes:
         name: Its name; opening may add to it.
-        open: Imports what it needs, and gives what counts the rows of batch after batch.
+        open: Imports what it needs, and returns an iterator over the number of rows of each batch.
         is_packing: Whether rows are still being packed in the background.
     """
 
@@ -206,7 +206,7 @@ def why_not_lancedb(race: Race) -> str | None:
     if not target.rstrip("/").endswith(".lance"):
         return "the name of the table does not end in .lance"
     if race.address.branch or race.address.tag:
-        return "a branch or tag was asked for"
+        return "a branch or tag was passed"
     return None
 
 

@@ -88,9 +88,9 @@ def bench(
 ) -> None:
     """Measure how fast this table is read on this machine, and say if that is enough.
 
-    Shuffled batches of loader(), of torch's DataLoader and of lancedb's Permutation are timed,
-    and a scan in order: by turns, whatever is installed. The first batch of each is timed
-    apart, and rows are packed before the others are timed.
+    Shuffled batches of loader(), torch's DataLoader and lancedb's Permutation, and a scan in
+    order, are timed in turns, as far as these are installed. First batches are timed
+    separately, and rows are packed before the other batches are timed.
 
     \b
     Examples:
@@ -113,7 +113,7 @@ def bench(
         workers=workers,
     )
     ready, absent = arms.arms(race)
-    # Bars would take time of the arms that have them.
+    # Progress bars would slow down the arms that have them.
     with requested(progress=False):
         results, left_out = racing.by_turns(
             ready, seconds=seconds, rounds=rounds, limit=limit
@@ -181,8 +181,6 @@ def check_plot(plot: Path | None) -> None:
             '--plot needs matplotlib, which is not installed: pip install "lanceloader[plots]"'
         )
     if plot.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(
-            f"--plot {plot}: wanted a name that ends in .png, .svg or .pdf"
-        )
+        raise UsageError(f"--plot {plot}: the name must end in .png, .svg or .pdf")
     if not plot.absolute().parent.is_dir():
         raise UsageError(f"--plot {plot}: its folder does not exist")

@@ -40,7 +40,7 @@ def list_entries(*, cache_dir: CacheDir = None, json: Json = False) -> None:
 
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    bool, typer.Option("--dry-run", help="Only report what would be removed.")
 ]
 
 

@@ -23,7 +23,7 @@ FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
 
-# What lanceloader and the libraries of tables raise for what a user can do something about.
+# Errors of lanceloader and of the tables' libraries that a user can do something about.
 _EXPECTED = (
     *(LanceloaderError, OSError, ValueError, TypeError, LookupError, ImportError),
     *(MemoryError, RuntimeError),
@@ -106,7 +106,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
     before = warnings.showwarning
     warnings.showwarning = show
-    # Readers of lanceloader survive a fork; pylance warns of any.
+    # Readers of lanceloader survive a fork; pylance warns about every fork.
     warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
     try:
         yield

@@ -122,7 +122,7 @@ def facts(found: ll.TableInfo) -> list[tuple[str, str]]:
     if not found.is_native:
         read = f"by the table's own library: {found.reason}"
     elif others := sum(not column.is_native for column in found.columns):
-        read += f", but for {others:,} of {len(found.columns):,} columns"
+        read += f", except {others:,} of {len(found.columns):,} columns"
     lines.append(("read", read))
     if found.hint is not None:
         lines.append(("hint", found.hint))

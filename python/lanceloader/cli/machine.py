@@ -131,7 +131,7 @@ def shared_memory() -> Finding:
     space = shutil.disk_usage(folder)
     text = f"{size(space.free)} free of {size(space.total)}"
     if not os.access(folder, os.W_OK):
-        fix = "it must be writable for DataLoader workers; loader() does without"
+        fix = "it must be writable for DataLoader workers; loader() does not need it"
         return Finding("problem", "/dev/shm", f"{text}, not writable", fix)
     if space.free < _LITTLE_SHARED_MEMORY:
         fix = "docker run --shm-size=2g, or loader() without worker processes"

@@ -166,7 +166,7 @@ def bar(
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda _done, _total: None
         return
-    # Shown where somebody asked for it, terminal or not.
+    # If it was requested, the bar is shown without a terminal, too.
     console = Console(file=sys.stderr, force_terminal=True if show else None)
     columns = (
         TextColumn("{task.description}"),

@@ -67,7 +67,7 @@ def by_turns(
             so_far = time.perf_counter() - begin
             if opened and so_far > _SHARE_OF_OPENING * limit:
                 left_out[arm.name] = (
-                    f"{so_far:.1f} s were over already; raise --limit to have it"
+                    f"{so_far:.1f} s had passed already; raise --limit to include it"
                 )
                 continue
             try:
@@ -81,7 +81,7 @@ def by_turns(
                 continue
             opened.append((Result(arm.name, time.perf_counter() - start), batches))
             if arm is arms[0]:
-                # Packing goes on in the background, and would be timed otherwise.
+                # Packing continues in the background, and would otherwise be timed.
                 packing = time.perf_counter() + _MOST_SECONDS_OF_PACKING
                 while arm.is_packing() and time.perf_counter() < packing:
                     next(batches)

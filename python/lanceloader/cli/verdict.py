@@ -42,9 +42,9 @@ def verdict(results: list[Result], *, batch_size: int, step_ms: float) -> str:
         )
     else:
         words.append(
-            f"training would wait for reading, as only steps of {shortest:.3g} ms or more are "
-            "kept up with. Read fewer columns, pack the rows first with `lanceloader warm`, or "
-            "copy them in order with `lanceloader materialize --shuffle`."
+            f"training would wait for reading, which only keeps up with steps of {shortest:.3g} ms "
+            "or more. Read fewer columns, pack the rows first with `lanceloader warm`, or copy "
+            "them in order with `lanceloader materialize --shuffle`."
         )
     for other in others:
         if other.name.startswith("scan"):

@@ -1,8 +1,8 @@
 """The inverse of the normal distribution, with the same bits on every machine.
 
-This is algorithm AS 241 (M. Wichura, 1988), as in ``statistics.NormalDist``. It adds, multiplies, divides
-and takes roots, which IEEE 754 defines to the last bit; so does its logarithm, which those of machines do
-not.
+This is algorithm AS 241 (M. Wichura, 1988), as in ``statistics.NormalDist``. It only adds, multiplies,
+divides and takes square roots, whose results IEEE 754 defines to the last bit. The same holds for its own
+logarithm, but not for those of C libraries.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TAIL = (
 
 
 def inverse_normal(uniform: Floats) -> Floats:
-    """Return the normal numbers of numbers strictly between 0 and 1."""
+    """Return the normal quantiles of probabilities strictly between 0 and 1."""
     offset = uniform - 0.5
     found = offset * fraction(CENTRE, 0.180625 - offset * offset)
     far = np.abs(offset) > 0.425

@@ -60,7 +60,7 @@ class BatchGenerator(np.random.Generator):
         self._key_of_row = keys.of(name)
         first = int(self._key_of_row[0]) if len(self._key_of_row) else GOLDEN
         self._first = first
-        # The second half of the key tells the batch from its first row.
+        # The second half of the key distinguishes the batch from its first row.
         super().__init__(np.random.Philox(key=first + 2**64))
         self.per_row = RowDraws(self._key_of_row)
         self.rows = RowGenerators(self._key_of_row)
@@ -136,9 +136,9 @@ class RowGenerators(Sequence[np.random.Generator]):
 
 
 class RowDraws:
-    """Draws for all rows of a batch at once, each from numbers of the row alone.
+    """Draws for all rows of a batch at once; what is drawn for a row depends on this row alone.
 
-    All methods return arrays of shape (rows, *size). Each call draws further numbers.
+    All methods return arrays of shape (rows, *size). Each call draws new numbers.
     """
 
     def __init__(self, keys: np.ndarray[Any, Any]) -> None:

@@ -44,7 +44,7 @@ DESCRIPTION = "columns.json"
 """The file that describes computed columns; it is written last."""
 
 LOCK = "lock"
-"""The file that users of computed columns lock, so that they are not removed meanwhile."""
+"""The file that users of computed columns lock, so that these are not removed."""
 
 MAKING = "making"
 """The file that a process locks while it computes columns, and while it removes them."""
@@ -267,7 +267,7 @@ def locked_folder(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
-        # Whoever held it has removed the folder.
+        # The previous holder of the lock has removed the folder.
         os.close(lock)
 
 

@@ -225,7 +225,7 @@ class LanceSource(NativeSource):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.update(_native=None, _make_engine=None, _pid=None)
-        # The other process must notice if another table lies at this address by then.
+        # The other process must notice if there is another table at this address by then.
         state["_identity"] = self.identity
         state["storage_options"] = without_secrets(self.storage_options)
         return state

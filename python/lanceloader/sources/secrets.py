@@ -40,7 +40,7 @@ _IS_ALLOWED: ContextVar[bool] = ContextVar("is_allowed", default=False)
 
 @contextmanager
 def travelling(*, is_allowed: bool) -> Iterator[None]:
-    """Allow credentials in the pickles that are made inside, because a user asked for it."""
+    """Allow credentials in the pickles that are made inside, as a user requested."""
     token = _IS_ALLOWED.set(is_allowed)
     try:
         yield

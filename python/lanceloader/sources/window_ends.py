@@ -134,7 +134,7 @@ def bits_of_bfloat16(name: str, value: Any) -> int:
     """Return a number as the 16 bits of a bfloat16, as an int16.
 
     Raises:
-        FormatError: If it is no number.
+        FormatError: If it is not a number.
     """
     import numpy as np
 

@@ -109,7 +109,7 @@ class WindowSource(NativeSource):
         if known.keys().isdisjoint(column for _, column in columns):
             return self.base.reader(columns, options)
         outputs = [(name, known.get(column, column)) for name, column in columns]
-        # The rows of a batch are counted by what is read, where only padding is asked for.
+        # If only padding is selected, row offsets are read to count the rows of a batch.
         groups = groups_of(outputs) or {None: [ROW_OFFSET]}
         parts = [
             Part.of(self.base, names, steps, options, len(groups))

@@ -351,7 +351,7 @@ def position_of(item: Any, what: str, at: int) -> int:
     """Return an item of a sampler as an integer.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not an integer.
     """
     is_flag = isinstance(item, bool) or "bool" in str(getattr(item, "dtype", ""))
     with suppress(TypeError):

@@ -1,7 +1,7 @@
-"""Blocks at any positions, for data sets: the documents of their pieces are taken and put together.
+"""Blocks at any positions, for datasets: the documents of their pieces are taken and put together.
 
-Loaders read blocks in order, for which the core fits the documents of a window once. Here, which
-pieces blocks consist of is kept, as blocks of the same window are asked for at random.
+Loaders read blocks in order, for which the core fits the documents of a window once. Here, the pieces of
+blocks are kept, as blocks of the same window are requested at random.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Pieces(NamedTuple):
 
 
 class PieceCache:
-    """The pieces of the blocks of a plan, of those asked for last."""
+    """The pieces of the blocks of a plan that were requested last."""
 
     def __init__(self, packing: Packing, *, is_direct: bool) -> None:
         """Keep pieces of a plan.

@@ -120,7 +120,7 @@ def share_of(
         global_batch_size: The number of units in a batch of all ranks together; at least the
             number of ranks.
         world: The rank and the number of ranks.
-        tail: How a shorter last batch is divided whose units do not divide evenly.
+        tail: How a shorter last batch is divided if its units do not divide evenly.
         drop_last: Whether a shorter last batch is dropped.
     """
     rank, ranks = world.rank, world.world_size
