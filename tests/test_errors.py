@@ -319,13 +319,6 @@ def test_columns_of_one_name_are_refused():
         ll.open(data)
 
 
-def test_buffers_that_are_not_aligned_are_named():
-    buffer = pa.py_buffer(bytes(65)).slice(1)
-    column = pa.Array.from_buffers(pa.int64(), 8, [None, buffer])
-    with pytest.raises(ValueError, match="aligned"):
-        ll.open(pa.table({"x": column}))
-
-
 def test_a_permutation_is_no_table(table):
     perm = ll.open(table)
     for make in (ll.open, ll.Permutation.identity):

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, to_ffi};
-use arrow_array::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{
     Array, ArrayRef, RecordBatch, RecordBatchIterator, RecordBatchReader, StructArray, UInt64Array,
 };
@@ -19,6 +19,7 @@ use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
 
 use crate::enter::enter;
 use crate::runs::{Run, runs_of};
+use crate::stream::Stream;
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
@@ -146,7 +147,7 @@ pub(crate) fn stream_capsule<'py>(
 }
 
 /// Returns the batches of any object with `__arrow_c_stream__`, as they are produced.
-pub(crate) fn stream_of(object: &Bound<'_, PyAny>) -> PyResult<ArrowArrayStreamReader> {
+pub(crate) fn stream_of(object: &Bound<'_, PyAny>) -> PyResult<Stream> {
     if !object.hasattr("__arrow_c_stream__")? {
         return Err(PyTypeError::new_err(format!(
             "wanted Arrow data (an object with __arrow_c_stream__), got {}",
@@ -160,24 +161,24 @@ pub(crate) fn stream_of(object: &Bound<'_, PyAny>) -> PyResult<ArrowArrayStreamR
 }
 
 #[expect(unsafe_code, reason = "the consumer's side of the Arrow C stream interface")]
-fn import(stream: *mut FFI_ArrowArrayStream) -> PyResult<ArrowArrayStreamReader> {
+fn import(stream: *mut FFI_ArrowArrayStream) -> PyResult<Stream> {
     // SAFETY: the pointer comes from a capsule whose name was checked to be that of an Arrow C
     // stream, and whoever made a capsule of that name promises that it holds one. The stream is moved
     // out, which leaves a released one behind for the capsule to drop.
-    unsafe { ArrowArrayStreamReader::from_raw(stream) }.map_err(arrow)
+    unsafe { Stream::of(stream) }.map_err(arrow)
 }
 
 /// Returns all batches of a stream.
 pub(crate) fn collect(stream: impl RecordBatchReader) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let schema = stream.schema();
-    // arrow panics on buffers that are not aligned to their type. OK to go on: the stream is gone.
+    // arrow panics on some data that contradict themselves. OK to go on: the stream is gone.
     let batches = catch_unwind(AssertUnwindSafe(|| stream.collect::<Result<Vec<_>, _>>()));
     match batches {
         Ok(Ok(batches)) => Ok((schema, batches)),
         Ok(Err(error)) => Err(Error::arrow("Arrow data", &error)),
         Err(_) => Err(Error::invalid(
-            "this Arrow data, with a buffer that is not aligned",
-            "buffers aligned to their types, as in a copy of it",
+            "this Arrow data, which do not fit their types",
+            "data that are valid, as pyarrow's `validate(full=True)` checks",
         )),
     }
 }

@@ -18,6 +18,7 @@ mod runs;
 mod sequences;
 mod share;
 mod stats;
+mod stream;
 mod table;
 
 use lanceloader_core::recycled::Recycled;
