@@ -258,6 +258,7 @@ class Recipe:
         channels_first: bool,
         dtype: str,
         norm: tuple[tuple[float, ...], tuple[float, ...]],
+        jitter: tuple[tuple[float, float] | None, ...],
         exif: bool,
         max_pixels: int,
     ) -> Recipe: ...

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 from lanceloader import _native
 from lanceloader.choices import check_choice
 from lanceloader.numbers import count
 from lanceloader.world import num_cpus, num_workers
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["ImageOptions", "decode_threads", "image"]
 
@@ -54,6 +53,10 @@ class ImageOptions:
     dtype: Dtype = "uint8"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
+    brightness: tuple[float, float] | None = None
+    contrast: tuple[float, float] | None = None
+    saturation: tuple[float, float] | None = None
+    hue: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         passed = (
@@ -83,13 +86,14 @@ class ImageOptions:
             channels_first=self.layout == "CHW",
             dtype=self.dtype,
             norm=(self.mean or (0.0,) * 3, self.std or (1.0,) * 3),
+            jitter=(self.brightness, self.contrast, self.saturation, self.hue),
             exif=self.exif,
             max_pixels=self.max_pixels,
         )
 
     @property
     def is_random(self) -> bool:
-        """Whether a crop or a flip is random."""
+        """Whether a crop, a flip or a change of colours is random."""
         return self.recipe.is_random
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
@@ -117,6 +121,10 @@ def image(
     dtype: Dtype | None = None,
     exif: bool = True,
     max_pixels: SupportsIndex = MAX_PIXELS,
+    brightness: float | Sequence[float] | None = None,
+    contrast: float | Sequence[float] | None = None,
+    saturation: float | Sequence[float] | None = None,
+    hue: float | Sequence[float] | None = None,
 ) -> ImageOptions:
     """Return how a column of images is decoded, for ``loader(decode=...)`` and ``with_decode``.
 
@@ -150,6 +158,14 @@ def image(
             bits as int16.
         exif: Whether images are turned as their EXIF orientation says.
         max_pixels: The most pixels of an image. A larger one is refused before memory is taken.
+        brightness: As in torchvision's ``ColorJitter``, samples are multiplied by a random factor: a
+            number for one from ``1 - brightness`` to ``1 + brightness``, or the least and the largest.
+            Changes of colours come after the resize, in random order, and leave the background of
+            ``crop="pad"`` as it is.
+        contrast: Likewise, of the distance from the mean grey of the image.
+        saturation: Likewise, of the distance from the grey of each pixel.
+        hue: A random part of the circle, by which hues are turned: a number for one from ``-hue`` to
+            ``hue``, or the least and the largest, from -0.5 to 0.5.
 
     Raises:
         TypeError: If an option is of the wrong type.
@@ -197,6 +213,10 @@ def image(
         dtype,
         bool(exif),
         count(max_pixels, "max_pixels", least=1),
+        factors_of(brightness, "brightness"),
+        factors_of(contrast, "contrast"),
+        factors_of(saturation, "saturation"),
+        factors_of(hue, "hue", around=0.0),
     )
     # The core checks the rest.
     _ = options.recipe
@@ -242,6 +262,42 @@ def floats_of(values: Any, name: str, length: int) -> Any:
         message = f"`{name}` must be {length} numbers, got {values!r}"
         raise ValueError(message)
     return found
+
+
+def factors_of(
+    values: Any, name: str, around: float = 1.0
+) -> tuple[float, float] | None:
+    """Return the least and the largest factor of a change of colours, ``None`` for no change.
+
+    Args:
+        values: Both, or a number: how far they are from ``around``.
+        name: The name of the argument.
+        around: What changes nothing.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If they are not in order, or outside of what the change allows.
+    """
+    least, most = (0.0, 1000.0) if around else (-0.5, 0.5)
+    if values is None:
+        return None
+    if isinstance(values, str | bool) or not isinstance(values, Real | Sequence):
+        message = f"`{name}` must be a number, or the least and the largest factor, not {values!r}"
+        raise TypeError(message)
+    if isinstance(values, Real):
+        spread = float(values)
+        low, high = max(around - spread, least), around + spread
+        is_wrong = not spread >= 0
+    else:
+        low, high = floats_of(values, name, 2)
+        is_wrong = not low <= high
+    if is_wrong or not (least <= low and high <= most):
+        message = (
+            f"`{name}` must be a number from 0 to {most - around:g}, or the least and the largest factor, "
+            f"from {least:g} to {most:g}, got {values!r}"
+        )
+        raise ValueError(message)
+    return None if low == high == around else (low, high)
 
 
 def colour_of(fill: Any) -> tuple[int, int, int]:

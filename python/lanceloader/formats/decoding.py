@@ -55,7 +55,9 @@ class Decode:
             drawn = None
             if options.is_random:
                 if keys is None:
-                    raise AssertionError("random crops and flips need the keys of rows")
+                    raise AssertionError(
+                        "random crops, flips and colours need the keys of rows"
+                    )
                 drawn = keys.of(f"image {name}")
             images = batch.select([at])
             decode = decoded_windows if is_window(images.schema[0]) else decoded
@@ -119,7 +121,7 @@ def decoded_windows(
 ) -> Any:
     """Return the images of windows, the only column of a batch, as tensors of a fixed shape.
 
-    All images of a window are cropped and flipped alike.
+    All images of a window are cropped, flipped and coloured alike.
 
     Raises:
         ImageError: If an image is broken or too large.

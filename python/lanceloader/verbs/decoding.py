@@ -29,12 +29,12 @@ class DecodeVerbs(ColumnVerbs):
         width) in the dict formats of torch and NumPy, to one NumPy array per row in the formats of
         Python objects, and to a column of tensors in Arrow data.
 
-        Random crops and flips of a row depend on the seed and the epoch of the last ``shuffle``, or of
+        Random crops, flips and colours of a row depend on the seed and the epoch of the last ``shuffle``, or of
         the loader, on the row's place in the table and on the name of the column, and on nothing
         else; see ``docs/determinism.md``. Without a shuffle and a seed, the seed is 0.
 
         The images of a window, of a column with steps of ``windows``, are decoded to a further dimension, as in
-        (rows, steps, 3, height, width), all with the same crop and flip.
+        (rows, steps, 3, height, width), all with the same crop, flip and colours.
 
         An image that is broken raises ``ImageError``, which in a loader ``on_error`` treats. A null
         stays null, which the formats treat as ``nulls`` says.

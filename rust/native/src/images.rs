@@ -1,6 +1,6 @@
 //! `lanceloader_core::images` as a function of Arrow data.
 
-use lanceloader_core::images::{self, Crop, Decoded, Float, Interpolation, Samples};
+use lanceloader_core::images::{self, Crop, Decoded, Float, Interpolation, Jitter, Samples};
 use pyo3::exceptions::PyValueError;
 use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
 
@@ -13,6 +13,9 @@ use crate::runs::Block;
 #[pyclass(frozen, module = "lanceloader._native")]
 pub(crate) struct Recipe(images::Recipe);
 
+/// The least and the largest factor of a change of colours.
+type Factors = Option<(f64, f64)>;
+
 /// The samples of a batch, the sizes of its images unless they have one size, the rows that are null,
 /// and those that are broken with the reason.
 type Images = (Vec<Block>, Vec<(u32, u32)>, Vec<usize>, Vec<(usize, String)>);
@@ -20,11 +23,12 @@ type Images = (Vec<Block>, Vec<(u32, u32)>, Vec<usize>, Vec<(usize, String)>);
 #[pymethods]
 impl Recipe {
     /// `crop` is `None`, `"center"`, `"random"` or `"pad"`; `dtype` `"uint8"`, `"float16"`, `"bfloat16"` or
-    /// `"float32"`; `norm` a mean and a standard deviation for each channel, for floats.
+    /// `"float32"`; `norm` a mean and a standard deviation for each channel, for floats; `jitter` what is done to
+    /// brightness, contrast, saturation and hue.
     #[new]
     #[pyo3(signature = (
         *, size, crop, resize, scale, ratio, fill, flip, interpolation, antialias, channels_first,
-        dtype, norm, exif, max_pixels
+        dtype, norm, jitter, exif, max_pixels
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
@@ -40,6 +44,7 @@ impl Recipe {
         channels_first: bool,
         dtype: &str,
         norm: ([f32; 3], [f32; 3]),
+        jitter: (Factors, Factors, Factors, Factors),
         exif: bool,
         max_pixels: u64,
         py: Python<'_>,
@@ -78,6 +83,7 @@ impl Recipe {
                 )));
             }
         };
+        let (brightness, contrast, saturation, hue) = jitter;
         let recipe = images::Recipe {
             size,
             crop,
@@ -86,6 +92,7 @@ impl Recipe {
             antialias,
             channels_first,
             samples,
+            jitter: Jitter { brightness, contrast, saturation, hue },
             exif,
             max_pixels,
         };

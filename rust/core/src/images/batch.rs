@@ -7,12 +7,14 @@ use arrow_array::ArrayRef;
 use arrow_buffer::Buffer;
 
 use super::column::Files;
-use super::decode::decode_any;
+use super::crop::{Plan, Region};
+use super::decode::decode_rows;
 use super::decode::image::Image;
+use super::pixels::Orientation;
 use super::recipe::Recipe;
 use super::scratch::Scratch;
 use super::slots::Slots;
-use super::{crop, pixels, pool, resize};
+use super::{crop, jitter, pixels, pool, resize};
 use crate::error::{Error, Result, text_of_panic};
 use crate::runtime::lock;
 
@@ -101,6 +103,45 @@ fn slot_len(recipe: &Recipe, (height, width): (u32, u32)) -> Result<usize> {
         .ok_or_else(|| Error::invalid(format!("images of {height} x {width}"), "smaller ones"))
 }
 
+/// Where the pixels of a row lie, and what becomes of them.
+struct Layout {
+    plan: Plan,
+    orientation: Orientation,
+    /// The height and width of the image as it is stored.
+    stored: (u32, u32),
+    /// What is taken of it.
+    region: Region,
+    /// The height and width that it is resized to.
+    target: (u32, u32),
+}
+
+impl Layout {
+    fn of(recipe: &Recipe, image: Image, key: u64) -> Self {
+        let Image { height, width, orientation } = image;
+        let orientation = if recipe.exif { orientation } else { Orientation::default() };
+        let stored = (height, width);
+        let plan = crop::plan(recipe, orientation.turned(stored), key);
+        let region = orientation.stored(plan.region, stored);
+        let target = orientation.turned(plan.resized);
+        Self { plan, orientation, stored, region, target }
+    }
+
+    /// Returns whether all pixels are taken as they are.
+    fn is_same(&self) -> bool {
+        let Self { plan, stored, region, target, .. } = self;
+        let is_whole = target == stored && !plan.is_window;
+        is_whole && (region.width, region.height) == (stored.1.into(), stored.0.into())
+    }
+
+    /// Returns how many rows of the stored image are looked at, from the first one.
+    fn rows(&self, recipe: &Recipe) -> u32 {
+        let Self { plan, stored, region, target, .. } = self;
+        let reach =
+            if plan.is_window { resize::reach(recipe, region.height, target.0) } else { 0.0 };
+        crop::whole((region.top + region.height + reach).ceil()).min(stored.0)
+    }
+}
+
 /// The rows of a batch, while they are decoded.
 struct Rows {
     files: Files,
@@ -128,22 +169,21 @@ impl Rows {
 
     fn decode(&self, row: usize, file: &[u8], scratch: &mut Scratch) -> Result<Outcome, String> {
         let recipe = &self.recipe;
-        let mut image = decode_any(file, recipe.max_pixels, scratch)?;
-        if !recipe.exif {
-            image.orientation = pixels::Orientation::default();
-        }
         let key = self.keys.as_ref().map_or(0, |keys| keys[row]);
-        let Image { height, width, orientation } = image;
-        let stored = (height, width);
-        let plan = crop::plan(recipe, orientation.turned(stored), key);
-        let region = orientation.stored(plan.region, stored);
-        let target = orientation.turned(plan.resized);
-        let is_whole = target == stored && !plan.is_window;
-        let is_same = is_whole && (region.width, region.height) == (width.into(), height.into());
+        let rows = |image: Image| Layout::of(recipe, image, key).rows(recipe);
+        let image = decode_rows(file, recipe.max_pixels, scratch, &rows)?;
+        let layout = Layout::of(recipe, image, key);
+        let Layout { plan, orientation, stored, region, target } = layout;
+        let is_same = layout.is_same();
         if !is_same {
             resize::resize(recipe, scratch, stored, region, plan.is_window, target)?;
         }
-        let rgb = if is_same { &scratch.rgb } else { &scratch.resized };
+        let rgb = if is_same { &mut scratch.rgb } else { &mut scratch.resized };
+        if !recipe.jitter.is_none() {
+            let len = target.0 as usize * target.1 as usize * 3;
+            let shown = rgb.get_mut(..len).ok_or("fewer samples than pixels")?;
+            jitter::apply(&recipe.jitter, key, shown.as_chunks_mut().0);
+        }
         let write = |slot: &mut [u8]| {
             pixels::write(recipe, rgb, orientation, plan.is_flipped, plan.resized, plan.size, slot)
         };

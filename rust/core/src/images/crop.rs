@@ -1,5 +1,6 @@
 //! Which part of an image is taken: pure, from the key of its row.
 
+use super::draws::Draws;
 use super::recipe::{Crop, Recipe};
 
 /// Part of an image, in pixels, of which there may be fractions.
@@ -26,46 +27,9 @@ pub(super) struct Plan {
     pub(super) is_flipped: bool,
 }
 
-/// Numbers from a key: `SplitMix64`.
-#[derive(Debug)]
-pub(super) struct Draws(u64);
-
 /// What the draws of crops and of flips begin with, so that neither depends on the other.
 const OF_CROP: u64 = 0x6372_6f70;
 const OF_FLIP: u64 = 0x666c_6970;
-
-impl Draws {
-    /// Returns the draws of a key for one purpose.
-    fn new(key: u64, purpose: u64) -> Self {
-        let mut draws = Self(key ^ purpose);
-        draws.0 = draws.bits();
-        draws
-    }
-
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Returns a number of at least 0 and less than 1.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits")]
-    fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn between(&mut self, (low, high): (f64, f64)) -> f64 {
-        low + (high - low) * self.unit()
-    }
-
-    /// Returns a whole number less than `end`.
-    fn below(&mut self, end: u32) -> u32 {
-        let product = u128::from(self.bits()) * u128::from(end);
-        u32::try_from(product >> 64).expect("less than `end`")
-    }
-}
 
 /// Returns what becomes of an image of a height and width.
 pub(super) fn plan(recipe: &Recipe, (height, width): (u32, u32), key: u64) -> Plan {

@@ -75,6 +75,50 @@ pub enum Float {
     F32,
 }
 
+/// How much the colours of an image are changed at random, as by torchvision's `ColorJitter`.
+///
+/// Each is the least and the largest factor, `None` for no change; of the hue, a part of its circle that is
+/// added.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Jitter {
+    /// The factor of all samples.
+    pub brightness: Option<(f64, f64)>,
+    /// The factor of distances from the mean grey.
+    pub contrast: Option<(f64, f64)>,
+    /// The factor of distances from the grey of a pixel.
+    pub saturation: Option<(f64, f64)>,
+    /// What is added to the hue.
+    pub hue: Option<(f64, f64)>,
+}
+
+impl Jitter {
+    /// Returns whether nothing is changed.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn check(&self) -> Result<()> {
+        let check = |name: &str, range: Option<(f64, f64)>, (least, most): (f64, f64)| match range {
+            Some((low, high)) if !(least <= low && low <= high && high <= most) => {
+                Err(Error::invalid(
+                    format!("{name} from {low} to {high}"),
+                    format!("two numbers from {least} to {most}, the smaller one first"),
+                ))
+            }
+            _ => Ok(()),
+        };
+        check("brightness", self.brightness, FACTORS)?;
+        check("contrast", self.contrast, FACTORS)?;
+        check("saturation", self.saturation, FACTORS)?;
+        check("hue", self.hue, HUES)
+    }
+}
+
+/// The least and the largest factor of a change.
+const FACTORS: (f64, f64) = (0.0, 1000.0);
+/// The least and the largest part of the circle that is added to a hue.
+const HUES: (f64, f64) = (-0.5, 0.5);
+
 /// What is made of the images of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
@@ -92,6 +136,8 @@ pub struct Recipe {
     pub channels_first: bool,
     /// What a sample of the batch is.
     pub samples: Samples,
+    /// How much colours are changed.
+    pub jitter: Jitter,
     /// Whether images are turned as their EXIF data says.
     pub exif: bool,
     /// The most pixels of an image.
@@ -104,7 +150,9 @@ const MOST_SAMPLES: u64 = 1 << 30;
 impl Recipe {
     /// Returns whether anything is random, so that rows need keys.
     pub fn is_random(&self) -> bool {
-        matches!(self.crop, Crop::Random { .. }) || (self.flip > 0.0 && self.flip < 1.0)
+        matches!(self.crop, Crop::Random { .. })
+            || (self.flip > 0.0 && self.flip < 1.0)
+            || !self.jitter.is_none()
     }
 
     /// Checks that the parts fit each other.
@@ -135,7 +183,7 @@ impl Recipe {
             _ if !(0.0..=1.0).contains(&self.flip) => {
                 Err(Error::invalid(format!("flip {}", self.flip), "a probability"))
             }
-            _ => Ok(()),
+            _ => self.jitter.check(),
         }
     }
 }

@@ -48,6 +48,17 @@ pub(super) fn resize(
     done.map_err(|error| error.to_string())
 }
 
+/// Returns how many pixels beyond the edge of a window of `length` pixels count at most, if it is resized to
+/// `new` pixels.
+pub(super) fn reach(recipe: &Recipe, length: f64, new: u32) -> f64 {
+    let support = match recipe.interpolation {
+        Interpolation::Nearest | Interpolation::Bilinear => 1.0,
+        Interpolation::Bicubic => 2.0,
+    };
+    let scale = if recipe.antialias { length / f64::from(new) } else { 1.0 };
+    support * scale.max(1.0) + 1.0
+}
+
 fn algorithm(recipe: &Recipe) -> ResizeAlg {
     let filter = match recipe.interpolation {
         Interpolation::Nearest => return ResizeAlg::Nearest,

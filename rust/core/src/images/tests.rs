@@ -16,9 +16,14 @@ fn recipe() -> Recipe {
         antialias: true,
         channels_first: true,
         samples: Samples::U8,
+        jitter: Jitter::default(),
         exif: true,
         max_pixels: 1 << 20,
     }
+}
+
+fn jittered(jitter: Jitter) -> Recipe {
+    Recipe { jitter, ..recipe() }
 }
 
 /// A PNG of one colour for each row of pixels.
@@ -99,6 +104,11 @@ fn recipes_that_cannot_be_followed_are_refused() {
         Recipe { crop: Crop::Center { resize: 0 }, ..recipe() },
         Recipe { crop: Crop::Random { scale: (0.0, 1.0), ratio: (1.0, 1.0) }, ..recipe() },
         Recipe { crop: Crop::Random { scale: (0.5, 0.1), ratio: (1.0, 1.0) }, ..recipe() },
+        jittered(Jitter { brightness: Some((-0.1, 1.0)), ..Jitter::default() }),
+        jittered(Jitter { contrast: Some((1.5, 1.0)), ..Jitter::default() }),
+        jittered(Jitter { saturation: Some((0.0, f64::INFINITY)), ..Jitter::default() }),
+        jittered(Jitter { hue: Some((-0.6, 0.1)), ..Jitter::default() }),
+        jittered(Jitter { hue: Some((f64::NAN, 0.1)), ..Jitter::default() }),
     ];
     for recipe in wrong {
         assert!(matches!(recipe.check(), Err(Error::Invalid { .. })), "{recipe:?}");
@@ -119,6 +129,7 @@ fn starts() -> Vec<Vec<u8>> {
     vec![
         png(5, 7),
         include_bytes!("samples/baseline.jpg").to_vec(),
+        include_bytes!("samples/tall-420.jpg").to_vec(),
         include_bytes!("samples/progressive.jpg").to_vec(),
         include_bytes!("samples/lossy.webp").to_vec(),
         include_bytes!("samples/lossless.webp").to_vec(),
@@ -132,9 +143,33 @@ fn starts() -> Vec<Vec<u8>> {
 
 #[test]
 fn all_kinds_are_decoded() {
-    for file in &starts()[..8] {
+    for file in &starts()[..9] {
         let image = decode_any(file, 1 << 20, &mut Scratch::default());
         assert!(image.is_ok(), "{image:?} of {:?}", &file[..4]);
+    }
+}
+
+#[test]
+fn the_upper_rows_are_those_of_the_whole_image() {
+    let files: [(&[u8], u32, u32); 2] = [
+        (include_bytes!("samples/tall-444.jpg"), 8, 0),
+        (include_bytes!("samples/tall-420.jpg"), 16, 1),
+    ];
+    for (file, unit, more) in files {
+        let mut whole = Scratch::default();
+        let image = decode_any(file, 1 << 20, &mut whole).unwrap();
+        let row_len = image.width as usize * 3;
+        for rows in 1..=image.height {
+            let mut scratch = Scratch::default();
+            let found = decode::decode_rows(file, 1 << 20, &mut scratch, &|_| rows).unwrap();
+            assert_eq!(found, image);
+            assert_eq!(scratch.rgb.len(), image.height as usize * row_len);
+            let upper = ..rows as usize * row_len;
+            assert!(scratch.rgb[upper] == whole.rgb[upper], "{rows} rows");
+            let num_decoded = ((rows.div_ceil(unit) + more) * unit).min(image.height);
+            let lower = &scratch.rgb[num_decoded as usize * row_len..];
+            assert!(lower.iter().all(|&sample| sample == 0), "{rows} rows");
+        }
     }
 }
 
@@ -144,7 +179,7 @@ proptest! {
     /// Truncated, overwritten and extended files are decoded or refused, within limits.
     #[test]
     fn damaged_files_are_values_or_errors(
-        kind in 0..10_usize,
+        kind in 0..11_usize,
         keep in 0.0..=1.0_f64,
         changes in prop::collection::vec((0.0..1.0_f64, any::<u8>()), 0..12),
         tail in prop::collection::vec(any::<u8>(), 0..64),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::images::recipe::{Interpolation, Samples};
+use crate::images::recipe::{Interpolation, Jitter, Samples};
 
 fn recipe(crop: Crop, flip: f64) -> Recipe {
     Recipe {
@@ -10,20 +10,13 @@ fn recipe(crop: Crop, flip: f64) -> Recipe {
         antialias: true,
         channels_first: true,
         samples: Samples::U8,
+        jitter: Jitter::default(),
         exif: true,
         max_pixels: 1 << 26,
     }
 }
 
 const USUAL: Crop = Crop::Random { scale: (0.08, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
-
-#[test]
-fn numbers_are_those_of_splitmix64() {
-    // The first outputs for seed 1234567, as published with the algorithm.
-    let mut draws = Draws(1_234_567);
-    assert_eq!(draws.bits(), 6_457_827_717_110_365_317);
-    assert_eq!(draws.bits(), 3_203_168_211_198_807_973);
-}
 
 #[test]
 fn crops_lie_within_the_image_and_have_the_distribution_of_torchvision() {

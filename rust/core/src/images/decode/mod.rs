@@ -9,6 +9,7 @@ mod exif;
 mod gif;
 pub(super) mod image;
 mod jpeg;
+mod jpeg_top;
 mod png;
 mod tiff;
 mod webp;
@@ -23,9 +24,25 @@ use super::scratch::Scratch;
 ///
 /// Why it is none, or is broken or too large.
 pub fn decode_any(file: &[u8], max_pixels: u64, scratch: &mut Scratch) -> Result<Image, String> {
+    decode_rows(file, max_pixels, scratch, &|image| image.height)
+}
+
+/// Decodes a file to `Scratch::rgb`, of which the first rows are looked at, as they are stored.
+///
+/// `rows` returns how many of an image. What lies below may be anything, and damage there may go unnoticed.
+///
+/// # Errors
+///
+/// Those of [`decode_any`].
+pub(super) fn decode_rows(
+    file: &[u8],
+    max_pixels: u64,
+    scratch: &mut Scratch,
+    rows: &dyn Fn(Image) -> u32,
+) -> Result<Image, String> {
     let limit = Limit(max_pixels);
     match file {
-        [0xff, 0xd8, 0xff, ..] => jpeg::decode(file, limit, scratch),
+        [0xff, 0xd8, 0xff, ..] => jpeg::decode(file, limit, scratch, rows),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => {
             png::decode(file, limit, scratch)
         }

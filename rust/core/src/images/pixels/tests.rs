@@ -1,5 +1,5 @@
 use super::*;
-use crate::images::recipe::Interpolation;
+use crate::images::recipe::{Interpolation, Jitter};
 
 fn recipe(channels_first: bool, samples: Samples) -> Recipe {
     Recipe {
@@ -10,6 +10,7 @@ fn recipe(channels_first: bool, samples: Samples) -> Recipe {
         antialias: true,
         channels_first,
         samples,
+        jitter: Jitter::default(),
         exif: true,
         max_pixels: 100,
     }
