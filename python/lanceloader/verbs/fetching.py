@@ -14,6 +14,8 @@ from lanceloader.options import cache_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
+
     from lanceloader import _native
     from lanceloader.verbs.base import View
 
@@ -29,11 +31,13 @@ _IN_FLIGHT = 100
 """The mean number of requests in flight: 256 may be, but not at the ends of windows."""
 _ROUND_TRIPS = 3
 """Those that wait for each other before the first rows come: two for footers, one for rows."""
-# How ranges become requests, and rows are scanned: see rust/core/src/files and read/scan.rs.
+# How ranges become requests, and rows are scanned: see rust/core/src/files and read/.
 _GAP_BYTES = 32 << 10
+_SINGLE_BYTES = 40 << 10
 _MOST_BYTES = 4 << 20
 _SCAN_ROWS = 1 << 14
-_SAMPLE_ROWS = 128
+_BLOCK_BYTES = 16 << 20
+_SAMPLE_PLACES = 16
 _TAIL_BYTES = 64 << 10
 _NEGLIGIBLE = 0.02
 """The share of an epoch that this knows no better."""
@@ -117,7 +121,8 @@ def fetches_of(
     is_run = strategy != "direct" or view.order.is_ascending
     wanted = sum(columns) * (1.0 if strategy == "resident" else min(1.0, share))
     if is_run:
-        requests = _requests_of_scan(view, table, columns, strategy)
+        sampled = _SAMPLE_PLACES * len(columns) if _is_sampled(reader) else 0
+        requests = _requests_of_scan(view, table, columns, strategy) + sampled
     else:
         requests = _requests_at_random(view, columns)
     footers = table.num_fragments * max(0.1, min(1.0, share * view.num_rows))
@@ -131,14 +136,43 @@ def fetches_of(
 def _requests_of_scan(
     view: View, table: _native.Table, columns: list[int], strategy: str
 ) -> float:
-    rows = view.source.num_rows if strategy == "resident" else view.num_rows
-    scans = max(table.num_fragments, rows / _SCAN_ROWS)
-    runs = scans * len(columns) + sum(columns) / _MOST_BYTES
+    rows, stored = view.source.num_rows, sum(columns)
+    at_once = max(1, _BLOCK_BYTES * rows // max(1, stored))
+    if strategy != "resident":
+        rows, at_once = view.num_rows, _SCAN_ROWS
+    long = stored / _MOST_BYTES
+    runs = max(table.num_fragments, rows / at_once) * len(columns) + long
     if view.order.is_ascending and strategy == "direct":
         return runs
-    # Rows that are looked at, and those of the first batch, are fetched one by one.
-    single = min(rows, _SAMPLE_ROWS / 2 + view.batch_size) * len(columns)
-    return runs + min(single, sum(columns) / _GAP_BYTES + len(columns))
+    touched = sum(min(each, view.batch_size * _SINGLE_BYTES) for each in columns)
+    has_copies = cache_folder(view.read_options.cache_dir) is not None
+    if strategy == "resident" and has_copies and 2 * touched >= stored:
+        # All of it is fetched in order, before the first batch.
+        return table.num_fragments + long
+    # Rows of the first batch are fetched one by one.
+    single = min(rows, view.batch_size) * len(columns)
+    return runs + min(single, stored / _GAP_BYTES + len(columns))
+
+
+def _is_sampled(reader: _native.Reader) -> bool:
+    """Return whether some rows are looked at, as their types do not say how long they are."""
+    import pyarrow as pa
+
+    return any(_has_lengths(field.type) for field in pa.schema(reader))
+
+
+def _has_lengths(kind: pa.DataType) -> bool:
+    """Return whether values of a type have lengths of their own."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(_has_lengths(field.type) for field in kind)
+    if pa.types.is_fixed_size_list(kind):
+        return _has_lengths(kind.value_type)
+    try:
+        return not kind.bit_width
+    except ValueError:
+        return True
 
 
 def _requests_at_random(view: View, columns: list[int]) -> float:

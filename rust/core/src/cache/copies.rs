@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -41,6 +41,8 @@ const SUM_BYTES: u64 = 4;
 const ALLOWANCE: u64 = 32 << 20;
 /// How long nothing is kept after there was no room.
 const RETRY: Duration = Duration::from_secs(30);
+/// The name of the file that a process locks while it fetches files as a whole.
+const TURN: &str = "turn";
 /// How often, and after which time, a folder that somebody has locked is tried again.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -140,11 +142,37 @@ impl Copies {
         self.failure.store(Some(Arc::new((Arc::new(error), Instant::now()))));
     }
 
-    /// Takes room for so many bytes; `false` if there is none.
+    /// Returns the turn of a process that fetches files as a whole; `None` while another one has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if the folder cannot be written to.
+    pub(crate) fn turn(&self) -> Result<Option<Turn>> {
+        let path = self.path.join(format!("{TURN}.{PART}"));
+        let lock = ProcessLock::try_new(&path);
+        let lock = lock.map_err(|error| Error::write(self.path.display(), &error))?;
+        Ok(lock.map(|lock| Turn { path, _lock: lock }))
+    }
+
+    /// Takes room for so many bytes that are about to be kept; `false` if there is none.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.allowance_of(bytes).is_some()
+    }
+
+    /// Takes room for so many bytes, and fills it; `false` if there is none.
     fn reserve(&self, bytes: u64) -> bool {
+        let Some(mut allowance) = self.allowance_of(bytes) else {
+            return false;
+        };
+        allowance.left -= bytes;
+        true
+    }
+
+    /// Returns room of which so many bytes are left.
+    fn allowance_of(&self, bytes: u64) -> Option<MutexGuard<'_, Allowance>> {
         if let Some(failure) = self.failure.load_full() {
             if !failure.0.may_pass() || failure.1.elapsed() < RETRY {
-                return false;
+                return None;
             }
             self.failure.store(None);
         }
@@ -155,11 +183,23 @@ impl Copies {
             let taken = taken.or_else(|_| allowance.take(self, bytes));
             if let Err(error) = taken {
                 self.fail(error);
-                return false;
+                return None;
             }
         }
-        allowance.left -= bytes;
-        true
+        Some(allowance)
+    }
+}
+
+/// Says that a process fetches files as a whole.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    path: PathBuf,
+    _lock: ProcessLock,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 

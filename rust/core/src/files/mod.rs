@@ -11,6 +11,6 @@ mod requests;
 mod traffic;
 
 pub(crate) use mapped::{Attempt, MappedFile};
-pub(crate) use remote::{RemoteFile, Retries, Source};
+pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts};
 pub(crate) use traffic::Meter;
 pub use traffic::Traffic;

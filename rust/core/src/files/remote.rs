@@ -15,6 +15,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use lance_encoding::EncodingsIo;
 use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
@@ -33,6 +34,14 @@ use crate::runtime;
 const GAP: u64 = 32 << 10;
 /// Longer requests are divided: one connection has a fraction of the bandwidth.
 const MOST: u64 = 4 << 20;
+/// What a single value brings with it, if the next one that is wanted is not far from it.
+pub(crate) const SINGLE_BYTES: u64 = GAP + 2 * PAGE;
+/// How many of the longest requests are in flight where whole files are fetched, which are in memory
+/// meanwhile.
+const LONG_AT_ONCE: usize = 32;
+/// How long another process may take for the same files, and how often is looked.
+const TURN: Duration = Duration::from_mins(1);
+const LOOK: Duration = Duration::from_millis(5);
 /// The first pause before another attempt, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -232,9 +241,7 @@ impl RemoteFile {
         async move {
             let wait = |task: Option<Task>| async {
                 match task {
-                    Some(mut task) => {
-                        (&mut task.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
-                    }
+                    Some(task) => task.answer().await,
                     None => Err(stopped("there are no threads for requests".into())),
                 }
             };
@@ -304,8 +311,59 @@ impl EncodingsIo for RemoteFile {
     }
 }
 
+/// Adds parts of files to their copies, unless they are there, by few requests. What has no room is left
+/// out, and nothing is fetched where there are no copies.
+///
+/// # Errors
+///
+/// Those of the store.
+pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -> Result<()> {
+    let kept: Vec<_> = files.iter().filter(|(file, _)| file.copy.is_some()).collect();
+    let Some(copies) = kept.first().and_then(|(file, _)| file.source.copies.clone()) else {
+        return Ok(());
+    };
+    // Ranks of a node begin at the same time, and want the same.
+    let start = Instant::now();
+    let _turn = loop {
+        match copies.turn() {
+            Ok(Some(turn)) => break turn,
+            Ok(None) if start.elapsed() < TURN => runtime::sleep(LOOK).await,
+            Ok(None) | Err(_) => return Ok(()),
+        }
+    };
+    let asked_of = |(file, ranges): &&(Arc<RemoteFile>, Vec<Range<u64>>)| {
+        let mut ranges = ranges.clone();
+        ranges.sort_by_key(|range| range.start);
+        let missing = file.copy.as_ref().map_or_else(Vec::new, |copy| copy.missing(&ranges));
+        let asked = requests(missing, Shape { gap: GAP, most: MOST, step: PAGE });
+        let file = Arc::clone(file);
+        asked.into_iter().map(move |range| (Arc::clone(&file), range))
+    };
+    let asked: Vec<_> = kept.iter().flat_map(asked_of).collect();
+    let bytes = asked.iter().map(|(_, range)| range.end - range.start).sum();
+    if !copies.has_room(bytes) {
+        return Ok(());
+    }
+    let fetch = |(file, range): (Arc<RemoteFile>, Range<u64>)| async move {
+        if file.source.copy_failure().is_some() {
+            return Ok(());
+        }
+        let work = Arc::clone(&file.source).fetch(file.path.clone(), range);
+        let part = Task(runtime::runtime()?.spawn(work)).answer().await;
+        file.keep(&[part.map_err(|error| Error::store(&file.path, error))?]).await;
+        Ok(())
+    };
+    stream::iter(asked).map(fetch).buffer_unordered(LONG_AT_ONCE).try_collect().await
+}
+
 /// A request that ends when nobody waits for it any more.
 struct Task(tokio::task::JoinHandle<object_store::Result<Part>>);
+
+impl Task {
+    async fn answer(mut self) -> object_store::Result<Part> {
+        (&mut self.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {

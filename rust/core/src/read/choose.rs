@@ -19,6 +19,8 @@ const MEDIUM_BYTES: u64 = 4 << 10;
 /// if they have this many bytes together.
 const SAMPLE_ROWS: u64 = 128;
 const SAMPLE_BYTES: u64 = 8 << 20;
+/// Neighbours that are looked at together where rows are on another machine.
+const SAMPLE_RUN_FAR: u64 = 8;
 /// How many times as long as in files rows may be in memory, for a first guess.
 const UNPACKED: u64 = 16;
 /// Less than this is not worth a file.
@@ -244,22 +246,28 @@ struct Sample {
 /// Looks at rows all over the table, which have `stored` bytes on average in files.
 fn sample(scan: &dyn Scan, packing: &Packing, stored: u64) -> Result<Sample> {
     let num_rows = scan.num_rows();
-    let count = SAMPLE_ROWS.min(num_rows);
+    // On another machine neighbours cost one request, and each fragment some more.
+    let run = if scan.is_remote() { SAMPLE_RUN_FAR } else { 1 };
+    let places = SAMPLE_ROWS.min(num_rows).div_ceil(run);
+    let count = (places * run).min(num_rows);
     let middle =
-        |part: u64| (u128::from(2 * part + 1) * u128::from(num_rows)) / u128::from(2 * count);
-    let offset = |part: u64| u64::try_from(middle(part)).unwrap_or(0);
+        |place: u64| (u128::from(2 * place + 1) * u128::from(num_rows)) / u128::from(2 * places);
+    let offset = |at: u64| {
+        let middle = u64::try_from(middle(scattered(at / run, places))).unwrap_or(0);
+        (middle.saturating_sub(run / 2) + at % run).min(num_rows - 1)
+    };
     let mut rows = PackedRows::default();
     let mut found = Sample::default();
     // From another machine all at once, unless files say that they are long.
     let first = if scan.is_remote() { SAMPLE_BYTES / (UNPACKED * stored).max(1) } else { 1 };
-    while found.rows < count && found.bytes < SAMPLE_BYTES {
+    let mut seen = 0;
+    while seen < count && found.bytes < SAMPLE_BYTES {
         // As many as were seen, or as seem to fit: long rows are met one by one.
-        let seen = found.rows;
         let fitting = (SAMPLE_BYTES - found.bytes) * seen.max(1) / found.bytes.max(1);
         let group = seen.clamp(first.max(1), fitting.max(first).max(1)).min(count - seen);
-        let mut offsets: Vec<u64> =
-            (seen..seen + group).map(|at| offset(scattered(at, count))).collect();
+        let mut offsets: Vec<u64> = (seen..seen + group).map(offset).collect();
         offsets.sort_unstable();
+        offsets.dedup();
         for batch in scan.sample(&offsets)? {
             rows.clear();
             rows.reserve(0, num_bytes(&batch) as u64)?;
@@ -269,7 +277,8 @@ fn sample(scan: &dyn Scan, packing: &Packing, stored: u64) -> Result<Sample> {
                 rows.heads.chunks_exact(packing.stride()).map(|head| packing.tail_of(head).len());
             found.longest = found.longest.max(lengths.max().unwrap_or(0) as u64);
         }
-        found.rows += group;
+        found.rows += offsets.len() as u64;
+        seen += group;
     }
     Ok(found)
 }

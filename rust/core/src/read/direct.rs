@@ -19,6 +19,7 @@ use super::weights::{self, Weights};
 use super::window::{Blocks, cut};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::files::{SINGLE_BYTES, copy_parts};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
@@ -129,6 +130,37 @@ impl Direct {
         })
     }
 
+    /// Adds all rows to the copies on a local disk if they are on another machine, and `count` of them, at
+    /// random, would touch most of their bytes: in order, these take few requests.
+    pub(super) fn fetch_if_scattered(&self, count: usize) -> Result<()> {
+        let layout = self.table.layout();
+        let indexes: Vec<usize> = (0..layout.fragments().len()).collect();
+        // Otherwise fragments would be opened that these rows do not need.
+        let are_all_needed = indexes.len() <= (count / 2).min(remote_files_at_once());
+        if !are_all_needed || !self.table.is_remote(&self.columns)? {
+            return Ok(());
+        }
+        let fetch = || {
+            let readers = self.table.fragments(&indexes, &self.columns)?;
+            let (mut touched, mut stored) = (0_u128, 0_u128);
+            for (reader, fragment) in readers.iter().zip(layout.fragments()) {
+                let share = count as u128 * u128::from(fragment.num_rows());
+                let most = share * u128::from(SINGLE_BYTES) / u128::from(layout.num_rows().max(1));
+                for pages in reader.pages() {
+                    let bytes = pages.iter().map(|(_, bytes)| u128::from(*bytes)).sum::<u128>();
+                    touched += bytes.min(most);
+                    stored += bytes;
+                }
+            }
+            if 2 * touched < stored {
+                return Ok(());
+            }
+            let files = readers.iter().flat_map(FragmentReader::far_pages).collect();
+            runtime::wait(copy_parts(files))
+        };
+        fetch().map_err(|error| self.table.changed(error))
+    }
+
     /// Waits until there is room for rows that have so many bytes.
     fn admit(&self, bytes: impl FnOnce(&Weights) -> u64) -> Result<Admission> {
         admit("rows", || {
@@ -197,6 +229,28 @@ impl Scan for Direct {
         let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
         Ok(self.read(reads, keeps).map_err(|error| self.table.changed(error))?.0)
+    }
+
+    fn scan_parts(
+        &self,
+        offsets: Range<u64>,
+        at_once: u64,
+        keeps: bool,
+        each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
+        let reads = plan_run(self.table.layout(), offsets)?;
+        let at_once = usize::try_from(at_once).unwrap_or(usize::MAX).max(1);
+        let read = reads.chunks(remote_files_at_once()).try_for_each(|reads| {
+            let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
+            let readers = self.table.fragments(&indexes, &self.columns)?;
+            let pending = request_all(&readers, reads, |reader, read| {
+                let at_once = at_once.min(read.num_rows);
+                reader.request_parts(&read.places, read.num_rows, at_once, keeps)
+            })?;
+            pending.into_iter().try_for_each(|pending| pending.decode_parts(each))
+        });
+        read.map_err(|error| self.table.changed(error))
     }
 
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
@@ -278,28 +332,26 @@ fn run_of(offsets: &[u64]) -> Option<Range<u64>> {
     is_run.then(|| first..last + 1)
 }
 
-fn request<'a>(reader: &'a FragmentReader, read: &Read, keeps: bool) -> Result<Pending<'a>> {
-    crate::interrupt::check()?;
-    reader.request(&read.places, read.num_rows, keeps)
-}
-
 /// Sends the requests of some fragments. Lance first waits for what files say of their pages: this is
 /// kept, but if it has to be fetched for one fragment, the others are asked at the same time.
 fn request_all<'a>(
     readers: &'a [FragmentReader],
     reads: &[Read],
-    keeps: bool,
+    request: impl Fn(&'a FragmentReader, &Read) -> Result<Pending<'a>> + Sync,
 ) -> Result<Vec<Pending<'a>>> {
+    let request = |reader: &'a FragmentReader, read: &Read| {
+        crate::interrupt::check()?;
+        request(reader, read)
+    };
     let mut left = readers.iter().zip(reads);
     let mut pending = Vec::with_capacity(reads.len());
     while let Some((reader, read)) = left.next() {
         let start = Instant::now();
-        pending.push(request(reader, read, keeps)?);
+        pending.push(request(reader, read)?);
         if reader.is_remote() && start.elapsed() > A_WAIT {
             let left: Vec<_> = left.collect();
-            let asked = runtime::together(&left, ASKED_TOGETHER, |(reader, read)| {
-                request(reader, read, keeps)
-            });
+            let asked =
+                runtime::together(&left, ASKED_TOGETHER, |(reader, read)| request(reader, read));
             pending.extend(asked.into_iter().collect::<Result<Vec<_>>>()?);
             break;
         }
@@ -314,7 +366,9 @@ fn decode_all(
     reads: &[Read],
     keeps: bool,
 ) -> Result<Vec<(RecordBatch, bool)>> {
-    let pending = request_all(readers, reads, keeps)?;
+    let pending = request_all(readers, reads, |reader, read| {
+        reader.request(&read.places, read.num_rows, keeps)
+    })?;
     let decode = |(reader, pending): (&FragmentReader, Pending<'_>)| {
         let block = pending.decode()?;
         let is_owned = reader.owns(&block);

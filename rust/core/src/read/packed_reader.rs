@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ static OPEN: PerProcess<Mutex<HashMap<String, Weak<Resident>>>> = PerProcess::ne
 
 /// How long everything else waits for the first batch.
 const FIRST_READ: Duration = Duration::from_millis(300);
+/// The same where rows come from another machine: requests are answered in the order in which they are
+/// made, and what both need would be fetched twice.
+const FIRST_READ_FAR: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Reads a projection from packed rows.
@@ -54,9 +57,10 @@ pub(super) struct PackedReader {
     is_asked_for: bool,
     /// The packed columns that a matrix of what is read is made of, if it can be made of those alone.
     matrix: Option<Vec<usize>>,
-    /// Whether a first batch was asked for, and whether it was read. It should not wait for anything,
-    /// and nothing should take its processors away; if all rows only need to be mapped there is none.
-    is_first_taken: AtomicBool,
+    /// The process that asked for a first batch, or 0, and whether it was read. It should not wait for
+    /// anything, and nothing should take its processors away; if all rows only need to be mapped there is
+    /// none.
+    first_taken_by: AtomicU32,
     is_first_read: AtomicBool,
 }
 
@@ -102,7 +106,7 @@ impl PackedReader {
             threads: options.num_threads(base.scan().is_remote()),
             is_asked_for,
             matrix,
-            is_first_taken: AtomicBool::new(is_warm),
+            first_taken_by: AtomicU32::new(if is_warm { std::process::id() } else { 0 }),
             is_first_read: AtomicBool::new(is_warm),
         })
     }
@@ -146,14 +150,26 @@ impl PackedReader {
             return Err(Error::OutOfRange { offset, num_rows });
         }
         if !self.resident.is_complete() {
-            if !self.is_first_taken.swap(true, Ordering::Relaxed) {
-                let first = self.mixed(base, offsets, cuts);
+            let process = std::process::id();
+            let before = self.first_taken_by.compare_exchange(
+                0,
+                process,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            if before.is_ok() {
+                let first = self.first(base, offsets, cuts);
                 self.is_first_read.store(true, Ordering::Relaxed);
                 self.resident.fill(self.threads)?;
                 return formed(base.projection(), first?, form);
             }
-            let patience = Instant::now();
-            while !self.is_first_read.load(Ordering::Relaxed) && patience.elapsed() < FIRST_READ {
+            let most = if base.scan().is_remote() { FIRST_READ_FAR } else { FIRST_READ };
+            let start = Instant::now();
+            // In a forked process nobody reads what its parent was about to.
+            while before == Err(process)
+                && !self.is_first_read.load(Ordering::Relaxed)
+                && start.elapsed() < most
+            {
                 interrupt::check()?;
                 std::thread::sleep(PAUSE);
             }
@@ -228,6 +244,18 @@ impl PackedReader {
     ) -> Result<Gathered> {
         let read = batch(Arc::clone(&self.schema), columns, offsets.len())?;
         Ok(Gathered { batch: base.assemble(&read, offsets)?, is_owned: true })
+    }
+
+    /// Reads the first rows that are wanted. Where these alone would touch most pages of a table on
+    /// another machine, all of it is fetched before.
+    fn first(&self, base: &Base, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+        let is_begun = self.resident.has(offsets).into_iter().any(|is_there| is_there);
+        if let Base::Direct(direct) = base
+            && !is_begun
+        {
+            direct.fetch_if_scattered(offsets.len())?;
+        }
+        self.mixed(base, offsets, cuts)
     }
 
     /// Gathers some rows from memory and reads the others from the files.

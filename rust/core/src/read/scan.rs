@@ -24,6 +24,24 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
     /// from another machine is added to the copies on a local disk.
     fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>>;
 
+    /// Reads the rows at these offsets, and hands them on in storage order, some `at_once` rows at a time
+    /// where that is of use: from another machine all of them are asked for before the first are decoded.
+    fn scan_parts(
+        &self,
+        offsets: Range<u64>,
+        at_once: u64,
+        keeps: bool,
+        each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let mut start = offsets.start;
+        while start < offsets.end {
+            let end = offsets.end.min(start.saturating_add(at_once.max(1)));
+            self.scan(start..end, keeps)?.iter().try_for_each(&mut *each)?;
+            start = end;
+        }
+        Ok(())
+    }
+
     /// Returns the rows at ascending offsets, far from each other.
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
         let rows = offsets.iter().map(|&offset| self.scan(offset..offset + 1, true));

@@ -20,6 +20,7 @@ use super::open_files::Metadata;
 use super::shape::{FileShape, Shape};
 use super::storage::{Part, Storage};
 use crate::error::{Error, Result};
+use crate::files::RemoteFile;
 use crate::projection::batch;
 use crate::runtime;
 
@@ -48,6 +49,7 @@ pub(crate) struct Pending<'a> {
     streams: Vec<Stream>,
     ranges: Vec<Range<u64>>,
     num_rows: usize,
+    keeps: bool,
 }
 
 impl FragmentReader {
@@ -93,6 +95,20 @@ impl FragmentReader {
         columns.map(|info| info.page_infos.iter().map(rows_and_bytes).collect()).collect()
     }
 
+    /// Returns where the pages of the columns that are read lie in files on other machines.
+    pub(crate) fn far_pages(&self) -> Vec<(Arc<RemoteFile>, Vec<Range<u64>>)> {
+        let pages_of = |columns: &FileColumns| {
+            let pages = columns.metadata.iter().flat_map(|info| info.page_infos.iter());
+            let buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
+            buffers.map(|&(start, bytes)| start..start.saturating_add(bytes)).collect()
+        };
+        let far = self.files.iter().filter_map(|columns| {
+            let file = columns.file.remote.as_ref()?;
+            Some((Arc::clone(file), pages_of(columns)))
+        });
+        far.collect()
+    }
+
     /// Returns whether reads wait, for another machine or a disk.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())
@@ -108,10 +124,31 @@ impl FragmentReader {
         num_rows: usize,
         keeps: bool,
     ) -> Result<Pending<'_>> {
-        let ranges: Vec<Range<u64>> =
-            places.iter().map(|range| range.start.into()..range.end.into()).collect();
-        let batch_size = u32::try_from(num_rows).map_err(|_| {
-            Error::invalid(format!("{num_rows} rows of one fragment at once"), "fewer than 2^32")
+        let ranges = places.iter().map(|range| range.start.into()..range.end.into()).collect();
+        self.request_ranges(ranges, num_rows, num_rows, keeps)
+    }
+
+    /// Asks for the same rows, to be decoded `at_once` at a time.
+    pub(crate) fn request_parts(
+        &self,
+        places: &[Range<u32>],
+        num_rows: usize,
+        at_once: usize,
+        keeps: bool,
+    ) -> Result<Pending<'_>> {
+        let ranges = places.iter().map(|range| range.start.into()..range.end.into()).collect();
+        self.request_ranges(ranges, num_rows, at_once, keeps)
+    }
+
+    fn request_ranges(
+        &self,
+        ranges: Vec<Range<u64>>,
+        num_rows: usize,
+        at_once: usize,
+        keeps: bool,
+    ) -> Result<Pending<'_>> {
+        let batch_size = u32::try_from(at_once).map_err(|_| {
+            Error::invalid(format!("{at_once} rows of one fragment at once"), "fewer than 2^32")
         })?;
         // Some decoders of file version 2.0 start tasks.
         let runtime = runtime::runtime()?;
@@ -120,7 +157,33 @@ impl FragmentReader {
         let request =
             |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size, keeps);
         let streams = files.map(request).collect::<Result<Vec<_>>>()?;
-        Ok(Pending { reader: self, streams, ranges, num_rows })
+        Ok(Pending { reader: self, streams, ranges, num_rows, keeps })
+    }
+
+    /// Returns a block of the columns that are read, given those of each file.
+    fn block(&self, read: &[RecordBatch], num_rows: usize) -> Result<RecordBatch> {
+        let shape = &self.shape;
+        let mut parts = Vec::with_capacity(read.len() + 1);
+        for ((read, columns), part) in read.iter().zip(&self.files).zip(&shape.files) {
+            if read.num_rows() != num_rows {
+                return Err(Error::corrupt(
+                    &columns.file.path,
+                    format!("{num_rows} rows were read, and {} came out", read.num_rows()),
+                ));
+            }
+            parts.push(load(&self.storage, &columns.home, &part.fields, read)?);
+        }
+        if let Some(absent) = &shape.absent {
+            let nulls = absent.fields().iter().map(|f| new_null_array(f.data_type(), num_rows));
+            parts.push(batch(Arc::clone(absent), nulls.collect(), num_rows)?);
+        }
+        let columns = (0..shape.origins.len()).map(|at| shape.column(at, &parts));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let fail = |error| Error::arrow("a data file", &error);
+        let options = RecordBatchOptions::new().with_row_count(Some(num_rows));
+        let whole = RecordBatch::try_new_with_options(Arc::clone(&shape.schema), columns, &options)
+            .map_err(fail)?;
+        if shape.has_json { convert_lance_json_to_arrow(&whole).map_err(fail) } else { Ok(whole) }
     }
 }
 
@@ -184,33 +247,71 @@ impl Pending<'_> {
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
-        let Self { reader, streams, ranges, num_rows } = self;
+        let Self { reader, streams, ranges, num_rows, .. } = self;
         let shape = &reader.shape;
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let mut parts = Vec::with_capacity(streams.len() + 1);
-        for ((stream, columns), part) in streams.into_iter().zip(&reader.files).zip(&shape.files) {
-            let read = columns.read(part, stream, &ranges, reader.num_places)?;
-            if read.num_rows() != num_rows {
-                return Err(Error::corrupt(
-                    &columns.file.path,
-                    format!("{num_rows} rows were read, and {} came out", read.num_rows()),
-                ));
-            }
-            parts.push(load(&reader.storage, &columns.home, &part.fields, &read)?);
-        }
-        if let Some(absent) = &shape.absent {
-            let nulls = absent.fields().iter().map(|f| new_null_array(f.data_type(), num_rows));
-            parts.push(batch(Arc::clone(absent), nulls.collect(), num_rows)?);
-        }
-        let columns = (0..shape.origins.len()).map(|at| shape.column(at, &parts));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let fail = |error| Error::arrow("a data file", &error);
-        let options = RecordBatchOptions::new().with_row_count(Some(num_rows));
-        let whole = RecordBatch::try_new_with_options(Arc::clone(&shape.schema), columns, &options)
-            .map_err(fail)?;
-        if shape.has_json { convert_lance_json_to_arrow(&whole).map_err(fail) } else { Ok(whole) }
+        let files = streams.into_iter().zip(&reader.files).zip(&shape.files);
+        let read = files.map(|((stream, columns), part)| {
+            columns.read(part, stream, &ranges, reader.num_places)
+        });
+        let read = read.collect::<Result<Vec<_>>>()?;
+        reader.block(&read, num_rows)
     }
+
+    /// Decodes the rows in parts, in the order of their places, and hands each on.
+    pub(crate) fn decode_parts(
+        mut self,
+        each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < self.num_rows {
+            let Some(read) = self.next_part()? else {
+                let ranges = after(&self.ranges, done as u64);
+                let left = self.num_rows - done;
+                let rest = self.reader.request_ranges(ranges, left, left, self.keeps)?;
+                return each(&rest.decode()?);
+            };
+            let num_rows = read[0].num_rows();
+            each(&self.reader.block(&read, num_rows)?)?;
+            done += num_rows;
+        }
+        Ok(())
+    }
+
+    /// Returns the next rows of each file; `None` if these cannot be read in parts: Lance's decoder sees
+    /// no value, or has cut the rows of one file elsewhere than those of another.
+    fn next_part(&mut self) -> Result<Option<Vec<RecordBatch>>> {
+        let runtime = runtime::runtime()?;
+        let _entered = runtime.enter();
+        let mut read = Vec::with_capacity(self.streams.len());
+        for (stream, columns) in self.streams.iter_mut().zip(&self.reader.files) {
+            crate::interrupt::check()?;
+            let path = &columns.file.path;
+            let next = guard(path, || {
+                let next = stream.next().transpose();
+                next.map_err(|error| Error::arrow(path, &error))
+            });
+            match next {
+                Ok(Some(part)) => read.push(part),
+                Ok(None) => return Ok(None),
+                Err(error) if saw_no_value(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let are_alike = read.windows(2).all(|pair| pair[0].num_rows() == pair[1].num_rows());
+        Ok((are_alike && read.first().is_some_and(|part| part.num_rows() > 0)).then_some(read))
+    }
+}
+
+/// Returns what is left of ascending ranges after the first `done` of their values.
+fn after(ranges: &[Range<u64>], mut done: u64) -> Vec<Range<u64>> {
+    let rest = ranges.iter().map(|range| {
+        let skipped = done.min(range.end - range.start);
+        done -= skipped;
+        range.start + skipped..range.end
+    });
+    rest.filter(|range| range.start < range.end).collect()
 }
 
 fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {
@@ -249,5 +350,20 @@ fn collect(stream: Stream, path: &str) -> Result<RecordBatch> {
             Error::invalid(format!("the rows of {path} in one batch"), "fewer rows per batch")
                 .caused_by(&error)
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_ranges_is_all_after_the_first_values() {
+        let ranges = [3..5, 9..9, 10..14];
+        let all: Vec<u64> = ranges.iter().cloned().flatten().collect();
+        for done in 0..=all.len() {
+            let left: Vec<u64> = after(&ranges, done as u64).into_iter().flatten().collect();
+            assert_eq!(left, all[done..]);
+        }
     }
 }

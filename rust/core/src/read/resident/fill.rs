@@ -253,6 +253,13 @@ impl Resident {
         let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
         // Rows that are kept packed need no copy of the files they came from.
         let keeps = self.home.is_none();
+        if self.scan.is_remote() && self.sizes.weights.of_run(wanted.clone()) <= 2 * BLOCK_BYTES {
+            // A round trip for the whole block, and few requests.
+            return self.scan.scan_parts(wanted, at_once, keeps, &mut |batch| {
+                self.packing.pack(batch, rows)?;
+                check(rows.num_bytes() as u64)
+            });
+        }
         let mut start = wanted.start;
         while start < wanted.end {
             let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);

@@ -1,0 +1,169 @@
+"""Packed rows of tables in object storage: few requests, all under way at once, and the rows of the table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+
+import counting_s3
+import lance
+import lanceloader as ll
+import numpy as np
+import programs
+import pyarrow as pa
+import pytest
+import s3_folder
+import tables
+from lance_features import FEATURES
+from lanceloader import errors
+
+ROWS, COLUMNS = 1_000_000, 4
+FRAGMENTS = 2
+BATCH = 1024
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_around(monkeypatch):
+    s3_folder.forget_credentials(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bucket")
+    rng = np.random.default_rng(0)
+    narrow = {f"c{i}": rng.normal(size=ROWS) for i in range(COLUMNS)}
+    narrow |= {"id": np.arange(ROWS)}
+    lance.write_dataset(
+        pa.table(narrow), folder / "t.lance", max_rows_per_file=ROWS // FRAGMENTS
+    )
+    return folder
+
+
+@pytest.fixture
+def server(folder):
+    with counting_s3.serving(folder) as server:
+        yield server
+
+
+def open_table(server, cache_dir, **read):
+    perm = ll.open("s3://bucket/t.lance", storage_options=server.options)
+    return perm.with_read(cache_dir=cache_dir, **read).with_format("arrow")
+
+
+def data_bytes(folder):
+    return sum(file.stat().st_size for file in (folder / "t.lance/data").iterdir())
+
+
+def local_rows(folder):
+    return ll.open(str(folder / "t.lance")).with_format("arrow").shuffle(seed=3)
+
+
+def test_blocks_are_asked_for_as_a_whole(folder, server, tmp_path):
+    server.latency = 0.2
+    open_table(server, tmp_path).warm()
+    # Ends of files, what pages are like, and pages: these lie side by side, and are long.
+    assert server.requests <= 16 * FRAGMENTS * COLUMNS
+    assert server.round_trips <= 12
+    assert server.bytes <= 1.05 * data_bytes(folder)
+
+
+def test_a_first_batch_of_a_small_table_fetches_it_in_order(folder, server, tmp_path):
+    loader = open_table(server, tmp_path).shuffle(seed=3).loader(BATCH)
+    batches = iter(loader)
+    first = next(batches)
+    assert first.equals(next(iter(local_rows(folder).loader(BATCH))))
+    assert server.requests <= 16 * FRAGMENTS * COLUMNS
+    rest = pa.Table.from_batches(list(batches))
+    assert rest.num_rows == ROWS - BATCH
+    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert loader.stats().copy_failure is None
+
+
+def test_a_first_batch_of_few_rows_fetches_these(folder, server, tmp_path):
+    perm = open_table(server, tmp_path).shuffle(seed=3)
+    assert perm[:8].num_rows == 8
+    assert server.bytes < 0.2 * data_bytes(folder)
+
+
+def test_without_a_cache_rows_are_fetched_as_they_are_read(folder, server):
+    rows = pa.Table.from_batches(
+        list(open_table(server, "").shuffle(seed=3).loader(BATCH))
+    )
+    assert rows.equals(pa.Table.from_batches(list(local_rows(folder).loader(BATCH))))
+
+
+def test_without_room_nothing_is_fetched_in_vain(folder, server, tmp_path, monkeypatch):
+    wanted = pa.Table.from_batches(list(local_rows(folder).loader(BATCH)))
+    monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", "20MB")
+    perm = open_table(server, tmp_path).shuffle(seed=3)
+    with pytest.warns(errors.DegradedWarning, match="no room"):
+        rows = pa.Table.from_batches(list(perm.loader(BATCH)))
+    assert rows.equals(wanted)
+    # The rows of the first batch, and the table.
+    assert server.bytes <= 2.1 * data_bytes(folder)
+
+
+PROGRAM = (
+    programs.PRELUDE
+    + """
+options, rank, world_size = map(json.loads, sys.argv[2:])
+perm = ll.open("s3://bucket/t.lance", storage_options=options)
+perm = perm.with_read(cache_dir=folder).with_format("arrow").shuffle(seed=3)
+loader = perm.loader(1024, rank=rank, world_size=world_size)
+done(ids=[id for batch in loader for id in batch["id"].to_pylist()])
+"""
+)
+
+
+def test_ranks_of_a_node_fetch_a_small_table_once(folder, server, tmp_path):
+    arguments = [(server.options, rank, 3) for rank in range(3)]
+    ranks = [
+        programs.start(PROGRAM, tmp_path, *map(json.dumps, each)) for each in arguments
+    ]
+    ids = [programs.finish(rank)["ids"] for rank in ranks]
+    assert set(itertools.chain(*ids)) == set(range(ROWS))
+    # Ends of files are read by each.
+    assert server.bytes <= 1.1 * data_bytes(folder) + 3 * FRAGMENTS * (64 << 10)
+
+
+def in_parts(path):
+    """Rows of every type in two files and with deletions, which are decoded in some parts."""
+    rows = tables.every_type(3000, nulls=True).drop_columns("dictionary")
+    dataset = lance.write_dataset(rows, path, max_rows_per_file=1600)
+    rng = np.random.default_rng(0)
+
+    @lance.batch_udf(output_schema=pa.schema([("long", pa.large_binary())]))
+    def more(batch):
+        long = [rng.bytes(8000 + i % 7) for i in range(batch.num_rows)]
+        return pa.record_batch([pa.array(long, pa.large_binary())], ["long"])
+
+    dataset.add_columns(more)
+    dataset.delete("int64 % 11 = 3")
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return tmp_path_factory.mktemp("features")
+
+
+def all_rows(perm):
+    batches = list(perm.shuffle(seed=1).loader(16))
+    return pa.Table.from_batches(batches) if batches else None
+
+
+@pytest.mark.parametrize(
+    "make", [*FEATURES.values(), in_parts], ids=lambda f: f.__name__
+)
+def test_what_is_packed_is_what_a_local_table_has(features, tmp_path, make):
+    path = features / "t.lance"
+    shutil.rmtree(path, ignore_errors=True)
+    make(str(path))
+    with counting_s3.serving(features) as server:
+        perm = open_table(server, tmp_path, read="resident")
+        try:
+            rows = all_rows(perm)
+        except errors.UnsupportedError as error:
+            pytest.skip(f"they cannot be packed: {error}")
+    local = ll.open(str(path)).with_format("arrow").with_read("direct")
+    assert rows == all_rows(local)
