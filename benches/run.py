@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import scenarios.against
+import scenarios.cold
 import scenarios.epochs
 import scenarios.images
 import scenarios.lance_torch
@@ -41,6 +42,7 @@ EXPERIMENTS = {
     scenarios.orders.ORDERS: scenarios.orders.run,
     scenarios.wide.WIDE: scenarios.wide.run,
     scenarios.storage.STORAGE: scenarios.storage.run,
+    scenarios.cold.COLD_DISK: scenarios.cold.run,
     scenarios.tables.TABLES: scenarios.tables.run_tables,
     scenarios.against.PEERS: scenarios.against.run,
     scenarios.packing.PACKING: scenarios.packing.run,

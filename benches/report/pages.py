@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.process import MIB
 from scenarios.against import RESUME, SPEED
+from scenarios.cold import COLD_DISK
 from scenarios.epochs import COLD, EXTERNAL
 from scenarios.images import IMAGES
 from scenarios.lance_torch import CPU_TIMES, DROP_IN, OF_OURS, OF_THEIRS, TIMES
@@ -66,8 +67,15 @@ EXPERIMENT_COLUMNS: dict[str, tuple[str, list[Column]]] = {
         ("requests a row", "requests_per_row_0", 1, ".3f"),
         ("in epoch 1", "requests_per_row_1", 1, ".3f"),
         ("bytes per useful byte", "bytes_per_useful_byte_0", 1, ".2f"),
+        ("per byte of the files", "bytes_of_table_0", 1, ".2f"),
         ("CPU of a row, µs", "cpu_us_per_row_0", 1, ",.0f"),
         ("in flight at most", "most_in_flight_0", 1, ",.0f"),
+    ]),
+    COLD_DISK: ("Cold disk: files dropped from the page cache, an epoch of shuffled rows", [
+        RATE,
+        FIRST_S,
+        ("bytes read per useful byte", "bytes_per_useful_byte", 1, ".2f"),
+        ("cached before, %", "cached_share", 100, ".0f"),
     ]),
     WORKERS: ("DataLoader workers on a resident table", [
         ("s to first batch", "first_batch_s", 1, ".2f"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.process import MIB
 from peers import ARROW, TENSORS
-from scenarios import orders, wide
+from scenarios import cold, orders, storage, wide
 from scenarios.epochs import BOUNDED, CACHED, COLD, DROPPED, EXTERNAL, FIRST_RUN, LANCE
 from scenarios.packing import OURS_CONCAT, PACKING, THEIRS
 from scenarios.tables import IN_STORAGE_ORDER
@@ -31,7 +31,7 @@ from report.results import (
     ratio,
 )
 from report.standings import Standings, lines
-from report.verdict import AT_LEAST, AT_MOST, Verdict, difference, times
+from report.verdict import AT_LEAST, AT_MOST, Verdict, difference, times, total
 
 COPIES = 1.05
 """One copy of the rows, give or take the pages at its ends."""
@@ -76,6 +76,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         yield Verdict(target, f"no rows cached, {pages}", found, AT_MOST, 0.3, "s")
     yield from of_orders(results)
     yield from shapes(results)
+    yield from in_storage(results)
+    yield from on_a_cold_disk(results)
     yield from workers(results)
     for what, found, is_more in lines(Standings(results)):
         relation = AT_LEAST if is_more else AT_MOST
@@ -185,6 +187,62 @@ def shapes(results: Results) -> Iterator[Verdict]:
     grown = difference(*(figure(n, wide.OUR_TAKE, "later_bytes") for n in (many, few)))
     what = f"memory of {many:,} fragments, beyond that of {few:,}"
     yield Verdict(target, what, times(grown, 1 / MIB), AT_MOST, 128, "MiB")
+
+
+def in_storage(results: Results) -> Iterator[Verdict]:
+    target = "object storage"
+
+    def figure(name: str, arm: str, field: str) -> float | None:
+        case = storage.case_of(name, arm)
+        return results.figure(storage.STORAGE, case, field)
+
+    def against(name: str, arm: str, epoch: int = 0) -> float | None:
+        field = f"rows_per_s_{epoch}"
+        return ratio(figure(name, storage.OURS, field), figure(name, arm, field))
+
+    # fmt: off
+    for name, arm, what, wanted in (
+        ("image", storage.DOWNLOADER, "epoch 0, x the plain downloader", 0.7),
+        ("image", storage.LANCEDB, "epoch 0, x lancedb, which the downloader itself limits", 8),
+        ("narrow", storage.LANCEDB, "epoch 0, x lancedb", 100),
+    ):
+        # fmt: on
+        yield Verdict(target, f"{name}: {what}", against(name, arm), AT_LEAST, wanted)
+    for name in storage.NAMES:
+        if name != "image":
+            found = figure(name, storage.OURS, "bytes_of_table_0")
+            what = f"{name}: bytes fetched in epoch 0, x those of the files"
+            yield Verdict(target, what, found, AT_MOST, 1.1)
+            ours, *limits = (
+                figure(name, arm, "seconds_per_row_0")
+                for arm in (storage.OURS, storage.DOWNLOADER, storage.LOCAL)
+            )
+            what = f"{name}: time of epoch 0, x (the downloader + epoch 0 of a local copy)"
+            yield Verdict(target, what, ratio(ours, total(limits)), AT_MOST, 1.5)
+        what = f"{name}: rows/s of epoch 1, x a local copy's"
+        yield Verdict(target, what, against(name, storage.LOCAL, 1), AT_LEAST, 0.8)
+        found = figure(name, storage.OURS, "requests_per_row_1")
+        yield Verdict(target, f"{name}: requests of epoch 1", found, AT_MOST, 0)
+
+
+def on_a_cold_disk(results: Results) -> Iterator[Verdict]:
+    target = "cold disk"
+
+    def figure(name: str, arm: str, field: str) -> float | None:
+        return results.figure(cold.COLD_DISK, storage.case_of(name, arm), field)
+
+    for name in cold.NAMES:
+        found = figure(name, storage.OURS, "bytes_per_useful_byte")
+        yield Verdict(target, f"{name}: bytes read, x useful", found, AT_MOST, 1.5)
+        # fmt: off
+        for field, arm, what, relation, wanted in (
+            ("first_batch_s", storage.PYLANCE, "first batch, x pylance take", AT_MOST, 1),
+            ("rows_per_s", storage.LANCEDB, "rows/s, x lancedb", AT_LEAST, 2),
+            ("rows_per_s", cold.PREADV, "rows/s, x preadv with 32 in flight", AT_LEAST, 0.8),
+        ):
+            # fmt: on
+            ours, theirs = (figure(name, each, field) for each in (storage.OURS, arm))
+            yield Verdict(target, f"{name}: {what}", ratio(ours, theirs), relation, wanted)
 
 
 def workers(results: Results) -> Iterator[Verdict]:

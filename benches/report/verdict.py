@@ -36,3 +36,8 @@ def times(value: float | None, factor: float) -> float | None:
 
 def difference(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
+
+
+def total(values: list[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return sum(found) if len(found) == len(values) else None
