@@ -26,7 +26,7 @@ _MARKER = "lanceloader-cache"
 _MARK = (
     "lanceloader keeps packed rows in this folder. They may be removed at any time.\n"
 )
-# The layout of computed columns is that of lanceloader/sources/computed.py.
+# The layout of computed columns is that of lanceloader/sources/clones.py.
 COMPUTED_DESCRIPTION = "columns.json"
 _COMPUTED_MAKING = "making"
 _OWN_FILE = re.compile(r".*\.(rows|copy|sums|files|part)|entry\.json|lock")
