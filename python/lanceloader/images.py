@@ -270,12 +270,12 @@ def factors_of(
     """Return the least and the largest factor of a change of colours, ``None`` for no change.
 
     Args:
-        values: Both, or a number: how far they are from ``around``.
+        values: Both, or one number: their distance from ``around``.
         name: The name of the argument.
         around: What changes nothing.
 
     Raises:
-        TypeError: If they are no numbers.
+        TypeError: If they are not numbers.
         ValueError: If they are not in order, or outside of what the change allows.
     """
     least, most = (0.0, 1000.0) if around else (-0.5, 0.5)

@@ -90,7 +90,7 @@ class Part:
         """Return a part of the columns that a source reads.
 
         All parts together keep within the memory limit. Rows that are read several times are not
-        written to scratch files, unless that is asked for.
+        written to scratch files, unless that is requested.
         """
         options = options or ReadOptions()
         limit = options.for_native()["memory_limit"]

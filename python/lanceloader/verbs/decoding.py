@@ -47,8 +47,8 @@ class DecodeVerbs(ColumnVerbs):
             ColumnNotFoundError: If a column does not exist.
             FormatError: If a column holds something else than bytes, or structs with a field
                 ``bytes``.
-            ValueError: If the format was chosen by ``with_transform``, and is no format; or if a column
-                is decoded already.
+            ValueError: If ``with_transform`` has replaced the format; or if a column is decoded
+                already.
 
         Example:
             >>> import io
@@ -91,7 +91,7 @@ def checked(decode: Any) -> tuple[tuple[str, ImageOptions], ...]:
     """Return the options of each column.
 
     Raises:
-        TypeError: If these are none.
+        TypeError: If these are not options.
         ValueError: If there is no column.
     """
     if not isinstance(decode, Mapping):

@@ -8,8 +8,8 @@
 //! # The mapping and `unsafe`
 //!
 //! A copy is mapped. It gets its size when it is made, nothing cuts it, and removing it leaves
-//! mappings intact. A page is only shown once its checksum was compared, and nobody writes to it
-//! afterwards but the same bytes.
+//! mappings intact. A page is only shown once its checksum was compared, and only the same bytes are
+//! written to it afterwards.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -43,7 +43,7 @@ const ALLOWANCE: u64 = 32 << 20;
 const RETRY: Duration = Duration::from_secs(30);
 /// The name of the file that a process locks while it fetches files as a whole.
 const TURN: &str = "turn";
-/// How often, and after which time, a folder that somebody has locked is tried again.
+/// How often, and after which time, a folder that another process has locked is tried again.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -90,7 +90,7 @@ impl Copies {
         let mut attempts = 0;
         let copies = loop {
             match Self::open(cache, origin) {
-                // Somebody may be looking whether it is in use.
+                // Another process may be checking whether it is in use.
                 Err(error) if error.may_pass() && attempts < ATTEMPTS => attempts += 1,
                 other => break Arc::new(other?),
             }

@@ -243,7 +243,7 @@ struct Sample {
     longest: u64,
 }
 
-/// Looks at rows all over the table, which have `stored` bytes on average in files.
+/// Samples rows from all over the table, which have `stored` bytes on average in files.
 fn sample(scan: &dyn Scan, packing: &Packing, stored: u64) -> Result<Sample> {
     let num_rows = scan.num_rows();
     // On another machine neighbours cost one request, and each fragment some more.
