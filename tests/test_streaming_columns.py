@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import heapq
 import itertools
+import threading
 import weakref
 
 import lancedb
@@ -16,8 +17,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lanceloader.formats.python import LazyRows, rows
-from lanceloader.streaming import StreamingDataLoader, StreamingDataset
+from lanceloader.streaming import (
+    StreamingDataLoader,
+    StreamingDataset,
+    ordered_rows,
+    prefetch,
+    round_robin,
+)
 from lanceloader.streaming.progress import counts_after
+from lanceloader.streaming.row_queue import interleaved
 from streaming_datasets import ids_of, theirs
 from torch.utils.data import DataLoader, default_collate
 
@@ -109,6 +117,143 @@ def test_arrow_batches(shared, num_splits):
     assert [id_ for batch in found for id_ in ids_of(batch)] == ids
     dataset.reset()
     assert [ids_of(row) for row in dataset] == [[id_] for id_ in ids]
+
+
+def kinds_of_columns(count):
+    """Return columns of many types, as names and arrays."""
+    numbers = np.arange(count)
+    texts = [None if number % 3 == 0 else "x" * number for number in range(count)]
+    pairs = pa.array(numbers.repeat(2))
+    tensors = pa.FixedSizeListArray.from_arrays(pairs, 2)
+    kind = pa.fixed_shape_tensor(pa.int64(), [2])
+    return {
+        "number": pa.array(numbers),
+        "a.b": pa.array(numbers > 3),
+        "_rowid": pa.array(texts),
+        "view": pa.array(texts, pa.string_view()),
+        "bytes": pa.array([b"y" * number for number in range(count)], pa.large_binary()),
+        "words": pa.array(texts).dictionary_encode(),
+        "lists": pa.array([[number] * (number % 4) for number in range(count)]),
+        "structs": pa.array([{"a": number, "b": [number]} for number in range(count)]),
+        "maps": pa.array([[("k", n)] for n in range(count)], pa.map_(pa.string(), pa.int8())),
+        "nothing": pa.nulls(count),
+        "tensor": pa.ExtensionArray.from_storage(kind, tensors),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*kinds_of_columns(1), "twice", "table"])
+def test_arrow_data_of_several_splits_is_interleaved(name):
+    columns = kinds_of_columns(12)
+    names = [name] * 2 if name in columns else ["number", "number"]
+    field = pa.field(names[0], columns[names[0]].type, metadata={"a": "b"})
+    schema = pa.schema([field] * len(names), metadata={"c": "d"})
+    if name not in ("twice", "table"):
+        schema = pa.schema([field], metadata={"c": "d"})
+    batch = pa.RecordBatch.from_arrays([columns[names[0]]] * len(schema), schema=schema)
+    if name == "table":
+        batch = pa.Table.from_batches([batch])
+    # Splits of four rows each, of which the first is in two pieces.
+    parts = [[batch.slice(0, 1), batch.slice(1, 3)], [batch.slice(4, 4)]]
+    found = interleaved([*parts, [batch.slice(8)]])
+    assert found.schema.equals(schema, check_metadata=True)
+    order = [split * 4 + row for row in range(4) for split in range(3)]
+    for column, wanted in zip(found.columns, batch.columns, strict=True):
+        values = wanted.to_pylist()
+        assert column.to_pylist() == [values[at] for at in order]
+
+
+def test_arrow_data_of_other_schemas_is_refused():
+    batch = pa.record_batch({"x": [1, 2]})
+    with pytest.raises(ValueError, match="their schemas differ"):
+        interleaved([[batch], [batch.rename_columns(["y"])]])
+
+
+@pytest.mark.parametrize(
+    ("brief_s", "options", "in_consumer"),
+    [
+        (float("inf"), {}, True),
+        (0, {}, False),
+        (float("inf"), {"transform_parallelism": 2}, False),
+    ],
+)
+def test_who_calls_a_brief_transform(
+    shared, monkeypatch, brief_s, options, in_consumer
+):
+    monkeypatch.setattr(prefetch, "BRIEF_S", brief_s)
+    callers = []
+
+    def noted(batch):
+        callers.append(threading.get_ident())
+        return ids_of(batch)
+
+    options |= {"num_splits": 2, "read_batch_size": 2}
+    found = list(StreamingDataset(shared, transform=noted, **options))
+    assert found == list(StreamingDataset(shared, transform=ids_of, **options))
+    assert len(callers) == 50
+    # As many are called in threads as show how long it takes.
+    is_consumer = [caller == threading.get_ident() for caller in callers]
+    assert sum(is_consumer) > 25 if in_consumer else not any(is_consumer)
+
+
+def test_few_large_batches_wait(db, monkeypatch):
+    table = db.create_table("t", pa.table({"id": range(2000)}))
+    monkeypatch.setattr(prefetch, "MOST_WAITING", 1)
+    dataset = StreamingDataset(
+        table, num_splits=2, read_batch_size=10, transform=ids_of
+    )
+    for count, _ in enumerate(dataset, 1):
+        waiting = dataset.raw_queue_depth + dataset.prefetch_queue_depth
+        # Before the first batch shows how large they are, more are asked for.
+        assert count <= 200 or waiting <= 2 * 2 * 10
+
+
+class Spy:
+    """Calls a function, and checks that nothing is left of the batch yielded last."""
+
+    def __init__(self, call):
+        self.call = call
+        self.last = lambda: None
+        self.num_calls = 0
+
+    def __call__(self, *arguments):
+        assert self.last() is None
+        self.num_calls += 1
+        return self.call(*arguments)
+
+
+@pytest.mark.parametrize("transform", [None, lambda batch: batch])
+def test_no_batch_is_kept_while_the_next_one_is_made(shared, transform, monkeypatch):
+    dataset = StreamingDataset(
+        shared, num_splits=2, transform=transform, read_batch_size=10
+    )
+    if transform is None:
+        spy = Spy(next)
+        real = ordered_rows.batches_of
+
+        def spied(*arguments):
+            raw = real(*arguments)
+            batches = iter(raw)
+            raw.batches = (spy(batches) for _ in range(10))
+            return raw
+
+        monkeypatch.setattr(ordered_rows, "batches_of", spied)
+    else:
+        spy = Spy(round_robin.interleaved)
+        monkeypatch.setattr(round_robin, "interleaved", spy)
+    gc.disable()
+    try:
+        for batch in dataset._iter(batch_size=10):
+            spy.last = weakref.ref(getattr(batch, "batch", batch))
+            del batch
+        assert spy.num_calls == 10
+        dataset.reset()
+        for batch in StreamingDataLoader(dataset, batch_size=10):
+            each = batch["id"] if type(batch) is dict else batch
+            spy.last = weakref.ref(each)
+            del batch, each
+    finally:
+        gc.enable()
+    assert spy.num_calls == 20
 
 
 def test_columns_of_different_lengths_are_refused(shared):

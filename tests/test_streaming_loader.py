@@ -8,10 +8,12 @@ import os
 import signal
 
 import lancedb
+import pyarrow as pa
 import pytest
 import tables
 import torch
 from lanceloader import streaming
+from lanceloader.formats.python import LazyRows, rows
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
 from streaming_datasets import (
     Worker,
@@ -366,6 +368,68 @@ def skipping(batch):
     if any(i % 8 == 0 for i in ids_of(batch)):
         raise ValueError
     return ids_of(batch)
+
+
+def as_they_are(rows):
+    return rows
+
+
+def looking(rows):
+    """Return the list that it was called with, after a look at it."""
+    assert len(rows) > 0
+    return rows
+
+
+class Changes:
+    """Returns its list first, and something else later."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, rows):
+        self.calls += 1
+        if self.calls == 2:
+            rows[0]["id"] = -1
+        return rows if self.calls < 4 else tuple(rows)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("collate", [list, as_they_are, looking])
+def test_rows_as_they_are(shared, num_workers, collate):
+    options = {"num_splits": 2, "shuffle_seed": 3}
+    dataset = StreamingDataset(shared, **options)
+    loader = loading(dataset, num_workers, batch_size=6, collate_fn=collate)
+    found = list(loader)
+    assert all(type(batch) is list for batch in found)
+    assert all(type(row) is dict for batch in found for row in batch)
+    wanted = batches_of_workers(theirs, shared, num_workers or 1, 6, **options)
+    assert found == wanted
+    assert dataset.transform_time > 0
+
+
+def test_a_collate_function_may_return_its_list_and_then_not(shared):
+    options = {"num_splits": 1, "shuffle": False}
+    rows = list(StreamingDataset(shared, **options))
+    loader = loading(
+        StreamingDataset(shared, **options), 1, batch_size=10, collate_fn=Changes()
+    )
+    found = list(loader)
+    assert [type(batch) for batch in found] == [list] * 3 + [tuple] * 7
+    rows[10]["id"] = -1
+    assert [row for batch in found for row in batch] == rows
+
+
+@pytest.mark.parametrize("collate", [list, as_they_are, looking])
+def test_rows_leave_a_worker_as_columns_if_nobody_looks_at_them(collate):
+    send = streaming._CheckpointCollate(collate)
+    kinds = []
+    for _ in range(3):
+        lazy = LazyRows(pa.record_batch({"x": [1, 2]}), rows)
+        kinds.append(type(send._collate_rows(lazy)).__name__)
+    # The first batch shows what the function does.
+    first = "_UnmadeRows" if collate is list else "list"
+    rest = "list" if collate is looking else "_UnmadeRows"
+    assert kinds == [first, rest, rest]
 
 
 def test_statistics_of_workers_add_up(shared):

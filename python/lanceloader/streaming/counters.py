@@ -152,6 +152,16 @@ class Counters:
                     # from the cells.
                     self._cells[self._first + cell] += int(value)
 
+    def add_transform_time(self, seconds: float) -> None:
+        """Add the time that the process that made the counters took for rows of its workers."""
+        if self._gauges is not None:
+            self.add(transform_time=seconds)
+            return
+        # The cells of a worker that there is only if there are as many as cells.
+        last = len(self._cells) - NUM_COMMON - NUM_CELLS
+        with self._lock:
+            self._cells[last + TRANSFORM] += int(seconds * MICROSECONDS)
+
     def value(self, cell: int) -> float:
         """Return a counter summed over processes, with this one up to date."""
         if self._gauges is None:

@@ -11,12 +11,12 @@ from lanceloader.streaming.iterator_lock import refuse_second_iterator
 from lanceloader.streaming.ordered_rows import OrderedRows, is_ordinary
 from lanceloader.streaming.packing import DocumentMapper
 from lanceloader.streaming.prefetch import Limits, PrefetchPipeline, RowStream
-from lanceloader.streaming.replaceable import namespace
+from lanceloader.streaming.replaceable import is_pool_replaced, namespace
 from lanceloader.streaming.round_robin import BlockRounds, RowRounds, ShardRounds
 from lanceloader.streaming.transform_stage import RowMapper, TransformStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from lanceloader.streaming.iterator_lock import _ConsumerIteratorLease
     from lanceloader.streaming.progress import (
@@ -93,7 +93,7 @@ class DatasetIteration(DatasetAttributes):
         *,
         consumer_checkpoint_transport: bool = False,
         batch_size: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any]:
         """Iterate under a lease.
 
         Args:
@@ -239,6 +239,9 @@ class DatasetIteration(DatasetAttributes):
             transform_threads=threads,
             max_ready_rows=None if depth is None else depth * self._read_batch_size,
             max_batches=2 + 2 * threads // len(streams),
+            needs_threads=(
+                self._transform_parallelism is not None or is_pool_replaced()
+            ),
             max_bytes=self._max_buffered_bytes,
         )
         transform = self._transform

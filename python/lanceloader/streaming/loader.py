@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from lanceloader.formats.decoding import is_images
+from lanceloader.formats.python import LazyRows
+from lanceloader.formats.python import rows as made_of
 from lanceloader.formats.torch import register
 from lanceloader.stages.concat import library_of
 from lanceloader.streaming.dataset import StreamingDataset
+from lanceloader.streaming.replaceable import namespace
 from lanceloader.streaming.row_queue import is_columnar, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
 
 
 class _WorkerSample(NamedTuple):
@@ -39,8 +45,17 @@ class _WorkerBatch(NamedTuple):
     state: dict[str, Any]
 
 
+class _UnmadeRows(NamedTuple):
+    """The rows of a whole batch, which the process of the trainer makes."""
+
+    batch: pa.RecordBatch
+
+
 class _CheckpointCollate:
     """Collates samples, and adds the progress of the worker."""
+
+    _returns_rows = False
+    """Whether the function returns the list that it is called with."""
 
     def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
         self._collate_fn = collate_fn
@@ -61,11 +76,21 @@ class _CheckpointCollate:
 
     def _collate_rows(self, rows: Any) -> Any:
         """Collate lazy rows, or columns, whose rows need not be made for torch's function."""
-        if self._collate_fn is not default_collate:
+        if self._collate_fn is default_collate:
+            return collated(rows) if is_columnar(rows) else self._collate(rows)
+        if not isinstance(rows, LazyRows) or any(map(is_images, rows.batch.schema)):
             return self._collate(
                 list(rows) if isinstance(rows, list) else rows_of(rows)
             )
-        return collated(rows) if is_columnar(rows) else self._collate(rows)
+        # Rows travel as Arrow data if the function does not look at them.
+        if self._collate_fn is list:
+            return _UnmadeRows(rows.batch)
+        made = rows if self._returns_rows else list(rows)
+        data = self._collate(made)
+        self._returns_rows = data is made
+        if data is not rows:
+            return data
+        return list(rows) if rows.is_filled else _UnmadeRows(rows.batch)
 
     def _collate(self, data: Any) -> Any:
         try:
@@ -107,10 +132,14 @@ class _StreamingDatasetAdapter(IterableDataset[Any]):
     def __iter__(self) -> Iterator[_WorkerSample | _WorkerRows]:
         register()
         wrapper = _WorkerSample if self.batch_size is None else _WorkerRows
-        for data in self.dataset._iter(
+        found = self.dataset._iter(
             consumer_checkpoint_transport=True, batch_size=self.batch_size
-        ):
-            yield wrapper(data, self.dataset)
+        )
+        try:
+            # `map` keeps no batch while the next one is made.
+            yield from map(wrapper, found, repeat(self.dataset))
+        finally:
+            found.close()
 
     def __getattr__(self, name: str) -> Any:
         dataset = self.__dict__.get("dataset")
@@ -166,13 +195,23 @@ class _ConsumerCommitIterator:
                     "of its worker. Do not replace collate_fn after the loader was made"
                 )
                 raise RuntimeError(message)
+            data = self._made(batch.data)
             self._dataset._commit_worker_state(
                 batch.state, require_uniform=self._require_uniform
             )
         except BaseException as error:
             self._record_loss(error)
             raise
-        return batch.data
+        return data
+
+    def _made(self, data: Any) -> Any:
+        if not isinstance(data, _UnmadeRows):
+            return data
+        began = namespace.time.perf_counter()
+        made = made_of(data.batch)
+        seconds = namespace.time.perf_counter() - began
+        self._dataset._counters.add_transform_time(seconds)
+        return made
 
     def _record_loss(self, error: BaseException) -> None:
         self._dataset._invalidate_checkpoint(

@@ -88,7 +88,11 @@ class OrderedRows:
         for batch in self._read(size):
             self.plan.taken[self.plan.key] += batch.num_rows
             self.counters.publish(self.gauges())
-            yield LazyRows(batch, self._make)
+            lazy = LazyRows(batch, self._make)
+            # Neither is kept while the next batch is read.
+            del batch
+            yield lazy
+            del lazy
 
     def rows(self, *, is_watched: bool) -> Iterator[Any]:
         """Yield the rows.
@@ -100,7 +104,9 @@ class OrderedRows:
         yielded = 0
         size = max(self.read_size, min(MAX_ROWS, turns * self.read_size))
         for batch in self._read(size):
-            for row in self._make(batch):
+            made = self._make(batch)
+            del batch
+            for row in made:
                 taken[key] = yielded = yielded + 1
                 if is_watched and yielded % turns == 0:
                     self.counters.publish(self.gauges())
@@ -124,4 +130,6 @@ class OrderedRows:
             seconds, before = (nanos - before) * 1e-9, nanos
             self.counters.add(bytes_loaded=batch.nbytes, fetch_time=seconds)
             self.num_read += batch.num_rows
+            del native
             yield batch
+            del batch

@@ -6,6 +6,7 @@ the queues need no locks. An exception in a stage is raised in the consumer.
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -17,7 +18,6 @@ from lanceloader.streaming.counters import Gauges
 from lanceloader.streaming.replaceable import namespace
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lanceloader.streaming.counters import Counters
+
+MOST_WAITING = 64 << 20
+"""About the most bytes of batches that the core has read and that wait, unless there is one each."""
+
+BRIEF_S = 50e-6
+"""A transform that takes less on average is called by the consumer: a thread costs more."""
+TRIED = 8
+"""How many calls in threads show that."""
 
 # Seconds to wait for running reads and transforms when an iteration is closed. Calls that take
 # longer, such as a transform that hangs, are left in the background.
@@ -75,7 +83,9 @@ class Limits:
         io_queue_depth: Reads of one stream at once.
         transform_threads: Transforms at once.
         max_ready_rows: Rows of a stream that are transformed or being transformed.
-        max_batches: Batches of a stream that the core has read and that were not yielded.
+        max_batches: Batches of a stream that the core has read and that were not yielded, if they
+            are small.
+        needs_threads: Whether threads call the transform, however brief it is.
         max_bytes: Bytes read and not yet yielded; by default ``MAX_BYTES``, once their number is
             known. One batch of each stream is always allowed.
     """
@@ -85,6 +95,7 @@ class Limits:
     transform_threads: int
     max_ready_rows: int | None = None
     max_batches: int = 2
+    needs_threads: bool = False
     max_bytes: int | None = None
 
 
@@ -129,6 +140,10 @@ class PrefetchPipeline:
         self.received = [0] * num_streams
         self.raw_rows = 0
         self.slots = namespace.threading.Semaphore(limits.transform_threads)
+        self.max_waiting = limits.max_batches
+        """Batches of a stream that the core has read and that were not yielded."""
+        self.durations: deque[float] = deque(maxlen=TRIED)
+        """Seconds that the last transforms took."""
         # The core limits what it reads ahead itself.
         self.buffered = None
         if reads is None:
@@ -183,12 +198,16 @@ class PrefetchPipeline:
         size = self.limits.batch_size
         while self.heads[i] < self.sizes[i]:
             waiting = len(self.raw[i]) + len(self.transforming[i])
-            if waiting + len(self.ready[i]) // size >= self.limits.max_batches:
+            if waiting + len(self.ready[i]) // size >= self.max_waiting:
                 return
             batch = reads.next_of(i)
+            if batch.num_rows == size:
+                most = MOST_WAITING // len(self.streams) // max(1, batch.nbytes)
+                self.max_waiting = max(1, min(self.limits.max_batches, most))
             self.raw[i].append((self.streams[i].first + self.heads[i], batch))
             self.heads[i] += batch.num_rows
             self.raw_rows += batch.num_rows
+            del batch
             self._submit_transforms(i)
 
     def advance(self, i: int) -> None:
@@ -269,6 +288,7 @@ class PrefetchPipeline:
             began = namespace.time.perf_counter()
             items = self.transform(start, batch, stream)
             seconds = namespace.time.perf_counter() - began
+            self.durations.append(seconds)
             self.counters.add(transform_time=seconds)
             return items
         finally:
@@ -302,6 +322,10 @@ class PrefetchPipeline:
         start, batch = self.raw[i].popleft()
         self.raw_rows -= batch.num_rows
         stream = self.streams[i]
+        if self._is_brief() and not self.transforming[i]:
+            items = self._tx_call_guarded(start, batch, stream)
+            self._receive(i, start + batch.num_rows, items)
+            return
         future = self._workers.submit(self._tx_call_guarded, start, batch, stream)
         self.transforming[i].append((start + batch.num_rows, future))
         self._advance_when_done(future, i)
@@ -314,11 +338,25 @@ class PrefetchPipeline:
 
     def _collect_transform(self, i: int) -> None:
         self.may_advance[i] = True
-        self.received[i], future = self.transforming[i][0]
+        end, future = self.transforming[i][0]
         items = future.result()
         self.transforming[i].popleft()
+        self._receive(i, end, items)
+
+    def _receive(self, i: int, end: int, items: list[Any]) -> None:
+        self.received[i] = end
         self.ready[i].extend(items)
         self._release_bytes(i, 0)
+
+    def _is_brief(self) -> bool:
+        """Return whether the consumer had better call the transform itself."""
+        seconds = self.durations
+        return (
+            self.reads is not None
+            and not self.limits.needs_threads
+            and len(seconds) == TRIED
+            and sum(seconds) < TRIED * BRIEF_S
+        )
 
     def _release_bytes(self, i: int, position: int) -> None:
         if self.buffered is not None:

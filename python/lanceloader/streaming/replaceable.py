@@ -49,6 +49,15 @@ class _Namespace:
 namespace = _Namespace()
 
 
+_submit = ThreadPoolExecutor.submit
+
+
+def is_pool_replaced() -> bool:
+    """Return whether a program has replaced the thread pool, or how it is called."""
+    pool = namespace.ThreadPoolExecutor
+    return pool is not ThreadPoolExecutor or pool.submit is not _submit
+
+
 def is_replaced(*names: str) -> bool:
     """Return whether a program has replaced one of these names."""
     return any(getattr(namespace, name) is not globals()[name] for name in names)

@@ -6,7 +6,6 @@ import heapq
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lanceloader.stages.concat import concat
 from lanceloader.streaming.ordered_rows import RowOrder, joined_order
 from lanceloader.streaming.packing import Buffer
 from lanceloader.streaming.row_queue import interleaved, length_of
@@ -146,7 +145,11 @@ class RowRounds:
                 return
             last = turns - 1
             self._record(pipeline, self.samples[last] + pipeline.consumed[last])
-            yield interleaved([concat(part) for part in parts])
+            batch = interleaved(parts)
+            # Neither is kept while the next batch is made.
+            del parts
+            yield batch
+            del batch
 
     def _next_rows(
         self, pipeline: PrefetchPipeline, i: int, num_rows: int

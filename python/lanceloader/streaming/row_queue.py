@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+from lanceloader._native import Order, Table
+from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.stages.concat import concat, library_of
 
 SLICED = "torch", "numpy"
@@ -110,8 +113,20 @@ def rows_of(values: Any) -> list[Any]:
     return list(values)
 
 
-def interleaved(parts: list[Any]) -> Any:
-    """Return the first row of each part, the second row of each, and so on."""
+def interleaved(parts: list[list[Any]]) -> Any:
+    """Return the first row of each part, the second row of each, and so on.
+
+    Args:
+        parts: Lists or columns of equal length, each in pieces.
+    """
+    kinds = {type(piece) for part in parts for piece in part}
+    if len(kinds) == 1 and hasattr(parts[0][0], "num_columns"):
+        return interleaved_arrow(parts)
+    return interleaved_values([concat(part) for part in parts])
+
+
+def interleaved_values(parts: list[Any]) -> Any:
+    """Interleave lists, tensors, arrays, and dicts of these."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -121,14 +136,61 @@ def interleaved(parts: list[Any]) -> Any:
     if isinstance(first, list):
         return [row for turn in zip(*parts, strict=True) for row in turn]
     if isinstance(first, Mapping):
-        return {name: interleaved([part[name] for part in parts]) for name in first}
+        return {
+            name: interleaved_values([part[name] for part in parts]) for name in first
+        }
     if library_of(first) == "torch":
         import torch
 
         return torch.stack(parts, 1).flatten(0, 1)
     import numpy as np
 
-    if library_of(first) == "numpy":
-        return np.stack(parts, 1).reshape(-1, *first.shape[1:])
-    places = np.arange(len(parts) * first.num_rows).reshape(len(parts), -1)
-    return concat(parts).take(places.T.ravel())
+    return np.stack(parts, 1).reshape(-1, *first.shape[1:])
+
+
+def interleaved_arrow(parts: list[list[Any]]) -> Any:
+    """Interleave record batches, which the core copies once, or tables."""
+    import pyarrow as pa
+
+    pieces = [piece for part in parts for piece in part]
+    first = pieces[0]
+    if len(parts) == 1:
+        return concat(pieces)
+    order = turns_of(len(parts), sum(piece.num_rows for piece in parts[0]))
+    if not isinstance(first, pa.RecordBatch) or first.num_columns == 0:
+        return concat(pieces).take(numpy_of(offsets_of(order)))
+    if any(piece.schema != first.schema for piece in pieces):
+        concat(pieces)  # Raises.
+    schema = first.schema
+    names = plain_names(tuple(schema.names))
+    if names != schema.names:
+        pieces = [pa.RecordBatch.from_arrays(one.columns, names) for one in pieces]
+    # Packing rows that are read once is not worth it.
+    reader = Table.from_arrow(pa.Table.from_batches(pieces)).reader(
+        [(name, name) for name in names], read="direct"
+    )
+    found = pa.record_batch(reader.read(order, 0, len(order)))
+    if found.schema.equals(schema, check_metadata=True):
+        return found
+    return pa.RecordBatch.from_arrays(found.columns, schema=schema)
+
+
+@lru_cache
+def plain_names(names: tuple[str, ...]) -> list[str]:
+    """Return names, or others where the core would take them for something else.
+
+    Names may be there twice, or be paths or system columns to it.
+    """
+    is_plain = len(set(names)) == len(names) and all(
+        name.isidentifier() and not name.startswith("_row") for name in names
+    )
+    return list(names) if is_plain else [str(at) for at in range(len(names))]
+
+
+@lru_cache(maxsize=8)
+def turns_of(num_parts: int, num_rows: int) -> Order:
+    """Return the first row of each part, the second row of each, and so on."""
+    import numpy as np
+
+    places = np.arange(num_parts * num_rows, dtype=np.uint64)
+    return Order.listed(np.ascontiguousarray(places.reshape(num_parts, -1).T).ravel())
