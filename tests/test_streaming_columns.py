@@ -325,6 +325,17 @@ KINDS = [
     pa.array([[], [], []], pa.list_(pa.int64(), 0)),
     pa.array([[True, False], [True, True], [False, False]], pa.list_(pa.bool_(), 2)),
     pa.array([[1], None, [1, 2]]),
+    pa.array([[*range(200)], [], [1, 2]], pa.list_(pa.int16())),
+    pa.array([[*range(200)], [], [1.5]], pa.large_list(pa.float32())),
+    pa.array([[*range(200)], None, [1.5]], pa.list_(pa.float64())),
+    pa.array([[*range(200)], [None], [2**64 - 1]], pa.list_(pa.uint64())),
+    pa.array([[2**64 - 1] * 200, [1], [2]], pa.list_(pa.uint64())),
+    pa.array([[True] * 200, [False], []], pa.list_(pa.bool_())),
+    pa.array([[[1]] * 200, [[2]], []], pa.list_(pa.list_(pa.int64()))),
+    pa.ListArray.from_arrays(
+        pa.array([0, 150, 170, 400], pa.int32()),
+        pa.array([None if at < 150 else at for at in range(500)]),
+    ).slice(1),
     pa.array([{"a": 1}, None, {"a": 2}]),
     pa.array([0, 1, None], pa.timestamp("us")),
 ]
@@ -336,7 +347,7 @@ def test_rows_are_those_of_pyarrow(column):
     batch = pa.record_batch(data)
     assert rows(batch) == batch.to_pylist()
     assert rows(batch.slice(1)) == batch.slice(1).to_pylist()
-    assert rows(batch.slice(3)) == []
+    assert rows(batch.slice(len(batch))) == []
     types = [type(value) for row in rows(batch) for value in row.values()]
     assert types == [type(value) for row in batch.to_pylist() for value in row.values()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.formats.decoding import images_of, is_images
@@ -20,6 +21,8 @@ __all__ = ["LazyRows", "Row", "columns", "rows"]
 
 LARGE = 1 << 20
 """The bytes of a batch from which memory that its objects leave is kept for the next one."""
+LONG = 64
+"""The average length from which lists are made faster one by one."""
 MAX_DISPLAY = 256
 """The number of columns up to which rows are made by a dict display."""
 
@@ -55,21 +58,40 @@ def row_maker(names: tuple[str, ...]) -> Callable[[Any], list[dict[str, Any]]]:
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """Return the values of a column, as ``to_pylist`` does; of vectors, faster."""
+    """Return the values of a column, as ``to_pylist`` does; of vectors and long lists, faster."""
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_fixed_size_list(kind) and column.null_count == 0:
-        item, size = kind.value_type, kind.list_size
-        values = column.values.slice(column.offset * size, len(column) * size)
-        is_number = pa.types.is_integer(item) or (
-            pa.types.is_float32(item) or pa.types.is_float64(item)
-        )
-        if is_number and size > 0 and values.null_count == 0:
-            vectors: list[Any] = numpy_of(values).reshape(-1, size).tolist()
-            return vectors
+    if column.null_count == 0:
+        if pa.types.is_fixed_size_list(kind):
+            start, size = column.offset * kind.list_size, kind.list_size
+            values = column.values.slice(start, len(column) * size)
+            if size > 0 and are_numbers(values):
+                vectors: list[Any] = numpy_of(values).reshape(-1, size).tolist()
+                return vectors
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            values = column.flatten()
+            if len(values) >= LONG * max(len(column), 1) and are_numbers(values):
+                ends = numpy_of(column.offsets)
+                flat = numpy_of(values)
+                return [
+                    flat[start:stop].tolist()
+                    for start, stop in pairwise((ends - ends[0]).tolist())
+                ]
     found: list[Any] = column.to_pylist()
     return found
+
+
+def are_numbers(values: pa.Array) -> bool:
+    """Return whether NumPy's ``tolist`` makes the same objects of values as pyarrow."""
+    import pyarrow as pa
+
+    kind = values.type
+    return values.null_count == 0 and (
+        pa.types.is_integer(kind)
+        or pa.types.is_float32(kind)
+        or pa.types.is_float64(kind)
+    )
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
