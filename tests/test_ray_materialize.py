@@ -14,6 +14,7 @@ import s3_buckets
 import tables
 from lanceloader import errors
 from missing_packages import hide
+from process_state import anonymous
 
 driver = ray_driver.driver
 s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
@@ -103,6 +104,51 @@ def test_other_rows(driver, tmp_path, what):
     view = ll.open(tmp_path / "t.lance").shuffle(1)
     driver(write, view, str(tmp_path / "copy.lance"))
     assert ll.open(tmp_path / "copy.lance").to_arrow().equals(view.to_arrow())
+
+
+@pytest.mark.parametrize("what", ["long", "ragged"])
+def test_memory_of_a_task_is_bounded(driver, tmp_path, what):
+    """Over rows that take many times as much."""
+
+    def peak(view, uri):
+        import os
+
+        from lanceloader.ray import materializing
+
+        batches_of, most, size = materializing.arrow_batches, 0, 0
+        before = anonymous(os.getpid())
+
+        def watched(*given):
+            nonlocal most, size
+            for batch in batches_of(*given):
+                size += batch.nbytes
+                yield batch
+                most = max(most, anonymous(os.getpid()) - before)
+
+        writing = materializing.Writing(view, None, send_credentials=False)
+        materializing.arrow_batches = watched
+        try:
+            fragments = writing.fragments(uri, range(view.num_rows))
+        finally:
+            materializing.arrow_batches = batches_of
+        return most, size, sum(each.num_rows for each in fragments)
+
+    rng = np.random.default_rng(0)
+    if what == "long":
+        values = [rng.bytes(1 << 20) for _ in range(300)]
+        data = pa.table({"value": pa.array(values, pa.large_binary())})
+    else:
+        lengths = np.where(np.arange(9000) % 300 < 10, 100_000, 100)
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        data = pa.table({"value": pa.ListArray.from_arrays(ends, rng.random(ends[-1]))})
+    lance.write_dataset(data, tmp_path / "t.lance")
+    view = ll.open(tmp_path / "t.lance").shuffle(1)
+    view = view.with_read("direct", memory_limit="16MiB")
+    most, size, rows = driver(peak, view, str(tmp_path / "copy.lance"))
+    assert rows == data.num_rows
+    assert size > 200 << 20
+    # The limit, a buffer of one column, and what a process keeps for its next allocations.
+    assert most < 100 << 20
 
 
 def test_the_verb_returns_a_permutation_of_the_new_table(driver, perm, tmp_path):

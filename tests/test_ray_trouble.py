@@ -14,9 +14,9 @@ import pytest
 import ray_driver
 import s3_buckets
 import tables
+from process_state import soon
 
 driver = ray_driver.driver
-cluster = ray_driver.cluster
 s3, bucket, options = s3_buckets.s3, s3_buckets.bucket, s3_buckets.options
 pytestmark = pytest.mark.timeout(600)
 
@@ -98,6 +98,24 @@ def test_a_node_with_another_release(driver):
     assert "of the driver's 99.0: install the same release on all nodes" in said
 
 
+def test_a_task_gets_what_another_release_has_written(driver, perm):
+    """The error of a task reaches the user."""
+
+    def error(perm):
+        import ray
+        from lanceloader.ray.datasource import PermutationDatasource
+        from lanceloader.ray.recipe import Recipe
+
+        source = PermutationDatasource(perm, Recipe("99.0", b"of the future"))
+        try:
+            ray.data.read_datasource(source).take_all()
+        except Exception as error:
+            return str(error)
+
+    said = driver(error, perm)
+    assert "which cannot load a permutation of the driver's 99.0" in said
+
+
 def test_a_version_that_is_cleaned_away_meanwhile(driver, perm, tmp_path):
     """Never other rows: an error that says what happened."""
     dataset = lance.dataset(tmp_path / "t.lance")
@@ -175,50 +193,13 @@ def test_every_row_comes_once_over_thirty_kills(driver, perm, tmp_path):
     assert driver(trials, perm, str(tmp_path)) == [(True, True)] * 30
 
 
-@pytest.mark.slow
-def test_a_node_that_is_killed(cluster, perm, tmp_path):
-    """While its tasks read and write: they run again on the nodes that are left."""
-
-    def killing(perm, uri, mark):
-        import os
-        import signal
-        from pathlib import Path
-
-        import lanceloader.ray
-        import ray
-
-        (node,) = [
-            node["NodeID"] for node in ray.nodes() if "node2" in node["Resources"]
-        ]
-
-        def once(row):
-            here = ray.get_runtime_context().get_node_id()
-            if here == node and not Path(mark).exists():
-                Path(mark).touch()
-                # A worker's parent is the raylet of its node.
-                os.kill(os.getppid(), signal.SIGKILL)
-            return {"id": row["id"]}
-
-        lanceloader.ray.materialize(perm.map(once), uri, num_tasks=9)
-        dataset = lanceloader.ray.read(perm, preserve_order=True)
-        return [row["id"] for row in dataset.take_all()]
-
-    mark, target = tmp_path / "mark", tmp_path / "copy.lance"
-    wanted = perm.to_arrow()["id"].to_pylist()
-    assert cluster(killing, perm, str(target), str(mark)) == wanted
-    assert mark.exists()
-    found = lance.dataset(target)
-    assert found.to_table()["id"].to_pylist() == wanted
-    assert len(list((target / "data").iterdir())) == len(found.get_fragments()) == 9
-    assert not (tmp_path / ".copy.lance.partial").exists()
-
-
 DRIVER = """
 import json, os, signal, sys
 import lanceloader as ll
 import lanceloader.ray
 import ray
 from lanceloader.ray import tables
+from process_state import soon
 
 address, source, target, what = sys.argv[1:]
 environment = json.loads(os.environ.get("OF_WORKERS", "{}"))
@@ -247,7 +228,15 @@ def progress(done, total):
         die()
 
 
-lanceloader.ray.materialize(perm, target, num_tasks=6, progress=progress)
+options = json.loads(os.environ.get("OF_STORE", "{}"))
+lanceloader.ray.materialize(
+    perm,
+    target,
+    num_tasks=6,
+    progress=progress,
+    storage_options=options,
+    send_credentials=bool(options),
+)
 """
 
 
@@ -287,6 +276,39 @@ def test_a_driver_that_is_killed_leaves_what_can_be_cleaned(
     assert list(target.parent.iterdir()) == []
     # Nothing hinders the next one.
     perm.materialize(target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["written", "before", "after"])
+def test_a_driver_that_is_killed_while_it_writes_to_object_storage(
+    driver, perm, tmp_path, bucket, options, when
+):
+    """There is no table, or a whole one."""
+    import lanceloader.ray
+
+    uri = f"s3://{bucket}/copy.lance"
+    result = drive(
+        driver, tmp_path / "t.lance", uri, when, OF_STORE=json.dumps(options)
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    if when == "after":
+        assert lanceloader.ray.clean(uri, storage_options=options) == 0
+        copy = ll.open(uri, storage_options=options)
+        assert copy.to_arrow().equals(perm.to_arrow())
+        return
+    with pytest.raises(FileNotFoundError):
+        ll.open(uri, storage_options=options)
+    # Tasks end with their driver, but not at once.
+    assert soon(lambda: driver(is_idle), 120)
+    assert lanceloader.ray.clean(uri, storage_options=options) > 0
+    perm.materialize(uri, storage_options=options)
+
+
+def is_idle():
+    """Whether no task has a CPU."""
+    import ray
+
+    return ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
 
 
 @pytest.mark.slow
@@ -349,6 +371,39 @@ def test_a_table_that_changes_while_another_is_written(driver, perm, tmp_path):
     dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
     assert "cleaned away" in driver(written, perm, str(new / "another.lance"))
     assert [path.name for path in new.iterdir()] == ["copy.lance"]
+
+
+@pytest.mark.parametrize("what", ["read", "written"])
+def test_a_version_that_is_cleaned_away_while_tasks_run(driver, perm, tmp_path, what):
+    """A task does it, and dies: the one that is started again finds no version."""
+
+    def cleaning(perm, path, uri, mark, what):
+        import os
+        import signal
+        from pathlib import Path
+
+        import lance
+
+        def once(row):
+            if row["id"] == 2000 and not Path(mark).exists():
+                Path(mark).touch()
+                dataset = lance.dataset(path)
+                dataset.delete("id < 1500")
+                dataset.optimize.compact_files()
+                dataset.cleanup_old_versions(retain_versions=1, delete_unverified=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"id": row["id"]}
+
+        view = perm.map(once)
+        if what == "read":
+            return ids(view, override_num_blocks=6)
+        return written(view, uri)
+
+    given = str(tmp_path / "t.lance"), str(tmp_path / "new" / "copy.lance")
+    said = driver(cleaning, perm, *given, str(tmp_path / "mark"), what)
+    assert (tmp_path / "mark").exists()
+    assert "cleaned away" in said
+    assert [*tmp_path.glob("new/*")] == []
 
 
 @pytest.mark.slow

@@ -47,6 +47,9 @@ SETTINGS = {
 }
 MEMORY = 100 << 20
 
+CLUSTER = None
+"""What starts and ends the nodes of this process, if there is more than one."""
+
 
 def importable():
     """The folders from which workers import lanceloader and the modules of the tests."""
@@ -61,20 +64,42 @@ def start(nodes, folder):
     # Addresses of sockets have at most 107 bytes, so the folder has a short name.
     os.environ["RAY_TMPDIR"] = folder
     Path(folder, "ray").mkdir()
-    common = {"object_store_memory": MEMORY, "include_dashboard": False}
     import ray
 
     if nodes == 1:
-        ray.init(num_cpus=2, log_to_driver=False, **common)
+        options = {"object_store_memory": MEMORY, "include_dashboard": False}
+        ray.init(num_cpus=2, log_to_driver=False, **options)
         return
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
-    for node in range(nodes):
-        options = {"num_cpus": 1, "resources": {f"node{node}": 1}, **common}
-        cluster.add_node(**options)
-    ray.init(cluster.address, log_to_driver=False)
-    globals()["CLUSTER"] = cluster
+    globals()["CLUSTER"] = Cluster()
+    for number in range(nodes):
+        add_node(number, folder)
+    ray.init(CLUSTER.address, log_to_driver=False)
+
+
+NODES = {}
+"""The nodes of the cluster of this process, by their numbers."""
+
+
+def add_node(number, folder):
+    """Start a node of one CPU, which is also the resource ``node`` and its number."""
+    NODES[number] = CLUSTER.add_node(
+        num_cpus=1,
+        resources={f"node{number}": 1},
+        object_store_memory=MEMORY,
+        include_dashboard=False,
+        # As on machines of their own.
+        env_vars={"LANCELOADER_CACHE_DIR": f"{folder}/cache{number}"},
+    )
+
+
+def replace_dead_nodes():
+    """Start nodes anew that a test has killed."""
+    for number, node in [*NODES.items()]:
+        if node.dead_processes():
+            CLUSTER.remove_node(node)
+            add_node(number, os.environ["RAY_TMPDIR"])
 
 
 def call(pickled):
@@ -86,8 +111,8 @@ def stop():
     import ray
 
     ray.shutdown()
-    if "CLUSTER" in globals():
-        globals()["CLUSTER"].shutdown()
+    if CLUSTER is not None:
+        CLUSTER.shutdown()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,15 @@ from lanceloader._native import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["POLL_SECONDS", "RETRIES", "as_completed", "connect", "task_count"]
+__all__ = [
+    "POLL_SECONDS",
+    "RETRIES",
+    "as_completed",
+    "connect",
+    "count_cpus",
+    "result_of",
+    "task_count",
+]
 
 RETRIES = 3
 """How often a task is started again whose worker or node dies."""

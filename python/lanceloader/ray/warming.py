@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
 from lanceloader.monitor.progress import check_bar, reported
-from lanceloader.ray.nodes import RETRIES, as_completed, connect
+from lanceloader.ray.nodes import RETRIES, connect, result_of
 from lanceloader.ray.reading import check_permutation
 from lanceloader.ray.recipe import Recipe, noting_credentials
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["warm"]
 
+POLL_SECONDS = 5
+"""How often is looked at which nodes are alive."""
+
 
 def warm(
     perm: Permutation,
@@ -26,8 +29,9 @@ def warm(
 ) -> dict[str, WarmReport]:
     """Fill the cache of every node of a Ray cluster, so that a first epoch does not have to.
 
-    One task runs on each node that is alive now, as ``Permutation.warm`` does on one machine.
-    Whatever reads the table on that node later finds the rows in the node's cache folder.
+    One task runs on each node that is alive now and has a CPU or a GPU for tasks, as
+    ``Permutation.warm`` does on one machine. Whatever reads the table on that node later finds the
+    rows in the node's cache folder. Nodes that leave meanwhile are left out.
 
     Args:
         perm: The permutation: the selected columns of all rows of its table are packed or fetched.
@@ -58,7 +62,7 @@ def warm(
     recipe = Recipe.of(perm, send_credentials=send_credentials)
     remote: Any = ray.remote(num_cpus=0, max_retries=RETRIES)
     task = remote(warm_this_node)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = nodes_with_tasks()
     here = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
     running = {
         task.options(scheduling_strategy=here[node]).remote(recipe): node
@@ -67,10 +71,33 @@ def warm(
     reports: dict[str, WarmReport] = {}
     with reported("warming", progress, unit=" nodes") as report:
         report(0, len(nodes))
-        for each, found in as_completed(running):
-            reports[running[each]] = found
-            report(len(reports), len(nodes))
+        pending = set(running)
+        while pending:
+            ready, _ = ray.wait([*pending], timeout=POLL_SECONDS)
+            alive = nodes_with_tasks()
+            for each in ready:
+                node = running[each]
+                try:
+                    reports[node] = result_of(each)
+                except ray.exceptions.RayError:
+                    if node in nodes_with_tasks():
+                        raise
+            # Ray may wait for ever for a task that can run on a node only that is gone.
+            gone = {each for each in pending if running[each] not in alive}
+            pending -= {*ready} | gone
+            report(len(nodes) - len(pending), len(nodes))
     return reports
+
+
+def nodes_with_tasks() -> list[str]:
+    """Return the ids of the nodes that are alive and have a CPU or a GPU: some heads have none."""
+    import ray
+
+    return [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and not {"CPU", "GPU"}.isdisjoint(node["Resources"])
+    ]
 
 
 def warm_this_node(recipe: Recipe) -> WarmReport:
