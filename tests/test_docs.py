@@ -284,6 +284,22 @@ def test_the_example_of_torchrun_runs(elsewhere):
     assert result.stdout == "ranks: [2, 2, 1]; 5,000 rows, each of them once\n"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_torchft_runs(elsewhere):
+    """Two replicas, of which one is killed and comes back."""
+    pytest.importorskip("torchft", reason="torchft is not installed")
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "torchft_train.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    said = "replicas: [2, 1, 2]; 5,000 rows, each of them once"
+    assert said in result.stdout
+
+
 def test_the_tree_of_contributing_names_every_module():
     """Those at the top, and every folder: a newcomer looks there first."""
     (tree,) = [block.code for block in blocks(ROOT / "CONTRIBUTING.md", "text")]
