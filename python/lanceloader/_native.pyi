@@ -232,6 +232,7 @@ class Table:
         *,
         read: str | None = None,
         memory_limit: int | None = None,
+        num_readers: int = 1,
         cache_folder: str | None = None,
         cache_limit: int | None = None,
         scratch_folder: str | None = None,

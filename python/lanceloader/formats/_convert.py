@@ -89,6 +89,7 @@ class _Converter:
         self.nulls = nulls
         self.fill_value = fill_value
         self.pad = pad
+        self.is_inside_lists = False
 
     def add(
         self, out: dict[str, Any], path: str, field: pa.Field, column: pa.Array
@@ -174,6 +175,14 @@ class _Converter:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if self.nulls == "error" and column.null_count and self.is_inside_lists:
+            message = (
+                f"column `{path}` has {column.null_count} nulls inside its lists, which "
+                f'"{self.library.format}" cannot hold; pass `nulls="fill"` with a `fill_value`, or leave '
+                "such rows out, of windows before they are made: call "
+                f'filter("{path} IS NOT NULL") before windows()'
+            )
+            raise FormatError(message)
         if self.nulls == "error" and column.null_count:
             message = (
                 f"column `{path}` has {column.null_count} nulls in {len(column)} rows, which "
@@ -275,7 +284,11 @@ class _Converter:
                 'cannot show; pass `nulls="fill"` with a `fill_value`'
             )
             raise FormatError(message)
-        return self.value(path, field, values)
+        was_inside, self.is_inside_lists = self.is_inside_lists, True
+        try:
+            return self.value(path, field, values)
+        finally:
+            self.is_inside_lists = was_inside
 
 
 def leaves_of(field: pa.Field, column: pa.Array) -> pa.Array | None:

@@ -132,11 +132,13 @@ def decoded_windows(
 
     steps = column.schema[0].type.list_size
     values = column.column(0).flatten()
-    if options.size is None or values.null_count:
-        what = "null" if values.null_count else "of different sizes"
+    if options.size is None:
+        message = f"column `{name}`: images of windows cannot be of different sizes: pass `size` to image()"
+        raise FormatError(message)
+    if values.null_count:
         message = (
-            f"column `{name}`: images of windows cannot be {what}: pass `size` to image(), and filter "
-            "rows without an image before windows()"
+            f"column `{name}` has {values.null_count} nulls in the windows of {len(column)} rows, which "
+            f'images of windows cannot be: call filter("{name} IS NOT NULL") before windows()'
         )
         raise FormatError(message)
     inner = pa.RecordBatch.from_arrays([values], [name])

@@ -64,6 +64,27 @@ class WindowColumn:
         return pa.field(name, kind, nullable=False)
 
 
+class SharedOptions(ReadOptions):
+    """Options of one of several readers, which share the memory equally.
+
+    Attributes:
+        num_readers: How many there are.
+    """
+
+    num_readers = 1
+
+    @classmethod
+    def of(cls, options: ReadOptions, num_readers: int) -> SharedOptions:
+        """Return the options of a reader."""
+        names = [field.name for field in dataclasses.fields(options)]
+        shared = cls(**{name: getattr(options, name) for name in names})
+        object.__setattr__(shared, "num_readers", num_readers)
+        return shared
+
+    def for_native(self) -> dict[str, Any]:
+        return super().for_native() | {"num_readers": self.num_readers}
+
+
 @dataclass(frozen=True)
 class Part:
     """Columns that are read at the same steps.
@@ -93,11 +114,8 @@ class Part:
         written to scratch files, unless that is requested.
         """
         options = options or ReadOptions()
-        limit = options.for_native()["memory_limit"]
-        if limit is not None:
-            options = dataclasses.replace(options, memory_limit=limit // num_parts)
         columns = [(name, name) for name in names]
-        reader = source.reader(columns, options)
+        reader = source.reader(columns, SharedOptions.of(options, num_parts))
         if (
             steps is not None
             and isinstance(reader, _native.Reader)
@@ -105,7 +123,7 @@ class Part:
             and reader.choice().strategy == "external"
         ):
             direct = dataclasses.replace(options, read="direct")
-            reader = source.reader(columns, direct)
+            reader = source.reader(columns, SharedOptions.of(direct, num_parts))
         return cls(reader, tuple(names), steps)
 
     @property

@@ -10,10 +10,14 @@ from lanceloader.formats import name_of
 from lanceloader.formats.decoding import Decode, is_window
 from lanceloader.formats.functions import mapped_transform, steps_of
 from lanceloader.images import ImageOptions
+from lanceloader.sources import WindowSource
 from lanceloader.verbs.columns import ColumnVerbs
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from lanceloader.sources import Source
+    from lanceloader.sources.window_reader import WindowColumn
 
 __all__ = ["DecodeVerbs"]
 
@@ -47,8 +51,8 @@ class DecodeVerbs(ColumnVerbs):
             ColumnNotFoundError: If a column does not exist.
             FormatError: If a column holds something else than bytes, or structs with a field
                 ``bytes``.
-            ValueError: If ``with_transform`` has replaced the format; or if a column is decoded
-                already.
+            ValueError: If ``with_transform`` has replaced the format; if a column is decoded
+                already; or if windows hold something else than images beyond the ends.
 
         Example:
             >>> import io
@@ -80,6 +84,7 @@ class DecodeVerbs(ColumnVerbs):
             schema = self.schema
             for name, _ in columns:
                 self.resolve_column(name)
+                check_windows(name, window_of(self.source, self.selection.get(name)))
                 check_files(schema.field(name))
         step = Decode(columns)
         return self._replace(
@@ -110,6 +115,38 @@ def checked(decode: Any) -> tuple[tuple[str, ImageOptions], ...]:
             )
             raise TypeError(message)
     return tuple(decode.items())
+
+
+def window_of(source: Source, column: str | None) -> WindowColumn | None:
+    """Return the windows of a column, if it has any."""
+    if column is None or not isinstance(source, WindowSource):
+        return None
+    return source.windows.columns.get(column)
+
+
+def check_windows(name: str, window: WindowColumn | None) -> None:
+    """Check that windows hold images beyond the ends of episodes, too.
+
+    Raises:
+        FormatError: If they are cut off there.
+        ValueError: If they are filled with something else.
+    """
+    if window is None:
+        return
+    if window.ends == "clip":
+        message = (
+            f'column `{name}` holds windows of different lengths, as windows() was called with ends="clip", '
+            'and these cannot be decoded: pass ends="edge", "fill" or "drop" to windows()'
+        )
+        raise FormatError(message)
+    fill = window.fill_value
+    file = fill.get("bytes") if isinstance(fill, Mapping) else fill
+    if window.ends == "fill" and not file:
+        message = (
+            f"column `{name}` has no image beyond the ends of episodes: pass the bytes of an image file as "
+            f'`fill_value`={{{name!r}: ...}} to windows(), or ends="edge" or "drop"'
+        )
+        raise ValueError(message)
 
 
 def check_files(field: pa.Field) -> None:

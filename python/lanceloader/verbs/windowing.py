@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 
 from lanceloader._native import Order
@@ -227,6 +228,12 @@ class WindowVerbs(ColumnVerbs):
                 message = f"column `{name}`: {error}; pass one value per column, as in fill_value={{{name!r}: ...}}"
                 raise FormatError(message) from error
             found[name] = value
+        if values is not None and (others := [n for n in values if n not in windows]):
+            message = (
+                f"`fill_value` names {others[0]!r}, a column without steps: leave it out, or pass its "
+                "`steps`"
+            )
+            raise ValueError(message)
         return found
 
 
@@ -256,12 +263,16 @@ def checked_steps(name: Any, values: Any) -> tuple[int, ...]:
         ValueError: If there are none, or one is too far.
     """
     example = f"as in {{{name!r}: range(0, 16)}}"
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    # The order of a set is none, and a dict may be meant for something else.
+    is_wrong = isinstance(values, str | bytes | Mapping | AbstractSet)
+    if is_wrong or not isinstance(values, Iterable):
         message = f"`steps` of {name!r} must be a sequence of whole numbers, {example}, not {values!r}"
         raise TypeError(message)
     found = []
     for value in values:
         try:
+            if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+                raise TypeError
             found.append(operator.index(value))
         except TypeError:
             message = (

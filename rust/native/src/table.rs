@@ -177,8 +177,8 @@ impl Table {
     }
 
     /// Returns a reader of `columns`, pairs of output name and source name.
-    #[pyo3(signature = (columns, *, read=None, memory_limit=None, cache_folder=None, cache_limit=None,
-        scratch_folder=None, threads=None))]
+    #[pyo3(signature = (columns, *, read=None, memory_limit=None, num_readers=1, cache_folder=None,
+        cache_limit=None, scratch_folder=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn reader(
         &self,
@@ -186,6 +186,7 @@ impl Table {
         columns: Vec<(String, String)>,
         read: Option<&str>,
         memory_limit: Option<u64>,
+        num_readers: u64,
         cache_folder: Option<PathBuf>,
         cache_limit: Option<u64>,
         scratch_folder: Option<PathBuf>,
@@ -195,6 +196,7 @@ impl Table {
         let options = read::Options {
             strategy,
             memory_limit,
+            num_readers,
             cache_folder,
             cache_limit,
             scratch_folder,

@@ -52,6 +52,8 @@ pub struct Options {
     pub strategy: Option<Strategy>,
     /// Bytes of rows that may be held in memory; by default half of what is free.
     pub memory_limit: Option<u64>,
+    /// Of how many readers that share the memory equally this is one; 0 is read as 1.
+    pub num_readers: u64,
     /// Where packed rows are kept for other processes and later runs; by default nowhere.
     pub cache_folder: Option<PathBuf>,
     /// Bytes that the cache folder may hold; by default half of the disk's free space.
@@ -85,7 +87,37 @@ impl Options {
 
     /// Returns the bytes of rows that may be held in memory.
     pub fn memory_bytes(&self) -> u64 {
-        self.memory_limit.unwrap_or_else(|| available_memory().unwrap_or(1 << 30) / 2)
+        let all = self.memory_limit.unwrap_or_else(|| available_memory().unwrap_or(1 << 30) / 2);
+        all / self.num_readers.max(1)
+    }
+
+    /// Returns the limit that a user set.
+    pub(super) fn set_limit(&self) -> Option<SetLimit> {
+        let num_readers = self.num_readers.max(1);
+        self.memory_limit.map(|bytes| SetLimit { bytes, num_readers })
+    }
+}
+
+/// A limit of memory that a user set, for all readers that share it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SetLimit {
+    pub(super) bytes: u64,
+    pub(super) num_readers: u64,
+}
+
+impl SetLimit {
+    /// Returns the error for a limit of which the share of one reader is too little for some purpose.
+    pub(super) fn too_little(self, purpose: &str, least_share: u64, instead: &str) -> Error {
+        let Self { bytes, num_readers } = self;
+        let shared = if num_readers > 1 {
+            format!(", shared by {num_readers} sets of columns with the same steps,")
+        } else {
+            String::new()
+        };
+        Error::invalid(
+            format!("a memory_limit of {bytes} bytes{shared} to {purpose}"),
+            format!("at least {}{instead}", least_share.saturating_mul(num_readers)),
+        )
     }
 }
 
@@ -167,7 +199,7 @@ impl Choice {
         if let Some(strategy) = options.strategy {
             if strategy == Strategy::Resident && options.is_limited() && memory_bytes < packed_bytes
             {
-                return Err(too_little(memory_bytes, packed_bytes, options.memory_limit.is_some()));
+                return Err(too_little(memory_bytes, packed_bytes, options.set_limit()));
             }
             return Ok(choice(strategy, ASKED_FOR.into(), row_bytes));
         }
@@ -196,20 +228,19 @@ impl Choice {
     }
 }
 
-/// Returns the error for rows that do not fit in memory; `is_set` says whether a user set the limit.
-pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64, is_set: bool) -> Error {
-    if !is_set {
-        return Error::Memory(format!(
+/// Returns the error for rows that do not fit in memory.
+pub(super) fn too_little(memory_bytes: u64, packed_bytes: u64, limit: Option<SetLimit>) -> Error {
+    match limit {
+        Some(limit) => limit.too_little(
+            &format!("keep {packed_bytes} bytes of packed rows"),
+            packed_bytes,
+            ", or read=\"external\" or \"direct\"",
+        ),
+        None => Error::Memory(format!(
             "no memory for {packed_bytes} bytes of packed rows, as {memory_bytes} may be used of what is \
              free: read=\"external\" or \"direct\" needs less, and memory_limit={packed_bytes} allows it"
-        ));
+        )),
     }
-    Error::invalid(
-        format!(
-            "a memory_limit of {memory_bytes} bytes to keep {packed_bytes} bytes of packed rows"
-        ),
-        format!("at least {packed_bytes}, or read=\"external\" or \"direct\""),
-    )
 }
 
 /// Returns the bytes of a packed row on average, from its types, or from a few rows and what files say.

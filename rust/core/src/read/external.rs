@@ -95,8 +95,8 @@ impl External {
         let is_listed = !order.is_invertible();
         let pair_bytes = if is_listed { size_of::<(u64, u64)>() as u64 } else { 0 };
         let list_bytes = order.len().saturating_mul(pair_bytes);
-        let is_set = options.memory_limit.is_some();
-        let shape = Shape::new(order.len(), row_bytes, list_bytes, (budget, is_set), threads)?;
+        let limit = options.set_limit();
+        let shape = Shape::new(order.len(), row_bytes, list_bytes, (budget, limit), threads)?;
         let listed = is_listed.then(|| sorted(&order)).transpose()?;
         let folder = options.scratch_folder.as_deref().or(options.cache_folder.as_deref());
         Ok(Self {

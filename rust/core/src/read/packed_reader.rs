@@ -81,7 +81,7 @@ impl PackedReader {
             block_rows: block_rows(choice.row_bytes, weights, choice.num_rows),
             limit: choice.memory_bytes,
             limits_files: !is_asked_for || options.is_limited(),
-            is_limit_set: options.memory_limit.is_some(),
+            set_limit: options.set_limit(),
         };
         let (resident, is_warm) = match base {
             Base::Memory(_) => {
@@ -304,7 +304,8 @@ fn open_shared(
     let folder = options.cache_folder.as_deref().filter(|_| choice.is_worth_a_file());
     let paths: Vec<Vec<String>> =
         direct.projection().paths().into_iter().map(<[String]>::to_vec).collect();
-    let key = format!("{identity} {paths:?} {folder:?} {:?}", options.memory_limit);
+    let share = options.memory_limit.map(|_| options.memory_bytes());
+    let key = format!("{identity} {paths:?} {folder:?} {share:?}");
     let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
     if let Some(resident) = lock(&open).get(&key).and_then(Weak::upgrade) {
         resident.share()?;

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;
 
 use self::filling::Filling;
+use super::choose::SetLimit;
 use super::scan::Scan;
 use super::setback::Setback;
 use super::weights::Weights;
@@ -39,8 +40,8 @@ pub(super) struct Sizes {
     pub(super) limit: u64,
     /// Whether the limit also holds where rows are kept in files.
     pub(super) limits_files: bool,
-    /// Whether a user set the limit.
-    pub(super) is_limit_set: bool,
+    /// The limit that a user set.
+    pub(super) set_limit: Option<SetLimit>,
 }
 
 /// Returns the rows of a block, a power of two: blocks have about [`BLOCK_BYTES`], and none has far

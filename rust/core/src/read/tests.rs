@@ -241,6 +241,15 @@ fn long_rows_are_looked_at_one_by_one() {
 }
 
 #[test]
+fn a_limit_that_readers_share_is_named_as_it_was_set() {
+    let options = Options { num_readers: 3, ..limited(1000) };
+    assert_eq!((options.memory_bytes(), limited(1000).memory_bytes()), (333, 1000));
+    let error = options.set_limit().unwrap().too_little("keep rows", 500, "").to_string();
+    assert!(error.contains("a memory_limit of 1000 bytes, shared by 3 sets"), "{error}");
+    assert!(error.ends_with("at least 1500"), "{error}");
+}
+
+#[test]
 fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
     let sizes = |limit| resident::Sizes {
         row_bytes: 10_000,
@@ -248,7 +257,7 @@ fn rows_that_turn_out_to_be_longer_are_not_kept_beyond_the_limit() {
         block_rows: 16,
         limit,
         limits_files: true,
-        is_limit_set: true,
+        set_limit: limited(1 << 20).set_limit(),
     };
     let filled = |limit| {
         let scan = Arc::new(Strings::new(vec![10_000; 100]));

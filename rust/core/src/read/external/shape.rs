@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::choose::SetLimit;
 use super::super::scan::scan_rows;
 use crate::error::{Error, Result};
 
@@ -44,7 +45,7 @@ impl Shape {
         num_rows: u64,
         row_bytes: u64,
         list_bytes: u64,
-        (budget, is_set): (u64, bool),
+        (budget, limit): (u64, Option<SetLimit>),
         threads: usize,
     ) -> Result<Self> {
         let shape = |budget| Self::within(num_rows, row_bytes, list_bytes, budget, threads);
@@ -58,16 +59,13 @@ impl Shape {
                 if shape(middle).is_some() { most = middle } else { least = middle }
             }
             let bytes = num_rows.saturating_mul(row_bytes);
-            if !is_set {
+            let Some(limit) = limit else {
                 return Error::Memory(format!(
                     "no memory to shuffle {bytes} bytes of rows, as {budget} may be used of what is free: \
                      memory_limit={most} allows it"
                 ));
-            }
-            Error::invalid(
-                format!("a memory_limit of {budget} bytes to shuffle {bytes} bytes of rows"),
-                format!("at least {most}"),
-            )
+            };
+            limit.too_little(&format!("shuffle {bytes} bytes of rows"), most, "")
         })
     }
 

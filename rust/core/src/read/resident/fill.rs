@@ -224,7 +224,7 @@ impl Resident {
             Some(limit) if sum > limit => {
                 let all = u128::from(sum) * u128::from(self.num_rows) / u128::from(packed_rows);
                 let all = u64::try_from(all).unwrap_or(u64::MAX);
-                Err(too_little(limit, all, self.sizes.is_limit_set))
+                Err(too_little(limit, all, self.sizes.set_limit))
             }
             _ => Ok(()),
         };

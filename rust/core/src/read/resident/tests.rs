@@ -63,8 +63,8 @@ impl Scan for Faulty {
 fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
     let packing = Packing::new(scan.schema()).unwrap();
     let weights = Arc::new(scan.weights().unwrap());
-    let (limit, limits_files, is_limit_set) = (u64::MAX, false, false);
-    let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, is_limit_set };
+    let (limit, limits_files, set_limit) = (u64::MAX, false, None);
+    let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, set_limit };
     Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
 }
 
