@@ -179,6 +179,19 @@ def test_python_arrays_may_be_changed():
     assert np.array_equal(perm[:][0]["image"] + np.uint8(1), image)
 
 
+@pytest.mark.parametrize(
+    "options", [{"size": 8}, {"size": 8, "dtype": "float32"}, {}], ids=str
+)
+def test_numpy_arrays_may_be_changed(options):
+    perm = ll.open(photos(0, 2)).with_decode({"image": ll.image(**options)})
+    perm = perm.with_format("numpy_dict")
+    for make in (lambda: perm[:], lambda: next(iter(perm.loader(2)))):
+        image = make()["image"][0]
+        image += 1
+        again = make()["image"][0]
+        np.testing.assert_array_equal(again + np.ones(1, again.dtype), image)
+
+
 def test_columns_are_decoded_once():
     perm = ll.open(table_of([file_of(pattern(4, 4))] * 4))
     decode = {"image": ll.image(4)}

@@ -41,6 +41,9 @@ class Library(NamedTuple):
     array: Callable[[pa.Array], Any]
     """Convert an Arrow array of numbers, booleans or times without nulls."""
 
+    owned: Callable[[pa.Array], Any]
+    """The same for numbers that nothing else holds: the array can be written to."""
+
     bfloat16: Callable[[str, Any], Any]
     """Reinterpret an array of 16-bit integers as bfloat16; the first argument is the name of the
     column, for error messages."""
@@ -139,7 +142,10 @@ class _Converter:
             column.null_count and not pa.types.is_struct(column.type)
         ):
             column = self.without_nulls(path, field, column)
-        values = self.dense(path, field, column)
+        if is_images(field):
+            values = self.library.owned(column.flatten())
+        else:
+            values = self.dense(path, field, column)
         if is_bfloat16(field) or is_bfloat16_images(field):
             values = self.library.bfloat16(path, values)
         shape = getattr(field.type, "shape", None)
@@ -163,7 +169,7 @@ class _Converter:
         data, shapes = column.field("data"), column.field("shape").to_pylist()
 
         def image(at: int) -> Any:
-            values = self.library.array(data.slice(at, 1).flatten())
+            values = self.library.owned(data.slice(at, 1).flatten())
             if is_bfloat16_images(field):
                 values = self.library.bfloat16(path, values)
             return values.reshape(shapes[at])

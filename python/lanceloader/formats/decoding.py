@@ -21,6 +21,7 @@ __all__ = [
     "is_bfloat16_images",
     "is_images",
     "is_window",
+    "writable",
 ]
 
 MARK = b"lanceloader.image"

@@ -10,7 +10,7 @@ from lanceloader._extras import need
 from lanceloader.formats._columns import check_nulls, gather_runs
 from lanceloader.formats._convert import Library, convert
 from lanceloader.formats._types import as_integers, has_bfloat16
-from lanceloader.formats.decoding import is_images
+from lanceloader.formats.decoding import is_images, writable
 from lanceloader.values import as_bfloat16, as_storable
 
 if TYPE_CHECKING:
@@ -128,4 +128,4 @@ def array(column: pa.Array) -> np.ndarray[Any, Any]:
     return values
 
 
-LIBRARY = Library(array, as_bfloat16, np.transpose, "numpy_dict")
+LIBRARY = Library(array, writable, as_bfloat16, np.transpose, "numpy_dict")

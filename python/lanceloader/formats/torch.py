@@ -191,7 +191,7 @@ def bfloat16(name: str, bits: torch.Tensor) -> torch.Tensor:
     return bits.view(torch.bfloat16)
 
 
-LIBRARY = Library(array, bfloat16, torch.permute, "torch_dict")
+LIBRARY = Library(array, array, bfloat16, torch.permute, "torch_dict")
 
 
 def tensors_of(batch: pa.RecordBatch, format: str) -> list[torch.Tensor]:  # noqa: A002
