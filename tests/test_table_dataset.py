@@ -169,9 +169,14 @@ def test_an_epoch_of_workers_is_of_one_version(tmp_path, context, stay):
         timeout=50,
     )
     for _ in range(3):
-        # Workers that stay have the version that they were started with.
-        latest = written.versions[0 if stay else -1]
+        latest = written.versions[-1]
         assert written.epoch(loader) == latest
+    if stay:
+        # Workers are started anew for another version only.
+        assert sorted(ids(loader)) == written.versions[-1]
+        workers = [worker.pid for worker in loader._iterator._workers]
+        assert sorted(ids(loader)) == written.versions[-1]
+        assert [worker.pid for worker in loader._iterator._workers] == workers
 
 
 def test_a_table_that_only_its_library_reads_is_pinned_too(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
         "lanceloader.mixing.units",
         {"MixedRows": "MixedUnits"},
     ),
-    "lanceloader.mixing.watching": ("lanceloader.mixing.counters", {}),
+    "lanceloader.mixing.watching": ("lanceloader.units.counters", {}),
     "lanceloader.plan_table": ("lanceloader.compat_lancedb.plan_table", {}),
     "lanceloader.sources.by_engine": (
         "lanceloader.sources.engine_source",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OpenTable",
+    "is_behind",
     "known_table",
     "open_table",
     "pin",
@@ -70,6 +71,14 @@ def open_table(table: Any) -> OpenTable:
         known = OpenTable(os.getpid(), version, source, reader_of(source))
         _open_tables[table] = known
     return known
+
+
+def is_behind(table: Any, iterator: Any) -> bool:
+    """Return whether only ``iterator`` pins a table, at another version than the current one."""
+    known = _open_tables.get(table)
+    if known is None or not known.is_pinned or list(known.iterators) != [iterator]:
+        return False
+    return known.version != (table.version, table.current_branch())
 
 
 def reader_of(source: Source) -> RowReader:

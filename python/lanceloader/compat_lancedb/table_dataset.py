@@ -26,6 +26,7 @@ except ModuleNotFoundError:
     raise
 
 from lanceloader.compat_lancedb.open_tables import (
+    is_behind,
     known_table,
     open_table,
     pin,
@@ -108,7 +109,8 @@ def install() -> None:
     * torch's default collate returns ``pyarrow`` tables and batches unchanged.
     * The native reader reads the batches of local tables. Iterating over a ``DataLoader`` pins
       the table to its current version: its batches and its length are those of this version, also
-      in workers, until the iterator is deleted.
+      in workers, until the iterator is deleted. Persistent workers are started anew if the table
+      has another version by then.
     * Local tables can be pickled, as a ``TableDataset``.
 
     Worker processes that are sent a table, of any start method, need no call of their own. Calling
@@ -184,6 +186,7 @@ def pinning_iter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(original)
     def __iter__(self: Any) -> Any:  # noqa: N807
         install_lancedb()
+        stop_stale_workers(self)
         unstarted = UnstartedIterator()
         pinned = [pin(table, unstarted) for table in tables_in(self.dataset)]
         iterator = original(self)
@@ -193,6 +196,19 @@ def pinning_iter(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     __iter__._original = original  # type: ignore[attr-defined]
     return __iter__
+
+
+def stop_stale_workers(loader: Any) -> None:
+    """Stop persistent workers that have an earlier version of a table than the current one.
+
+    torch then starts others, which are sent the current version.
+    """
+    iterator = loader._iterator
+    if iterator is None:
+        return
+    if any(is_behind(table, iterator) for table in tables_in(loader.dataset)):
+        iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def pinned_len(original: Callable[[Any], int]) -> Callable[[Any], int]:

@@ -148,7 +148,9 @@ def decoded_windows(
     try:
         images = decoded(inner, name, options, keys)
     except ImageError as error:
-        raise ImageError(str(error), error.row_in_batch // steps) from error
+        row, step = divmod(error.row_in_batch, steps)
+        message = f"{error}; it is image {step + 1} of {steps} in the window"
+        raise ImageError(message, row) from error
     kind = pa.fixed_shape_tensor(
         images.type.value_type, (steps, *options.shape(options.size))
     )

@@ -87,11 +87,12 @@ def are_numbers(values: pa.Array) -> bool:
     import pyarrow as pa
 
     kind = values.type
-    return values.null_count == 0 and (
+    is_known = (
         pa.types.is_integer(kind)
         or pa.types.is_float32(kind)
         or pa.types.is_float64(kind)
     )
+    return bool(values.null_count == 0 and is_known)
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:

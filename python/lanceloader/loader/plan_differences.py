@@ -18,6 +18,7 @@ _NOUNS = {
 _SEED = re.compile(r"\bseed (\d+)")
 _NUM_ROWS = re.compile(r"^\d+ rows(?:, )?")
 MAX_TEXT = 200
+_OTHER_ROWS = "it has other rows"
 
 
 def differences(
@@ -49,18 +50,20 @@ def differences(
     # Another version with the same files has the same rows.
     if "version" in names:
         names.remove("version")
-    return [
-        f"another {_NOUNS.get(name, name)}: {_pair(name, there, here)}"
-        for name in names
-    ]
+    pairs = {name: _pair(name, there, here) for name in names}
+    # Two orders of the same description have other rows, which other differences explain.
+    if len(pairs) > 1 and pairs.get("order") == _OTHER_ROWS:
+        del pairs["order"]
+    return [f"another {_NOUNS.get(name, name)}: {pair}" for name, pair in pairs.items()]
 
 
 def _pair(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     texts = there.get(name), here.get(name)
     if name == "order":
-        return "{} there, {} here".format(*_orders(*(text or "" for text in texts)))
+        one, other = _orders(*(text or "" for text in texts))
+        return _OTHER_ROWS if one == other else f"{one} there, {other} here"
     if name in ("fingerprint", "as it is"):
-        return "it has other rows"
+        return _OTHER_ROWS
     if name == "table":
         versions = there.get("version"), here.get("version")
         if None not in versions and versions[0] != versions[1]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lanceloader._native import Reader
 from lanceloader.options import ReadOptions
+from lanceloader.sources.core_readers import core_readers
 from lanceloader.stages.pipeline import num_cpus
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def with_shared_memory(
         return [with_options(views[0], ReadOptions(memory_limit=limit))]
     needs, limits = [], []
     for view in views:
-        reader = view.open_reader()
-        choice = reader.choice() if isinstance(reader, Reader) else None
-        packed = choice.row_bytes * choice.num_rows if choice else 0
+        choices = [each.choice() for each in core_readers(view.open_reader()) or []]
+        packed = sum(choice.row_bytes * choice.num_rows for choice in choices)
         needs.append(max(packed, WINDOWS))
-        limits.append(choice.memory_bytes if choice else 0)
+        # The readers of windows share the memory of one.
+        limits.append(sum(choice.memory_bytes for choice in choices))
     shares = divided(max(limits) if limit is None else limit, needs)
     found = []
     for view, share in zip(views, shares, strict=True):

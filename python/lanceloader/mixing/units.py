@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from lanceloader.mixing.counters import Watches, summed
 from lanceloader.mixing.random_rows import keyed_rows
 from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.randomness import RowKeys
@@ -16,6 +15,7 @@ from lanceloader.units.batches import (
     batches_ending_at,
     stats_of,
 )
+from lanceloader.units.counters import Watches, summed
 from lanceloader.units.plan import plan_of
 from lanceloader.units.rows import RowUnits, offsets_at, order_of
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from lanceloader import _native
 from lanceloader.monitor.progress import is_wanted, polled
+from lanceloader.sources.core_readers import core_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from lanceloader import _native
     from lanceloader._typing import Progress
 
 __all__ = ["preparing"]
@@ -31,9 +33,8 @@ def preparing(
     """
     with ExitStack() as bars:
         if is_wanted(progress, rank):
-            for reader, order in reads:
-                if not isinstance(reader, _native.Reader):
-                    continue
+            found = (core_reads(reader, order) for reader, order in reads)
+            for reader, order in chain.from_iterable(found):
                 strategy = reader.strategy(order)
                 if strategy == "resident" and (poll := packing(reader)) is not None:
                     bars.enter_context(polled("packing", poll, unit="B"))

@@ -58,9 +58,13 @@ def open_source(
     Raises:
         FileNotFoundError: If the table does not exist.
         TableChangedError: If the version does not exist.
-        TypeError: If ``table`` has another type, or if options for paths and URIs are passed
-            with a table object.
+        TypeError: If ``table`` has another type, if ``branch`` or ``tag`` is no string, or if
+            options for paths and URIs are passed with a table object.
     """
+    for name, value in (("branch", branch), ("tag", tag)):
+        if value is not None and not isinstance(value, str):
+            message = f"`{name}` must be a string, not {value!r} of type {type(value).__name__}"
+            raise TypeError(message)
     if isinstance(table, str | os.PathLike):
         return uri_source(os.fspath(table), version, branch, tag, storage_options)
     options = {"version": version, "branch": branch, "tag": tag}

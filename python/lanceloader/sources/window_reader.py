@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader._native import Order
 from lanceloader.options import ReadOptions
+from lanceloader.sources.window_batches import WindowBatches
 from lanceloader.sources.window_ends import clipped, filled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -239,24 +241,58 @@ class WindowReader:
         order: Order,
         batch_size: int | None,
         drop_last: bool,  # noqa: FBT001
-    ) -> Iterator[Any]:
-        """Iterate over all rows in batches, which are read ahead; see ``RowReader.load``."""
+        following: Order | None = None,
+        ends: Any = None,
+    ) -> WindowBatches:
+        """Iterate over all rows in batches, which are read ahead; see ``RowReader.load``.
+
+        Args:
+            order: The rows whose windows are read.
+            batch_size: The number of rows in a batch.
+            drop_last: Whether to leave out a last batch that is smaller.
+            following: The rows that will be read next, which the core prepares for.
+            ends: The end of each batch, as an array of 64-bit integers, instead of ``batch_size``.
+        """
         widest = max(part.width for part in self.parts)
         size = batch_size or max(1, ROWS_AT_ONCE // widest)
         loads = [
-            part.reader.load(self.order(part, order), size * part.width, drop_last)
+            self._load(part, order, size, drop_last, following, ends)
             for part in self.parts
         ]
-        return self._batches(loads, order, size)
+        num_rows = order.num_rows
+        if drop_last:
+            num_rows -= num_rows % size
+        cuts: Iterable[tuple[int, int]] = (
+            (start, min(start + size, num_rows)) for start in range(0, num_rows, size)
+        )
+        if ends is not None:
+            cuts = pairwise([0, *ends.tolist()])
 
-    def _batches(
-        self, loads: Sequence[Iterator[Any]], order: Order, size: int
+        def joined(batches: Sequence[Any], start: int, stop: int) -> Any:
+            return self._joined(batches, order, start, stop)
+
+        return WindowBatches(loads, cuts, joined)
+
+    def _load(
+        self,
+        part: Part,
+        order: Order,
+        size: int,
+        drop_last: bool,  # noqa: FBT001
+        following: Order | None,
+        ends: Any,
     ) -> Iterator[Any]:
-        start = 0
-        for batches in zip(*loads, strict=True):
-            stop = min(start + size, order.num_rows)
-            yield self._joined(batches, order, start, stop)
-            start = stop
+        """Iterate over what a part reads for windows; the arguments are those of ``load``."""
+        rows, width, reader = self.order(part, order), part.width, part.reader
+        if isinstance(reader, _native.Reader):
+            after = None if following is None else self.order(part, following)
+            if ends is not None:
+                return reader.load(rows, None, drop_last, after, ends * width)
+            return reader.load(rows, size * width, drop_last, after)
+        if ends is None:
+            return iter(reader.load(rows, size * width, drop_last))
+        cuts = pairwise([0, *ends.tolist()])
+        return (reader.read(rows, a * width, b * width) for a, b in cuts)
 
     def _joined(
         self, batches: Sequence[Any], order: Order, start: int, stop: int

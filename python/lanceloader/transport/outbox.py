@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
@@ -114,6 +115,13 @@ def wrapped(error: Exception) -> Any:
     """Return an exception as workers of torch send it."""
     from torch._utils import ExceptionWrapper
 
-    where = "while a DataLoader worker process sent a batch, which cannot be pickled"
-    raised = TypeError(str(error)).with_traceback(error.__traceback__)
-    return ExceptionWrapper((TypeError, raised, error.__traceback__), where)  # type: ignore[no-untyped-call]
+    where, kind = "while a DataLoader worker process sent a batch", TypeError
+    text = str(error)
+    if isinstance(error, OSError):
+        kind = OSError
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            text += ": each batch that is kept has an open file; raise the limit (`ulimit -n`)"
+    else:
+        where += ", which cannot be pickled"
+    raised = kind(text).with_traceback(error.__traceback__)
+    return ExceptionWrapper((kind, raised, error.__traceback__), where)  # type: ignore[no-untyped-call]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, cast
 
 from lanceloader import _native
+from lanceloader.sources.core_readers import core_readers
+from lanceloader.sources.window_reader import WindowReader
+from lanceloader.units.counters import Watches, summed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +55,7 @@ def batches_of(
     """Return the rows of an order in batches of a fixed size.
 
     Args:
-        reader: A reader of the core, or of the table's own library.
+        reader: A reader of the core, of windows, or of the table's own library.
         order: The rows.
         size: The number of rows in a batch; by default the reader chooses.
         after: The rows that will be read next, which the reader prepares for.
@@ -59,6 +63,8 @@ def batches_of(
     if isinstance(reader, _native.Reader):
         batches = reader.load(order, size, False, after)  # noqa: FBT003
         return RawBatches(batches, batches.watch())
+    if isinstance(reader, WindowReader):
+        return _windows(reader, order, size, after, None)
     return RawBatches(iter(reader.load(order, size, False)))  # noqa: FBT003
 
 
@@ -68,7 +74,7 @@ def batches_ending_at(
     """Return the rows of an order in batches that end at some positions; see ``batches_of``.
 
     Args:
-        reader: A reader of the core, or of the table's own library.
+        reader: A reader of the core, of windows, or of the table's own library.
         order: The rows.
         ends: The end of each batch, as an array of 64-bit integers.
         after: The rows that will be read next, which the reader prepares for.
@@ -76,8 +82,20 @@ def batches_ending_at(
     if isinstance(reader, _native.Reader):
         batches = reader.load(order, None, False, after, ends)  # noqa: FBT003
         return RawBatches(batches, batches.watch())
+    if isinstance(reader, WindowReader):
+        return _windows(reader, order, None, after, ends)
     cuts = pairwise([0, *ends.tolist()])
     return RawBatches(reader.read(order, start, stop) for start, stop in cuts)
+
+
+def _windows(
+    reader: WindowReader, order: Order, size: int | None, after: Order | None, ends: Any
+) -> RawBatches:
+    """Return the windows of the rows of an order; the arguments are those of ``batches_of``."""
+    batches = reader.load(order, size, False, after, ends)  # noqa: FBT003
+    watches = batches.watches()
+    watch = None if watches is None else Watches(watches)
+    return RawBatches(batches, watch, size_of=attrgetter("nbytes"))
 
 
 def arrow_bytes(batch: Any) -> int:
@@ -109,5 +127,9 @@ def is_external(reader: Any, orders: list[Order]) -> bool:
 
 
 def stats_of(reader: Any) -> _native.ReadStats | None:
-    """Return the counters of a reader of the core; ``None`` for other readers."""
-    return reader.stats() if isinstance(reader, _native.Reader) else None
+    """Return the counters of what the core reads; ``None`` if another library reads a column."""
+    if (readers := core_readers(reader)) is None:
+        return None
+    found = [each.stats() for each in readers]
+    # `SummedReadStats` has the attributes of `ReadStats`.
+    return found[0] if len(found) == 1 else cast("Any", summed(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 import sys
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -119,12 +120,20 @@ class TakeVerbs(ConvertVerbs):
 
         Raises:
             IndexError: If ``index`` is out of range.
+            TypeError: If ``index`` is not a whole number.
 
         Example:
             >>> perm.with_format("arrow").row(3)
             {'x': 3}
         """
-        position = operator.index(index)
+        try:
+            position = operator.index(index)
+        except TypeError:
+            message = (
+                f"`index` must be a position, not {reprlib.repr(index)} of type "
+                f"{type(index).__name__}"
+            )
+            raise TypeError(message) from None
         rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[
             position
         ]

@@ -10,7 +10,7 @@ from lanceloader import _native
 from lanceloader.errors import StorageError, UnsupportedError
 from lanceloader.monitor.progress import reported
 from lanceloader.options import cache_folder
-from lanceloader.sources.window_reader import WindowReader
+from lanceloader.sources.core_readers import core_readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,18 +94,14 @@ def readers_of(view: View) -> list[_native.Reader]:
     Raises:
         UnsupportedError: If the table's own library reads a column.
     """
-    reader = view.open_reader()
-    found = [reader]
-    if isinstance(reader, WindowReader):
-        found = [part.reader for part in reader.parts]
-    native = [each for each in found if isinstance(each, _native.Reader)]
-    if len(native) < len(found):
+    readers = core_readers(view.open_reader())
+    if readers is None:
         message = (
             f"{view.source.describe()}: only rows that the native reader reads can be "
             "packed; copy them with `materialize` first"
         )
         raise UnsupportedError(message)
-    return native
+    return readers
 
 
 def is_fetched(view: View) -> bool:

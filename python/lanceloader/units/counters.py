@@ -1,4 +1,4 @@
-"""The counters of the readers of several tables, summed."""
+"""The counters of several readers of the core, summed: of tables, or of windows by their steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SummedReadStats", "Watches", "summed"]
 
 @dataclass(frozen=True)
 class SummedReadStats:
-    """The counters of ``ReadStats``, summed over several tables."""
+    """The counters of ``ReadStats``, summed over several readers."""
 
     rows_packed: int
     rows_direct: int
@@ -39,7 +39,7 @@ class SummedReadStats:
 
 
 def summed(reads: Sequence[ReadStats]) -> SummedReadStats:
-    """Return the sum of the counters of several tables, with the longest time to fill."""
+    """Return the sum of the counters of several readers, with the longest time to fill."""
     failures = (stats.failure for stats in reads if stats.failure is not None)
     return SummedReadStats(
         rows_packed=sum(stats.rows_packed for stats in reads),
@@ -66,7 +66,7 @@ def summed(reads: Sequence[ReadStats]) -> SummedReadStats:
 
 @dataclass(frozen=True)
 class SummedLoadStats:
-    """The counters of ``LoadStats``, summed over several tables."""
+    """The counters of ``LoadStats``, summed over several loaders."""
 
     batches: int
     rows: int
