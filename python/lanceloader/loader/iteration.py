@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.monitor.preparation import preparing
 from lanceloader.monitor.progress import is_wanted, progress_over
+from lanceloader.sources.core_readers import core_reads
 from lanceloader.units.locations import BatchLocations
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ class Iteration:
             if is_wanted(self.progress, rank):
                 # Before reading starts, as some of this may end soon.
                 readers = schedule.units.readers(begun.epoch)
-                with preparing(readers, self.progress, rank):
+                reads = chain.from_iterable(starmap(core_reads, readers))
+                with preparing(reads, self.progress, rank):
                     num_yielded = yield from self._epoch(schedule, progress)
             else:
                 num_yielded = yield from self._epoch(schedule, progress)

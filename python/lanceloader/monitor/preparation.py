@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lanceloader.monitor.progress import is_wanted, polled
-from lanceloader.sources.core_readers import core_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,21 +18,20 @@ __all__ = ["preparing"]
 
 @contextmanager
 def preparing(
-    reads: Iterable[tuple[Any, _native.Order]],
+    reads: Iterable[tuple[_native.Reader, _native.Order]],
     progress: Progress | None,
     rank: int | None = None,
 ) -> Iterator[None]:
     """Show a bar for each table whose rows are packed or written to scratch files meanwhile.
 
     Args:
-        reads: The readers, each with the rows that it reads.
+        reads: The readers of the core, each with the rows that it reads.
         progress: Whether to show bars, as for ``is_wanted``.
         rank: The rank of this process, as for ``is_wanted``.
     """
     with ExitStack() as bars:
         if is_wanted(progress, rank):
-            found = (core_reads(reader, order) for reader, order in reads)
-            for reader, order in chain.from_iterable(found):
+            for reader, order in reads:
                 strategy = reader.strategy(order)
                 if strategy == "resident" and (poll := packing(reader)) is not None:
                     bars.enter_context(polled("packing", poll, unit="B"))

@@ -115,8 +115,8 @@ def wrapped(error: Exception) -> Any:
     """Return an exception as workers of torch send it."""
     from torch._utils import ExceptionWrapper
 
-    where, kind = "while a DataLoader worker process sent a batch", TypeError
-    text = str(error)
+    where, text = "while a DataLoader worker process sent a batch", str(error)
+    kind: type[Exception] = TypeError
     if isinstance(error, OSError):
         kind = OSError
         if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -11,6 +11,7 @@ from lanceloader.locations import location_of_rows, noting
 from lanceloader.monitor.preparation import preparing
 from lanceloader.monitor.progress import check_bar, progress_over
 from lanceloader.numbers import count
+from lanceloader.sources.core_readers import core_reads
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.values import as_storable, canonical, listed
 from lanceloader.verbs.columns import sources_of
@@ -132,7 +133,7 @@ class ReadVerbs(ConvertVerbs):
             )
 
         convert = without_stop_iteration(self._numbered_converter(size))
-        with preparing([(reader, self.order)], progress):
+        with preparing(core_reads(reader, self.order), progress):
             batches: Iterator[Any] = reader.load(self.order, size, skip_last_batch)
             counted = progress_over(
                 batches, rows, "reading", enabled=progress, rows_of=lambda b: b.num_rows
@@ -162,7 +163,7 @@ class ReadVerbs(ConvertVerbs):
             return
         view = self.with_format("arrow")
         reader = view.open_reader()
-        with preparing([(reader, self.order)], progress):
+        with preparing(core_reads(reader, self.order), progress):
             batches = reader.load(self.order, None, False)  # noqa: FBT003
             yield from progress_over(
                 map(view._record_batch, batches),
