@@ -87,7 +87,7 @@ AT_ONCE = {
         f"compat/lance_torch/{name}"
         for name in ("dataset", "ranks", "safe", "shared_epoch", "tensors")
     }
-    | {f"workers/{name}" for name in ("batches", "starting")}
+    | {f"workers/{name}" for name in ("batches", "group_iterator", "starting")}
     | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},
     "pyarrow": {"formats/torch"}
     | {f"compat/lance_torch/{name}" for name in ("dataset", "tensors")}

@@ -21,9 +21,10 @@ from lanceloader.loader.loader import Loader, register_as_dataset
 from lanceloader.loader.signature import with_options_shown
 from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
-from lanceloader.workers.batches import BatchCollate, WorkerDataset
+from lanceloader.workers.batches import BatchCollate, WorkerDataset, unchanged
+from lanceloader.workers.group_iterator import GroupsIterator
 from lanceloader.workers.receiving import received, received_of_steps
-from lanceloader.workers.starting import started
+from lanceloader.workers.starting import WorkersIterator, started
 from lanceloader.workers.steps import StepDataset, Steps, StepSampler
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class DataLoader(TorchLoader[Any]):
             worker_init_fn: As in torch.
             multiprocessing_context: As in torch.
             generator: As in torch; it seeds the workers, but has no effect on the order.
-            prefetch_factor: As in torch.
+            prefetch_factor: As in torch, but small batches that are ready together count as one.
             persistent_workers: As in torch.
             in_order: Must be true.
             **options: Further options of ``Permutation.loader``, for a permutation.
@@ -247,10 +248,11 @@ class DataLoader(TorchLoader[Any]):
             fetcher = StepDataset(self.dataset)
             parts = {"dataset": fetcher, "batch_sampler": self._steps}
             for_workers.__dict__.update(parts, _dataset_kind=_DatasetKind.Map)
-            return started(for_workers)
-        dataset = WorkerDataset(self.dataset, self._start, self._signal)
-        for_workers.__dict__["dataset"] = dataset
-        return started(for_workers)
+            return started(for_workers, WorkersIterator)
+        collate: Any = self.collate_fn
+        dataset = WorkerDataset(self.dataset, self._start, self._signal, collate)
+        for_workers.__dict__.update(dataset=dataset, collate_fn=unchanged)
+        return started(for_workers, GroupsIterator)
 
 
 class LoaderSampler:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lanceloader._extras import need
 from lanceloader._typing import Format
-from lanceloader.formats._columns import check_fill_columns, check_nulls
+from lanceloader.formats._columns import Columns, check_fill_columns, check_nulls
 from lanceloader.formats._padding import check_pad, padding_in
 from lanceloader.formats.functions import Mapped
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "Columns",
     "check_fill_columns",
     "check_nulls",
     "check_pad",

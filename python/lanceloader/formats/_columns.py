@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from lanceloader.formats.ragged import Ragged
 from lanceloader.sql import missing_column
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Collated",
     "Columns",
+    "MadeOf",
     "Ragged",
     "check_fill_columns",
     "check_nulls",
@@ -26,12 +27,35 @@ __all__ = [
 ]
 
 
+class MadeOf(NamedTuple):
+    """What columns were made of, from which they can be made again.
+
+    Attributes:
+        runs: The names, the dtype and the shape of the columns of each block.
+        blocks: The buffers of columns that lie end to end.
+        arrays: The columns of the blocks, by name.
+    """
+
+    runs: tuple[tuple[tuple[str, ...], str, tuple[int, ...]], ...]
+    blocks: list[Any]
+    arrays: dict[str, Any]
+
+
 class Columns(dict[str, Any]):
     """A dict of columns that torch's default collate returns unchanged.
 
     The default collate dispatches on the type of ``batch[0]``. Column names are strings, so the
     missing key ``0`` is free to return a marker type.
+
+    Attributes:
+        are_sent: Whether this process sends its batches to another one, and so keeps ``made_of``.
+        last_made_of: That of the batch made last, as functions of torch copy a batch by its items.
+        made_of: What the columns were made of, if that is known.
     """
+
+    are_sent: ClassVar[bool] = False
+    last_made_of: ClassVar[MadeOf | None] = None
+    made_of: MadeOf | None = None
 
     def __missing__(self, key: Any) -> Any:
         if key == 0 and type(key) is int:
@@ -71,11 +95,17 @@ def gather_runs(
     out.update(dict.fromkeys(names))
     if len(out) < len(names) or batch.num_rows == 0:
         return cast("Columns", transform(pa.record_batch(batch)))
+    made: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
     for columns, dtype, inner, block in runs:
         shape = (len(columns), batch.num_rows, *inner)
         arrays = vectors(names[columns[0]], block, dtype, shape)
-        for at, values in zip(columns, arrays, strict=True):
-            out[names[at]] = values
+        of_run = tuple([names[at] for at in columns])
+        out.update(zip(of_run, arrays, strict=True))
+        made.append((of_run, dtype, shape))
+    if Columns.are_sent:
+        found = {name: out[name] for of_run, *_ in made for name in of_run}
+        out.made_of = MadeOf(tuple(made), [block for *_, block in runs], found)
+        Columns.last_made_of = out.made_of
     if others:
         out.update(transform(pa.record_batch(batch).select(others)))
     return out

@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lanceloader.transport.blocks import share
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -57,6 +59,8 @@ class HelperLoop:
         """
         self._batches, self._reported = None, 0.0
         self._loader.cursor = argument
+        if self._loader.pipeline.leaves_untouched(self._loader.units):
+            share()
         self._batches = iter(self._loader)
         batches: Iterator[Any] = self._batches
         return batches

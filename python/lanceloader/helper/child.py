@@ -16,9 +16,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.formats import Columns
 from lanceloader.helper.producer import loaded
 from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
+from lanceloader.transport.blocks import file_of_blocks
 from lanceloader.transport.parent import when_ended
 from lanceloader.transport.serialization import Layout, packed
 from lanceloader.transport.shared_memory import WritableSegments
@@ -43,10 +45,10 @@ __all__ = [
 ITEM, END, ERROR = range(3)
 """The kinds of messages: an item, the end of the items, or an exception. Each has a report."""
 
-HEAD = struct.Struct("=BIQQQQQ")
-"""A message: its kind, the segment, its capacity, and the layout of the object in it.
+HEAD = struct.Struct("=B??IQQQQQ")
+"""A message: its kind, what files come with it, the segment, its capacity, and the layout of the object.
 
-The first message of a segment carries the file descriptor.
+The first message of a segment carries its file, and the first one that has blocks the file of these.
 """
 
 CREDIT, STOP = b"c", b"s"
@@ -161,6 +163,8 @@ class ParentLink:
         self.connection = connection
         self.depth = depth
         self.segments = WritableSegments()
+        self.has_sent_blocks = False
+        Columns.are_sent = True
         self.producer = producer
         self.has_ended = self.was_raised = False
         self.begun: queue.SimpleQueue[HelperIteration] = queue.SimpleQueue()
@@ -217,8 +221,13 @@ class ParentLink:
             raise TypeError(message) from error
         segment = self.segments.write(runs, layout.num_bytes)
         del runs
-        head = HEAD.pack(kind, segment.number, segment.capacity, *layout)
         files = [] if segment.is_known else [segment.file]
+        has_blocks = bool(segment.blocks) and not self.has_sent_blocks
+        if has_blocks:
+            files.append(file_of_blocks())
+            self.has_sent_blocks = True
+        news = not segment.is_known, has_blocks
+        head = HEAD.pack(kind, *news, segment.number, segment.capacity, *layout)
         segment.is_known = True
         socket.send_fds(self.connection, [head], files)
 

@@ -26,7 +26,7 @@ from lanceloader.helper.child import (
     run_child,
 )
 from lanceloader.helper.main_guard import UNGUARDED, imports_main
-from lanceloader.transport.serialization import Layout, unpacked
+from lanceloader.transport.serialization import Layout
 from lanceloader.transport.shared_memory import ReadableSegments
 
 if TYPE_CHECKING:
@@ -154,7 +154,11 @@ class ChildLink:
             if not self._wait(max(0, until - time.monotonic())):
                 return False
             message, files = self._read()
-            if not message or self._viewed(message, files)[0] == ERROR:
+            if not message:
+                return False
+            kind, number, _ = self._announced(message, files)
+            self.segments.release(number)
+            if kind == ERROR:
                 return False
         # Whatever there is now is the end of the process.
         return not self.is_closed and not self._wait(0)
@@ -177,10 +181,10 @@ class ChildLink:
             message, files = self._read()
             if message:
                 self._has_begun = True
-                kind, memory, layout = self._viewed(message, files)
+                kind, segment, layout = self._announced(message, files)
                 if self.is_running:
                     self._send(CREDIT)
-                return Message(kind, *unpacked(memory, layout))
+                return Message(kind, *self.segments.load(segment, layout))
         if self.is_closed:
             raise StopIteration
         self.process.join(GRACE_S)
@@ -223,7 +227,7 @@ class ChildLink:
         # If the process ended with unread credits, the first read fails before its last messages.
         for _ in range(2):
             try:
-                return socket.recv_fds(self.connection, HEAD.size, 1)[:2]
+                return socket.recv_fds(self.connection, HEAD.size, 2)[:2]
             except ConnectionResetError:
                 continue
             except OSError:
@@ -232,17 +236,16 @@ class ChildLink:
                     raise
         return b"", []
 
-    def _viewed(
-        self, message: bytes, files: list[int]
-    ) -> tuple[int, memoryview, Layout]:
-        """Return the kind of a message, and the object that it announces before it is loaded."""
-        kind, number, capacity, *layout = HEAD.unpack(message)
-        if files:
-            self.segments.map(number, files[0], capacity)
+    def _announced(self, message: bytes, files: list[int]) -> tuple[int, int, Layout]:
+        """Return the kind of a message, and the segment and layout of the object that it announces."""
+        kind, is_new, has_blocks, number, capacity, *layout = HEAD.unpack(message)
+        if is_new:
+            self.segments.map(number, files.pop(0), capacity)
+        if has_blocks:
+            self.segments.map_blocks(files.pop(0))
         if kind in (END, ERROR):
             self.is_running = False
-        place = Layout(*layout)
-        return kind, self.segments.view(number, place.num_bytes), place
+        return kind, number, Layout(*layout)
 
     def _send(self, message: bytes, files: list[int] | tuple[()] = ()) -> None:
         # If the process has ended, the next receive() raises.

@@ -22,7 +22,12 @@ from lanceloader.loader.iterator import LoaderIterator
 from lanceloader.loader.monitored import MonitoredLoader
 from lanceloader.loader.schedule import Schedule
 from lanceloader.loader.summary import loader_html, summary_of
-from lanceloader.loader.trainers import check_collation, raise_no_dataset, sampler_of
+from lanceloader.loader.trainers import (
+    check_collation,
+    raise_no_dataset,
+    sampler_of,
+    share_from_worker,
+)
 from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.progress import check_bar
 from lanceloader.numbers import count
@@ -289,6 +294,7 @@ class Loader(MonitoredLoader, Generic[PermutationT]):
 
     def __iter__(self) -> Iterator[Any]:
         check_collation(sys._getframe(1))
+        share_from_worker(self)
         iteration = self.request()
         if self._in_process:
             batches = iteration.batches()

@@ -7,10 +7,19 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
+from lanceloader.transport.blocks import share
+from lanceloader.transport.workers import arguments_of_worker
+
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Sampler", "check_collation", "raise_no_dataset", "sampler_of"]
+__all__ = [
+    "Sampler",
+    "check_collation",
+    "raise_no_dataset",
+    "sampler_of",
+    "share_from_worker",
+]
 
 
 class Sampler:
@@ -90,6 +99,20 @@ def raise_no_dataset() -> NoReturn:
         "`loader.skip_batches(n)`; for the rows, use `loader.permutation`; if a DataLoader is "
         "needed, pass `lanceloader.torch.DataLoader(loader)`"
     )
+
+
+def share_from_worker(loader: Any) -> None:
+    """Share the memory of batches that a worker of torch sends as this loader makes them."""
+    data = sys.modules.get("torch.utils.data")
+    info = None if data is None else data.get_worker_info()
+    if data is None or info is None or info.dataset is not loader:
+        return
+    arguments = arguments_of_worker() or {}
+    collate = arguments.get("collate_fn")
+    if collate is data.default_convert and loader.pipeline.leaves_untouched(
+        loader.units
+    ):
+        share()
 
 
 def check_collation(frame: FrameType) -> None:

@@ -199,15 +199,7 @@ class Metrics:
             self._first_wait = nanos
         self.num_yielded += 1
         self._ready += self._ready_now
-        in_flight = self._in_flight
-        if self.num_skipped != self._num_skips_counted:
-            # The rows of skipped batches are not yielded.
-            for _ in range(
-                min(self.num_skipped - self._num_skips_counted, len(in_flight))
-            ):
-                in_flight.popleft()
-            self._num_skips_counted = self.num_skipped
-        rows, num_bytes = in_flight.popleft() if in_flight else (0, 0)
+        rows, num_bytes = self.next_size()
         self._rows += rows
         self._bytes += num_bytes
         if self.events is not None:
@@ -217,6 +209,18 @@ class Metrics:
         self._yielded = now
         if self.num_yielded % self._curve.stride == 0 or self.num_yielded == 1:
             self._curve.add(self.num_yielded, self._point())
+
+    def next_size(self) -> tuple[int, int]:
+        """Return the rows and bytes of the batch that leaves, which is in flight no longer."""
+        in_flight = self._in_flight
+        if self.num_skipped != self._num_skips_counted:
+            # The rows of skipped batches are not yielded.
+            for _ in range(
+                min(self.num_skipped - self._num_skips_counted, len(in_flight))
+            ):
+                in_flight.popleft()
+            self._num_skips_counted = self.num_skipped
+        return in_flight.popleft() if in_flight else (0, 0)
 
     def end(self) -> None:
         """Record the end of the iteration."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from lanceloader._extras import need
 from lanceloader.choices import check_function
 from lanceloader.drawing.functions import drawing
-from lanceloader.formats.functions import decodes, draws
+from lanceloader.formats import name_of
+from lanceloader.formats.functions import decodes, draws, steps_of
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
 from lanceloader.randomness import takes_rng
@@ -149,6 +150,12 @@ class BatchPipeline:
     def _is_called(self) -> bool:
         """Whether the transform stage is needed: there is a transform, or threads convert batches."""
         return self.transform is not None or self.threads > 0
+
+    def leaves_untouched(self, units: Units) -> bool:
+        """Return whether no function of the user is called with the batches, which might keep them."""
+        transform = units.view.transform_fn
+        is_format = name_of(transform) is not None and not steps_of(transform)
+        return is_format and self.transform is None and self.collate is None
 
     def run(
         self,

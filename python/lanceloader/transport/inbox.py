@@ -7,7 +7,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lanceloader.transport.serialization import Layout, unpacked
+from lanceloader.transport.serialization import Layout
 from lanceloader.transport.shared_memory import ReadableSegments
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def receive(
     file: int | Callable[[], int] | None,
     capacity: int,
     layout: tuple[int, ...],
+    blocks: int | Callable[[], int] | None,
 ) -> Any:
     """Return an object that a worker wrote to a segment, of which its arrays are views.
 
@@ -35,12 +36,14 @@ def receive(
             it as an open file of this process, or ``None`` if it was sent before.
         capacity: The size of the segment.
         layout: The layout of the object.
+        blocks: The open file of its blocks, in the same ways; or ``None`` if it has none.
     """
     segments = segments_of(writer)
     if not segments.is_mapped(number, capacity):
         segments.map(number, opened(writer[0], file), capacity)
-    place = Layout(*layout)
-    return unpacked(segments.view(number, place.num_bytes), place)
+    if blocks is not None and segments.blocks is None:
+        segments.map_blocks(opened(writer[0], blocks))
+    return segments.load(number, Layout(*layout))
 
 
 def opened(pid: int, file: int | Callable[[], int] | None) -> int:

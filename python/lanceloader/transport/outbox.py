@@ -10,6 +10,8 @@ from multiprocessing.reduction import DupFd, ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.formats import Columns
+from lanceloader.transport.blocks import file_of_blocks
 from lanceloader.transport.inbox import receive
 from lanceloader.transport.queues import DirectWriter
 from lanceloader.transport.serialization import packed
@@ -41,9 +43,11 @@ class Outbox:
         self._segments = WritableSegments()
         self._writer = os.getpid(), time.monotonic_ns()
         self._is_readable = can_read_files(reader)
+        self._has_sent_blocks = False
         # Objects other than plain tensors are reduced as by the queue.
         self._reducers: Any = ForkingPickler(io.BytesIO()).dispatch_table
         queue.put = self.put
+        Columns.are_sent = True
 
     def put(
         self,
@@ -64,8 +68,17 @@ class Outbox:
             return message
         segment = self._segments.write(parts, layout.num_bytes)
         file = self._file_of(segment)
+        blocks = self._file_of_blocks() if segment.blocks else None
         number, capacity = segment.number, segment.capacity
-        return Letter((self._writer, number, file, capacity, tuple(layout)))
+        return Letter((self._writer, number, file, capacity, tuple(layout), blocks))
+
+    def _file_of_blocks(self) -> Any:
+        if self._is_readable:
+            return file_of_blocks()
+        if self._has_sent_blocks:
+            return None
+        self._has_sent_blocks = True
+        return DupFd(file_of_blocks()).detach
 
     def _file_of(self, segment: Segment) -> Any:
         if self._is_readable:

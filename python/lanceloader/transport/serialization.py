@@ -1,7 +1,8 @@
 """Serialization of objects into shared memory, from which they are loaded without a copy.
 
 Arrays, tensors and Arrow data are written out of band, as with pickle protocol 5, followed by the
-pickle of the object. Tensors that overlap in memory also do so after loading.
+pickle of the object. Tensors that overlap in memory also do so after loading. Buffers that lie in shared
+memory already stay where they are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lanceloader.tensor_tree import bytes_by_storage
+from lanceloader.transport.blocks import place_of
+from lanceloader.transport.columns import batches_in, reduced
 from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable, tensors_in
 
 if TYPE_CHECKING:
@@ -28,7 +31,10 @@ Buffer: TypeAlias = tuple[int, list[tuple[int, Any]]]
 
 
 class Layout(NamedTuple):
-    """The layout of a serialized object: buffers from offset 0 on, then their sizes, then the pickle."""
+    """The layout of a serialized object: buffers from offset 0 on, then their sizes, then the pickle.
+
+    A size is followed by the place of the buffer if that lies elsewhere, and by -1 if it does not.
+    """
 
     num_buffers: int
     sizes_at: int
@@ -40,6 +46,8 @@ def packed(
     value: Any, reducers: Mapping[type, Callable[[Any], Any]] | None = None
 ) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a serialized object, and its parts with their offsets.
+
+    The offset of a part is negative if it lies in shared memory, where it must stay as long as it is read.
 
     The parts are views of the buffers of the object, so they must be written before it changes.
 
@@ -66,13 +74,17 @@ def laid_out(
     buffers: Iterable[Buffer], stream: Iterable[memoryview]
 ) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a pickle and its buffers, and all parts with their offsets."""
-    sizes = array("Q")
+    sizes = array("q")
     parts: list[tuple[int, Any]] = []
     offset = 0
     for num_bytes, pieces in buffers:
+        place = place_of(pieces[0][1]) if len(pieces) == 1 else -1
+        sizes.extend((num_bytes, place))
+        if place >= 0:
+            parts.append((-1, pieces[0][1]))
+            continue
         for at, memory in pieces:
             parts.append((offset + at, memory))
-        sizes.append(num_bytes)
         offset += num_bytes + -num_bytes % ALIGNMENT
     sizes_at = offset
     parts.append((sizes_at, memoryview(sizes).cast("B")))
@@ -80,15 +92,30 @@ def laid_out(
     for piece in stream:
         parts.append((offset, piece))
         offset += piece.nbytes
-    return Layout(len(sizes), sizes_at, pickle_at, offset), parts
+    return Layout(len(sizes) // 2, sizes_at, pickle_at, offset), parts
 
 
-def unpacked(memory: memoryview, layout: Layout) -> Any:
-    """Return the object that is serialized in ``memory``, of which its arrays are views."""
-    sizes = memory[layout.sizes_at : layout.pickle_at].cast("Q").tolist()
+def unpacked(
+    memory: memoryview,
+    layout: Layout,
+    block: Callable[[int, int], memoryview] | None = None,
+) -> Any:
+    """Return the object that is serialized in ``memory``, of which its arrays are views.
+
+    Args:
+        memory: The serialized object.
+        layout: Its layout.
+        block: Returns a buffer that lies elsewhere, of its place and its size.
+    """
+    sizes = iter(memory[layout.sizes_at : layout.pickle_at].cast("q").tolist())
     buffers = []
     offset = 0
-    for size in sizes:
+    for size, place in zip(sizes, sizes, strict=True):
+        if place >= 0:
+            if block is None:
+                raise RuntimeError("a buffer lies in the memory of another process")
+            buffers.append(block(place, size))
+            continue
         buffers.append(memory[offset : offset + size])
         offset += size + -size % ALIGNMENT
     return pickle.loads(memory[layout.pickle_at : layout.num_bytes], buffers=buffers)
@@ -111,7 +138,9 @@ class TensorPickler(pickle.Pickler):
         self.buffers: list[Buffer] = []
         self.value = value
         self.has_torch = "torch" in sys.modules
-        self.table = TensorTable(value) if self.has_torch else None
+        batches = batches_in(value) if self.has_torch else []
+        self.batches = {id(batch) for batch in batches}
+        self.table = TensorTable(value, self.batches) if self.has_torch else None
         self.numbers = {} if self.table is None else self.table.numbers
         # It must not refer to the pickler: the value would live until garbage is collected.
         add = functools.partial(add_buffer, self.buffers, self.table)
@@ -122,11 +151,13 @@ class TensorPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Reduce a tensor to its place in the table, or to its storage and its view of it.
 
-        Other objects are pickled as usual.
+        Batches that are as they were made are reduced to what they were made of. Other objects are pickled as usual.
         """
         number = self.numbers.get(id(value))
         if number is not None:
             return operator.getitem, (self.table, number)
+        if id(value) in self.batches:
+            return reduced(value)
         if not self.has_torch or not hasattr(type(value), "untyped_storage"):
             return NotImplemented
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor

@@ -2,18 +2,25 @@
 
 A segment is an anonymous file in memory. Only open files and mappings refer to it, so nothing remains
 of it when processes are killed, and it takes no space in ``/dev/shm``. The first byte of a segment
-is its state, through which the reader releases it: no message goes back to the writer.
+is its state, through which the reader releases it: no message goes back to the writer. Blocks that
+the object in a segment refers to are released with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from lanceloader.transport.blocks import abandon
+from lanceloader.transport.serialization import unpacked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from lanceloader.transport.serialization import Layout
 
 __all__ = ["ReadableSegments", "Segment", "WritableSegments"]
 
@@ -32,10 +39,15 @@ FREE, IN_USE, DROPPED = range(3)
 
 
 class Segment:
-    """A piece of shared memory, in the process that writes it."""
+    """A piece of shared memory, in the process that writes it.
+
+    Attributes:
+        blocks: The buffers elsewhere that are in use with it.
+    """
 
     def __init__(self, number: int, num_bytes: int) -> None:
         self.number = number
+        self.blocks: list[Any] = []
         self.file = os.memfd_create("lanceloader", os.MFD_CLOEXEC)
         self.is_known = False
         try:
@@ -67,6 +79,9 @@ class Segment:
         memory = self.memory
         memory[0] = IN_USE
         for offset, buffer in buffers:
+            if offset < 0:
+                self.blocks.append(buffer)
+                continue
             start = HEADER + offset
             memory[start : start + len(buffer)] = buffer
 
@@ -105,8 +120,10 @@ class WritableSegments:
         for number, segment in list(self.in_use.items()):
             state = segment.state
             if state == FREE:
+                segment.blocks.clear()
                 self.free.append(self.in_use.pop(number))
             elif state == DROPPED:
+                abandon(segment.blocks)
                 os.close(self.in_use.pop(number).file)
 
 
@@ -115,7 +132,9 @@ class ReadableSegments:
 
     def __init__(self) -> None:
         self.mappings: dict[int, mmap.mmap] = {}
-        self.in_use: dict[int, weakref.ref[Any]] = {}
+        self.blocks: mmap.mmap | None = None
+        """The file of the blocks."""
+        self.in_use: dict[int, Lease] = {}
         self.retired: set[int] = set()
         self.is_owner = True
         _LIVE.add(weakref.ref(self, _LIVE.discard))
@@ -127,25 +146,44 @@ class ReadableSegments:
         finally:
             os.close(file)
 
+    def map_blocks(self, file: int) -> None:
+        """Map the file of the blocks, and close it."""
+        try:
+            self.blocks = mmap.mmap(file, 0)
+        finally:
+            os.close(file)
+
     def is_mapped(self, number: int, capacity: int) -> bool:
         """Return whether a segment is mapped with all of its capacity."""
         mapping = self.mappings.get(number)
         return mapping is not None and len(mapping) == capacity
 
-    def view(self, number: int, num_bytes: int) -> memoryview:
-        """Return the contents of a segment, which is in use while anything refers to them."""
+    def load(self, number: int, layout: Layout) -> Any:
+        """Return the object in a segment, which is in use while anything refers to its arrays."""
         import numpy as np
 
-        whole = np.frombuffer(self.mappings[number], np.uint8, num_bytes, HEADER)
-        if num_bytes < SMALL or len(self.in_use) >= MOST_IN_USE:
-            whole = whole.copy()
-            self.mappings[number][0] = FREE
-        else:
-            # The callback may run in any thread at any time, so it must not take a lock.
-            self.in_use[number] = weakref.ref(whole, lambda _: self._release(number))
-        return memoryview(whole)  # type: ignore[arg-type]
+        whole: Any = np.frombuffer(
+            self.mappings[number], np.uint8, layout.num_bytes, HEADER
+        )
+        is_copied = len(self.in_use) >= MOST_IN_USE
+        lease = self.in_use[number] = Lease(self, number)
 
-    def _release(self, number: int) -> None:
+        def block(place: int, size: int) -> memoryview:
+            memory: Any = self.blocks
+            found: Any = np.frombuffer(memory, np.uint8, size, place)
+            return memoryview(found.copy() if is_copied else lease.on(found))
+
+        try:
+            if is_copied or layout.num_bytes < SMALL:
+                whole = whole.copy()
+            else:
+                lease.on(whole)
+            return unpacked(memoryview(whole), layout, block)
+        finally:
+            lease.begin()
+
+    def release(self, number: int) -> None:
+        """Let the writer use a segment again, unless other processes refer to it."""
         self.in_use.pop(number, None)
         if not self.is_owner:
             return
@@ -163,6 +201,43 @@ class ReadableSegments:
         """Release nothing any more in a forked process, whose parent reads the segments."""
         self.is_owner = False
         self.mappings.clear()
+        self.blocks = None
+
+
+class Lease:
+    """The use of a segment, which ends with the last of some arrays.
+
+    Args:
+        segments: The segments of the reader.
+        number: The number of the segment.
+    """
+
+    def __init__(self, segments: ReadableSegments, number: int) -> None:
+        self._arrays: dict[int, weakref.ref[Any]] = {}
+        self._has_begun = False
+        # Arrays end in any thread at any time, so no lock may be taken: who pops this releases.
+        self._segment = [(segments, number)]
+
+    def on(self, array: Any) -> Any:
+        """Return an array that the lease lasts as long as."""
+        reference = weakref.ref(array, self._forget)
+        self._arrays[id(reference)] = reference
+        return array
+
+    def begin(self) -> None:
+        """Declare that there are no further arrays."""
+        self._has_begun = True
+        self._end_if_unused()
+
+    def _forget(self, array: weakref.ref[Any]) -> None:
+        self._arrays.pop(id(array), None)
+        self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if self._has_begun and not self._arrays:
+            with contextlib.suppress(IndexError):
+                segments, number = self._segment.pop()
+                segments.release(number)
 
 
 _LIVE: set[weakref.ref[ReadableSegments]] = set()

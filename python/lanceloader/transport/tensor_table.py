@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lanceloader.tensor_tree import is_plain_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     import torch
 
@@ -30,6 +30,7 @@ class TensorTable:
 
     Args:
         value: Nested dicts, lists and tuples. Tensors in other objects are left out.
+        left_out: The ``id`` of batches whose ``made_of`` holds tensors that are left out, too.
 
     Attributes:
         marker: What stands for its buffer in the pickle.
@@ -38,7 +39,7 @@ class TensorTable:
         numbers: The number of each tensor in the list, by the ``id`` of the tensor.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, left_out: Container[int] = ()) -> None:
         # Writable, as the tensors are.
         self.marker = pickle.PickleBuffer(bytearray())
         self.num_bytes = 0
@@ -46,7 +47,7 @@ class TensorTable:
         self.numbers: dict[int, int] = {}
         self._runs: list[list[Any]] = []
         """The dtype and the shape of tensors that lie end to end, and their number."""
-        found = {id(tensor): tensor for tensor in tensors_in(value)}
+        found = {id(tensor): tensor for tensor in tensors_in(value, left_out)}
         # An ``id`` stands for a tensor only while that lives.
         self._found = found
         spans = sorted(
@@ -82,8 +83,13 @@ class TensorTable:
         return tensors_of, (self.marker, self._runs)
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the plain tensors in nested dicts, lists, tuples and dataclasses, which may be cyclic."""
+def tensors_in(value: Any, left_out: Container[int] = ()) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors in nested dicts, lists, tuples and dataclasses, which may be cyclic.
+
+    Args:
+        value: The nested value.
+        left_out: The ``id`` of batches whose ``made_of`` holds tensors that are left out.
+    """
     import torch
 
     values = [value]
@@ -101,7 +107,10 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             continue
         seen.add(id(part))
         # What these types hold, whatever their subclasses say, lives as long as the value.
-        if isinstance(part, dict):
+        if id(part) in left_out:
+            arrays = part.made_of.arrays
+            values += [part[name] for name in part if name not in arrays]
+        elif isinstance(part, dict):
             values += dict.values(part)
         elif not isinstance(part, list | tuple):
             fields = dataclasses.fields(part)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch.utils.data import DataLoader as TorchLoader
 
-__all__ = ["checked", "started"]
+__all__ = ["WorkersIterator", "checked", "started"]
 
 ENDING_S = 1.0
 """The time that a worker takes to end after its connections are closed."""
@@ -40,15 +40,15 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         super()._reset(loader, first_iter)
 
 
-def started(loader: TorchLoader[Any]) -> Any:
-    """Start the workers of a loader, and return its iterator.
+def started(loader: TorchLoader[Any], kind: type[WorkersIterator]) -> Any:
+    """Start the workers of a loader, and return an iterator of a kind.
 
     Raises:
         Exception: If a function cannot be sent to workers, with a note that says what to do.
     """
     try:
         loader.check_worker_number_rationality()
-        return WorkersIterator(loader)
+        return kind(loader)
     except Exception as error:
         if "pickle" in str(error).lower():
             error.add_note(

@@ -90,4 +90,6 @@ class StepDataset:
         raw = self._metrics.count(units.load(epoch, share, None))
         locations = BatchLocations(units, epoch, share, number, 1)
         batches = loader.pipeline.run(raw, units, self._metrics, locations, number)
-        return next(iter(batches), SkippedBatch())
+        batch = next(iter(batches), SkippedBatch())
+        self._metrics.next_size()
+        return batch

@@ -6,38 +6,31 @@
 //! No lock is waited for: whoever does not get it at once asks the system allocator. So a process
 //! that was forked while another thread had the lock goes on, without recycling.
 //!
+//! A process that sends its batches to another one calls [`Recycled::share`]: its blocks are pieces of a file
+//! then, which the other process maps.
+//!
 //! Where address space is limited, nothing is kept, and an allocation that failed is tried again: without
 //! the reserve of `address_space`, and for a while, as other threads may free what they have. The process
 //! would end otherwise.
 
 #![expect(unsafe_code, reason = "an allocator; the contract is that of `GlobalAlloc`")]
 
+mod shared;
+mod sizes;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::address_space;
+use shared::Shared;
+use sizes::{KEPT, MOST_IDLE, NUM_SIZES, bytes_of, layout_of, number_of};
 
-/// Smaller blocks are left to the system allocator, which keeps those itself.
-const SMALLEST: usize = 128 << 10;
-/// Larger ones too: few of them would be all that is kept.
-const LARGEST: usize = 32 << 20;
-/// Blocks are rounded up to one of so many sizes between two powers of two.
-const STEPS: usize = 4;
-const NUM_SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize * STEPS + 1;
-/// All blocks are aligned so.
-const ALIGN: usize = 4096;
-/// What is aligned less is no buffer of Arrow but a vector, which may grow: the system allocator does that
-/// without copying.
-const LEAST_ALIGN: usize = 32;
 /// Blocks of one size that are kept.
 const PER_SIZE: usize = 16;
-/// Bytes that are kept.
-const MOST_IDLE: usize = 64 << 20;
-/// Time after which a block that nobody asked for is given back, when the next one comes or goes.
-const KEPT: Duration = Duration::from_secs(1);
 /// How often an allocation is tried again that failed, and the time in between.
 const ATTEMPTS: usize = 200;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -47,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Recycled {
     is_locked: AtomicBool,
     shelves: UnsafeCell<Shelves>,
+    shared: Shared,
 }
 
 // SAFETY: `shelves` is only reached by whoever has set `is_locked`.
@@ -73,7 +67,21 @@ impl Recycled {
     pub const fn new() -> Self {
         let shelf = Shelf { count: 0, blocks: [ptr::null_mut(); PER_SIZE], fewest: 0 };
         let shelves = Shelves { idle_bytes: 0, swept: None, by_size: [shelf; NUM_SIZES] };
-        Self { is_locked: AtomicBool::new(false), shelves: UnsafeCell::new(shelves) }
+        Self {
+            is_locked: AtomicBool::new(false),
+            shelves: UnsafeCell::new(shelves),
+            shared: Shared::new(),
+        }
+    }
+
+    /// Allocates blocks in shared memory from now on; returns the file that other processes map, which
+    /// stays open, and the address and the size of its mapping in this one.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses it, if address space is limited, or in a fork of a process that did so.
+    pub fn share(&self) -> std::io::Result<(RawFd, usize, usize)> {
+        self.shared.start()
     }
 
     /// Calls `with` if nobody else is at it.
@@ -181,27 +189,6 @@ impl Shelves {
     }
 }
 
-/// Returns the number of the size class of a block, if it is recycled.
-fn number_of(layout: Layout) -> Option<usize> {
-    let bytes = layout.size();
-    let is_buffer = (LEAST_ALIGN..=ALIGN).contains(&layout.align());
-    if !(SMALLEST..=LARGEST).contains(&bytes) || !is_buffer {
-        return None;
-    }
-    let power = (bytes / SMALLEST).ilog2() as usize;
-    let step = (SMALLEST << power) / STEPS;
-    Some(power * STEPS + (bytes - (SMALLEST << power)).div_ceil(step))
-}
-
-const fn bytes_of(number: usize) -> usize {
-    let base = SMALLEST << (number / STEPS);
-    base + base / STEPS * (number % STEPS)
-}
-
-fn layout_of(number: usize) -> Layout {
-    Layout::from_size_align(bytes_of(number), ALIGN).expect("sizes are small")
-}
-
 // SAFETY: blocks come from the system allocator. Whether one is recycled, and how large it is, follow from
 // the layout, which is the same when it is freed; so a block is freed as it was allocated.
 unsafe impl GlobalAlloc for Recycled {
@@ -212,6 +199,9 @@ unsafe impl GlobalAlloc for Recycled {
         };
         // SAFETY: no size is zero.
         let allocate = || unsafe { System.alloc(layout_of(number)) };
+        if let Some(block) = self.shared.take(number) {
+            return block;
+        }
         self.take(number).unwrap_or_else(|| self.insist(allocate))
     }
 
@@ -220,7 +210,7 @@ unsafe impl GlobalAlloc for Recycled {
             // SAFETY: as the caller says.
             return self.insist(|| unsafe { System.alloc_zeroed(layout) });
         };
-        let Some(block) = self.take(number) else {
+        let Some(block) = self.shared.take(number).or_else(|| self.take(number)) else {
             // SAFETY: no size is zero.
             return self.insist(|| unsafe { System.alloc_zeroed(layout_of(number)) });
         };
@@ -234,6 +224,9 @@ unsafe impl GlobalAlloc for Recycled {
             // SAFETY: as the caller says.
             return unsafe { System.dealloc(block, layout) };
         };
+        if self.shared.put(number, block) {
+            return;
+        }
         if self.try_with(|shelves| shelves.put(number, block)) != Some(true) {
             // SAFETY: it was allocated so, and is on no shelf.
             unsafe { System.dealloc(block, layout_of(number)) };

@@ -10,6 +10,7 @@ mod errors;
 mod handoff;
 mod images;
 mod loader;
+mod memory;
 mod mix;
 mod neighbours;
 mod order;
@@ -21,11 +22,7 @@ mod stats;
 mod stream;
 mod table;
 
-use lanceloader_core::recycled::Recycled;
 use pyo3::pymodule;
-
-#[global_allocator]
-static ALLOCATOR: Recycled = Recycled::new();
 
 /// The compiled part of lanceloader. Use the classes of `lanceloader` instead.
 #[pymodule]
@@ -40,6 +37,8 @@ mod _native {
     use crate::images::Recipe;
     #[pymodule_export]
     use crate::loader::Loader;
+    #[pymodule_export]
+    use crate::memory::share_memory;
     #[pymodule_export]
     use crate::neighbours::{Episodes, stacked};
     #[pymodule_export]

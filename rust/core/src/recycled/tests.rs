@@ -4,6 +4,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use super::sizes::*;
 use super::*;
 
 /// A block, and what was written into it.

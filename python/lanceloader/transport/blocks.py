@@ -1,0 +1,80 @@
+"""Buffers that the core has already written to shared memory, which need no copy.
+
+Once ``share`` was called, the core allocates large buffers as pieces of one anonymous file. A batch of
+them is sent by their places in the file; the buffers are kept until the reader has released them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from lanceloader import _native
+
+__all__ = ["abandon", "address_of", "file_of_blocks", "place_of", "share"]
+
+LEAST_BYTES = 1 << 17
+"""The core leaves smaller buffers elsewhere."""
+MOST_ABANDONED = 64 << 20
+"""The most bytes that may be lost to other processes before all buffers are copied again."""
+
+_region: tuple[int, int, int] | None = None
+"""The file, its address in this process, and the end of it."""
+_abandoned: list[Any] = []
+"""Buffers that other processes refer to without end."""
+_is_sending = True
+"""Whether buffers are sent by their places."""
+
+
+def share() -> None:
+    """Have the core allocate in shared memory from now on, if the system lets it.
+
+    Only for processes that keep no batch after it was sent: the reader may change what it gets.
+    """
+    global _region
+    if _region is None and hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            file, start, size = _native.share_memory()
+            _region = file, start, start + size
+
+
+def file_of_blocks() -> int:
+    """Return the open file that the places are in."""
+    if _region is None:
+        raise RuntimeError("this process does not share its blocks")
+    return _region[0]
+
+
+def place_of(memory: memoryview) -> int:
+    """Return where a buffer begins in the file, or -1 if it is elsewhere."""
+    if _region is None or not _is_sending or memory.nbytes < LEAST_BYTES:
+        return -1
+    _, start, end = _region
+    address = address_of(memory)
+    return address - start if start <= address < end else -1
+
+
+def address_of(buffer: Any) -> int:
+    """Return the address of a buffer, which must not be empty."""
+    import numpy as np
+
+    address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
+    return address
+
+
+def abandon(buffers: list[Any]) -> None:
+    """Never use these buffers again, as forks of the reader may refer to them."""
+    global _is_sending
+    _abandoned.extend(buffers)
+    if sum(memory.nbytes for memory in _abandoned) > MOST_ABANDONED:
+        _is_sending = False
+
+
+def _in_child() -> None:
+    global _region
+    # The core does not share the memory of a fork.
+    _region = None
+
+
+os.register_at_fork(after_in_child=_in_child)
