@@ -80,8 +80,9 @@ test-all: build ## All tests, with a thousand examples for each property
 	cargo test --package lanceloader-core --locked
 	HYPOTHESIS_PROFILE=slow $(BIN)/pytest
 
-search: build ## Looks for faults with five thousand new examples for each property
+search: build ## Looks for faults with five thousand new examples for each property, and a hundred killed trainers
 	HYPOTHESIS_PROFILE=search $(BIN)/pytest -m "hypothesis and not slow"
+	LANCELOADER_TRIALS=100 $(BIN)/pytest tests/test_orphans.py tests/test_many_epochs.py
 
 lint: $(STAMP) ## Format and lints of Rust and Python
 	cargo fmt --all --check

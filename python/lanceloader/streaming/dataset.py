@@ -138,7 +138,7 @@ class StreamingDataset(
                 ``collate_fn`` is torch's default. If it has a parameter ``rng``, it is passed a
                 ``BatchGenerator``, as by ``Permutation.loader``.
             transform_parallelism: The number of concurrent transforms; by default the number of
-                CPUs.
+                CPUs, and transforms that take less than 50 µs are called by the consumer's thread.
             pack_sequences: The number of tokens per block. The only column must hold lists of
                 tokens. Within each split they are concatenated and cut into items
                 ``{"input_ids", "doc_ids"}``, both int64 of shape ``(pack_sequences,)``.
