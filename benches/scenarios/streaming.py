@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import peers
 from harness.bench import Bench
 from harness.tables import BenchTable
-from peers import ARROW, ITEMS, LANCEDB, OURS, Arm
+from peers import ARROW, ITEMS, LANCEDB, LOADER, OURS, Arm, our_loader
 
 STREAMING = "streaming"
 WORKERS = (0, 2)
+OBJECTS = replace(our_loader(ITEMS), shuffle="that of loader(), exact")
+"""The same objects, made of batches without anything else."""
 FIGURES = ("rows_per_s", "peak_bytes", "peak_anonymous_bytes", "first_batch_s")
 
 
@@ -24,13 +28,17 @@ def run(bench: Bench) -> None:
 
 def race(bench: Bench, table: BenchTable, output: str, num_workers: int) -> None:
     case = f"{table.name}, {output}, {num_workers} workers"
+    arms = [arm_of(library, output, num_workers) for library in (OURS, LANCEDB)]
+    if output == ITEMS and num_workers == 0:
+        arms.append(OBJECTS)
     for arm, number, figures in bench.race(
-        case, table, [arm_of(library, output, num_workers) for library in (OURS, LANCEDB)],
+        case, table, arms,
         rounds=bench.rounds, seconds=bench.seconds,
         is_warm=False, is_checked=True, is_compared=True, is_weighed=True,
     ):  # fmt: skip
         kept = {name: figures[name] for name in FIGURES if name in figures}
-        bench.add(STREAMING, f"{case}: {arm.library}", number, kept)
+        who = LOADER if arm is OBJECTS else arm.library
+        bench.add(STREAMING, f"{case}: {who}", number, kept)
 
 
 def arm_of(library: str, output: str, num_workers: int) -> Arm:
