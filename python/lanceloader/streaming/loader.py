@@ -291,6 +291,9 @@ class StreamingDataLoader(DataLoader[Any]):
         [2, 2]
     """
 
+    # Accelerate must not divide the batches among ranks again.
+    _is_accelerate_prepared = True
+
     def __init__(self, dataset: StreamingDataset, *args: Any, **kwargs: Any) -> None:
         """Create the loader with the arguments of ``DataLoader``.
 
