@@ -88,7 +88,10 @@ AT_ONCE = {
         for name in ("dataset", "ranks", "safe", "shared_epoch", "tensors")
     }
     | {f"workers/{name}" for name in ("batches", "group_iterator", "starting")}
-    | {f"streaming/{name}" for name in ("dataset", "loader", "packing", "replaceable")},
+    | {
+        f"streaming/{name}"
+        for name in ("collating", "dataset", "loader", "packing", "replaceable")
+    },
     "pyarrow": {"formats/torch"}
     | {f"compat/lance_torch/{name}" for name in ("dataset", "tensors")}
     | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}

@@ -87,12 +87,8 @@ def are_numbers(values: pa.Array) -> bool:
     import pyarrow as pa
 
     kind = values.type
-    is_known = (
-        pa.types.is_integer(kind)
-        or pa.types.is_float32(kind)
-        or pa.types.is_float64(kind)
-    )
-    return bool(values.null_count == 0 and is_known)
+    is_float = pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    return bool(values.null_count == 0 and (is_float or pa.types.is_integer(kind)))
 
 
 def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:

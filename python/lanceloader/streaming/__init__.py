@@ -28,15 +28,17 @@ from lanceloader.streaming.replaceable import (  # isort: skip
     time,
     warnings,
 )
+from lanceloader.streaming.collating import (
+    _CheckpointCollate,
+    _WorkerBatch,
+    _WorkerSample,
+)
 from lanceloader.streaming.dataset import StreamingDataset
 from lanceloader.streaming.iterator_lock import _ConsumerIteratorLease
 from lanceloader.streaming.loader import (
     StreamingDataLoader,
-    _CheckpointCollate,
     _ConsumerCommitIterator,
     _StreamingDatasetAdapter,
-    _WorkerBatch,
-    _WorkerSample,
 )
 from lanceloader.streaming.validation import (
     _EPOCH_PRIME,
