@@ -34,10 +34,11 @@ def run(bench: Bench) -> None:
 def ways(output: str) -> list[Arm]:
     """Return the ways to make batches: in this process, in a helper, and in workers."""
     arms = [in_loader(output, is_helper) for is_helper in (False, True)]
+    counts = {OWN: (0, 2, 4, 8), TORCH: (0, 2)}
     return arms + [
         in_workers(library, output, count)
-        for library in (OWN, TORCH)
-        for count in (0, 2)
+        for library, numbers in counts.items()
+        for count in numbers
     ]
 
 

@@ -59,9 +59,10 @@ class HelperLoop:
         """
         self._batches, self._reported = None, 0.0
         self._loader.cursor = argument
-        if self._loader.pipeline.leaves_untouched(self._loader.units):
+        loader = self._loader
+        if loader.pipeline.sends_in_place(loader.units, loader.batch_size):
             share()
-        self._batches = iter(self._loader)
+        self._batches = iter(loader)
         batches: Iterator[Any] = self._batches
         return batches
 

@@ -109,8 +109,8 @@ def share_from_worker(loader: Any) -> None:
         return
     arguments = arguments_of_worker() or {}
     collate = arguments.get("collate_fn")
-    if collate is data.default_convert and loader.pipeline.leaves_untouched(
-        loader.units
+    if collate is data.default_convert and loader.pipeline.sends_in_place(
+        loader.units, loader.batch_size
     ):
         share()
 

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from lanceloader._extras import need
+from lanceloader._native import Reader
 from lanceloader.choices import check_function
 from lanceloader.drawing.functions import drawing
 from lanceloader.formats import name_of
@@ -35,6 +36,9 @@ __all__ = ["BatchPipeline", "num_cpus"]
 
 clock = time.perf_counter_ns
 
+
+MOST_IN_PLACE = 8 << 20
+"""The most bytes of a batch whose memory another process is sent."""
 
 MOST_BYTES = 1 << 30
 """The most bytes of raw batches in transforms, without a ``memory_limit``."""
@@ -151,11 +155,20 @@ class BatchPipeline:
         """Whether the transform stage is needed: there is a transform, or threads convert batches."""
         return self.transform is not None or self.threads > 0
 
-    def leaves_untouched(self, units: Units) -> bool:
-        """Return whether no function of the user is called with the batches, which might keep them."""
+    def sends_in_place(self, units: Units, batch_size: int) -> bool:
+        """Return whether another process may be sent the memory of the batches, and not a copy.
+
+        It may if no function of the user is called with them, which might keep them. Large batches are
+        copied: to fill fresh shared memory costs more than to copy to memory that was used before.
+        """
         transform = units.view.transform_fn
         is_format = name_of(transform) is not None and not steps_of(transform)
-        return is_format and self.transform is None and self.collate is None
+        if not is_format or self.transform is not None or self.collate is not None:
+            return False
+        reader = units.view.open_reader()
+        if not isinstance(reader, Reader):
+            return False
+        return reader.choice().row_bytes * batch_size <= MOST_IN_PLACE
 
     def run(
         self,

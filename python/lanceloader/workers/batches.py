@@ -80,7 +80,10 @@ class WorkerDataset(IterableDataset[Any]):
         """Yield each batch or its placeholder, and the bytes of its rows."""
         iteration = self._loader.request()
         metrics, collate = iteration.metrics, self._collate
-        if not collate and iteration.pipeline.leaves_untouched(self._loader.units):
+        loader = self._loader
+        if not collate and loader.pipeline.sends_in_place(
+            loader.units, loader.batch_size
+        ):
             share()
         counts = metrics.counts
         num_reported = 0
