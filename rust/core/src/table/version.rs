@@ -77,6 +77,9 @@ pub(super) async fn read_version(root: &Place, address: &Address) -> Result<Mani
         Ok(location) => location,
         Err(error) => return Err(table_not_found(root, address, error).await),
     };
+    if location.size == Some(0) {
+        return Err(Error::corrupt(location.path, "it is empty"));
+    }
     let manifest = read_manifest(&root.store, &location.path, location.size).await;
     match (manifest, &address.version) {
         (Ok(manifest), _) => Ok(manifest),
