@@ -173,6 +173,103 @@ fn the_upper_rows_are_those_of_the_whole_image() {
     }
 }
 
+/// Damages a file as a fuzzer does: bytes, numbers and parts of it, and of another file.
+fn mutate(file: &mut Vec<u8>, others: &[Vec<u8>], draws: &mut draws::Draws) {
+    const NUMBERS: [&[u8]; 8] = [
+        &[0],
+        &[0xff],
+        &[0x7f, 0xff],
+        &[0xff, 0xff],
+        &[0, 0],
+        &[0xff, 0xd9],
+        &[0xff, 0xda],
+        &[0xff; 4],
+    ];
+    for _ in 0..=draws.below(6) {
+        let mut below = |end: usize| draws.below(u32::try_from(end.max(1)).unwrap()) as usize;
+        let (at, len) = (below(file.len()), 1 + below(32));
+        let end = (at + len).min(file.len());
+        match below(8) {
+            0 if !file.is_empty() => file[at] ^= 1 << below(8),
+            1 if !file.is_empty() => file[at] = u8::try_from(below(256)).unwrap(),
+            2 => {
+                let number = NUMBERS[below(NUMBERS.len())];
+                let end = (at + number.len()).min(file.len());
+                file.splice(at..end, number.iter().copied());
+            }
+            3 => drop(file.drain(at..end)),
+            4 => {
+                let part = file[at..end].to_vec();
+                file.splice(at..at, part);
+            }
+            5 => {
+                let other = &others[below(others.len())];
+                let from = below(other.len());
+                let part = other[from..(from + len).min(other.len())].to_vec();
+                file.splice(at..end, part);
+            }
+            // What is near the beginning matters most.
+            6 if file.len() > 64 => file[at % 64] = u8::try_from(below(256)).unwrap(),
+            7 if below(8) == 0 => file.truncate(at),
+            _ => (),
+        }
+    }
+}
+
+/// What the fuzz target does, without nightly: `FUZZ_SECONDS=300 cargo test -p lanceloader-core --lib fuzz -- --ignored`.
+#[test]
+#[ignore = "minutes"]
+fn fuzzed_files_are_values_or_errors() {
+    let number = |name: &str, default| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let seconds = std::time::Duration::from_secs(number("FUZZ_SECONDS", 60));
+    let seed = number("FUZZ_SEED", 0);
+    let start = std::time::Instant::now();
+    let originals = starts();
+    let first = u32::try_from(originals.len()).unwrap();
+    let mut corpus = originals.clone();
+    let mut draws = draws::Draws::new(seed, 0);
+    let mut scratch = Scratch::default();
+    let (mut count, mut decoded) = (0_u64, 0_u64);
+    let mut panics = std::collections::BTreeMap::new();
+    while start.elapsed() < seconds {
+        let from = draws.below(u32::try_from(corpus.len()).unwrap()) as usize;
+        let mut file = corpus[from].clone();
+        mutate(&mut file, &originals, &mut draws);
+        let rows = draws.below(40);
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            decode::decode_rows(&file, 1 << 16, &mut scratch, &|image| rows.min(image.height))
+        }));
+        count += 1;
+        match tried {
+            Ok(Ok(image)) => {
+                assert!(u64::from(image.height) * u64::from(image.width) <= 1 << 16);
+                decoded += 1;
+                // Damaged files that can be decoded are damaged further.
+                if corpus.len() < 4096 && file.len() < 1 << 16 {
+                    corpus.push(file);
+                } else if corpus.len() == 4096 {
+                    let at = first + draws.below(4096 - first);
+                    corpus[at as usize] = file;
+                }
+            }
+            Ok(Err(reason)) => assert!(!reason.is_empty()),
+            Err(panic) => {
+                scratch = Scratch::default();
+                let reason = crate::error::text_of_panic(&*panic);
+                let key = format!("{:?} {reason}", &file[..file.len().min(4)]);
+                let path = std::env::temp_dir().join(format!("fuzz-{seed}-{}", panics.len()));
+                panics.entry(key).or_insert_with(|| std::fs::write(path, &file).is_ok());
+            }
+        }
+        let kept = scratch.raw.capacity() + scratch.rgb.capacity();
+        assert!(kept < 64 << 20, "{kept} bytes of memory");
+    }
+    assert!(panics.is_empty(), "{count} files, {decoded} decoded: {panics:#?}");
+    assert!(decoded > 0, "{count} files");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
