@@ -145,6 +145,16 @@ def test_when_rows_take_two_passes(driver, path):
     assert few is None
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_positions_are_those_of_each_row(perm, view):
+    from lanceloader.ray.passes import positions_of
+
+    order, rows = VIEWS[view](perm).order, range(1234, 9876)
+    each = map(order.position_of, rows)
+    wanted = [-1 if position is None else position for position in each]
+    assert positions_of(order, rows).tolist() == wanted
+
+
 def test_tasks_hold_what_their_memory_allows(driver, perm):
     def plan(view):
         found = passes_of(view)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader._native import Order
 from lanceloader.monitor.progress import reported
+from lanceloader.numbers import numbers_of, numpy_of
 from lanceloader.options import ReadOptions
 from lanceloader.ray.batches import (
     arrow_batches,
@@ -220,8 +221,9 @@ def positions_of(order: Order, rows: range) -> np.ndarray:
     """Return at which position each row of the table stands, -1 for those that are left out."""
     import numpy as np
 
-    found = map(order.position_of, rows)
-    return np.fromiter((-1 if at is None else at for at in found), np.int64, len(rows))
+    found = numbers_of(order.positions_of(rows.start, rows.stop))
+    # The largest number of 64 bits is -1 with a sign.
+    return numpy_of(found).view(np.int64)
 
 
 def as_stream(batches: list[pa.RecordBatch]) -> pa.Buffer:

@@ -188,6 +188,16 @@ impl Order {
         Batch::of_numbers("offset", offsets)
     }
 
+    /// Returns the first positions that hold the offsets `start..stop`, `u64::MAX` for those that none does.
+    fn positions_of(&self, py: Python<'_>, start: u64, stop: u64) -> PyResult<Batch> {
+        let positions = enter(py, || {
+            let mut positions = Vec::new();
+            self.0.positions_of(start..stop, &mut positions)?;
+            Ok(positions)
+        })?;
+        Batch::of_numbers("position", positions)
+    }
+
     /// Returns the first position that holds an offset.
     fn position_of(&self, py: Python<'_>, offset: u64) -> PyResult<Option<u64>> {
         enter(py, || self.0.position_of(offset))
