@@ -90,6 +90,17 @@ def test_every_byte_is_fetched_once(folder, server, tmp_path, name):
     assert server.requests == 0
 
 
+def test_windows_that_are_read_together_share_their_pages(folder, server, tmp_path):
+    """Rows at random lie in all pages of a narrow table, and windows are read by several threads."""
+    server.latency = 0.05
+    perm = ll.open("s3://bucket/narrow.lance", storage_options=server.options)
+    perm = perm.with_read("direct", cache_dir=tmp_path).with_format("arrow")
+    batches = iter(perm.shuffle(seed=3).loader(64_000, threads=8))
+    found = pa.Table.from_batches([next(batches) for _ in range(8)])
+    assert found.equals(local_rows(folder, "narrow").slice(0, found.num_rows))
+    assert server.bytes <= 1.1 * data_bytes(folder, "narrow") + 200_000
+
+
 def test_without_a_cache_rows_are_fetched_anew(folder, server):
     perm = open_table(server, "images", "")
     for epoch in range(2):

@@ -124,9 +124,9 @@ def test_a_shuffle_larger_than_memory_fetches_the_table_once(tmp_path):
     (_, first_bytes, first_spilled, is_first_whole), later = found["epochs"]
     assert is_first_whole
     assert first_spilled == rows
-    # The first batch does not wait for pass 1, and its rows are not adjacent.
-    assert first_bytes == fetched <= 1.2 * size
+    # The first batch touches most pages, so that all are fetched in order before it.
+    assert first_bytes == fetched <= 1.1 * size
     assert later[:2] == [0, 0]
     assert later[3]
     # Requests under way hold what they fetch, which comes on top of the budget.
-    assert found["most"] <= limit + (512 << 20)
+    assert found["most"] <= limit + (256 << 20)

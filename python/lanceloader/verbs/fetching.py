@@ -146,7 +146,7 @@ def _requests_of_scan(
         return runs
     touched = sum(min(each, view.batch_size * _SINGLE_BYTES) for each in columns)
     has_copies = cache_folder(view.read_options.cache_dir) is not None
-    if strategy == "resident" and has_copies and 2 * touched >= stored:
+    if strategy != "direct" and has_copies and 2 * touched >= stored:
         # All of it is fetched in order, before the first batch.
         return table.num_fragments + long
     # Rows of the first batch are fetched one by one.

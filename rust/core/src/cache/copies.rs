@@ -70,6 +70,8 @@ pub(crate) struct Copies {
 #[derive(Debug, Default)]
 struct Allowance {
     left: u64,
+    /// What is being written, and counted neither as left nor, for certain, as a part of the copies.
+    under_way: u64,
     file: Option<(ProcessLock, PathBuf)>,
 }
 
@@ -165,7 +167,13 @@ impl Copies {
             return false;
         };
         allowance.left -= bytes;
+        allowance.under_way += bytes;
         true
+    }
+
+    /// Notes that what [`reserve`](Self::reserve) took was filled, or was not.
+    fn written(&self, bytes: u64) {
+        lock(&self.allowance).under_way -= bytes;
     }
 
     /// Returns room of which so many bytes are left.
@@ -227,15 +235,16 @@ impl Allowance {
             Some((file, _)) => file.file().set_len(bytes).map_err(failed),
             None => Ok(()),
         };
-        // What was taken before is filled by now, and counts as such.
+        // What was taken before and is filled by now counts as such.
+        let all = bytes.saturating_add(self.under_way);
         resize(0)?;
         self.left = 0;
-        if room.make(&copies.name, Needed::More(bytes)).is_err() {
+        if room.make(&copies.name, Needed::More(all)).is_err() {
             // Processes that were killed may have left room that they had taken.
             clean(&copies.path);
-            room.make(&copies.name, Needed::More(bytes))?;
+            room.make(&copies.name, Needed::More(all))?;
         }
-        resize(bytes)?;
+        resize(all)?;
         self.left = bytes;
         Ok(())
     }
@@ -343,6 +352,7 @@ impl Copy {
             .data
             .write_all_at(bytes, start)
             .and_then(|()| self.sums.write_all_at(&sums, first * SUM_BYTES));
+        self.copies.written(bytes.len() as u64);
         match written {
             Ok(()) => (first..first + bytes.chunks(page_bytes).len() as u64)
                 .for_each(|page| self.mark(page)),

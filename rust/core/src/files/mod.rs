@@ -3,6 +3,7 @@
 //! Both answer the requests of Lance's decoder ([`EncodingsIo`](lance_encoding::EncodingsIo)). All requests
 //! of a window are under way before the first answer is waited for.
 
+mod asked;
 mod hedge;
 mod limits;
 mod mapped;

@@ -22,6 +22,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStoreExt};
 use twox_hash::XxHash3_64;
 
+use super::asked::{Asked, Claim};
 use super::limits::{Limits, limits_of};
 use super::requests::{Part, Shape, cut, requests};
 use super::traffic::Meter;
@@ -38,7 +39,7 @@ const MOST: u64 = 4 << 20;
 pub(crate) const SINGLE_BYTES: u64 = GAP + 2 * PAGE;
 /// How many of the longest requests are in flight where whole files are fetched, which are in memory
 /// meanwhile.
-const LONG_AT_ONCE: usize = 32;
+const LONG_AT_ONCE: usize = 16;
 /// How long another process may take for the same files, and how often is looked.
 const TURN: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(5);
@@ -185,6 +186,8 @@ pub(crate) struct RemoteFile {
     source: Arc<Source>,
     path: Path,
     copy: Option<Arc<Copy>>,
+    /// What is on its way to the copy.
+    asked: Arc<Asked>,
     /// Whether what is fetched is added to the copy.
     keeps: bool,
 }
@@ -197,7 +200,7 @@ impl RemoteFile {
             copy.map_err(|error| copies.fail(error)).ok().map(Arc::new)
         };
         let copy = source.copies.as_ref().and_then(open);
-        Self { source: Arc::clone(source), path, copy, keeps: true }
+        Self { source: Arc::clone(source), path, copy, asked: Arc::default(), keeps: true }
     }
 
     /// Returns the same file, of which nothing is added to the copy.
@@ -225,46 +228,72 @@ impl RemoteFile {
         &self,
         ranges: Vec<Range<u64>>,
     ) -> impl Future<Output = object_store::Result<Vec<Bytes>>> + Send + 'static + use<> {
-        let file = self.clone();
         let missing = match &self.copy {
             Some(copy) => copy.missing(&ranges),
             None => ranges.clone(),
         };
         let asked = requests(missing, Shape { gap: GAP, most: MOST, step: PAGE });
-        // Spawned, so that all are under way even if nobody looks at the answers yet.
-        let runtime = runtime::runtime();
-        let spawn = |range: Range<u64>| {
-            let work = Arc::clone(&self.source).fetch(self.path.clone(), range);
-            runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
+        let (own, others) = if self.copy.is_some() && self.keeps {
+            let (own, others) = self.asked.claim(asked);
+            (own.into_iter().map(|(range, claim)| (range, Some(claim))).collect(), others)
+        } else {
+            (asked.into_iter().map(|range| (range, None)).collect(), Vec::new())
         };
-        let tasks: Vec<_> = asked.into_iter().map(spawn).collect();
+        let parts = self.start(own);
+        let file = self.clone();
         async move {
-            let wait = |task: Option<Task>| async {
-                match task {
-                    Some(task) => task.answer().await,
-                    None => Err(stopped("there are no threads for requests".into())),
-                }
-            };
-            let parts = try_join_all(tasks.into_iter().map(wait)).await?;
-            file.keep(&parts).await;
+            let mut parts = parts.await?;
+            if let Some(copy) = file.copy.as_ref().filter(|_| !others.is_empty()) {
+                file.asked.ended(&others).await;
+                // What could not be fetched, or not be kept.
+                let left =
+                    requests(copy.missing(&others), Shape { gap: 0, most: MOST, step: PAGE });
+                parts.extend(
+                    file.start(left.into_iter().map(|range| (range, None)).collect()).await?,
+                );
+                parts.sort_unstable_by_key(|part| part.0);
+            }
             let answers: Option<Vec<_>> =
                 ranges.iter().map(|range| file.answer(range, &parts)).collect();
             answers.ok_or_else(|| stopped("not all bytes came".into()))
         }
     }
 
+    /// Sends requests, and returns what waits for the answers, which are kept before.
+    fn start(
+        &self,
+        ranges: Vec<(Range<u64>, Option<Claim>)>,
+    ) -> impl Future<Output = object_store::Result<Vec<Part>>> + Send + 'static + use<> {
+        // Spawned, so that all are under way even if nobody looks at the answers yet.
+        let runtime = runtime::runtime();
+        let spawn = |(range, claim): (Range<u64>, Option<Claim>)| {
+            let file = self.clone();
+            let work = async move {
+                let part = Arc::clone(&file.source).fetch(file.path.clone(), range).await?;
+                file.keep(&part).await;
+                drop(claim);
+                Ok(part)
+            };
+            runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
+        };
+        let tasks: Vec<_> = ranges.into_iter().map(spawn).collect();
+        let wait = |task: Option<Task>| async {
+            match task {
+                Some(task) => task.answer().await,
+                None => Err(stopped("there are no threads for requests".into())),
+            }
+        };
+        try_join_all(tasks.into_iter().map(wait))
+    }
+
     /// Adds what was fetched to the copy.
-    async fn keep(&self, parts: &[Part]) {
-        let Some(copy) = self.copy.as_ref().filter(|_| self.keeps && !parts.is_empty()) else {
+    async fn keep(&self, part: &Part) {
+        let Some(copy) = self.copy.as_ref().filter(|_| self.keeps) else {
             return;
         };
-        let (copy, parts) = (Arc::clone(copy), parts.to_vec());
+        let (copy, (start, bytes)) = (Arc::clone(copy), part.clone());
         // A disk that is slow must not keep answers of the store waiting.
-        let written = runtime::spawn_blocking(move || {
-            for (start, bytes) in &parts {
-                copy.keep(*start, bytes);
-            }
-        });
+        let written = runtime::spawn_blocking(move || copy.keep(start, &bytes));
         // What is not kept is fetched again.
         let _ = written.await;
     }
@@ -348,10 +377,8 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
         if file.source.copy_failure().is_some() {
             return Ok(());
         }
-        let work = Arc::clone(&file.source).fetch(file.path.clone(), range);
-        let part = Task(runtime::runtime()?.spawn(work)).answer().await;
-        file.keep(&[part.map_err(|error| Error::store(&file.path, error))?]).await;
-        Ok(())
+        let fetched = file.start(vec![(range, None)]).await;
+        fetched.map(drop).map_err(|error| Error::store(&file.path, error))
     };
     stream::iter(asked).map(fetch).buffer_unordered(LONG_AT_ONCE).try_collect().await
 }

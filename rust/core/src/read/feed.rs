@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use super::base::Base;
 use super::choose::Strategy;
 use super::cuts::Cuts;
 use super::external::External;
+use super::first::{First, Turn};
 use super::next_epoch::NextEpoch;
 use super::reader::{Reader, Shared, WORTH_FILLING};
 use super::weights::Weights;
@@ -24,6 +27,9 @@ use crate::stages::{Stage, measure};
 const DIRECT_WINDOW_BYTES: u64 = 16 << 20;
 /// Where rows are gathered from memory, a window is only as long as handing over is worth.
 const PACKED_WINDOW_BYTES: u64 = 1 << 20;
+/// How long other windows wait for the first one, and for a table that is fetched as a whole.
+const FIRST_READ: Duration = Duration::from_millis(300);
+const FIRST_READ_FAR: Duration = Duration::from_mins(1);
 /// Of a budget, what one window under way may take.
 const WINDOW_SHARE: u64 = 32;
 
@@ -41,6 +47,7 @@ pub(crate) struct Feed {
     memory_bytes: u64,
     weights: Arc<Weights>,
     is_uneven: bool,
+    first: First,
 }
 
 #[derive(Debug)]
@@ -87,6 +94,7 @@ impl Reader {
             memory_bytes: self.memory_bytes(),
             is_uneven: weights.is_uneven(),
             weights,
+            first: First::default(),
         })
     }
 
@@ -162,6 +170,7 @@ impl Drop for Feed {
 impl Feed {
     /// Returns the rows at these positions, cut into batches.
     pub(crate) fn read(&self, positions: Range<u64>, cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+        let _first = self.begin(&positions, cuts)?;
         if let Kind::External(rows) = &self.kind
             && (positions.start > 0 || rows.is_ready())
             && let Some(batches) = self.read_external(rows, &positions, cuts)?
@@ -170,6 +179,26 @@ impl Feed {
         }
         let offsets = measure(Stage::Order, || self.order.offsets(positions))?;
         self.reader.take_window(&offsets, cuts)
+    }
+
+    /// Waits for the first rows, unless these are about to be read.
+    fn begin(&self, positions: &Range<u64>, cuts: Cuts<'_>) -> Result<Option<Turn<'_>>> {
+        let base = &self.reader.shared.base;
+        let is_remote = base.scan().is_remote();
+        match &self.kind {
+            Kind::Direct if !is_remote => self.first.begin(FIRST_READ),
+            // Pass 1 is about to read all rows in any case.
+            Kind::External(rows) if is_remote && !rows.is_ready() => {
+                let turn = self.first.begin(FIRST_READ_FAR)?;
+                let count = usize::try_from(positions.end - positions.start).unwrap_or(usize::MAX);
+                let batch = cuts.ranges(count).next().unwrap_or_default();
+                if let (Some(_), Base::Direct(direct)) = (&turn, base) {
+                    direct.fetch_if_scattered(batch.len())?;
+                }
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Reads from scratch files; `None` if they cannot be used.

@@ -12,6 +12,7 @@ mod cuts;
 mod direct;
 mod external;
 mod feed;
+mod first;
 mod memory;
 mod next_epoch;
 mod packed_reader;
