@@ -99,7 +99,7 @@ def gather_runs(
     for columns, dtype, inner, block in runs:
         shape = (len(columns), batch.num_rows, *inner)
         arrays = vectors(names[columns[0]], block, dtype, shape)
-        of_run = tuple([names[at] for at in columns])
+        of_run = tuple(map(names.__getitem__, columns))
         out.update(zip(of_run, arrays, strict=True))
         made.append((of_run, dtype, shape))
     if Columns.are_sent:

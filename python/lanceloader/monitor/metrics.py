@@ -199,7 +199,12 @@ class Metrics:
             self._first_wait = nanos
         self.num_yielded += 1
         self._ready += self._ready_now
-        rows, num_bytes = self.next_size()
+        in_flight = self._in_flight
+        # A call for each batch counts: this is the path of all batches.
+        if in_flight and self.num_skipped == self._num_skips_counted:
+            rows, num_bytes = in_flight.popleft()
+        else:
+            rows, num_bytes = self.next_size()
         self._rows += rows
         self._bytes += num_bytes
         if self.events is not None:

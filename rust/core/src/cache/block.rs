@@ -15,6 +15,7 @@ use std::path::Path;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use twox_hash::XxHash3_64;
 
+use super::verified::Identity;
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
 
@@ -175,7 +176,8 @@ impl Block {
         file.write_all(rows.tails)
     }
 
-    /// Maps a file of rows; with `is_trusted`, which only its writer may say, without reading it.
+    /// Maps a file of rows; with `is_trusted`, which only its writer may say, or if it was verified before,
+    /// without reading it.
     ///
     /// # Errors
     ///
@@ -184,7 +186,8 @@ impl Block {
         let failed = |error: std::io::Error| Error::io(path.display(), &error);
         let corrupt = |reason: &str| Error::corrupt(path.display(), reason);
         let mut file = File::open(path).map_err(failed)?;
-        let num_bytes = file.metadata().map_err(failed)?.len();
+        let found = file.metadata().map_err(failed)?;
+        let num_bytes = found.len();
         let mut first = [0; HEADER_BYTES];
         file.read_exact(&mut first).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => corrupt("it has no header"),
@@ -197,10 +200,13 @@ impl Block {
         if header.num_bytes() != Some(num_bytes) {
             return Err(corrupt("its size is not the one in its header"));
         }
-        let mapping = map(&file).map_err(failed)?;
+        let identity = Identity::of(&found, header.checksum);
+        let is_trusted = is_trusted || identity.is_verified();
+        let mapping = map(&file, !is_trusted).map_err(failed)?;
         if !is_trusted && XxHash3_64::oneshot(&mapping[HEADER_BYTES..]) != header.checksum {
             return Err(corrupt("its checksum does not match"));
         }
+        identity.note();
         let start = header.heads_start();
         let heads = start..mapping.len() - usize::try_from(header.tails).unwrap_or(0);
         let bits = usize::try_from(header.num_bits).unwrap_or(0);
@@ -258,9 +264,13 @@ impl Block {
 }
 
 #[expect(unsafe_code, reason = "mapping a file; the contract is in the module's documentation")]
-fn map(file: &File) -> std::io::Result<Mmap> {
+fn map(file: &File, is_read_now: bool) -> std::io::Result<Mmap> {
+    let mut options = MmapOptions::new();
+    if is_read_now {
+        options.populate();
+    }
     // SAFETY: a file of rows does not change once it has its name; see the module's documentation.
-    unsafe { MmapOptions::new().populate().map(file) }
+    unsafe { options.map(file) }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod folder;
 mod locks;
 mod owned;
 mod room;
+mod verified;
 mod versions;
 
 pub(crate) use block::{Block, Rows};

@@ -83,7 +83,9 @@ impl Order {
         let count = offsets.end.saturating_sub(offsets.start);
         let first = out.len();
         let len = usize::try_from(count).ok().and_then(|count| first.checked_add(count));
-        out.resize(len.ok_or_else(|| too_long(count))?, NOWHERE);
+        let len = len.ok_or_else(|| too_long(count))?;
+        out.try_reserve(len - first).map_err(|_| too_long(count))?;
+        out.resize(len, NOWHERE);
         let out = &mut out[first..];
         if !self.is_invertible() {
             return self.search_all(&offsets, out);
