@@ -33,6 +33,7 @@ __all__ = [
     "lancedb_shuffle",
     "lancedb_sort",
     "prune",
+    "share_memory",
     "split_counts",
     "stable_hashes",
     "stacked",
