@@ -23,6 +23,7 @@ from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
 from lanceloader.workers.batches import BatchCollate, WorkerDataset, unchanged
 from lanceloader.workers.group_iterator import GroupsIterator
+from lanceloader.workers.groups import MOST_BATCHES
 from lanceloader.workers.receiving import received, received_of_steps
 from lanceloader.workers.starting import WorkersIterator, started
 from lanceloader.workers.steps import StepDataset, Steps, StepSampler
@@ -121,7 +122,7 @@ class DataLoader(TorchLoader[Any]):
             worker_init_fn: As in torch.
             multiprocessing_context: As in torch.
             generator: As in torch; it seeds the workers, but has no effect on the order.
-            prefetch_factor: As in torch, but small batches that are ready together count as one.
+            prefetch_factor: As in torch. By default small batches that are ready together count as one.
             persistent_workers: As in torch.
             in_order: Must be true.
             **options: Further options of ``Permutation.loader``, for a permutation.
@@ -164,6 +165,8 @@ class DataLoader(TorchLoader[Any]):
         # Lightning calls `sampler.set_epoch`, and copies a loader from these attributes.
         self.__dict__["sampler"] = LoaderSampler(self.dataset)
         self.__dict__["drop_last"] = self.dataset.drop_last
+        # Who limits the batches made ahead gets messages of one batch.
+        self._most_batches = MOST_BATCHES if prefetch_factor is None else 1
         self._signal = (
             torch.zeros((3, 2), dtype=torch.int64) if persistent_workers else None
         )
@@ -250,7 +253,9 @@ class DataLoader(TorchLoader[Any]):
             for_workers.__dict__.update(parts, _dataset_kind=_DatasetKind.Map)
             return started(for_workers, WorkersIterator)
         collate: Any = self.collate_fn
-        dataset = WorkerDataset(self.dataset, self._start, self._signal, collate)
+        dataset = WorkerDataset(
+            self.dataset, self._start, self._signal, collate, self._most_batches
+        )
         for_workers.__dict__.update(dataset=dataset, collate_fn=unchanged)
         return started(for_workers, GroupsIterator)
 

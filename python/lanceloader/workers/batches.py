@@ -55,6 +55,7 @@ class WorkerDataset(IterableDataset[Any]):
         start: The start of the first iteration.
         signal: Shared memory with the start of the next iteration, for persistent workers.
         collate: Called with each batch.
+        most_batches: The most batches of a list.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class WorkerDataset(IterableDataset[Any]):
         start: Checkpoint,
         signal: torch.Tensor | None,
         collate: BatchCollate,
+        most_batches: int,
     ) -> None:
         self._loader = loader.copy_for_process(start)
         self._signal = signal
         self._collate = collate
+        self._most_batches = most_batches
 
     def __iter__(self) -> Iterator[Any]:
         cursor = self._loader.cursor
@@ -74,7 +77,7 @@ class WorkerDataset(IterableDataset[Any]):
             first, epoch, position = map(of_halves, self._signal.tolist())
             cursor.renumber(first)
             cursor.jump(Checkpoint(epoch, position or 0))
-        return groups_of(self._slots())
+        return groups_of(self._slots(), self._most_batches)
 
     def _slots(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch or its placeholder, and the bytes of its rows."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["groups_of"]
+__all__ = ["MOST_BATCHES", "groups_of"]
 
 MOST_BATCHES = 16
 """The most batches in a message."""
@@ -20,10 +20,16 @@ LONGEST_NS = 500_000
 clock = time.perf_counter_ns
 
 
-def groups_of(slots: Iterator[tuple[Any, int]]) -> Iterator[list[Any]]:
+def groups_of(
+    slots: Iterator[tuple[Any, int]], most: int = MOST_BATCHES
+) -> Iterator[list[Any]]:
     """Yield small batches that are ready in groups, as a message costs the same for any number of them.
 
     Groups grow from one batch. A batch never waits for more than one that is slow to come.
+
+    Args:
+        slots: Batches, each with its bytes.
+        most: The most batches of a group.
     """
     limit = 1
     error: Exception | None = None
@@ -50,7 +56,7 @@ def groups_of(slots: Iterator[tuple[Any, int]]) -> Iterator[list[Any]]:
                 limit = len(group) if not is_slow else 1
                 break
         else:
-            limit = min(MOST_BATCHES, 2 * limit)
+            limit = min(most, 2 * limit)
         if group:
             yield group
     if error is not None:
