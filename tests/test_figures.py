@@ -69,7 +69,15 @@ def test_arms_name_functions_that_are_there(monkeypatch):
     """Most libraries that the benches run are not installed here."""
     monkeypatch.syspath_prepend(str(ROOT / "benches"))
     import peers
-    from scenarios import lance_torch, packing, processes, wide, workers
+    from scenarios import (
+        images,
+        lance_torch,
+        packing,
+        processes,
+        wide,
+        windows,
+        workers,
+    )
 
     arms = [peers.REFERENCE, *peers.followed(), *peers.in_storage_order()]
     arms += [*wide.ARMS.values(), *(arm for arm, *_ in workers.CASES), workers.IDLE]
@@ -79,6 +87,8 @@ def test_arms_name_functions_that_are_there(monkeypatch):
         arms += [*peers.readers_of(table), *peers.peers_of(table)]
     named = {name for arm in arms for name in (arm.open, arm.make, arm.state) if name}
     named |= {reference for reference, _ in packing.ARMS.values()}
+    named |= {f"peers.images:{way.opened}" for way in images.WAYS.values()}
+    named |= {f"peers.windows:{opened}" for opened in windows.WAYS.values()}
     for name in sorted(named):
         module, _, function = name.partition(":")
         source = (ROOT / "benches" / f"{module.replace('.', '/')}.py").read_text()

@@ -8,8 +8,9 @@ import importlib
 import importlib.util
 import os
 import shutil
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
     from lanceloader._typing import StorageOptions
 
-__all__ = ["as_stored", "recording_failure", "staging", "write_table"]
+__all__ = ["StoppableBatches", "as_stored", "staging", "write_table"]
 
 _LOCK = "lock"
+STOPPING_S = 5.0
+"""The longest that a write that ends waits for a thread that reads a batch."""
 
 
 def write_table(
@@ -54,8 +57,8 @@ def write_table(
 
     failures: list[BaseException] = []
     schema, batches = as_stored(schema, batches)
-    batches = recording_failure(batches, failures)
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    source = StoppableBatches(batches, failures)
+    reader = pa.RecordBatchReader.from_batches(schema, source)
     try:
         if uri.startswith("file://"):
             uri = url2pathname(urlsplit(uri).path)
@@ -71,6 +74,8 @@ def write_table(
             message = f"{uri} exists already; pass the address of a new table"
             raise FileExistsError(message) from error
         raise
+    finally:
+        source.stop()
 
 
 def as_stored(
@@ -83,15 +88,44 @@ def as_stored(
     return pa.schema(fields, schema.metadata), map(as_storable, batches)
 
 
-def recording_failure(
-    batches: Iterator[pa.RecordBatch], failures: list[BaseException]
-) -> Iterator[pa.RecordBatch]:
-    """Yield batches, and append an exception that they raise to ``failures``."""
-    try:
-        yield from batches
-    except Exception as error:
-        failures.append(error)
-        raise
+class StoppableBatches:
+    """An iterator over batches that another thread reads, which ends once it is stopped.
+
+    Args:
+        batches: The batches.
+        failures: A list to which an exception of theirs is appended.
+    """
+
+    def __init__(
+        self, batches: Iterator[pa.RecordBatch], failures: list[BaseException]
+    ) -> None:
+        self._batches = batches
+        self._failures = failures
+        self._lock = threading.Lock()
+        self._is_stopped = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        with self._lock:
+            if self._is_stopped:
+                raise StopIteration
+            try:
+                return next(self._batches)
+            except Exception as error:
+                if not isinstance(error, StopIteration):
+                    self._failures.append(error)
+                raise
+
+    def stop(self) -> None:
+        """End the batches, and wait a while for a thread that reads one.
+
+        A thread that is still in one when the interpreter ends aborts the process.
+        """
+        self._is_stopped = True
+        if self._lock.acquire(timeout=STOPPING_S):
+            self._lock.release()
 
 
 def write_locally(reader: pa.RecordBatchReader, target: Path) -> None:

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from lanceloader._extras import need
 from lanceloader.errors import StorageError
-from lanceloader.materialize import as_stored, recording_failure, staging
+from lanceloader.materialize import StoppableBatches, as_stored, staging
 from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
 from lanceloader.ray.cleaning import remove_unused, unused_files
@@ -156,9 +156,8 @@ class Writing:
             batches = cast_to(self.read_schema, self.stop.before_each(batches))
             schema, batches = as_stored(self.read_schema, batches)
             failures: list[BaseException] = []
-            reader = pa.RecordBatchReader.from_batches(
-                schema, recording_failure(batches, failures)
-            )
+            source = StoppableBatches(batches, failures)
+            reader = pa.RecordBatchReader.from_batches(schema, source)
             fragment = importlib.import_module("lance.fragment")
             try:
                 written: list[Any] = fragment.write_fragments(
