@@ -16,6 +16,7 @@ from lanceloader.torch import DataLoader
 from lanceloader.transport import blocks, inbox, outbox, shared_memory
 from lanceloader.workers import groups
 from process_state import mappings, soon
+from segments import check_none_is_mapped
 from torch.utils.data import DataLoader as TorchLoader
 
 pytestmark = pytest.mark.filterwarnings(
@@ -39,11 +40,9 @@ def path(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_is_mapped():
-    gc.collect()
-    assert soon(lambda: not inbox._SEGMENTS)
+    check_none_is_mapped()
     yield
-    gc.collect()
-    assert soon(lambda: not inbox._SEGMENTS)
+    check_none_is_mapped()
 
 
 def loader_of(path, kind=DataLoader, workers=1, format="torch_dict", **options):

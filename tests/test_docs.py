@@ -270,18 +270,25 @@ def test_the_example_of_ray_runs(elsewhere):
     assert "5,000 rows so far, 0 of them twice" in run_with_ray(script)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_example_of_torchrun_runs(elsewhere):
-    """Two agents: a worker is killed, then one of the agents with its worker."""
+def stdout_of(example):
+    """What an example prints."""
     result = subprocess.run(
-        [sys.executable, ROOT / "examples" / "elastic.py"],
+        [sys.executable, ROOT / "examples" / example],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "ranks: [2, 2, 1]; 5,000 rows, each of them once\n"
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_example_of_torchrun_runs(elsewhere):
+    """Two agents: a worker is killed, then one of the agents with its worker."""
+    assert (
+        stdout_of("elastic.py") == "ranks: [2, 2, 1]; 5,000 rows, each of them once\n"
+    )
 
 
 @pytest.mark.slow
@@ -289,15 +296,8 @@ def test_the_example_of_torchrun_runs(elsewhere):
 def test_the_example_of_torchft_runs(elsewhere):
     """Two replicas, of which one is killed and comes back."""
     pytest.importorskip("torchft", reason="torchft is not installed")
-    result = subprocess.run(
-        [sys.executable, ROOT / "examples" / "torchft_train.py"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
     said = "replicas: [2, 1, 2]; 5,000 rows, each of them once"
-    assert said in result.stdout
+    assert said in stdout_of("torchft_train.py")
 
 
 def test_the_tree_of_contributing_names_every_module():

@@ -20,6 +20,7 @@ from lanceloader.torch import DataLoader
 from lanceloader.transport import inbox, outbox, queues, shared_memory
 from lanceloader.transport.outbox import Outbox
 from process_state import mappings, num_files, soon
+from segments import check_none_is_mapped
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Subset, TensorDataset
 
@@ -56,8 +57,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_is_mapped():
-    gc.collect()
-    assert soon(lambda: not inbox._SEGMENTS)
+    check_none_is_mapped()
     yield
     gc.collect()
 

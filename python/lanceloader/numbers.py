@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from lanceloader._native import Batch, Order
 
-__all__ = ["array_of", "count", "numbers_of", "numpy_of", "offsets_of", "rows_at"]
+__all__ = [
+    "array_of",
+    "count",
+    "numbers_of",
+    "numpy_of",
+    "offsets_of",
+    "rows_at",
+    "whole_number",
+]
 
 
 def numbers_of(batch: Batch) -> pa.Array:
@@ -79,6 +87,26 @@ def array_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(numbers), [None, buffer])
 
 
+def whole_number(value: Any, name: str) -> int:
+    """Return an argument as an ``int``.
+
+    Args:
+        value: The argument.
+        name: The argument's name, for error messages.
+
+    Raises:
+        TypeError: If the argument is not a whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        message = (
+            f"`{name}` must be a whole number, not {reprlib.repr(value)} of type "
+            f"{type(value).__name__}"
+        )
+        raise TypeError(message) from None
+
+
 def count(value: Any, name: str, *, least: int = 0) -> int:
     """Return an argument as an ``int`` that fits in an unsigned 64-bit integer.
 
@@ -92,14 +120,7 @@ def count(value: Any, name: str, *, least: int = 0) -> int:
             ``ValueError`` and an ``OverflowError``.
         TypeError: If the argument is not a whole number.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        message = (
-            f"`{name}` must be a whole number, not {reprlib.repr(value)} of type "
-            f"{type(value).__name__}"
-        )
-        raise TypeError(message) from None
+    number = whole_number(value, name)
     if number < 0:
         message = f"`{name}` must not be negative, got {number}"
         raise BoundsError(message)

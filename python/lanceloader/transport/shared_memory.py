@@ -183,7 +183,7 @@ class ReadableSegments:
             lease.begin()
 
     def release(self, number: int) -> None:
-        """Let the writer use a segment again, unless other processes refer to it."""
+        """Release a segment to its writer, unless other processes refer to it."""
         self.in_use.pop(number, None)
         if not self.is_owner:
             return

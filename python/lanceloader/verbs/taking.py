@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import reprlib
 import sys
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -11,7 +10,7 @@ from lanceloader.compat_lancedb.transforms import Transforms
 from lanceloader.formats import is_format, whole_of
 from lanceloader.formats._rows import is_stack_dataset, rows_of
 from lanceloader.formats.python import LazyRows
-from lanceloader.numbers import count
+from lanceloader.numbers import count, whole_number
 from lanceloader.verbs.converting import ConvertVerbs
 
 if TYPE_CHECKING:
@@ -126,14 +125,7 @@ class TakeVerbs(ConvertVerbs):
             >>> perm.with_format("arrow").row(3)
             {'x': 3}
         """
-        try:
-            position = operator.index(index)
-        except TypeError:
-            message = (
-                f"`index` must be a position, not {reprlib.repr(index)} of type "
-                f"{type(index).__name__}"
-            )
-            raise TypeError(message) from None
+        position = whole_number(index, "index")
         rows: list[dict[str, Any]] = self.with_transform(Transforms.arrow2python)[
             position
         ]
