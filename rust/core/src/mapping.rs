@@ -89,6 +89,11 @@ impl Mapping {
         if let Ok(touched) = TOUCHED.get_or_make(|| Ok(Touched::default())) {
             touched.add(self, touched_by(ranges));
         }
+        self.read_ahead(ranges);
+    }
+
+    /// Asks for the pages of ascending ranges, which will not be touched.
+    pub(crate) fn read_ahead(&self, ranges: &[Range<u64>]) {
         if self.is_planned {
             let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
             let places = ranges.iter().map(|range| place(range.start)..place(range.end));

@@ -94,7 +94,12 @@ impl MappedFile {
         self.slices(vec![range]).map(|mut slices| slices.remove(0))
     }
 
-    fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+    /// Returns the bytes of ranges.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the file has fewer.
+    pub(crate) fn slices(&self, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
         self.mapping.ahead(&ranges);
         ranges.into_iter().map(|range| self.part(range)).collect()
     }
@@ -103,11 +108,35 @@ impl MappedFile {
         let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
         match (inside(range.start), inside(range.end)) {
             (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
-            _ => Err(Error::corrupt(
-                self.path.display(),
-                format!("it has {} bytes, and bytes {range:?} are wanted", self.bytes.len()),
-            )),
+            _ => Err(self.too_short(range)),
         }
+    }
+
+    pub(super) fn too_short(&self, range: Range<u64>) -> Error {
+        self.corrupt(format!("it has {} bytes, and bytes {range:?} are wanted", self.bytes.len()))
+    }
+
+    /// Returns the error that says what is wrong with the file.
+    pub(crate) fn corrupt(&self, reason: impl Into<String>) -> Error {
+        Error::corrupt(self.path.display(), reason.into())
+    }
+
+    /// Asks for the pages of ascending ranges that are about to be copied, which brings none of them into this
+    /// process.
+    pub(crate) fn ahead_of_copy(&self, ranges: &[Range<u64>]) {
+        self.mapping.read_ahead(ranges);
+    }
+
+    /// Opens the file once more; `None` if it is no longer there, or no file can be opened.
+    pub(super) fn open_again(&self) -> Option<File> {
+        let file = File::open(&self.path).ok()?;
+        let is_whole = file.metadata().is_ok_and(|now| now.len() == self.num_bytes());
+        is_whole.then_some(file)
+    }
+
+    /// Returns where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns whether a buffer is a part of the mapping.

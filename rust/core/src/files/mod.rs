@@ -4,6 +4,7 @@
 //! of a window are under way before the first answer is waited for.
 
 mod asked;
+mod copied;
 mod hedge;
 mod limits;
 mod mapped;
@@ -11,6 +12,7 @@ mod remote;
 mod requests;
 mod traffic;
 
+pub(crate) use copied::{Copier, Head, MOST_HEAD_BYTES, Record};
 pub(crate) use mapped::{Attempt, MappedFile};
 pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts};
 pub(crate) use traffic::Meter;

@@ -3,20 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{Array, RecordBatch, RecordBatchOptions, RecordBatchReader, new_null_array};
+use arrow_array::{Array, RecordBatch, RecordBatchOptions, new_null_array};
 use futures::future::try_join_all;
 use lance_arrow::json::convert_lance_json_to_arrow;
-use lance_encoding::decoder::{
-    DecoderConfig, DecoderPlugins, FilterExpression, PageInfo, RequestedRows,
-    SchedulerDecoderConfig, schedule_and_decode_blocking,
-};
+use lance_encoding::decoder::PageInfo;
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
-use super::data_file::DataFile;
-use super::guard::guard;
-use super::lists::{read_around, saw_no_value};
-use super::open_files::Metadata;
+use super::file_columns::{FileColumns, Requested, Wanted};
 use super::shape::{FileShape, Shape};
 use super::storage::{Part, Storage};
 use crate::error::{Error, Result};
@@ -33,20 +27,10 @@ pub(crate) struct FragmentReader {
     files: Vec<FileColumns>,
 }
 
-/// A file of a fragment, and where its columns are in it.
-#[derive(Debug)]
-struct FileColumns {
-    file: Arc<DataFile>,
-    metadata: Metadata,
-    home: BlobHome,
-}
-
-type Stream = Box<dyn RecordBatchReader + Send>;
-
 /// Rows of one fragment on their way from its files: requested, but not decoded yet.
 pub(crate) struct Pending<'a> {
     reader: &'a FragmentReader,
-    streams: Vec<Stream>,
+    files: Vec<Requested>,
     ranges: Vec<Range<u64>>,
     num_rows: usize,
     keeps: bool,
@@ -91,14 +75,14 @@ impl FragmentReader {
 
     /// Returns the rows and the bytes of each page of the columns that are read, column by column.
     pub(crate) fn pages(&self) -> Vec<Vec<(u64, u64)>> {
-        let columns = self.files.iter().flat_map(|columns| columns.metadata.iter());
+        let columns = self.files.iter().flat_map(|columns| columns.metadata.infos.iter());
         columns.map(|info| info.page_infos.iter().map(rows_and_bytes).collect()).collect()
     }
 
     /// Returns where the pages of the columns that are read lie in files on other machines.
     pub(crate) fn far_pages(&self) -> Vec<(Arc<RemoteFile>, Vec<Range<u64>>)> {
         let pages_of = |columns: &FileColumns| {
-            let pages = columns.metadata.iter().flat_map(|info| info.page_infos.iter());
+            let pages = columns.metadata.infos.iter().flat_map(|info| info.page_infos.iter());
             let buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
             buffers.map(|&(start, bytes)| start..start.saturating_add(bytes)).collect()
         };
@@ -147,17 +131,17 @@ impl FragmentReader {
         at_once: usize,
         keeps: bool,
     ) -> Result<Pending<'_>> {
-        let batch_size = u32::try_from(at_once).map_err(|_| {
+        let at_once = u32::try_from(at_once).map_err(|_| {
             Error::invalid(format!("{at_once} rows of one fragment at once"), "fewer than 2^32")
         })?;
         // Some decoders of file version 2.0 start tasks.
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
         let files = self.files.iter().zip(&self.shape.files);
-        let request =
-            |(columns, part): (&FileColumns, _)| columns.request(part, &ranges, batch_size, keeps);
-        let streams = files.map(request).collect::<Result<Vec<_>>>()?;
-        Ok(Pending { reader: self, streams, ranges, num_rows, keeps })
+        let wanted = Wanted { ranges: &ranges, num_rows, at_once, keeps };
+        let request = |(columns, part): (&FileColumns, _)| columns.request(part, &wanted);
+        let files = files.map(request).collect::<Result<Vec<_>>>()?;
+        Ok(Pending { reader: self, files, ranges, num_rows, keeps })
     }
 
     /// Returns a block of the columns that are read, given those of each file.
@@ -187,73 +171,19 @@ impl FragmentReader {
     }
 }
 
-impl FileColumns {
-    /// Schedules the reads and the decoding of some rows.
-    ///
-    /// Lance's reader of files is not used: it looks at all columns of the file each time.
-    fn request(
-        &self,
-        part: &FileShape,
-        ranges: &[Range<u64>],
-        batch_size: u32,
-        keeps: bool,
-    ) -> Result<Stream> {
-        let file = &self.file;
-        file.check()?;
-        let config = SchedulerDecoderConfig {
-            decoder_plugins: Arc::<DecoderPlugins>::default(),
-            batch_size,
-            io: Arc::clone(if keeps { &file.io } else { &file.passing_io }),
-            cache: Arc::clone(&file.pages),
-            decoder_config: DecoderConfig::default(),
-            batch_size_bytes: None,
-        };
-        guard(&file.path, || {
-            schedule_and_decode_blocking(
-                self.metadata.to_vec(),
-                RequestedRows::Ranges(ranges.to_vec()),
-                FilterExpression::no_filter(),
-                part.starts.clone(),
-                Arc::clone(&part.stored),
-                config,
-            )
-            .map_err(|error| Error::lance(&file.path, &error))
-        })
-    }
-
-    /// Returns the rows of `stream`, which are those in `ranges` of `num_places`.
-    fn read(
-        &self,
-        part: &FileShape,
-        stream: Stream,
-        ranges: &[Range<u64>],
-        num_places: u64,
-    ) -> Result<RecordBatch> {
-        let path = &self.file.path;
-        match guard(path, || collect(stream, path)) {
-            Err(error) if saw_no_value(&error) => read_around(ranges, num_places, |wider| {
-                let batch_size = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
-                let stream = self.request(part, &[wider], batch_size, true)?;
-                guard(path, || collect(stream, path))
-            }),
-            read => read,
-        }
-    }
-}
-
 impl Pending<'_> {
     /// Decodes the rows, in the order of their places.
     ///
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
     pub(crate) fn decode(self) -> Result<RecordBatch> {
-        let Self { reader, streams, ranges, num_rows, .. } = self;
+        let Self { reader, files, ranges, num_rows, .. } = self;
         let shape = &reader.shape;
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let files = streams.into_iter().zip(&reader.files).zip(&shape.files);
-        let read = files.map(|((stream, columns), part)| {
-            columns.read(part, stream, &ranges, reader.num_places)
+        let files = files.into_iter().zip(&reader.files).zip(&shape.files);
+        let read = files.map(|((requested, columns), part)| {
+            columns.read(part, requested, &ranges, reader.num_places)
         });
         let read = read.collect::<Result<Vec<_>>>()?;
         reader.block(&read, num_rows)
@@ -284,19 +214,13 @@ impl Pending<'_> {
     fn next_part(&mut self) -> Result<Option<Vec<RecordBatch>>> {
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
-        let mut read = Vec::with_capacity(self.streams.len());
-        for (stream, columns) in self.streams.iter_mut().zip(&self.reader.files) {
+        let mut read = Vec::with_capacity(self.files.len());
+        let parts = self.reader.files.iter().zip(&self.reader.shape.files);
+        for (requested, (columns, part)) in self.files.iter_mut().zip(parts) {
             crate::interrupt::check()?;
-            let path = &columns.file.path;
-            let next = guard(path, || {
-                let next = stream.next().transpose();
-                next.map_err(|error| Error::arrow(path, &error))
-            });
-            match next {
-                Ok(Some(part)) => read.push(part),
-                Ok(None) => return Ok(None),
-                Err(error) if saw_no_value(&error) => return Ok(None),
-                Err(error) => return Err(error),
+            match columns.next(part, requested)? {
+                Some(rows) => read.push(rows),
+                None => return Ok(None),
             }
         }
         let are_alike = read.windows(2).all(|pair| pair[0].num_rows() == pair[1].num_rows());
@@ -321,35 +245,17 @@ fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {
 impl Pending<'_> {
     /// Returns the ids of columns of blobs, some of which lie outside of the table.
     pub(super) fn external_blobs(self) -> Result<Vec<i32>> {
-        let Self { reader, streams, ranges, .. } = self;
+        let Self { reader, files, ranges, .. } = self;
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
         let mut found = Vec::new();
         let parts = reader.files.iter().zip(&reader.shape.files);
-        for (stream, (columns, part)) in streams.into_iter().zip(parts) {
-            let read = columns.read(part, stream, &ranges, reader.num_places)?;
+        for (requested, (columns, part)) in files.into_iter().zip(parts) {
+            let read = columns.read(part, requested, &ranges, reader.num_places)?;
             let columns = part.fields.fields.iter().zip(read.columns());
             columns.for_each(|(field, column)| find_external(field, column, &mut found));
         }
         Ok(found)
-    }
-}
-
-/// Concatenates the batches of a stream. There is mostly one: Lance only splits what would overflow
-/// 32-bit offsets.
-fn collect(stream: Stream, path: &str) -> Result<RecordBatch> {
-    let schema = stream.schema();
-    let mut batches = Vec::with_capacity(1);
-    for part in stream {
-        crate::interrupt::check()?;
-        batches.push(part.map_err(|error| Error::arrow(path, &error))?);
-    }
-    match batches.len() {
-        1 => Ok(batches.remove(0)),
-        _ => arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| {
-            Error::invalid(format!("the rows of {path} in one batch"), "fewer rows per batch")
-                .caused_by(&error)
-        }),
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::data_file::DataFile;
 use super::footer::Run;
+use super::long::LongColumn;
 use super::lru::Lru;
 use crate::error::Result;
 use crate::files::{MappedFile, RemoteFile};
@@ -41,7 +42,12 @@ static OPEN_FILES: PerProcess<OpenFiles> = PerProcess::new();
 static NEXT_STORAGE: AtomicU64 = AtomicU64::new(0);
 
 /// Metadata of columns of one file.
-pub(super) type Metadata = Arc<[Arc<ColumnInfo>]>;
+#[derive(Debug)]
+pub(super) struct Metadata {
+    pub(super) infos: Vec<Arc<ColumnInfo>>,
+    /// Those that are read without Lance's decoder.
+    pub(super) long: Vec<Option<LongColumn>>,
+}
 
 /// A file of a table that is open.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,7 +82,7 @@ pub(super) struct OpenFiles {
     files: Mutex<Lru<Key, OpenFile>>,
     /// The weight of a file that is not mapped; a mapping weighs 1.
     reader_weight: u64,
-    metadata: Mutex<Lru<ColumnsKey, Metadata>>,
+    metadata: Mutex<Lru<ColumnsKey, Arc<Metadata>>>,
     pub(super) pages: LanceCache,
 }
 
@@ -158,7 +164,7 @@ impl OpenFiles {
     }
 
     /// Returns the metadata of some columns of a data file, if it is kept.
-    pub(super) fn metadata(&self, key: &Key, columns: &Arc<[Run]>) -> Option<Metadata> {
+    pub(super) fn metadata(&self, key: &Key, columns: &Arc<[Run]>) -> Option<Arc<Metadata>> {
         lock(&self.metadata).get(&(key.clone(), Arc::clone(columns)))
     }
 
@@ -168,9 +174,10 @@ impl OpenFiles {
         key: &Key,
         columns: &Arc<[Run]>,
         found: Vec<Arc<ColumnInfo>>,
-    ) -> Metadata {
-        let found: Metadata = found.into();
+    ) -> Arc<Metadata> {
         let bytes = found.iter().map(DeepSizeOf::deep_size_of).sum::<usize>();
+        let long = found.iter().map(|info| LongColumn::of(info)).collect();
+        let found = Arc::new(Metadata { infos: found, long });
         let key = (key.clone(), Arc::clone(columns));
         let (kept, gone) = lock(&self.metadata).insert(key, found, bytes as u64);
         drop(gone);

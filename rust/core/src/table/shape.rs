@@ -5,7 +5,7 @@
 //! of Lance's own `FragmentReader`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
@@ -21,6 +21,7 @@ use super::fields::project;
 use super::footer::Run;
 use super::lists::{decoded_together, is_list_of_structs};
 use crate::error::{Error, Result};
+use crate::runtime::lock;
 
 /// How columns lie in the files of each fragment. Most fragments of a table are alike.
 #[derive(Debug)]
@@ -57,6 +58,34 @@ pub(super) struct FileShape {
     pub(super) columns: Arc<[Run]>,
     /// Where among these each column of `stored` begins.
     pub(super) starts: Vec<u32>,
+    /// The schema of `stored`.
+    pub(super) schema: SchemaRef,
+    /// The columns that are left when some are read without Lance's decoder, by the places of these.
+    others: Mutex<HashMap<Vec<usize>, Arc<Others>>>,
+}
+
+/// Some of the columns to read from one file.
+#[derive(Debug)]
+pub(super) struct Others {
+    pub(super) stored: Arc<Schema>,
+    pub(super) starts: Vec<u32>,
+}
+
+impl FileShape {
+    /// Returns the columns without those at `places`.
+    pub(super) fn without(&self, places: &[usize]) -> Arc<Others> {
+        if let Some(others) = lock(&self.others).get(places) {
+            return Arc::clone(others);
+        }
+        let is_left = |at: &usize| !places.contains(at);
+        let left = || (0..self.starts.len()).filter(is_left);
+        let fields = left().map(|at| self.stored.fields[at].clone()).collect();
+        let stored = Arc::new(Schema { fields, metadata: self.stored.metadata.clone() });
+        let starts = left().map(|at| self.starts[at]).collect();
+        let others = Arc::new(Others { stored, starts });
+        lock(&self.others).insert(places.to_vec(), Arc::clone(&others));
+        others
+    }
 }
 
 impl Shapes {
@@ -154,7 +183,9 @@ impl Shape {
                     .map_err(|e| lance(&e))?;
                 let (columns, starts) = runs(&projection.column_indices, data_file)?;
                 let stored = projection.schema;
-                files.push(FileShape { index, fields, stored, columns: columns.into(), starts });
+                let schema = Arc::new(ArrowSchema::from(stored.as_ref()));
+                let (columns, others) = (columns.into(), Mutex::default());
+                files.push(FileShape { index, fields, stored, columns, starts, schema, others });
             }
         }
         let missing: HashSet<i32> =

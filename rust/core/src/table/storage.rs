@@ -246,7 +246,10 @@ impl Storage {
 
     /// Returns a data file and the metadata of some of its columns, opened and read on first use, and kept
     /// for a while.
-    pub(super) async fn open_columns(&self, part: Part<'_>) -> Result<(Arc<DataFile>, Metadata)> {
+    pub(super) async fn open_columns(
+        &self,
+        part: Part<'_>,
+    ) -> Result<(Arc<DataFile>, Arc<Metadata>)> {
         let Part { key, columns, .. } = part;
         let file = match self.open_files.file(key) {
             Some(file) => file,

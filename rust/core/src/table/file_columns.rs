@@ -1,0 +1,216 @@
+//! Rows of the columns that one file of a fragment holds: those of long values are copied from the file, the
+//! others go through Lance's decoder.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader};
+use lance_core::datatypes::Schema;
+use lance_encoding::decoder::{
+    DecoderConfig, DecoderPlugins, FilterExpression, RequestedRows, SchedulerDecoderConfig,
+    schedule_and_decode_blocking,
+};
+
+use super::blobs::BlobHome;
+use super::data_file::DataFile;
+use super::guard::guard;
+use super::lists::{read_around, saw_no_value};
+use super::long::{LongRows, may_be_long};
+use super::open_files::Metadata;
+use super::shape::FileShape;
+use crate::error::{Error, Result};
+use crate::projection::batch;
+
+/// A file of a fragment, and where its columns are in it.
+#[derive(Debug)]
+pub(super) struct FileColumns {
+    pub(super) file: Arc<DataFile>,
+    pub(super) metadata: Arc<Metadata>,
+    pub(super) home: BlobHome,
+}
+
+type Stream = Box<dyn RecordBatchReader + Send>;
+
+/// Which rows of a file to read.
+pub(super) struct Wanted<'a> {
+    pub(super) ranges: &'a [Range<u64>],
+    pub(super) num_rows: usize,
+    /// How many are decoded at once.
+    pub(super) at_once: u32,
+    /// Whether what is fetched is added to the copies on a local disk.
+    pub(super) keeps: bool,
+}
+
+/// Rows of a file that were asked for.
+pub(super) struct Requested {
+    /// The rows of the columns that Lance decodes, if there are any.
+    stream: Option<Stream>,
+    /// The others, by their places.
+    long: Vec<(usize, LongRows)>,
+    num_rows: usize,
+    at_once: usize,
+    /// The rows that were handed on.
+    done: usize,
+}
+
+impl FileColumns {
+    /// Asks for some rows.
+    ///
+    /// Lance's reader of files is not used: it looks at all columns of the file each time.
+    pub(super) fn request(&self, part: &FileShape, wanted: &Wanted<'_>) -> Result<Requested> {
+        self.file.check()?;
+        let long = self.find_long(part, wanted.ranges)?;
+        let stream = match long.as_slice() {
+            [] => Some(self.decode(&part.stored, &part.starts, wanted)?),
+            long if long.len() == part.starts.len() => None,
+            long => {
+                let places: Vec<usize> = long.iter().map(|(at, _)| *at).collect();
+                let others = part.without(&places);
+                Some(self.decode(&others.stored, &others.starts, wanted)?)
+            }
+        };
+        let at_once = wanted.at_once as usize;
+        Ok(Requested { stream, long, num_rows: wanted.num_rows, at_once, done: 0 })
+    }
+
+    /// Finds the rows of the columns of long values.
+    fn find_long(&self, part: &FileShape, ranges: &[Range<u64>]) -> Result<Vec<(usize, LongRows)>> {
+        let Some(file) = &self.file.mapped else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for (at, (field, &start)) in part.stored.fields.iter().zip(&part.starts).enumerate() {
+            let long = || self.metadata.long.get(start as usize)?.as_ref();
+            if may_be_long(field)
+                && let Some(column) = long()
+            {
+                found.push((at, column.find(file, ranges)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Schedules the reads and the decoding of some rows.
+    fn decode(&self, stored: &Arc<Schema>, starts: &[u32], wanted: &Wanted<'_>) -> Result<Stream> {
+        let file = &self.file;
+        let config = SchedulerDecoderConfig {
+            decoder_plugins: Arc::<DecoderPlugins>::default(),
+            batch_size: wanted.at_once,
+            io: Arc::clone(if wanted.keeps { &file.io } else { &file.passing_io }),
+            cache: Arc::clone(&file.pages),
+            decoder_config: DecoderConfig::default(),
+            batch_size_bytes: None,
+        };
+        guard(&file.path, || {
+            schedule_and_decode_blocking(
+                self.metadata.infos.clone(),
+                RequestedRows::Ranges(wanted.ranges.to_vec()),
+                FilterExpression::no_filter(),
+                starts.to_vec(),
+                Arc::clone(stored),
+                config,
+            )
+            .map_err(|error| Error::lance(&file.path, &error))
+        })
+    }
+
+    /// Returns all rows of `requested`, which are those in `ranges` of `num_places`.
+    pub(super) fn read(
+        &self,
+        part: &FileShape,
+        mut requested: Requested,
+        ranges: &[Range<u64>],
+        num_places: u64,
+    ) -> Result<RecordBatch> {
+        let path = &self.file.path;
+        let decoded = match requested.stream.take() {
+            None => return self.with_long(part, &mut requested, None),
+            Some(stream) => guard(path, || collect(stream, path)),
+        };
+        match decoded {
+            Err(error) if saw_no_value(&error) => read_around(ranges, num_places, |wider| {
+                let at_once = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
+                let num_rows = at_once as usize;
+                let wanted = Wanted { ranges: &[wider], num_rows, at_once, keeps: true };
+                let stream = self.decode(&part.stored, &part.starts, &wanted)?;
+                guard(path, || collect(stream, path))
+            }),
+            decoded => self.with_long(part, &mut requested, Some(decoded?)),
+        }
+    }
+
+    /// Returns the next rows; `None` if these cannot be read in parts, as Lance's decoder sees no value.
+    pub(super) fn next(
+        &self,
+        part: &FileShape,
+        requested: &mut Requested,
+    ) -> Result<Option<RecordBatch>> {
+        let path = &self.file.path;
+        let Some(stream) = &mut requested.stream else {
+            return self.with_long(part, requested, None).map(Some);
+        };
+        let next = guard(path, || {
+            let next = stream.next().transpose();
+            next.map_err(|error| Error::arrow(path, &error))
+        });
+        match next {
+            Ok(Some(decoded)) => self.with_long(part, requested, Some(decoded)).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) if saw_no_value(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the next rows, of which the columns that Lance decodes are there.
+    fn with_long(
+        &self,
+        part: &FileShape,
+        requested: &mut Requested,
+        decoded: Option<RecordBatch>,
+    ) -> Result<RecordBatch> {
+        let start = requested.done;
+        let left = requested.num_rows.saturating_sub(start);
+        let num_rows = match &decoded {
+            Some(decoded) => decoded.num_rows(),
+            None => left.min(requested.at_once),
+        };
+        requested.done += num_rows;
+        let (Some(file), false) = (&self.file.mapped, requested.long.is_empty()) else {
+            return decoded.ok_or_else(|| Error::bug("no column was asked for"));
+        };
+        if num_rows > left {
+            let reason = format!("{left} rows were read, and {num_rows} came out");
+            return Err(Error::corrupt(&self.file.path, reason));
+        }
+        let mut others = decoded.iter().flat_map(RecordBatch::columns).cloned();
+        let mut long = requested.long.iter().peekable();
+        let column = |at: usize| -> Result<ArrayRef> {
+            match long.next_if(|(place, _)| *place == at) {
+                Some((_, rows)) => {
+                    rows.read(file, start..start + num_rows, part.schema.field(at).data_type())
+                }
+                None => others.next().ok_or_else(|| Error::bug("a column was not decoded")),
+            }
+        };
+        let columns = (0..part.starts.len()).map(column).collect::<Result<Vec<_>>>()?;
+        batch(Arc::clone(&part.schema), columns, num_rows)
+    }
+}
+
+/// Concatenates the batches of a stream. There is mostly one: Lance only splits what would overflow
+/// 32-bit offsets.
+fn collect(stream: Stream, path: &str) -> Result<RecordBatch> {
+    let schema = stream.schema();
+    let mut batches = Vec::with_capacity(1);
+    for part in stream {
+        crate::interrupt::check()?;
+        batches.push(part.map_err(|error| Error::arrow(path, &error))?);
+    }
+    match batches.len() {
+        1 => Ok(batches.remove(0)),
+        _ => arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| {
+            Error::invalid(format!("the rows of {path} in one batch"), "fewer rows per batch")
+                .caused_by(&error)
+        }),
+    }
+}
