@@ -2,12 +2,16 @@
 
 import shutil
 
+import counting_s3
 import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader.errors import CorruptFileError
+
+pytestmark = pytest.mark.usefixtures("no_credentials")
+server = counting_s3.server
 
 # Lance keeps values of up to 32 KiB as they are, and compresses longer ones, each for itself.
 SIZES = {
@@ -168,3 +172,66 @@ def test_text_that_is_none_is_told(tmp_path):
     file.write_bytes(contents)
     with pytest.raises(CorruptFileError, match="utf-8"):
         take(ll.open(uri), [0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The bucket: a table whose values are kept as they are, and one where they are compressed."""
+    for size in ("kept", "compressed"):
+        columns = {
+            "id": range(200),
+            "long": pa.array(values(size, 200, nulls=True), pa.binary()),
+        }
+        write(
+            tmp_path / "bucket" / f"{size}.lance",
+            pa.table(columns),
+            max_rows_per_file=70,
+        )
+    return tmp_path / "bucket"
+
+
+@pytest.mark.parametrize("size", ["kept", "compressed"])
+@pytest.mark.parametrize("kept", [True, False], ids=["cache", "no cache"])
+def test_rows_of_a_bucket_are_those_of_lance(folder, server, tmp_path, size, kept):
+    whole = lance.dataset(str(folder / f"{size}.lance"))
+    rows = ll.open(f"s3://bucket/{size}.lance", storage_options=server.options)
+    rows = rows.with_read("direct", cache_dir=tmp_path / "cache" if kept else "")
+    rows = rows.with_format("arrow").select_columns(["long", "id"])
+    order = [int(at) for at in np.random.default_rng(5).permutation(200)]
+    for _ in range(2):
+        server.reset()
+        found = pa.Table.from_batches([rows.take_offsets(order)])
+        assert found == whole.take(order, columns=["long", "id"])
+    assert (server.requests == 0) == kept
+    in_order = pa.Table.from_batches(list(rows.loader(batch_size=64)))
+    assert in_order == whole.to_table(columns=["long", "id"])
+
+
+def test_a_row_of_a_bucket_is_one_request_once_its_page_is_known(folder, server):
+    rows = ll.open("s3://bucket/compressed.lance", storage_options=server.options)
+    rows = (
+        rows.with_read("direct", cache_dir="")
+        .with_format("arrow")
+        .select_columns(["long"])
+    )
+    rows.take_offsets([0, 100, 199])
+    for place in (20, 120, 180):
+        server.reset()
+        assert rows.take_offsets([place]).num_rows == 1
+        assert server.requests == 1
+
+
+def test_a_fault_of_the_store_is_told_as_one(folder, server):
+    options = server.options | {"client_max_retries": "0"}
+    rows = ll.open("s3://bucket/kept.lance", storage_options=options)
+    rows = (
+        rows.with_read("direct", cache_dir="")
+        .with_format("arrow")
+        .select_columns(["long"])
+    )
+    rows.take_offsets([0])
+    server.fault = lambda number: 503
+    with pytest.raises(OSError, match="SlowDown"):
+        rows.take_offsets([30])
+    server.fault = None
+    assert rows.take_offsets([30]).num_rows == 1

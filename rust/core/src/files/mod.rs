@@ -12,7 +12,7 @@ mod remote;
 mod requests;
 mod traffic;
 
-pub(crate) use copied::{Copier, Head, MOST_HEAD_BYTES, Record};
+pub(crate) use copied::{Head, MOST_HEAD_BYTES, Record};
 pub(crate) use mapped::{Attempt, MappedFile};
 pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts};
 pub(crate) use traffic::Meter;

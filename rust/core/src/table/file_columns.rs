@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader};
+use futures::future::try_join_all;
 use lance_core::datatypes::Schema;
 use lance_encoding::decoder::{
     DecoderConfig, DecoderPlugins, FilterExpression, RequestedRows, SchedulerDecoderConfig,
     schedule_and_decode_blocking,
 };
+use tokio::task::JoinHandle;
 
 use super::blobs::BlobHome;
 use super::data_file::DataFile;
@@ -20,6 +22,7 @@ use super::open_files::Metadata;
 use super::shape::FileShape;
 use crate::error::{Error, Result};
 use crate::projection::batch;
+use crate::runtime;
 
 /// A file of a fragment, and where its columns are in it.
 #[derive(Debug)]
@@ -45,12 +48,43 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Requested {
     /// The rows of the columns that Lance decodes, if there are any.
     stream: Option<Stream>,
-    /// The others, by their places.
-    long: Vec<(usize, LongRows)>,
+    /// The others.
+    long: Long,
     num_rows: usize,
     at_once: usize,
     /// The rows that were handed on.
     done: usize,
+}
+
+/// The columns of long values, by their places.
+enum Long {
+    /// Those of a mapped file are found at once.
+    Found(Vec<(usize, LongRows)>),
+    Asked(Asked),
+}
+
+/// Long values on their way, which nobody waits for once this is gone.
+struct Asked(JoinHandle<Result<Vec<(usize, LongRows)>>>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Long {
+    /// Returns the columns, when they are there.
+    fn found(&mut self) -> Result<&mut Vec<(usize, LongRows)>> {
+        if let Self::Asked(asked) = self {
+            let found = futures::executor::block_on(&mut asked.0);
+            let found = found.map_err(|_| Error::bug("a task that fetches long values ended"))?;
+            *self = Self::Found(found?);
+        }
+        match self {
+            Self::Found(found) => Ok(found),
+            Self::Asked(_) => Err(Error::bug("long values were waited for")),
+        }
+    }
 }
 
 impl FileColumns {
@@ -59,12 +93,13 @@ impl FileColumns {
     /// Lance's reader of files is not used: it looks at all columns of the file each time.
     pub(super) fn request(&self, part: &FileShape, wanted: &Wanted<'_>) -> Result<Requested> {
         self.file.check()?;
-        let long = self.find_long(part, wanted.ranges)?;
-        let stream = match long.as_slice() {
-            [] => Some(self.decode(&part.stored, &part.starts, wanted)?),
-            long if long.len() == part.starts.len() => None,
-            long => {
-                let places: Vec<usize> = long.iter().map(|(at, _)| *at).collect();
+        let places = self.long_places(part);
+        // Before those that Lance decodes, as it may wait for what files say of their pages.
+        let long = self.ask_long(part, &places, wanted)?;
+        let stream = match places.len() {
+            0 => Some(self.decode(&part.stored, &part.starts, wanted)?),
+            count if count == part.starts.len() => None,
+            _ => {
                 let others = part.without(&places);
                 Some(self.decode(&others.stored, &others.starts, wanted)?)
             }
@@ -73,21 +108,40 @@ impl FileColumns {
         Ok(Requested { stream, long, num_rows: wanted.num_rows, at_once, done: 0 })
     }
 
-    /// Finds the rows of the columns of long values.
-    fn find_long(&self, part: &FileShape, ranges: &[Range<u64>]) -> Result<Vec<(usize, LongRows)>> {
-        let Some(file) = &self.file.mapped else {
-            return Ok(Vec::new());
-        };
-        let mut found = Vec::new();
-        for (at, (field, &start)) in part.stored.fields.iter().zip(&part.starts).enumerate() {
-            let long = || self.metadata.long.get(start as usize)?.as_ref();
-            if may_be_long(field)
-                && let Some(column) = long()
-            {
-                found.push((at, column.find(file, ranges)?));
-            }
+    /// Returns the places of the columns of long values.
+    fn long_places(&self, part: &FileShape) -> Vec<usize> {
+        let fields = part.stored.fields.iter().zip(&part.starts).enumerate();
+        let long = fields.filter(|(_, (field, start))| {
+            may_be_long(field) && self.metadata.long(**start).is_some()
+        });
+        long.map(|(at, _)| at).collect()
+    }
+
+    /// Finds the rows of the columns of long values; asks for them, if they are elsewhere.
+    fn ask_long(&self, part: &FileShape, places: &[usize], wanted: &Wanted<'_>) -> Result<Long> {
+        let column = |at: usize| self.metadata.long(part.starts[at]);
+        if let Some(file) = &self.file.mapped {
+            let find =
+                |&at: &usize| Some(column(at)?.find(file, wanted.ranges).map(|rows| (at, rows)));
+            return places.iter().filter_map(find).collect::<Result<_>>().map(Long::Found);
         }
-        Ok(found)
+        if places.is_empty() {
+            return Ok(Long::Found(Vec::new()));
+        }
+        let columns: Vec<_> = places.iter().map(|&at| (at, part.starts[at])).collect();
+        let file = Arc::clone(&self.file);
+        let (metadata, ranges, keeps) =
+            (Arc::clone(&self.metadata), wanted.ranges.to_vec(), wanted.keeps);
+        let fetch = async move {
+            let io = if keeps { &file.io } else { &file.passing_io };
+            let fetch = columns.iter().filter_map(|&(at, start)| {
+                let column = metadata.long(start)?;
+                let rows = column.fetch(io.as_ref(), &file.path, &ranges);
+                Some(async move { Ok((at, rows.await?)) })
+            });
+            try_join_all(fetch).await
+        };
+        Ok(Long::Asked(Asked(runtime::runtime()?.spawn(fetch))))
     }
 
     /// Schedules the reads and the decoding of some rows.
@@ -175,19 +229,21 @@ impl FileColumns {
             None => left.min(requested.at_once),
         };
         requested.done += num_rows;
-        let (Some(file), false) = (&self.file.mapped, requested.long.is_empty()) else {
+        let long = requested.long.found()?;
+        if long.is_empty() {
             return decoded.ok_or_else(|| Error::bug("no column was asked for"));
-        };
+        }
         if num_rows > left {
             let reason = format!("{left} rows were read, and {num_rows} came out");
             return Err(Error::corrupt(&self.file.path, reason));
         }
         let mut others = decoded.iter().flat_map(RecordBatch::columns).cloned();
-        let mut long = requested.long.iter().peekable();
+        let mut long = long.iter_mut().peekable();
         let column = |at: usize| -> Result<ArrayRef> {
             match long.next_if(|(place, _)| *place == at) {
                 Some((_, rows)) => {
-                    rows.read(file, start..start + num_rows, part.schema.field(at).data_type())
+                    let data_type = part.schema.field(at).data_type();
+                    rows.read(&self.file, start..start + num_rows, data_type)
                 }
                 None => others.next().ok_or_else(|| Error::bug("a column was not decoded")),
             }

@@ -9,10 +9,12 @@
 mod values;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use arrow_schema::DataType;
 use bytes::Bytes;
 use lance_core::datatypes::Field;
+use lance_encoding::EncodingsIo;
 use lance_encoding::decoder::{ColumnInfo, PageEncoding, PageInfo};
 use lance_encoding::encodings::physical::block::CompressionScheme;
 use lance_encoding::format::metadata::compressive_encoding::Compression;
@@ -21,7 +23,7 @@ use lance_encoding::format::metadata::page_layout::Layout;
 use lance_encoding::format::metadata::{CompressiveEncoding, FullZipLayout, RepDefLayer};
 
 use super::blobs::has_blobs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{MOST_HEAD_BYTES, MappedFile, Record};
 
 /// Pages whose values have fewer bytes on average are left to the decoder: a system call for each costs as
@@ -35,7 +37,7 @@ pub(super) struct LongColumn {
     compression: CompressionScheme,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct LongPage {
     num_rows: u64,
     /// Where its values lie in the file.
@@ -49,6 +51,8 @@ struct LongPage {
     length_bytes: usize,
     /// How each value is compressed.
     compression: CompressionScheme,
+    /// The index, once it was fetched from another machine.
+    fetched: OnceLock<Bytes>,
 }
 
 /// Where some values of a column lie, in the order of their rows.
@@ -59,6 +63,8 @@ pub(super) struct LongRows {
     /// The bytes of nulls and of lengths that each record was found to begin with.
     heads: Vec<(usize, usize)>,
     compression: CompressionScheme,
+    /// The records, where they were fetched; what was read of them is gone.
+    fetched: Option<Vec<Bytes>>,
 }
 
 /// Returns whether the values of a column may be long: its type, not what lies in its pages.
@@ -80,27 +86,76 @@ impl LongColumn {
         (are_alike && bytes / rows >= LONG_BYTES).then_some(Self { pages, compression })
     }
 
-    /// Finds the values of the rows in ascending, disjoint `ranges`, and asks for them ahead.
+    /// Returns the bytes of its indexes, which are kept once they were fetched.
+    pub(super) fn index_bytes(&self) -> u64 {
+        self.pages
+            .iter()
+            .map(|page| page.entries(&(0..page.num_rows)))
+            .map(|at| at.end - at.start)
+            .sum()
+    }
+
+    /// Finds the values of the rows in ascending, disjoint `ranges` of a mapped file, and asks for them ahead.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if the index of a page makes no sense.
     pub(super) fn find(&self, file: &MappedFile, ranges: &[Range<u64>]) -> Result<LongRows> {
         let parts = self.parts(ranges);
+        let entries = parts.iter().map(|(page, rows)| page.entries(rows)).collect();
+        let found = self.found(ranges, &parts, &file.slices(entries)?);
+        let found = found.map_err(|reason| file.corrupt(reason))?;
+        let places: Vec<_> = found.records.iter().map(Record::range).collect();
+        file.ahead_of_copy(&places);
+        Ok(found)
+    }
+
+    /// Finds and fetches the values of the rows in ascending, disjoint `ranges` of the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the index of a page makes no sense, and those of the store.
+    pub(super) async fn fetch(
+        &self,
+        io: &dyn EncodingsIo,
+        path: &str,
+        ranges: &[Range<u64>],
+    ) -> Result<LongRows> {
+        let parts = self.parts(ranges);
+        let mut unknown: Vec<_> = parts.iter().map(|(page, _)| *page).collect();
+        unknown.retain(|page| page.fetched.get().is_none());
+        unknown.dedup_by(|page, last| std::ptr::eq(*page, *last));
+        let indexes = unknown.iter().map(|page| page.entries(&(0..page.num_rows))).collect();
+        for (page, index) in unknown.iter().zip(ask(io, path, indexes).await?) {
+            // Another window may have been faster.
+            let _ = page.fetched.set(index);
+        }
+        let entries = parts.iter().map(|(page, rows)| page.of_index(rows));
+        let entries = entries.collect::<Option<Vec<_>>>();
+        let entries = entries.ok_or_else(|| Error::corrupt(path, "an index is too short"))?;
+        let found = self.found(ranges, &parts, &entries);
+        let mut found = found.map_err(|reason| Error::corrupt(path, reason))?;
+        let places = found.records.iter().map(Record::range).collect();
+        found.fetched = Some(ask(io, path, places).await?);
+        Ok(found)
+    }
+
+    /// Returns the rows of `parts`, whose entries of indexes are these.
+    fn found(
+        &self,
+        ranges: &[Range<u64>],
+        parts: &[(&LongPage, Range<u64>)],
+        entries: &[Bytes],
+    ) -> std::result::Result<LongRows, String> {
         let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let found: u64 = parts.iter().map(|(_, rows)| rows.end - rows.start).sum();
         if count != found {
-            let reason = format!("{count} rows are wanted, and its pages have {found} of them");
-            return Err(file.corrupt(reason));
+            return Err(format!("{count} rows are wanted, and its pages have {found} of them"));
         }
-        let entries = parts.iter().map(|(page, rows)| page.entries(rows)).collect();
-        let entries = file.slices(entries)?;
         let mut rows = LongRows::new(usize::try_from(count).unwrap_or(0), self.compression);
-        for ((page, _), entries) in parts.iter().zip(&entries) {
-            page.find(entries, &mut rows).map_err(|reason| file.corrupt(reason))?;
+        for ((page, _), entries) in parts.iter().zip(entries) {
+            page.find(entries, &mut rows)?;
         }
-        let places: Vec<_> = rows.records.iter().map(Record::range).collect();
-        file.ahead_of_copy(&places);
         Ok(rows)
     }
 
@@ -160,12 +215,22 @@ impl LongPage {
             null_bytes,
             length_bytes,
             compression,
+            fetched: OnceLock::new(),
         })
     }
 
     /// Returns where the entries of the index are that say where these rows begin and end.
     fn entries(&self, rows: &Range<u64>) -> Range<u64> {
         self.index + rows.start * self.entry_bytes..self.index + (rows.end + 1) * self.entry_bytes
+    }
+
+    /// Returns these entries of the index that was fetched.
+    fn of_index(&self, rows: &Range<u64>) -> Option<Bytes> {
+        let index = self.fetched.get()?;
+        let entries = self.entries(rows);
+        let start = usize::try_from(entries.start - self.index).ok()?;
+        let end = usize::try_from(entries.end - self.index).ok()?;
+        (end <= index.len()).then(|| index.slice(start..end))
     }
 
     /// Adds the rows that these entries of the index are of.
@@ -224,10 +289,27 @@ fn null_bytes(layout: &FullZipLayout) -> Option<usize> {
     }
 }
 
+/// Returns the bytes of ranges in any order, some of which may be the same.
+async fn ask(io: &dyn EncodingsIo, path: &str, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
+    let mut order: Vec<usize> = (0..ranges.len()).collect();
+    order.sort_by_key(|&at| ranges[at].start);
+    let sorted = order.iter().map(|&at| ranges[at].clone()).collect();
+    let answers = io.submit_request(sorted, 0).await.map_err(|error| Error::lance(path, &error))?;
+    let mut bytes = vec![Bytes::new(); ranges.len()];
+    for (at, answer) in order.into_iter().zip(answers) {
+        bytes[at] = answer;
+    }
+    if bytes.iter().zip(&ranges).any(|(bytes, range)| bytes.len() as u64 != range.end - range.start)
+    {
+        return Err(Error::corrupt(path, "fewer bytes came than were asked for"));
+    }
+    Ok(bytes)
+}
+
 impl LongRows {
     fn new(count: usize, compression: CompressionScheme) -> Self {
         let (records, valid) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        Self { records, valid, heads: Vec::with_capacity(count), compression }
+        Self { records, valid, heads: Vec::with_capacity(count), compression, fetched: None }
     }
 
     fn push(&mut self, record: Record, is_valid: bool, page: &LongPage) {
@@ -251,6 +333,7 @@ mod tests {
             null_bytes: 1,
             length_bytes: 4,
             compression: CompressionScheme::None,
+            fetched: OnceLock::new(),
         }
     }
 

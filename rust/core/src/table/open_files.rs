@@ -46,7 +46,14 @@ static NEXT_STORAGE: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Metadata {
     pub(super) infos: Vec<Arc<ColumnInfo>>,
     /// Those that are read without Lance's decoder.
-    pub(super) long: Vec<Option<LongColumn>>,
+    long: Vec<Option<LongColumn>>,
+}
+
+impl Metadata {
+    /// Returns the column at a place among `infos`, if it holds long values.
+    pub(super) fn long(&self, at: u32) -> Option<&LongColumn> {
+        self.long.get(at as usize)?.as_ref()
+    }
 }
 
 /// A file of a table that is open.
@@ -175,11 +182,12 @@ impl OpenFiles {
         columns: &Arc<[Run]>,
         found: Vec<Arc<ColumnInfo>>,
     ) -> Arc<Metadata> {
-        let bytes = found.iter().map(DeepSizeOf::deep_size_of).sum::<usize>();
-        let long = found.iter().map(|info| LongColumn::of(info)).collect();
+        let bytes = found.iter().map(DeepSizeOf::deep_size_of).sum::<usize>() as u64;
+        let long: Vec<_> = found.iter().map(|info| LongColumn::of(info)).collect();
+        let indexes: u64 = long.iter().flatten().map(LongColumn::index_bytes).sum();
         let found = Arc::new(Metadata { infos: found, long });
         let key = (key.clone(), Arc::clone(columns));
-        let (kept, gone) = lock(&self.metadata).insert(key, found, bytes as u64);
+        let (kept, gone) = lock(&self.metadata).insert(key, found, bytes + indexes);
         drop(gone);
         kept
     }

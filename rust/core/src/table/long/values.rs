@@ -7,14 +7,16 @@ use arrow_array::types::{BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Ty
 use arrow_array::{ArrayRef, GenericByteArray, OffsetSizeTrait};
 use arrow_buffer::{MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
+use bytes::Bytes;
 use lance_encoding::encodings::physical::block::{
     BufferCompressor, CompressionConfig, CompressionScheme, GeneralBufferCompressor,
 };
 
+use super::super::data_file::DataFile;
 use super::super::guard::guard;
 use super::LongRows;
 use crate::error::{Error, Result};
-use crate::files::{Copier, Head, MappedFile, Record};
+use crate::files::{Head, MOST_HEAD_BYTES, MappedFile, Record};
 
 /// Compressed bytes that are copied at once: they should still be in the processor's cache when they are
 /// decompressed.
@@ -29,8 +31,8 @@ impl LongRows {
     /// decompressed, or text is not UTF-8; [`Error::Invalid`] if the column outgrows the offsets of its type;
     /// [`Error::Io`].
     pub(in super::super) fn read(
-        &self,
-        file: &MappedFile,
+        &mut self,
+        file: &DataFile,
         rows: Range<usize>,
         data_type: &DataType,
     ) -> Result<ArrayRef> {
@@ -43,44 +45,74 @@ impl LongRows {
         }
     }
 
-    fn column<T: ByteArrayType>(&self, file: &MappedFile, rows: Range<usize>) -> Result<ArrayRef> {
+    fn column<T: ByteArrayType>(
+        &mut self,
+        file: &DataFile,
+        rows: Range<usize>,
+    ) -> Result<ArrayRef> {
         let records = &self.records[rows.clone()];
         // What is compressed is mostly not made smaller by it: images and sound.
         let bytes = records.iter().map(|record| record.len).sum();
-        let mut values = MutableBuffer::with_capacity(bytes);
-        let mut ends = Vec::with_capacity(records.len());
-        let copier = file.copier();
-        if self.compression == CompressionScheme::None {
-            let heads = copier.copy(records, &mut values)?;
-            self.check(file, rows.clone(), &heads)?;
-            ends.extend(records.iter().scan(0, |end, record| {
-                *end += record.len;
-                Some(*end)
-            }));
-        } else {
-            self.decompress(file, rows.clone(), &copier, &mut values, &mut ends)?;
+        let mut out = Out { values: MutableBuffer::with_capacity(bytes), ends: Vec::new() };
+        match (&file.mapped, self.fetched.take()) {
+            (_, Some(mut fetched)) => {
+                let read = self.take(file, rows.clone(), &mut fetched, &mut out);
+                self.fetched = Some(fetched);
+                read?;
+            }
+            (Some(mapped), None) => self.copy(file, mapped, rows.clone(), &mut out)?,
+            (None, None) => return Err(Error::bug("long values that were not fetched")),
         }
-        let offsets = offsets::<T::Offset>(&ends)?;
+        let offsets = offsets::<T::Offset>(&out.ends)?;
         let valid = &self.valid[rows];
         let nulls = valid.contains(&false).then(|| NullBuffer::from(valid));
-        let array = GenericByteArray::<T>::try_new(offsets, values.into(), nulls);
-        Ok(Arc::new(array.map_err(|error| file.corrupt(error.to_string()))?))
+        let array = GenericByteArray::<T>::try_new(offsets, out.values.into(), nulls);
+        Ok(Arc::new(array.map_err(|error| Error::corrupt(&file.path, error.to_string()))?))
     }
 
-    /// Decompresses values to `out`, and adds where each of them ends to `ends`.
-    fn decompress(
+    /// Reads values that were fetched.
+    fn take(
         &self,
-        file: &MappedFile,
+        file: &DataFile,
         rows: Range<usize>,
-        copier: &Copier<'_>,
-        out: &mut MutableBuffer,
-        ends: &mut Vec<usize>,
+        fetched: &mut [Bytes],
+        out: &mut Out,
     ) -> Result<()> {
-        let config = CompressionConfig::new(self.compression, None);
-        let codec = GeneralBufferCompressor::get_compressor(config);
-        let codec = codec.map_err(|error| Error::lance(file.path().display(), &error))?;
+        let mut codec = Codec::new(file, self.compression)?;
+        for row in rows {
+            crate::interrupt::check()?;
+            let bytes = std::mem::take(&mut fetched[row]);
+            let (front, stored) = bytes.split_at(self.records[row].head.min(bytes.len()));
+            let mut head = [0; MOST_HEAD_BYTES];
+            head[..front.len()].copy_from_slice(front);
+            self.check(file, row..row + 1, &[head])?;
+            codec.add(stored, out)?;
+        }
+        Ok(())
+    }
+
+    /// Copies values from a mapped file.
+    fn copy(
+        &self,
+        file: &DataFile,
+        mapped: &MappedFile,
+        rows: Range<usize>,
+        out: &mut Out,
+    ) -> Result<()> {
+        let copier = mapped.copier();
+        if self.compression == CompressionScheme::None {
+            let records = &self.records[rows.clone()];
+            let heads = copier.copy(records, &mut out.values)?;
+            self.check(file, rows, &heads)?;
+            let mut end = 0;
+            out.ends.extend(records.iter().map(|record| {
+                end += record.len;
+                end
+            }));
+            return Ok(());
+        }
+        let mut codec = Codec::new(file, self.compression)?;
         let mut stored = MutableBuffer::with_capacity(BYTES_AT_ONCE);
-        let mut value = Vec::new();
         let mut first = rows.start;
         while first < rows.end {
             let count = at_once(&self.records[first..rows.end]);
@@ -90,13 +122,7 @@ impl LongRows {
             self.check(file, first..first + count, &heads)?;
             let mut start = 0;
             for record in records {
-                let stored = &stored[start..start + record.len];
-                value.clear();
-                guard(&file.path().to_string_lossy(), || {
-                    one(&*codec, stored, &mut value).map_err(|error| file.corrupt(error))
-                })?;
-                out.extend_from_slice(&value);
-                ends.push(out.len());
+                codec.add(&stored[start..start + record.len], out)?;
                 start += record.len;
             }
             first += count;
@@ -105,11 +131,12 @@ impl LongRows {
     }
 
     /// Checks what lies in front of each value.
-    fn check(&self, file: &MappedFile, rows: Range<usize>, heads: &[Head]) -> Result<()> {
+    fn check(&self, file: &DataFile, rows: Range<usize>, heads: &[Head]) -> Result<()> {
         for (row, head) in rows.zip(heads) {
             if !self.is_head(row, head) {
                 let start = self.records[row].start;
-                return Err(file.corrupt(format!("the value at byte {start} has another length")));
+                let reason = format!("the value at byte {start} has another length");
+                return Err(Error::corrupt(&file.path, reason));
             }
         }
         Ok(())
@@ -128,12 +155,45 @@ impl LongRows {
     }
 }
 
-fn one(
-    codec: &dyn BufferCompressor,
-    stored: &[u8],
-    value: &mut Vec<u8>,
-) -> std::result::Result<(), String> {
-    codec.decompress(stored, value).map_err(|error| error.to_string())
+/// The values of a column, and where each of them ends.
+struct Out {
+    values: MutableBuffer,
+    ends: Vec<usize>,
+}
+
+/// Decompresses values of a file.
+struct Codec<'a> {
+    file: &'a DataFile,
+    /// `None` for what is not compressed.
+    codec: Option<Box<dyn BufferCompressor>>,
+    value: Vec<u8>,
+}
+
+impl<'a> Codec<'a> {
+    fn new(file: &'a DataFile, scheme: CompressionScheme) -> Result<Self> {
+        let config = CompressionConfig::new(scheme, None);
+        let make = || GeneralBufferCompressor::get_compressor(config);
+        let codec = (scheme != CompressionScheme::None).then(make).transpose();
+        let codec = codec.map_err(|error| Error::lance(&file.path, &error))?;
+        Ok(Self { file, codec, value: Vec::new() })
+    }
+
+    /// Adds a value to a column.
+    fn add(&mut self, stored: &[u8], out: &mut Out) -> Result<()> {
+        let Self { file, codec, value } = self;
+        if let Some(codec) = codec {
+            value.clear();
+            guard(&file.path, || {
+                let read = codec.decompress(stored, value);
+                read.map_err(|error| Error::corrupt(&file.path, error.to_string()))
+            })?;
+            out.values.extend_from_slice(value);
+        } else {
+            out.values.extend_from_slice(stored);
+        }
+        out.ends.push(out.values.len());
+        Ok(())
+    }
 }
 
 /// Returns how many of the first records are copied at once.
