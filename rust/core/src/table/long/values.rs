@@ -165,7 +165,7 @@ struct Out {
 struct Codec<'a> {
     file: &'a DataFile,
     /// `None` for what is not compressed.
-    codec: Option<Box<dyn BufferCompressor>>,
+    scheme: Option<Box<dyn BufferCompressor>>,
     value: Vec<u8>,
 }
 
@@ -173,18 +173,18 @@ impl<'a> Codec<'a> {
     fn new(file: &'a DataFile, scheme: CompressionScheme) -> Result<Self> {
         let config = CompressionConfig::new(scheme, None);
         let make = || GeneralBufferCompressor::get_compressor(config);
-        let codec = (scheme != CompressionScheme::None).then(make).transpose();
-        let codec = codec.map_err(|error| Error::lance(&file.path, &error))?;
-        Ok(Self { file, codec, value: Vec::new() })
+        let scheme = (scheme != CompressionScheme::None).then(make).transpose();
+        let scheme = scheme.map_err(|error| Error::lance(&file.path, &error))?;
+        Ok(Self { file, scheme, value: Vec::new() })
     }
 
     /// Adds a value to a column.
     fn add(&mut self, stored: &[u8], out: &mut Out) -> Result<()> {
-        let Self { file, codec, value } = self;
-        if let Some(codec) = codec {
+        let Self { file, scheme, value } = self;
+        if let Some(scheme) = scheme {
             value.clear();
             guard(&file.path, || {
-                let read = codec.decompress(stored, value);
+                let read = scheme.decompress(stored, value);
                 read.map_err(|error| Error::corrupt(&file.path, error.to_string()))
             })?;
             out.values.extend_from_slice(value);
