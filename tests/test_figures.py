@@ -74,6 +74,7 @@ def test_arms_name_functions_that_are_there(monkeypatch):
         lance_torch,
         packing,
         processes,
+        storage,
         wide,
         windows,
         workers,
@@ -89,6 +90,7 @@ def test_arms_name_functions_that_are_there(monkeypatch):
     named |= {reference for reference, _ in packing.ARMS.values()}
     named |= {f"peers.images:{way.opened}" for way in images.WAYS.values()}
     named |= {f"peers.windows:{opened}" for opened in windows.WAYS.values()}
+    named |= {f"peers.stored:{peer}" for peer in storage.PEERS.values()}
     for name in sorted(named):
         module, _, function = name.partition(":")
         source = (ROOT / "benches" / f"{module.replace('.', '/')}.py").read_text()

@@ -1,7 +1,7 @@
 """A read-only server of a folder that speaks S3, as slow and as limited as a real one.
 
-Answers begin after a time that is lognormal; each connection has a bandwidth, and requests above a rate
-are refused with 503. ``GET /__stats`` gives the counts, and starts them anew. It runs in a
+Answers begin after a time that is lognormal; each connection has a bandwidth, all of them together have
+another, and requests above a rate are refused with 503. ``GET /__stats`` gives the counts, and starts them anew. It runs in a
 process of its own.
 """
 
@@ -26,6 +26,8 @@ from typing import Any
 
 BUCKET = "bucket"
 CHUNK_BYTES = 256 << 10
+BURST_S = 0.002
+"""How far all connections together may be ahead of their bandwidth."""
 Z_99 = 2.326
 """The 99 % quantile of the standard normal distribution."""
 READY_S = 20.0
@@ -39,12 +41,14 @@ class Slowness:
         p50: The median time until an answer begins, in seconds.
         p99: Its 99 % quantile.
         bandwidth: Bytes per second of one connection.
+        total: Bytes per second of all connections, as of a network of 10 Gbit/s.
         rate: Requests per second above which some are refused.
     """
 
     p50: float = 0.03
     p99: float = 0.2
     bandwidth: float = 100e6
+    total: float = 1.25e9
     rate: float = 5500.0
 
 
@@ -55,6 +59,8 @@ class Server:
         self.random = random.Random(0)
         self.files: dict[Path, tuple[int, int]] = {}
         self.tokens, self.filled = slowness.rate, time.monotonic()
+        self.sent_until = 0.0
+        """When all that was sent is through, by the bandwidth of all connections."""
         self.reset()
 
     def reset(self) -> None:
@@ -155,6 +161,11 @@ class Server:
             self.counts["bytes"] += len(chunk)
             await writer.drain()
             due = began + (at + len(chunk) - start) / self.slowness.bandwidth
+            now = time.monotonic()
+            self.sent_until = max(self.sent_until, now)
+            self.sent_until += len(chunk) / self.slowness.total
+            if self.sent_until > now + BURST_S:
+                due = max(due, self.sent_until)
             if (early := due - time.monotonic()) > 0:
                 await asyncio.sleep(early)
 

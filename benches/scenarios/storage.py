@@ -2,12 +2,15 @@
 
 The server counts requests and bytes. The limit is a plain downloader: the same bytes, by as many
 connections as the loader may use, in order of the shuffle. What an epoch takes beyond that is compared
-with the same epoch of the same table on a local disk, whose files are in the page cache.
+with the same epoch of the same table on a local disk, whose files are in the page cache. LitData and MosaicML
+Streaming read copies in formats of their own from a server of the same kind, and shuffle inside windows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import itertools
 import random
 import resource
 import time
@@ -19,15 +22,21 @@ from typing import Any
 
 from harness.bench import Bench, Figures
 from harness.object_server import BUCKET, Store, serving
-from harness.process import child
+from harness.process import Child, child, result_of
 from harness.tables import BenchTable
+from harness.turn import MAKE_LIMIT_S
+from peers import stored
 
 STORAGE = "object storage"
 OURS = "lanceloader, loader()"
 LOCAL = "lanceloader, the same table on a local disk"
 """Epoch 0 fills the cache folder, and epoch 1 finds it there, as in object storage."""
 LANCEDB = "lancedb Permutation in DataLoader"
+LANCEDB_STREAMING = "lancedb StreamingDataset in DataLoader"
 PYLANCE = "lance.take, batch by batch"
+LITDATA = "LitData, chunks in its format"
+MOSAICML = "MosaicML Streaming, shards in its format"
+PEERS = {LITDATA: stored.LITDATA, MOSAICML: stored.MOSAICML}
 DOWNLOADER = "plain downloader, 256 connections"
 NAMES = ("narrow", "text", "embeddings", "image")
 EPOCHS = 2
@@ -60,8 +69,10 @@ def run(bench: Bench) -> None:
                 ): lambda _, arm=arm, table=table, store=store, remote=remote: one(
                     bench, arm, table, store, remote
                 )
-                for arm in (OURS, LOCAL, DOWNLOADER, LANCEDB, PYLANCE)
-            }
+                for arm in (
+                    OURS, LOCAL, DOWNLOADER, LANCEDB, LANCEDB_STREAMING, PYLANCE, *PEERS
+                )
+            }  # fmt: skip
             bench.measure(STORAGE, cases, bench.rounds)
 
 
@@ -79,11 +90,13 @@ def remote_of(table: BenchTable, store: Store) -> Remote:
 def one(
     bench: Bench, arm: str, table: BenchTable, store: Store, remote: Remote
 ) -> Figures:
-    store.counts()
+    if arm in PEERS:
+        return one_peer(bench, PEERS[arm], table, remote)
     job = {
         OURS: "ours",
         LOCAL: "ours",
         LANCEDB: "lancedb_permutation",
+        LANCEDB_STREAMING: "lancedb_streaming",
         PYLANCE: "pylance_take",
         DOWNLOADER: "download",
     }[arm]
@@ -93,28 +106,57 @@ def one(
         arguments["remote"] = replace(remote, uri=str(table.path), options={})
     if arm == DOWNLOADER:
         arguments |= {"endpoint": store.options["aws_endpoint"], "table": table}
-    figures: Figures = {}
-    num_bytes = table.num_bytes * remote.num_rows / table.num_rows
+    num_epochs = EPOCHS if arm in (OURS, LOCAL) else 1
+    store.counts()
     with (
         bench.empty_folder() as cache,
         child(f"scenarios.storage:{job}", cache=cache, **arguments) as running,
     ):
-        for epoch in range(EPOCHS if arm in (OURS, LOCAL) else 1):
-            found, counts = running.next(), store.counts()
-            rows = found["rows"]
-            figures |= {
-                f"rows_per_s_{epoch}": rows / found["seconds"],
-                f"requests_per_row_{epoch}": counts["requests"] / rows,
-                f"seconds_per_row_{epoch}": found["seconds"] / rows,
-                f"bytes_per_useful_byte_{epoch}": counts["bytes"] / found["bytes"],
-                f"bytes_of_table_{epoch}": counts["bytes"] / num_bytes,
-                f"cpu_us_per_row_{epoch}": found["cpu_s"] / rows * 1e6,
-                f"most_in_flight_{epoch}": counts["most"],
-                f"refused_{epoch}": counts["refused"],
-            }
-            if epoch == 0:
-                figures["first_batch_s"] = found["first_batch_s"]
-        running.finish()
+        return epochs_of(running, store, table, remote, num_epochs)
+
+
+def one_peer(bench: Bench, peer: str, table: BenchTable, remote: Remote) -> Figures:
+    """Measure who reads a copy of its own, which is written now if there is none."""
+    venv, copy = stored.VENVS[peer], table.copy(stored.SUFFIXES[peer])
+    if not copy.exists():
+        arguments = {"table": table, "peer": peer, "limit_s": MAKE_LIMIT_S}
+        result_of("peers.stored:make", venv=venv, **arguments)
+    with (
+        serving(copy.parent) as store,
+        bench.empty_folder() as folder,
+        child(
+            "scenarios.storage:peer",
+            venv=venv,
+            name=peer,
+            remote=replace(remote, uri=stored.uri_of(copy), options=store.options),
+            folder=str(folder),
+        ) as running,
+    ):
+        store.counts()
+        return epochs_of(running, store, table, remote, EPOCHS)
+
+
+def epochs_of(
+    running: Child, store: Store, table: BenchTable, remote: Remote, num_epochs: int
+) -> Figures:
+    figures: Figures = {}
+    num_bytes = table.num_bytes * remote.num_rows / table.num_rows
+    for epoch in range(num_epochs):
+        found, counts = running.next(), store.counts()
+        rows = found["rows"]
+        figures |= {
+            f"rows_per_s_{epoch}": rows / found["seconds"],
+            f"requests_per_row_{epoch}": counts["requests"] / rows,
+            f"seconds_per_row_{epoch}": found["seconds"] / rows,
+            f"bytes_per_useful_byte_{epoch}": counts["bytes"] / found["bytes"],
+            f"bytes_of_table_{epoch}": counts["bytes"] / num_bytes,
+            f"cpu_us_per_row_{epoch}": found["cpu_s"] / rows * 1e6,
+            f"most_in_flight_{epoch}": counts["most"],
+            f"refused_{epoch}": counts["refused"],
+        }
+        if epoch == 0:
+            figures["first_batch_s"] = found["first_batch_s"]
+    running.finish()
     return figures
 
 
@@ -158,6 +200,28 @@ def lancedb_permutation(remote: Remote) -> Iterator[Any]:
         )
 
     yield from timed([epoch()])
+
+
+def lancedb_streaming(remote: Remote) -> Iterator[Any]:
+    import lancedb.streaming  # noqa: F401  # before the clock starts
+
+    yield
+    yield from timed(
+        stored.lancedb_streaming(remote.uri, remote.options, remote.batch_size)
+        for _ in range(1)
+    )
+
+
+def peer(name: str, remote: Remote, folder: str) -> Iterator[Any]:
+    """Read what ``peers.stored`` calls ``name``; it has no more rows than the table is read by."""
+    importlib.import_module("streaming" if name == stored.MOSAICML else name)
+    epochs = getattr(stored, name)
+    yield
+    most = remote.num_rows // remote.batch_size
+    yield from timed(
+        itertools.islice(epoch, most)
+        for epoch in epochs(remote.uri, remote.options, remote.batch_size, folder)
+    )
 
 
 def pylance_take(remote: Remote) -> Iterator[Any]:
