@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import hub_folder
 import lance
 import lancedb
 import lanceloader as ll
@@ -101,7 +102,13 @@ def bucket(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("bucket")
     lance.write_dataset(pa.table({"id": range(1000)}), folder / "songs.lance")
     s3_folder.forget_credentials(monkeypatch)
-    with s3_folder.serving(folder) as endpoint:
+    hub_folder.forget_credentials(monkeypatch, folder)
+    repository = {"repository": "datasets/me/library"}
+    with (
+        s3_folder.serving(folder) as endpoint,
+        hub_folder.serving(folder, **repository) as hub,
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("AWS_ENDPOINT", endpoint)
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
         monkeypatch.setenv("AWS_REGION", "eu-north-1")

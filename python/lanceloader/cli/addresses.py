@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 import lanceloader as ll
 from lanceloader.cli.failures import UsageError
 from lanceloader.monitor import redaction
+from lanceloader.sources.hf_addresses import revision_as_option
 
 __all__ = ["Address", "Database"]
 
@@ -56,13 +57,17 @@ class Address:
         """Check the options.
 
         Raises:
-            UsageError: If a storage option has no value.
+            UsageError: If a storage option has no value, or another revision than the address.
         """
         options = parsed(storage_option or [])
         redaction.remember(options)
         if table is not None:
             table = table.removesuffix(".lance")
-        return cls(uri, table, version, branch, tag, options)
+        try:
+            uri, checked = revision_as_option(uri, options)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return cls(uri, table, version, branch, tag, dict(checked or {}))
 
     def find(self) -> str | Database | Any:
         """Return an argument for ``lanceloader.open``, or the database if no table was named.

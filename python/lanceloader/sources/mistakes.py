@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ OTHER_SCHEMES = {
 }
 OTHER_SCHEMES["https"] = OTHER_SCHEMES["http"]
 """Schemes of addresses that Lance does not read, and what to write instead."""
+
+REPOSITORY = re.compile(r"hf://(dataset|model|space|bucket)s?/[^/]+/[^/]+.*")
+"""The beginning of an address at Hugging Face, as Lance reads it."""
 
 S3_OPTIONS = (
     "access_key_id",
@@ -61,6 +65,12 @@ def check_scheme(uri: str) -> None:
     if separator and scheme.lower() in OTHER_SCHEMES:
         message = (
             f"{uri} is not an address of a Lance table: {OTHER_SCHEMES[scheme.lower()]}"
+        )
+        raise ValueError(message)
+    if scheme == "hf" and not REPOSITORY.fullmatch(uri):
+        message = (
+            f"{uri} is not an address of a Lance table: write hf://datasets/owner/name/table.lance, or "
+            "models, spaces or buckets in place of datasets"
         )
         raise ValueError(message)
 

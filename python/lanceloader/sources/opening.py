@@ -18,6 +18,7 @@ from lanceloader.errors import UnsupportedError
 from lanceloader.monitor.progress import waiting
 from lanceloader.sources.base import Source
 from lanceloader.sources.engine_source import EngineSource, TableAddress, TableHandle
+from lanceloader.sources.hf_addresses import revision_as_option
 from lanceloader.sources.hf_datasets import DatasetSource, raise_not_a_dataset
 from lanceloader.sources.mistakes import check_scheme, table_from
 from lanceloader.sources.native import LanceSource, MemorySource, absolute, name_of
@@ -226,6 +227,7 @@ def uri_source(
 ) -> Source:
     """Open a Lance table by address, with its own library if the native reader cannot."""
     check_scheme(uri)
+    uri, storage_options = revision_as_option(uri, storage_options)
     name = name_of(uri)
     with waiting(f"opening {name}"):
         try:

@@ -145,11 +145,13 @@ pub(super) fn find<'a, E: StdError + 'static>(
 /// Returns what kind of failure an error is, by the first of its chain that says so.
 pub(super) fn fault_of(error: &(dyn StdError + 'static)) -> Fault {
     // Known by their text only: their types are private, or were dropped on the way.
-    const TEXTS: [(&str, Fault); 11] = [
+    const TEXTS: [(&str, Fault); 13] = [
         ("<Code>ExpiredToken</Code>", Fault::Denied),
         ("<Code>RequestTimeout</Code>", Fault::Passing),
         ("<Code>NoSuchBucket</Code>", Fault::NoBucket),
         ("<Code>ContainerNotFound</Code>", Fault::NoBucket),
+        ("<Code>RepoNotFound</Code>", Fault::NoBucket),
+        ("<Code>RevisionNotFound</Code>", Fault::NoBucket),
         ("Bucket '", Fault::NoBucket),
         ("Failed to get AWS credentials", Fault::NoCredentials),
         ("URL scheme is not allowed", Fault::PlainHttp),

@@ -14,6 +14,6 @@ mod traffic;
 
 pub(crate) use copied::{Head, MOST_HEAD_BYTES, Record};
 pub(crate) use mapped::{Attempt, MappedFile};
-pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts};
+pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts, jittered};
 pub(crate) use traffic::Meter;
 pub use traffic::Traffic;

@@ -400,7 +400,7 @@ impl Drop for Task {
 
 /// Returns from a half of `pause` to all of it, by a hash of the time.
 #[expect(clippy::cast_precision_loss, reason = "any number does")]
-fn jittered(pause: Duration, elapsed: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration, elapsed: Duration) -> Duration {
     let noise = XxHash3_64::oneshot(&elapsed.as_nanos().to_le_bytes());
     pause.mul_f64(0.5 + 0.5 * noise as f64 / u64::MAX as f64)
 }

@@ -1,6 +1,6 @@
 //! Where a table is, and which version of it is meant.
 
-use super::storage::StorageOptions;
+use super::options::StorageOptions;
 use super::stores::Store;
 
 /// Which version of a table to open.

@@ -11,7 +11,8 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 
 use super::address::{Address, Version};
-use super::storage::{Place, absolute, option};
+use super::options::option;
+use super::storage::{Place, absolute};
 use super::stores::{Store, bucket_of};
 use crate::error::{Cause, Error, Fault, Result};
 use crate::runtime;
@@ -104,7 +105,7 @@ pub(super) fn explained(address: &Address, error: Error) -> Error {
     };
     let (place, endpoint) = (store.place(&address.options), store.endpoint);
     if fault == Fault::NoBucket {
-        let (kind, name) = (store.bucket, bucket_of(&address.uri));
+        let (kind, name) = (store.bucket, bucket_of(&address.uri, &address.options));
         let reason = format!(
             "there is no {kind} `{name}` at {place}; check its name, and {endpoint} if it is not on {}",
             store.home
@@ -118,7 +119,7 @@ pub(super) fn explained(address: &Address, error: Error) -> Error {
                 "check {endpoint} and the network; the options `timeout` and `connect_timeout` allow more time"
             )
         }
-        Fault::Denied => format!("check {}, and what they may read", store.keys),
+        Fault::Denied => format!("check {}{}", store.keys, store.rights),
         Fault::NoCredentials => format!(
             "set {}, or a role; pickles hold no credentials, so set them where it is unpickled",
             store.keys

@@ -8,7 +8,8 @@ use lance_table::format::{Fragment, Manifest, RowIdMeta};
 use lance_table::io::deletion::read_deletion_file;
 use lance_table::rowids::{FragmentRowIdIndex, RowIdIndex, RowIdSequence, read_row_ids};
 
-use super::storage::{Place, StorageOptions};
+use super::options::StorageOptions;
+use super::storage::Place;
 use crate::error::{Error, Result};
 use crate::order::{Bitmap, BitmapBuilder};
 use crate::plan::{FragmentRows, Layout, RowAddress};

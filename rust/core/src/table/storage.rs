@@ -22,7 +22,9 @@ use object_store::path::Path;
 
 use super::data_file::DataFile;
 use super::footer::{Run, read_columns};
+use super::hub;
 use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
+use super::options::{StorageOptions, option};
 use crate::cache::{Cache, Copies, Listing};
 use crate::error::{Error, Result};
 use crate::files::{Attempt, MappedFile, Meter, RemoteFile, Retries, Source};
@@ -35,9 +37,6 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Which version is the newest is not known to the bucket.
 const DYNAMODB: &str = "s3+ddb://";
-
-/// Options of an object store, by name.
-pub type StorageOptions = HashMap<String, String>;
 
 /// A folder of an object store.
 #[derive(Debug, Clone)]
@@ -52,6 +51,10 @@ impl Place {
         if uri.starts_with(DYNAMODB) {
             let what = format!("an address like {uri}, whose versions are kept in DynamoDB,");
             return Err(Error::unsupported(what));
+        }
+        if hub::is_hub(uri) {
+            let (store, path) = hub::connect(uri, options)?;
+            return Ok(Self { store, path });
         }
         let params = params(options);
         let registry = Arc::new(ObjectStoreRegistry::default());
@@ -86,15 +89,9 @@ pub(super) fn params(options: &StorageOptions) -> ObjectStoreParams {
 
 /// Returns the address of an object, given the path of it in its bucket.
 pub(super) fn absolute(uri: &str, path: &str) -> String {
-    let bucket: Vec<&str> = uri.splitn(4, '/').take(3).collect();
+    let segments = if hub::is_hub(uri) { hub::SEGMENTS } else { 3 };
+    let bucket: Vec<&str> = uri.split('/').take(segments).collect();
     format!("{}/{path}", bucket.join("/"))
-}
-
-/// Returns the first of these options that was given, in upper or lower case.
-pub(super) fn option(options: &StorageOptions, names: &[&str]) -> Option<String> {
-    let is_it = |name: &&str, given: &str| given.eq_ignore_ascii_case(name);
-    let found = |name| options.iter().find(|(given, _)| is_it(name, given));
-    names.iter().find_map(found).map(|(_, value)| value.clone())
 }
 
 /// Returns options for data files, whose requests are made again by [`Source`] instead.
@@ -110,10 +107,11 @@ pub(super) fn without_retries(options: &StorageOptions) -> StorageOptions {
 }
 
 /// Returns how long, and how often, requests for data are made again.
-fn retries(options: &StorageOptions) -> Retries {
+fn retries(uri: &str, options: &StorageOptions) -> Retries {
     let number = |name| option(options, &[name])?.trim().parse::<u32>().ok();
+    let patience = if hub::is_hub(uri) { hub::RETRY_TIMEOUT } else { PATIENCE };
     let patience =
-        number(RETRY_TIMEOUT).map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));
+        number(RETRY_TIMEOUT).map_or(patience, |seconds| Duration::from_secs(seconds.into()));
     Retries { patience, most: number(MAX_RETRIES).unwrap_or(u32::MAX) }
 }
 
@@ -187,7 +185,7 @@ impl Folder {
             let list = copies.list(&reading.listing(base, &place)).ok();
             Ok((copies, list))
         });
-        let retries = retries(reading.options);
+        let retries = retries(uri, reading.options);
         let source = Source::new(Arc::clone(store), Arc::clone(reading.meter), copies, retries);
         Self { place, reach: Reach::Remote(Arc::new(source)) }
     }

@@ -1,6 +1,7 @@
 //! The object stores that are read natively, and what their users call things.
 
-use super::storage::{StorageOptions, option};
+use super::hub::{self, repository_of};
+use super::options::{StorageOptions, option};
 
 /// A kind of object store.
 #[derive(Debug)]
@@ -11,19 +12,22 @@ pub(super) struct Store {
     prefix: &'static str,
     /// Where the store is unless an endpoint is set.
     pub(super) home: &'static str,
+    /// Options; none where only a variable says it.
     endpoints: &'static [&'static str],
     regions: &'static [&'static str],
     /// The option of the endpoint, in words.
     pub(super) endpoint: &'static str,
     /// The options of credentials, in words.
     pub(super) keys: &'static str,
+    /// What else a refusal may be about.
+    pub(super) rights: &'static str,
     /// What its users call a bucket.
     pub(super) bucket: &'static str,
     /// The option that allows plain HTTP, in words.
     pub(super) plain_http: &'static str,
 }
 
-const STORES: [Store; 3] = [
+const STORES: [Store; 4] = [
     Store {
         schemes: &["s3"],
         prefix: "aws_",
@@ -33,6 +37,7 @@ const STORES: [Store; 3] = [
         endpoint: "the option `aws_endpoint` (AWS_ENDPOINT)",
         keys: "the options `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token` \
                (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)",
+        rights: ", and what they may read",
         bucket: "bucket",
         plain_http: "`allow_http` (AWS_ALLOW_HTTP)",
     },
@@ -46,6 +51,7 @@ const STORES: [Store; 3] = [
         keys: "the options `google_service_account`, `google_service_account_key`, \
                `google_application_credentials` and `google_storage_token` (GOOGLE_SERVICE_ACCOUNT, \
                GOOGLE_SERVICE_ACCOUNT_KEY, GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_STORAGE_TOKEN)",
+        rights: ", and what they may read",
         bucket: "bucket",
         plain_http: "`allow_http` (GOOGLE_ALLOW_HTTP)",
     },
@@ -59,8 +65,22 @@ const STORES: [Store; 3] = [
         keys: "the options `azure_storage_account_name`, `azure_storage_account_key` and \
                `azure_storage_sas_token` (AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, \
                AZURE_STORAGE_SAS_TOKEN)",
+        rights: ", and what they may read",
         bucket: "container",
         plain_http: "`allow_http` (AZURE_ALLOW_HTTP)",
+    },
+    Store {
+        schemes: &["hf"],
+        prefix: "hf_",
+        home: "Hugging Face",
+        endpoints: &[],
+        regions: &[],
+        endpoint: "the variable HF_ENDPOINT",
+        keys: "the name of the repository and the option `hf_token` (HF_TOKEN)",
+        rights: ": without a token that may read them, private repositories are refused as those that \
+                 do not exist",
+        bucket: "repository",
+        plain_http: "`allow_http`",
     },
 ];
 
@@ -75,7 +95,11 @@ impl Store {
     /// Returns where requests go to: the endpoint without a password, and the region, as far as they are
     /// known.
     pub(super) fn place(&self, options: &StorageOptions) -> String {
-        let endpoint = self.setting(options, self.endpoints);
+        let endpoint = if self.endpoints.is_empty() {
+            hub::place()
+        } else {
+            self.setting(options, self.endpoints)
+        };
         let region = self.setting(options, self.regions);
         let endpoint = endpoint.as_deref().map_or_else(|| self.home.to_string(), without_user);
         match region {
@@ -95,9 +119,12 @@ impl Store {
 }
 
 /// Returns the bucket of an address.
-pub(super) fn bucket_of(uri: &str) -> &str {
+pub(super) fn bucket_of(uri: &str, options: &StorageOptions) -> String {
+    if hub::is_hub(uri) {
+        return repository_of(uri, options);
+    }
     let host = uri.split('/').nth(2).unwrap_or_default();
-    host.split_once('@').map_or(host, |(container, _)| container)
+    host.split_once('@').map_or(host, |(container, _)| container).to_string()
 }
 
 /// Returns an address without credentials in front of the host.
@@ -130,11 +157,13 @@ mod tests {
             ("gs://b/t.lance", "Google Cloud Storage", "b"),
             ("az://c/t.lance", "Azure", "c"),
             ("abfss://c@account.dfs.core.windows.net/t.lance", "Azure", "c"),
+            ("hf://datasets/me/music/t.lance", "Hugging Face", "me/music"),
         ] {
             let store = Store::of(uri).unwrap();
-            assert_eq!((store.home, bucket_of(uri)), (home, bucket));
+            let found = bucket_of(uri, &StorageOptions::new());
+            assert_eq!((store.home, &*found), (home, bucket));
         }
-        for uri in ["t.lance", "file:///t.lance", "hf://datasets/me/t.lance", "memory://t"] {
+        for uri in ["t.lance", "file:///t.lance", "oss://b/t.lance", "memory://t"] {
             assert!(Store::of(uri).is_none(), "{uri}");
         }
     }
