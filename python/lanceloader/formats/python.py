@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lanceloader.numbers import numpy_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
     import pyarrow as pa
 
 __all__ = ["LazyRows", "Row", "columns", "rows"]
@@ -23,6 +24,10 @@ LARGE = 1 << 20
 """The bytes of a batch from which memory that its objects leave is kept for the next one."""
 LONG = 64
 """The average length from which lists are made faster one by one."""
+MANY = 1 << 14
+"""The number of whole numbers from which it pays to share the objects of all small ones."""
+BELOW_ZERO = 256
+"""How many negative numbers are among the shared objects: labels of ignored tokens are -100."""
 MAX_DISPLAY = 256
 """The number of columns up to which rows are made by a dict display."""
 
@@ -67,19 +72,45 @@ def values_of(column: pa.Array) -> list[Any]:
             start, size = column.offset * kind.list_size, kind.list_size
             values = column.values.slice(start, len(column) * size)
             if size > 0 and are_numbers(values):
-                vectors: list[Any] = numpy_of(values).reshape(-1, size).tolist()
+                vectors: list[Any] = objects_of(values).reshape(-1, size).tolist()
                 return vectors
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             values = column.flatten()
             if len(values) >= LONG * max(len(column), 1) and are_numbers(values):
                 ends = numpy_of(column.offsets)
-                flat = numpy_of(values)
+                flat = objects_of(values)
                 return [
                     flat[start:stop].tolist()
                     for start, stop in pairwise((ends - ends[0]).tolist())
                 ]
     found: list[Any] = column.to_pylist()
     return found
+
+
+def objects_of(values: pa.Array) -> np.ndarray[Any, Any]:
+    """Return numbers as an array whose ``tolist`` makes Python objects of them.
+
+    Tokens and other small whole numbers are objects that all batches share, if there are many of
+    them: to refer to an object takes half as long as to make one, and 8 bytes in place of 40.
+    """
+    flat = numpy_of(values)
+    if flat.dtype.kind not in "iu" or len(flat) < MANY or flat.min() < -BELOW_ZERO:
+        return flat
+    highest = int(flat.max())
+    for count in (1 << 16, 1 << 18):
+        if highest < count:
+            return small_numbers(count)[flat]  # type: ignore[no-any-return]
+    return flat
+
+
+@cache
+def small_numbers(count: int) -> np.ndarray[Any, Any]:
+    """Return the objects of the numbers below ``count``, and at the end those of negative ones."""
+    import numpy as np
+
+    numbers = np.arange(count + BELOW_ZERO)
+    numbers[count:] -= count + BELOW_ZERO
+    return numbers.astype(object)
 
 
 def are_numbers(values: pa.Array) -> bool:
