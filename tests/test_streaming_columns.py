@@ -20,8 +20,8 @@ from lanceloader.formats.python import LazyRows, rows
 from lanceloader.streaming import (
     StreamingDataLoader,
     StreamingDataset,
+    core_pipeline,
     ordered_rows,
-    prefetch,
     round_robin,
 )
 from lanceloader.streaming.progress import counts_after
@@ -108,11 +108,13 @@ def test_other_collate_functions_get_rows(shared, transform):
 
 
 @pytest.mark.parametrize("num_splits", [1, 2])
-def test_arrow_batches(shared, num_splits):
+@pytest.mark.parametrize("batch_size", [1, 6, 7])
+def test_arrow_batches(shared, num_splits, batch_size):
     options = {"num_splits": num_splits, "read_batch_size": 8}
     ids = list(StreamingDataset(shared, transform=ids_of, **options))
     dataset = StreamingDataset(shared, transform=lambda batch: batch, **options)
-    found = list(StreamingDataLoader(dataset, batch_size=6))
+    found = list(StreamingDataLoader(dataset, batch_size=batch_size))
+    assert {batch.num_rows for batch in found[:-1]} == {batch_size}
     assert all(isinstance(batch, pa.RecordBatch) for batch in found)
     assert [id_ for batch in found for id_ in ids_of(batch)] == ids
     dataset.reset()
@@ -179,7 +181,7 @@ def test_arrow_data_of_other_schemas_is_refused():
 def test_who_calls_a_brief_transform(
     shared, monkeypatch, brief_s, options, in_consumer
 ):
-    monkeypatch.setattr(prefetch, "BRIEF_S", brief_s)
+    monkeypatch.setattr(core_pipeline, "BRIEF_S", brief_s)
     callers = []
 
     def noted(batch):
@@ -195,9 +197,30 @@ def test_who_calls_a_brief_transform(
     assert sum(is_consumer) > 25 if in_consumer else not any(is_consumer)
 
 
+def test_threads_call_a_transform_that_is_no_longer_brief(shared, monkeypatch):
+    monkeypatch.setattr(core_pipeline, "BRIEF_S", float("inf"))
+    callers = []
+
+    def noted(batch):
+        callers.append(threading.get_ident())
+        return ids_of(batch)
+
+    options = {"num_splits": 2, "read_batch_size": 2}
+    found = []
+    for row in StreamingDataset(shared, transform=noted, **options):
+        found.append(row)
+        if len(found) == 50:
+            assert callers[-1] == threading.get_ident()
+            monkeypatch.setattr(core_pipeline, "BRIEF_S", 0)
+    assert found == list(StreamingDataset(shared, transform=ids_of, **options))
+    assert len(callers) == 50
+    # The consumer's next call shows how long they take now.
+    assert threading.get_ident() not in callers[-20:]
+
+
 def test_few_large_batches_wait(db, monkeypatch):
     table = db.create_table("t", pa.table({"id": range(2000)}))
-    monkeypatch.setattr(prefetch, "MOST_WAITING", 1)
+    monkeypatch.setattr(core_pipeline, "MOST_WAITING", 1)
     dataset = StreamingDataset(
         table, num_splits=2, read_batch_size=10, transform=ids_of
     )

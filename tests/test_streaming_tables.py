@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import tables
+from lanceloader.engine import memory_table
 from lanceloader.streaming import StreamingDataLoader, StreamingDataset
 from streaming_datasets import ids_of, ours, outcome, theirs
 
@@ -61,6 +62,35 @@ def test_every_table_that_a_permutation_takes(numbers, kind):
         multiprocessing_context="fork",
     )
     assert [row for batch in batches for row in batch] == epochs[1]
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "path"])
+def test_the_permutation_table_is_made_when_it_is_asked_for(numbers, kind, monkeypatch):
+    made = []
+
+    def noted(name, data):
+        made.append(name)
+        return memory_table(name, data)
+
+    monkeypatch.setattr("lanceloader.streaming.pickling.memory_table", noted)
+    table = numbers if kind == "lancedb" else uri_of(numbers)
+    dataset = StreamingDataset(table, **IDS)
+    rows = list(dataset)
+    assert not made
+    plain = theirs.StreamingDataset(numbers, **IDS)
+    wanted = plain._perm_table.to_arrow()
+    for each in (dataset, copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        made.clear()
+        each.reset()
+        found = each._perm_table
+        assert type(found) is (
+            type(plain._perm_table) if kind == "lancedb" else pa.Table
+        )
+        found = found.to_arrow() if kind == "lancedb" else found
+        assert found.equals(wanted)
+        assert each._perm_table is each._perm_table
+        assert made == ["permutation"] * (kind == "lancedb")
+        assert list(each) == rows
 
 
 class Query:

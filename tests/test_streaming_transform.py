@@ -310,7 +310,7 @@ def test_the_number_of_concurrent_transforms_is_limited(shared):
 
 def test_closing_does_not_wait_for_a_transform_that_hangs(shared, monkeypatch, caplog):
     """The dataset can be read again."""
-    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.01)
+    monkeypatch.setattr("lanceloader.streaming.pools.GRACE", 0.01)
     gate = Gate()
     first = next(iter(StreamingDataset(shared, transform=ids_of)))
     hangs = threading.Event()

@@ -260,7 +260,7 @@ def test_another_process_publishes_its_counters(shared, library, start, override
 
 def test_reads_that_outlive_an_iteration_are_counted(shared, monkeypatch):
     """LanceDB waits for these reads, and counts without a lock."""
-    monkeypatch.setattr("lanceloader.streaming.prefetch.GRACE", 0.0)
+    monkeypatch.setattr("lanceloader.streaming.pools.GRACE", 0.0)
     first, may_read = threading.Event(), threading.Event()
     take = Permutation.__getitems__
     read = []

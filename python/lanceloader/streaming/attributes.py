@@ -56,6 +56,8 @@ class DatasetAttributes:
     # The rows of the epoch.
     _perm_table: Any
     """The permutation table. A program may replace it."""
+    _perm_rows: Any
+    """The permutation table, or the rows of one that nobody has asked for."""
     _built_table: Any
     """The permutation table as it was built; ``None`` if it was not built from the settings."""
     _opened: tuple[Any, Source, PlanTable]

@@ -10,8 +10,8 @@ from torch.utils.data import default_collate
 
 from lanceloader.formats.decoding import is_images
 from lanceloader.formats.python import LazyRows
-from lanceloader.stages.concat import library_of
-from lanceloader.streaming.row_queue import is_columnar, rows_of
+from lanceloader.stages.concat import concat, library_of
+from lanceloader.streaming.row_queue import is_arrow, is_columnar, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,8 @@ class _CheckpointCollate:
     def _collate_rows(self, rows: Any) -> Any:
         """Collate lazy rows, or columns, whose rows need not be made for torch's function."""
         if self._collate_fn is default_collate:
+            if isinstance(rows, list) and rows and all(map(is_arrow, rows)):
+                rows = concat(rows)
             return collated(rows) if is_columnar(rows) else self._collate(rows)
         if not isinstance(rows, LazyRows) or any(map(is_images, rows.batch.schema)):
             return self._collate(

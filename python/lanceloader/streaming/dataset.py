@@ -263,18 +263,14 @@ class StreamingDataset(
         self._start_again()
 
     def _build_permutation(self, table: Any) -> Any:
-        """Return the permutation table of this epoch, built from the settings.
-
-        It is a table of LanceDB if the table of this dataset is one that is open.
-        """
-        execute = executed if self._is_of_lancedb() else built_rows
+        """Return the rows of the permutation table of this epoch, built from the settings."""
         builder = namespace.permutation_builder(table)
         if self._filter is not None:
             builder = builder.filter(self._filter)
         # With a tail, all rows are in one split, which the readers share.
         fixed = self._num_splits if self._tail is None else 1
         if not self._shuffle:
-            return execute(builder.split_sequential(fixed=fixed))
+            return built_rows(builder.split_sequential(fixed=fixed))
         seed = count(
             self._shuffle_seed + self._epoch * _EPOCH_PRIME,
             f"shuffle_seed + epoch * {_EPOCH_PRIME}",
@@ -282,7 +278,7 @@ class StreamingDataset(
         builder = builder.split_random(
             fixed=fixed, seed=seed, clump_size=self._shuffle_clump_size
         )
-        return execute(builder)
+        return built_rows(builder)
 
     def _use_permutation(self, perm_table: Any) -> None:
         """Read the rows of a permutation table that was just built."""
@@ -306,7 +302,7 @@ class StreamingDataset(
             )
         return estimated_blocks(
             self._table,
-            self._perm_table,
+            self._perm_rows,
             column=self._columns[0],
             length=self._pack_sequences,
             num_splits=self._num_splits,
@@ -320,9 +316,9 @@ class StreamingDataset(
         The first call hashes all row ids.
         """
         if self._known_order is None:
-            plan = PlanTable.of(self._perm_table)
+            plan = PlanTable.of(self._perm_rows)
             digest = hashlib.blake2b(digest_size=16)
-            for rows in arrow_of(self._perm_table)["row_id"].chunks:
+            for rows in arrow_of(self._perm_rows)["row_id"].chunks:
                 digest.update(numpy_of(rows).data)
             self._known_order = {
                 "shuffle": self._shuffle,
@@ -382,7 +378,7 @@ class StreamingDataset(
             self._progress = PackProgress(self._num_splits)
         elif self._tail is not None:
             order = GlobalOrder(
-                PlanTable.of(self._perm_table).num_rows, self._num_splits
+                PlanTable.of(self._perm_rows).num_rows, self._num_splits
             )
             self._progress = ShardProgress(order)
         else:
@@ -399,8 +395,3 @@ class StreamingDataset(
             ValueError: At the first row, if splits do not divide among the workers.
         """
         return self._iter()
-
-
-def executed(builder: Any) -> Any:
-    """Return the permutation table of a builder."""
-    return builder.execute()

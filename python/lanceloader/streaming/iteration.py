@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lanceloader.formats.python import rows
 from lanceloader.streaming.attributes import DatasetAttributes
-from lanceloader.streaming.engine_reads import EngineReads
+from lanceloader.streaming.core_pipeline import CorePipeline
 from lanceloader.streaming.iterator_lock import refuse_second_iterator
 from lanceloader.streaming.ordered_rows import OrderedRows, is_ordinary
 from lanceloader.streaming.packing import DocumentMapper
-from lanceloader.streaming.prefetch import Limits, PrefetchPipeline, RowStream
-from lanceloader.streaming.replaceable import is_pool_replaced, namespace
+from lanceloader.streaming.prefetch import Limits, PrefetchPipeline
+from lanceloader.streaming.replaceable import namespace
 from lanceloader.streaming.round_robin import BlockRounds, RowRounds, ShardRounds
+from lanceloader.streaming.row_stream import RowStream
 from lanceloader.streaming.transform_stage import RowMapper, TransformStage
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         RowProgress,
         ShardProgress,
     )
-    from lanceloader.streaming.round_robin import Rounds
+    from lanceloader.streaming.round_robin import Pipeline, Rounds
     from lanceloader.streaming.sharding import StridedShard
     from lanceloader.streaming.transform_stage import Mapper
 
@@ -154,8 +155,6 @@ class DatasetIteration(DatasetAttributes):
         with self._pipeline(streams, rounds.samples) as pipeline:
             self._counters.follow(pipeline.gauges)
             try:
-                for i in range(len(streams)):
-                    pipeline.fill(i)
                 if batch_size is None:
                     yield from rounds.items(pipeline)
                 else:
@@ -226,24 +225,13 @@ class DatasetIteration(DatasetAttributes):
             self._tail, self._rank, self._world_size, worker, num_workers
         )
 
-    def _pipeline(
-        self, streams: list[RowStream], samples: list[int]
-    ) -> PrefetchPipeline:
+    def _pipeline(self, streams: list[RowStream], samples: list[int]) -> Pipeline:
+        """Return what reads and transforms the rows of the streams."""
         threads = self._transform_parallelism
         if threads is None:
             threads = namespace.os.cpu_count() or 1
-        depth = self._transform_queue_depth
-        limits = Limits(
-            batch_size=self._read_batch_size,
-            io_queue_depth=self._io_queue_depth,
-            transform_threads=threads,
-            max_ready_rows=None if depth is None else depth * self._read_batch_size,
-            max_batches=2 + 2 * threads // len(streams),
-            needs_threads=(
-                self._transform_parallelism is not None or is_pool_replaced()
-            ),
-            max_bytes=self._max_buffered_bytes,
-        )
+        depth, size = self._transform_queue_depth, self._read_batch_size
+        max_ready_rows = None if depth is None else depth * size
         transform = self._transform
         if transform is None:
             transform = namespace.Transforms.arrow2python
@@ -253,22 +241,37 @@ class DatasetIteration(DatasetAttributes):
         stage = TransformStage(
             mapper, self._error_policy, self._counters, self._shuffle_seed, self._epoch
         )
-        reads = None
         has_rows = any(stream.num_rows for stream in streams)
         if has_rows and self._is_read_by_core(streams):
-            size = self._read_batch_size
-            reads = EngineReads(streams, samples, size, self._counters)
+            return CorePipeline(
+                streams,
+                samples,
+                stage,
+                mapper.new_queue,
+                self._counters,
+                batch_size=size,
+                num_threads=threads,
+                max_ready_rows=max_ready_rows,
+                needs_threads=self._transform_parallelism is not None,
+            )
+        limits = Limits(
+            batch_size=size,
+            io_queue_depth=self._io_queue_depth,
+            transform_threads=threads,
+            max_ready_rows=max_ready_rows,
+            max_bytes=self._max_buffered_bytes,
+        )
         return PrefetchPipeline(
-            streams, limits, stage, mapper.new_queue, self._counters, reads
+            streams, limits, stage, mapper.new_queue, self._counters
         )
 
     def _permutation(self, split: int) -> Any:
         """Return a split, read as Arrow batches."""
         perm_table, source, plan = self._opened
         # A program may have replaced the permutation table.
-        is_ours = perm_table is self._perm_table
+        is_ours = perm_table is self._perm_rows
         table = source if is_ours else self._table
-        rows = plan if is_ours else self._perm_table
+        rows = plan if is_ours else self._perm_rows
         perm: Any = namespace.Permutation.from_tables(table, rows, split=split)
         if self._columns is not None:
             perm = perm.select_columns(self._columns)
@@ -276,9 +279,9 @@ class DatasetIteration(DatasetAttributes):
 
     def _stream(self, split: int, position: int) -> RowStream:
         """Return the rows of a split from a position on."""
+        import numpy as np
+
         perm = self._permutation(split)
         if position > 0:
             perm = perm.with_skip(position)
-        return RowStream(
-            perm, perm.num_rows, position, lambda start, stop: [*range(start, stop)]
-        )
+        return RowStream(perm, perm.num_rows, position, np.arange)

@@ -13,7 +13,7 @@ from lanceloader._native import Order, Reader
 from lanceloader.formats.python import LazyRows, rows
 from lanceloader.numbers import numpy_of, offsets_of
 from lanceloader.streaming.counters import Gauges
-from lanceloader.streaming.replaceable import is_replaced, namespace
+from lanceloader.streaming.replaceable import is_pool_replaced, is_replaced, namespace
 from lanceloader.units.batches import batches_of
 from lanceloader.verbs.taking import TakeVerbs
 
@@ -47,7 +47,7 @@ def is_ordinary(perm: Any) -> bool:
     return (
         type(perm) is namespace.Permutation
         and type(perm).__getitems__ is TakeVerbs.__getitems__
-        and not is_replaced("Permutation", "ThreadPoolExecutor")
+        and not (is_replaced("Permutation") or is_pool_replaced())
         and isinstance(perm.reader, Reader)
     )
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lanceloader.compat_lancedb.plan_table import PlanTable, arrow_of
+from lanceloader.engine import memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.sources import LanceSource, open_source, pinned_source
 from lanceloader.sources.opening import is_a
@@ -57,11 +58,26 @@ class DatasetPickling(DatasetAttributes):
     def _table(self, table: Any) -> None:
         self.__dict__["_table"] = table
 
-    def _is_of_lancedb(self) -> bool:
-        """Return whether the table is a table of LanceDB that is open."""
-        return any(
-            is_a(self.__dict__["_table"], "lancedb", name) for name in LANCEDB_TABLES
-        )
+    @property
+    def _perm_rows(self) -> Any:
+        """The permutation table, or the rows of one that nobody has asked for."""
+        return self.__dict__["_perm_table"]
+
+    @property
+    def _perm_table(self) -> Any:
+        """The permutation table: a table of LanceDB, if the table with the rows is one."""
+        table = self._perm_rows
+        is_unmade = table is self._built_table and isinstance(table, pa.Table)
+        if is_unmade and is_of_lancedb(self._table):
+            # Not before somebody asks for it: that takes longer than to read small tables.
+            table = memory_table("permutation", table)
+            self._opened = table, *self._opened[1:]
+            self._perm_table = self._built_table = table
+        return table
+
+    @_perm_table.setter
+    def _perm_table(self, table: Any) -> None:
+        self.__dict__["_perm_table"] = table
 
     def __getstate__(self) -> State:
         """Return the description of the dataset.
@@ -144,7 +160,7 @@ class DatasetPickling(DatasetAttributes):
     def _has_recipe(self) -> bool:
         """Return whether the permutation can quickly be built from seed, epoch and version."""
         return (
-            self._perm_table is self._built_table
+            self._perm_rows is self._built_table
             and self._connection_factory is None
             and self._filter is None
             and self._pin[0] is not None
@@ -155,7 +171,7 @@ class DatasetPickling(DatasetAttributes):
     def _rows_of_rank(self) -> pa.Table:
         import numpy as np
 
-        data = arrow_of(self._perm_table)
+        data = arrow_of(self._perm_rows)
         if self._tail is not None:
             return data
         ours = array_of(np.array(self._rank_splits, np.uint64))
@@ -253,13 +269,18 @@ def opened_once(table: Any) -> Any:
     LanceDB's tables have, at a version, and are returned as they are. A stream can be read only
     once, and a query may return other rows the next time, so these are opened here.
     """
-    if any(is_a(table, "lancedb", name) for name in LANCEDB_TABLES):
+    if is_of_lancedb(table):
         return table
     try:
         return open_source(table)
     except TypeError:
         # The builder refuses it with LanceDB's exception.
         return table
+
+
+def is_of_lancedb(table: Any) -> bool:
+    """Return whether this is a table of LanceDB."""
+    return any(is_a(table, "lancedb", name) for name in LANCEDB_TABLES)
 
 
 def schema_of(table: Any) -> pa.Schema:

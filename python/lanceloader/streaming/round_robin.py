@@ -13,14 +13,18 @@ from lanceloader.streaming.row_queue import interleaved, length_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lanceloader.streaming.core_pipeline import CorePipeline
     from lanceloader.streaming.counters import Counters
-    from lanceloader.streaming.prefetch import PrefetchPipeline, RowStream
+    from lanceloader.streaming.prefetch import PrefetchPipeline
     from lanceloader.streaming.progress import (
         PackProgress,
         RowProgress,
         ShardProgress,
     )
+    from lanceloader.streaming.row_stream import RowStream
     from lanceloader.streaming.sharding import StridedShard
+
+    Pipeline = CorePipeline | PrefetchPipeline
 
     OpenStream = Callable[[int, int], RowStream]
     """Returns the rows of a split from a position on."""
@@ -41,10 +45,10 @@ class Rounds(Protocol):
         It is if every row read is yielded. The caller records how many were.
         """
 
-    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+    def items(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows or blocks."""
 
-    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
         """Yield lists of rows, or columns if the transform returns them."""
 
 
@@ -107,7 +111,7 @@ class RowRounds:
         order = joined_order(perms, positions.view(np.uint64))
         return RowOrder(perms[0], order, len(perms), run.taken)
 
-    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+    def items(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows."""
         for _, i in self._behind():
             if not pipeline.wait_ready(i):
@@ -130,13 +134,13 @@ class RowRounds:
                     self._record(pipeline, self.samples[i] + pipeline.consumed[i])
                 yield row
 
-    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
         """Yield lists of rows, or columns if the transform returns them.
 
         Columns need batches of whole turns, and no rows left out.
         """
         turns = len(self.splits)
-        if pipeline.reads is None or size % turns or len(set(self.samples)) > 1:
+        if not pipeline.is_even or size % turns or len(set(self.samples)) > 1:
             yield from in_lists(self.items(pipeline), size)
             return
         while True:
@@ -151,9 +155,7 @@ class RowRounds:
             yield batch
             del batch
 
-    def _next_rows(
-        self, pipeline: PrefetchPipeline, i: int, num_rows: int
-    ) -> list[Any]:
+    def _next_rows(self, pipeline: Pipeline, i: int, num_rows: int) -> list[Any]:
         """Return the next rows of a split, in parts."""
         parts = []
         end = pipeline.consumed[i] + num_rows
@@ -180,7 +182,7 @@ class RowRounds:
             if count + 1 < most:
                 heapq.heappush(behind, (count + 1, i))
 
-    def _take(self, pipeline: PrefetchPipeline, i: int) -> Any:
+    def _take(self, pipeline: Pipeline, i: int) -> Any:
         position, row = pipeline.ready[i].popleft()
         # A failure of a later batch is raised before this row counts as yielded.
         pipeline.advance(i)
@@ -189,7 +191,7 @@ class RowRounds:
         self.progress.took(self.splits[i], samples, position + 1)
         return row
 
-    def _record(self, pipeline: PrefetchPipeline, samples: int) -> None:
+    def _record(self, pipeline: Pipeline, samples: int) -> None:
         """Record that every split has yielded at least ``samples`` rows."""
         if self.is_watched:
             self.counters.publish(pipeline.gauges())
@@ -240,7 +242,7 @@ class BlockRounds:
     def row_order(self, streams: list[RowStream]) -> None:
         """Return ``None``: how many documents a block has is seen when they are read."""
 
-    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+    def items(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the blocks.
 
         Raises:
@@ -267,11 +269,11 @@ class BlockRounds:
                     self.counters.publish(pipeline.gauges())
                 yield block
 
-    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
         """Yield lists of blocks."""
         return in_lists(self.items(pipeline), size)
 
-    def _fill(self, pipeline: PrefetchPipeline, i: int) -> None:
+    def _fill(self, pipeline: Pipeline, i: int) -> None:
         """Take documents of a split until they fill a block, or there are no more."""
         split = self.splits[i]
         buffer = self.buffers.get(split, Buffer())
@@ -330,7 +332,7 @@ class ShardRounds:
         order = joined_order([perm], self.shard.offsets(0, self.shard.num_rows))
         return RowOrder(perm, order, len(streams), self.progress.taken, self.worker)
 
-    def items(self, pipeline: PrefetchPipeline) -> Iterator[Any]:
+    def items(self, pipeline: Pipeline) -> Iterator[Any]:
         """Yield the rows."""
         turns, num_rows = len(pipeline.streams), self.shard.num_rows
         for row_number in range(num_rows):
@@ -344,7 +346,7 @@ class ShardRounds:
                 self.counters.publish(pipeline.gauges())
             yield row
 
-    def batches(self, pipeline: PrefetchPipeline, size: int) -> Iterator[Any]:
+    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
         """Yield lists of rows."""
         return in_lists(self.items(pipeline), size)
 

@@ -79,6 +79,11 @@ def is_columnar(values: Any) -> bool:
         )
     if library_of(values) in SLICED:
         return getattr(values, "ndim", 0) > 0
+    return is_arrow(values)
+
+
+def is_arrow(values: Any) -> bool:
+    """Return whether values are a ``pyarrow.RecordBatch`` or a ``pyarrow.Table``."""
     return library_of(values) == "pyarrow" and hasattr(values, "num_columns")
 
 

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.streaming.prefetch import RowStream
+from lanceloader.streaming.row_stream import RowStream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,10 +140,9 @@ class StridedShard:
     def _stream(self, perm: Any, first: int, step: int) -> RowStream:
         rows = range(first, self.num_rows, step)
 
-        def offsets(start: int, stop: int) -> list[int]:
+        def offsets(start: int, stop: int) -> Any:
             found = rows[start:stop]
-            at: list[int] = self.offsets(found.start, found.stop, found.step).tolist()
-            return at
+            return self.offsets(found.start, found.stop, found.step)
 
         return RowStream(perm, len(rows), 0, offsets)
 

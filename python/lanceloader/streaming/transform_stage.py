@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lanceloader.locations import RowLocation
     from lanceloader.streaming.counters import Counters
-    from lanceloader.streaming.prefetch import RowStream
+    from lanceloader.streaming.row_stream import RowStream
     from lanceloader.streaming.validation import RowErrorPolicy
 
 
