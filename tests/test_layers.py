@@ -95,7 +95,7 @@ AT_ONCE = {
     "pyarrow": {"formats/torch"}
     | {f"compat/lance_torch/{name}" for name in ("dataset", "tensors")}
     | {f"compat_lancedb/{name}" for name in ("collate", "open_tables", "table_dataset")}
-    | {f"streaming/{name}" for name in ("packing", "pickling", "validation")},
+    | {f"streaming/{name}" for name in ("order", "packing", "pickling", "validation")},
     "numpy": {"formats/numpy", "formats/torch", "streaming/packing"}
     | {"drawing/normal", "drawing/rng"}
     | {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +19,10 @@ SIZES = st.integers(1, 40), st.integers(1, 12)
 @given(*SIZES)
 def test_a_global_order_has_each_row_once(num_rows, num_splits):
     order = GlobalOrder(num_rows, num_splits)
-    offsets = [order.offset(place) for place in range(num_rows)]
-    assert sorted(offsets) == list(range(num_rows))
-    assert order.offset(num_rows) == offsets[0]
+    offsets = order.offsets(np.arange(num_rows + 1)).tolist()
+    assert sorted(offsets[:-1]) == list(range(num_rows))
+    # Places past the end continue at the beginning.
+    assert offsets[-1] == offsets[0]
 
 
 @given(*SIZES)

@@ -72,7 +72,7 @@ def test_the_permutation_table_is_made_when_it_is_asked_for(numbers, kind, monke
         made.append(name)
         return memory_table(name, data)
 
-    monkeypatch.setattr("lanceloader.streaming.pickling.memory_table", noted)
+    monkeypatch.setattr("lanceloader.streaming.order.memory_table", noted)
     table = numbers if kind == "lancedb" else uri_of(numbers)
     dataset = StreamingDataset(table, **IDS)
     rows = list(dataset)

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lanceloader.formats.python import rows
 from lanceloader.streaming.attributes import DatasetAttributes
+from lanceloader.streaming.block_rounds import BlockRounds
 from lanceloader.streaming.core_pipeline import CorePipeline
 from lanceloader.streaming.iterator_lock import refuse_second_iterator
 from lanceloader.streaming.ordered_rows import OrderedRows, is_ordinary
 from lanceloader.streaming.packing import DocumentMapper
-from lanceloader.streaming.prefetch import Limits, PrefetchPipeline
+from lanceloader.streaming.prefetch import PrefetchPipeline
 from lanceloader.streaming.replaceable import namespace
-from lanceloader.streaming.round_robin import BlockRounds, RowRounds, ShardRounds
+from lanceloader.streaming.round_robin import RowRounds
 from lanceloader.streaming.row_stream import RowStream
+from lanceloader.streaming.shard_rounds import ShardRounds
 from lanceloader.streaming.transform_stage import RowMapper, TransformStage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
+    from lanceloader.streaming.counters import Gauges
     from lanceloader.streaming.iterator_lock import _ConsumerIteratorLease
     from lanceloader.streaming.progress import (
         PackProgress,
@@ -141,26 +144,28 @@ class DatasetIteration(DatasetAttributes):
         self._counters.begin_run(worker if override is None else override)
         plan = rounds.row_order(streams) if self._is_ordered(streams) else None
         if plan is not None:
-            ordered = OrderedRows(plan, self._read_batch_size, self._counters)
-            self._counters.follow(ordered.gauges)
             is_watched = worker is not None or self._counters.is_foreign
-            try:
-                if batch_size is None:
-                    yield from ordered.rows(is_watched=is_watched)
-                else:
-                    yield from ordered.batches(batch_size)
-            finally:
-                self._counters.end_run(ordered.gauges(is_over=True))
+            ordered = OrderedRows(
+                plan, self._read_batch_size, self._counters, is_watched=is_watched
+            )
+            yield from self._counted(ordered.gauges, ordered.items(batch_size))
             return
         with self._pipeline(streams, rounds.samples) as pipeline:
-            self._counters.follow(pipeline.gauges)
-            try:
-                if batch_size is None:
-                    yield from rounds.items(pipeline)
-                else:
-                    yield from rounds.batches(pipeline, batch_size)
-            finally:
-                self._counters.end_run(pipeline.gauges(is_over=True))
+            if batch_size is None:
+                items = rounds.items(pipeline)
+            else:
+                items = rounds.batches(pipeline, batch_size)
+            yield from self._counted(pipeline.gauges, items)
+
+    def _counted(
+        self, gauges: Callable[..., Gauges], items: Iterator[Any]
+    ) -> Iterator[Any]:
+        """Yield rows or batches, whose progress the counters follow."""
+        self._counters.follow(gauges)
+        try:
+            yield from items
+        finally:
+            self._counters.end_run(gauges(is_over=True))
 
     def _is_ordered(self, streams: list[RowStream]) -> bool:
         """Return whether the core may read the rows in the order in which they are yielded."""
@@ -231,7 +236,11 @@ class DatasetIteration(DatasetAttributes):
         if threads is None:
             threads = namespace.os.cpu_count() or 1
         depth, size = self._transform_queue_depth, self._read_batch_size
-        max_ready_rows = None if depth is None else depth * size
+        limits: dict[str, Any] = {
+            "batch_size": size,
+            "num_threads": threads,
+            "max_ready_rows": None if depth is None else depth * size,
+        }
         transform = self._transform
         if transform is None:
             transform = namespace.Transforms.arrow2python
@@ -241,28 +250,19 @@ class DatasetIteration(DatasetAttributes):
         stage = TransformStage(
             mapper, self._error_policy, self._counters, self._shuffle_seed, self._epoch
         )
+        common = stage, mapper.new_queue, self._counters
         has_rows = any(stream.num_rows for stream in streams)
         if has_rows and self._is_read_by_core(streams):
+            needs_threads = self._transform_parallelism is not None
             return CorePipeline(
-                streams,
-                samples,
-                stage,
-                mapper.new_queue,
-                self._counters,
-                batch_size=size,
-                num_threads=threads,
-                max_ready_rows=max_ready_rows,
-                needs_threads=self._transform_parallelism is not None,
+                streams, samples, *common, **limits, needs_threads=needs_threads
             )
-        limits = Limits(
-            batch_size=size,
-            io_queue_depth=self._io_queue_depth,
-            transform_threads=threads,
-            max_ready_rows=max_ready_rows,
-            max_bytes=self._max_buffered_bytes,
-        )
         return PrefetchPipeline(
-            streams, limits, stage, mapper.new_queue, self._counters
+            streams,
+            *common,
+            **limits,
+            io_queue_depth=self._io_queue_depth,
+            max_bytes=self._max_buffered_bytes,
         )
 
     def _permutation(self, split: int) -> Any:

@@ -67,12 +67,16 @@ class OrderedRows:
         plan: The rows.
         read_size: Rows of one read.
         counters: The counters of the dataset.
+        is_watched: Whether another process reads the counters, after each turn.
     """
 
-    def __init__(self, plan: RowOrder, read_size: int, counters: Counters) -> None:
+    def __init__(
+        self, plan: RowOrder, read_size: int, counters: Counters, *, is_watched: bool
+    ) -> None:
         self.plan = plan
         self.read_size = read_size
         self.counters = counters
+        self.is_watched = is_watched
         self.num_rows = len(plan.order)
         self.num_read = 0
         plan.taken[plan.key] = 0
@@ -83,7 +87,11 @@ class OrderedRows:
         ready = 0 if is_over else self.num_read - yielded
         return Gauges(self.num_rows - self.num_read, 0, ready, yielded)
 
-    def batches(self, size: int) -> Iterator[LazyRows]:
+    def items(self, batch_size: int | None) -> Iterator[Any]:
+        """Yield the rows, or batches of some size."""
+        return self._rows() if batch_size is None else self._batches(batch_size)
+
+    def _batches(self, size: int) -> Iterator[LazyRows]:
         """Yield batches of ``size`` rows, which are recorded as yielded."""
         for batch in self._read(size):
             self.plan.taken[self.plan.key] += batch.num_rows
@@ -94,12 +102,8 @@ class OrderedRows:
             yield lazy
             del lazy
 
-    def rows(self, *, is_watched: bool) -> Iterator[Any]:
-        """Yield the rows.
-
-        Args:
-            is_watched: Whether another process reads the counters, after each turn.
-        """
+    def _rows(self) -> Iterator[Any]:
+        """Yield the rows."""
         _, _, turns, taken, key = self.plan
         yielded = 0
         size = max(self.read_size, min(MAX_ROWS, turns * self.read_size))
@@ -108,7 +112,7 @@ class OrderedRows:
             del batch
             for row in made:
                 taken[key] = yielded = yielded + 1
-                if is_watched and yielded % turns == 0:
+                if self.is_watched and yielded % turns == 0:
                     self.counters.publish(self.gauges())
                 yield row
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lanceloader.compat_lancedb.plan_table import PlanTable, arrow_of
-from lanceloader.engine import memory_table
 from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.sources import LanceSource, open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.streaming.attributes import DatasetAttributes
 from lanceloader.streaming.counters import Counters
 from lanceloader.streaming.iterator_lock import IteratorLock
+from lanceloader.streaming.order import is_of_lancedb
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
 from lanceloader.streaming.replaceable import is_replaced, namespace
 from lanceloader.world import is_starting
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lanceloader.streaming.progress import Progress
 
     State = dict[str, Any]
-
-LANCEDB_TABLES = "LanceTable", "RemoteTable", "AsyncTable"
 
 # Handles, which are opened again.
 OPEN = "_built_table", "_opened"
@@ -57,27 +55,6 @@ class DatasetPickling(DatasetAttributes):
     @_table.setter
     def _table(self, table: Any) -> None:
         self.__dict__["_table"] = table
-
-    @property
-    def _perm_rows(self) -> Any:
-        """The permutation table, or the rows of one that nobody has asked for."""
-        return self.__dict__["_perm_table"]
-
-    @property
-    def _perm_table(self) -> Any:
-        """The permutation table: a table of LanceDB, if the table with the rows is one."""
-        table = self._perm_rows
-        is_unmade = table is self._built_table and isinstance(table, pa.Table)
-        if is_unmade and is_of_lancedb(self._table):
-            # Not before somebody asks for it: that takes longer than to read small tables.
-            table = memory_table("permutation", table)
-            self._opened = table, *self._opened[1:]
-            self._perm_table = self._built_table = table
-        return table
-
-    @_perm_table.setter
-    def _perm_table(self, table: Any) -> None:
-        self.__dict__["_perm_table"] = table
 
     def __getstate__(self) -> State:
         """Return the description of the dataset.
@@ -199,7 +176,9 @@ class DatasetPickling(DatasetAttributes):
         return source if isinstance(source, LanceSource) else None
 
     def _table_state(self) -> State:
-        if any(is_a(self._table, "lancedb", name) for name in LANCEDB_TABLES[:2]):
+        if any(
+            is_a(self._table, "lancedb", name) for name in ("LanceTable", "RemoteTable")
+        ):
             state: State = namespace._table_to_pickle_state(self._table)
             return state
         return {"kind": "source", "source": pinned_source(self._table, *self._pin)}
@@ -276,11 +255,6 @@ def opened_once(table: Any) -> Any:
     except TypeError:
         # The builder refuses it with LanceDB's exception.
         return table
-
-
-def is_of_lancedb(table: Any) -> bool:
-    """Return whether this is a table of LanceDB."""
-    return any(is_a(table, "lancedb", name) for name in LANCEDB_TABLES)
 
 
 def schema_of(table: Any) -> pa.Schema:

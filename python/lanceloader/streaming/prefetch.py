@@ -9,7 +9,6 @@ the queues need no locks. An exception in a stage is raised in the consumer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from lanceloader.streaming.buffered_bytes import MAX_BYTES, BufferedBytes, new_deques
@@ -28,37 +27,22 @@ if TYPE_CHECKING:
     from lanceloader.streaming.row_stream import RowStream
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the batches under way.
-
-    Attributes:
-        batch_size: Rows of one read.
-        io_queue_depth: Reads of one stream at once.
-        transform_threads: Transforms at once.
-        max_ready_rows: Rows of a stream that are transformed or being transformed.
-        max_bytes: Bytes read and not yet yielded; by default ``MAX_BYTES``, once their number is
-            known. One batch of each stream is always allowed.
-    """
-
-    batch_size: int
-    io_queue_depth: int
-    transform_threads: int
-    max_ready_rows: int | None = None
-    max_bytes: int | None = None
-
-
 class PrefetchPipeline:
     """The streams of one iteration. As a context manager, it ends its threads.
 
     Args:
         streams: The streams to read.
-        limits: Limits on the batches under way.
         transform: Turns the position of the first row of a batch, the batch, and its stream into
             items for a queue.
         new_queue: Returns a queue for the items of a stream. It must have ``extend``, and its
             length must be the number of rows.
         counters: The counters of the dataset.
+        batch_size: Rows of one read.
+        io_queue_depth: Reads of one stream at once.
+        num_threads: Transforms at once.
+        max_ready_rows: Rows of a stream that are transformed or being transformed.
+        max_bytes: Bytes read and not yet yielded; by default ``MAX_BYTES``, once their number is
+            known. One batch of each stream is always allowed.
     """
 
     is_even = False
@@ -67,13 +51,21 @@ class PrefetchPipeline:
     def __init__(
         self,
         streams: list[RowStream],
-        limits: Limits,
         transform: Callable[[int, pa.RecordBatch, RowStream], list[Any]],
         new_queue: Callable[[], Any],
         counters: Counters,
+        *,
+        batch_size: int,
+        io_queue_depth: int,
+        num_threads: int,
+        max_ready_rows: int | None,
+        max_bytes: int | None,
     ) -> None:
         self.streams = streams
-        self.limits = limits
+        self.batch_size = batch_size
+        self.io_queue_depth = io_queue_depth
+        self.num_threads = num_threads
+        self.max_ready_rows = max_ready_rows
         self.transform = transform
         self.counters = counters
         num_streams = len(streams)
@@ -88,19 +80,19 @@ class PrefetchPipeline:
         self.consumed = [0] * num_streams
         self.received = [0] * num_streams
         self.raw_rows = 0
-        self.slots = namespace.threading.Semaphore(limits.transform_threads)
+        self.slots = namespace.threading.Semaphore(num_threads)
         self.pools = Pools()
         self.buffered = BufferedBytes(
-            limits.max_bytes or MAX_BYTES,
+            max_bytes or MAX_BYTES,
             num_streams,
-            is_default=limits.max_bytes is None,
+            is_default=max_bytes is None,
         )
 
     def __enter__(self) -> Self:
-        num_reads = len(self.streams) * self.limits.io_queue_depth
+        num_reads = len(self.streams) * self.io_queue_depth
         try:
             self._io = self.pools.new(num_reads)
-            self._workers = self.pools.new(self.limits.transform_threads)
+            self._workers = self.pools.new(self.num_threads)
             for i in range(len(self.streams)):
                 self.fill(i)
         except BaseException:
@@ -113,11 +105,11 @@ class PrefetchPipeline:
 
     def fill(self, i: int) -> None:
         """Request more batches of stream ``i``, within the limits."""
-        depth, size = self.limits.io_queue_depth, self.sizes[i]
+        depth, size = self.io_queue_depth, self.sizes[i]
         reading = self.reading[i]
         while len(reading) < depth and self.heads[i] < size:
             start = self.heads[i]
-            stop = min(start + self.limits.batch_size, size)
+            stop = min(start + self.batch_size, size)
             if not self.buffered.reserve(i, stop - start):
                 break
             self.heads[i] = stop
@@ -214,7 +206,7 @@ class PrefetchPipeline:
         self.buffered.add(i, start + batch.num_rows, batch)
 
     def _submit_transforms(self, i: int) -> None:
-        limit, size = self.limits.max_ready_rows, self.limits.batch_size
+        limit, size = self.max_ready_rows, self.batch_size
         while self.raw[i]:
             if limit is not None:
                 under_way = len(self.ready[i]) + len(self.transforming[i]) * size

@@ -1,4 +1,4 @@
-"""Round robin over streams: the order in which rows or blocks of several splits are yielded."""
+"""``RowRounds``: the order in which rows of several splits are yielded, and what such an order is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import heapq
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lanceloader.stages.concat import num_rows_of
 from lanceloader.streaming.ordered_rows import RowOrder, joined_order
-from lanceloader.streaming.packing import Buffer
-from lanceloader.streaming.row_queue import interleaved, length_of
+from lanceloader.streaming.row_queue import interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from lanceloader.streaming.core_pipeline import CorePipeline
     from lanceloader.streaming.counters import Counters
     from lanceloader.streaming.prefetch import PrefetchPipeline
-    from lanceloader.streaming.progress import (
-        PackProgress,
-        RowProgress,
-        ShardProgress,
-    )
+    from lanceloader.streaming.progress import RowProgress
     from lanceloader.streaming.row_stream import RowStream
-    from lanceloader.streaming.sharding import StridedShard
 
     Pipeline = CorePipeline | PrefetchPipeline
 
@@ -163,7 +158,7 @@ class RowRounds:
             position, values = pipeline.ready[i].take(end - pipeline.consumed[i])
             parts.append(values)
             pipeline.advance(i)
-            pipeline.took(i, length_of(values), position)
+            pipeline.took(i, num_rows_of(values), position)
             samples = self.samples[i] + pipeline.consumed[i]
             self.progress.took(self.splits[i], samples, position)
         return parts
@@ -197,158 +192,6 @@ class RowRounds:
             self.counters.publish(pipeline.gauges())
         if not self.is_worker:
             self.progress.offset = samples
-
-
-class BlockRounds:
-    """Rounds of one block of tokens of each split, until the blocks of the epoch are done.
-
-    Args:
-        progress: Where to begin, and where to record the blocks.
-        splits: The splits.
-        open_stream: Opens a split.
-        counters: Where to publish the progress.
-        length: Tokens of a block.
-        pad_id: The token that fills up the last blocks.
-        blocks_per_split: Blocks of a split in the epoch.
-    """
-
-    def __init__(
-        self,
-        progress: PackProgress,
-        splits: list[int],
-        open_stream: OpenStream,
-        counters: Counters,
-        *,
-        length: int,
-        pad_id: int,
-        blocks_per_split: int,
-    ) -> None:
-        self.progress = progress
-        self.splits = splits
-        self.open_stream = open_stream
-        self.counters = counters
-        self.length = length
-        self.pad_id = pad_id
-        self.blocks_per_split = blocks_per_split
-        self.documents = list(progress.documents)
-        self.blocks = list(progress.blocks)
-        self.buffers = dict(progress.buffers)
-        self.samples = [self.documents[split] for split in splits]
-
-    def streams(self) -> list[RowStream]:
-        """Return the documents of each split that were not taken yet."""
-        return [self.open_stream(split, self.documents[split]) for split in self.splits]
-
-    def row_order(self, streams: list[RowStream]) -> None:
-        """Return ``None``: how many documents a block has is seen when they are read."""
-
-    def items(self, pipeline: Pipeline) -> Iterator[Any]:
-        """Yield the blocks.
-
-        Raises:
-            ValueError: If the splits have not yielded equally many blocks before.
-        """
-        counts = {self.blocks[split] for split in self.splits}
-        if len(counts) > 1:
-            message = (
-                f"Packed checkpoint has {min(counts)} to {max(counts)} blocks per split, but "
-                "the splits of an iterator must have equally many. Pass the states of all ranks "
-                "to merge_state_dicts, and load its result"
-            )
-            raise ValueError(message)
-        last = self.splits[-1]
-        while self.blocks[last] < self.blocks_per_split:
-            for i in range(len(self.splits)):
-                self._fill(pipeline, i)
-            for split in self.splits:
-                buffer = self.buffers[split]
-                block, self.buffers[split] = buffer.cut(self.length, self.pad_id)
-                self.blocks[split] += 1
-                self._commit()
-                if split == last:
-                    self.counters.publish(pipeline.gauges())
-                yield block
-
-    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
-        """Yield lists of blocks."""
-        return in_lists(self.items(pipeline), size)
-
-    def _fill(self, pipeline: Pipeline, i: int) -> None:
-        """Take documents of a split until they fill a block, or there are no more."""
-        split = self.splits[i]
-        buffer = self.buffers.get(split, Buffer())
-        while buffer.num_tokens < self.length and pipeline.wait_ready(i):
-            run = pipeline.ready[i].take(self.length - buffer.num_tokens)
-            buffer = buffer.plus(run)
-            self.documents[split] = run.start + len(run.ends)
-            pipeline.took(i, len(run.ends), self.documents[split])
-            pipeline.advance(i)
-        self.buffers[split] = buffer
-
-    def _commit(self) -> None:
-        """Count the block that is yielded next as done."""
-        self.progress.documents = list(self.documents)
-        self.progress.blocks = list(self.blocks)
-        self.progress.buffers = dict(self.buffers)
-
-
-class ShardRounds:
-    """Rows of a shard, in the order of the sequence of all readers.
-
-    Args:
-        progress: Where to record the rows.
-        shard: The rows to yield.
-        worker: The number of this worker in its rank.
-        counters: Where to publish the progress.
-        perm: The permutation of the epoch.
-    """
-
-    def __init__(
-        self,
-        progress: ShardProgress,
-        shard: StridedShard,
-        worker: int,
-        counters: Counters,
-        perm: Callable[[], Any],
-    ) -> None:
-        self.progress = progress
-        self.shard = shard
-        self.worker = worker
-        self.counters = counters
-        self.perm = perm
-        self.samples: list[int] = []
-
-    def streams(self) -> list[RowStream]:
-        """Return the rows of the shard as one stream for each split that it reads."""
-        if self.shard.num_rows == 0:
-            return []
-        streams = self.shard.streams(self.perm())
-        self.samples = [0] * len(streams)
-        return streams
-
-    def row_order(self, streams: list[RowStream]) -> RowOrder:
-        """Return the rows of the shard."""
-        perm = streams[0].perm
-        order = joined_order([perm], self.shard.offsets(0, self.shard.num_rows))
-        return RowOrder(perm, order, len(streams), self.progress.taken, self.worker)
-
-    def items(self, pipeline: Pipeline) -> Iterator[Any]:
-        """Yield the rows."""
-        turns, num_rows = len(pipeline.streams), self.shard.num_rows
-        for row_number in range(num_rows):
-            i = row_number % turns
-            pipeline.wait_ready(i)
-            position, row = pipeline.ready[i].popleft()
-            pipeline.advance(i)
-            pipeline.took(i, 1, position + 1)
-            self.progress.taken[self.worker] = row_number + 1
-            if i == turns - 1 or row_number + 1 == num_rows:
-                self.counters.publish(pipeline.gauges())
-            yield row
-
-    def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
-        """Yield lists of rows."""
-        return in_lists(self.items(pipeline), size)
 
 
 def in_lists(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

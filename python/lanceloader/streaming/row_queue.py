@@ -87,14 +87,6 @@ def is_arrow(values: Any) -> bool:
     return library_of(values) == "pyarrow" and hasattr(values, "num_columns")
 
 
-def length_of(values: Any) -> int:
-    """Return the number of rows of a list or of columns; -1 if columns differ."""
-    if isinstance(values, Mapping):
-        found = {len(each) for each in values.values()}
-        return found.pop() if len(found) == 1 else -1
-    return int(values.num_rows) if hasattr(values, "num_columns") else len(values)
-
-
 def sliced(values: Any, start: int, stop: int) -> Any:
     """Return some rows of a list or of columns."""
     if isinstance(values, Mapping):

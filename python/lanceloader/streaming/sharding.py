@@ -34,18 +34,11 @@ class GlobalOrder:
         """The number of full cycles."""
         return self.num_rows // self.num_splits
 
-    def offset(self, place: int) -> int:
-        """Return the offset in the permutation of the row at ``place`` of the sequence.
+    def offsets(self, places: Any) -> Any:
+        """Return the offsets in the permutation of the rows at some places of the sequence.
 
         Places past the end continue at the beginning.
         """
-        place %= self.num_rows
-        cycle, split = divmod(place, self.num_splits)
-        full = self.rows_per_split
-        return place if cycle == full else split * full + cycle
-
-    def offsets(self, places: Any) -> Any:
-        """Return the offsets of an array of places; see ``offset``."""
         import numpy as np
 
         places = places % self.num_rows

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lanceloader.drawing.functions import drawing
 from lanceloader.randomness import RowKeys, called
+from lanceloader.stages.concat import num_rows_of
 from lanceloader.streaming.replaceable import namespace
-from lanceloader.streaming.row_queue import RowBlock, RowQueue, is_columnar, length_of
+from lanceloader.streaming.row_queue import RowBlock, RowQueue, is_columnar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +69,12 @@ class RowMapper:
 
     def items(self, start: int, num_rows: int, mapped: Any) -> list[RowBlock]:
         """Return a block."""
-        if length_of(mapped) != num_rows:
+        if (found := num_rows_of(mapped)) != num_rows:
+            # In LanceDB's words, which programs may look for.
             message = (
-                f"the transform returned {length_of(mapped)} rows for a batch of {num_rows}, but must "
-                "return exactly one output row per input row. To drop bad rows, raise for them "
-                "and pass on_transform_error='skip'"
+                f"the transform returned {found} rows for a batch of {num_rows}, but must return "
+                "exactly one output row per input row. To drop bad rows, raise for them and pass "
+                "on_transform_error='skip'"
             )
             raise ValueError(message)
         return [RowBlock(start, mapped, num_rows)]

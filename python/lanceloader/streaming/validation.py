@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow as pa
 from lanceloader._typing import Tail
 from lanceloader.choices import check_choice
 from lanceloader.errors import BoundsError
+from lanceloader.numbers import whole_number
 from lanceloader.stages.transform import UNSET, ErrorPolicy
 
 if TYPE_CHECKING:
@@ -115,12 +115,9 @@ def check_topology(
         ValueError: If they do not, ``rank`` is not below ``world_size``, or ``tail`` is unknown.
         ZeroDivisionError: If ``world_size`` is 0.
     """
-    for name, value in {
-        "num_splits": num_splits,
-        "rank": rank,
-        "world_size": world_size,
-    }.items():
-        check_whole(name, value)
+    whole_number(num_splits, "num_splits")
+    whole_number(rank, "rank")
+    whole_number(world_size, "world_size")
     if world_size == 0:
         raise ZeroDivisionError("world_size must be at least 1, got 0")
     if tail is not None:
@@ -145,32 +142,15 @@ def check_topology(
         raise ValueError(message)
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Check that an argument is a whole number.
-
-    Raises:
-        TypeError: If it is not.
-    """
-    try:
-        operator.index(value)
-    except TypeError:
-        message = f"`{name}` must be a whole number, got {value!r}"
-        raise TypeError(message) from None
-
-
 def check_positive(name: str, value: int | None) -> None:
     """Check that an argument is a positive whole number or ``None``.
 
     Raises:
-        TypeError: If it is not a whole number.
+        TypeError: If it is neither a whole number nor ``None``.
         ValueError: If it is 0 or less.
     """
-    if value is None:
-        return
-    check_whole(name, value)
-    if value <= 0:
-        message = f"{name} must be greater than 0, got {value}"
-        raise ValueError(message)
+    if value is not None:
+        check_required(name, value)
 
 
 def check_required(name: str, value: int) -> None:
@@ -180,10 +160,9 @@ def check_required(name: str, value: int) -> None:
         TypeError: If it is not a whole number.
         ValueError: If it is 0 or less.
     """
-    if value is None:
-        message = f"{name} must be a number greater than 0, got None"
-        raise TypeError(message)
-    check_positive(name, value)
+    if whole_number(value, name) <= 0:
+        message = f"{name} must be greater than 0, got {value}"
+        raise ValueError(message)
 
 
 def check_packing(
