@@ -115,11 +115,18 @@ class RowProgress:
     def counts(self) -> State:
         """Return the counts of a state dict."""
         self.settle()
-        splits = range(self.num_splits)
         return {
-            "samples_consumed_per_split": [self.samples(split) for split in splits],
-            "positions_consumed_per_split": [self.position(split) for split in splits],
+            "samples_consumed_per_split": self._all_samples(),
+            "positions_consumed_per_split": self._all_positions(),
         }
+
+    def _all_samples(self) -> list[int]:
+        samples, offset = self._samples, self.offset
+        return [samples.get(split, offset) for split in range(self.num_splits)]
+
+    def _all_positions(self) -> list[int]:
+        positions = self._positions
+        return [positions.get(n, count) for n, count in enumerate(self._all_samples())]
 
     def worker_counts(self) -> State:
         """Return the counts that a worker sends with a batch."""
@@ -130,11 +137,11 @@ class RowProgress:
         self.settle()
         samples: list[int] = state["samples_consumed_per_split"]
         positions: list[int] = state.get("positions_consumed_per_split", samples)
-        for split, count in enumerate(samples):
-            self._samples[split] = max(self.samples(split), int(count))
-        for split, position in enumerate(positions):
-            self._positions[split] = max(self.position(split), int(position))
-        self.offset = min(map(self.samples, range(self.num_splits)))
+        further = map(max, self._all_samples(), map(int, samples))
+        self._samples.update(enumerate(further))
+        further = map(max, self._all_positions(), map(int, positions))
+        self._positions.update(enumerate(further))
+        self.offset = min(self._all_samples())
 
     def load(self, state: State) -> None:
         """Continue at the counts of a state dict."""

@@ -6,7 +6,6 @@ import heapq
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lanceloader.stages.concat import num_rows_of
 from lanceloader.streaming.ordered_rows import RowOrder, joined_order
 from lanceloader.streaming.row_queue import interleaved
 
@@ -155,10 +154,11 @@ class RowRounds:
         parts = []
         end = pipeline.consumed[i] + num_rows
         while pipeline.consumed[i] < end and pipeline.wait_ready(i):
-            position, values = pipeline.ready[i].take(end - pipeline.consumed[i])
-            parts.append(values)
+            block = pipeline.ready[i].take(end - pipeline.consumed[i])
+            parts.append(block.values)
             pipeline.advance(i)
-            pipeline.took(i, num_rows_of(values), position)
+            position = block.start + block.num_rows
+            pipeline.took(i, block.num_rows, position)
             samples = self.samples[i] + pipeline.consumed[i]
             self.progress.took(self.splits[i], samples, position)
         return parts

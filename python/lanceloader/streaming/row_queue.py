@@ -31,7 +31,9 @@ class RowQueue:
         self._blocks: deque[RowBlock] = deque()
         self._num_rows = 0
         self._rows: deque[tuple[int, Any]] = deque()
-        """The rows of the first block, once one of them was taken."""
+        """The rows of the first block, once one of them was taken alone."""
+        self._num_taken = 0
+        """The rows of the first block that were taken together."""
 
     def __len__(self) -> int:
         return self._num_rows
@@ -52,20 +54,22 @@ class RowQueue:
         self._num_rows -= 1
         return self._rows.popleft()
 
-    def take(self, most: int) -> tuple[int, Any]:
-        """Remove up to ``most`` rows of the first block, and return their end and the values.
+    def take(self, most: int) -> RowBlock:
+        """Remove up to ``most`` rows of the first block.
 
         Rows must not be taken one by one from the same queue.
         """
-        start, values, num_rows = self._blocks.popleft()
-        if num_rows > most:
-            rest = RowBlock(
-                start + most, sliced(values, most, num_rows), num_rows - most
-            )
-            self._blocks.appendleft(rest)
-            values, num_rows = sliced(values, 0, most), most
+        block, first = self._blocks[0], self._num_taken
+        num_rows = min(most, block.num_rows - first)
         self._num_rows -= num_rows
-        return start + num_rows, values
+        self._num_taken = first + num_rows
+        if self._num_taken == block.num_rows:
+            self._blocks.popleft()
+            self._num_taken = 0
+        if num_rows == block.num_rows:
+            return block
+        values = sliced(block.values, first, first + num_rows)
+        return RowBlock(block.start + first, values, num_rows)
 
 
 def is_columnar(values: Any) -> bool:
@@ -89,10 +93,10 @@ def is_arrow(values: Any) -> bool:
 
 def sliced(values: Any, start: int, stop: int) -> Any:
     """Return some rows of a list or of columns."""
-    if isinstance(values, Mapping):
-        return {name: each[start:stop] for name, each in values.items()}
     if hasattr(values, "num_columns"):
         return values.slice(start, stop - start)
+    if isinstance(values, Mapping):
+        return {name: each[start:stop] for name, each in values.items()}
     return values[start:stop]
 
 
