@@ -102,18 +102,20 @@ class CorePipeline:
         """Return the batches of all reads, which the core reads ahead."""
         import numpy as np
 
-        streams = self.streams
+        streams, size = self.streams, self.batch_size
         perms = list({id(stream.perm): stream.perm for stream in streams}.values())
         starts = np.cumsum([0, *(perm.num_rows for perm in perms)], dtype=np.uint64)
         base = {id(perm): start for perm, start in zip(perms, starts, strict=False)}
-        positions = []
-        for _, i, start in self.reads:
-            stop = min(start + self.batch_size, streams[i].num_rows)
+        stops = [min(start + size, streams[i].num_rows) for _, i, start in self.reads]
+        ends = np.cumsum(
+            [stop - start for (*_, start), stop in zip(self.reads, stops, strict=True)]
+        )
+        positions = np.empty(self.num_rows, np.uint64)
+        for (_, i, start), stop, end in zip(self.reads, stops, ends, strict=True):
             offsets = streams[i].offsets(start, stop).astype(np.uint64)
-            positions.append(base[id(streams[i].perm)] + offsets)
-        order = joined_order(perms, np.concatenate(positions))
-        ends = np.cumsum([len(each) for each in positions])
-        return batches_ending_at(perms[0].reader, order, ends)
+            first = end - len(offsets)
+            np.add(offsets, base[id(streams[i].perm)], out=positions[first:end])
+        return batches_ending_at(perms[0].reader, joined_order(perms, positions), ends)
 
     def __enter__(self) -> Self:
         return self
