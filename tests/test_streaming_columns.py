@@ -109,8 +109,10 @@ def test_other_collate_functions_get_rows(shared, transform):
 
 @pytest.mark.parametrize("num_splits", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 6, 7])
-def test_arrow_batches(shared, num_splits, batch_size):
+@pytest.mark.parametrize("max_bytes", [None, "1GiB"], ids=["core", "threads"])
+def test_arrow_batches(shared, num_splits, batch_size, max_bytes):
     options = {"num_splits": num_splits, "read_batch_size": 8}
+    options["max_buffered_bytes"] = max_bytes
     ids = list(StreamingDataset(shared, transform=ids_of, **options))
     dataset = StreamingDataset(shared, transform=lambda batch: batch, **options)
     found = list(StreamingDataLoader(dataset, batch_size=batch_size))
@@ -144,7 +146,8 @@ def kinds_of_columns(count):
 
 
 @pytest.mark.parametrize("name", [*kinds_of_columns(1), "twice", "table"])
-def test_arrow_data_of_several_splits_is_interleaved(name):
+@pytest.mark.parametrize("num_rows", [12, 11, 10])
+def test_arrow_data_of_several_splits_is_interleaved(name, num_rows):
     columns = kinds_of_columns(12)
     names = [name] * 2 if name in columns else ["number", "number"]
     field = pa.field(names[0], columns[names[0]].type, metadata={"a": "b"})
@@ -155,13 +158,20 @@ def test_arrow_data_of_several_splits_is_interleaved(name):
     if name == "table":
         batch = pa.Table.from_batches([batch])
     # Splits of four rows each, of which the first is in two pieces.
-    parts = [[batch.slice(0, 1), batch.slice(1, 3)], [batch.slice(4, 4)]]
-    found = interleaved([*parts, [batch.slice(8)]])
+    # The last ones may have one row less.
+    parts = [[batch.slice(0, 1), batch.slice(1, 3)]]
+    parts += [[batch.slice(4, 4 - (num_rows < 11))]]
+    found = interleaved([*parts, [batch.slice(8, 4 - (num_rows < 12))]])
     assert found.schema.equals(schema, check_metadata=True)
-    order = [split * 4 + row for row in range(4) for split in range(3)]
+    order = [split * 4 + row for row in range(4) for split in range(3)][:num_rows]
     for column, wanted in zip(found.columns, batch.columns, strict=True):
         values = wanted.to_pylist()
         assert column.to_pylist() == [values[at] for at in order]
+
+
+def test_lists_beside_columns_are_interleaved_as_rows():
+    parts = [[[0, 3]], [np.array([1, 4])], [[2], []]]
+    assert interleaved(parts) == [0, 1, 2, 3, 4]
 
 
 def test_arrow_data_of_other_schemas_is_refused():
@@ -245,9 +255,14 @@ class Spy:
 
 
 @pytest.mark.parametrize("transform", [None, lambda batch: batch])
-def test_no_batch_is_kept_while_the_next_one_is_made(shared, transform, monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{"num_splits": 1}, {"num_splits": 2}, {"tail": "pad"}]
+)
+def test_no_batch_is_kept_while_the_next_one_is_made(
+    shared, transform, options, monkeypatch
+):
     dataset = StreamingDataset(
-        shared, num_splits=2, transform=transform, read_batch_size=10
+        shared, transform=transform, read_batch_size=10, **options
     )
     if transform is None:
         spy = Spy(next)
@@ -277,6 +292,36 @@ def test_no_batch_is_kept_while_the_next_one_is_made(shared, transform, monkeypa
     finally:
         gc.enable()
     assert spy.num_calls == 20
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 7])
+@pytest.mark.parametrize("transform", [*TRANSFORMS[1:], lambda batch: batch])
+def test_columns_with_a_tail_are_those_of_rows(shared, transform, batch_size):
+    """Whatever the batch size: a batch may begin with the row of any split."""
+    options = {"num_splits": 4, "tail": "uneven", "world_size": 3, "rank": 1}
+    plain = StreamingDataset(shared, transform=ids_of, read_batch_size=5, **options)
+    dataset = StreamingDataset(
+        shared, transform=transform, read_batch_size=5, **options
+    )
+    loader = StreamingDataLoader(dataset, batch_size=batch_size)
+    wanted = list(plain)
+    for at, batch in enumerate(loader):
+        plain_ids = wanted[at * batch_size : (at + 1) * batch_size]
+        if transform is matrix:
+            assert batch[:, 0].tolist() == plain_ids
+        elif transform is vector:
+            assert batch.tolist() == vector(rows_with(shared, plain_ids)).tolist()
+        else:
+            found = batch["id"]
+            assert getattr(found, "to_pylist", found.tolist)() == plain_ids
+        done = min((at + 1) * batch_size, len(wanted))
+        assert dataset.consumed_rows == done
+    assert done == len(wanted)
+
+
+def rows_with(table, ids):
+    """Return rows of the table by their ids, which are their offsets."""
+    return table.to_arrow().take(ids)
 
 
 def test_columns_of_different_lengths_are_refused(shared):

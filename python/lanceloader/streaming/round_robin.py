@@ -131,37 +131,22 @@ class RowRounds:
     def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
         """Yield lists of rows, or columns if the transform returns them.
 
-        Columns need batches of whole turns, and no rows left out.
+        Columns need streams at one pace, of which none is behind.
         """
-        turns = len(self.splits)
-        if not pipeline.is_even or size % turns or len(set(self.samples)) > 1:
+        if not pipeline.is_even or len(set(self.samples)) > 1:
             yield from in_lists(self.items(pipeline), size)
             return
-        while True:
-            parts = [self._next_rows(pipeline, i, size // turns) for i in range(turns)]
-            if len(parts[0]) == 0:
-                return
-            last = turns - 1
-            self._record(pipeline, self.samples[last] + pipeline.consumed[last])
-            batch = interleaved(parts)
-            # Neither is kept while the next batch is made.
-            del parts
-            yield batch
-            del batch
 
-    def _next_rows(self, pipeline: Pipeline, i: int, num_rows: int) -> list[Any]:
-        """Return the next rows of a split, in parts."""
-        parts = []
-        end = pipeline.consumed[i] + num_rows
-        while pipeline.consumed[i] < end and pipeline.wait_ready(i):
-            block = pipeline.ready[i].take(end - pipeline.consumed[i])
-            parts.append(block.values)
-            pipeline.advance(i)
-            position = block.start + block.num_rows
-            pipeline.took(i, block.num_rows, position)
+        def took(i: int, position: int) -> None:
             samples = self.samples[i] + pipeline.consumed[i]
             self.progress.took(self.splits[i], samples, position)
-        return parts
+
+        def recorded(num_rows: int) -> None:
+            self._record(pipeline, self.samples[0] + num_rows // turns)
+
+        turns = len(self.splits)
+        num_rows = min(stream.num_rows for stream in pipeline.streams) * turns
+        yield from batches_in_turns(pipeline, num_rows, size, took, recorded)
 
     def _behind(self) -> Iterator[tuple[int, int]]:
         """Yield the split that is furthest behind, and its rows, until no split is behind.
@@ -198,3 +183,43 @@ def in_lists(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Yield the items in lists of ``size``; the last one may be shorter."""
     while batch := [*islice(items, size)]:
         yield batch
+
+
+def batches_in_turns(
+    pipeline: Pipeline,
+    num_rows: int,
+    size: int,
+    took: Callable[[int, int], None],
+    recorded: Callable[[int], None],
+) -> Iterator[Any]:
+    """Yield batches that have one row of each stream in turn, as columns if there are any.
+
+    Args:
+        pipeline: The streams, which go at one pace.
+        num_rows: The rows of all batches.
+        size: The rows of a batch; the last one may have fewer.
+        took: Called with a stream, and the position up to which its rows were taken.
+        recorded: Called with the rows of all batches so far, before each is yielded.
+    """
+    turns = len(pipeline.streams)
+    for start in range(0, num_rows, size):
+        stop = min(start + size, num_rows)
+        parts = []
+        for row in range(start, min(start + turns, stop)):
+            i = row % turns
+            end = pipeline.consumed[i] + len(range(row, stop, turns))
+            pieces = []
+            while pipeline.consumed[i] < end and pipeline.wait_ready(i):
+                block = pipeline.ready[i].take(end - pipeline.consumed[i])
+                pieces.append(block.values)
+                pipeline.advance(i)
+                position = block.start + block.num_rows
+                pipeline.took(i, block.num_rows, position)
+                took(i, position)
+            parts.append(pieces)
+        recorded(stop)
+        batch = interleaved(parts)
+        # None of these is kept while the next batch is made.
+        del parts, pieces, block
+        yield batch
+        del batch

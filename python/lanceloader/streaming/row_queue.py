@@ -118,7 +118,7 @@ def interleaved(parts: list[list[Any]]) -> Any:
     """Return the first row of each part, the second row of each, and so on.
 
     Args:
-        parts: Lists or columns of equal length, each in pieces.
+        parts: Lists or columns, each in pieces. The first parts may have one row more.
     """
     kinds = {type(piece) for part in parts for piece in part}
     if len(kinds) == 1 and hasattr(parts[0][0], "num_columns"):
@@ -134,12 +134,16 @@ def interleaved_values(parts: list[Any]) -> Any:
     if len({type(part) for part in parts}) > 1:
         parts = [rows_of(part) for part in parts]
         first = parts[0]
-    if isinstance(first, list):
-        return [row for turn in zip(*parts, strict=True) for row in turn]
     if isinstance(first, Mapping):
         return {
             name: interleaved_values([part[name] for part in parts]) for name in first
         }
+    turns = len(parts[-1])
+    if len(first) > turns:
+        rest = [part[turns:] for part in parts if len(part) > turns]
+        return concat([interleaved_values([part[:turns] for part in parts]), *rest])
+    if isinstance(first, list):
+        return [row for turn in zip(*parts, strict=True) for row in turn]
     if library_of(first) == "torch":
         import torch
 
@@ -157,7 +161,7 @@ def interleaved_arrow(parts: list[list[Any]]) -> Any:
     first = pieces[0]
     if len(parts) == 1:
         return concat(pieces)
-    order = turns_of(len(parts), sum(piece.num_rows for piece in parts[0]))
+    order = turns_of(tuple(sum(piece.num_rows for piece in part) for part in parts))
     if not isinstance(first, pa.RecordBatch) or first.num_columns == 0:
         return concat(pieces).take(numpy_of(offsets_of(order)))
     if any(piece.schema != first.schema for piece in pieces):
@@ -188,10 +192,16 @@ def plain_names(names: tuple[str, ...]) -> list[str]:
     return list(names) if is_plain else [str(at) for at in range(len(names))]
 
 
-@lru_cache(maxsize=8)
-def turns_of(num_parts: int, num_rows: int) -> Order:
-    """Return the first row of each part, the second row of each, and so on."""
+@lru_cache(maxsize=64)
+def turns_of(lengths: tuple[int, ...]) -> Order:
+    """Return the first row of each part, the second row of each, and so on.
+
+    Args:
+        lengths: The number of rows of each part, which lie end to end.
+    """
     import numpy as np
 
-    places = np.arange(num_parts * num_rows, dtype=np.uint64)
-    return Order.listed(np.ascontiguousarray(places.reshape(num_parts, -1).T).ravel())
+    starts = np.cumsum((0, *lengths[:-1]))
+    rows = np.arange(max(lengths))[:, None]
+    places = (rows + starts)[rows < np.array(lengths)]
+    return Order.listed(places.astype(np.uint64))

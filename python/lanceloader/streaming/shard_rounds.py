@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.streaming.ordered_rows import RowOrder, joined_order
-from lanceloader.streaming.round_robin import in_lists
+from lanceloader.streaming.round_robin import batches_in_turns, in_lists
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,5 +72,17 @@ class ShardRounds:
             yield row
 
     def batches(self, pipeline: Pipeline, size: int) -> Iterator[Any]:
-        """Yield lists of rows."""
-        return in_lists(self.items(pipeline), size)
+        """Yield lists of rows, or columns if the transform returns them."""
+        if not pipeline.is_even:
+            yield from in_lists(self.items(pipeline), size)
+            return
+
+        def took(i: int, position: int) -> None:
+            """Nothing is recorded of single streams."""
+
+        def recorded(num_rows: int) -> None:
+            self.progress.taken[self.worker] = num_rows
+            self.counters.publish(pipeline.gauges())
+
+        num_rows = self.shard.num_rows
+        yield from batches_in_turns(pipeline, num_rows, size, took, recorded)
