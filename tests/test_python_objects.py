@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from lanceloader.formats.python import LONG, MANY, rows
+from lanceloader.formats.python import LONG, MANY, columns, rows
 
 WHOLE = [
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
@@ -65,9 +65,9 @@ def test_whole_numbers_of_every_type_and_size(kind):
     ids=["slice", "large", "fixed", "fixed slice", "empty", "null", "null in", "float"],
 )
 def test_lists_of_every_kind(make):
-    column = make(lists(pa.int32(), range(1000)))
-    found = rows(batch_of(column))
-    assert found == batch_of(column).to_pylist()
+    batch = batch_of(make(lists(pa.int32(), range(1000))))
+    assert rows(batch) == batch.to_pylist()
+    assert columns(batch) == batch.to_pydict()
 
 
 def test_batches_share_the_objects_of_tokens():

@@ -126,11 +126,8 @@ def columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
     """Return a dict with one list per column. Every value but decoded images is copied."""
     if batch.nbytes >= LARGE:
         keep_freed_memory()
-    if not any(map(is_images, batch.schema)):
-        values: dict[str, list[Any]] = batch.to_pydict()
-        return values
     return {
-        field.name: images_of(field, column) if is_images(field) else column.to_pylist()
+        field.name: images_of(field, column) if is_images(field) else values_of(column)
         for field, column in zip(batch.schema, batch.columns, strict=True)
     }
 
