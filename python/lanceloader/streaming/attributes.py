@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from lanceloader.streaming.counters import Counters
     from lanceloader.streaming.iterator_lock import IteratorLock
     from lanceloader.streaming.progress import Progress
-    from lanceloader.streaming.sharding import StridedShard
     from lanceloader.streaming.validation import RowErrorPolicy
 
 
 class DatasetAttributes:
-    """Declares the attributes, and the methods that another base class implements."""
+    """Declares the attributes."""
 
     _failure: Exception | None = None
     """Why the dataset could not be opened in the worker to which it was sent."""
@@ -75,15 +74,3 @@ class DatasetAttributes:
     _checkpoint_invalid_reason: str | None
     _consumer_checkpoint_requires_uniform: bool
     """Whether the progress of several workers was taken over, so that states need a whole step."""
-
-    def _build_permutation(self, table: Any) -> Any:
-        """Return the permutation table of this epoch, built from the settings."""
-        raise NotImplementedError
-
-    def _shard(self, worker: int, num_workers: int) -> StridedShard:
-        """Return the rows left for a worker of this rank; only with ``tail``."""
-        raise NotImplementedError
-
-    def _order_fingerprint(self) -> dict[str, Any]:
-        """Return what determines which row is at which position."""
-        raise NotImplementedError

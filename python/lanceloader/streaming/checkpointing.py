@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias, cast
 
-from lanceloader.streaming.attributes import DatasetAttributes
+from lanceloader.streaming.iteration import DatasetIteration
 from lanceloader.streaming.merging import PACKING_KEYS, RUN_KEYS, merged
+from lanceloader.streaming.order import DatasetOrder
 from lanceloader.streaming.progress import PackProgress, ShardProgress
 from lanceloader.streaming.replaceable import namespace
 
 State: TypeAlias = dict[str, Any]
 
 
-class DatasetCheckpoints(DatasetAttributes):
+class DatasetCheckpoints(DatasetIteration, DatasetOrder):
     """Makes and loads state dicts, and takes over the progress of workers."""
 
     @property

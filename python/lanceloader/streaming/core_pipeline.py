@@ -84,10 +84,11 @@ class CorePipeline:
         self.is_brief = False
 
         self.reads = sorted(
-            (samples[i] + start, i, start)
+            (samples[i] + start, i, start, min(start + batch_size, stream.num_rows))
             for i, stream in enumerate(streams)
             for start in range(0, stream.num_rows, batch_size)
         )
+        """Of each read: when it is needed, the stream, and the rows from start to stop."""
         self.num_reads = 0
         self.read_rows = [0] * len(streams)
         self.num_rows = sum(stream.num_rows for stream in streams)
@@ -102,16 +103,13 @@ class CorePipeline:
         """Return the batches of all reads, which the core reads ahead."""
         import numpy as np
 
-        streams, size = self.streams, self.batch_size
+        streams = self.streams
         perms = list({id(stream.perm): stream.perm for stream in streams}.values())
         starts = np.cumsum([0, *(perm.num_rows for perm in perms)], dtype=np.uint64)
         base = {id(perm): start for perm, start in zip(perms, starts, strict=False)}
-        stops = [min(start + size, streams[i].num_rows) for _, i, start in self.reads]
-        ends = np.cumsum(
-            [stop - start for (*_, start), stop in zip(self.reads, stops, strict=True)]
-        )
+        ends = np.cumsum([stop - start for *_, start, stop in self.reads])
         positions = np.empty(self.num_rows, np.uint64)
-        for (_, i, start), stop, end in zip(self.reads, stops, ends, strict=True):
+        for (_, i, start, stop), end in zip(self.reads, ends, strict=True):
             offsets = streams[i].offsets(start, stop).astype(np.uint64)
             first = end - len(offsets)
             np.add(offsets, base[id(streams[i].perm)], out=positions[first:end])
@@ -192,7 +190,7 @@ class CorePipeline:
         import pyarrow as pa
 
         assert self.raw is not None
-        _, i, start = self.reads[self.num_reads]
+        _, i, start, _ = self.reads[self.num_reads]
         batch = pa.record_batch(next(self.raw.batches))
         nanos = sum(self.raw.watch.stats().stage_nanos)
         seconds, self.nanos = (nanos - self.nanos) * 1e-9, nanos

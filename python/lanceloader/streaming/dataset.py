@@ -15,9 +15,7 @@ from lanceloader.stages.transform import UNSET
 from lanceloader.streaming import validation
 from lanceloader.streaming.checkpointing import DatasetCheckpoints
 from lanceloader.streaming.counters import Counters
-from lanceloader.streaming.iteration import DatasetIteration
 from lanceloader.streaming.iterator_lock import IteratorLock
-from lanceloader.streaming.order import DatasetOrder
 from lanceloader.streaming.pickling import DatasetPickling, opened_once, schema_of
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
 from lanceloader.streaming.replaceable import namespace
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 
 class StreamingDataset(
-    DatasetOrder,
-    DatasetIteration,
     DatasetCheckpoints,
     DatasetStatistics,
     DatasetPickling,

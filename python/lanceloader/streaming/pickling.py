@@ -17,10 +17,9 @@ from lanceloader.compat_lancedb.plan_table import PlanTable, arrow_of
 from lanceloader.numbers import array_of, numpy_of, offsets_of
 from lanceloader.sources import LanceSource, open_source, pinned_source
 from lanceloader.sources.opening import is_a
-from lanceloader.streaming.attributes import DatasetAttributes
 from lanceloader.streaming.counters import Counters
 from lanceloader.streaming.iterator_lock import IteratorLock
-from lanceloader.streaming.order import is_of_lancedb
+from lanceloader.streaming.order import DatasetOrder, is_of_lancedb
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
 from lanceloader.streaming.replaceable import is_replaced, namespace
 from lanceloader.world import is_starting
@@ -41,7 +40,7 @@ class UnopenedTable(NamedTuple):
     """Its state in a pickle."""
 
 
-class DatasetPickling(DatasetAttributes):
+class DatasetPickling(DatasetOrder):
     """Reduces a dataset to a description, and opens a dataset from it."""
 
     @property
