@@ -258,6 +258,41 @@ def test_another_process_publishes_its_counters(shared, library, start, override
     assert next(iter(dataset)) is not None
 
 
+def test_statistics_are_read_by_another_thread(shared):
+    """Also while the consumer moves batches on."""
+    dataset = StreamingDataset(
+        shared,
+        num_splits=4,
+        read_batch_size=1,
+        transform=ids_of,
+        transform_parallelism=2,
+    )
+    is_over = threading.Event()
+    found = []
+
+    def watch():
+        try:
+            while not is_over.is_set():
+                waiting = dataset.raw_queue_depth + dataset.prefetch_queue_depth
+                assert 0 <= waiting <= 100
+        except Exception as error:
+            found.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        for _ in range(10):
+            dataset.reset()
+            assert len(list(dataset)) == 100
+    finally:
+        is_over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert found == []
+
+
 def test_reads_that_outlive_an_iteration_are_counted(shared, monkeypatch):
     """LanceDB waits for these reads, and counts without a lock."""
     monkeypatch.setattr("lanceloader.streaming.pools.GRACE", 0.0)

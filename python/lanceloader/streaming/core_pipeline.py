@@ -165,9 +165,10 @@ class CorePipeline:
 
     def gauges(self, *, is_over: bool = False) -> Gauges:
         """Return the progress; after the end of the iteration, nothing waits."""
+        # A copy, made at once: another thread may ask while the consumer moves batches on.
         raw = sum(
             num_rows
-            for _, num_rows, future in self.transforming
+            for _, num_rows, future in tuple(self.transforming)
             if not (is_over or future.running() or future.done())
         )
         ready = 0 if is_over else sum(map(len, self.ready))

@@ -164,10 +164,11 @@ class Counters:
 
     def value(self, cell: int) -> float:
         """Return a counter summed over processes, with this one up to date."""
-        if self._gauges is None:
+        gauges = self._gauges
+        if gauges is None:
             return self._total(cell)
         if cell < BYTES:
-            return self._gauges()[cell]
+            return gauges()[cell]
         own = int(self._cells[self._first + cell])
         return self._own[cell] + self._total(cell) - own
 

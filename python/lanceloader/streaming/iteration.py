@@ -150,12 +150,10 @@ class DatasetIteration(DatasetAttributes):
             )
             yield from self._counted(ordered.gauges, ordered.items(batch_size))
             return
-        with self._pipeline(streams, rounds.samples) as pipeline:
-            if batch_size is None:
-                items = rounds.items(pipeline)
-            else:
-                items = rounds.batches(pipeline, batch_size)
-            yield from self._counted(pipeline.gauges, items)
+        pipeline = self._pipeline(streams, rounds.samples)
+        yield from self._counted(
+            pipeline.gauges, items_of(rounds, pipeline, batch_size)
+        )
 
     def _counted(
         self, gauges: Callable[..., Gauges], items: Iterator[Any]
@@ -285,3 +283,14 @@ class DatasetIteration(DatasetAttributes):
         if position > 0:
             perm = perm.with_skip(position)
         return RowStream(perm, perm.num_rows, position, np.arange)
+
+
+def items_of(
+    rounds: Rounds, pipeline: Pipeline, batch_size: int | None
+) -> Iterator[Any]:
+    """Yield rows, or batches of some size, as long as the pipeline is open."""
+    with pipeline:
+        if batch_size is None:
+            yield from rounds.items(pipeline)
+        else:
+            yield from rounds.batches(pipeline, batch_size)
