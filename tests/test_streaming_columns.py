@@ -9,6 +9,7 @@ import threading
 import weakref
 
 import lancedb
+import lanceloader.streaming as streaming
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -192,6 +193,8 @@ def test_who_calls_a_brief_transform(
     shared, monkeypatch, brief_s, options, in_consumer
 ):
     monkeypatch.setattr(core_pipeline, "BRIEF_S", brief_s)
+    # Of more threads, the first batches would occupy all.
+    monkeypatch.setattr(streaming.os, "cpu_count", lambda: 2)
     callers = []
 
     def noted(batch):
@@ -209,6 +212,7 @@ def test_who_calls_a_brief_transform(
 
 def test_threads_call_a_transform_that_is_no_longer_brief(shared, monkeypatch):
     monkeypatch.setattr(core_pipeline, "BRIEF_S", float("inf"))
+    monkeypatch.setattr(streaming.os, "cpu_count", lambda: 2)
     callers = []
 
     def noted(batch):
