@@ -60,6 +60,7 @@ class HelperLoop:
         self._batches, self._reported = None, 0.0
         self._loader.cursor = argument
         loader = self._loader
+        loader.pipeline = loader.pipeline.for_sending(loader.units)
         if loader.pipeline.sends_in_place(loader.units, loader.batch_size):
             share()
         self._batches = iter(loader)

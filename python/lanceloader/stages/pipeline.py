@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
@@ -20,11 +20,13 @@ from lanceloader.randomness import takes_rng
 from lanceloader.stages.error_policy import ErrorPolicy
 from lanceloader.stages.transform import transformed
 from lanceloader.stop_iteration import as_runtime_error, without_stop_iteration
+from lanceloader.transport.buffered import BUFFERED, buffering
 from lanceloader.world import num_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from lanceloader._typing import Format
     from lanceloader.locations import RowLocation
     from lanceloader.monitor.counted_batches import CountedBatches
     from lanceloader.monitor.metrics import Metrics
@@ -78,6 +80,7 @@ class BatchPipeline:
         collate: The user's function of the result of the transform.
         pin_memory: Whether tensors are copied to pinned memory.
         device: The device that tensors are copied to, or ``None``.
+        convert: Called with raw batches in place of the conversion to the format, or ``None``.
     """
 
     transform: Callable[[Any], Any] | None = None
@@ -87,6 +90,7 @@ class BatchPipeline:
     collate: Callable[[Any], Any] | None = None
     pin_memory: bool = False
     device: Any = None
+    convert: Callable[[Any], Any] | None = None
 
     @classmethod
     def of(
@@ -161,14 +165,32 @@ class BatchPipeline:
         It may if no function of the user is called with them, which might keep them. Large batches are
         copied: to fill fresh shared memory costs more than to copy to memory that was used before.
         """
-        transform = units.view.transform_fn
-        is_format = name_of(transform) is not None and not steps_of(transform)
-        if not is_format or self.transform is not None or self.collate is not None:
+        if not self._only_converts(units):
             return False
         reader = units.view.open_reader()
         if not isinstance(reader, Reader):
             return False
         return reader.choice().row_bytes * batch_size <= MOST_IN_PLACE
+
+    def for_sending(
+        self, units: Units, formats: Sequence[Format] = BUFFERED
+    ) -> BatchPipeline:
+        """Return the stages of a process that sends its batches, which are made where they arrive.
+
+        Args:
+            units: The units of the batches.
+            formats: The formats of which batches may be made there.
+        """
+        if not self._only_converts(units) or self.threads:
+            return self
+        convert = buffering(units.view, units.convert, formats)
+        return self if convert is None else replace(self, convert=convert)
+
+    def _only_converts(self, units: Units) -> bool:
+        """Return whether batches are only converted to a format, without functions of the user."""
+        transform = units.view.transform_fn
+        is_format = name_of(transform) is not None and not steps_of(transform)
+        return is_format and self.transform is None and self.collate is None
 
     def run(
         self,
@@ -246,7 +268,7 @@ class BatchPipeline:
         locations: Callable[[int], RowLocation],
     ) -> Iterator[Any]:
         """Convert and collate batches in the thread of the consumer."""
-        convert, collate = units.convert, self.collate
+        convert, collate = self.convert or units.convert, self.collate
         number = -1
         for batch in raw:
             number += 1

@@ -26,6 +26,7 @@ SCALARS = int, str, float, bool, type(None)
 PLAIN = {
     "lanceloader.workers.batches": ("SkippedBatch",),
     "lanceloader.helper.batches": ("HelperReport",),
+    "lanceloader.transport.buffered": ("BufferedBatch",),
 }
 """Types of messages that hold no tensors, by their modules, which need not be imported."""
 

@@ -81,13 +81,13 @@ class WorkerDataset(IterableDataset[Any]):
 
     def _slots(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch or its placeholder, and the bytes of its rows."""
-        iteration = self._loader.request()
-        metrics, collate = iteration.metrics, self._collate
-        loader = self._loader
-        if not collate and loader.pipeline.sends_in_place(
-            loader.units, loader.batch_size
-        ):
-            share()
+        loader, collate = self._loader, self._collate
+        if not collate:
+            loader.pipeline = loader.pipeline.for_sending(loader.units)
+            if loader.pipeline.sends_in_place(loader.units, loader.batch_size):
+                share()
+        iteration = loader.request()
+        metrics = iteration.metrics
         counts = metrics.counts
         num_reported = 0
         for batch in iteration.batches(epoch_end=SkippedBatch()):

@@ -1,0 +1,261 @@
+"""Batches that are sent as the buffers of their columns, and are made where they arrive.
+
+A batch of the core that goes to another process needs no arrays in this one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from lanceloader import _native
+from lanceloader.formats import Columns, name_of, native_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
+
+    from lanceloader._native import Batch
+    from lanceloader._typing import Format
+
+__all__ = ["BUFFERED", "BufferedBatch", "buffering"]
+
+BUFFERED: tuple[Format, ...] = "arrow", "torch_dict", "numpy_dict"
+"""The formats of which batches are made of buffers, where they arrive."""
+
+MOST_RECIPES = 64
+"""The most recipes that are remembered: more, if the columns of batches differ."""
+
+
+class BufferedBatch:
+    """The buffers of a batch, which pickles to the batch itself.
+
+    Args:
+        recipe: How the batch is made.
+        num_rows: The number of its rows.
+        buffers: The buffers, or ``None`` for each that is missing.
+    """
+
+    __slots__ = ("buffers", "num_rows", "recipe")
+
+    def __init__(
+        self,
+        recipe: ColumnsRecipe | RecordsRecipe,
+        num_rows: int,
+        buffers: Sequence[Any],
+    ) -> None:
+        self.recipe = recipe
+        self.num_rows = num_rows
+        self.buffers = buffers
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any, ...]]:
+        # Earlier protocols have no buffers.
+        kind: Any = pickle.PickleBuffer if protocol >= 5 else bytearray
+        parts = [None if part is None else kind(part) for part in self.buffers]
+        return made, (self.recipe, self.num_rows, *parts)
+
+
+def made(recipe: Any, num_rows: int, *buffers: Any) -> Any:
+    """Return the batch that a recipe makes of buffers."""
+    return recipe.make(num_rows, *buffers)
+
+
+class ColumnsRecipe:
+    """How a dict of columns is made of blocks of adjacent columns.
+
+    Args:
+        library: The library of its arrays.
+        names: The names of the columns.
+        runs: The numbers of the columns of each block, their dtype, and the shape of the values of
+            a row.
+    """
+
+    def __init__(
+        self,
+        library: str,
+        names: tuple[str, ...],
+        runs: tuple[tuple[tuple[int, ...], str, tuple[int, ...]], ...],
+    ) -> None:
+        self._arguments = library, names, runs
+        self._blank = dict.fromkeys(names)
+        self._runs = [
+            (tuple(map(names.__getitem__, numbers)), dtype, inner)
+            for numbers, dtype, inner in runs
+        ]
+        self._arrays_of: Any = (
+            tensors_of
+            if library == "torch"
+            else importlib.import_module(f"lanceloader.formats.{library}").vectors
+        )
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return columns_recipe, self._arguments
+
+    def make(self, num_rows: int, *blocks: Any) -> Columns:
+        """Return the batch, whose arrays are views of the blocks."""
+        columns = Columns(self._blank)
+        for (names, dtype, inner), block in zip(self._runs, blocks, strict=True):
+            shape = (len(names), num_rows, *inner)
+            arrays = self._arrays_of(names[0], block, dtype, shape)
+            columns.update(zip(names, arrays, strict=True))
+        return columns
+
+
+@functools.lru_cache(MOST_RECIPES)
+def columns_recipe(*arguments: Any) -> ColumnsRecipe:
+    """Return the recipe with some arguments, which is made once."""
+    return ColumnsRecipe(*arguments)
+
+
+def tensors_of(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    """Return one tensor for each column of a block.
+
+    They are not views of one tensor: autograd would take a change of one for a change of all.
+    """
+    import torch
+
+    del name
+    whole = torch.frombuffer(block, dtype=getattr(torch, dtype))
+    parts: Any = whole.unsafe_split(math.prod(shape[1:]))
+    if len(shape) > 2:
+        parts = [part.view(shape[1:]) for part in parts]
+    return parts
+
+
+class RecordsRecipe:
+    """How a record batch is made of the buffers of its columns.
+
+    Args:
+        schema: The pickled schema, whose columns have no children.
+    """
+
+    def __init__(self, schema: bytes) -> None:
+        self._pickled = schema
+        self.schema: pa.Schema = pickle.loads(schema)
+        self._kinds = [(kind, kind.num_buffers) for kind in self.schema.types]
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return records_recipe, (self._pickled,)
+
+    def make(self, num_rows: int, *buffers: Any) -> pa.RecordBatch:
+        """Return the batch, whose columns are views of the buffers."""
+        import pyarrow as pa
+
+        parts = [None if part is None else pa.py_buffer(part) for part in buffers]
+        arrays = []
+        at = 0
+        for kind, num_buffers in self._kinds:
+            own = parts[at : at + num_buffers]
+            at += num_buffers
+            num_nulls = 0 if own[0] is None else -1
+            arrays.append(pa.Array.from_buffers(kind, num_rows, own, num_nulls))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+@functools.lru_cache(MOST_RECIPES)
+def records_recipe(schema: bytes) -> RecordsRecipe:
+    """Return the recipe of a pickled schema, which is made once."""
+    return RecordsRecipe(schema)
+
+
+def buffering(
+    view: Any, convert: Callable[[Any], Any], formats: Sequence[Format]
+) -> Callable[[Any], Any] | None:
+    """Return a function that converts raw batches to their buffers, where that is possible.
+
+    It is ``None`` if the format is not one of ``formats``, or if this process does not send its
+    batches through shared memory. The function converts other batches to the format.
+
+    Args:
+        view: What the batches are rows of, without functions of the user.
+        convert: Converts a raw batch to the format.
+        formats: The names of formats.
+    """
+    transform = view.transform_fn
+    name = name_of(transform) or ""
+    # Files of values are no Arrow data, and mixtures have none.
+    if not Columns.are_sent or name not in formats or getattr(view, "has_files", True):
+        return None
+    if name == "arrow":
+        return functools.partial(records_of, convert, [None])
+    if native_of(transform) is None:
+        return None
+    library = name.removesuffix("_dict")
+    return functools.partial(columns_of, convert, library, {})
+
+
+def columns_of(
+    convert: Callable[[Any], Any],
+    library: str,
+    known: dict[Any, ColumnsRecipe],
+    batch: Any,
+) -> Any:
+    """Return the buffers of a batch that is to become a dict of arrays.
+
+    Args:
+        convert: Converts batches with columns of which no arrays can be made without a copy.
+        library: The library of the arrays.
+        known: The recipes of earlier batches.
+        batch: The raw batch.
+    """
+    if not isinstance(batch, _native.Batch) or not batch.num_rows:
+        return convert(batch)
+    own: Batch = batch if batch.is_owned else batch.to_owned()
+    names, runs, others = own.runs()
+    described = tuple(
+        (tuple(numbers), dtype, tuple(inner)) for numbers, dtype, inner, _ in runs
+    )
+    key = tuple(names), described
+    recipe = known.get(key)
+    if recipe is None:
+        is_whole = not others and len(set(names)) == len(names)
+        if not is_whole or any(dtype == "bfloat16" for _, dtype, _ in described):
+            return convert(own)
+        if len(known) >= MOST_RECIPES:
+            known.clear()
+        recipe = known[key] = ColumnsRecipe(library, *key)
+    return BufferedBatch(recipe, own.num_rows, [block for *_, block in runs])
+
+
+def records_of(
+    convert: Callable[[Any], Any], known: list[RecordsRecipe | None], batch: Any
+) -> Any:
+    """Return the buffers of a batch that is to become a record batch.
+
+    Args:
+        convert: Converts batches with columns that consist of others.
+        known: The recipe of the batch before.
+        batch: The raw batch.
+    """
+    rows: pa.RecordBatch = convert(batch)
+    recipe = known[0]
+    schema = rows.schema
+    if recipe is None or not recipe.schema.equals(schema, check_metadata=True):
+        if not schema.names or not all(map(is_flat, schema.types)):
+            return rows
+        recipe = known[0] = RecordsRecipe(pickle.dumps(schema))
+    buffers: list[Any] = []
+    for column in rows.columns:
+        if column.offset:
+            return rows
+        buffers += column.buffers()
+    return BufferedBatch(recipe, rows.num_rows, buffers)
+
+
+def is_flat(kind: pa.DataType) -> bool:
+    """Return whether arrays of a type are their buffers, and nothing else."""
+    import pyarrow as pa
+
+    types = pa.types
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            *(types.is_primitive, types.is_decimal),
+            *(types.is_string, types.is_large_string),
+            *(types.is_binary, types.is_large_binary),
+        )
+    )
