@@ -13,8 +13,7 @@ import pytest
 import torch
 import worker_values
 from lanceloader.torch import DataLoader
-from lanceloader.transport import blocks, inbox, outbox, shared_memory
-from lanceloader.workers import groups
+from lanceloader.transport import blocks, groups, inbox, outbox, shared_memory
 from process_state import mappings, soon
 from segments import check_none_is_mapped
 from torch.utils.data import DataLoader as TorchLoader

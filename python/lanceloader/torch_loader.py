@@ -21,9 +21,9 @@ from lanceloader.loader.loader import Loader, register_as_dataset
 from lanceloader.loader.signature import with_options_shown
 from lanceloader.monitor.markup import paragraph
 from lanceloader.numbers import count
+from lanceloader.transport.groups import MOST_BATCHES
 from lanceloader.workers.batches import BatchCollate, WorkerDataset, unchanged
 from lanceloader.workers.group_iterator import GroupsIterator
-from lanceloader.workers.groups import MOST_BATCHES
 from lanceloader.workers.receiving import received, received_of_steps
 from lanceloader.workers.starting import WorkersIterator, started
 from lanceloader.workers.steps import StepDataset, Steps, StepSampler

@@ -26,11 +26,12 @@ from lanceloader.loader.trainers import (
     check_collation,
     raise_no_dataset,
     sampler_of,
-    share_from_worker,
+    sends_unchanged,
 )
 from lanceloader.monitor.metrics import Metrics
 from lanceloader.monitor.progress import check_bar
 from lanceloader.numbers import count
+from lanceloader.transport.torch_groups import GroupingIterator
 from lanceloader.world import World
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
+    from lanceloader._typing import Format
     from lanceloader.helper.kept import KeptHelper
     from lanceloader.loader.steps import StepOptions
     from lanceloader.stages.pipeline import BatchPipeline
@@ -294,8 +296,15 @@ class Loader(MonitoredLoader, Generic[PermutationT]):
 
     def __iter__(self) -> Iterator[Any]:
         check_collation(sys._getframe(1))
-        share_from_worker(self)
+        is_sent = sends_unchanged(self, sys._getframe(1))
         iteration = self.request()
+        if is_sent:
+            # torch makes tensors of NumPy's arrays.
+            formats: tuple[Format, ...] = "arrow", "torch_dict"
+            iteration.pipeline = self.pipeline.for_sending(self.units, formats)
+            return GroupingIterator(
+                LoaderIterator(iteration.batches(), iteration.metrics)
+            )
         if self._in_process:
             batches = iteration.batches()
         else:

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 from lanceloader.transport.blocks import share
-from lanceloader.transport.workers import arguments_of_worker
+from lanceloader.transport.workers import arguments_of_worker, is_worker_of_torch
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -18,7 +18,7 @@ __all__ = [
     "check_collation",
     "raise_no_dataset",
     "sampler_of",
-    "share_from_worker",
+    "sends_unchanged",
 ]
 
 
@@ -101,18 +101,27 @@ def raise_no_dataset() -> NoReturn:
     )
 
 
-def share_from_worker(loader: Any) -> None:
-    """Share the memory of batches that a worker of torch sends as this loader makes them."""
+def sends_unchanged(loader: Any, frame: FrameType) -> bool:
+    """Return whether this is a worker of torch's ``DataLoader`` that sends the batches of a loader as they are.
+
+    If so, the memory of these batches is shared as the loader makes them.
+
+    Args:
+        loader: The loader.
+        frame: The frame that calls ``iter(loader)``.
+    """
     data = sys.modules.get("torch.utils.data")
     info = None if data is None else data.get_worker_info()
     if data is None or info is None or info.dataset is not loader:
-        return
+        return False
     arguments = arguments_of_worker() or {}
-    collate = arguments.get("collate_fn")
-    if collate is data.default_convert and loader.pipeline.sends_in_place(
-        loader.units, loader.batch_size
-    ):
+    if arguments.get("collate_fn") is not data.default_convert:
+        return False
+    if loader.pipeline.sends_in_place(loader.units, loader.batch_size):
         share()
+    # Functions of the user in a worker may iterate the dataset, too.
+    fetcher = data._utils.fetch._IterableDatasetFetcher
+    return frame.f_code is fetcher.__init__.__code__ and is_worker_of_torch()
 
 
 def check_collation(frame: FrameType) -> None:

@@ -16,8 +16,15 @@ from lanceloader.transport.inbox import receive
 from lanceloader.transport.queues import DirectWriter
 from lanceloader.transport.serialization import packed
 from lanceloader.transport.shared_memory import WritableSegments
+from lanceloader.transport.torch_groups import (
+    BatchGroup,
+    GroupingIterator,
+    receive_first,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lanceloader.transport.shared_memory import Segment
 
 __all__ = ["Outbox"]
@@ -63,14 +70,21 @@ class Outbox:
             self._writing.put_later(or_error(message, error), block, timeout)
 
     def _letter(self, message: Any) -> Any:
+        if type(message) is tuple and type(message[-1]) is BatchGroup:
+            message = message[0], message[1].batches
         layout, parts = packed(message, self._reducers)
-        if layout.num_buffers == 0 and layout.num_bytes < INLINE:
+        is_offering = GroupingIterator.is_offering()
+        is_small = layout.num_buffers == 0 and layout.num_bytes < INLINE
+        if is_small and not is_offering:
             return message
         segment = self._segments.write(parts, layout.num_bytes)
         file = self._file_of(segment)
         blocks = self._file_of_blocks() if segment.blocks else None
         number, capacity = segment.number, segment.capacity
-        return Letter((self._writer, number, file, capacity, tuple(layout), blocks))
+        found = self._writer, number, file, capacity, tuple(layout), blocks
+        return Letter(
+            receive_first if GroupingIterator.is_offering() else receive, found
+        )
 
     def _file_of_blocks(self) -> Any:
         if self._is_readable:
@@ -92,11 +106,12 @@ class Outbox:
 class Letter:
     """What a queue sends in place of a message, and pickles to the message itself."""
 
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, load: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._load = load
         self._arguments = arguments
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return receive, self._arguments
+        return self._load, self._arguments
 
 
 def can_read_files(reader: int) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from lanceloader.transport.outbox import Outbox
 from lanceloader.transport.parent import when_ended
 from lanceloader.transport.queues import read_directly
+from lanceloader.transport.torch_groups import note_requests
 
 __all__ = ["attach"]
 
@@ -49,6 +50,8 @@ def attach() -> None:
         return
     end_with_parent(parent)
     read_directly(arguments.get("index_queue"))
+    if hasattr(arguments.get("index_queue"), "get"):
+        note_requests(arguments["index_queue"])
     queue = arguments.get("data_queue")
     if hasattr(os, "memfd_create") and hasattr(queue, "put"):
         Outbox(queue, parent.pid)
@@ -83,6 +86,13 @@ def arguments_of_worker() -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     return dict(found.arguments)
+
+
+def is_worker_of_torch() -> bool:
+    """Return whether this process is a worker of torch's own ``DataLoader``."""
+    process: Any = multiprocessing.current_process()
+    module = getattr(getattr(process, "_target", None), "__module__", None) or ""
+    return module.partition(".")[0] == "torch"
 
 
 def holds_ours(dataset: Any) -> bool:

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from lanceloader.loader.checkpoint import Checkpoint, of_halves
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.transport.blocks import share
-from lanceloader.workers.groups import groups_of
+from lanceloader.transport.groups import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -52,8 +52,11 @@ def groups_of(
             group.append(slot)
             del slot
             total += num_bytes
-            if is_slow or total + num_bytes > MOST_BYTES:
-                limit = len(group) if not is_slow else 1
+            if is_slow:
+                # The following ones may be ready by now.
+                break
+            if total + num_bytes > MOST_BYTES:
+                limit = len(group)
                 break
         else:
             limit = min(most, 2 * limit)
