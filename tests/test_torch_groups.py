@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections import deque
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lanceloader.transport import groups, torch_groups
+from lanceloader.transport.shared_memory import WritableSegments
 from lanceloader.transport.torch_groups import GroupedQueues
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.worker import (
@@ -111,6 +113,21 @@ def test_a_worker_that_is_killed_is_noticed(perm):
     os.kill(batches._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         deque(batches, maxlen=0)
+
+
+def test_groups_go_through_the_queue_without_shared_memory(perm, messages, monkeypatch):
+    write = WritableSegments.write
+
+    def writes_four(self, *arguments):
+        if next(counted) > 4:
+            raise OSError("no memory")
+        return write(self, *arguments)
+
+    counted = itertools.count()
+    monkeypatch.setattr(WritableSegments, "write", writes_four)
+    loader = perm.loader(BATCH, format="torch_dict")
+    assert ids(workers_of(loader, 2)) == ids(loader)
+    assert 0 < len(messages) < len(loader) / 3
 
 
 class OtherIterator(_MultiProcessingDataLoaderIter):

@@ -1,5 +1,7 @@
 """Our loaders by the process that makes batches: this one, a helper, or workers of a DataLoader.
 
+Beside them, tensors in memory that workers of torch's DataLoader select rows of.
+
 Worker processes import this file, so it imports little.
 """
 
@@ -57,3 +59,30 @@ def in_workers(
     if library == "torch":
         return iter(DataLoader(found, batch_size=None, **workers))
     return iter(OwnLoader(found, **workers))
+
+
+class TensorRows:
+    """A dataset of tensors in memory, whose batches of rows are selected at once."""
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        import torch
+
+        rows = torch.tensor(indices)
+        return {
+            name: column.index_select(0, rows) for name, column in self.tensors.items()
+        }
+
+
+def of_tensors(table: BenchTable, seed: int, *, num_workers: int) -> Batches:
+    """Return batches of tensors in memory, which forked workers of torch's DataLoader select."""
+    from peers.memory import tensors
+    from peers.torch_loop import batches_of
+
+    rows = TensorRows(tensors(table))
+    return batches_of(rows, table, seed, num_workers=num_workers, context="fork")

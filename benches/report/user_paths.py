@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 from peers import ARROW, ITEMS, LANCEDB, OURS, TABLES
 from scenarios import images, windows
-from scenarios.processes import OWN, PROCESSES, RATIO, TORCH
+from scenarios.processes import (
+    OWN,
+    PROCESSES,
+    RATIO,
+    TENSOR_TABLES,
+    TORCH,
+    TORCH_TENSORS,
+)
 from scenarios.streaming import STREAMING, WORKERS
 
 from report.results import Results, ratio
@@ -16,6 +23,8 @@ from report.verdict import AT_LEAST, AT_MOST, Verdict
 OF_WORKERS = {"narrow": 0.5, "embeddings": 0.5, "image": 0.8, "text": 0.8}
 """Of the rows/s of the same DataLoader without workers."""
 OF_TORCHS_WORKERS = 0.35
+OF_TENSORS = {OWN: 3, TORCH: 1}
+"""Of the rows/s of tensors in memory, with as many workers."""
 SCALED = 2 * 0.85
 OF_ROWS = {"image": 1.5}
 """Times lancedb's rows/s where rows are Python objects; of other tables three times."""
@@ -40,6 +49,16 @@ def processes(results: Results) -> Iterator[Verdict]:
             wanted = wanted if library == OWN else OF_TORCHS_WORKERS
             what = f"{table}, {library}: 2 workers, x 0 workers"
             yield Verdict("worker processes", what, found, AT_LEAST, wanted)
+        for table in TENSOR_TABLES:
+            ours, theirs = (
+                results.figure(PROCESSES, f"{table}, {how}, 2 workers", "rows_per_s")
+                for how in (library, TORCH_TENSORS)
+            )
+            what = f"{table}, {library}: 2 workers, x {TORCH_TENSORS}"
+            wanted = OF_TENSORS[library]
+            yield Verdict(
+                "worker processes", what, ratio(ours, theirs), AT_LEAST, wanted
+            )
     slow = [case for case in results.cases(PROCESSES) if "2 workers, 5 ms" in case]
     for case in slow or ["narrow, own DataLoader, 2 workers, 5 ms of Python a batch"]:
         found = results.figure(PROCESSES, case, RATIO)

@@ -12,9 +12,12 @@ from peers import ARROW, OURS, TENSORS, Arm
 
 PROCESSES = "processes"
 TABLES = {"narrow": TENSORS, "embeddings": TENSORS, "image": ARROW, "text": ARROW}
+TENSOR_TABLES = [name for name, output in TABLES.items() if output == TENSORS]
 WORK_S = 0.005
 """The time that the transform takes for a batch."""
 OWN, TORCH = "own DataLoader", "torch's DataLoader"
+TORCH_TENSORS = "torch tensors"
+"""In memory; workers select the rows of a batch."""
 DIRECT, HELPER = "loader()", "loader(in_process=False)"
 RATIO = "times"
 """How many times the rows/s of the case that it is held against, in the same round."""
@@ -35,11 +38,19 @@ def ways(output: str) -> list[Arm]:
     """Return the ways to make batches: in this process, in a helper, and in workers."""
     arms = [in_loader(output, is_helper) for is_helper in (False, True)]
     counts = {OWN: (0, 2, 4, 8), TORCH: (0, 2)}
-    return arms + [
+    arms += [
         in_workers(library, output, count)
         for library, numbers in counts.items()
         for count in numbers
     ]
+    return [*arms, of_tensors(2)] if output == TENSORS else arms
+
+
+def of_tensors(count: int) -> Arm:
+    return Arm(
+        "torch in memory", f"{TORCH_TENSORS}, {count} workers", TENSORS, peers.TORCH,
+        "peers.processes:of_tensors", {"num_workers": count},
+    )  # fmt: skip
 
 
 def in_loader(output: str, is_helper: bool) -> Arm:  # noqa: FBT001
@@ -80,7 +91,7 @@ def race(bench: Bench, table: BenchTable, arms: list[Arm]) -> None:
         for how, rate in of_round.items():
             figures = {"rows_per_s": rate}
             against = of_round.get(baseline_of(how, arms))
-            if against is not None:
+            if against is not None and not how.startswith(TORCH_TENSORS):
                 figures[RATIO] = rate / against
             bench.add(PROCESSES, f"{table.name}, {how}", number, figures)
 

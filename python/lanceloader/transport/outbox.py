@@ -63,6 +63,8 @@ class Outbox:
         timeout: float | None = None,
     ) -> None:
         """Send a message, as ``Queue.put`` does."""
+        if type(message) is tuple and type(message[-1]) is BatchGroup:
+            message = message[0], message[1].batches
         try:
             message = self._letter(message)
             self._writing.put(message, block, timeout)
@@ -70,8 +72,6 @@ class Outbox:
             self._writing.put_later(or_error(message, error), block, timeout)
 
     def _letter(self, message: Any) -> Any:
-        if type(message) is tuple and type(message[-1]) is BatchGroup:
-            message = message[0], message[1].batches
         layout, parts = packed(message, self._reducers)
         is_offering = GroupingIterator.is_offering()
         is_small = layout.num_buffers == 0 and layout.num_bytes < INLINE
@@ -82,9 +82,7 @@ class Outbox:
         blocks = self._file_of_blocks() if segment.blocks else None
         number, capacity = segment.number, segment.capacity
         found = self._writer, number, file, capacity, tuple(layout), blocks
-        return Letter(
-            receive_first if GroupingIterator.is_offering() else receive, found
-        )
+        return Letter(receive_first if is_offering else receive, found)
 
     def _file_of_blocks(self) -> Any:
         if self._is_readable:
