@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lanceloader.transport.blocks import share
+from lanceloader.transport.groups import MOST_BATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,12 @@ class HelperLoop:
         self._loader = loader
         self._batches: Any = None
         self._reported = 0.0
+        self._num_bytes = 0
+
+    @property
+    def most_items(self) -> int:
+        """The most batches that share a message."""
+        return MOST_BATCHES
 
     def items(self, argument: Any) -> Iterator[Any]:
         """Return an iterator over the batches.
@@ -57,7 +64,7 @@ class HelperLoop:
         Args:
             argument: The cursor of the loader.
         """
-        self._batches, self._reported = None, 0.0
+        self._batches, self._reported, self._num_bytes = None, 0.0, 0
         self._loader.cursor = argument
         loader = self._loader
         loader.pipeline = loader.pipeline.for_sending(loader.units)
@@ -66,6 +73,12 @@ class HelperLoop:
         self._batches = iter(loader)
         batches: Iterator[Any] = self._batches
         return batches
+
+    def num_bytes(self) -> int:
+        """Return the bytes of the rows of the last batch."""
+        before = self._num_bytes
+        _, self._num_bytes = self._batches.metrics.size_yielded
+        return self._num_bytes - before
 
     def report(self) -> HelperReport | None:
         """Return the state of the loader; ``None`` if the iteration could not start."""

@@ -21,11 +21,13 @@ from lanceloader.helper.producer import loaded
 from lanceloader.monitor.progress import silence
 from lanceloader.stop_iteration import as_runtime_error
 from lanceloader.transport.blocks import file_of_blocks
+from lanceloader.transport.groups import groups_of
 from lanceloader.transport.parent import when_ended
 from lanceloader.transport.serialization import Layout, packed
 from lanceloader.transport.shared_memory import WritableSegments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from lanceloader.helper.producer import Producer
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 ITEM, END, ERROR = range(3)
-"""The kinds of messages: an item, the end of the items, or an exception. Each has a report."""
+"""The kinds of messages: items, each with a report; the end of the items or an exception, with a report."""
 
 HEAD = struct.Struct("=B??IQQQQQ")
 """A message: its kind, what files come with it, the segment, its capacity, and the layout of the object.
@@ -52,7 +54,7 @@ The first message of a segment carries its file, and the first one that has bloc
 """
 
 CREDIT, STOP = b"c", b"s"
-"""Messages of the parent: one more item may be made ahead, or the iteration ends."""
+"""Messages of the parent: one more message of items may be made ahead, or the iteration ends."""
 
 START = struct.Struct("=QQQQ")
 """The message of the parent that begins an iteration: the layout of its producer.
@@ -140,6 +142,18 @@ class HelperIteration:
         self._credits.release()
 
 
+def reported(
+    items: Iterator[Any], producer: Producer
+) -> Iterator[tuple[tuple[Any, Any], int]]:
+    """Yield each item with the report of its producer, and its bytes."""
+    for item in items:
+        pair = item, producer.report()
+        # Do not keep the item alive while the next one is made.
+        del item
+        yield pair, producer.num_bytes()
+        del pair
+
+
 def raise_unless_ended(found: Any) -> None:
     """Report an unraisable exception, except ``ParentEndedError``, which may be raised anywhere."""
     if not isinstance(found.exc_value, ParentEndedError):
@@ -185,14 +199,15 @@ class ParentLink:
         producer: Any = self.producer
         if not iteration.is_stopped:
             items = iter(producer.items(pickle.loads(iteration.argument)))
+            groups = groups_of(reported(items, producer), producer.most_items)
             while iteration.is_wanted():
-                try:
-                    item = next(items)
-                except StopIteration:
+                group = next(groups, None)
+                if group is None:
                     break
-                self.send(ITEM, item)
-                # Do not keep the item alive while the next one is made.
-                del item
+                self.send_items(group)
+                # Do not keep the items alive while the next ones are made.
+                del group
+            groups.close()
             close = getattr(items, "close", None)
             if close is not None:
                 close()
@@ -205,20 +220,34 @@ class ParentLink:
             raise ParentEndedError
 
     def send(self, kind: int, value: Any) -> None:
-        """Write an object and the report of the producer to shared memory, and notify the parent."""
+        """Send an object with the report of the producer."""
         report = None if self.producer is None else self.producer.report()
+        self.send_packed(kind, *packed((value, report)))
+
+    def send_items(self, group: list[tuple[Any, Any]]) -> None:
+        """Send items, each with the report of the producer after it."""
         try:
-            layout, runs = packed((value, report))
+            found = packed((group, None))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            if kind != ITEM:
-                raise
+            if len(group) > 1:
+                # Those before the one that cannot be pickled arrive.
+                for pair in group:
+                    self.send_items([pair])
+                return
+            ((item, _),) = group
             message = (
-                f"the helper process cannot send a batch of type {type(value).__name__} to "
+                f"the helper process cannot send a batch of type {type(item).__name__} to "
                 f"this one, as it cannot be pickled ({error}): let `transform` and `collate` "
                 "return arrays, tensors, Arrow data or plain Python objects, without functions, "
                 "generators, locks or open files, or leave out in_process=False"
             )
             raise TypeError(message) from error
+        self.send_packed(ITEM, *found)
+
+    def send_packed(
+        self, kind: int, layout: Layout, runs: list[tuple[int, Any]]
+    ) -> None:
+        """Write an object to shared memory, and notify the parent."""
         segment = self.segments.write(runs, layout.num_bytes)
         del runs
         files = [] if segment.is_known else [segment.file]

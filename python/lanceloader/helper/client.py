@@ -9,9 +9,10 @@ import os
 import pickle
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from lanceloader.helper.child import END, ERROR
+from lanceloader.helper.child import END, ITEM
 from lanceloader.helper.link import ChildLink, check_can_start
 from lanceloader.helper.producer import FunctionProducer, PickledProducer
 
@@ -92,6 +93,8 @@ class HelperClient:
         self._link = link
         self._segments = link.segments
         self._num_taken = 0
+        self._arrived: deque[tuple[Any, Any]] = deque()
+        """Items that were not yielded yet, and the statistics after each."""
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, release, link)
 
@@ -117,24 +120,32 @@ class HelperClient:
     def _take(self) -> Any:
         if not self._finalizer.alive:
             raise StopIteration
-        kind, value, statistics = self._link.receive(self._num_taken)
+        if not self._arrived:
+            kind, value, statistics = self._link.receive(self._num_taken)
+            if kind != ITEM:
+                self._note(statistics)
+                if kind == END:
+                    self._finalizer()
+                    raise StopIteration
+                error, text = value
+                error.__cause__ = RemoteTracebackError(text)
+                raise error
+            self._arrived.extend(value)
+        item, statistics = self._arrived.popleft()
+        self._note(statistics)
+        self._num_taken += 1
+        return item
+
+    def _note(self, statistics: Any) -> None:
         if self.statistics is None or statistics is not None:
             self.statistics = statistics
-        if kind == END:
-            self._finalizer()
-            raise StopIteration
-        if kind == ERROR:
-            error, text = value
-            error.__cause__ = RemoteTracebackError(text)
-            raise error
-        self._num_taken += 1
-        return value
 
     def close(self) -> None:
         """End the iteration without waiting for it. Items that were yielded stay valid."""
         if self._lock.acquire(blocking=False):
             try:
                 self._finalizer()
+                self._arrived.clear()
             finally:
                 self._lock.release()
         elif self._finalizer.alive:

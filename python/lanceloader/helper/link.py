@@ -42,8 +42,9 @@ class Message(NamedTuple):
 
     Attributes:
         kind: ``ITEM``, ``END`` or ``ERROR``.
-        value: The item, or the exception with its traceback as text.
-        report: What the producer reports.
+        value: Items, each with the report of the producer; or the exception with its traceback as
+            text.
+        report: What the producer reports at the end.
     """
 
     kind: int

@@ -20,6 +20,10 @@ __all__ = ["FunctionProducer", "PickledProducer", "Producer", "loaded"]
 class Producer(Protocol):
     """What makes the items of any number of iterations, one after the other."""
 
+    @property
+    def most_items(self) -> int:
+        """The most items that share a message."""
+
     def items(self, argument: Any) -> Iterable[Any]:
         """Return the items of an iteration.
 
@@ -30,12 +34,20 @@ class Producer(Protocol):
     def report(self) -> Any:
         """Return what is sent to the parent with each item and at the end."""
 
+    def num_bytes(self) -> int:
+        """Return the bytes of the item made last."""
+
 
 class FunctionProducer(NamedTuple):
     """A producer that calls functions without arguments."""
 
     make: Callable[[], Iterable[Any]]
     statistics: Callable[[], Any] | None
+
+    @property
+    def most_items(self) -> int:
+        """Return 1: items may be as large as they like."""
+        return 1
 
     def items(self, argument: None) -> Iterable[Any]:
         """Return what ``make`` returns."""
@@ -45,6 +57,10 @@ class FunctionProducer(NamedTuple):
     def report(self) -> Any:
         """Return the statistics, or ``None`` without a function of them."""
         return None if self.statistics is None else self.statistics()
+
+    def num_bytes(self) -> int:
+        """Return 0, as the bytes of the item made last are unknown."""
+        return 0
 
 
 class PickledProducer:

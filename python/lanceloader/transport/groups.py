@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 __all__ = ["MOST_BATCHES", "groups_of"]
 
@@ -22,7 +22,7 @@ clock = time.perf_counter_ns
 
 def groups_of(
     slots: Iterator[tuple[Any, int]], most: int = MOST_BATCHES
-) -> Iterator[list[Any]]:
+) -> Generator[list[Any]]:
     """Yield small batches that are ready in groups, as a message costs the same for any number of them.
 
     Groups grow from one batch. A batch never waits for more than one that is slow to come.
@@ -61,7 +61,10 @@ def groups_of(
         else:
             limit = min(most, 2 * limit)
         if group:
-            yield group
+            # Who takes them may drop them before the next ones are made.
+            made = [group]
+            del group
+            yield made.pop()
     if error is not None:
         try:
             raise error
