@@ -18,7 +18,11 @@ import producers
 import pyarrow as pa
 import pytest
 import torch
-from lanceloader.helper.client import iterate_in_helper
+from lanceloader.helper.child import ITEM
+from lanceloader.helper.client import HelperClient, iterate_in_helper
+from lanceloader.helper.link import ChildLink
+from lanceloader.helper.producer import FunctionProducer
+from lanceloader.transport import groups
 from lanceloader.transport import shared_memory as segments
 from lanceloader.transport.serialization import packed, unpacked
 from process_state import is_gone, mappings, soon
@@ -140,6 +144,54 @@ def test_a_loader(table):
                 assert a.equals(b)
             else:
                 assert same(a, b)
+
+
+class Grouped(FunctionProducer):
+    """A producer whose items share messages."""
+
+    most_items = 8
+
+
+def grouped(make, monkeypatch):
+    """Return the items of a producer that is never slow, and the messages that they come in."""
+    monkeypatch.setattr(groups, "LONGEST_NS", 1 << 62)
+    link = ChildLink("fork", 2, Grouped(make, None))
+    arrived = []
+    receive = link.receive
+
+    def noting(number):
+        message = receive(number)
+        arrived.append(message)
+        return message
+
+    link.receive = noting
+    return HelperClient(link, ChildLink.end), arrived
+
+
+def test_items_share_messages(monkeypatch):
+    found, messages = grouped(functools.partial(range, 40), monkeypatch)
+    assert [*found] == [*range(40)]
+    sizes = [len(message.value) for message in messages if message.kind == ITEM]
+    assert sizes == [1, 2, 4, 8, 8, 8, 8, 1]
+
+
+def test_items_before_one_that_cannot_be_pickled_arrive(monkeypatch):
+    def make():
+        yield from range(5)
+        yield lambda: 5
+        yield 6
+
+    found, _ = grouped(make, monkeypatch)
+    assert [next(found) for _ in range(5)] == [*range(5)]
+    with pytest.raises(TypeError, match="cannot send a batch of type function"):
+        next(found)
+
+
+def test_items_that_were_not_asked_for_are_dropped_when_it_is_closed(monkeypatch):
+    found, _ = grouped(functools.partial(range, 40), monkeypatch)
+    assert [next(found) for _ in range(5)] == [*range(5)]
+    found.close()
+    assert next(found, None) is None
 
 
 def test_the_helper_runs_at_most_depth_items_ahead(tmp_path):

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 from lanceloader.transport import groups as messages
-from lanceloader.transport.groups import groups_of
+from lanceloader.transport.groups import begun, groups_of
 
 
 @pytest.fixture
@@ -61,3 +61,28 @@ def test_batches_come_before_an_error():
     with pytest.raises(KeyError, match="seventh"):
         next(groups)
     assert next(groups, None) is None
+
+
+def test_the_first_item_is_made_before_it_is_asked_for():
+    made = []
+
+    def items():
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    found = begun(items())
+    assert made == [0]
+    assert [*found] == made == [0, 1, 2]
+    assert [*begun(iter(()))] == []
+
+
+def test_an_error_of_the_first_item_is_raised_when_it_is_asked_for():
+    def items():
+        raise KeyError("first")
+        yield
+
+    found = begun(items())
+    with pytest.raises(KeyError, match="first"):
+        next(found)
+    assert next(found, None) is None

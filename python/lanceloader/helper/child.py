@@ -85,8 +85,9 @@ def run_child(connection: socket.socket, depth: int, producer: Producer | None) 
         producer: The producer of the first iteration, if this process was forked.
     """
     silence()
-    link = ParentLink(connection, depth, producer)
+    link: ParentLink | None = None
     try:
+        link = ParentLink(connection, depth, producer)
         try:
             while True:
                 link.run(link.begun.get())
@@ -100,7 +101,7 @@ def run_child(connection: socket.socket, depth: int, producer: Producer | None) 
         # The parent closed the connection while this process was writing to it.
         pass
     except OSError:
-        if not link.has_ended:
+        if link is None or not link.has_ended:
             # Without memory or file descriptors, the error cannot be sent.
             raise
     finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-__all__ = ["MOST_BATCHES", "groups_of"]
+__all__ = ["MOST_BATCHES", "begun", "groups_of"]
 
 MOST_BATCHES = 16
 """The most batches in a message."""
@@ -71,3 +72,25 @@ def groups_of(
         finally:
             # Its traceback refers to this frame.
             del error
+
+
+def begun(items: Iterator[Any]) -> Iterator[Any]:
+    """Return an iterator over items whose first one is made now, before it is asked for."""
+    found: list[Any] = []
+    error: Exception | None = None
+    try:
+        found.extend(itertools.islice(items, 1))
+    except Exception as raised:
+        error = raised
+
+    def rest(error: Exception | None) -> Iterator[Any]:
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        while found:
+            yield found.pop()
+        yield from items
+
+    return rest(error)

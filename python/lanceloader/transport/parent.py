@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
-import threading
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,8 @@ def when_ended(process: Any, act: Callable[[], None]) -> None:
         wait_until_ended(process)
         act()
 
-    threading.Thread(
-        target=wait_and_act, name="lanceloader-parent", daemon=True
-    ).start()
+    # Not a `Thread`, whose start waits for the thread to run: a worker sends its first batch before.
+    _thread.start_new_thread(wait_and_act, ())
 
 
 def wait_until_ended(process: Any) -> None:

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.transport.groups import groups_of
+from lanceloader.transport.groups import begun, groups_of
 from lanceloader.transport.inbox import receive
 from lanceloader.transport.queues import DirectReader
 
@@ -45,7 +45,8 @@ class GroupingIterator:
     """Whether the parent has asked for a group."""
 
     def __init__(self, batches: Any) -> None:
-        self._batches = batches
+        # Before the parent asks for a batch, which may be starting other workers.
+        self._slots = begun(with_sizes(batches))
         self._groups: Iterator[list[Any]] | None = None
         GroupingIterator.are_offered = True
 
@@ -59,9 +60,9 @@ class GroupingIterator:
 
     def __next__(self) -> Any:
         if not GroupingIterator.are_wanted:
-            return next(self._batches)
+            return next(self._slots)[0]
         if self._groups is None:
-            self._groups = groups_of(with_sizes(self._batches))
+            self._groups = groups_of(self._slots)
         return BatchGroup(next(self._groups))
 
 

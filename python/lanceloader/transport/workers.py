@@ -7,7 +7,6 @@ first time that rows are read in it.
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 import os
 import threading
@@ -81,11 +80,13 @@ def arguments_of_worker() -> dict[str, Any] | None:
         module.partition(".")[0] not in ("torch", "torchdata")
     ):
         return None
-    try:
-        found = inspect.signature(target).bind(*process._args, **process._kwargs)
-    except (TypeError, ValueError):
+    # `inspect.signature` would be a good part of the start of a worker.
+    code = getattr(target, "__code__", None)
+    if code is None or len(process._args) > code.co_argcount:
         return None
-    return dict(found.arguments)
+    found: dict[str, Any] = dict(zip(code.co_varnames, process._args, strict=False))
+    found.update(process._kwargs)
+    return found
 
 
 def is_worker_of_torch() -> bool:

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from lanceloader.loader.checkpoint import Checkpoint, of_halves
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.transport.blocks import share
-from lanceloader.transport.groups import groups_of
+from lanceloader.transport.groups import begun, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +77,8 @@ class WorkerDataset(IterableDataset[Any]):
             first, epoch, position = map(of_halves, self._signal.tolist())
             cursor.renumber(first)
             cursor.jump(Checkpoint(epoch, position or 0))
-        return groups_of(self._slots(), self._most_batches)
+        # Before the parent asks for a batch, which may be starting other workers.
+        return begun(groups_of(self._slots(), self._most_batches))
 
     def _slots(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch or its placeholder, and the bytes of its rows."""
