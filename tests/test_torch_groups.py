@@ -147,6 +147,14 @@ def test_other_iterators_get_one_batch_a_message(perm, messages):
     assert messages == []
 
 
+def test_a_limit_of_batches_made_ahead_counts_batches(perm, messages):
+    loader = perm.loader(BATCH, format="torch_dict")
+    for prefetch_factor in (1, 3):
+        batches = workers_of(loader, 2, prefetch_factor=prefetch_factor)
+        assert ids(batches) == ids(loader)
+    assert messages == []
+
+
 def returns_ids(batch):
     return batch["id"].tolist()
 

@@ -25,6 +25,8 @@ OF_WORKERS = {"narrow": 0.5, "embeddings": 0.5, "image": 0.8, "text": 0.8}
 OF_TORCHS_WORKERS = 0.35
 OF_TENSORS = {OWN: 3, TORCH: 1}
 """Of the rows/s of tensors in memory, with as many workers."""
+OF_TWO_WORKERS = 0.8
+"""Of the rows/s of 2 workers, with more of them than there are cores."""
 SCALED = 2 * 0.85
 OF_ROWS = {"image": 1.5}
 """Times lancedb's rows/s where rows are Python objects; of other tables three times."""
@@ -58,6 +60,15 @@ def processes(results: Results) -> Iterator[Verdict]:
             wanted = OF_TENSORS[library]
             yield Verdict(
                 "worker processes", what, ratio(ours, theirs), AT_LEAST, wanted
+            )
+    for table in OF_WORKERS:
+        of_two = results.figure(PROCESSES, f"{table}, {OWN}, 2 workers", "rows_per_s")
+        for count in (4, 8):
+            case = f"{table}, {OWN}, {count} workers"
+            found = results.figure(PROCESSES, case, "rows_per_s")
+            what = f"{table}, {OWN}: {count} workers, x 2 workers"
+            yield Verdict(
+                "worker processes", what, ratio(found, of_two), AT_LEAST, OF_TWO_WORKERS
             )
     slow = [case for case in results.cases(PROCESSES) if "2 workers, 5 ms" in case]
     for case in slow or ["narrow, own DataLoader, 2 workers, 5 ms of Python a batch"]:

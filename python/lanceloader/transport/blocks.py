@@ -46,12 +46,17 @@ def file_of_blocks() -> int:
     return _region[0]
 
 
-def place_of(memory: memoryview) -> int:
-    """Return where a buffer begins in the file, or -1 if it is elsewhere."""
+def place_of(memory: memoryview, owner: Any = None) -> int:
+    """Return where a buffer begins in the file, or -1 if it is elsewhere.
+
+    Args:
+        memory: The bytes of the buffer.
+        owner: The buffer, which may know its address.
+    """
     if _region is None or not _is_sending or memory.nbytes < LEAST_BYTES:
         return -1
     _, start, end = _region
-    address = address_of(memory)
+    address = getattr(owner, "address", None) or address_of(memory)
     return address - start if start <= address < end else -1
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lanceloader._native import Batch
     from lanceloader._typing import Format
 
-__all__ = ["BUFFERED", "BufferedBatch", "buffering"]
+__all__ = ["BUFFERED", "BufferedBatch", "buffering", "made"]
 
 BUFFERED: tuple[Format, ...] = "arrow", "torch_dict", "numpy_dict"
 """The formats of which batches are made of buffers, where they arrive."""
@@ -53,15 +53,15 @@ class BufferedBatch:
         self.buffers = buffers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any, ...]]:
-        # Earlier protocols have no buffers.
-        kind: Any = pickle.PickleBuffer if protocol >= 5 else bytearray
-        parts = [None if part is None else kind(part) for part in self.buffers]
-        return made, (self.recipe, self.num_rows, *parts)
+        # Shared memory takes the buffers as they are; what is left is a queue.
+        del protocol
+        parts = [None if part is None else bytearray(part) for part in self.buffers]
+        return made, (self.recipe, self.num_rows, parts)
 
 
-def made(recipe: Any, num_rows: int, *buffers: Any) -> Any:
+def made(recipe: Any, num_rows: int, buffers: Sequence[Any]) -> Any:
     """Return the batch that a recipe makes of buffers."""
-    return recipe.make(num_rows, *buffers)
+    return recipe.make(num_rows, buffers)
 
 
 class ColumnsRecipe:
@@ -95,7 +95,7 @@ class ColumnsRecipe:
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return columns_recipe, self._arguments
 
-    def make(self, num_rows: int, *blocks: Any) -> Columns:
+    def make(self, num_rows: int, blocks: Sequence[Any]) -> Columns:
         """Return the batch, whose arrays are views of the blocks."""
         columns = Columns(self._blank)
         for (names, dtype, inner), block in zip(self._runs, blocks, strict=True):
@@ -141,7 +141,7 @@ class RecordsRecipe:
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return records_recipe, (self._pickled,)
 
-    def make(self, num_rows: int, *buffers: Any) -> pa.RecordBatch:
+    def make(self, num_rows: int, buffers: Sequence[Any]) -> pa.RecordBatch:
         """Return the batch, whose columns are views of the buffers."""
         import pyarrow as pa
 

@@ -16,24 +16,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lanceloader.tensor_tree import bytes_by_storage
 from lanceloader.transport.blocks import place_of
+from lanceloader.transport.buffered import BufferedBatch, made
 from lanceloader.transport.columns import batches_in, reduced
 from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
 
 __all__ = ["Layout", "laid_out", "packed", "unpacked", "whole"]
 
-Buffer: TypeAlias = tuple[int, list[tuple[int, Any]]]
-"""The size of a buffer, and its parts with their offsets."""
+Buffer: TypeAlias = tuple[int, list[Any]]
+"""The size of a buffer, and its parts with their offsets; or ``LIST``, and the buffers of a batch."""
+
+LIST = -1
+"""The size that stands for buffers which are loaded together, as a list."""
+ELSEWHERE, LISTED, MISSING = range(-1, -4, -1)
+"""Where a buffer is if it has no place in shared memory: in the object, or in the list that begins
+here. Of a list some may be missing."""
 
 
 class Layout(NamedTuple):
     """The layout of a serialized object: buffers from offset 0 on, then their sizes, then the pickle.
 
-    A size is followed by the place of the buffer if that lies elsewhere, and by -1 if it does not.
+    A size is followed by the place of the buffer if that lies elsewhere, or else by a negative number.
     """
 
     num_buffers: int
@@ -78,7 +85,20 @@ def laid_out(
     parts: list[tuple[int, Any]] = []
     offset = 0
     for num_bytes, pieces in buffers:
-        place = place_of(pieces[0][1]) if len(pieces) == 1 else -1
+        if num_bytes == LIST:
+            sizes.extend((len(pieces), LISTED))
+            for piece in pieces:
+                if piece is None:
+                    sizes.extend((0, MISSING))
+                    continue
+                memory = memoryview(piece).cast("B")
+                place = place_of(memory, piece)
+                sizes.extend((memory.nbytes, place))
+                parts.append((-1 if place >= 0 else offset, memory))
+                if place < 0:
+                    offset += memory.nbytes + -memory.nbytes % ALIGNMENT
+            continue
+        place = place_of(pieces[0][1]) if len(pieces) == 1 else ELSEWHERE
         sizes.extend((num_bytes, place))
         if place >= 0:
             parts.append((-1, pieces[0][1]))
@@ -108,16 +128,27 @@ def unpacked(
         block: Returns a buffer that lies elsewhere, of its place and its size.
     """
     sizes = iter(memory[layout.sizes_at : layout.pickle_at].cast("q").tolist())
-    buffers = []
-    offset = 0
+    buffers: list[Any] = []
+    offset = num_listed = 0
+    into = buffers
     for size, place in zip(sizes, sizes, strict=True):
+        if place == LISTED:
+            into, num_listed = [], size
+            buffers.append(into)
+            continue
         if place >= 0:
             if block is None:
                 raise RuntimeError("a buffer lies in the memory of another process")
-            buffers.append(block(place, size))
-            continue
-        buffers.append(memory[offset : offset + size])
-        offset += size + -size % ALIGNMENT
+            into.append(block(place, size))
+        elif place == MISSING:
+            into.append(None)
+        else:
+            into.append(memory[offset : offset + size])
+            offset += size + -size % ALIGNMENT
+        if num_listed:
+            num_listed -= 1
+            if not num_listed:
+                into = buffers
     return pickle.loads(memory[layout.pickle_at : layout.num_bytes], buffers=buffers)
 
 
@@ -143,7 +174,9 @@ class TensorPickler(pickle.Pickler):
         self.table = TensorTable(value, self.batches) if self.has_torch else None
         self.numbers = {} if self.table is None else self.table.numbers
         # It must not refer to the pickler: the value would live until garbage is collected.
-        add = functools.partial(add_buffer, self.buffers, self.table)
+        self.lists: dict[int, Sequence[Any]] = {}
+        """The buffers of batches, by the ``id`` of what stands for them."""
+        add = functools.partial(add_buffer, self.buffers, self.table, self.lists)
         super().__init__(ByteStream(stream), protocol=5, buffer_callback=add)
         self.storages: dict[int, PickledStorage] = {}
         self.bytes_by_storage: dict[int, int] | None = None
@@ -158,6 +191,10 @@ class TensorPickler(pickle.Pickler):
             return operator.getitem, (self.table, number)
         if id(value) in self.batches:
             return reduced(value)
+        if type(value) is BufferedBatch:
+            marker = pickle.PickleBuffer(bytearray())
+            self.lists[id(marker)] = value.buffers
+            return made, (value.recipe, value.num_rows, marker)
         if not self.has_torch or not hasattr(type(value), "untyped_storage"):
             return NotImplemented
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
@@ -188,10 +225,16 @@ class TensorPickler(pickle.Pickler):
 
 
 def add_buffer(
-    buffers: list[Buffer], table: TensorTable | None, buffer: pickle.PickleBuffer
+    buffers: list[Buffer],
+    table: TensorTable | None,
+    lists: dict[int, Sequence[Any]],
+    buffer: pickle.PickleBuffer,
 ) -> None:
     """Add a buffer to those that are written."""
-    if table is not None and buffer is table.marker:
+    of_batch = lists.pop(id(buffer), None)
+    if of_batch is not None:
+        buffers.append((LIST, [*of_batch]))
+    elif table is not None and buffer is table.marker:
         buffers.append((table.num_bytes, table.parts))
     else:
         buffers.append(whole(buffer))

@@ -168,10 +168,16 @@ class ReadableSegments:
         is_copied = len(self.in_use) >= MOST_IN_USE
         lease = self.in_use[number] = Lease(self, number)
 
+        blocks: memoryview | None = None
+
         def block(place: int, size: int) -> memoryview:
+            nonlocal blocks
             memory: Any = self.blocks
-            found: Any = np.frombuffer(memory, np.uint8, size, place)
-            return memoryview(found.copy() if is_copied else lease.on(found))
+            if is_copied:
+                return memoryview(bytearray(memory[place : place + size]))
+            if blocks is None:
+                blocks = memoryview(lease.on(np.frombuffer(memory, np.uint8)))
+            return blocks[place : place + size]
 
         try:
             if is_copied or layout.num_bytes < SMALL:

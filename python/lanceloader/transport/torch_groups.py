@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["BatchGroup", "GroupedQueues", "GroupingIterator", "receive_first"]
 
 
+DEFAULT_PREFETCH = 2
+"""The ``prefetch_factor`` of torch, where no other one is passed."""
+
+
 class BatchGroup:
     """What a worker returns for a request of a group, and sends as a list.
 
@@ -112,7 +116,8 @@ def receive_first(*arguments: Any) -> Any:
 def iterator_of(frame: FrameType) -> Any:
     """Return the iterator of torch that reads a queue in a frame, or ``None`` if it cannot ask for groups.
 
-    Subclasses and threads that pin memory may look at messages themselves.
+    Subclasses and threads that pin memory may look at messages themselves. Who limits the batches made
+    ahead gets messages of one batch.
     """
     from torch.utils.data import _DatasetKind, dataloader
 
@@ -125,6 +130,7 @@ def iterator_of(frame: FrameType) -> Any:
         type(iterator) is not kind
         or iterator._dataset_kind != _DatasetKind.Iterable
         or queue is not iterator._worker_result_queue
+        or iterator._prefetch_factor != DEFAULT_PREFETCH
         or "get" in queue.__dict__
         or not hasattr(queue, "_rlock")
     ):
