@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
+import time
 
 import counting_s3
 import lance
@@ -78,6 +80,10 @@ def test_a_first_batch_of_a_small_table_fetches_it_in_order(folder, server, tmp_
     assert rest.num_rows == ROWS - BATCH
     assert server.bytes <= 1.05 * data_bytes(folder)
     assert loader.stats().copy_failure is None
+    # Packed as it came, and not copied before.
+    assert loader.stats().rows_direct == 0
+    kept = sum(file.stat().st_blocks * 512 for file in tmp_path.rglob("*.copy"))
+    assert kept < 0.05 * data_bytes(folder)
 
 
 def test_a_first_batch_of_few_rows_fetches_these(folder, server, tmp_path):
@@ -91,6 +97,9 @@ def test_without_a_cache_rows_are_fetched_as_they_are_read(folder, server):
         list(open_table(server, "").shuffle(seed=3).loader(BATCH))
     )
     assert rows.equals(pa.Table.from_batches(list(local_rows(folder).loader(BATCH))))
+    # In order, and once.
+    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert server.requests <= 16 * FRAGMENTS * COLUMNS
 
 
 def test_without_room_nothing_is_fetched_in_vain(folder, server, tmp_path, monkeypatch):
@@ -100,8 +109,44 @@ def test_without_room_nothing_is_fetched_in_vain(folder, server, tmp_path, monke
     with pytest.warns(errors.DegradedWarning, match="no room"):
         rows = pa.Table.from_batches(list(perm.loader(BATCH)))
     assert rows.equals(wanted)
-    # The rows of the first batch, and the table.
-    assert server.bytes <= 2.1 * data_bytes(folder)
+    assert server.bytes <= 1.05 * data_bytes(folder)
+
+
+@pytest.mark.timeout(180)
+def test_rows_are_packed_while_the_slowest_of_the_first_batch_are_waited_for(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=30_000 * 256).astype(np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors), 256)
+    lance.write_dataset(pa.table({"v": vectors}), tmp_path / "bucket/t.lance")
+    lock, asked, packed = threading.Lock(), [], threading.Event()
+
+    class Slow(s3_folder.Request):
+        """Answers one of the requests for single rows last, however often it is made."""
+
+        def do_GET(self) -> None:  # noqa: N802
+            where = self.headers.get("Range", "")
+            first, _, last = where.removeprefix("bytes=").partition("-")
+            if "/data/" in self.path and first and int(last) - int(first) < 10_000:
+                with lock:
+                    asked.append(where)
+                    is_held = len(asked) > 6 and where == asked[6]
+                deadline = time.monotonic() + 120
+                while is_held and not packed.is_set() and time.monotonic() < deadline:
+                    if server.bytes > 8 << 20:
+                        packed.set()
+                    time.sleep(0.01)
+            super().do_GET()
+
+    with counting_s3.serving(tmp_path / "bucket", request=Slow) as server:
+        perm = open_table(server, tmp_path / "cache").shuffle(seed=3)
+        batches = iter(perm.loader(16, threads=2))
+        first = next(batches)
+        assert packed.is_set()
+        rows = pa.Table.from_batches([first, *batches])
+    local = ll.open(str(tmp_path / "bucket/t.lance")).with_format("arrow")
+    local = local.with_read("direct").shuffle(seed=3)
+    assert rows.equals(pa.Table.from_batches(list(local.loader(16))))
+    assert server.bytes <= 1.1 * (30_000 << 10)
 
 
 PROGRAM = (

@@ -37,7 +37,12 @@ _SINGLE_BYTES = 40 << 10
 _MOST_BYTES = 4 << 20
 _SCAN_ROWS = 1 << 14
 _BLOCK_BYTES = 16 << 20
+_REQUEST_BYTES = 2 << 20
+_BLOCKS_AT_ONCE = 4
+_SMALL_BYTES = 8 << 20
 _SAMPLE_PLACES = 16
+_SAMPLE_PLACES_SHORT = 4
+_SHORT_BYTES = 1 << 10
 _TAIL_BYTES = 64 << 10
 _NEGLIGIBLE = 0.02
 """The share of an epoch that this knows no better."""
@@ -121,8 +126,11 @@ def fetches_of(
     is_run = strategy != "direct" or view.order.is_ascending
     wanted = sum(columns) * (1.0 if strategy == "resident" else min(1.0, share))
     if is_run:
-        sampled = _SAMPLE_PLACES * len(columns) if _is_sampled(reader) else 0
-        requests = _requests_of_scan(view, table, columns, strategy) + sampled
+        requests = _requests_of_scan(view, table, reader, columns, strategy)
+        if _is_sampled(reader):
+            is_short = sum(columns) <= _SHORT_BYTES * view.source.num_rows
+            places = _SAMPLE_PLACES_SHORT if is_short else _SAMPLE_PLACES
+            requests += places * len(columns)
     else:
         requests = _requests_at_random(view, columns)
     footers = table.num_fragments * max(0.1, min(1.0, share * view.num_rows))
@@ -134,24 +142,41 @@ def fetches_of(
 
 
 def _requests_of_scan(
-    view: View, table: _native.Table, columns: list[int], strategy: str
+    view: View,
+    table: _native.Table,
+    reader: _native.Reader,
+    columns: list[int],
+    strategy: str,
 ) -> float:
     rows, stored = view.source.num_rows, sum(columns)
-    at_once = max(1, _BLOCK_BYTES * rows // max(1, stored))
-    if strategy != "resident":
+    if strategy == "resident":
+        at_once = max(1, _BLOCK_BYTES * rows // max(1, stored)) * _together(columns)
+    else:
         rows, at_once = view.num_rows, _SCAN_ROWS
     long = stored / _MOST_BYTES
     runs = max(table.num_fragments, rows / at_once) * len(columns) + long
     if view.order.is_ascending and strategy == "direct":
         return runs
     touched = sum(min(each, view.batch_size * _SINGLE_BYTES) for each in columns)
-    has_copies = cache_folder(view.read_options.cache_dir) is not None
-    if strategy != "direct" and has_copies and 2 * touched >= stored:
+    if strategy != "direct" and 2 * touched >= stored:
         # All of it is fetched in order, before the first batch.
-        return table.num_fragments + long
+        has_copies = cache_folder(view.read_options.cache_dir) is not None
+        choice = reader.choice()
+        is_small = choice.row_bytes * choice.num_rows < _SMALL_BYTES
+        if strategy == "resident" and not (has_copies and is_small):
+            return table.num_fragments + runs
+        if has_copies:
+            return table.num_fragments + long
     # Rows of the first batch are fetched one by one.
     single = min(rows, view.batch_size) * len(columns)
     return runs + min(single, stored / _GAP_BYTES + len(columns))
+
+
+def _together(columns: list[int]) -> int:
+    """Return how many blocks of packed rows are asked for together, so that requests are long."""
+    wanted = -(-_REQUEST_BYTES * len(columns) // _BLOCK_BYTES)
+    blocks = -(-sum(columns) // _BLOCK_BYTES)
+    return max(1, min(wanted, _BLOCKS_AT_ONCE, blocks // _BLOCKS_AT_ONCE))
 
 
 def _is_sampled(reader: _native.Reader) -> bool:

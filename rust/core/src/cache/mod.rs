@@ -34,7 +34,7 @@ mod versions;
 pub(crate) use block::{Block, Rows};
 pub(crate) use copies::{Copies, Copy, PAGE};
 pub(crate) use description::Found;
-pub(crate) use folder::Entry;
+pub(crate) use folder::{Claim, Entry};
 pub(crate) use room::Cache;
 pub use room::{Pruned, prune};
 pub(crate) use versions::Listing;

@@ -340,16 +340,16 @@ impl EncodingsIo for RemoteFile {
     }
 }
 
-/// Adds parts of files to their copies, unless they are there, by few requests. What has no room is left
-/// out, and nothing is fetched where there are no copies.
+/// Adds parts of files to their copies, unless they are there, by few requests, and says whether all could be
+/// kept. Nothing is fetched where there are no copies, or no room.
 ///
 /// # Errors
 ///
 /// Those of the store.
-pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -> Result<()> {
+pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -> Result<bool> {
     let kept: Vec<_> = files.iter().filter(|(file, _)| file.copy.is_some()).collect();
     let Some(copies) = kept.first().and_then(|(file, _)| file.source.copies.clone()) else {
-        return Ok(());
+        return Ok(false);
     };
     // Ranks of a node begin at the same time, and want the same.
     let start = Instant::now();
@@ -357,7 +357,7 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
         match copies.turn() {
             Ok(Some(turn)) => break turn,
             Ok(None) if start.elapsed() < TURN => runtime::sleep(LOOK).await,
-            Ok(None) | Err(_) => return Ok(()),
+            Ok(None) | Err(_) => return Ok(false),
         }
     };
     let asked_of = |(file, ranges): &&(Arc<RemoteFile>, Vec<Range<u64>>)| {
@@ -371,7 +371,7 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
     let asked: Vec<_> = kept.iter().flat_map(asked_of).collect();
     let bytes = asked.iter().map(|(_, range)| range.end - range.start).sum();
     if !copies.has_room(bytes) {
-        return Ok(());
+        return Ok(false);
     }
     let fetch = |(file, range): (Arc<RemoteFile>, Range<u64>)| async move {
         if file.source.copy_failure().is_some() {
@@ -380,7 +380,8 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
         let fetched = file.start(vec![(range, None)]).await;
         fetched.map(drop).map_err(|error| Error::store(&file.path, error))
     };
-    stream::iter(asked).map(fetch).buffer_unordered(LONG_AT_ONCE).try_collect().await
+    stream::iter(asked).map(fetch).buffer_unordered(LONG_AT_ONCE).try_collect::<()>().await?;
+    Ok(kept.iter().all(|(file, _)| file.source.copy_failure().is_none()))
 }
 
 /// A request that ends when nobody waits for it any more.

@@ -53,6 +53,11 @@ impl Meter {
         counts
     }
 
+    /// Returns how many requests are in flight.
+    pub(crate) fn in_flight(&self) -> u64 {
+        lock(&self.0).now
+    }
+
     pub(super) fn begin(&self) -> InFlight<'_> {
         let start = Instant::now();
         let mut state = lock(&self.0);
@@ -106,6 +111,7 @@ mod tests {
     fn requests_are_counted_while_they_are_in_flight() {
         let meter = Meter::default();
         let (first, second) = (meter.begin(), meter.begin());
+        assert_eq!(meter.in_flight(), 2);
         drop(first);
         meter.fetched(10);
         meter.served(7, 2);

@@ -260,7 +260,9 @@ impl Drop for Working<'_> {
 impl Work {
     fn run(self) {
         let _working = Working(&self.line);
-        while let Some(ticket) = self.next_ticket() {
+        while !self.is_surplus()
+            && let Some(ticket) = self.next_ticket()
+        {
             let read = || self.read_window(&ticket);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
                 Err(Error::bug(format!("a reading thread: {}", text_of_panic(&*panic))))
@@ -274,6 +276,18 @@ impl Work {
             state.is_over |= is_failed;
             self.line.changed.notify_all();
         }
+    }
+
+    /// Returns whether the other threads are enough by now: more would only hold windows that leave the
+    /// caches of the processor before they are asked for.
+    fn is_surplus(&self) -> bool {
+        let enough = self.feed.num_threads() as u64;
+        if self.thread <= enough {
+            return false;
+        }
+        let mut state = self.line.lock();
+        state.depth = state.depth.min(2 * enough);
+        true
     }
 
     /// Reads a window in parts that have room, and puts them in line.

@@ -19,8 +19,11 @@ const MEDIUM_BYTES: u64 = 4 << 10;
 /// if they have this many bytes together.
 const SAMPLE_ROWS: u64 = 128;
 const SAMPLE_BYTES: u64 = 8 << 20;
-/// Neighbours that are looked at together where rows are on another machine.
+/// Neighbours that are looked at together where rows are on another machine, and if they are short: the
+/// slowest of many requests would keep the first batch waiting.
 const SAMPLE_RUN_FAR: u64 = 8;
+const SAMPLE_RUN_SHORT: u64 = 32;
+const SHORT_BYTES: u64 = 1 << 10;
 /// How many times as long as in files rows may be in memory, for a first guess.
 const UNPACKED: u64 = 16;
 /// Less than this is not worth a file.
@@ -278,7 +281,11 @@ struct Sample {
 fn sample(scan: &dyn Scan, packing: &Packing, stored: u64) -> Result<Sample> {
     let num_rows = scan.num_rows();
     // On another machine neighbours cost one request, and each fragment some more.
-    let run = if scan.is_remote() { SAMPLE_RUN_FAR } else { 1 };
+    let run = match scan.is_remote() {
+        true if stored <= SHORT_BYTES => SAMPLE_RUN_SHORT,
+        true => SAMPLE_RUN_FAR,
+        false => 1,
+    };
     let places = SAMPLE_ROWS.min(num_rows).div_ceil(run);
     let count = (places * run).min(num_rows);
     let middle =

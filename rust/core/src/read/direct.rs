@@ -37,6 +37,21 @@ const A_WAIT: Duration = Duration::from_millis(1);
 /// Threads that wait at once for what files say of their pages.
 const ASKED_TOGETHER: usize = 128;
 
+/// Of a table, one of so many parts is few bytes: these may be fetched twice.
+const FEW: u128 = 32;
+
+/// What is done once rows are asked for.
+pub(super) type Then = Box<dyn FnOnce() + Send>;
+
+/// How many of the bytes of a table on another machine some rows touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touched {
+    Few,
+    /// Neither few nor most, or not known: also of rows that are on this machine.
+    Some,
+    Most,
+}
+
 /// Reads a projection of a Lance table.
 #[derive(Debug)]
 pub(super) struct Direct {
@@ -58,6 +73,17 @@ impl Direct {
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+        self.take_window_then(offsets, cuts, Box::new(|| ()))
+    }
+
+    /// Does the same. Where rows are on another machine, calls `then` once they are asked for, or those of
+    /// as many files as may be open at once.
+    pub(super) fn take_window_then(
+        &self,
+        offsets: &[u64],
+        cuts: Cuts<'_>,
+        then: Then,
+    ) -> Result<Vec<Gathered>> {
         let layout = self.table.layout();
         let Plan { reads, rows } = measure(Stage::Plan, || match run_of(offsets) {
             Some(run) => Ok(Plan { reads: plan_run(layout, run)?, rows: Rows::AsRead }),
@@ -69,7 +95,7 @@ impl Direct {
             let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
             (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
         } else {
-            let read = measure(Stage::Read, || self.read(reads, true));
+            let read = measure(Stage::Read, || self.read(reads, true, then));
             read.map_err(|error| self.table.changed(error))?
         };
         let blocks = Blocks { schema, rows: &blocks, are_owned };
@@ -130,35 +156,52 @@ impl Direct {
         })
     }
 
-    /// Adds all rows to the copies on a local disk if they are on another machine, and `count` of them, at
-    /// random, would touch most of their bytes: in order, these take few requests.
-    pub(super) fn fetch_if_scattered(&self, count: usize) -> Result<()> {
+    /// Returns how many of the bytes of a table on another machine `count` rows at random would touch.
+    pub(super) fn touched_by(&self, count: usize) -> Result<Touched> {
         let layout = self.table.layout();
         let indexes: Vec<usize> = (0..layout.fragments().len()).collect();
         // Otherwise fragments would be opened that these rows do not need.
         let are_all_needed = indexes.len() <= (count / 2).min(remote_files_at_once());
         if !are_all_needed || !self.table.is_remote(&self.columns)? {
-            return Ok(());
+            return Ok(Touched::Some);
         }
+        let readers = self.table.fragments(&indexes, &self.columns);
+        let readers = readers.map_err(|error| self.table.changed(error))?;
+        let (mut touched, mut stored) = (0_u128, 0_u128);
+        for (reader, fragment) in readers.iter().zip(layout.fragments()) {
+            let share = count as u128 * u128::from(fragment.num_rows());
+            let most = share * u128::from(SINGLE_BYTES) / u128::from(layout.num_rows().max(1));
+            for pages in reader.pages() {
+                let bytes = pages.iter().map(|(_, bytes)| u128::from(*bytes)).sum::<u128>();
+                touched += bytes.min(most);
+                stored += bytes;
+            }
+        }
+        Ok(match touched {
+            touched if 2 * touched >= stored => Touched::Most,
+            touched if FEW * touched <= stored => Touched::Few,
+            _ => Touched::Some,
+        })
+    }
+
+    /// Adds all rows to the copies on a local disk, in order and by few requests, and says whether there
+    /// was room for them.
+    pub(super) fn fetch_all(&self) -> Result<bool> {
+        let indexes: Vec<usize> = (0..self.table.layout().fragments().len()).collect();
         let fetch = || {
             let readers = self.table.fragments(&indexes, &self.columns)?;
-            let (mut touched, mut stored) = (0_u128, 0_u128);
-            for (reader, fragment) in readers.iter().zip(layout.fragments()) {
-                let share = count as u128 * u128::from(fragment.num_rows());
-                let most = share * u128::from(SINGLE_BYTES) / u128::from(layout.num_rows().max(1));
-                for pages in reader.pages() {
-                    let bytes = pages.iter().map(|(_, bytes)| u128::from(*bytes)).sum::<u128>();
-                    touched += bytes.min(most);
-                    stored += bytes;
-                }
-            }
-            if 2 * touched < stored {
-                return Ok(());
-            }
             let files = readers.iter().flat_map(FragmentReader::far_pages).collect();
             runtime::wait(copy_parts(files))
         };
         fetch().map_err(|error| self.table.changed(error))
+    }
+
+    /// Does so if `count` rows at random would touch most bytes of the table.
+    pub(super) fn fetch_if_scattered(&self, count: usize) -> Result<()> {
+        if self.touched_by(count)? == Touched::Most {
+            self.fetch_all()?;
+        }
+        Ok(())
     }
 
     /// Waits until there is room for rows that have so many bytes.
@@ -175,9 +218,9 @@ impl Direct {
     }
 
     /// Returns the blocks, and whether they own their buffers.
-    fn read(&self, reads: Vec<Read>, keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
+    fn read(&self, reads: Vec<Read>, keeps: bool, then: Then) -> Result<(Vec<RecordBatch>, bool)> {
         if self.table.is_remote(&self.columns)? {
-            return self.read_remote(&reads, keeps);
+            return self.read_remote(&reads, keeps, then);
         }
         let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
@@ -187,9 +230,9 @@ impl Direct {
             let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
             let decoded = if readers.iter().any(FragmentReader::is_remote) {
                 let reads = reads.to_vec();
-                runtime::blocking(move || decode_all(&readers, &reads, keeps))?
+                runtime::blocking(move || decode_all(&readers, &reads, keeps, None))?
             } else {
-                decode_all(&readers, reads, keeps)?
+                decode_all(&readers, reads, keeps, None)?
             };
             for (block, is_owned) in decoded {
                 are_owned &= is_owned;
@@ -199,14 +242,20 @@ impl Direct {
         Ok((blocks, are_owned))
     }
 
-    fn read_remote(&self, reads: &[Read], keeps: bool) -> Result<(Vec<RecordBatch>, bool)> {
+    fn read_remote(
+        &self,
+        reads: &[Read],
+        keeps: bool,
+        then: Then,
+    ) -> Result<(Vec<RecordBatch>, bool)> {
+        let mut then = Some(then);
         let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
         for reads in reads.chunks(remote_files_at_once()) {
             let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
             let readers = self.table.fragments(&indexes, &self.columns)?;
-            let reads = reads.to_vec();
-            let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps))?;
+            let (reads, then) = (reads.to_vec(), then.take());
+            let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps, then))?;
             for (block, is_owned) in decoded {
                 are_owned &= is_owned;
                 blocks.push(block);
@@ -228,7 +277,7 @@ impl Scan for Direct {
     fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
-        Ok(self.read(reads, keeps).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, keeps, Box::new(|| ())).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn scan_parts(
@@ -256,7 +305,7 @@ impl Scan for Direct {
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
-        Ok(self.read(reads, true).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, true, Box::new(|| ())).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn weights(&self) -> Result<Weights> {
@@ -365,10 +414,14 @@ fn decode_all(
     readers: &[FragmentReader],
     reads: &[Read],
     keeps: bool,
+    then: Option<Then>,
 ) -> Result<Vec<(RecordBatch, bool)>> {
     let pending = request_all(readers, reads, |reader, read| {
         reader.request(&read.places, read.num_rows, keeps)
     })?;
+    if let Some(then) = then {
+        then();
+    }
     let decode = |(reader, pending): (&FragmentReader, Pending<'_>)| {
         let block = pending.decode()?;
         let is_owned = reader.owns(&block);

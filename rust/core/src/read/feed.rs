@@ -283,8 +283,11 @@ impl Feed {
         matches!(self.kind, Kind::Direct) && self.reader.shared.base.scan().is_remote()
     }
 
-    /// Returns how many threads should read, if there is work for all.
+    /// Returns how many threads should read, if there is work for all: fewer once nothing is fetched from
+    /// another machine any more.
     pub(crate) fn num_threads(&self) -> usize {
-        self.reader.options().reading_threads(self.reader.shared.base.scan().is_remote())
+        let is_here = matches!(self.kind, Kind::Resident) && self.reader.kept().is_some();
+        let is_remote = !is_here && self.reader.shared.base.scan().is_remote();
+        self.reader.options().reading_threads(is_remote)
     }
 }

@@ -13,7 +13,7 @@ use arrow_schema::{Field, SchemaRef};
 use super::base::Base;
 use super::choose::{Choice, Options, Strategy};
 use super::cuts::Cuts;
-use super::direct::Direct;
+use super::direct::{Direct, Touched};
 use super::resident::{Home, Resident, Sizes, block_rows};
 use super::scan::Scan;
 use super::stats::ReadStats;
@@ -28,7 +28,7 @@ use crate::matrix;
 use crate::packed::Packing;
 use crate::plan::Rows;
 use crate::projection::{batch, by_name};
-use crate::runtime::{PerProcess, lock};
+use crate::runtime::{self, PerProcess, lock};
 use crate::stages::{Stage, measure};
 use crate::table::Table;
 
@@ -42,6 +42,9 @@ const FIRST_READ: Duration = Duration::from_millis(300);
 /// made, and what both need would be fetched twice.
 const FIRST_READ_FAR: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(1);
+/// One of so many requests is among the slowest.
+const SLOWEST: u64 = 4;
+const SHORT_WHILE: Duration = Duration::from_millis(5);
 
 /// Reads a projection from packed rows.
 #[derive(Debug)]
@@ -161,7 +164,9 @@ impl PackedReader {
                 let first = self.first(base, offsets, cuts);
                 self.is_first_read.store(true, Ordering::Relaxed);
                 self.resident.fill(self.threads)?;
-                return formed(base.projection(), first?, form);
+                if let Some(first) = first? {
+                    return formed(base.projection(), first, form);
+                }
             }
             let most = if base.scan().is_remote() { FIRST_READ_FAR } else { FIRST_READ };
             let start = Instant::now();
@@ -246,16 +251,31 @@ impl PackedReader {
         Ok(Gathered { batch: base.assemble(&read, offsets)?, is_owned: true })
     }
 
-    /// Reads the first rows that are wanted. Where these alone would touch most pages of a table on
-    /// another machine, all of it is fetched before.
-    fn first(&self, base: &Base, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
+    /// Reads the first rows that are wanted; `None` if they should wait for all rows to be packed.
+    ///
+    /// On another machine, that is so where these rows alone touch most pages of the table. Where they
+    /// touch few, packing begins while the slowest of their requests are waited for.
+    fn first(&self, base: &Base, offsets: &[u64], cuts: Cuts<'_>) -> Result<Option<Vec<Gathered>>> {
         let is_begun = self.resident.has(offsets).into_iter().any(|is_there| is_there);
-        if let Base::Direct(direct) = base
-            && !is_begun
-        {
-            direct.fetch_if_scattered(offsets.len())?;
+        let Base::Direct(direct) = base else {
+            return self.mixed(base, offsets, cuts).map(Some);
+        };
+        let touched = if is_begun { Touched::Some } else { direct.touched_by(offsets.len())? };
+        match touched {
+            // Processes of a node share what they pack, or else the copies of files.
+            Touched::Most if self.resident.is_shared() || !direct.fetch_all()? => return Ok(None),
+            Touched::Few => {
+                let (resident, threads) = (Arc::downgrade(&self.resident), self.threads);
+                let table = Arc::clone(direct.table());
+                let fill = move || fill_when_idle(&resident, threads, &table);
+                let first = direct.take_window_then(offsets, cuts, Box::new(fill))?;
+                let counter = &self.resident.counters.rows_direct;
+                counter.fetch_add(offsets.len() as u64, Ordering::Relaxed);
+                return Ok(Some(first));
+            }
+            Touched::Some | Touched::Most => {}
         }
-        self.mixed(base, offsets, cuts)
+        self.mixed(base, offsets, cuts).map(Some)
     }
 
     /// Gathers some rows from memory and reads the others from the files.
@@ -289,6 +309,28 @@ impl PackedReader {
         };
         cuts.ranges(offsets.len()).map(cut).collect()
     }
+}
+
+/// Begins to fill rows, in the background, once most of the requests in flight were answered: the store would
+/// be idle while the slowest ones are waited for. Otherwise rows are filled after the first batch.
+fn fill_when_idle(resident: &Weak<Resident>, threads: usize, table: &Arc<Table>) {
+    let (resident, table) = (Weak::clone(resident), Arc::clone(table));
+    let wait = move || {
+        let (start, mut most) = (Instant::now(), 0);
+        while start.elapsed() < FIRST_READ_FAR {
+            // By then all of them are in flight.
+            std::thread::sleep(SHORT_WHILE);
+            let now = table.in_flight();
+            most = most.max(now);
+            if now <= most / SLOWEST {
+                break;
+            }
+        }
+        if let Some(resident) = resident.upgrade() {
+            drop(resident.fill(threads));
+        }
+    };
+    drop(runtime::spawn("lanceloader-fill", wait));
 }
 
 /// Returns the packed rows of a table, which other readers may share, and whether all of them are in

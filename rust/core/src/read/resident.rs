@@ -3,6 +3,7 @@
 //! Blocks of rows are decoded once, at the speed of a scan, by threads in the background; until then
 //! rows that are not there yet are read directly. A batch is then a gather of packed rows.
 
+mod attempt;
 mod fill;
 mod filling;
 

@@ -310,6 +310,11 @@ impl Table {
         self.meter.get_or_init(Meter::default).counts()
     }
 
+    /// Returns how many requests for remote files are in flight in this process.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.meter.get_or_init(Meter::default).in_flight()
+    }
+
     /// Returns why nothing more is kept of remote files, if that is so.
     pub(crate) fn copy_failure(&self, columns: &Columns) -> Option<Arc<Error>> {
         let storages = self.storages.get()?;

@@ -1,7 +1,6 @@
-//! Blocks, and the threads that fill them in the background.
+//! The threads that fill blocks in the background.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
@@ -9,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use super::super::choose::too_little;
-use super::super::scan::{scan_at_once, scan_rows};
+use super::attempt::Attempt;
 use super::filling::Filling;
-use super::{BLOCK_BYTES, LARGE_BLOCKS, Resident};
-use crate::address_space::check_room;
-use crate::cache::{Block, Rows};
+use super::{BLOCK_BYTES, Resident};
+use crate::cache::Block;
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::PackedRows;
@@ -24,8 +21,6 @@ use crate::runtime;
 const UNDER_WAY_BYTES: u64 = 192 << 20;
 /// A block that is being filled is there up to three times: decoded, packed, and where it is kept.
 const COPIES: u64 = 3;
-/// Bytes that are decoded at a time while a block is filled.
-const SCAN_BYTES: u64 = 8 << 20;
 /// How long to look on while other processes write the blocks that are left, without a single one
 /// getting done, before they are read for this process alone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,16 +32,6 @@ const WORTH_WAITING: Duration = Duration::from_secs(2);
 /// The same where every single row is a request to another machine for each of its columns: these are some
 /// hundred times slower than reading all rows in order.
 const WORTH_WAITING_FAR: Duration = Duration::from_mins(1);
-
-/// The outcome of an attempt to fill a block.
-enum Attempt {
-    Filled(Block),
-    Mapped(Block),
-    /// The block was in memory; it is now in a file if that could be written.
-    Moved(Option<Block>),
-    /// Another process is filling it.
-    Busy,
-}
 
 impl Resident {
     /// Starts filling, unless this process is filling already, or should not try again yet.
@@ -82,9 +67,13 @@ impl Resident {
         };
         let queue: VecDeque<usize> =
             (0..blocks.all.len()).filter(|&at| is_left(&blocks.all[at])).collect();
+        let at_once = self.blocks_at_once(queue.len());
+        // Those of a run are under way together.
+        let threads = if at_once > 1 { threads.div_ceil(2) } else { threads };
         let threads = self.threads(threads).clamp(1, queue.len().max(1));
         let filling = Arc::new(Filling {
             num_blocks: queue.len(),
+            run: at_once,
             queue: Mutex::new(queue),
             progress: Condvar::new(),
             started: Instant::now(),
@@ -146,131 +135,6 @@ impl Resident {
         let room = limit.saturating_sub(kept).saturating_add(UNDER_WAY_BYTES);
         threads.min(usize::try_from(room / (COPIES * BLOCK_BYTES)).unwrap_or(usize::MAX))
     }
-
-    fn rows_of(&self, block: usize) -> Range<u64> {
-        let start = (block as u64) << self.shift;
-        start..self.num_rows.min(start + (1 << self.shift))
-    }
-
-    fn attempt(&self, block: usize, rows: &mut PackedRows, is_alone: bool) -> Result<Attempt> {
-        let wanted = self.rows_of(block);
-        let count = usize::try_from(wanted.end - wanted.start).unwrap_or(usize::MAX);
-        let entry = self.entry();
-        let entry = entry.as_deref();
-        let is_whole = |found: &Block| {
-            found.num_rows() == count && found.heads().len() == count * self.packing.stride()
-        };
-        let load = || entry.and_then(|entry| entry.load(block)).filter(is_whole);
-        let kept = self.blocks.load().all[block].clone();
-        let mapped = |found| {
-            if kept.is_some() { Attempt::Moved(Some(found)) } else { Attempt::Mapped(found) }
-        };
-        if let Some(found) = load() {
-            return Ok(mapped(found));
-        }
-        let claim = match entry.map(|entry| entry.claim(block)) {
-            Some(Ok(None)) if !is_alone => return Ok(Attempt::Busy),
-            Some(Ok(claim)) => claim,
-            Some(Err(error)) => {
-                self.detach(error);
-                None
-            }
-            None => None,
-        };
-        // Another process may have finished it between the look and the claim.
-        if claim.is_some()
-            && let Some(found) = load()
-        {
-            return Ok(mapped(found));
-        }
-        let publish = |rows: Rows<'_>| match claim.map(|claim| claim.publish(rows)) {
-            Some(Ok(block)) => {
-                self.detached.end();
-                Some(block)
-            }
-            Some(Err(error)) => {
-                // The disk is full, or the folder was removed: go on in memory.
-                self.detach(error);
-                None
-            }
-            None => None,
-        };
-        if let Some(kept) = &kept {
-            return Ok(Attempt::Moved(kept.unwritten().and_then(publish)));
-        }
-        self.pack(wanted, rows)?;
-        if rows.num_rows != count {
-            return Err(Error::bug(format!("block {block} has {} rows of {count}", rows.num_rows)));
-        }
-        match publish((&*rows).into()) {
-            Some(block) => Ok(Attempt::Filled(block)),
-            None => Block::in_memory(rows).map(Attempt::Filled),
-        }
-    }
-
-    /// Packs the rows of a block, unless all would be more than may be kept.
-    fn pack(&self, wanted: Range<u64>, rows: &mut PackedRows) -> Result<()> {
-        if rows.num_bytes() as u64 > LARGE_BLOCKS * BLOCK_BYTES {
-            // As much will not be wanted again soon.
-            *rows = PackedRows::default();
-        }
-        rows.clear();
-        let count = wanted.end - wanted.start;
-        let heads = count * self.packing.stride() as u64;
-        let expected = heads.max(self.sizes.weights.of_run(wanted.clone()));
-        let packed_rows = self.packed_rows.fetch_add(count, Ordering::Relaxed) + count;
-        let sum = self.packed_bytes.fetch_add(expected, Ordering::Relaxed) + expected;
-        let check = |sum: u64| match self.limit() {
-            Some(limit) if sum > limit => {
-                let all = u128::from(sum) * u128::from(self.num_rows) / u128::from(packed_rows);
-                let all = u64::try_from(all).unwrap_or(u64::MAX);
-                Err(too_little(limit, all, self.sizes.set_limit))
-            }
-            _ => Ok(()),
-        };
-        let packed = check(sum)
-            .and_then(|()| check_room("packed rows", self.sizes.weights.at_most(expected)))
-            .and_then(|()| rows.reserve(heads, expected - heads))
-            .and_then(|()| self.pack_runs(wanted, rows, |found| check(sum - expected + found)));
-        let found = if packed.is_ok() {
-            rows.num_bytes() as u64
-        } else {
-            // It is not there, and may be tried again.
-            self.packed_rows.fetch_sub(count, Ordering::Relaxed);
-            0
-        };
-        self.packed_bytes.fetch_add(found, Ordering::Relaxed);
-        self.packed_bytes.fetch_sub(expected, Ordering::Relaxed);
-        packed
-    }
-
-    fn pack_runs(
-        &self,
-        wanted: Range<u64>,
-        rows: &mut PackedRows,
-        check: impl Fn(u64) -> Result<()>,
-    ) -> Result<()> {
-        let at_once = scan_rows(self.sizes.row_bytes, SCAN_BYTES);
-        // Rows that are kept packed need no copy of the files they came from.
-        let keeps = self.home.is_none();
-        if self.scan.is_remote() && self.sizes.weights.of_run(wanted.clone()) <= 2 * BLOCK_BYTES {
-            // A round trip for the whole block, and few requests.
-            return self.scan.scan_parts(wanted, at_once, keeps, &mut |batch| {
-                self.packing.pack(batch, rows)?;
-                check(rows.num_bytes() as u64)
-            });
-        }
-        let mut start = wanted.start;
-        while start < wanted.end {
-            let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
-            start = run.end;
-            for batch in self.scan.scan(run, keeps)? {
-                self.packing.pack(&batch, rows)?;
-            }
-            check(rows.num_bytes() as u64)?;
-        }
-        Ok(())
-    }
 }
 
 /// Runs a thread, which fills blocks as long as the rows are in use.
@@ -296,43 +160,48 @@ fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> 
         if resident.failure.error().is_some() {
             return Ok(());
         }
-        let Some(block) = filling.lock().pop_front() else {
+        let blocks = filling.next_run();
+        if blocks.is_empty() {
             return Ok(());
-        };
+        }
         let is_alone = last_progress.1.elapsed() > PATIENCE;
-        match resident.attempt(block, &mut rows, is_alone)? {
-            Attempt::Busy => {
-                filling.lock().push_back(block);
-                drop(resident);
-                let done = filling.done.load(Ordering::Relaxed);
-                if done != last_progress.0 {
-                    last_progress = (done, Instant::now());
+        let mut is_busy = true;
+        resident.attempt(&blocks, &mut rows, is_alone, &mut |block, attempt| {
+            let counters = &resident.counters;
+            match attempt {
+                Attempt::Busy => {
+                    filling.lock().push_back(block);
+                    return;
                 }
-                std::thread::sleep(PAUSE);
-                continue;
-            }
-            Attempt::Filled(found) => {
-                resident.install(block, found);
-                resident.counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
-            }
-            Attempt::Mapped(found) => {
-                resident.install(block, found);
-                resident.counters.blocks_mapped.fetch_add(1, Ordering::Relaxed);
-            }
-            Attempt::Moved(found) => {
-                if let Some(found) = found {
+                Attempt::Filled(found) => {
                     resident.install(block, found);
+                    counters.blocks_filled.fetch_add(1, Ordering::Relaxed);
                 }
+                Attempt::Mapped(found) => {
+                    resident.install(block, found);
+                    counters.blocks_mapped.fetch_add(1, Ordering::Relaxed);
+                }
+                Attempt::Moved(Some(found)) => resident.install(block, found),
+                Attempt::Moved(None) => {}
             }
+            is_busy = false;
+            let done = filling.done.fetch_add(1, Ordering::Relaxed) + 1;
+            last_progress = (done, Instant::now());
+            if done == filling.num_blocks {
+                resident.failure.end();
+                let nanos = u64::try_from(filling.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let counter = &counters.fill_nanos;
+                let _ = counter.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            filling.progress.notify_all();
+        })?;
+        if is_busy {
+            drop(resident);
+            let done = filling.done.load(Ordering::Relaxed);
+            if done != last_progress.0 {
+                last_progress = (done, Instant::now());
+            }
+            std::thread::sleep(PAUSE);
         }
-        let done = filling.done.fetch_add(1, Ordering::Relaxed) + 1;
-        last_progress = (done, Instant::now());
-        if done == filling.num_blocks {
-            resident.failure.end();
-            let nanos = u64::try_from(filling.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let counter = &resident.counters.fill_nanos;
-            let _ = counter.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        filling.progress.notify_all();
     }
 }

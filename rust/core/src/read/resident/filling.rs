@@ -11,6 +11,8 @@ use crate::runtime::lock;
 #[derive(Debug)]
 pub(super) struct Filling {
     pub(super) queue: Mutex<VecDeque<usize>>,
+    /// How many neighbours are filled together.
+    pub(super) run: usize,
     pub(super) progress: Condvar,
     pub(super) started: Instant,
     pub(super) num_blocks: usize,
@@ -21,6 +23,19 @@ pub(super) struct Filling {
 impl Filling {
     pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
         lock(&self.queue)
+    }
+
+    /// Takes the next blocks, neighbours of each other; none if there are none left.
+    pub(super) fn next_run(&self) -> Vec<usize> {
+        let mut queue = self.lock();
+        let mut blocks: Vec<usize> = queue.pop_front().into_iter().collect();
+        while blocks.len() < self.run
+            && let (Some(last), Some(next)) = (blocks.last(), queue.front())
+            && last + 1 == *next
+        {
+            blocks.extend(queue.pop_front());
+        }
+        blocks
     }
 
     /// Returns the time until the rest will be filled, at the pace so far.
@@ -36,5 +51,29 @@ impl Filling {
 
     pub(super) fn is_over(&self) -> bool {
         self.threads.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filling(queue: &[usize], run: usize) -> Filling {
+        Filling {
+            queue: Mutex::new(queue.iter().copied().collect()),
+            run,
+            progress: Condvar::new(),
+            started: Instant::now(),
+            num_blocks: queue.len(),
+            done: AtomicUsize::new(0),
+            threads: AtomicUsize::new(1),
+        }
+    }
+
+    #[test]
+    fn runs_are_neighbours() {
+        let filling = filling(&[0, 1, 2, 3, 5, 6, 9, 8], 3);
+        let runs: Vec<_> = std::iter::repeat_with(|| filling.next_run()).take(6).collect();
+        assert_eq!(runs, [vec![0, 1, 2], vec![3], vec![5, 6], vec![9], vec![8], vec![]]);
     }
 }

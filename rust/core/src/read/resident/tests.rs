@@ -18,6 +18,7 @@ struct Faulty {
     fault: ArcSwapOption<Error>,
     scans: AtomicUsize,
     panics: AtomicBool,
+    is_far: AtomicBool,
 }
 
 impl Faulty {
@@ -28,6 +29,7 @@ impl Faulty {
             fault: ArcSwapOption::empty(),
             scans: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
+            is_far: AtomicBool::new(false),
         })
     }
 
@@ -49,6 +51,10 @@ impl Scan for Faulty {
         Ok(Weights::new([(ROWS, 8)]))
     }
 
+    fn is_remote(&self) -> bool {
+        self.is_far.load(Ordering::Relaxed)
+    }
+
     fn scan(&self, offsets: Range<u64>, _keeps: bool) -> Result<Vec<RecordBatch>> {
         self.scans.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics.load(Ordering::Relaxed), "on purpose");
@@ -61,10 +67,19 @@ impl Scan for Faulty {
 }
 
 fn resident(scan: &Arc<Faulty>, home: Option<Home>) -> Arc<Resident> {
+    resident_of(scan, home, 256, u64::MAX)
+}
+
+fn resident_of(
+    scan: &Arc<Faulty>,
+    home: Option<Home>,
+    block_rows: u64,
+    limit: u64,
+) -> Arc<Resident> {
     let packing = Packing::new(scan.schema()).unwrap();
     let weights = Arc::new(scan.weights().unwrap());
-    let (limit, limits_files, set_limit) = (u64::MAX, false, None);
-    let sizes = Sizes { row_bytes: 8, weights, block_rows: 256, limit, limits_files, set_limit };
+    let (limits_files, set_limit) = (true, None);
+    let sizes = Sizes { row_bytes: 8, weights, block_rows, limit, limits_files, set_limit };
     Arc::new(Resident::new(Arc::clone(scan) as _, packing, sizes, home))
 }
 
@@ -201,4 +216,71 @@ fn rows_count_once_they_are_handed_out_and_not_when_they_are_gathered() {
     assert!(resident.gather_matrix(&[3, 700], &[0]).is_some());
     // A window of which a later batch lacks rows is gathered again.
     assert_eq!(resident.counters.rows_packed.load(Ordering::Relaxed), 0);
+}
+
+/// All rows, and not one more.
+const ALL_BYTES: u64 = ROWS * 8;
+
+#[test]
+fn neighbours_on_another_machine_are_asked_for_together() {
+    // Few blocks are one for each thread.
+    for (block_rows, blocks, scans) in [(64, 16, 4), (128, 8, 4), (256, 4, 4)] {
+        let scan = Faulty::new();
+        scan.is_far.store(true, Ordering::Relaxed);
+        let resident = resident_of(&scan, None, block_rows, ALL_BYTES);
+        filled(&resident);
+        assert_eq!(resident.counters.blocks_filled.load(Ordering::Relaxed), blocks);
+        assert_eq!(scan.scans.load(Ordering::Relaxed), scans);
+    }
+}
+
+#[test]
+fn a_run_that_fails_leaves_room_for_all_rows() {
+    let scan = Faulty::new();
+    scan.is_far.store(true, Ordering::Relaxed);
+    let resident = resident_of(&scan, None, 64, ALL_BYTES);
+    scan.fail(passing());
+    resident.fill(2).unwrap();
+    soon("it fails", || resident.failure().is_some());
+    scan.fault.store(None);
+    filled(&resident);
+}
+
+#[test]
+fn a_run_that_exceeds_the_limit_says_so() {
+    let scan = Faulty::new();
+    scan.is_far.store(true, Ordering::Relaxed);
+    let resident = resident_of(&scan, None, 64, ALL_BYTES - 1);
+    resident.fill(2).unwrap();
+    soon("it fails", || resident.failure().is_some());
+    assert!(matches!(*resident.failure().unwrap(), Error::Memory(_)));
+    assert!(!resident.is_complete());
+}
+
+#[test]
+fn runs_are_shared_with_other_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = || {
+        let packing = Packing::new(Faulty::new().schema()).unwrap();
+        let columns = vec![vec!["n".into()]];
+        let found = Found::new(columns, ROWS, 64, packing.stride(), packing.signature());
+        let cache = Cache::new(folder.path(), Some(1 << 30));
+        Home { cache, table: "t".into(), found, needed: 0 }
+    };
+    let far = |home| {
+        let scan = Faulty::new();
+        scan.is_far.store(true, Ordering::Relaxed);
+        resident_of(&scan, Some(home), 64, ALL_BYTES)
+    };
+    let (ours, theirs) = (far(home()), far(home()));
+    // One of a run is another process's.
+    let entry = theirs.entry().unwrap();
+    let claim = entry.claim(1).unwrap().unwrap();
+    ours.fill(2).unwrap();
+    soon("all but one are there", || ours.blocks.load().missing == 1);
+    drop(claim);
+    filled(&ours);
+    assert!(ours.is_shared());
+    filled(&theirs);
+    assert_eq!(theirs.counters.blocks_mapped.load(Ordering::Relaxed), 16);
 }
