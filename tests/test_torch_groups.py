@@ -147,6 +147,16 @@ def test_other_iterators_get_one_batch_a_message(perm, messages):
     assert messages == []
 
 
+def test_an_iterator_that_lacks_a_name_gets_one_batch_a_message(
+    perm, messages, monkeypatch
+):
+    names = (*torch_groups.OF_TORCH, "_of_another_version")
+    monkeypatch.setattr(torch_groups, "OF_TORCH", names)
+    loader = perm.loader(BATCH, format="torch_dict")
+    assert ids(workers_of(loader, 2)) == ids(loader)
+    assert messages == []
+
+
 def test_a_limit_of_batches_made_ahead_counts_batches(perm, messages):
     loader = perm.loader(BATCH, format="torch_dict")
     for prefetch_factor in (1, 3):

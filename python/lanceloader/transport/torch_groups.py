@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["BatchGroup", "GroupedQueues", "GroupingIterator", "receive_first"]
 
 
+OF_TORCH = (
+    "_data_queue",
+    "_dataset_kind",
+    "_index_queues",
+    "_prefetch_factor",
+    "_task_info",
+    "_worker_result_queue",
+)
+"""What an iterator of torch must have: these names are no promise of torch."""
 DEFAULT_PREFETCH = 2
 """The ``prefetch_factor`` of torch, where no other one is passed."""
 
@@ -121,14 +130,16 @@ def iterator_of(frame: FrameType) -> Any:
     """
     from torch.utils.data import _DatasetKind, dataloader
 
-    kind = dataloader._MultiProcessingDataLoaderIter
-    if frame.f_code is not kind._try_get_data.__code__:
+    kind = getattr(dataloader, "_MultiProcessingDataLoaderIter", None)
+    read = getattr(kind, "_try_get_data", None)
+    if read is None or frame.f_code is not read.__code__:
         return None
-    iterator = frame.f_locals["self"]
+    iterator = frame.f_locals.get("self")
+    if type(iterator) is not kind or not all(hasattr(iterator, at) for at in OF_TORCH):
+        return None
     queue = iterator._data_queue
     if (
-        type(iterator) is not kind
-        or iterator._dataset_kind != _DatasetKind.Iterable
+        iterator._dataset_kind != _DatasetKind.Iterable
         or queue is not iterator._worker_result_queue
         or iterator._prefetch_factor != DEFAULT_PREFETCH
         or "get" in queue.__dict__
