@@ -12,7 +12,8 @@ import numpy as np
 import programs
 import pyarrow as pa
 import pytest
-from lanceloader import cache
+import s3_folder
+from lanceloader import cache, errors
 from process_state import soon
 
 pytestmark = pytest.mark.usefixtures("no_credentials")
@@ -182,3 +183,33 @@ def test_each_loader_has_the_limit_of_its_time(server, tmp_path, monkeypatch):
     server.reset()
     list(large)
     assert server.requests == 0
+
+
+def manifest(folder, version, name):
+    """Return where new writers put a version, or where old ones did."""
+    names = {"new": f"{2**64 - 1 - version:020}.manifest", "old": f"{version}.manifest"}
+    return folder / "_versions" / names[name]
+
+
+@pytest.mark.parametrize(("name", "requests"), [("new", ["GET"]), ("old", None)])
+def test_a_version_by_number_is_one_request(tmp_path, name, requests):
+    asked = []
+
+    class Request(s3_folder.Request):
+        def do_GET(self) -> None:  # noqa: N802
+            if "/_versions/" in self.path:
+                asked.append(self.command)
+            super().do_GET()
+
+    folder = tmp_path / "t.lance"
+    for version in range(1, 4):
+        rows = pa.table({"id": range(10 * version)})
+        lance.write_dataset(rows, folder, mode="overwrite")
+    for version in range(1, 4):
+        manifest(folder, version, "new").rename(manifest(folder, version, name))
+    with counting_s3.serving(tmp_path, request=Request) as server:
+        perm = ll.open("s3://bucket/t.lance", storage_options=server.options, version=2)
+        assert perm.num_rows == 20
+        assert requests is None or asked == requests
+        with pytest.raises(errors.TableChangedError):
+            ll.open("s3://bucket/t.lance", storage_options=server.options, version=9)

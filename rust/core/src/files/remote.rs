@@ -7,28 +7,28 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lance_encoding::EncodingsIo;
 use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStoreExt};
 use twox_hash::XxHash3_64;
 
 use super::asked::{Asked, Claim};
 use super::limits::{Limits, limits_of};
-use super::requests::{Part, Shape, cut, requests};
+use super::requests::{Part, Shape, cut, requests, runs};
 use super::traffic::Meter;
 use crate::cache::{Copies, Copy, PAGE};
 use crate::error::{Error, Result, StoreFault};
-use crate::runtime;
+use crate::runtime::{self, lock};
 
 /// What a request may fetch beyond what is wanted, rather than make another one. More would be kept and not
 /// lost where there is a copy, but ranks of a node that read at the same time would fetch it several times.
@@ -145,7 +145,54 @@ impl Source {
         }
     }
 
+    /// Does the same as [`fetch`](Self::fetch), into memory that has room for it.
+    async fn fetch_into(
+        self: Arc<Self>,
+        path: Path,
+        range: Range<u64>,
+        room: BytesMut,
+    ) -> object_store::Result<BytesMut> {
+        let room = Mutex::new(room);
+        self.patiently(|| self.get_into(&path, range.clone(), &room).boxed()).await?;
+        self.meter.fetched(range.end - range.start);
+        Ok(room.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn get(&self, path: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
+        let length = range.end - range.start;
+        let bytes = self.answer(path, range).await?.bytes().await?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        Err(cut_short(std::io::ErrorKind::UnexpectedEof, bytes.len() as u64, length))
+    }
+
+    async fn get_into(
+        &self,
+        path: &Path,
+        range: Range<u64>,
+        room: &Mutex<BytesMut>,
+    ) -> object_store::Result<()> {
+        let length = range.end - range.start;
+        let mut parts = self.answer(path, range).await?.into_stream();
+        // An earlier attempt may have ended in the middle.
+        lock(room).clear();
+        let mut found = 0;
+        while let Some(part) = parts.try_next().await? {
+            found += part.len() as u64;
+            if found > length {
+                break;
+            }
+            lock(room).extend_from_slice(&part);
+        }
+        if found == length {
+            return Ok(());
+        }
+        Err(cut_short(std::io::ErrorKind::UnexpectedEof, found, length))
+    }
+
+    /// Waits for the beginning of the answer to a request.
+    async fn answer(&self, path: &Path, range: Range<u64>) -> object_store::Result<GetResult> {
         let length = range.end - range.start;
         let made = AtomicU32::new(0);
         let request = || {
@@ -161,11 +208,7 @@ impl Source {
             // Asking again would not help.
             return Err(cut_short(std::io::ErrorKind::InvalidData, answer.meta.size, length));
         }
-        let bytes = answer.bytes().await?;
-        if bytes.len() as u64 == length {
-            return Ok(bytes);
-        }
-        Err(cut_short(std::io::ErrorKind::UnexpectedEof, bytes.len() as u64, length))
+        Ok(answer)
     }
 }
 
@@ -233,13 +276,15 @@ impl RemoteFile {
             None => ranges.clone(),
         };
         let asked = requests(missing, Shape { gap: GAP, most: MOST, step: PAGE });
-        let (own, others) = if self.copy.is_some() && self.keeps {
+        let (parts, others) = if self.copy.is_some() && self.keeps {
             let (own, others) = self.asked.claim(asked);
-            (own.into_iter().map(|(range, claim)| (range, Some(claim))).collect(), others)
+            let own = own.into_iter().map(|(range, claim)| (range, Some(claim))).collect();
+            (self.start(own).boxed(), others)
         } else {
-            (asked.into_iter().map(|range| (range, None)).collect(), Vec::new())
+            let runs = runs(asked, &ranges);
+            let parts = runs.into_iter().map(|run| self.start_run(run));
+            (try_join_all(parts.collect::<Vec<_>>()).boxed(), Vec::new())
         };
-        let parts = self.start(own);
         let file = self.clone();
         async move {
             let mut parts = parts.await?;
@@ -277,13 +322,47 @@ impl RemoteFile {
             runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
         };
         let tasks: Vec<_> = ranges.into_iter().map(spawn).collect();
-        let wait = |task: Option<Task>| async {
-            match task {
-                Some(task) => task.answer().await,
-                None => Err(stopped("there are no threads for requests".into())),
+        try_join_all(tasks.into_iter().map(Task::of))
+    }
+
+    /// Sends requests for neighbours, which are not kept, and returns what waits for the answers. These come to
+    /// lie side by side in memory, so that nothing is copied to put them together.
+    fn start_run(
+        &self,
+        ranges: Vec<Range<u64>>,
+    ) -> impl Future<Output = object_store::Result<Part>> + Send + 'static + use<> {
+        let length = |range: &Range<u64>| usize::try_from(range.end - range.start).unwrap_or(0);
+        let start = ranges.first().map_or(0, |range| range.start);
+        let runtime = runtime::runtime();
+        let is_alone = ranges.len() == 1;
+        let total = if is_alone { 0 } else { ranges.iter().map(length).sum() };
+        let mut left = BytesMut::with_capacity(total);
+        let spawn = |range: Range<u64>| {
+            let (source, path) = (Arc::clone(&self.source), self.path.clone());
+            let runtime = runtime.as_ref().ok()?;
+            if is_alone {
+                return Some(Task(runtime.spawn(async move {
+                    let (_, bytes) = source.fetch(path, range).await?;
+                    Ok(Fetched::Alone(bytes))
+                })));
             }
+            let rest = left.split_off(length(&range));
+            let room = std::mem::replace(&mut left, rest);
+            Some(Task(runtime.spawn(async move {
+                source.fetch_into(path, range, room).await.map(Fetched::OfMany)
+            })))
         };
-        try_join_all(tasks.into_iter().map(wait))
+        let tasks: Vec<_> = ranges.into_iter().map(spawn).collect();
+        async move {
+            let mut all = BytesMut::new();
+            for fetched in try_join_all(tasks.into_iter().map(Task::of)).await? {
+                match fetched {
+                    Fetched::Alone(bytes) => return Ok((start, bytes)),
+                    Fetched::OfMany(bytes) => all.unsplit(bytes),
+                }
+            }
+            Ok((start, all.freeze()))
+        }
     }
 
     /// Adds what was fetched to the copy.
@@ -384,16 +463,26 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
     Ok(kept.iter().all(|(file, _)| file.source.copy_failure().is_none()))
 }
 
-/// A request that ends when nobody waits for it any more.
-struct Task(tokio::task::JoinHandle<object_store::Result<Part>>);
+/// What a request brought, by itself or as one of several that lie side by side.
+enum Fetched {
+    Alone(Bytes),
+    OfMany(BytesMut),
+}
 
-impl Task {
-    async fn answer(mut self) -> object_store::Result<Part> {
-        (&mut self.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
+/// A request that ends when nobody waits for it any more.
+struct Task<T>(tokio::task::JoinHandle<object_store::Result<T>>);
+
+impl<T> Task<T> {
+    /// Waits for the answer; `None` stands for a request that no thread could make.
+    async fn of(task: Option<Self>) -> object_store::Result<T> {
+        let Some(mut task) = task else {
+            return Err(stopped("there are no threads for requests".into()));
+        };
+        (&mut task.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
     }
 }
 
-impl Drop for Task {
+impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

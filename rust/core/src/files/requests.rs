@@ -45,6 +45,35 @@ pub(super) fn requests(mut ranges: Vec<Range<u64>>, shape: Shape) -> Vec<Range<u
     all
 }
 
+/// A range of this length that lies in several requests is worth to have these put side by side, up to so many
+/// bytes of them: all stay in memory as long as any.
+const LONG: u64 = 2 << 20;
+const LONGEST_RUN: u64 = 32 << 20;
+
+/// Returns ascending requests in runs of neighbours that long ranges lie in.
+pub(super) fn runs(requests: Vec<Range<u64>>, ranges: &[Range<u64>]) -> Vec<Vec<Range<u64>>> {
+    let long: Vec<_> =
+        ranges.iter().filter(|range| range.end.saturating_sub(range.start) >= LONG).collect();
+    let is_crossed = |place: u64| {
+        let crosses = |range: &Range<u64>| range.start < place && place < range.end;
+        long.iter().any(|range| crosses(range))
+    };
+    let mut runs: Vec<Vec<Range<u64>>> = Vec::with_capacity(requests.len());
+    for request in requests {
+        match runs.last_mut() {
+            Some(run)
+                if run[run.len() - 1].end == request.start
+                    && request.end - run[0].start <= LONGEST_RUN
+                    && is_crossed(request.start) =>
+            {
+                run.push(request);
+            }
+            _ => runs.push(vec![request]),
+        }
+    }
+    runs
+}
+
 /// Returns the bytes of `range` from parts that cover it, ascending; without a copy if one part has all
 /// of them. `None` if they do not cover it.
 pub(super) fn cut(range: &Range<u64>, parts: &[Part]) -> Option<Bytes> {
@@ -94,6 +123,24 @@ mod tests {
         assert!(one(7..7, shape).is_empty());
         let shape = Shape { step: 50, ..shape };
         assert_eq!(one(10..240, shape), [10..110, 110..210, 210..240]);
+    }
+
+    #[test]
+    fn requests_of_a_long_range_are_a_run() {
+        const MIB: u64 = 1 << 20;
+        let mib = |range: Range<u64>| range.start * MIB..range.end * MIB;
+        let asked = |ranges: &[Range<u64>]| ranges.iter().cloned().map(mib).collect::<Vec<_>>();
+        let all = asked(&[0..4, 4..8, 8..12, 20..24, 24..28]);
+        let found = runs(all.clone(), &asked(&[1..9, 20..28]));
+        assert_eq!(found, [asked(&[0..4, 4..8, 8..12]), asked(&[20..24, 24..28])]);
+        // None of these is long, and the others end where a request does.
+        let short: Vec<_> = (1..28).map(|at| at * MIB - 1..(at + 1) * MIB - 2).collect();
+        assert_eq!(runs(all.clone(), &short).len(), 5);
+        assert_eq!(runs(all, &asked(&[0..4, 4..8])).len(), 5);
+        let many: Vec<_> = (0..20).map(|at| mib(4 * at..4 * at + 4)).collect();
+        let lengths: Vec<usize> = runs(many, &[mib(0..80)]).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [8, 8, 4]);
+        assert!(runs(Vec::new(), &[]).is_empty());
     }
 
     #[test]

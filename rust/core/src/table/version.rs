@@ -1,10 +1,12 @@
 //! Finding a version of a table: its address, tags, the manifest, and what it means that one is missing.
 
 use lance_file::version::ConcreteFileVersion;
+use lance_io::object_store::ObjectStore;
 use lance_table::feature_flags::ensure_can_read_manifest;
 use lance_table::format::{Manifest, pb};
-use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
+use lance_table::io::commit::{CommitHandler, ManifestNamingScheme, commit_handler_from_url};
 use lance_table::io::manifest::read_manifest;
+use object_store::ObjectStoreExt;
 use prost::Message;
 
 use super::address::{Address, Version};
@@ -58,9 +60,42 @@ pub(super) async fn read_tag(main: &Place, uri: &str, name: &str) -> Result<Tag>
         .map_err(|error| Error::corrupt(&path, "it is not the file of a tag").caused_by(&error))
 }
 
+/// A manifest of up to this size is read in one round trip; parts of a longer one are fetched together.
+const SHORT_BYTES: u64 = 1 << 20;
+
+/// Returns a version by a single request, where Lance makes two; `None` if that has to be tried.
+async fn read_at_once(root: &Place, version: u64) -> lance_core::Result<Option<Manifest>> {
+    let path = ManifestNamingScheme::V2.manifest_path(&root.path, version);
+    let found = match root.store.inner.get(&path).await {
+        Ok(found) => found,
+        // It may have the name that older writers gave it.
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let size = found.meta.size;
+    if !(1..=SHORT_BYTES).contains(&size) {
+        return Ok(None);
+    }
+    let Ok(bytes) = found.bytes().await else {
+        return Ok(None);
+    };
+    // Lance takes a manifest apart that lies in a store.
+    let memory = ObjectStore::memory();
+    memory.inner.put(&path, bytes.into()).await?;
+    Ok(read_manifest(&memory, &path, Some(size)).await.ok())
+}
+
 pub(super) async fn read_version(root: &Place, address: &Address) -> Result<Manifest> {
     let uri = &address.uri;
     let lance = |error: &lance_core::Error| Error::lance(uri, error);
+    if let (true, Version::Number(version)) = (address.is_remote(), &address.version) {
+        let read = async { read_at_once(root, *version).await.map_err(|error| lance(&error)) };
+        match remote::first_answer(address, read).await {
+            Ok(Some(manifest)) => return Ok(manifest),
+            Ok(None) => {}
+            Err(error) => return Err(table_not_found(root, address, error).await),
+        }
+    }
     let params = Some(storage::params(&address.options));
     let handler = commit_handler_from_url(uri, &params).await.map_err(|e| lance(&e))?;
     let location = remote::first_answer(address, async {
