@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import counting_s3
 import lance
@@ -19,6 +21,7 @@ import s3_folder
 import tables
 from lance_features import FEATURES
 from lanceloader import errors
+from process_state import soon
 
 ROWS, COLUMNS = 1_000_000, 4
 FRAGMENTS = 2
@@ -147,6 +150,24 @@ def test_rows_are_packed_while_the_slowest_of_the_first_batch_are_waited_for(tmp
     local = local.with_read("direct").shuffle(seed=3)
     assert rows.equals(pa.Table.from_batches(list(local.loader(16))))
     assert server.bytes <= 1.1 * (30_000 << 10)
+
+
+def reading_threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum(name.startswith("lanceloader-rea") for name in names)
+
+
+def test_rows_that_are_packed_are_read_by_as_many_threads_as_local_ones(
+    server, tmp_path
+):
+    loader = open_table(server, tmp_path).shuffle(seed=3).loader(BATCH)
+    list(loader)
+    loader.set_epoch(1)
+    batches = iter(loader)
+    assert len(list(itertools.islice(batches, 20))) == 20
+    # Those that there are wait for the consumer as long as there are rows to read.
+    assert soon(lambda: 0 < reading_threads() <= min(4, os.cpu_count()))
+    assert sum(1 for _ in batches) == -(-ROWS // BATCH) - 20
 
 
 PROGRAM = (
