@@ -134,7 +134,7 @@ def iterator_of(frame: FrameType) -> Any:
     read = getattr(kind, "_try_get_data", None)
     if read is None or frame.f_code is not read.__code__:
         return None
-    iterator = frame.f_locals.get("self")
+    iterator: Any = frame.f_locals.get("self")
     if type(iterator) is not kind or not all(hasattr(iterator, at) for at in OF_TORCH):
         return None
     queue = iterator._data_queue
