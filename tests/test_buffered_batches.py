@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import lance
@@ -84,6 +85,25 @@ def check_equal(found, expected):
         assert type(found[name]) is type(value)
         assert found[name].dtype == value.dtype
         assert np.array_equal(np.asarray(found[name]), np.asarray(value))
+
+
+@pytest.mark.usefixtures("sends")
+@pytest.mark.parametrize("has_function", [False, True])
+def test_batches_of_a_window_do_not_bring_its_other_rows(tmp_path, has_function):
+    texts = [f"the text of row {number}" for number in range(20_000)]
+    lance.write_dataset(pa.table({"text": texts}), tmp_path / "t.lance")
+    perm = ll.open(str(tmp_path / "t.lance"))
+    loader = perm.loader(10, format="arrow")
+    batches = (
+        ({"rows": batch, "column": batch["text"]} for batch in loader)
+        if has_function
+        else sent_by(loader)
+    )
+    for at, batch in enumerate(itertools.islice(batches, 1000)):
+        assert packed(batch)[0].num_bytes < 10_000
+        found = arrived(batch)
+        rows = found["rows"] if has_function else found
+        assert rows["text"].to_pylist() == texts[10 * at : 10 * at + 10]
 
 
 @pytest.mark.usefixtures("sends")

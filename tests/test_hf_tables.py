@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 
 import hub_folder
 import lance
@@ -353,7 +354,9 @@ def test_the_hub_is_not_asked_before_the_time_that_it_says(hub):
     refusals = iter([429])
     hub.pause = 1
     hub.trouble = lambda path: next(refusals, None)
+    start = time.monotonic()
     assert len(ll.open(URI)) == ROWS
+    assert time.monotonic() - start >= 1
 
 
 def test_addresses_that_have_expired_are_asked_for_again(hub, folder):

@@ -135,7 +135,7 @@ def test_rows_of_a_file_that_was_removed_are_still_read(tmp_path):
     assert take(rows, order) == table.take(order)
 
 
-def test_a_file_that_was_cut_is_told(tmp_path):
+def test_a_file_that_was_cut_is_an_error(tmp_path):
     uri = write(tmp_path / "t.lance", pa.table({"long": values("kept", 50)}))
     rows = ll.open(uri)
     take(rows, [0])
@@ -147,7 +147,7 @@ def test_a_file_that_was_cut_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["kept", "compressed"])
-def test_a_value_whose_length_is_another_one_is_told(tmp_path, size):
+def test_a_value_whose_length_is_another_one_is_an_error(tmp_path, size):
     made = values(size, 50, seed=4)
     uri = write(tmp_path / "t.lance", pa.table({"long": pa.array(made, pa.binary())}))
     (file,) = (tmp_path / "t.lance" / "data").iterdir()
@@ -156,11 +156,11 @@ def test_a_value_whose_length_is_another_one_is_told(tmp_path, size):
     contents[0] ^= 1
     file.write_bytes(contents)
     assert take(ll.open(uri), [1]).num_rows == 1
-    with pytest.raises(CorruptFileError, match="another length"):
+    with pytest.raises(CorruptFileError, match="does not match the index"):
         take(ll.open(uri), [0])
 
 
-def test_text_that_is_none_is_told(tmp_path):
+def test_text_that_is_not_utf_8_is_an_error(tmp_path):
     made = values("kept", 50, text=True)
     field = pa.field(
         "long", pa.string(), metadata={"lance-encoding:compression": "none"}
@@ -221,7 +221,7 @@ def test_a_row_of_a_bucket_is_one_request_once_its_page_is_known(folder, server)
         assert server.requests == 1
 
 
-def test_a_fault_of_the_store_is_told_as_one(folder, server):
+def test_a_fault_of_the_store_is_an_error_of_the_store(folder, server):
     options = server.options | {"client_max_retries": "0"}
     rows = ll.open("s3://bucket/kept.lance", storage_options=options)
     rows = (

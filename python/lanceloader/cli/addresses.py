@@ -57,7 +57,7 @@ class Address:
         """Check the options.
 
         Raises:
-            UsageError: If a storage option has no value, or another revision than the address.
+            UsageError: If a storage option has no value, or names another revision than the address.
         """
         options = parsed(storage_option or [])
         redaction.remember(options)

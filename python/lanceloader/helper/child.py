@@ -81,7 +81,7 @@ def run_child(connection: socket.socket, depth: int, producer: Producer | None) 
 
     Args:
         connection: The connection to the parent.
-        depth: The number of items to make ahead.
+        depth: The number of messages to make ahead.
         producer: The producer of the first iteration, if this process was forked.
     """
     silence()
@@ -113,7 +113,7 @@ class HelperIteration:
     """An iteration that the parent began.
 
     Args:
-        depth: The number of items to make ahead.
+        depth: The number of messages to make ahead.
         argument: The pickled argument of the ``items`` of the producer.
         layout: The layout of the producer.
         file: The file with the producer, or ``None`` for that of the previous iteration.

@@ -47,7 +47,7 @@ def iterate_in_helper(
     Args:
         make: A function that returns the items, which the helper calls. It is pickled, unless
             ``method`` is ``"fork"``.
-        depth: The number of items to make ahead.
+        depth: The number of messages to make ahead.
         method: The start method of the process. ``"fork"`` is fast and pickles nothing, but is
             unsafe in processes with threads.
         statistics: A function that the helper calls after each item and at the end. Its result is

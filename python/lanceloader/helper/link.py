@@ -77,7 +77,7 @@ class ChildLink:
 
     Args:
         method: The start method of the process.
-        depth: The number of items to make ahead.
+        depth: The number of messages to make ahead.
         producer: The producer of the first iteration, for a process that is forked.
 
     Attributes:

@@ -102,7 +102,7 @@ def raise_no_dataset() -> NoReturn:
 
 
 def sends_unchanged(loader: Any, frame: FrameType) -> bool:
-    """Return whether this is a worker of torch's ``DataLoader`` that sends the batches of a loader as they are.
+    """Return whether a worker of torch's ``DataLoader`` sends the batches of a loader unchanged.
 
     If so, the memory of these batches is shared as the loader makes them.
 
@@ -120,8 +120,16 @@ def sends_unchanged(loader: Any, frame: FrameType) -> bool:
     if loader.pipeline.sends_in_place(loader.units, loader.batch_size):
         share()
     # Functions of the user in a worker may iterate the dataset, too.
-    fetcher = data._utils.fetch._IterableDatasetFetcher
+    fetcher = fetcher_of_torch()
+    if fetcher is None:
+        return False
     return frame.f_code is fetcher.__init__.__code__ and is_worker_of_torch()
+
+
+def fetcher_of_torch() -> Any:
+    """Return the class of torch that iterates datasets, or ``None`` if torch is not imported or lacks it."""
+    fetch = sys.modules.get("torch.utils.data._utils.fetch")
+    return getattr(fetch, "_IterableDatasetFetcher", None)
 
 
 def check_collation(frame: FrameType) -> None:
@@ -134,16 +142,15 @@ def check_collation(frame: FrameType) -> None:
         ValueError: If it belongs to a ``DataLoader`` with a ``batch_size`` and the default
             ``collate_fn``, or one of transformers.
     """
-    fetch = sys.modules.get("torch.utils.data._utils.fetch")
+    fetcher = fetcher_of_torch()
     data = sys.modules.get("torch.utils.data")
-    if fetch is None or data is None:
+    if fetcher is None or data is None:
         return
     # Compare code objects: `f_locals` of every frame would keep its variables alive, this loader too.
     while (
         frame.f_code is data.ChainDataset.__iter__.__code__ and frame.f_back is not None
     ):
         frame = frame.f_back
-    fetcher = fetch._IterableDatasetFetcher
     # A `ChainDataset` calls iter() when the first batch is fetched.
     if frame.f_code not in (fetcher.__init__.__code__, fetcher.fetch.__code__):
         return

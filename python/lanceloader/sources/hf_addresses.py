@@ -34,6 +34,9 @@ def revision_as_option(
     revision = unquote(revision)
     for name, value in (options or {}).items():
         if name.lower() in NAMES and value != revision:
-            message = f"{uri} has the revision {revision!r}, and `storage_options` has {value!r}"
+            message = (
+                f"{uri} has the revision {revision!r}, and `storage_options` has {value!r}: pass the "
+                "revision in one place only"
+            )
             raise ValueError(message)
     return repository + path, {**(options or {}), "hf_revision": revision}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DatasetAttributes:
-    """Declares the attributes."""
+    """Declares the attributes that the base classes of ``StreamingDataset`` share."""
 
     _failure: Exception | None = None
     """Why the dataset could not be opened in the worker to which it was sent."""

@@ -29,8 +29,8 @@ MOST_WAITING = 64 << 20
 
 BRIEF_S = 50e-6
 """A transform that takes less on average is called by the consumer: a thread costs more."""
-TRIED = 8
-"""How many calls in threads show that."""
+NUM_TIMED = 8
+"""How many calls are timed before a transform counts as brief."""
 
 
 class CorePipeline:
@@ -79,7 +79,7 @@ class CorePipeline:
         self.threads: Any = None
         self.transforming: deque[tuple[int, int, Future[Any]]] = deque()
         """Of each transform: the stream, the rows and the future, in the order of the reads."""
-        self.durations: deque[float] = deque(maxlen=TRIED)
+        self.durations: deque[float] = deque(maxlen=NUM_TIMED)
         """Seconds that the last transforms took."""
         self.is_brief = False
 
@@ -231,7 +231,7 @@ class CorePipeline:
         durations.append(seconds)
         self.is_brief = (
             not self.needs_threads
-            and len(durations) == TRIED
-            and sum(durations) < TRIED * BRIEF_S
+            and len(durations) == NUM_TIMED
+            and sum(durations) < NUM_TIMED * BRIEF_S
         )
         return items

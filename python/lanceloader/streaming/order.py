@@ -19,7 +19,8 @@ from lanceloader.streaming.packing import estimated_blocks
 from lanceloader.streaming.replaceable import namespace
 from lanceloader.streaming.validation import _EPOCH_PRIME
 
-LANCEDB_TABLES = "LanceTable", "RemoteTable", "AsyncTable"
+SYNC_TABLES = "LanceTable", "RemoteTable"
+LANCEDB_TABLES = *SYNC_TABLES, "AsyncTable"
 
 
 class DatasetOrder(DatasetAttributes):

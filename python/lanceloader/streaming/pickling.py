@@ -19,7 +19,7 @@ from lanceloader.sources import LanceSource, open_source, pinned_source
 from lanceloader.sources.opening import is_a
 from lanceloader.streaming.counters import Counters
 from lanceloader.streaming.iterator_lock import IteratorLock
-from lanceloader.streaming.order import DatasetOrder, is_of_lancedb
+from lanceloader.streaming.order import SYNC_TABLES, DatasetOrder, is_of_lancedb
 from lanceloader.streaming.progress import PackProgress, RowProgress, ShardProgress
 from lanceloader.streaming.replaceable import is_replaced, namespace
 from lanceloader.world import is_starting
@@ -175,9 +175,7 @@ class DatasetPickling(DatasetOrder):
         return source if isinstance(source, LanceSource) else None
 
     def _table_state(self) -> State:
-        if any(
-            is_a(self._table, "lancedb", name) for name in ("LanceTable", "RemoteTable")
-        ):
+        if any(is_a(self._table, "lancedb", name) for name in SYNC_TABLES):
             state: State = namespace._table_to_pickle_state(self._table)
             return state
         return {"kind": "source", "source": pinned_source(self._table, *self._pin)}

@@ -115,7 +115,7 @@ def rows_of(values: Any) -> list[Any]:
 
 
 def interleaved(parts: list[list[Any]]) -> Any:
-    """Return the first row of each part, the second row of each, and so on.
+    """Return the order that takes one row of each part in turn.
 
     Args:
         parts: Lists or columns, each in pieces. The first parts may have one row more.
@@ -165,7 +165,7 @@ def interleaved_arrow(parts: list[list[Any]]) -> Any:
     if not isinstance(first, pa.RecordBatch) or first.num_columns == 0:
         return concat(pieces).take(numpy_of(offsets_of(order)))
     if any(piece.schema != first.schema for piece in pieces):
-        concat(pieces)  # Raises.
+        concat(pieces)  # Raises ValueError: the schemas differ.
     schema = first.schema
     names = plain_names(tuple(schema.names))
     if names != schema.names:
@@ -182,10 +182,7 @@ def interleaved_arrow(parts: list[list[Any]]) -> Any:
 
 @lru_cache
 def plain_names(names: tuple[str, ...]) -> list[str]:
-    """Return names, or others where the core would take them for something else.
-
-    Names may be there twice, or be paths or system columns to it.
-    """
+    """Return the names, or numbers if the core would misread them: duplicates, paths and system columns."""
     is_plain = len(set(names)) == len(names) and all(
         name.isidentifier() and not name.startswith("_row") for name in names
     )
@@ -194,7 +191,7 @@ def plain_names(names: tuple[str, ...]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def turns_of(lengths: tuple[int, ...]) -> Order:
-    """Return the first row of each part, the second row of each, and so on.
+    """Return the order that takes one row of each part in turn.
 
     Args:
         lengths: The number of rows of each part, which lie end to end.

@@ -1,7 +1,4 @@
-"""Batches that are sent as the buffers of their columns, and are made where they arrive.
-
-A batch of the core that goes to another process needs no arrays in this one.
-"""
+"""Batches sent as the buffers of their columns. The receiving process makes the arrays."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader.formats import Columns, name_of, native_of
+from lanceloader.transport.arrow_parts import compacted
+from lanceloader.transport.columns import MOST_RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,9 +25,6 @@ __all__ = ["BUFFERED", "BufferedBatch", "buffering", "made"]
 
 BUFFERED: tuple[Format, ...] = "arrow", "torch_dict", "numpy_dict"
 """The formats of which batches are made of buffers, where they arrive."""
-
-MOST_RECIPES = 64
-"""The most recipes that are remembered: more, if the columns of batches differ."""
 
 
 class BufferedBatch:
@@ -53,7 +49,7 @@ class BufferedBatch:
         self.buffers = buffers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any, ...]]:
-        # Shared memory takes the buffers as they are; what is left is a queue.
+        # Only a plain queue pickles it; shared memory takes the buffers themselves.
         del protocol
         parts = [None if part is None else bytearray(part) for part in self.buffers]
         return made, (self.recipe, self.num_rows, parts)
@@ -231,7 +227,7 @@ def records_of(
         known: The recipe of the batch before.
         batch: The raw batch.
     """
-    rows: pa.RecordBatch = convert(batch)
+    rows: pa.RecordBatch = compacted(convert(batch))
     recipe = known[0]
     schema = rows.schema
     if recipe is None or not recipe.schema.equals(schema, check_metadata=True):

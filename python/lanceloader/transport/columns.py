@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["batches_in", "reduced"]
 
 MOST_RECIPES = 64
-"""The most recipes that are remembered: more, if the columns of batches differ."""
+"""How many recipes are remembered. There are several where batches have different columns."""
 
 MOST_PARTS = 64
 """The length of the longest list that is looked through."""

@@ -63,7 +63,11 @@ class Outbox:
         timeout: float | None = None,
     ) -> None:
         """Send a message, as ``Queue.put`` does."""
-        if type(message) is tuple and type(message[-1]) is BatchGroup:
+        if (
+            type(message) is tuple
+            and len(message) == 2
+            and type(message[1]) is BatchGroup
+        ):
             message = message[0], message[1].batches
         try:
             message = self._letter(message)

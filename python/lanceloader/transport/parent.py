@@ -29,7 +29,7 @@ def when_ended(process: Any, act: Callable[[], None]) -> None:
         wait_until_ended(process)
         act()
 
-    # Not a `Thread`, whose start waits for the thread to run: a worker sends its first batch before.
+    # `Thread.start` would wait until the thread runs, which delays a worker's first batch.
     _thread.start_new_thread(wait_and_act, ())
 
 

@@ -15,6 +15,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lanceloader.tensor_tree import bytes_by_storage
+from lanceloader.transport.arrow_parts import compacted
 from lanceloader.transport.blocks import place_of
 from lanceloader.transport.buffered import BufferedBatch, made
 from lanceloader.transport.columns import batches_in, reduced
@@ -32,9 +33,9 @@ Buffer: TypeAlias = tuple[int, list[Any]]
 
 LIST = -1
 """The size that stands for buffers which are loaded together, as a list."""
-ELSEWHERE, LISTED, MISSING = range(-1, -4, -1)
-"""Where a buffer is if it has no place in shared memory: in the object, or in the list that begins
-here. Of a list some may be missing."""
+IN_SEGMENT, LISTED, MISSING = range(-1, -4, -1)
+"""Markers in place of an address: the buffer is in this segment, a list of buffers begins, or a buffer of
+the list is missing."""
 
 
 class Layout(NamedTuple):
@@ -98,7 +99,7 @@ def laid_out(
                 if place < 0:
                     offset += memory.nbytes + -memory.nbytes % ALIGNMENT
             continue
-        place = place_of(pieces[0][1]) if len(pieces) == 1 else ELSEWHERE
+        place = place_of(pieces[0][1]) if len(pieces) == 1 else IN_SEGMENT
         sizes.extend((num_bytes, place))
         if place >= 0:
             parts.append((-1, pieces[0][1]))
@@ -133,8 +134,9 @@ def unpacked(
     into = buffers
     for size, place in zip(sizes, sizes, strict=True):
         if place == LISTED:
-            into, num_listed = [], size
-            buffers.append(into)
+            listed: list[Any] = []
+            buffers.append(listed)
+            into, num_listed = (listed, size) if size else (buffers, 0)
             continue
         if place >= 0:
             if block is None:
@@ -196,7 +198,8 @@ class TensorPickler(pickle.Pickler):
             self.lists[id(marker)] = value.buffers
             return made, (value.recipe, value.num_rows, marker)
         if not self.has_torch or not hasattr(type(value), "untyped_storage"):
-            return NotImplemented
+            compact = compacted(value)
+            return NotImplemented if compact is value else compact.__reduce_ex__(5)
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
 
         if is_sparse_tensor(value):

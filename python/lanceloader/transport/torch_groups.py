@@ -1,7 +1,7 @@
 """Groups of batches in the messages of workers of torch's own ``DataLoader``.
 
-To torch each batch is a message of its own. Workers send groups once the iterator of torch asks for
-them, which it does when its queues were replaced: that happens when the first batch arrives.
+torch expects one message per batch. Workers send groups only after the iterator in the trainer has accepted
+the offer in the first message, and its queues were replaced.
 """
 
 from __future__ import annotations
@@ -128,9 +128,12 @@ def iterator_of(frame: FrameType) -> Any:
     Subclasses and threads that pin memory may look at messages themselves. Who limits the batches made
     ahead gets messages of one batch.
     """
-    from torch.utils.data import _DatasetKind, dataloader
+    from torch.utils.data import dataloader
 
     kind = getattr(dataloader, "_MultiProcessingDataLoaderIter", None)
+    kinds = getattr(dataloader, "_DatasetKind", None)
+    if kinds is None or end_of_worker() is None:
+        return None
     read = getattr(kind, "_try_get_data", None)
     if read is None or frame.f_code is not read.__code__:
         return None
@@ -139,7 +142,7 @@ def iterator_of(frame: FrameType) -> Any:
         return None
     queue = iterator._data_queue
     if (
-        iterator._dataset_kind != _DatasetKind.Iterable
+        iterator._dataset_kind != kinds.Iterable
         or queue is not iterator._worker_result_queue
         or iterator._prefetch_factor != DEFAULT_PREFETCH
         or "get" in queue.__dict__
@@ -147,6 +150,13 @@ def iterator_of(frame: FrameType) -> Any:
     ):
         return None
     return iterator
+
+
+def end_of_worker() -> Any:
+    """Return the class of what a worker of torch sends when it has no more batches, or ``None``."""
+    from torch.utils.data._utils import worker
+
+    return getattr(worker, "_IterableDatasetStopIteration", None)
 
 
 class WorkerRequests:
@@ -187,6 +197,7 @@ class GroupedQueues:
 
     def __init__(self, iterator: Any, message: tuple[Any, Any]) -> None:
         self._depth = iterator._prefetch_factor
+        self._end = end_of_worker()
         self._num_resuming = 0
         """The number of workers that have not begun the iteration that torch began."""
         self._ready: deque[tuple[Any, Any]] = deque()
@@ -236,8 +247,6 @@ class GroupedQueues:
             of_worker.put((-1 - worker, None))
 
     def _accept(self, message: tuple[Any, Any]) -> None:
-        from torch.utils.data._utils.worker import _IterableDatasetStopIteration
-
         number, found = message
         if type(number) is not int:
             self._num_resuming -= 1
@@ -249,7 +258,7 @@ class GroupedQueues:
         worker = -1 - number if number < 0 else self._worker_of.pop(number)
         of_worker = self._workers[worker]
         of_worker.num_asked -= 1
-        if isinstance(found, _IterableDatasetStopIteration):
+        if isinstance(found, self._end):
             of_worker.has_ended = True
         is_list = number < 0 and type(found) is list
         of_worker.groups.append(deque(found if is_list else [found]))

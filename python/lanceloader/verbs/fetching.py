@@ -39,6 +39,7 @@ _SCAN_ROWS = 1 << 14
 _BLOCK_BYTES = 16 << 20
 _REQUEST_BYTES = 2 << 20
 _BLOCKS_AT_ONCE = 4
+_FEWEST_RUNS = 4
 _SMALL_BYTES = 8 << 20
 _SAMPLE_PLACES = 16
 _SAMPLE_PLACES_SHORT = 4
@@ -176,7 +177,7 @@ def _together(columns: list[int]) -> int:
     """Return how many blocks of packed rows are asked for together, so that requests are long."""
     wanted = -(-_REQUEST_BYTES * len(columns) // _BLOCK_BYTES)
     blocks = -(-sum(columns) // _BLOCK_BYTES)
-    return max(1, min(wanted, _BLOCKS_AT_ONCE, blocks // _BLOCKS_AT_ONCE))
+    return max(1, min(wanted, _BLOCKS_AT_ONCE, blocks // _FEWEST_RUNS))
 
 
 def _is_sampled(reader: _native.Reader) -> bool:

@@ -192,6 +192,37 @@ pub(crate) async fn spawn_blocking<T: Send + 'static>(
     runtime()?.spawn_blocking(work).await.map_err(stopped)
 }
 
+/// A future that runs on the runtime, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Task<T>(tokio::task::JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Task<T> {
+    /// Starts a future.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`runtime`].
+    pub(crate) fn start(future: impl Future<Output = Result<T>> + Send + 'static) -> Result<Self> {
+        Ok(Self(runtime()?.spawn(future)))
+    }
+
+    /// Waits for the result, on a thread that may wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the future, and [`Error::Bug`] if it panicked.
+    pub(crate) fn wait(mut self) -> Result<T> {
+        let stopped = |error| Error::bug("a task stopped").caused_by(&error);
+        futures::executor::block_on(&mut self.0).map_err(stopped)?
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Runs blocking work on another thread while this one looks for interrupts.
 ///
 /// For work that waits for remote storage inside Lance, where nothing can be polled. After an

@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 
 /// The most bytes in front of a value.
 pub(crate) const MOST_HEAD_BYTES: usize = 16;
-/// What one call copies at most: the system takes 1,024 pieces, and an interrupt waits for its end.
+/// The most records of one call: the system takes 1,024 pieces, two per record.
 const RECORDS_PER_CALL: usize = 512;
+/// The most bytes of one call.
 const BYTES_PER_CALL: usize = 8 << 20;
 
 /// A value in a file, and what lies in front of it.
@@ -30,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) len: usize,
 }
 
-/// What lies in front of a value.
+/// The bytes in front of a value, padded with zeros.
 pub(crate) type Head = [u8; MOST_HEAD_BYTES];
 
 impl Record {
@@ -53,8 +54,12 @@ pub(crate) struct Copier<'a> {
 
 impl MappedFile {
     /// Returns what copies values of the file.
-    pub(crate) fn copier(&self) -> Copier<'_> {
-        Copier { mapped: self, file: self.open_again() }
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if it has another length than when it was mapped.
+    pub(crate) fn copier(&self) -> Result<Copier<'_>> {
+        Ok(Copier { mapped: self, file: self.open_again()? })
     }
 }
 
@@ -72,12 +77,11 @@ impl Copier<'_> {
         let mut heads = vec![[0; MOST_HEAD_BYTES]; records.len()];
         let mut first = 0;
         while first < records.len() {
-            crate::interrupt::check()?;
             let count = run_of(&records[first..]);
             let (run, heads) = (&records[first..first + count], &mut heads[first..first + count]);
             match &self.file {
                 Some(file) => self.read(file, run, heads, out)?,
-                None => self.look(run, heads, out)?,
+                None => self.copy_from_mapping(run, heads, out)?,
             }
             first += count;
         }
@@ -109,7 +113,7 @@ impl Copier<'_> {
             pieces.push(libc::iovec { iov_base: value, iov_len: record.len });
             filled += record.len;
         }
-        let mut left = without(&mut pieces, 0);
+        let mut left = skip_bytes(&mut pieces, 0);
         let mut at = run[0].start;
         while !left.is_empty() {
             let offset = libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
@@ -122,22 +126,26 @@ impl Copier<'_> {
                 Err(_) => {
                     let error = std::io::Error::last_os_error();
                     if error.kind() == std::io::ErrorKind::Interrupted {
-                        crate::interrupt::check()?;
                         continue;
                     }
                     return Err(Error::io(self.mapped.path().display(), &error));
                 }
             };
             at += read as u64;
-            left = without(left, read);
+            left = skip_bytes(left, read);
         }
         // SAFETY: all of it was reserved, and is filled now.
         unsafe { out.set_len(filled) };
         Ok(())
     }
 
-    /// Copies the same from the mapping.
-    fn look(&self, run: &[Record], heads: &mut [Head], out: &mut MutableBuffer) -> Result<()> {
+    /// Copies a run from the mapping.
+    fn copy_from_mapping(
+        &self,
+        run: &[Record],
+        heads: &mut [Head],
+        out: &mut MutableBuffer,
+    ) -> Result<()> {
         for (record, head) in run.iter().zip(heads) {
             let bytes = self.mapped.slice(record.range())?;
             let (front, value) = bytes.split_at(record.head.min(MOST_HEAD_BYTES));
@@ -163,9 +171,9 @@ fn run_of(records: &[Record]) -> usize {
     count
 }
 
-/// Returns the pieces that are left when so many bytes are filled, and those that are empty are gone.
+/// Returns what is left of the pieces after `bytes` bytes, without leading empty ones.
 #[expect(unsafe_code, reason = "a place within the memory of a piece")]
-fn without(pieces: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
+fn skip_bytes(pieces: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
     let mut done = 0;
     while done < pieces.len() && pieces[done].iov_len <= bytes {
         bytes -= pieces[done].iov_len;
@@ -224,14 +232,14 @@ mod tests {
                 head[..front.len()].copy_from_slice(front);
                 heads.push(head);
             }
-            let copier = mapped.copier();
+            let copier = mapped.copier().unwrap();
             prop_assert!(copier.file.is_some());
             let mut out = MutableBuffer::from(b"before".to_vec());
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
             prop_assert_eq!(&out[6..], &wanted);
             // A file that is gone is read from its mapping.
             drop(folder);
-            let copier = mapped.copier();
+            let copier = mapped.copier().unwrap();
             prop_assert!(copier.file.is_none());
             let mut out = MutableBuffer::new(0);
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
@@ -244,16 +252,19 @@ mod tests {
         let (_folder, mapped) = map(&[7; 100]);
         let mut out = MutableBuffer::new(0);
         let record = |start, len| Record { start, head: 4, len };
-        assert!(mapped.copier().copy(&[record(0, 96)], &mut out).is_ok());
+        assert!(mapped.copier().unwrap().copy(&[record(0, 96)], &mut out).is_ok());
         for beyond in [record(1, 96), record(200, 0)] {
-            let error = mapped.copier().copy(&[record(0, 10), beyond], &mut out).unwrap_err();
+            let error =
+                mapped.copier().unwrap().copy(&[record(0, 10), beyond], &mut out).unwrap_err();
             assert!(matches!(error, Error::Corrupt { .. }), "{error}");
         }
-        // The file is cut between two reads: it is not opened again, and the mapping is asked.
-        let copier = mapped.copier();
+        // The file is cut while it is open: `preadv` reaches its end early.
+        let copier = mapped.copier().unwrap();
         File::options().write(true).open(mapped.path()).unwrap().set_len(50).unwrap();
         let error = copier.copy(&[record(0, 96)], &mut out).unwrap_err();
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        // It was cut before: its mapping must not be touched beyond the end.
+        assert!(matches!(mapped.copier(), Err(Error::Corrupt { .. })));
     }
 
     #[test]
@@ -265,7 +276,7 @@ mod tests {
         for filled in 0..=30 {
             let mut pieces =
                 [piece(0, 10), piece(10, 0), piece(10, 15), piece(25, 5), piece(30, 0)];
-            let left = without(&mut pieces, filled);
+            let left = skip_bytes(&mut pieces, filled);
             assert_eq!(left.iter().map(|piece| piece.iov_len).sum::<usize>(), 30 - filled);
             assert_eq!(left.is_empty(), filled == 30);
             if let Some(first) = left.first() {

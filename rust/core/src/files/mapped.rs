@@ -127,11 +127,21 @@ impl MappedFile {
         self.mapping.read_ahead(ranges);
     }
 
-    /// Opens the file once more; `None` if it is no longer there, or no file can be opened.
-    pub(super) fn open_again(&self) -> Option<File> {
-        let file = File::open(&self.path).ok()?;
-        let is_whole = file.metadata().is_ok_and(|now| now.len() == self.num_bytes());
-        is_whole.then_some(file)
+    /// Opens the file again; `None` if it cannot be opened, as when it was removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if it has another length than when it was mapped.
+    pub(super) fn open_again(&self) -> Result<Option<File>> {
+        let Ok(file) = File::open(&self.path) else {
+            return Ok(None);
+        };
+        let failed = |error: std::io::Error| Error::io(self.path.display(), &error);
+        let found = file.metadata().map_err(failed)?.len();
+        if found != self.num_bytes() {
+            return Err(wrong_size(&self.path, found, self.num_bytes()));
+        }
+        Ok(Some(file))
     }
 
     /// Returns where the file is.

@@ -45,9 +45,9 @@ pub(super) fn requests(mut ranges: Vec<Range<u64>>, shape: Shape) -> Vec<Range<u
     all
 }
 
-/// A range of this length that lies in several requests is worth to have these put side by side, up to so many
-/// bytes of them: all stay in memory as long as any.
+/// Requests for a range of at least this length are placed side by side in memory.
 const LONG: u64 = 2 << 20;
+/// The most bytes of such a run, which stays in memory as long as any part of it.
 const LONGEST_RUN: u64 = 32 << 20;
 
 /// Returns ascending requests in runs of neighbours that long ranges lie in.

@@ -37,7 +37,7 @@ const A_WAIT: Duration = Duration::from_millis(1);
 /// Threads that wait at once for what files say of their pages.
 const ASKED_TOGETHER: usize = 128;
 
-/// Of a table, one of so many parts is few bytes: these may be fetched twice.
+/// Rows that touch less than this fraction (one in `FEW`) of a table may be fetched twice.
 const FEW: u128 = 32;
 
 /// What is done once rows are asked for.
@@ -47,7 +47,7 @@ pub(super) type Then = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touched {
     Few,
-    /// Neither few nor most, or not known: also of rows that are on this machine.
+    /// Neither few nor most, or unknown, as for rows on this machine.
     Some,
     Most,
 }
@@ -76,8 +76,8 @@ impl Direct {
         self.take_window_then(offsets, cuts, Box::new(|| ()))
     }
 
-    /// Does the same. Where rows are on another machine, calls `then` once they are asked for, or those of
-    /// as many files as may be open at once.
+    /// As [`Self::take_window`], and calls `then` once remote rows are requested, of the first files if not
+    /// all may be open.
     pub(super) fn take_window_then(
         &self,
         offsets: &[u64],
@@ -196,7 +196,7 @@ impl Direct {
         fetch().map_err(|error| self.table.changed(error))
     }
 
-    /// Does so if `count` rows at random would touch most bytes of the table.
+    /// Fetches all rows if `count` random rows would touch most of them.
     pub(super) fn fetch_if_scattered(&self, count: usize) -> Result<()> {
         if self.touched_by(count)? == Touched::Most {
             self.fetch_all()?;

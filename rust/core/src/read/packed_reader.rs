@@ -42,8 +42,9 @@ const FIRST_READ: Duration = Duration::from_millis(300);
 /// made, and what both need would be fetched twice.
 const FIRST_READ_FAR: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(1);
-/// One of so many requests is among the slowest.
+/// Packing begins once no more than one in `SLOWEST` of the requests is in flight.
 const SLOWEST: u64 = 4;
+/// How often that is looked at.
 const SHORT_WHILE: Duration = Duration::from_millis(5);
 
 /// Reads a projection from packed rows.

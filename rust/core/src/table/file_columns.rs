@@ -5,24 +5,24 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader};
+use arrow_schema::DataType;
 use futures::future::try_join_all;
-use lance_core::datatypes::Schema;
+use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::{
     DecoderConfig, DecoderPlugins, FilterExpression, RequestedRows, SchedulerDecoderConfig,
     schedule_and_decode_blocking,
 };
-use tokio::task::JoinHandle;
 
-use super::blobs::BlobHome;
+use super::blobs::{BlobHome, has_blobs};
 use super::data_file::DataFile;
 use super::guard::guard;
 use super::lists::{read_around, saw_no_value};
-use super::long::{LongRows, may_be_long};
+use super::long::LongRows;
 use super::open_files::Metadata;
 use super::shape::FileShape;
 use crate::error::{Error, Result};
 use crate::projection::batch;
-use crate::runtime;
+use crate::runtime::Task;
 
 /// A file of a fragment, and where its columns are in it.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Requested {
     long: Long,
     num_rows: usize,
     at_once: usize,
-    /// The rows that were handed on.
+    /// The number of rows returned so far.
     done: usize,
 }
 
@@ -60,29 +60,21 @@ pub(super) struct Requested {
 enum Long {
     /// Those of a mapped file are found at once.
     Found(Vec<(usize, LongRows)>),
-    Asked(Asked),
-}
-
-/// Long values on their way, which nobody waits for once this is gone.
-struct Asked(JoinHandle<Result<Vec<(usize, LongRows)>>>);
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// Those of another file are fetched; `None` once they were waited for.
+    Pending(Option<Task<Vec<(usize, LongRows)>>>),
 }
 
 impl Long {
     /// Returns the columns, when they are there.
     fn found(&mut self) -> Result<&mut Vec<(usize, LongRows)>> {
-        if let Self::Asked(asked) = self {
-            let found = futures::executor::block_on(&mut asked.0);
-            let found = found.map_err(|_| Error::bug("a task that fetches long values ended"))?;
-            *self = Self::Found(found?);
+        if let Self::Pending(task) = self
+            && let Some(task) = task.take()
+        {
+            *self = Self::Found(task.wait()?);
         }
         match self {
             Self::Found(found) => Ok(found),
-            Self::Asked(_) => Err(Error::bug("long values were waited for")),
+            Self::Pending(_) => Err(Error::bug("long values that could not be fetched are read")),
         }
     }
 }
@@ -141,7 +133,7 @@ impl FileColumns {
             });
             try_join_all(fetch).await
         };
-        Ok(Long::Asked(Asked(runtime::runtime()?.spawn(fetch))))
+        Ok(Long::Pending(Some(Task::start(fetch)?)))
     }
 
     /// Schedules the reads and the decoding of some rows.
@@ -251,6 +243,13 @@ impl FileColumns {
         let columns = (0..part.starts.len()).map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&part.schema), columns, num_rows)
     }
+}
+
+/// Returns whether the values of a column may be long: its type, not what lies in its pages.
+fn may_be_long(field: &Field) -> bool {
+    use DataType::{Binary, LargeBinary, LargeUtf8, Utf8};
+    let is_plain = !field.is_blob() && !has_blobs(field);
+    is_plain && matches!(field.data_type(), Binary | LargeBinary | Utf8 | LargeUtf8)
 }
 
 /// Concatenates the batches of a stream. There is mostly one: Lance only splits what would overflow

@@ -6,15 +6,13 @@
 //! all the rest. Here they are copied, or decompressed, to where the column has them. Columns that are nested, or
 //! stored in any other way, are left to the decoder.
 
+mod locate;
 mod values;
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use arrow_schema::DataType;
 use bytes::Bytes;
-use lance_core::datatypes::Field;
-use lance_encoding::EncodingsIo;
 use lance_encoding::decoder::{ColumnInfo, PageEncoding, PageInfo};
 use lance_encoding::encodings::physical::block::CompressionScheme;
 use lance_encoding::format::metadata::compressive_encoding::Compression;
@@ -22,9 +20,7 @@ use lance_encoding::format::metadata::full_zip_layout::Details;
 use lance_encoding::format::metadata::page_layout::Layout;
 use lance_encoding::format::metadata::{CompressiveEncoding, FullZipLayout, RepDefLayer};
 
-use super::blobs::has_blobs;
-use crate::error::{Error, Result};
-use crate::files::{MOST_HEAD_BYTES, MappedFile, Record};
+use crate::files::{MOST_HEAD_BYTES, Record};
 
 /// Pages whose values have fewer bytes on average are left to the decoder: a system call for each costs as
 /// much as it saves.
@@ -67,20 +63,15 @@ pub(super) struct LongRows {
     fetched: Option<Vec<Bytes>>,
 }
 
-/// Returns whether the values of a column may be long: its type, not what lies in its pages.
-pub(super) fn may_be_long(field: &Field) -> bool {
-    use DataType::{Binary, LargeBinary, LargeUtf8, Utf8};
-    let is_plain = !field.is_blob() && !has_blobs(field);
-    is_plain && matches!(field.data_type(), Binary | LargeBinary | Utf8 | LargeUtf8)
-}
-
 impl LongColumn {
     /// Returns a column all of whose pages hold long values, `None` for any other.
     pub(super) fn of(info: &ColumnInfo) -> Option<Self> {
         let pages = info.page_infos.iter().filter(|page| page.num_rows > 0);
         let pages = pages.map(LongPage::of).collect::<Option<Vec<_>>>()?;
-        let bytes: u64 = pages.iter().map(|page| page.values.end - page.values.start).sum();
-        let rows: u64 = pages.iter().map(|page| page.num_rows).sum();
+        let add = |sum: u64, more: u64| sum.checked_add(more);
+        let sizes = pages.iter().map(|page| page.values.end - page.values.start);
+        let bytes = sizes.into_iter().try_fold(0, add)?;
+        let rows = pages.iter().map(|page| page.num_rows).try_fold(0, add)?;
         let compression = pages.first()?.compression;
         let are_alike = pages.iter().all(|page| page.compression == compression);
         (are_alike && bytes / rows >= LONG_BYTES).then_some(Self { pages, compression })
@@ -93,70 +84,6 @@ impl LongColumn {
             .map(|page| page.entries(&(0..page.num_rows)))
             .map(|at| at.end - at.start)
             .sum()
-    }
-
-    /// Finds the values of the rows in ascending, disjoint `ranges` of a mapped file, and asks for them ahead.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] if the index of a page makes no sense.
-    pub(super) fn find(&self, file: &MappedFile, ranges: &[Range<u64>]) -> Result<LongRows> {
-        let parts = self.parts(ranges);
-        let entries = parts.iter().map(|(page, rows)| page.entries(rows)).collect();
-        let found = self.found(ranges, &parts, &file.slices(entries)?);
-        let found = found.map_err(|reason| file.corrupt(reason))?;
-        let places: Vec<_> = found.records.iter().map(Record::range).collect();
-        file.ahead_of_copy(&places);
-        Ok(found)
-    }
-
-    /// Finds and fetches the values of the rows in ascending, disjoint `ranges` of the file at `path`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] if the index of a page makes no sense, and those of the store.
-    pub(super) async fn fetch(
-        &self,
-        io: &dyn EncodingsIo,
-        path: &str,
-        ranges: &[Range<u64>],
-    ) -> Result<LongRows> {
-        let parts = self.parts(ranges);
-        let mut unknown: Vec<_> = parts.iter().map(|(page, _)| *page).collect();
-        unknown.retain(|page| page.fetched.get().is_none());
-        unknown.dedup_by(|page, last| std::ptr::eq(*page, *last));
-        let indexes = unknown.iter().map(|page| page.entries(&(0..page.num_rows))).collect();
-        for (page, index) in unknown.iter().zip(ask(io, path, indexes).await?) {
-            // Another window may have been faster.
-            let _ = page.fetched.set(index);
-        }
-        let entries = parts.iter().map(|(page, rows)| page.of_index(rows));
-        let entries = entries.collect::<Option<Vec<_>>>();
-        let entries = entries.ok_or_else(|| Error::corrupt(path, "an index is too short"))?;
-        let found = self.found(ranges, &parts, &entries);
-        let mut found = found.map_err(|reason| Error::corrupt(path, reason))?;
-        let places = found.records.iter().map(Record::range).collect();
-        found.fetched = Some(ask(io, path, places).await?);
-        Ok(found)
-    }
-
-    /// Returns the rows of `parts`, whose entries of indexes are these.
-    fn found(
-        &self,
-        ranges: &[Range<u64>],
-        parts: &[(&LongPage, Range<u64>)],
-        entries: &[Bytes],
-    ) -> std::result::Result<LongRows, String> {
-        let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let found: u64 = parts.iter().map(|(_, rows)| rows.end - rows.start).sum();
-        if count != found {
-            return Err(format!("{count} rows are wanted, and its pages have {found} of them"));
-        }
-        let mut rows = LongRows::new(usize::try_from(count).unwrap_or(0), self.compression);
-        for ((page, _), entries) in parts.iter().zip(entries) {
-            page.find(entries, &mut rows)?;
-        }
-        Ok(rows)
     }
 
     /// Returns the pages that hold the rows of `ranges`, and which of their rows these are.
@@ -207,6 +134,7 @@ impl LongPage {
         let entry_bytes = index_bytes / entries;
         let is_index = entry_bytes * entries == index_bytes && matches!(entry_bytes, 1 | 2 | 4 | 8);
         let values = start..start.checked_add(bytes)?;
+        index.checked_add(index_bytes)?;
         is_index.then_some(Self {
             num_rows: info.num_rows,
             values,
@@ -287,23 +215,6 @@ fn null_bytes(layout: &FullZipLayout) -> Option<usize> {
         (0, 1) if is(RepDefLayer::RepdefNullableItem) => Some(1),
         _ => None,
     }
-}
-
-/// Returns the bytes of ranges in any order, some of which may be the same.
-async fn ask(io: &dyn EncodingsIo, path: &str, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>> {
-    let mut order: Vec<usize> = (0..ranges.len()).collect();
-    order.sort_by_key(|&at| ranges[at].start);
-    let sorted = order.iter().map(|&at| ranges[at].clone()).collect();
-    let answers = io.submit_request(sorted, 0).await.map_err(|error| Error::lance(path, &error))?;
-    let mut bytes = vec![Bytes::new(); ranges.len()];
-    for (at, answer) in order.into_iter().zip(answers) {
-        bytes[at] = answer;
-    }
-    if bytes.iter().zip(&ranges).any(|(bytes, range)| bytes.len() as u64 != range.end - range.start)
-    {
-        return Err(Error::corrupt(path, "fewer bytes came than were asked for"));
-    }
-    Ok(bytes)
 }
 
 impl LongRows {

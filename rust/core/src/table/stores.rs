@@ -12,14 +12,14 @@ pub(super) struct Store {
     prefix: &'static str,
     /// Where the store is unless an endpoint is set.
     pub(super) home: &'static str,
-    /// Options; none where only a variable says it.
+    /// The options that set the endpoint; empty where only a variable does.
     endpoints: &'static [&'static str],
     regions: &'static [&'static str],
     /// The option of the endpoint, in words.
     pub(super) endpoint: &'static str,
     /// The options of credentials, in words.
     pub(super) keys: &'static str,
-    /// What else a refusal may be about.
+    /// What else to check when access is denied.
     pub(super) rights: &'static str,
     /// What its users call a bucket.
     pub(super) bucket: &'static str,
@@ -77,8 +77,8 @@ const STORES: [Store; 4] = [
         regions: &[],
         endpoint: "the variable HF_ENDPOINT",
         keys: "the name of the repository and the option `hf_token` (HF_TOKEN)",
-        rights: ": without a token that may read them, private repositories are refused as those that \
-                 do not exist",
+        rights: "; without a token that may read it, a private repository looks like one that does \
+                 not exist",
         bucket: "repository",
         plain_http: "`allow_http`",
     },
@@ -96,7 +96,7 @@ impl Store {
     /// known.
     pub(super) fn place(&self, options: &StorageOptions) -> String {
         let endpoint = if self.endpoints.is_empty() {
-            hub::place()
+            hub::endpoint_variable()
         } else {
             self.setting(options, self.endpoints)
         };

@@ -63,7 +63,7 @@ pub(super) async fn read_tag(main: &Place, uri: &str, name: &str) -> Result<Tag>
 /// A manifest of up to this size is read in one round trip; parts of a longer one are fetched together.
 const SHORT_BYTES: u64 = 1 << 20;
 
-/// Returns a version by a single request, where Lance makes two; `None` if that has to be tried.
+/// Returns a version by a single request, where Lance makes two; `None` if Lance must look for it.
 async fn read_at_once(root: &Place, version: u64) -> lance_core::Result<Option<Manifest>> {
     let path = ManifestNamingScheme::V2.manifest_path(&root.path, version);
     let found = match root.store.inner.get(&path).await {
@@ -79,7 +79,7 @@ async fn read_at_once(root: &Place, version: u64) -> lance_core::Result<Option<M
     let Ok(bytes) = found.bytes().await else {
         return Ok(None);
     };
-    // Lance takes a manifest apart that lies in a store.
+    // Lance parses manifests only from a store.
     let memory = ObjectStore::memory();
     memory.inner.put(&path, bytes.into()).await?;
     Ok(read_manifest(&memory, &path, Some(size)).await.ok())

@@ -211,12 +211,14 @@ impl Resident {
             }
             Ok(())
         });
-        if let Some((wanted, share)) = current {
-            self.end(&share, None);
-            packed?;
-            return self.finish(wanted, rows).map(drop);
+        if let Some((_, share)) = &current {
+            self.end(share, None);
         }
-        packed
+        packed?;
+        if current.is_some() || left.next().is_some() {
+            return Err(Error::bug("fewer rows than blocks have"));
+        }
+        Ok(())
     }
 
     /// Packs the rows of a block, unless all would be more than may be kept.

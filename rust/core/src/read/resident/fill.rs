@@ -99,8 +99,8 @@ impl Resident {
         Ok(())
     }
 
-    /// Waits until every row is there, if that is worth it: within two seconds, going by the pace so
-    /// far. Says whether they are.
+    /// Waits until every row is packed, if that is worth it at the pace so far: within two seconds, or a
+    /// minute for a table on another machine. Returns whether all are.
     ///
     /// # Errors
     ///

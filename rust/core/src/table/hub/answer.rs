@@ -1,5 +1,6 @@
 //! Answers of the Hub and of the storage behind it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,9 +68,16 @@ impl Answer {
         }
         if self.status == StatusCode::PARTIAL_CONTENT {
             let found = self.header(CONTENT_RANGE.as_str()).and_then(content_range);
-            let Some((start, size)) = found else {
+            let Some((bytes, size)) = found else {
                 return Err(failed("the answer does not say which bytes it has".to_string()));
             };
+            let start = bytes.start;
+            if bytes.end - start != self.body.len() as u64 {
+                return Err(failed(format!(
+                    "{} bytes came where the answer says {bytes:?}",
+                    self.body.len()
+                )));
+            }
             return match range {
                 Some(GetRange::Bounded(wanted)) if wanted.start != start => {
                     Err(failed("the answer has other bytes than were asked for".to_string()))
@@ -128,10 +136,13 @@ pub(super) fn failed(text: String) -> Error {
     Error::Generic { store: "Hugging Face", source: text.into() }
 }
 
-/// Returns the start of a range, and the size of the file.
-fn content_range(text: &str) -> Option<(u64, u64)> {
+/// Returns the bytes of a range, and the size of the file.
+fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-')?.0.parse().ok()?, size.parse().ok()?))
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let end = last.checked_add(1).filter(|end| *end >= first)?;
+    Some((first..end, size.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -165,6 +176,8 @@ mod tests {
         for (status, headers) in [
             (206, ("x", "y")),
             (206, ("content-range", "bytes 3-4/9")),
+            (206, ("content-range", "bytes 2-5/9")),
+            (206, ("content-range", "bytes 2-1/9")),
             (200, ("content-encoding", "gzip")),
             (302, ("x", "y")),
         ] {

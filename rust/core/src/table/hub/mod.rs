@@ -20,14 +20,16 @@ use self::address::Repository;
 pub(super) use self::address::{SEGMENTS, is_hub, repository_of};
 use self::client::Client;
 use self::settings::Settings;
-pub(super) use self::settings::{RETRY_TIMEOUT, place};
+pub(super) use self::settings::{RETRY_TIMEOUT, endpoint_variable};
 use self::store::HubStore;
 use super::options::StorageOptions;
 use crate::error::{Error, Result};
 
-/// What Lance takes for stores: the bytes of the end of a file that are read first, and requests at once.
+/// The bytes read first at the end of a file, as in Lance.
 const BLOCK_BYTES: usize = 64 << 10;
+/// Requests at once, as in Lance.
 const PARALLELISM: usize = 64;
+/// Retries of a download, as in Lance.
 const DOWNLOAD_RETRIES: usize = 3;
 
 /// Connects to the folder at `uri`. No request is made.

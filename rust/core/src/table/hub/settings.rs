@@ -66,8 +66,8 @@ impl Settings {
     }
 }
 
-/// Returns where requests go to, without a password.
-pub(in crate::table) fn place() -> Option<String> {
+/// Returns the endpoint that `HF_ENDPOINT` sets, which may hold a password.
+pub(in crate::table) fn endpoint_variable() -> Option<String> {
     set(ENDPOINT)
 }
 

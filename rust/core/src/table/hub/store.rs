@@ -231,7 +231,7 @@ fn result(path: &Path, size: u64, range: Range<u64>, body: bytes::Bytes) -> GetR
     }
 }
 
-fn read_only(operation: &str) -> Error {
+fn unsupported(operation: &str) -> Error {
     Error::NotImplemented { operation: operation.to_string(), implementer: "hf://".to_string() }
 }
 
@@ -248,7 +248,7 @@ impl ObjectStore for HubStore {
             &options;
         let dates = if_modified_since.is_some() || if_unmodified_since.is_some();
         if dates || if_match.is_some() || if_none_match.is_some() || options.version.is_some() {
-            return Err(read_only("reading on a condition"));
+            return Err(unsupported("conditional reads"));
         }
         if options.head {
             let size = self.size(path).await?;
@@ -285,7 +285,7 @@ impl ObjectStore for HubStore {
     }
 
     async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> Result<PutResult> {
-        Err(read_only("writing"))
+        Err(unsupported("writing"))
     }
 
     async fn put_multipart_opts(
@@ -293,18 +293,18 @@ impl ObjectStore for HubStore {
         _: &Path,
         _: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        Err(read_only("writing"))
+        Err(unsupported("writing"))
     }
 
     fn delete_stream(
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        paths.and_then(|_| async { Err(read_only("deleting")) }).boxed()
+        paths.and_then(|_| async { Err(unsupported("deleting")) }).boxed()
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        Err(read_only("copying"))
+        Err(unsupported("copying"))
     }
 }
 

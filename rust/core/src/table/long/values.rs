@@ -21,6 +21,8 @@ use crate::files::{Head, MOST_HEAD_BYTES, MappedFile, Record};
 /// Compressed bytes that are copied at once: they should still be in the processor's cache when they are
 /// decompressed.
 const BYTES_AT_ONCE: usize = 256 << 10;
+/// Bytes that are copied before interrupts are looked for again.
+const BYTES_PER_CHECK: usize = 16 << 20;
 
 impl LongRows {
     /// Reads the values of some of the rows, as a column of this type.
@@ -51,7 +53,7 @@ impl LongRows {
         rows: Range<usize>,
     ) -> Result<ArrayRef> {
         let records = &self.records[rows.clone()];
-        // What is compressed is mostly not made smaller by it: images and sound.
+        // As stored: images and sound hardly shrink when they are compressed.
         let bytes = records.iter().map(|record| record.len).sum();
         let mut out = Out { values: MutableBuffer::with_capacity(bytes), ends: Vec::new() };
         match (&file.mapped, self.fetched.take()) {
@@ -99,23 +101,28 @@ impl LongRows {
         rows: Range<usize>,
         out: &mut Out,
     ) -> Result<()> {
-        let copier = mapped.copier();
+        let copier = mapped.copier()?;
         if self.compression == CompressionScheme::None {
-            let records = &self.records[rows.clone()];
-            let heads = copier.copy(records, &mut out.values)?;
-            self.check(file, rows, &heads)?;
-            let mut end = 0;
-            out.ends.extend(records.iter().map(|record| {
-                end += record.len;
-                end
-            }));
+            let mut first = rows.start;
+            while first < rows.end {
+                crate::interrupt::check()?;
+                let count = at_once(&self.records[first..rows.end], BYTES_PER_CHECK);
+                let records = &self.records[first..first + count];
+                let heads = copier.copy(records, &mut out.values)?;
+                self.check(file, first..first + count, &heads)?;
+                for record in records {
+                    out.ends.push(out.ends.last().map_or(0, |end| *end) + record.len);
+                }
+                first += count;
+            }
             return Ok(());
         }
         let mut codec = Codec::new(file, self.compression)?;
         let mut stored = MutableBuffer::with_capacity(BYTES_AT_ONCE);
         let mut first = rows.start;
         while first < rows.end {
-            let count = at_once(&self.records[first..rows.end]);
+            crate::interrupt::check()?;
+            let count = at_once(&self.records[first..rows.end], BYTES_AT_ONCE);
             let records = &self.records[first..first + count];
             stored.truncate(0);
             let heads = copier.copy(records, &mut stored)?;
@@ -135,7 +142,8 @@ impl LongRows {
         for (row, head) in rows.zip(heads) {
             if !self.is_head(row, head) {
                 let start = self.records[row].start;
-                let reason = format!("the value at byte {start} has another length");
+                let reason =
+                    format!("the value at byte {start} does not match the index of its page");
                 return Err(Error::corrupt(&file.path, reason));
             }
         }
@@ -161,11 +169,11 @@ struct Out {
     ends: Vec<usize>,
 }
 
-/// Decompresses values of a file.
+/// Appends values of a file to a column, decompressed.
 struct Codec<'a> {
     file: &'a DataFile,
     /// `None` for what is not compressed.
-    scheme: Option<Box<dyn BufferCompressor>>,
+    decompressor: Option<Box<dyn BufferCompressor>>,
     value: Vec<u8>,
 }
 
@@ -173,18 +181,18 @@ impl<'a> Codec<'a> {
     fn new(file: &'a DataFile, scheme: CompressionScheme) -> Result<Self> {
         let config = CompressionConfig::new(scheme, None);
         let make = || GeneralBufferCompressor::get_compressor(config);
-        let scheme = (scheme != CompressionScheme::None).then(make).transpose();
-        let scheme = scheme.map_err(|error| Error::lance(&file.path, &error))?;
-        Ok(Self { file, scheme, value: Vec::new() })
+        let decompressor = (scheme != CompressionScheme::None).then(make).transpose();
+        let decompressor = decompressor.map_err(|error| Error::lance(&file.path, &error))?;
+        Ok(Self { file, decompressor, value: Vec::new() })
     }
 
     /// Adds a value to a column.
     fn add(&mut self, stored: &[u8], out: &mut Out) -> Result<()> {
-        let Self { file, scheme, value } = self;
-        if let Some(scheme) = scheme {
+        let Self { file, decompressor, value } = self;
+        if let Some(decompressor) = decompressor {
             value.clear();
             guard(&file.path, || {
-                let read = scheme.decompress(stored, value);
+                let read = decompressor.decompress(stored, value);
                 read.map_err(|error| Error::corrupt(&file.path, error.to_string()))
             })?;
             out.values.extend_from_slice(value);
@@ -197,11 +205,11 @@ impl<'a> Codec<'a> {
 }
 
 /// Returns how many of the first records are copied at once.
-fn at_once(records: &[Record]) -> usize {
+fn at_once(records: &[Record], most: usize) -> usize {
     let mut bytes = 0;
     let fits = |record: &&Record| {
         bytes += record.len;
-        bytes <= BYTES_AT_ONCE
+        bytes <= most
     };
     records.iter().take_while(fits).count().max(1)
 }
