@@ -162,7 +162,7 @@ impl LongPage {
     }
 
     /// Adds the rows that these entries of the index are of.
-    fn find(&self, entries: &Bytes, rows: &mut LongRows) -> std::result::Result<(), String> {
+    fn find(&self, entries: &Bytes, rows: &mut LongRows) -> Result<(), String> {
         let width = usize::try_from(self.entry_bytes).unwrap_or(8);
         let places = entries.chunks_exact(width).map(|entry| {
             let mut bytes = [0; 8];
