@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(rows_of(std::slice::from_ref(&beyond)), [8, 9]);
     }
 
-    fn find(entries: &[u16]) -> std::result::Result<LongRows, String> {
+    fn find(entries: &[u16]) -> Result<LongRows, String> {
         let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
         let mut rows = LongRows::new(0, CompressionScheme::None);
         page(3, 500..600).find(&Bytes::from(bytes), &mut rows).map(|()| rows)
