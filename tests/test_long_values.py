@@ -125,6 +125,31 @@ def test_values_inside_of_structs_and_lists_are_left_to_lance(tmp_path):
     assert take(ll.open(uri), order) == lance.dataset(uri).take(order)
 
 
+@pytest.mark.parametrize("version", ["2.0", "2.1", "2.2"])
+@pytest.mark.parametrize("first", [False, True])
+def test_long_values_beside_nested_ones(tmp_path, version, first):
+    box = {"x": 1, "y": None, "deep": {"a": "b", "c": [1, 2]}}
+    nested = {
+        "box": [box] * 60,
+        "objects": [[{"label": "cat", "at": row}] * (row % 3) for row in range(60)],
+    }
+    long = {
+        "image": pa.array(values("compressed", 60), pa.binary()),
+        "sound": pa.array(values("kept", 60, seed=1), pa.large_binary()),
+    }
+    columns = long | nested if first else nested | long
+    uri = write(tmp_path / "t.lance", pa.table(columns), data_storage_version=version)
+    order = [5, 59, 0, 17, 18]
+    whole = lance.dataset(uri)
+    for names in (list(columns), ["sound", "box"], ["objects", "image"]):
+        rows = ll.open(uri).select_columns(names)
+        found = take(rows, order).to_pylist()
+        assert found == whole.take(order, columns=names).to_pylist()
+    found = take(ll.open(uri).select_columns(["box.y", "image"]), order)
+    assert found["box.y"].to_pylist() == [None] * 5
+    assert found["image"].to_pylist() == whole.take(order)["image"].to_pylist()
+
+
 def test_rows_of_a_file_that_was_removed_are_still_read(tmp_path):
     table = pa.table({"long": values("kept", 50)})
     uri = write(tmp_path / "t.lance", table)

@@ -84,6 +84,39 @@ def test_workers_that_stay_begin_again(perm, messages):
     assert ids(batches) == wanted
 
 
+@pytest.mark.parametrize("num_begun", [1, 3])
+def test_iterations_that_are_left_before_their_first_batch(perm, num_begun):
+    loader = perm.loader(BATCH, format="torch_dict")
+    batches = workers_of(loader, 2, persistent_workers=True)
+    wanted = ids(loader)
+    for _ in range(3):
+        for _ in range(num_begun):
+            iter(batches)
+        assert ids(batches) == wanted
+
+
+def unsendable_at(number):
+    def transform(batch):
+        return batch | {"f": lambda: 0} if batch["id"][0] == number * BATCH else batch
+
+    return transform
+
+
+def test_only_batches_that_cannot_be_sent_are_errors(perm):
+    wanted = ids(perm.loader(BATCH, format="torch_dict"))
+    loader = perm.loader(BATCH, format="torch_dict", transform=unsendable_at(200))
+    loaders = [
+        workers_of(loader, 1),
+        ll.torch.DataLoader(loader, num_workers=1, multiprocessing_context="fork"),
+    ]
+    for batches in loaders:
+        iterator = iter(batches)
+        assert ids(itertools.islice(iterator, 200)) == wanted[:200]
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            next(iterator)
+        assert ids(iterator) == wanted[201:]
+
+
 def test_spawned_workers_send_groups(perm, messages):
     loader = perm.loader(BATCH, format="torch_dict")
     batches = workers_of(loader, 1, multiprocessing_context="spawn")

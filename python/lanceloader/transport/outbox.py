@@ -70,10 +70,27 @@ class Outbox:
         ):
             message = message[0], message[1].batches
         try:
-            message = self._letter(message)
-            self._writing.put(message, block, timeout)
+            self._writing.put(self._letter(message), block, timeout)
         except Exception as error:
+            message = self._with_errors(message)
             self._writing.put_later(or_error(message, error), block, timeout)
+
+    def _with_errors(self, message: Any) -> Any:
+        """Return a message in which errors stand for the batches of a group that cannot be sent."""
+        if type(message) is not tuple or len(message) != 2:
+            return message
+        number, group = message
+        if type(group) is not list:
+            return message
+        sent = []
+        for batch in group:
+            try:
+                packed(batch, self._reducers)
+            except Exception as error:
+                sent.append(wrapped(error))
+            else:
+                sent.append(batch)
+        return number, sent
 
     def _letter(self, message: Any) -> Any:
         layout, parts = packed(message, self._reducers)

@@ -117,7 +117,8 @@ def receive_first(*arguments: Any) -> Any:
     frame = sys._getframe(1).f_back
     if frame is not None:
         iterator = iterator_of(frame)
-        if iterator is not None:
+        # A message of the iteration before arrives while torch waits for workers that stay.
+        if iterator is not None and message[0] in iterator._task_info:
             GroupedQueues(iterator, message)
     return message
 

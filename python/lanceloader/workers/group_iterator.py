@@ -41,7 +41,11 @@ class GroupsIterator(WorkersIterator):
         """Return the next batch, which has arrived."""
         turn = self._turn
         self._turn = (turn + 1) % self._num_workers
-        return self._rest[turn].pop()
+        batch = self._rest[turn].pop()
+        if isinstance(batch, ExceptionWrapper):
+            # It could not be sent.
+            batch.reraise()  # type: ignore[no-untyped-call]
+        return batch
 
     def _next_data(self) -> Any:
         while True:

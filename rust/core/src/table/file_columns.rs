@@ -90,7 +90,7 @@ impl FileColumns {
         let long = self.ask_long(part, &places, wanted)?;
         let stream = match places.len() {
             0 => Some(self.decode(&part.stored, &part.starts, wanted)?),
-            count if count == part.starts.len() => None,
+            count if count == part.spans.len() => None,
             _ => {
                 let others = part.without(&places);
                 Some(self.decode(&others.stored, &others.starts, wanted)?)
@@ -102,16 +102,17 @@ impl FileColumns {
 
     /// Returns the places of the columns of long values.
     fn long_places(&self, part: &FileShape) -> Vec<usize> {
-        let fields = part.stored.fields.iter().zip(&part.starts).enumerate();
-        let long = fields.filter(|(_, (field, start))| {
-            may_be_long(field) && self.metadata.long(**start).is_some()
+        let fields = part.stored.fields.iter().zip(&part.spans).enumerate();
+        let long = fields.filter(|(_, (field, span))| {
+            may_be_long(field) && self.metadata.long(part.starts[span.start]).is_some()
         });
         long.map(|(at, _)| at).collect()
     }
 
     /// Finds the rows of the columns of long values; asks for them, if they are elsewhere.
     fn ask_long(&self, part: &FileShape, places: &[usize], wanted: &Wanted<'_>) -> Result<Long> {
-        let column = |at: usize| self.metadata.long(part.starts[at]);
+        let start_of = |at: usize| part.starts[part.spans[at].start];
+        let column = |at: usize| self.metadata.long(start_of(at));
         if let Some(file) = &self.file.mapped {
             let find =
                 |&at: &usize| Some(column(at)?.find(file, wanted.ranges).map(|rows| (at, rows)));
@@ -120,7 +121,7 @@ impl FileColumns {
         if places.is_empty() {
             return Ok(Long::Found(Vec::new()));
         }
-        let columns: Vec<_> = places.iter().map(|&at| (at, part.starts[at])).collect();
+        let columns: Vec<_> = places.iter().map(|&at| (at, start_of(at))).collect();
         let file = Arc::clone(&self.file);
         let (metadata, ranges, keeps) =
             (Arc::clone(&self.metadata), wanted.ranges.to_vec(), wanted.keeps);
@@ -240,7 +241,7 @@ impl FileColumns {
                 None => others.next().ok_or_else(|| Error::bug("a column was not decoded")),
             }
         };
-        let columns = (0..part.starts.len()).map(column).collect::<Result<Vec<_>>>()?;
+        let columns = (0..part.spans.len()).map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&part.schema), columns, num_rows)
     }
 }

@@ -5,6 +5,7 @@
 //! of Lance's own `FragmentReader`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use arrow_array::{ArrayRef, RecordBatch};
@@ -56,8 +57,10 @@ pub(super) struct FileShape {
     pub(super) stored: Arc<Schema>,
     /// The columns of the file whose metadata is needed.
     pub(super) columns: Arc<[Run]>,
-    /// Where among these each column of `stored` begins.
+    /// Where among these each column of the file begins: a struct has several.
     pub(super) starts: Vec<u32>,
+    /// Which of `starts` are of each field of `stored`.
+    pub(super) spans: Vec<Range<usize>>,
     /// The schema of `stored`.
     pub(super) schema: SchemaRef,
     /// The columns that are left when some are read without Lance's decoder, by the places of these.
@@ -78,10 +81,10 @@ impl FileShape {
             return Arc::clone(others);
         }
         let is_left = |at: &usize| !places.contains(at);
-        let left = || (0..self.starts.len()).filter(is_left);
+        let left = || (0..self.spans.len()).filter(is_left);
         let fields = left().map(|at| self.stored.fields[at].clone()).collect();
         let stored = Arc::new(Schema { fields, metadata: self.stored.metadata.clone() });
-        let starts = left().map(|at| self.starts[at]).collect();
+        let starts = left().flat_map(|at| &self.starts[self.spans[at].clone()]).copied().collect();
         let others = Arc::new(Others { stored, starts });
         lock(&self.others).insert(places.to_vec(), Arc::clone(&others));
         others
@@ -183,9 +186,14 @@ impl Shape {
                     .map_err(|e| lance(&e))?;
                 let (columns, starts) = runs(&projection.column_indices, data_file)?;
                 let stored = projection.schema;
+                let spans = spans(version, &stored, &column_of).map_err(|e| lance(&e))?;
                 let schema = Arc::new(ArrowSchema::from(stored.as_ref()));
                 let (columns, others) = (columns.into(), Mutex::default());
-                files.push(FileShape { index, fields, stored, columns, starts, schema, others });
+                let is_known = spans.last().map_or(0, |span| span.end) == starts.len();
+                let spans = if is_known { spans } else { Vec::new() };
+                let shape =
+                    FileShape { index, fields, stored, columns, starts, spans, schema, others };
+                files.push(shape);
             }
         }
         let missing: HashSet<i32> =
@@ -250,6 +258,27 @@ fn origins(
         add(files.len(), column, field.name());
     }
     origins
+}
+
+/// Returns which of the columns of a file that a projection names are of each field.
+fn spans(
+    version: ConcreteFileVersion,
+    stored: &Schema,
+    column_of: &BTreeMap<u32, u32>,
+) -> lance_core::Result<Vec<Range<usize>>> {
+    let mut start = 0;
+    let span = |field: &Field| {
+        let count = if field.children.is_empty() {
+            1
+        } else {
+            let alone = Schema { fields: vec![field.clone()], metadata: HashMap::new() };
+            let alone = reader_projection_from_field_ids(version, &alone, column_of)?;
+            alone.column_indices.len()
+        };
+        start += count;
+        Ok(start - count..start)
+    };
+    stored.fields.iter().map(span).collect()
 }
 
 /// Returns the columns of a file whose metadata is needed, and where among them each of `columns`
