@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import lance
 import lanceloader as ll
+import lanceloader.torch
 import numpy as np
 import pyarrow as pa
 import pytest
