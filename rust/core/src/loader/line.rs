@@ -149,11 +149,13 @@ impl Running {
         };
         let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
         let stop = Arc::new(AtomicBool::new(false));
+        let enough = feed.num_threads_here() as u64;
         // Made first: if a thread cannot be started, this stops the others.
         let running = Self { pid: std::process::id(), line, stop };
         for thread in 1..=threads {
             let work = Work {
                 thread: thread as u64,
+                enough,
                 feed: Arc::clone(&feed),
                 batches: batches.clone(),
                 num_rows,
@@ -221,6 +223,8 @@ impl Drop for Running {
 /// What a thread does.
 struct Work {
     thread: u64,
+    /// How many threads are enough once all rows are packed.
+    enough: u64,
     feed: Arc<Feed>,
     batches: Batches,
     num_rows: u64,
@@ -281,12 +285,11 @@ impl Work {
     /// Returns whether the other threads are enough by now: more would only hold windows that leave the
     /// caches of the processor before they are asked for.
     fn is_surplus(&self) -> bool {
-        let enough = self.feed.num_threads() as u64;
-        if self.thread <= enough {
+        if self.thread <= self.enough || !self.feed.is_here() {
             return false;
         }
         let mut state = self.line.lock();
-        state.depth = state.depth.min(2 * enough);
+        state.depth = state.depth.min(2 * self.enough);
         true
     }
 

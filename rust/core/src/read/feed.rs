@@ -283,11 +283,21 @@ impl Feed {
         matches!(self.kind, Kind::Direct) && self.reader.shared.base.scan().is_remote()
     }
 
-    /// Returns how many threads should read, if there is work for all: fewer once nothing is fetched from
-    /// another machine any more.
+    /// Returns how many threads should read, if there is work for all.
+    ///
+    /// It asks the system for the number of cores, which takes longer than to read a small window.
     pub(crate) fn num_threads(&self) -> usize {
-        let is_here = matches!(self.kind, Kind::Resident) && self.reader.kept().is_some();
-        let is_remote = !is_here && self.reader.shared.base.scan().is_remote();
+        let is_remote = !self.is_here() && self.reader.shared.base.scan().is_remote();
         self.reader.options().reading_threads(is_remote)
+    }
+
+    /// Returns how many threads are enough once nothing is fetched from another machine any more.
+    pub(crate) fn num_threads_here(&self) -> usize {
+        self.reader.options().reading_threads(false)
+    }
+
+    /// Returns whether all rows are packed on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.kind, Kind::Resident) && self.reader.kept().is_some()
     }
 }
