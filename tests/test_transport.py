@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import lance
@@ -371,3 +373,10 @@ def test_the_other_direction_is_left_alone(path):
     queue.put(batch)
     assert equal(queue.get(timeout=60), batch)
     assert mappings() == 0
+
+
+def test_a_batch_of_a_process_that_has_ended_names_it():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(RuntimeError, match=f"pid {ended.pid}.* exited unexpectedly"):
+        inbox.opened(ended.pid, 3)

@@ -50,13 +50,18 @@ def opened(pid: int, file: int | Callable[[], int] | None) -> int:
     """Return an open file of another process as one of this process.
 
     Raises:
-        RuntimeError: If the process did not send it.
+        RuntimeError: If the process did not send it, or has ended.
     """
     if file is None:
         raise RuntimeError("a worker did not send the shared memory of a batch")
-    if isinstance(file, int):
+    if not isinstance(file, int):
+        return file()
+    try:
         return os.open(f"/proc/{pid}/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
-    return file()
+    except FileNotFoundError as error:
+        raise RuntimeError(
+            f"DataLoader worker (pid {pid}) exited unexpectedly: the shared memory of its batch is gone"
+        ) from error
 
 
 _SEGMENTS: dict[Writer, ReadableSegments] = {}
