@@ -14,7 +14,8 @@ import pytest
 import torch
 from lanceloader.formats import Columns
 from lanceloader.transport.buffered import BUFFERED, BufferedBatch
-from lanceloader.transport.serialization import packed, unpacked
+from lanceloader.transport.serialization import packed
+from transferred import transferred
 
 ROWS, BATCH = 100, 32
 ids = np.arange(ROWS)
@@ -65,15 +66,6 @@ def sent_by(loader, **options):
     return [*new]
 
 
-def arrived(value):
-    """Return an object that was sent through shared memory."""
-    layout, parts = packed(value)
-    memory = bytearray(layout.num_bytes)
-    for at, part in parts:
-        memory[at : at + len(part)] = part
-    return unpacked(memoryview(memory), layout)
-
-
 def check_equal(found, expected):
     assert type(found) is type(expected)
     if isinstance(expected, pa.RecordBatch):
@@ -101,7 +93,7 @@ def test_batches_of_a_window_do_not_bring_its_other_rows(tmp_path, has_function)
     )
     for at, batch in enumerate(itertools.islice(batches, 1000)):
         assert packed(batch)[0].num_bytes < 10_000
-        found = arrived(batch)
+        found = transferred(batch)
         rows = found["rows"] if has_function else found
         assert rows["text"].to_pylist() == texts[10 * at : 10 * at + 10]
 
@@ -120,7 +112,7 @@ def test_batches_are_made_of_their_buffers(loader_of, columns, name):
     loader = loader_of(columns, name)
     expected, sent = [*loader], sent_by(loader)
     assert [type(batch) for batch in sent] == [BufferedBatch] * 4
-    for found, batch in zip(arrived((0, sent))[1], expected, strict=True):
+    for found, batch in zip(transferred((0, sent))[1], expected, strict=True):
         check_equal(found, batch)
     # A queue pickles what shared memory has no room for, by an earlier protocol.
     for protocol in (2, 5):
@@ -133,14 +125,14 @@ def test_recipes_are_sent_once_and_made_once(loader_of):
     for columns, name in (({"id": ids}, "torch_dict"), (FLAT, "arrow")):
         sent = sent_by(loader_of(columns, name))
         (recipe,) = {batch.recipe for batch in sent}
-        once, again = arrived([recipe, recipe])
-        assert once is again is arrived(recipe)
+        once, again = transferred([recipe, recipe])
+        assert once is again is transferred(recipe)
 
 
 @pytest.mark.usefixtures("sends")
 def test_tensors_are_no_views_of_one_another(loader_of):
     loader = loader_of(NUMBERS, "torch_dict")
-    batch = arrived(sent_by(loader)[0])
+    batch = transferred(sent_by(loader)[0])
     y = batch["y"].clone()
     batch["x"].requires_grad_()
     (batch["x"] * 2).sum().backward()

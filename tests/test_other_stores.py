@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import s3_folder
 from lanceloader import errors
+from read_natively import check_read_natively
 
 ROWS = 5_000
 
@@ -121,11 +122,7 @@ def perm(store, options):
 
 def test_rows_are_exact_and_read_natively(perm, tmp_path):
     local = ll.open(tmp_path / "t.lance")
-    assert "own library" not in str(perm.explain())
-    assert perm.to_arrow().equals(local.to_arrow())
-    positions = np.random.default_rng(1).integers(0, ROWS, 100)
-    assert perm.take_offsets(positions) == local.take_offsets(positions)
-    assert perm.shuffle(seed=3).head(20) == local.shuffle(seed=3).head(20)
+    check_read_natively(perm, local)
 
 
 def test_a_second_epoch_makes_no_request(perm, server, tmp_path):

@@ -11,16 +11,8 @@ import pytest
 import torch
 from lanceloader.helper.producer import PickledProducer
 from lanceloader.tensor_tree import tree_map
-from lanceloader.transport.serialization import packed, unpacked
-
-
-def transferred(value):
-    """A value as another process gets it."""
-    layout, parts = packed(value)
-    memory = bytearray(layout.num_bytes)
-    for offset, part in parts:
-        memory[offset : offset + len(part)] = part
-    return unpacked(memoryview(memory), layout)
+from lanceloader.transport.serialization import packed
+from transferred import transferred
 
 
 class Lazy(dict):

@@ -102,15 +102,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def answer(self, status: int, content: bytes = b"", headers=()) -> None:
-        self.send_response(status)
-        for name, value in {
-            "Content-Length": str(len(content)),
-            **dict(headers),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        s3_folder.respond(self, status, content, dict(headers))
 
     def log_message(self, *args) -> None:
         pass

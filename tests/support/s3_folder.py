@@ -13,6 +13,16 @@ from pathlib import Path
 BUCKET = "bucket"
 
 
+def respond(request, status: int, content: bytes, headers: dict) -> None:
+    """Answer a request, without the content if it is one for headers alone."""
+    request.send_response(status)
+    for name, value in ({"Content-Length": str(len(content))} | headers).items():
+        request.send_header(name, value)
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(content)
+
+
 class Request(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -52,17 +62,8 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def answer(self, status: int, content: bytes, headers: dict | None = None) -> None:
-        self.send_response(status)
-        for name, value in {
-            "Content-Length": str(len(content)),
-            "ETag": '"x"',
-            "Last-Modified": email.utils.formatdate(usegmt=True),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        own = {"ETag": '"x"', "Last-Modified": email.utils.formatdate(usegmt=True)}
+        respond(self, status, content, own | (headers or {}))
 
     def log_message(self, *args) -> None:
         pass

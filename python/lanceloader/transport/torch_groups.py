@@ -268,7 +268,7 @@ class GroupedQueues:
             self._ask(worker)
 
     def _match(self, of_worker: WorkerRequests) -> None:
-        """Give the batches that have arrived to the requests of torch."""
+        """Assign the batches that have arrived to the requests of torch."""
         numbers, groups = of_worker.numbers, of_worker.groups
         while numbers and groups:
             self._ready.append((numbers.popleft(), groups[0].popleft()))

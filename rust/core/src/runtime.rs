@@ -194,7 +194,7 @@ pub(crate) async fn spawn_blocking<T: Send + 'static>(
 
 /// A future that runs on the runtime, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Task<T>(tokio::task::JoinHandle<Result<T>>);
+pub(crate) struct Task<T>(tokio::task::JoinHandle<T>);
 
 impl<T: Send + 'static> Task<T> {
     /// Starts a future.
@@ -202,18 +202,26 @@ impl<T: Send + 'static> Task<T> {
     /// # Errors
     ///
     /// Those of [`runtime`].
-    pub(crate) fn start(future: impl Future<Output = Result<T>> + Send + 'static) -> Result<Self> {
+    pub(crate) fn start(future: impl Future<Output = T> + Send + 'static) -> Result<Self> {
         Ok(Self(runtime()?.spawn(future)))
+    }
+
+    /// Returns the result once it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bug`] if the future panicked.
+    pub(crate) async fn answer(mut self) -> Result<T> {
+        (&mut self.0).await.map_err(|error| Error::bug("a task stopped").caused_by(&error))
     }
 
     /// Waits for the result, on a thread that may wait.
     ///
     /// # Errors
     ///
-    /// Those of the future, and [`Error::Bug`] if it panicked.
-    pub(crate) fn wait(mut self) -> Result<T> {
-        let stopped = |error| Error::bug("a task stopped").caused_by(&error);
-        futures::executor::block_on(&mut self.0).map_err(stopped)?
+    /// Those of [`Self::answer`].
+    pub(crate) fn wait(self) -> Result<T> {
+        futures::executor::block_on(self.answer())
     }
 }
 

@@ -28,7 +28,7 @@ use super::requests::{Part, Shape, cut, requests, runs};
 use super::traffic::Meter;
 use crate::cache::{Copies, Copy, PAGE};
 use crate::error::{Error, Result, StoreFault};
-use crate::runtime::{self, lock};
+use crate::runtime::{self, Task, lock};
 
 /// What a request may fetch beyond what is wanted, rather than make another one. More would be kept and not
 /// lost where there is a copy, but ranks of a node that read at the same time would fetch it several times.
@@ -310,7 +310,6 @@ impl RemoteFile {
         ranges: Vec<(Range<u64>, Option<Claim>)>,
     ) -> impl Future<Output = object_store::Result<Vec<Part>>> + Send + 'static + use<> {
         // Spawned, so that all are under way even if nobody looks at the answers yet.
-        let runtime = runtime::runtime();
         let spawn = |(range, claim): (Range<u64>, Option<Claim>)| {
             let file = self.clone();
             let work = async move {
@@ -319,10 +318,10 @@ impl RemoteFile {
                 drop(claim);
                 Ok(part)
             };
-            runtime.as_ref().ok().map(|runtime| Task(runtime.spawn(work)))
+            Task::start(work)
         };
         let tasks: Vec<_> = ranges.into_iter().map(spawn).collect();
-        try_join_all(tasks.into_iter().map(Task::of))
+        try_join_all(tasks.into_iter().map(answer_of))
     }
 
     /// Sends requests for neighbours, which are not kept, and returns what waits for the answers. These come to
@@ -333,29 +332,27 @@ impl RemoteFile {
     ) -> impl Future<Output = object_store::Result<Part>> + Send + 'static + use<> {
         let length = |range: &Range<u64>| usize::try_from(range.end - range.start).unwrap_or(0);
         let start = ranges.first().map_or(0, |range| range.start);
-        let runtime = runtime::runtime();
         let is_alone = ranges.len() == 1;
         let total = if is_alone { 0 } else { ranges.iter().map(length).sum() };
         let mut left = BytesMut::with_capacity(total);
         let spawn = |range: Range<u64>| {
             let (source, path) = (Arc::clone(&self.source), self.path.clone());
-            let runtime = runtime.as_ref().ok()?;
             if is_alone {
-                return Some(Task(runtime.spawn(async move {
+                return Task::start(async move {
                     let (_, bytes) = source.fetch(path, range).await?;
                     Ok(Fetched::Alone(bytes))
-                })));
+                });
             }
             let rest = left.split_off(length(&range));
             let room = std::mem::replace(&mut left, rest);
-            Some(Task(runtime.spawn(async move {
-                source.fetch_into(path, range, room).await.map(Fetched::OfMany)
-            })))
+            Task::start(
+                async move { source.fetch_into(path, range, room).await.map(Fetched::OfMany) },
+            )
         };
         let tasks: Vec<_> = ranges.into_iter().map(spawn).collect();
         async move {
             let mut all = BytesMut::new();
-            for fetched in try_join_all(tasks.into_iter().map(Task::of)).await? {
+            for fetched in try_join_all(tasks.into_iter().map(answer_of)).await? {
                 match fetched {
                     Fetched::Alone(bytes) => return Ok((start, bytes)),
                     Fetched::OfMany(bytes) => all.unsplit(bytes),
@@ -469,23 +466,12 @@ enum Fetched {
     OfMany(BytesMut),
 }
 
-/// A request that ends when nobody waits for it any more.
-struct Task<T>(tokio::task::JoinHandle<object_store::Result<T>>);
-
-impl<T> Task<T> {
-    /// Waits for the answer; `None` stands for a request that no thread could make.
-    async fn of(task: Option<Self>) -> object_store::Result<T> {
-        let Some(mut task) = task else {
-            return Err(stopped("there are no threads for requests".into()));
-        };
-        (&mut task.0).await.unwrap_or_else(|error| Err(stopped(error.into())))
-    }
-}
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Waits for the answer to a request that ends when nobody waits for it any more.
+async fn answer_of<T: Send + 'static>(
+    task: Result<Task<object_store::Result<T>>>,
+) -> object_store::Result<T> {
+    let answer = async { task?.answer().await };
+    answer.await.unwrap_or_else(|error| Err(stopped(error.into())))
 }
 
 /// Returns from a half of `pause` to all of it, by a hash of the time.

@@ -73,7 +73,7 @@ impl Direct {
     }
 
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
-        self.take_window_then(offsets, cuts, Box::new(|| ()))
+        self.take_window_then(offsets, cuts, None)
     }
 
     /// As [`Self::take_window`], and calls `then` once remote rows are requested, of the first files if not
@@ -82,7 +82,7 @@ impl Direct {
         &self,
         offsets: &[u64],
         cuts: Cuts<'_>,
-        then: Then,
+        then: Option<Then>,
     ) -> Result<Vec<Gathered>> {
         let layout = self.table.layout();
         let Plan { reads, rows } = measure(Stage::Plan, || match run_of(offsets) {
@@ -218,7 +218,12 @@ impl Direct {
     }
 
     /// Returns the blocks, and whether they own their buffers.
-    fn read(&self, reads: Vec<Read>, keeps: bool, then: Then) -> Result<(Vec<RecordBatch>, bool)> {
+    fn read(
+        &self,
+        reads: Vec<Read>,
+        keeps: bool,
+        then: Option<Then>,
+    ) -> Result<(Vec<RecordBatch>, bool)> {
         if self.table.is_remote(&self.columns)? {
             return self.read_remote(&reads, keeps, then);
         }
@@ -246,9 +251,8 @@ impl Direct {
         &self,
         reads: &[Read],
         keeps: bool,
-        then: Then,
+        mut then: Option<Then>,
     ) -> Result<(Vec<RecordBatch>, bool)> {
-        let mut then = Some(then);
         let mut blocks = Vec::with_capacity(reads.len());
         let mut are_owned = true;
         for reads in reads.chunks(remote_files_at_once()) {
@@ -277,7 +281,7 @@ impl Scan for Direct {
     fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
-        Ok(self.read(reads, keeps, Box::new(|| ())).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, keeps, None).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn scan_parts(
@@ -305,7 +309,7 @@ impl Scan for Direct {
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
-        Ok(self.read(reads, true, Box::new(|| ())).map_err(|error| self.table.changed(error))?.0)
+        Ok(self.read(reads, true, None).map_err(|error| self.table.changed(error))?.0)
     }
 
     fn weights(&self) -> Result<Weights> {

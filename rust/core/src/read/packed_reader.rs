@@ -269,7 +269,7 @@ impl PackedReader {
                 let (resident, threads) = (Arc::downgrade(&self.resident), self.threads);
                 let table = Arc::clone(direct.table());
                 let fill = move || fill_when_idle(&resident, threads, &table);
-                let first = direct.take_window_then(offsets, cuts, Box::new(fill))?;
+                let first = direct.take_window_then(offsets, cuts, Some(Box::new(fill)))?;
                 let counter = &self.resident.counters.rows_direct;
                 counter.fetch_add(offsets.len() as u64, Ordering::Relaxed);
                 return Ok(Some(first));

@@ -56,21 +56,24 @@ pub(super) struct Requested {
     done: usize,
 }
 
-/// The columns of long values, by their places.
+/// Columns of long values, by their places.
+type ByPlace = Vec<(usize, LongRows)>;
+
+/// The columns of long values of some rows.
 enum Long {
     /// Those of a mapped file are found at once.
-    Found(Vec<(usize, LongRows)>),
+    Found(ByPlace),
     /// Those of another file are fetched; `None` once they were waited for.
-    Pending(Option<Task<Vec<(usize, LongRows)>>>),
+    Pending(Option<Task<Result<ByPlace>>>),
 }
 
 impl Long {
     /// Returns the columns, when they are there.
-    fn found(&mut self) -> Result<&mut Vec<(usize, LongRows)>> {
+    fn found(&mut self) -> Result<&mut ByPlace> {
         if let Self::Pending(task) = self
             && let Some(task) = task.take()
         {
-            *self = Self::Found(task.wait()?);
+            *self = Self::Found(task.wait()??);
         }
         match self {
             Self::Found(found) => Ok(found),
