@@ -223,6 +223,32 @@ def token_in_its_file(monkeypatch, tmp_path) -> dict[str, str]:
     return {}
 
 
+def token_of_older_programs(monkeypatch, tmp_path) -> dict[str, str]:
+    monkeypatch.setenv("HUGGINGFACE_TOKEN", TOKEN)
+    return {}
+
+
+def token_before_that_of_older_programs(monkeypatch, tmp_path) -> dict[str, str]:
+    monkeypatch.setenv("HUGGINGFACE_TOKEN", "hf_other")
+    return token_in_the_environment(monkeypatch, tmp_path)
+
+
+def token_in_another_file(monkeypatch, tmp_path) -> dict[str, str]:
+    token_in_its_file(monkeypatch, tmp_path)
+    (tmp_path / "mine").write_text(TOKEN)
+    (tmp_path / "home" / "token").write_text("hf_other")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "mine"))
+    return {}
+
+
+def token_of_the_environment_before_that_in_a_file(
+    monkeypatch, tmp_path
+) -> dict[str, str]:
+    token_in_its_file(monkeypatch, tmp_path)
+    (tmp_path / "home" / "token").write_text("hf_other")
+    return token_in_the_environment(monkeypatch, tmp_path)
+
+
 def token_before_that_of_the_environment(monkeypatch, tmp_path) -> dict[str, str]:
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     return {"token": TOKEN}
@@ -233,7 +259,11 @@ def token_before_that_of_the_environment(monkeypatch, tmp_path) -> dict[str, str
     [
         token_as_option,
         token_in_the_environment,
+        token_of_older_programs,
+        token_before_that_of_older_programs,
         token_in_its_file,
+        token_in_another_file,
+        token_of_the_environment_before_that_in_a_file,
         token_before_that_of_the_environment,
     ],
 )
@@ -312,6 +342,12 @@ def test_an_endpoint_that_nobody_serves_is_named(hub, monkeypatch):
 def test_options_that_cannot_be_used_are_named(hub, options, named):
     with pytest.raises(errors.StorageError, match=named):
         ll.open(URI, storage_options=options)
+
+
+def test_redirects_without_an_end_are_an_error(hub):
+    hub.trouble = lambda path: path
+    with pytest.raises(errors.StorageError, match="redirects"):
+        ll.open(URI, storage_options={"client_max_retries": "0"})
 
 
 # Faults

@@ -36,10 +36,11 @@ def many(tmp_path_factory):
 
 
 def first_batch(server, cache_dir):
+    """Read the only batch of a loader: nothing is asked for ahead of another one."""
     perm = ll.open("s3://bucket/t.lance", storage_options=server.options)
     perm = perm.with_read(cache_dir=cache_dir).with_format("arrow").shuffle(seed=3)
-    batches = iter(perm.loader(BATCH, threads=1))
-    return next(batches)
+    (batch,) = perm.with_take(BATCH).loader(BATCH, threads=1)
+    return batch
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

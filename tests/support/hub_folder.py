@@ -45,7 +45,8 @@ class Hub:
         lifetime: Seconds for which a signed address is valid.
         fault: Called for each request for a signed address with its number; returns ``None``, a
             status, ``"short"`` (half of the body) or ``"reset"`` (no answer).
-        trouble: Called for each request to the Hub with its path; returns ``None`` or a status.
+        trouble: Called for each request to the Hub with its path; returns ``None``, a
+            status, or the address to ask instead.
         resolved: The files whose addresses were asked for, with the method.
         ranges: The ranges that were asked for at signed addresses.
         misplaced: What was sent to the wrong server, or asked by the wrong method.
@@ -114,6 +115,9 @@ class HubRequest(Request):
     def do_GET(self) -> None:
         url = urllib.parse.urlparse(self.path)
         if status := self.hub.trouble and self.hub.trouble(url.path):
+            if isinstance(status, str):
+                self.answer(307, headers={"Location": status})
+                return
             pause = self.hub.pause
             more = {} if pause is None else {"RateLimit": f'"api";r=0;t={pause}'}
             self.answer(status, headers=more)

@@ -38,6 +38,8 @@ SETTINGS = {
     # A node that was killed is found dead after three seconds, in place of fifteen.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    # A disk that is nearly full is not the fault of a test, which spills little.
+    "RAY_local_fs_capacity_threshold": "1.0",
     "RAY_prestart_worker_first_driver": "0",
     "OMP_NUM_THREADS": "1",
     # No credentials of the machine that the tests run on.

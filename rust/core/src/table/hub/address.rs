@@ -45,8 +45,8 @@ impl Repository {
         let mut parts = uri.strip_prefix(SCHEME)?.split('/');
         let kind = parts.next()?;
         // As in Lance, also in the singular.
-        let is_it = |known: &&&str| **known == kind || known.strip_suffix('s') == Some(kind);
-        let kind = KINDS.iter().find(is_it)?;
+        let matches = |known: &&&str| **known == kind || known.strip_suffix('s') == Some(kind);
+        let kind = KINDS.iter().find(matches)?;
         let mut named = || parts.next().filter(|part| !part.is_empty()).map(str::to_string);
         let (owner, name) = (named()?, named()?);
         let revision = option(options, &REVISION).filter(|revision| !revision.is_empty());

@@ -14,7 +14,7 @@ use crate::error::StoreFault;
 use crate::files::jittered;
 use crate::runtime;
 
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 /// The first pause before another attempt, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl Client {
     }
 
     /// Returns whether an address is at the Hub.
-    pub(super) fn is_home(&self, url: &Url) -> bool {
+    pub(super) fn is_at_hub(&self, url: &Url) -> bool {
         url.origin() == self.endpoint().origin()
     }
 
@@ -73,7 +73,7 @@ impl Client {
         range: Option<&GetRange>,
         path: &Path,
     ) -> Result<Answer> {
-        self.patiently(&Method::GET, url, range, path).await
+        self.with_retries(&Method::GET, url, range, path).await
     }
 
     /// Asks where a file lies; an answer that names another host is not followed.
@@ -82,10 +82,10 @@ impl Client {
     ///
     /// As of [`Self::get`].
     pub(super) async fn head(&self, url: &Url, path: &Path) -> Result<Answer> {
-        self.patiently(&Method::HEAD, url, None, path).await
+        self.with_retries(&Method::HEAD, url, None, path).await
     }
 
-    async fn patiently(
+    async fn with_retries(
         &self,
         method: &Method,
         url: &Url,
@@ -105,9 +105,9 @@ impl Client {
                 Err(error) => (error, None),
             };
             let wait = wait.unwrap_or_default() + jittered(pause, start.elapsed());
-            let is_over = start.elapsed() + wait > self.settings.patience;
-            let may_pass = StoreFault::of(&error).may_pass;
-            if !may_pass || retries == self.settings.most || is_over {
+            let is_over = start.elapsed() + wait > self.settings.retry_timeout;
+            let is_transient = StoreFault::of(&error).may_pass;
+            if !is_transient || retries == self.settings.max_retries || is_over {
                 return Err(error);
             }
             retries += 1;
@@ -122,17 +122,17 @@ impl Client {
         mut url: Url,
         range: Option<&GetRange>,
     ) -> Result<Answer> {
-        for _ in 0..MOST_REDIRECTS {
+        for _ in 0..MAX_REDIRECTS {
             let answer = self
                 .once(method, url, range)
                 .await
                 .map_err(|error| Error::Generic { store: "Hugging Face", source: error.into() })?;
             match answer.elsewhere() {
-                Some(next) if *method == Method::GET || self.is_home(&next) => url = next,
+                Some(next) if *method == Method::GET || self.is_at_hub(&next) => url = next,
                 _ => return Ok(answer),
             }
         }
-        Err(failed(format!("more than {MOST_REDIRECTS} redirects")))
+        Err(failed(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     async fn once(
@@ -154,7 +154,7 @@ impl Client {
         if let Some(range) = range.and_then(|range| range.to_string().parse().ok()) {
             headers.insert(RANGE, range);
         }
-        if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_home(&url)) {
+        if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_at_hub(&url)) {
             headers.insert(AUTHORIZATION, token.clone());
         }
         let (parts, body) = self.http.execute(request).await?.into_parts();

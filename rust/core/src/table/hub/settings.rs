@@ -11,7 +11,7 @@ use reqwest::header::HeaderValue;
 use super::super::options::{StorageOptions, option};
 use super::answer::failed;
 
-const HOME: &str = "https://huggingface.co";
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const ENDPOINT: &str = "HF_ENDPOINT";
 /// As Lance has them for other stores.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,15 +31,15 @@ pub(super) struct Settings {
     pub(super) proxy: Option<String>,
     pub(super) allow_http: bool,
     /// How long, and how often, a request is made again.
-    pub(super) patience: Duration,
-    pub(super) most: u32,
+    pub(super) retry_timeout: Duration,
+    pub(super) max_retries: u32,
     /// Whether files are to be fetched by the protocol of Xet.
     pub(super) is_xet: bool,
 }
 
 impl Settings {
     pub(super) fn new(options: &StorageOptions) -> Result<Self> {
-        let endpoint = set(ENDPOINT).unwrap_or_else(|| HOME.to_string());
+        let endpoint = set(ENDPOINT).unwrap_or_else(|| DEFAULT_ENDPOINT.to_string());
         let parsed = Url::parse(&endpoint).ok().filter(Url::has_host);
         let endpoint = parsed
             .ok_or_else(|| failed(format!("the variable {ENDPOINT} is not an address of HTTP")))?;
@@ -58,9 +58,9 @@ impl Settings {
             timeout: seconds("timeout", TIMEOUT)?,
             connect_timeout: seconds("connect_timeout", CONNECT_TIMEOUT)?,
             proxy: option(options, &["proxy_url"]),
-            patience: number("client_retry_timeout")
+            retry_timeout: number("client_retry_timeout")
                 .map_or(RETRY_TIMEOUT, |seconds| Duration::from_secs(u64::from(seconds))),
-            most: number("client_max_retries").unwrap_or(MAX_RETRIES),
+            max_retries: number("client_max_retries").unwrap_or(MAX_RETRIES),
             is_xet: mode.is_some_and(|mode| mode.eq_ignore_ascii_case("xet")),
         })
     }
@@ -130,7 +130,7 @@ mod tests {
         let found = found.unwrap();
         assert_eq!(found.token.as_ref().unwrap(), "Bearer secret");
         assert!(!format!("{found:?}").contains("secret"));
-        assert_eq!((found.timeout, found.most), (Duration::from_mins(2), 0));
+        assert_eq!((found.timeout, found.max_retries), (Duration::from_mins(2), 0));
         assert!(found.is_xet);
     }
 

@@ -27,8 +27,8 @@ use crate::runtime::lock;
 const LIFETIME: Duration = Duration::from_mins(10);
 /// How long before that it is no longer used.
 const MARGIN: Duration = Duration::from_secs(30);
-/// Of how many files it is known where they lie.
-const MOST_FILES: usize = 8192;
+/// How many locations are remembered at most.
+const MAX_LOCATIONS: usize = 8192;
 /// The endings of files that are never written twice, and read in many parts.
 const DATA: [&str; 2] = ["lance", "blob"];
 
@@ -37,11 +37,12 @@ const DATA: [&str; 2] = ["lance", "blob"];
 pub(super) struct HubStore {
     client: Arc<Client>,
     repository: Repository,
-    locations: Mutex<HashMap<Path, Shared<BoxFuture<'static, Found>>>>,
+    locations: Mutex<HashMap<Path, LocationRequest>>,
 }
 
 /// Where a file lies; the errors of a request are those of all that wait for it.
 type Found = std::result::Result<Location, Arc<Error>>;
+type LocationRequest = Shared<BoxFuture<'static, Found>>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Location {
@@ -94,7 +95,7 @@ impl HubStore {
                 | Error::PermissionDenied { .. }
                 | Error::NotFound { .. })
         );
-        if !is_refused || self.client.is_home(&location.url) {
+        if !is_refused || self.client.is_at_hub(&location.url) {
             return answer;
         }
         self.forget(path, &location);
@@ -113,34 +114,9 @@ impl HubStore {
         Ok(size)
     }
 
-    /// Returns where a file lies. Those that ask at the same time share a request.
+    /// Returns where a file lies.
     async fn location(&self, path: &Path) -> Result<Location> {
-        let found = {
-            let mut locations = lock(&self.locations);
-            let known = locations.get(path).filter(|location| match location.peek() {
-                None => true,
-                Some(Ok(location)) => location.is_valid(),
-                Some(Err(_)) => false,
-            });
-            if let Some(known) = known {
-                known.clone()
-            } else {
-                if locations.len() >= MOST_FILES {
-                    // Each costs a request.
-                    locations.clear();
-                }
-                let (client, url) = (Arc::clone(&self.client), self.url(path));
-                let asked = path.clone();
-                let found = async move {
-                    let answer = client.head(&url, &asked).await;
-                    answer.map(|answer| Location::of(&answer)).map_err(Arc::new)
-                };
-                let found = found.boxed().shared();
-                locations.insert(path.clone(), found.clone());
-                found
-            }
-        };
-        found.await.map_err(|error| match &*error {
+        self.request(path).await.map_err(|error| match &*error {
             Error::NotFound { path, .. } => {
                 Error::NotFound { path: path.clone(), source: error.into() }
             }
@@ -148,14 +124,35 @@ impl HubStore {
         })
     }
 
+    /// Returns the request for the location of a file, which those that wait at the same time share.
+    fn request(&self, path: &Path) -> LocationRequest {
+        let mut locations = lock(&self.locations);
+        let known = locations.get(path).filter(|request| match request.peek() {
+            None => true,
+            Some(Ok(location)) => location.is_valid(),
+            Some(Err(_)) => false,
+        });
+        if let Some(known) = known {
+            return known.clone();
+        }
+        if locations.len() >= MAX_LOCATIONS {
+            // Each costs a request.
+            locations.clear();
+        }
+        let (client, url, asked) = (Arc::clone(&self.client), self.url(path), path.clone());
+        let request = async move {
+            let answer = client.head(&url, &asked).await;
+            answer.map(|answer| Location::of(&answer)).map_err(Arc::new)
+        };
+        let request = request.boxed().shared();
+        locations.insert(path.clone(), request.clone());
+        request
+    }
+
     fn forget(&self, path: &Path, location: &Location) {
         let mut locations = lock(&self.locations);
-        let is_it = |known: &Shared<_>| {
-            known
-                .peek()
-                .is_some_and(|known: &Found| known.as_ref().is_ok_and(|known| known == location))
-        };
-        if locations.get(path).is_some_and(is_it) {
+        let known = locations.get(path).and_then(Shared::peek);
+        if known.is_some_and(|known| known.as_ref().is_ok_and(|known| known == location)) {
             locations.remove(path);
         }
     }
@@ -310,7 +307,44 @@ impl ObjectStore for HubStore {
 
 #[cfg(test)]
 mod tests {
+    use futures::executor::block_on;
+    use object_store::ObjectStoreExt as _;
+
+    use super::super::settings::Settings;
     use super::*;
+    use crate::table::options::StorageOptions;
+
+    fn store() -> HubStore {
+        let options = StorageOptions::new();
+        let (repository, _) = Repository::of("hf://datasets/o/r", &options).unwrap();
+        HubStore::new(Client::new(Settings::new(&options).unwrap()).unwrap(), repository)
+    }
+
+    #[test]
+    fn nothing_is_written() {
+        let (store, path) = (store(), Path::from("t"));
+        let refused = [
+            block_on(store.put(&path, PutPayload::new())).map(drop),
+            block_on(store.put_multipart(&path)).map(drop),
+            block_on(store.delete(&path)),
+            block_on(store.copy(&path, &path)),
+        ];
+        for result in refused {
+            assert!(matches!(result, Err(Error::NotImplemented { .. })), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_locations_are_remembered_as_may_be() {
+        let store = store();
+        let pending = || futures::future::pending::<Found>().boxed().shared();
+        for number in 0..MAX_LOCATIONS {
+            lock(&store.locations).insert(Path::from(number.to_string()), pending());
+        }
+        let path = Path::from("one more");
+        drop(store.request(&path));
+        assert_eq!(lock(&store.locations).keys().collect::<Vec<_>>(), [&path]);
+    }
 
     #[test]
     fn signed_addresses_are_used_until_they_expire() {
