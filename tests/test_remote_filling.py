@@ -73,6 +73,28 @@ def test_blocks_are_asked_for_as_a_whole(folder, server, tmp_path):
     assert server.bytes <= 1.05 * data_bytes(folder)
 
 
+def test_what_files_say_of_their_pages_is_asked_for_together(folder, tmp_path):
+    """Before any rows: each file would be waited for otherwise, one after another."""
+    asked = []
+
+    class Timed(s3_folder.Request):
+        def do_GET(self):
+            came = time.monotonic()
+            time.sleep(0.3)
+            super().do_GET()
+            if (span := self.headers.get("Range")) and "/data/" in self.path:
+                first, last = span.removeprefix("bytes=").split("-")
+                asked.append((came, time.monotonic(), int(last) - int(first)))
+
+    with counting_s3.serving(folder, request=Timed) as server:
+        perm = open_table(server, tmp_path).shuffle(seed=3)
+        next(iter(perm.loader(BATCH, threads=1)))
+    long = min(answered for _, answered, length in asked if length > 1 << 20)
+    short = [came for came, _, length in asked if length < 16 << 10]
+    assert len(short) >= COLUMNS * FRAGMENTS
+    assert max(short) < long
+
+
 def test_a_first_batch_of_a_small_table_fetches_it_in_order(folder, server, tmp_path):
     loader = open_table(server, tmp_path).shuffle(seed=3).loader(BATCH)
     batches = iter(loader)

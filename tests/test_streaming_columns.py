@@ -177,7 +177,7 @@ def test_lists_beside_columns_are_interleaved_as_rows():
 
 def test_arrow_data_of_other_schemas_is_refused():
     batch = pa.record_batch({"x": [1, 2]})
-    with pytest.raises(ValueError, match="their schemas differ"):
+    with pytest.raises(ValueError, match="different schemas"):
         interleaved([[batch], [batch.rename_columns(["y"])]])
 
 

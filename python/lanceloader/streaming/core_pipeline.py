@@ -192,10 +192,11 @@ class CorePipeline:
 
         assert self.raw is not None
         _, i, start, _ = self.reads[self.num_reads]
-        batch = pa.record_batch(next(self.raw.batches))
+        native = next(self.raw.batches)
+        batch = pa.record_batch(native)
         nanos = sum(self.raw.watch.stats().stage_nanos)
         seconds, self.nanos = (nanos - self.nanos) * 1e-9, nanos
-        num_rows, num_bytes = batch.num_rows, batch.nbytes
+        num_rows, num_bytes = native.num_rows, native.nbytes
         self.counters.add(bytes_loaded=num_bytes, fetch_time=seconds)
         self.num_reads += 1
         self.num_read += num_rows

@@ -132,7 +132,7 @@ class OrderedRows:
             batch = pa.record_batch(native)
             nanos = sum(raw.watch.stats().stage_nanos)
             seconds, before = (nanos - before) * 1e-9, nanos
-            self.counters.add(bytes_loaded=batch.nbytes, fetch_time=seconds)
+            self.counters.add(bytes_loaded=native.nbytes, fetch_time=seconds)
             self.num_read += batch.num_rows
             del native
             yield batch

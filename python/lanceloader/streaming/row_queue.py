@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from lanceloader._native import Order, Table
-from lanceloader.numbers import numpy_of, offsets_of
+from lanceloader._native import round_robin
 from lanceloader.stages.concat import concat, library_of
 
 SLICED = "torch", "numpy"
@@ -154,51 +152,21 @@ def interleaved_values(parts: list[Any]) -> Any:
 
 
 def interleaved_arrow(parts: list[list[Any]]) -> Any:
-    """Interleave record batches, which the core copies once, or tables."""
+    """Interleave record batches or tables, which the core copies once.
+
+    Raises:
+        ValueError: If their schemas differ.
+    """
     import pyarrow as pa
 
     pieces = [piece for part in parts for piece in part]
     first = pieces[0]
     if len(parts) == 1:
         return concat(pieces)
-    order = turns_of(tuple(sum(piece.num_rows for piece in part) for part in parts))
-    if not isinstance(first, pa.RecordBatch) or first.num_columns == 0:
-        return concat(pieces).take(numpy_of(offsets_of(order)))
     if any(piece.schema != first.schema for piece in pieces):
-        concat(pieces)  # Raises ValueError: the schemas differ.
-    schema = first.schema
-    names = plain_names(tuple(schema.names))
-    if names != schema.names:
-        pieces = [pa.RecordBatch.from_arrays(one.columns, names) for one in pieces]
-    # Packing rows that are read once is not worth it.
-    reader = Table.from_arrow(pa.Table.from_batches(pieces)).reader(
-        [(name, name) for name in names], read="direct"
-    )
-    found = pa.record_batch(reader.read(order, 0, len(order)))
-    if found.schema.equals(schema, check_metadata=True):
-        return found
-    return pa.RecordBatch.from_arrays(found.columns, schema=schema)
-
-
-@lru_cache
-def plain_names(names: tuple[str, ...]) -> list[str]:
-    """Return the names, or numbers if the core would misread them: duplicates, paths and system columns."""
-    is_plain = len(set(names)) == len(names) and all(
-        name.isidentifier() and not name.startswith("_row") for name in names
-    )
-    return list(names) if is_plain else [str(at) for at in range(len(names))]
-
-
-@lru_cache(maxsize=64)
-def turns_of(lengths: tuple[int, ...]) -> Order:
-    """Return the order that takes one row of each part in turn.
-
-    Args:
-        lengths: The number of rows of each part, which lie end to end.
-    """
-    import numpy as np
-
-    starts = np.cumsum((0, *lengths[:-1]))
-    rows = np.arange(max(lengths))[:, None]
-    places = (rows + starts)[rows < np.array(lengths)]
-    return Order.listed(places.astype(np.uint64))
+        raise ValueError("batches of different schemas cannot be interleaved")
+    is_batch = isinstance(first, pa.RecordBatch)
+    data = pa.Table.from_batches(pieces) if is_batch else pa.concat_tables(pieces)
+    lengths = [sum(piece.num_rows for piece in part) for part in parts]
+    found = pa.record_batch(round_robin(data, lengths))
+    return found if is_batch else pa.Table.from_batches([found])

@@ -10,12 +10,12 @@ use arrow_array::{
     Array, ArrayRef, RecordBatch, RecordBatchIterator, RecordBatchReader, StructArray, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use lanceloader_core::gather::Gathered;
+use lanceloader_core::gather::{self, Gathered};
 use lanceloader_core::projection::num_bytes;
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::types::{PyAnyMethods, PyCapsule, PyCapsuleMethods, PyTuple, PyTypeMethods};
-use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pymethods};
+use pyo3::{Bound, PyAny, PyResult, Python, pyclass, pyfunction, pymethods};
 
 use crate::enter::enter;
 use crate::runs::{Run, runs_of};
@@ -210,6 +210,22 @@ pub(crate) fn columns_of(
             .map_err(|error| Error::arrow("Arrow data", &error))?;
         Ok((whole.columns().to_vec(), num_rows))
     })
+}
+
+/// Returns the rows of Arrow data, whose parts of `lengths` rows lie end to end, one of each part in
+/// turn.
+#[pyfunction]
+pub(crate) fn round_robin(
+    py: Python<'_>,
+    data: &Bound<'_, PyAny>,
+    lengths: Vec<usize>,
+) -> PyResult<Batch> {
+    let stream = stream_of(data)?;
+    let found = enter(py, || {
+        let (schema, batches) = collect(stream)?;
+        gather::round_robin(&schema, &batches, &lengths)
+    })?;
+    Ok(Batch::new(found))
 }
 
 pub(crate) fn arrow(error: arrow_schema::ArrowError) -> pyo3::PyErr {

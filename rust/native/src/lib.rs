@@ -32,7 +32,7 @@ mod _native {
     #[pymodule_export]
     use crate::classes::{Mix, Order};
     #[pymodule_export]
-    use crate::handoff::Batch;
+    use crate::handoff::{Batch, round_robin};
     #[pymodule_export]
     use crate::images::Recipe;
     #[pymodule_export]

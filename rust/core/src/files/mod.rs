@@ -3,6 +3,7 @@
 //! Both answer the requests of Lance's decoder ([`EncodingsIo`](lance_encoding::EncodingsIo)). All requests
 //! of a window are under way before the first answer is waited for.
 
+mod ahead;
 mod asked;
 mod copied;
 mod hedge;
@@ -12,6 +13,7 @@ mod remote;
 mod requests;
 mod traffic;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use copied::{Head, MOST_HEAD_BYTES, Record};
 pub(crate) use mapped::{Attempt, MappedFile};
 pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts, jittered};

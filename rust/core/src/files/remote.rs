@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arrow_buffer::Buffer;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, Either, try_join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lance_encoding::EncodingsIo;
 use lance_io::object_store::ObjectStore;
@@ -22,6 +22,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStoreExt};
 use twox_hash::XxHash3_64;
 
+use super::ahead::{Ahead, Slot};
 use super::asked::{Asked, Claim};
 use super::limits::{Limits, limits_of};
 use super::requests::{Part, Shape, cut, requests, runs};
@@ -231,6 +232,8 @@ pub(crate) struct RemoteFile {
     copy: Option<Arc<Copy>>,
     /// What is on its way to the copy.
     asked: Arc<Asked>,
+    /// What was asked for before it is read.
+    ahead: Arc<Slot>,
     /// Whether what is fetched is added to the copy.
     keeps: bool,
 }
@@ -243,7 +246,8 @@ impl RemoteFile {
             copy.map_err(|error| copies.fail(error)).ok().map(Arc::new)
         };
         let copy = source.copies.as_ref().and_then(open);
-        Self { source: Arc::clone(source), path, copy, asked: Arc::default(), keeps: true }
+        let (asked, ahead) = (Arc::default(), Arc::default());
+        Self { source: Arc::clone(source), path, copy, asked, ahead, keeps: true }
     }
 
     /// Returns the same file, of which nothing is added to the copy.
@@ -266,8 +270,32 @@ impl RemoteFile {
         read.map_err(|error| Error::store(&self.path, error))
     }
 
+    /// Asks for ranges that will be read soon, each as a whole, all at once.
+    ///
+    /// They are in memory until what is returned is dropped, and nothing of them is added to the copy.
+    pub(crate) fn ask_ahead(&self, ranges: Vec<Range<u64>>) -> Ahead {
+        let answers = self.without_keeping().fetch_missing(ranges.clone());
+        self.ahead.put(ranges, answers)
+    }
+
     /// Asks for what is missing, and returns what waits for it.
     fn fetch(
+        &self,
+        ranges: Vec<Range<u64>>,
+    ) -> impl Future<Output = object_store::Result<Vec<Bytes>>> + Send + 'static + use<> {
+        let Some(found) = self.ahead.find(&ranges) else {
+            return Either::Left(self.fetch_missing(ranges));
+        };
+        let file = self.clone();
+        Either::Right(async move {
+            match found.await {
+                Some(found) => Ok(found),
+                None => file.fetch_missing(ranges).await,
+            }
+        })
+    }
+
+    fn fetch_missing(
         &self,
         ranges: Vec<Range<u64>>,
     ) -> impl Future<Output = object_store::Result<Vec<Bytes>>> + Send + 'static + use<> {

@@ -19,7 +19,7 @@ use super::weights::{self, Weights};
 use super::window::{Blocks, cut};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::files::{SINGLE_BYTES, copy_parts};
+use crate::files::{Ahead, SINGLE_BYTES, copy_parts};
 use crate::gather::Gathered;
 use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
@@ -36,6 +36,9 @@ const ASKED_AT_ONCE: usize = 32;
 const A_WAIT: Duration = Duration::from_millis(1);
 /// Threads that wait at once for what files say of their pages.
 const ASKED_TOGETHER: usize = 128;
+
+/// The most bytes of what files say of their pages that are asked for ahead.
+const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 /// Rows that touch less than this fraction (one in `FEW`) of a table may be fetched twice.
 const FEW: u128 = 32;
@@ -351,6 +354,23 @@ impl Scan for Direct {
             runs.into_iter().map(scaled).collect::<Vec<_>>()
         });
         Ok(Weights::new(runs).with_longest(longest))
+    }
+
+    fn ask_ahead(&self) -> Result<Vec<Ahead>> {
+        let indexes: Vec<usize> = (0..self.table.layout().fragments().len()).collect();
+        if indexes.len() > remote_files_at_once() || !self.table.is_remote(&self.columns)? {
+            return Ok(Vec::new());
+        }
+        let readers = self.table.fragments(&indexes, &self.columns);
+        let readers = readers.map_err(|error| self.table.changed(error))?;
+        let all: Vec<_> = readers.iter().flat_map(FragmentReader::far_indexes).collect();
+        let length = |range: &Range<u64>| range.end - range.start;
+        let bytes: u64 = all.iter().flat_map(|(_, ranges)| ranges).map(length).sum();
+        if bytes > MAX_INDEX_BYTES {
+            return Ok(Vec::new());
+        }
+        let all = all.into_iter().filter(|(_, ranges)| !ranges.is_empty());
+        Ok(all.map(|(file, ranges)| file.ask_ahead(ranges)).collect())
     }
 
     fn is_remote(&self) -> bool {

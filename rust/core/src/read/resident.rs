@@ -7,8 +7,8 @@ mod attempt;
 mod fill;
 mod filling;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;
@@ -20,6 +20,7 @@ use super::setback::Setback;
 use super::weights::Weights;
 use crate::cache::{Block, Cache, Entry, Found};
 use crate::error::{Error, Result};
+use crate::files::Ahead;
 use crate::packed::{Heads, Packing};
 use crate::runtime::PerProcess;
 
@@ -83,6 +84,8 @@ pub(super) struct Resident {
     detached: Setback,
     blocks: ArcSwap<Blocks>,
     filling: PerProcess<ArcSwapOption<Filling>>,
+    /// What the scan was asked for ahead of filling.
+    ahead: Mutex<Vec<Ahead>>,
     /// Why filling ended early.
     failure: Setback,
     pub(super) counters: Counters,
@@ -149,6 +152,7 @@ impl Resident {
             detached: Setback::default(),
             blocks: ArcSwap::from_pointee(blocks),
             filling: PerProcess::new(),
+            ahead: Mutex::default(),
             failure: Setback::default(),
             counters: Counters::default(),
         };

@@ -7,6 +7,7 @@ use arrow_schema::SchemaRef;
 
 use super::weights::Weights;
 use crate::error::Result;
+use crate::files::Ahead;
 use crate::packed::Packing;
 
 /// Rows that are decoded at a time, at most.
@@ -50,6 +51,12 @@ pub(super) trait Scan: std::fmt::Debug + Send + Sync {
 
     /// Returns about how many bytes the rows have, by what is known without reading them.
     fn weights(&self) -> Result<Weights>;
+
+    /// Asks another machine for what files say of their pages, of all files together, before rows are
+    /// scanned: each page would be waited for otherwise. It is kept until what is returned is dropped.
+    fn ask_ahead(&self) -> Result<Vec<Ahead>> {
+        Ok(Vec::new())
+    }
 
     /// Returns whether rows come from another machine, where reading waits and does not compute.
     fn is_remote(&self) -> bool {

@@ -93,6 +93,25 @@ impl FragmentReader {
         far.collect()
     }
 
+    /// Returns the buffers that say where values lie in the pages of the columns that Lance decodes, in
+    /// files on other machines: all of a page but the longest. Lance reads each as a whole.
+    pub(crate) fn far_indexes(&self) -> Vec<(Arc<RemoteFile>, Vec<Range<u64>>)> {
+        let indexes_of = |page: &PageInfo| {
+            let buffers = &page.buffer_offsets_and_sizes;
+            let values = (0..buffers.len()).max_by_key(|&at| buffers[at].1);
+            let others = buffers.iter().enumerate().filter(move |(at, _)| Some(*at) != values);
+            let ranges = others.map(|(_, &(start, bytes))| start..start.saturating_add(bytes));
+            ranges.filter(|range| range.start < range.end).collect::<Vec<_>>()
+        };
+        let far = self.files.iter().filter_map(|columns| {
+            let file = columns.file.remote.as_ref()?;
+            let decoded = columns.metadata.decoded();
+            let pages = decoded.flat_map(|info| info.page_infos.iter());
+            Some((Arc::clone(file), pages.flat_map(indexes_of).collect()))
+        });
+        far.collect()
+    }
+
     /// Returns whether reads wait, for another machine or a disk.
     pub(crate) fn is_remote(&self) -> bool {
         self.files.iter().any(|columns| columns.file.is_remote())

@@ -50,6 +50,12 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
+    /// Returns the columns that are read by Lance's decoder.
+    pub(super) fn decoded(&self) -> impl Iterator<Item = &Arc<ColumnInfo>> {
+        let all = self.infos.iter().zip(&self.long);
+        all.filter(|(_, long)| long.is_none()).map(|(info, _)| info)
+    }
+
     /// Returns the column at a place among `infos`, if it holds long values.
     pub(super) fn long(&self, at: u32) -> Option<&LongColumn> {
         self.long.get(at as usize)?.as_ref()

@@ -10,6 +10,7 @@ use crate::address_space::check_room;
 use crate::cache::{Block, Claim, Entry, Rows};
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
+use crate::runtime::lock;
 
 /// Bytes that are decoded at a time while a block is filled.
 const SCAN_BYTES: u64 = 8 << 20;
@@ -90,6 +91,12 @@ impl Resident {
                     _ => runs.push(vec![wanted]),
                 },
             }
+        }
+        // Whoever packs the first block, of all processes.
+        if runs.first().is_some_and(|run| run[0].block == 0) {
+            let ahead = self.scan.ask_ahead()?;
+            let before = std::mem::replace(&mut *lock(&self.ahead), ahead);
+            drop(before);
         }
         runs.into_iter().try_for_each(|run| self.pack_run(run, rows, each))
     }

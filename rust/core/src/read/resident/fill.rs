@@ -15,7 +15,7 @@ use crate::cache::Block;
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::PackedRows;
-use crate::runtime;
+use crate::runtime::{self, lock};
 
 /// What all that is under way may take beside the rows that are kept.
 const UNDER_WAY_BYTES: u64 = 192 << 20;
@@ -146,7 +146,10 @@ fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
     if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
         resident.failure.note(error);
     }
-    filling.threads.fetch_sub(1, Ordering::Relaxed);
+    let is_last = filling.threads.fetch_sub(1, Ordering::Relaxed) == 1;
+    if let Some(resident) = resident.upgrade().filter(|_| is_last) {
+        lock(&resident.ahead).clear();
+    }
     filling.progress.notify_all();
 }
 
