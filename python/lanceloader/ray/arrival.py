@@ -1,4 +1,4 @@
-"""What a task runs first on a node, which may lack lanceloader.
+"""The first function that a task runs on a node, which may lack lanceloader.
 
 Ray pickles the functions of this module by value, so they must not need the package.
 """

@@ -1,4 +1,4 @@
-"""Ranges of positions, as tasks read them: in Arrow batches, within a bounded memory."""
+"""Ranges of positions, and the Arrow batches that tasks read at them within bounded memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 MOST_SCANS = 30
-"""The most tasks where each one scans the table to write its rows to scratch files."""
+"""The maximum number of tasks if each task scans the whole table to write scratch files."""
 
 LEAST_LIMIT = 64 << 20
-"""The least memory for the rows of a task, in bytes."""
+"""The minimum memory for the rows of a task, in bytes."""
 
 
 def has_functions(perm: Permutation) -> bool:
@@ -42,7 +42,7 @@ def has_functions(perm: Permutation) -> bool:
 
 
 def row_bytes_of(perm: Permutation) -> int | None:
-    """Return about how many bytes a row has in memory, or ``None`` if that is unknown.
+    """Return the approximate number of bytes of a row in memory, or ``None`` if it is unknown.
 
     Looks at a few hundred rows if the types do not say.
     """
@@ -53,7 +53,7 @@ def row_bytes_of(perm: Permutation) -> int | None:
 
 
 def strategy_of(perm: Permutation) -> str:
-    """Return how the rows would be read together."""
+    """Return the strategy by which one process would read all rows."""
     reader = perm.open_reader()
     return (
         reader.strategy(perm.order) if isinstance(reader, _native.Reader) else "direct"
@@ -61,9 +61,9 @@ def strategy_of(perm: Permutation) -> str:
 
 
 def for_parts(perm: Permutation) -> Permutation:
-    """Return a permutation whose parts are read as all rows together would be.
+    """Return a permutation whose parts are read by the strategy for all rows.
 
-    A part by itself may be too small to be worth packed rows or scratch files.
+    A part alone may seem too small for packed rows or scratch files to be worthwhile.
     """
     strategy = strategy_of(perm)
     if strategy == "resident":
@@ -75,22 +75,22 @@ def for_parts(perm: Permutation) -> Permutation:
 
 
 def limit_of(perm: Permutation) -> int:
-    """Return how many bytes of rows a task may hold, where they are many and short."""
+    """Return how many bytes of rows a task may hold with the ``"external"`` strategy."""
     limit = perm.read_options.memory_limit
     if limit is not None:
         return limit
-    # Tasks of a node share its memory.
+    # The tasks of a node share its memory.
     reader = perm.open_reader()
     assert isinstance(reader, _native.Reader)
     return max(LEAST_LIMIT, reader.choice().memory_bytes // (os.cpu_count() or 1))
 
 
 def cut(perm: Permutation, parts: int) -> list[range]:
-    """Cut positions into ranges that differ by one row at most, none of them empty.
+    """Cut the positions of a permutation into non-empty ranges whose lengths differ by one at most.
 
     Args:
         perm: The permutation.
-        parts: How many ranges there should be. There are fewer if each one costs a scan.
+        parts: The maximum number of ranges. There are fewer if each range costs a scan.
     """
     if parts > MOST_SCANS and perm.num_rows and strategy_of(perm) == "external":
         parts = MOST_SCANS
@@ -98,7 +98,7 @@ def cut(perm: Permutation, parts: int) -> list[range]:
 
 
 def ranges(num_rows: int, parts: int) -> list[range]:
-    """Cut a number of rows into ranges that differ by one row at most, none of them empty."""
+    """Cut ``range(num_rows)`` into non-empty ranges whose lengths differ by one at most."""
     parts = min(parts, num_rows)
     ends = [part * num_rows // parts for part in range(parts + 1)] if parts else []
     return [range(start, stop) for start, stop in itertools.pairwise(ends)]
@@ -107,7 +107,7 @@ def ranges(num_rows: int, parts: int) -> list[range]:
 def arrow_batches(perm: Permutation, positions: range) -> Iterator[pa.RecordBatch]:
     """Yield the rows at some positions, after the functions of ``map``.
 
-    Batches have a few megabytes, or as many rows as functions get.
+    Batches have a few megabytes, or ``FUNCTION_ROWS`` rows if there are functions.
 
     Args:
         perm: The permutation.

@@ -1,4 +1,4 @@
-"""``clean``: what jobs that died have left of tables."""
+"""``clean``: removes the files of tables that failed jobs have left behind."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ TRANSACTIONS = "_transactions/"
 def clean(
     uri: str | os.PathLike[str], *, storage_options: StorageOptions | None = None
 ) -> int:
-    """Remove what jobs that died have left of a table, and return how many files that were.
+    """Remove the files of a table that failed jobs have left behind, and return their number.
 
-    ``materialize`` removes what its own tasks leave. If its driver is killed, or a node that was
-    given up writes on, files without a table remain. All versions of a table stay as they are.
+    ``materialize`` removes the files that its own tasks leave. If its driver is killed, or a node that Ray
+    has given up continues to write, files without a table remain. All versions of a table stay as they are.
 
-    Call this while nobody writes the table: files of a commit that is under way are removed.
+    Call this while nothing writes the table: files of a commit in progress would be removed.
 
     Args:
-        uri: The path or URI that was to be written.
+        uri: The path or URI that the jobs were to write.
         storage_options: Options of the object store of a URI.
 
     Raises:
-        FileExistsError: If a process of this machine is writing the table.
+        FileExistsError: If a process on this machine is writing the table.
         ImportError: If pylance is not installed.
-        ValueError: If there are files that are no part of a table.
+        ValueError: If there are files that are not part of a table.
 
     Example:
         >>> lanceloader.ray.clean("s3://bucket/shuffled.lance")  # doctest: +SKIP
@@ -61,7 +61,7 @@ def clean(
 
 
 def remove_staged(target: Path) -> int:
-    """Remove the folder in which a table was being written, and return how many files it held."""
+    """Remove the staging folder of a table, and return the number of its files."""
     folder = target.with_name(f".{target.name}.partial")
     if not folder.exists():
         return 0
@@ -71,11 +71,11 @@ def remove_staged(target: Path) -> int:
 
 
 def remove_from_table(place: Place) -> int:
-    """Remove files that no version of a table uses, and return how many."""
+    """Remove the files that no version of a table uses, and return their number."""
     before = len(place.files())
     lance = importlib.import_module("lance")
     dataset = lance.dataset(place.uri, storage_options=place.storage_options or None)
-    # No version is older than this, so that only files without one are removed.
+    # No version is this old, so only files that belong to no version are removed.
     dataset.cleanup_old_versions(
         older_than=dt.timedelta(days=36_500), delete_unverified=True
     )
@@ -83,7 +83,7 @@ def remove_from_table(place: Place) -> int:
 
 
 def unused_files(place: Place, fragments: list[Any]) -> list[str]:
-    """Return the data files that no fragment has, such as those of tasks that died."""
+    """Return the data files that belong to none of the fragments, such as those of failed tasks."""
     used = tuple(file.removesuffix(".lance") for file in data_files(fragments))
     return [
         file
@@ -93,5 +93,5 @@ def unused_files(place: Place, fragments: list[Any]) -> list[str]:
 
 
 def remove_unused(place: Place, fragments: list[Any]) -> None:
-    """Remove the data files that no fragment has."""
+    """Remove the data files that belong to none of the fragments."""
     place.remove(unused_files(place, fragments))

@@ -1,4 +1,4 @@
-"""The data source of Ray Data: read tasks that are ranges of positions."""
+"""The data source of Ray Data, whose read tasks are ranges of positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
-from lanceloader.ray.recipe import noting_credentials, travels
+from lanceloader.ray.recipe import credentials_hint, reduce_for_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,14 +41,14 @@ class ReadRange:
     def __call__(self) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        with noting_credentials():
+        with credentials_hint():
             perm = self.recipe.open(self.columns)
             for batch in arrow_batches(perm, range(self.start, self.stop)):
                 yield pa.Table.from_batches([batch])
 
     def __reduce__(self) -> Any:
         arguments = self.recipe, self.columns, self.start, self.stop
-        return travels(type(self), *arguments)
+        return reduce_for_nodes(type(self), *arguments)
 
     @property
     def __name__(self) -> str:
@@ -59,11 +59,11 @@ class PermutationDatasource(Datasource):  # type: ignore[misc]
     """The rows of a permutation, in its order."""
 
     def __init__(self, perm: Permutation, recipe: Recipe) -> None:
-        """Keep both.
+        """Create a data source.
 
         Args:
             perm: The permutation, as this process reads it.
-            recipe: The same, as tasks and other processes read it.
+            recipe: The same permutation, as tasks and other processes read it.
         """
         super().__init__()
         self._perm: Permutation | None = perm
@@ -80,7 +80,7 @@ class PermutationDatasource(Datasource):  # type: ignore[misc]
         return self._is_projectable
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Return the bytes of all rows, or ``None`` if they are unknown."""
+        """Return the number of bytes of all rows, or ``None`` if it is unknown."""
         return self._bytes_of(self._columns())
 
     def get_read_tasks(
@@ -92,8 +92,8 @@ class PermutationDatasource(Datasource):  # type: ignore[misc]
         """Return tasks that together read every row once, in order.
 
         Args:
-            parallelism: The number of tasks, if there are as many rows.
-            per_task_row_limit: The most rows that a task has to read.
+            parallelism: The number of tasks, if there are at least as many rows.
+            per_task_row_limit: The maximum number of rows that a task has to read.
             data_context: Unused.
         """
         del data_context

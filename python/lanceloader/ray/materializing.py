@@ -1,4 +1,4 @@
-"""``materialize``: rows as a new table, whose fragments tasks write."""
+"""``materialize``: writes rows as a new table, whose fragments are written by tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lanceloader.ray.cleaning import remove_unused, unused_files
 from lanceloader.ray.nodes import POLL_SECONDS, RETRIES, as_completed, task_count
 from lanceloader.ray.passes import Passes, in_order
 from lanceloader.ray.reading import check_permutation
-from lanceloader.ray.recipe import Recipe, noting_credentials
+from lanceloader.ray.recipe import Recipe, credentials_hint
 from lanceloader.ray.stopping import Stop
 from lanceloader.ray.tables import Place, data_files
 from lanceloader.sources.secrets import travelling, without_secrets
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["materialize"]
 
 LEAST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
-"""The bytes of rows that a task writes, if there are as many."""
+"""The minimum and maximum bytes of rows per task, if there are as many."""
 
 BUFFER_BYTES, COLUMN_BYTES = 256 << 20, 8 << 20
-"""The most bytes that a task holds back to write pages, of all columns and of one."""
+"""The maximum bytes that a task buffers to write pages, of all columns and of one."""
 
 
 def materialize(
@@ -56,9 +56,9 @@ def materialize(
 
     ``perm.materialize(uri, engine="ray")`` calls this, and returns a permutation of the new table.
 
-    Each task reads the rows at its positions and writes them as fragments; the driver makes the
-    table of these when all are there, in one step. Tasks that die are started again. A folder must
-    be on storage that all nodes share.
+    Each task reads the rows at its positions and writes them as fragments. The driver commits all
+    fragments as a table at once. Tasks that die are started again. A folder must be on storage that
+    all nodes share.
 
     Args:
         perm: The permutation.
@@ -66,7 +66,7 @@ def materialize(
         storage_options: Options of the object store of a URI, for the driver and for tasks.
         send_credentials: Whether tasks get the credentials among these options and those of the
             table that is read. Otherwise, every node needs its own.
-        num_tasks: The number of tasks; by default as many as give each CPU some, of 32 MiB to 1 GiB.
+        num_tasks: The number of tasks; by default several for each CPU, of 32 MiB to 1 GiB of rows each.
         progress: As for ``Permutation.materialize``; moves when a task is done.
 
     Raises:
@@ -103,8 +103,8 @@ class Plan:
     """How a table is written.
 
     Attributes:
-        writing: What all tasks know.
-        passes: What brings the rows into order before, if tasks do not read them in order.
+        writing: The part of the plan that all tasks get.
+        passes: The passes that first bring the rows into order, if tasks do not read them in order.
         progress: As for ``materialize``.
         ranges: The positions that each task writes.
     """
@@ -116,7 +116,7 @@ class Plan:
 
 
 class Writing:
-    """What tasks need to know: the rows, their schema in the table, and the storage options."""
+    """The part of a plan that tasks get: the rows, their schema in the table, and storage options."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Writing:
         *,
         send_credentials: bool,
     ) -> None:
-        """Look at the first rows if functions make them."""
+        """Compute the schema, from the first rows if functions make the rows."""
         schema = perm.schema
         if has_functions(perm) and perm.num_rows:
             first = next(arrow_batches(perm, range(min(FUNCTION_ROWS, perm.num_rows))))
@@ -138,16 +138,16 @@ class Writing:
             self.storage_options = without_secrets(storage_options or {})
 
     def fragments(self, uri: str, positions: range, *pieces: Any) -> list[Any]:
-        """Write the rows at some positions, and return the fragments that they are.
+        """Write the rows at some positions, and return their fragments.
 
         Args:
             uri: The path or URI of the table.
             positions: The positions.
-            *pieces: Their rows, if another task has read them.
+            *pieces: The rows at the positions, if other tasks have read them.
         """
         import pyarrow as pa
 
-        with noting_credentials():
+        with credentials_hint():
             batches = (
                 in_order(pieces)
                 if pieces
@@ -170,13 +170,13 @@ class Writing:
                 )
             except Exception:
                 if failures:
-                    # Arrow's stream has turned the exception into another one.
+                    # Arrow's stream has replaced the exception by another one.
                     raise failures[0] from None
                 raise
         return written
 
 
-def written_by_tasks(plan: Plan, place: Place) -> list[Any]:
+def write_in_tasks(plan: Plan, place: Place) -> list[Any]:
     """Write all ranges in tasks, and return their fragments in the order of the ranges."""
     import ray
 
@@ -207,7 +207,7 @@ def written_by_tasks(plan: Plan, place: Place) -> list[Any]:
 
 
 def results_of_stopped(tasks: list[Any]) -> list[list[Any]]:
-    """Wait for tasks that were told to end, and return the results of those that were done."""
+    """Wait for tasks that were told to stop, and return the results of those that succeeded."""
     import ray
 
     results = []
@@ -217,7 +217,7 @@ def results_of_stopped(tasks: list[Any]) -> list[list[Any]]:
         else ([], [])
     )
     for task in done:
-        # The others have failed, or have ended.
+        # The other tasks have failed, or have stopped.
         with contextlib.suppress(ray.exceptions.RayError):
             results.append(ray.get(task))
     return results
@@ -228,14 +228,14 @@ def write_locally(plan: Plan, target: Path) -> None:
 
     Raises:
         FileExistsError: If ``target`` exists, or another process writes it.
-        StorageError: If files that tasks wrote are not there.
+        StorageError: If files that tasks wrote are missing.
     """
     if target.exists():
         message = f"{target} exists already; pass the path of a new table"
         raise FileExistsError(message)
     with staging(target) as folder:
         place = Place(str(folder / f"{target.stem}.lance"), None)
-        fragments = written_by_tasks(plan, place)
+        fragments = write_in_tasks(plan, place)
         missing = place.missing(fragments)
         if missing:
             message = (
@@ -252,16 +252,16 @@ def write_locally(plan: Plan, target: Path) -> None:
 
 
 def write_remotely(plan: Plan, place: Place) -> None:
-    """Write to an object store, where the table is there once its manifest is.
+    """Write to an object store, where the table exists once its manifest does.
 
     Raises:
-        FileExistsError: If there is a table already.
+        FileExistsError: If the table exists already.
     """
     before = place.files()
     if place.is_table(before):
         message = f"{place.uri} exists already; pass the address of a new table"
         raise FileExistsError(message)
-    fragments = written_by_tasks(plan, place)
+    fragments = write_in_tasks(plan, place)
     # Another process that writes the same table will find this one, and fail.
     place.remove(set(unused_files(place, fragments)) - set(before))
     place.commit(plan.writing.schema, fragments)

@@ -1,4 +1,4 @@
-"""The cluster: connected to on first use, how many CPUs it has, and the results of its tasks."""
+"""The Ray cluster: connecting on first use, the number of CPUs, and results of tasks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ __all__ = [
 ]
 
 RETRIES = 3
-"""How often a task is started again whose worker or node dies."""
+"""How often a task is retried if its worker or node dies."""
 
 POLL_SECONDS = 60
+"""The maximum time of one wait for tasks."""
 
 TASKS_PER_CPU = 4
-"""So many that CPUs end at about the same time."""
+"""Enough that all CPUs finish at about the same time."""
 
 LEAST_ROWS, MOST_ROWS = 10_000, 1 << 20
-"""The rows of a task where the bytes of a row are unknown."""
+"""The minimum and maximum rows per task if the size of a row is unknown."""
 
 
 def connect() -> None:
@@ -50,13 +51,13 @@ def count_cpus() -> int:
 def task_count(
     num_rows: int, row_bytes: int | None, least_bytes: int, most_bytes: int
 ) -> int:
-    """Return into how many tasks to cut some rows.
+    """Return the number of tasks among which to divide some rows.
 
     Args:
         num_rows: The number of rows.
-        row_bytes: The bytes of a row, or ``None`` if they are unknown.
-        least_bytes: The least bytes of rows for a task, if there are as many.
-        most_bytes: The most bytes of rows for a task.
+        row_bytes: The number of bytes of a row, or ``None`` if it is unknown.
+        least_bytes: The minimum number of bytes of rows per task, if there are as many.
+        most_bytes: The maximum number of bytes of rows per task.
     """
     total, least, most = num_rows, LEAST_ROWS, MOST_ROWS
     if row_bytes is not None:
@@ -66,7 +67,7 @@ def task_count(
 
 
 def as_completed(tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield each task with its result, those that are done first before others.
+    """Yield each task with its result, in the order in which tasks finish.
 
     Raises:
         RayError: If a task failed.
@@ -81,7 +82,7 @@ def as_completed(tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def result_of(task: Any) -> Any:
-    """Return the result of a task that is done.
+    """Return the result of a finished task.
 
     Raises:
         RayError: If it failed.
@@ -91,7 +92,7 @@ def result_of(task: Any) -> Any:
     try:
         return ray.get(task)
     except Exception as error:
-        # Ray makes other errors of those of unpickling, with the same text.
+        # Ray replaces errors of unpickling by its own, with the same text.
         if "No module named" in str(error):
             error.add_note(
                 f"The driver has lanceloader {__version__}: install this release on all nodes, and "

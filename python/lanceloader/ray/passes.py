@@ -1,8 +1,8 @@
-"""Short rows of a table larger than the memory of tasks, put into another order by two passes.
+"""Reordering the short rows of a table larger than the memory of tasks, in two passes.
 
-In pass 1, each task reads a range of the table once and sends every row to the bucket that its
-position is in: a piece for each bucket, in Ray's object store. In pass 2, each task has the pieces
-of one bucket, and serves their rows in order.
+In pass 1, each task reads a range of the table once and assigns every row to the bucket of its position:
+the task writes a piece for each bucket to Ray's object store. In pass 2, each task gets the pieces of one
+bucket, and yields their rows in order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lanceloader.ray.batches import (
     strategy_of,
 )
 from lanceloader.ray.nodes import RETRIES, as_completed, count_cpus
-from lanceloader.ray.recipe import noting_credentials
+from lanceloader.ray.recipe import credentials_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,38 +40,38 @@ if TYPE_CHECKING:
 __all__ = ["Passes", "in_order"]
 
 FEW_TASKS = 6
-"""So many tasks may each scan the whole table.
+"""Up to this many tasks may each scan the whole table.
 
 On two cores, two passes took 0.75 times as long as scans by 8 tasks, and 0.45 times as long as by 16.
 """
 
 MOST_PIECES = 1 << 20
-"""The driver keeps a reference to each piece."""
+"""The maximum number of pieces, as the driver keeps a reference to each."""
 
 MOST_BYTES = 1 << 30
-"""The most bytes of rows that a task of pass 1 holds, and about those of a bucket."""
+"""The maximum bytes of rows that a task of pass 1 holds, and about those of a bucket."""
 
 CHUNKS = 4
-"""Reads that fill the memory of a task: where rows are longer than elsewhere, there are fewer."""
+"""The number of reads that fill the memory of a task; fewer do where rows are longer than average."""
 
 BATCH_BYTES = 4 << 20
-"""The bytes of rows that a task of pass 2 brings into order at a time."""
+"""The bytes of rows that a task of pass 2 sorts at a time."""
 
-ONE_WAY = {"listed", "draws", "mixed", "repeat", "concat"}
-"""Maps of an order that do not tell at which one position a row stands."""
+NOT_INVERTIBLE = {"listed", "draws", "mixed", "repeat", "concat"}
+"""The kinds of maps of an order that do not give each row a single position."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What tasks of pass 1 need to know.
+    """The parameters of the two passes, which tasks of pass 1 get.
 
     Attributes:
         recipe: The permutation.
         buckets: The positions of each bucket: adjacent ranges from 0 on.
         sources: The rows of the table that each task reads.
-        chunk_rows: The rows that are read together.
-        held_bytes: The bytes of rows from which on a task sends what it holds.
-        stop: What tells tasks to end.
+        chunk_rows: The number of rows that are read together.
+        held_bytes: The bytes of rows at which a task writes its pieces.
+        stop: Tells tasks to stop.
     """
 
     recipe: Recipe
@@ -85,14 +85,14 @@ class Passes:
     def of(
         cls, perm: Permutation, recipe: Recipe, num_tasks: int, stop: Stop
     ) -> Passes | None:
-        """Return the passes for a permutation, or ``None`` if tasks do as well without.
+        """Return the passes for a permutation, or ``None`` if they would not pay or are not possible.
 
         Args:
             perm: The permutation.
-            recipe: The same, as tasks read it.
-            num_tasks: The number of tasks that write. There are more if memory is too little for
-                their rows.
-            stop: What tells tasks to end.
+            recipe: The same permutation, as tasks read it.
+            num_tasks: The minimum number of tasks that write. There are more if their rows would not
+                fit into memory.
+            stop: Tells tasks to stop.
         """
         row_bytes = row_bytes_of(perm)
         if num_tasks <= FEW_TASKS or not row_bytes or not perm.num_rows:
@@ -101,7 +101,7 @@ class Passes:
             return None
         reduced: Any = perm.order.__reduce__()
         _, maps = reduced[1]
-        if any(kind in ONE_WAY for kind, *_ in maps):
+        if any(kind in NOT_INVERTIBLE for kind, *_ in maps):
             return None
         num_rows = len(perm.source.all_rows())
         held_bytes = max(row_bytes, min(MOST_BYTES, limit_of(perm) // 2))
@@ -119,9 +119,9 @@ class Passes:
         )
 
     def dealt(self, source: range) -> Iterator[Piece]:
-        """Yield the pieces of some rows of the table, one for each bucket, in one round or more."""
+        """Yield the pieces of some rows of the table: one for each bucket, in one or more rounds."""
         held, size = [], 0
-        with noting_credentials():
+        with credentials_hint():
             perm = self.recipe.open()
             stored = perm.with_rows(perm.source.all_rows())
             stored = stored.with_read_options(ReadOptions("direct"))
@@ -140,7 +140,7 @@ class Passes:
     def sorted_rows(
         self, order: Order, stored: Permutation, rows: range
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yield rows of the table that have a position, sorted by it within each batch."""
+        """Yield batches of the rows that have a position, sorted by position within each batch."""
         import numpy as np
 
         positions = positions_of(order, rows)
@@ -155,12 +155,12 @@ class Passes:
         positions, first = positions[served], 0
         for batch in arrow_batches(stored.with_rows(wanted), range(len(served))):
             places = positions[first : first + batch.num_rows]
-            by = np.argsort(places)
-            yield places[by], batch.take(by)
+            ascending = np.argsort(places)
+            yield places[ascending], batch.take(ascending)
             first += batch.num_rows
 
     def pieces(self, held: list[tuple[np.ndarray, pa.RecordBatch]]) -> Iterator[Piece]:
-        """Yield a piece for each bucket: where its rows stand in it, and a stream of Arrow."""
+        """Yield a piece for each bucket: the places of its rows, and the rows as an Arrow stream."""
         import numpy as np
 
         starts = [bucket.start for bucket in self.buckets]
@@ -170,9 +170,9 @@ class Passes:
         ]
         for number, start in enumerate(starts):
             parts = [
-                (places[here[number] : here[number + 1]], batch.slice(*extent))
-                for (places, batch), here in zip(held, cuts, strict=True)
-                if (extent := (here[number], here[number + 1] - here[number]))[1]
+                (places[bounds[number] : bounds[number + 1]], batch.slice(*extent))
+                for (places, batch), bounds in zip(held, cuts, strict=True)
+                if (extent := (bounds[number], bounds[number + 1] - bounds[number]))[1]
             ]
             if not parts:
                 yield None
@@ -184,7 +184,7 @@ class Passes:
         """Run pass 1, and return an iterator over the pieces of each bucket, as references.
 
         Args:
-            progress: Whether to show a bar; functions are not called.
+            progress: Whether to show a bar. A function is not called in this pass.
         """
         import ray
 
@@ -212,21 +212,21 @@ class Passes:
             self.stop.set()
             raise
         running.clear()
-        # Each reference is dropped once there is a task that has it.
+        # Each reference is dropped once a task of pass 2 has it.
         return (found.pop(0) for _ in self.buckets)
 
 
 def positions_of(order: Order, rows: range) -> np.ndarray:
-    """Return at which position each row of the table stands, -1 for those that are left out."""
+    """Return the position of each row of the table, or -1 for rows that are left out."""
     import numpy as np
 
     found = numbers_of(order.positions_of(rows.start, rows.stop))
-    # The largest number of 64 bits is -1 with a sign.
+    # The core marks these with the largest unsigned number, which is -1 as a signed one.
     return numpy_of(found).view(np.int64)
 
 
 def as_stream(batches: list[pa.RecordBatch]) -> pa.Buffer:
-    """Return batches as a stream of Arrow."""
+    """Write batches to an Arrow IPC stream."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -239,7 +239,7 @@ def as_stream(batches: list[pa.RecordBatch]) -> pa.Buffer:
 def in_order(pieces: tuple[Piece, ...]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a bucket in order.
 
-    The pieces stay in the object store: only the rows of a batch are copied at a time.
+    The pieces stay in the object store: only the rows of one batch are copied at a time.
     """
     import numpy as np
     import pyarrow as pa
@@ -253,15 +253,15 @@ def in_order(pieces: tuple[Piece, ...]) -> Iterator[pa.RecordBatch]:
             start += batch.num_rows
     num_rows = sum(batch.num_rows for _, batch in runs)
     step = max(1, num_rows * BATCH_BYTES // size)
-    begins = [0] * len(runs)
+    starts = [0] * len(runs)
     for first in range(0, num_rows, step):
         ends = [int(np.searchsorted(places, first + step)) for places, _ in runs]
         parts = [
             (places[begin:end], batch.slice(begin, end - begin))
-            for (places, batch), begin, end in zip(runs, begins, ends, strict=True)
+            for (places, batch), begin, end in zip(runs, starts, ends, strict=True)
             if begin < end
         ]
-        begins = ends
-        by = np.argsort(np.concatenate([places for places, _ in parts]))
+        starts = ends
+        ascending = np.argsort(np.concatenate([places for places, _ in parts]))
         rows = pa.concat_batches([batch for _, batch in parts])
-        yield rows.take(pa.array(by))
+        yield rows.take(pa.array(ascending))

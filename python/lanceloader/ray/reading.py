@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["check_permutation", "read"]
 
 LEAST_BYTES, MOST_BYTES = 1 << 20, 64 << 20
-"""The bytes of rows that a read task reads, if there are as many."""
+"""The minimum and maximum bytes of rows per read task, if there are as many."""
 
 
 def read(
@@ -28,17 +28,17 @@ def read(
 ) -> ray.data.Dataset:
     """Return the rows of a permutation as a dataset of Ray Data.
 
-    Each read task is a range of positions: any task on any node computes which rows it has to
-    read, so a shuffle moves no row between nodes. Every row is read once, from the version of the
+    Each read task is a range of positions. A task computes on its node which rows to read, so a shuffle
+    moves no rows between nodes. Every row is read once, from the version of the
     table that the permutation is pinned to. Processes of a node share its cache.
 
     The dataset has all columns of the permutation, after functions of ``map``, as Arrow blocks;
-    other formats are ignored. Columns that are not used later are not read.
+    other formats are ignored. Columns that are not used downstream are not read.
 
     Args:
         perm: The permutation: for another epoch, pass ``perm.shuffle(seed, epoch=...)``.
-        preserve_order: Whether blocks are yielded in the order of the permutation. Otherwise, those
-            that are ready first are yielded first.
+        preserve_order: Whether blocks are yielded in the order of the permutation. Otherwise, they
+            are yielded as they become ready.
         send_credentials: Whether tasks get the credentials among the storage options of the table,
             which Ray then keeps in its object store. Otherwise, every node needs its own, in its
             environment or as its role.

@@ -1,4 +1,4 @@
-"""Permutations on their way to tasks: a description, opened once per process."""
+"""Permutations as tasks get them: pickled descriptions, which each process opens once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from lanceloader._permutation import Permutation
 
-    Travelling = tuple[Callable[..., Any], tuple[Any, ...]]
+    Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
-__all__ = ["Recipe", "noting_credentials", "travels"]
+__all__ = ["Recipe", "credentials_hint", "reduce_for_nodes"]
 
 MOST_BYTES = 32 << 10
-"""Longer pickles, such as those of filters and of Arrow data, are put into the object store once."""
+"""Longer pickles, such as those with filters or Arrow data, are put into the object store once."""
 
 MOST_OPENED = 8
-"""The most permutations that a process keeps open."""
+"""The maximum number of permutations that a process keeps open."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,18 @@ class Recipe:
         return cls(__version__, pickled)
 
     def open(self, columns: tuple[str, ...] | None = None) -> Permutation:
-        """Return the permutation with some of its columns; the same object for all tasks of a process.
+        """Return the permutation with some of its columns, the same object for all tasks of a process.
 
         Args:
             columns: The names of the columns, or ``None`` for all.
 
         Raises:
-            RuntimeError: If another release wrote it, and it cannot be loaded.
+            RuntimeError: If the recipe is from another release, and cannot be loaded.
         """
         try:
             return opened(self.pickled, columns)
         except LanceloaderError:
-            # About the table, not about the pickle.
+            # An error of the table, not of the pickle.
             raise
         except Exception as error:
             if self.version == __version__:
@@ -81,12 +81,12 @@ class Recipe:
             )
             raise RuntimeError(message) from error
 
-    def __reduce__(self) -> Travelling:
-        return travels(type(self), self.version, self.pickled)
+    def __reduce__(self) -> Reduced:
+        return reduce_for_nodes(type(self), self.version, self.pickled)
 
 
-def travels(kind: type, *arguments: Any) -> Travelling:
-    """Return what ``__reduce__`` returns of an object that nodes without the package may get."""
+def reduce_for_nodes(kind: type, *arguments: Any) -> Reduced:
+    """Return the result of ``__reduce__`` for an object that nodes without the package may get."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(arrival)
@@ -95,8 +95,8 @@ def travels(kind: type, *arguments: Any) -> Travelling:
 
 
 @contextmanager
-def noting_credentials() -> Iterator[None]:
-    """Add to errors of access what a task has of the driver's storage options."""
+def credentials_hint() -> Iterator[None]:
+    """Add a note to errors of denied access: tasks do not get credentials of the driver by default."""
     try:
         yield
     except StorageDeniedError as error:
@@ -109,7 +109,7 @@ def noting_credentials() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=MOST_OPENED)
 def opened(pickled: Any, columns: tuple[str, ...] | None) -> Permutation:
-    """Open a permutation, whose reader then serves all tasks of this process."""
+    """Open a permutation, whose reader is shared by all tasks of this process."""
     import ray
     from ray import cloudpickle
 

@@ -1,7 +1,7 @@
-"""Ending the tasks of a job that has failed.
+"""Stopping the tasks of a job that has failed.
 
 ``ray.cancel`` would end the process of the driver if a task is done at the same moment
-(ray-project/ray#54785), so tasks ask from time to time whether they are still wanted.
+(ray-project/ray#54785), so tasks check from time to time whether to stop.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ NAMESPACE = b"lanceloader"
 
 @dataclass(frozen=True)
 class Stop:
-    """A mark that the driver sets and tasks see, in the key-value store of the cluster.
+    """A stop flag in the key-value store of the cluster, which the driver sets and tasks check.
 
     Attributes:
-        key: The key of the mark.
+        key: The key of the flag.
     """
 
     key: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
 
     def set(self) -> None:
-        """Set the mark, at which tasks end. It stays, as some may look for it much later."""
+        """Set the flag, which stops the tasks. It is never removed, as tasks may check it much later."""
         from ray.experimental import internal_kv
 
-        # The error that is being raised says more than that the cluster is gone.
+        # The error that is being raised must not be hidden by one of a lost cluster.
         with contextlib.suppress(Exception):
             internal_kv._internal_kv_put(self.key, b"", namespace=NAMESPACE)
 
     def check(self) -> None:
-        """Raise an exception, which no one sees, if the mark is set.
+        """Raise an exception if the flag is set. The driver, which has failed, does not report it.
 
         Raises:
-            RuntimeError: If it is.
+            RuntimeError: If the flag is set.
         """
         from ray.experimental import internal_kv
 
@@ -57,17 +57,17 @@ class Stop:
             raise RuntimeError(message)
 
     def before_each(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield items while the mark is not set: asks at first, and then once in a second.
+        """Yield items until the flag is set, which is checked first and then once a second.
 
         Raises:
-            RuntimeError: If the mark is set.
+            RuntimeError: If the flag is set.
         """
-        asked = -PERIOD_SECONDS
+        last_check = -PERIOD_SECONDS
         iterator = iter(items)
         while True:
-            if time.monotonic() - asked >= PERIOD_SECONDS:
+            if time.monotonic() - last_check >= PERIOD_SECONDS:
                 self.check()
-                asked = time.monotonic()
+                last_check = time.monotonic()
             try:
                 item = next(iterator)
             except StopIteration:

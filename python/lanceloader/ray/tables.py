@@ -1,4 +1,4 @@
-"""A table that is being made: its files, before and after there is a manifest."""
+"""A table that is being written: its files, before and after it has a manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANIFESTS, DATA = "_versions/", "data/"
 
 @dataclass
 class Place:
-    """Where a table is made.
+    """The location where a table is written.
 
     Attributes:
         uri: The path or URI of the table.
@@ -45,7 +45,7 @@ class Place:
         return found
 
     def is_table(self, files: Iterable[str]) -> bool:
-        """Return whether there is a manifest."""
+        """Return whether the files of a table include a manifest."""
         return any(file.startswith(MANIFESTS) for file in files)
 
     def remove(self, files: Iterable[str]) -> None:
@@ -55,15 +55,14 @@ class Place:
             session.delete_file(file)
 
     def missing(self, fragments: list[Any]) -> list[str]:
-        """Return the data files of fragments that are not there."""
-        there = set(self.files())
-        return sorted(data_files(fragments) - there)
+        """Return the data files of fragments that do not exist."""
+        return sorted(data_files(fragments) - set(self.files()))
 
     def commit(self, schema: pa.Schema, fragments: list[Any]) -> None:
-        """Make a table of fragments, in one step.
+        """Commit fragments as a table, in one step.
 
         Raises:
-            FileExistsError: If another process made one meanwhile.
+            FileExistsError: If another process has created the table in the meantime.
             StorageError: If the manifest cannot be written.
         """
         lance = importlib.import_module("lance")

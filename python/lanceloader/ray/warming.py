@@ -1,4 +1,4 @@
-"""``warm``: the cache of every node, filled before training."""
+"""``warm``: fills the cache of every node before training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lanceloader._extras import need
 from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.nodes import RETRIES, connect, result_of
 from lanceloader.ray.reading import check_permutation
-from lanceloader.ray.recipe import Recipe, noting_credentials
+from lanceloader.ray.recipe import Recipe, credentials_hint
 
 if TYPE_CHECKING:
     from lanceloader._permutation import Permutation
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["warm"]
 
 POLL_SECONDS = 5
-"""How often is looked at which nodes are alive."""
+"""The seconds between two checks of which nodes are alive."""
 
 
 def warm(
@@ -27,11 +27,11 @@ def warm(
     send_credentials: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, WarmReport]:
-    """Fill the cache of every node of a Ray cluster, so that a first epoch does not have to.
+    """Fill the cache of every node of a Ray cluster, so that the first epoch does not have to.
 
-    One task runs on each node that is alive now and has a CPU or a GPU for tasks, as
-    ``Permutation.warm`` does on one machine. Whatever reads the table on that node later finds the
-    rows in the node's cache folder. Nodes that leave meanwhile are left out.
+    One task runs on each node that is alive now and has a CPU or a GPU for tasks, and does what
+    ``Permutation.warm`` does on one machine. Later readers of the table on that node find the rows in the
+    node's cache folder. Nodes that leave the cluster meanwhile are left out.
 
     Args:
         perm: The permutation: the selected columns of all rows of its table are packed or fetched.
@@ -40,7 +40,7 @@ def warm(
             function, called with the number of nodes that are done and of all.
 
     Returns:
-        What each node did, by its id in Ray.
+        The report of each node, by its id in Ray.
 
     Raises:
         ImportError: If Ray is not installed.
@@ -82,7 +82,7 @@ def warm(
                 except ray.exceptions.RayError:
                     if node in nodes_with_tasks():
                         raise
-            # Ray may wait for ever for a task that can run on a node only that is gone.
+            # Ray may wait forever for a task that is bound to a node which is gone.
             gone = {each for each in pending if running[each] not in alive}
             pending -= {*ready} | gone
             report(len(nodes) - len(pending), len(nodes))
@@ -90,7 +90,7 @@ def warm(
 
 
 def nodes_with_tasks() -> list[str]:
-    """Return the ids of the nodes that are alive and have a CPU or a GPU: some heads have none."""
+    """Return the ids of the nodes that are alive and have a CPU or a GPU, which head nodes may lack."""
     import ray
 
     return [
@@ -102,5 +102,5 @@ def nodes_with_tasks() -> list[str]:
 
 def warm_this_node(recipe: Recipe) -> WarmReport:
     """Fill the cache of the node that this task runs on."""
-    with noting_credentials():
+    with credentials_hint():
         return recipe.open().warm(progress=False)
