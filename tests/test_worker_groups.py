@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 from lanceloader.transport import groups as messages
-from lanceloader.transport.groups import begun, groups_of
+from lanceloader.transport.groups import groups_of, prefetch_first
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def test_the_first_item_is_made_before_it_is_asked_for():
             made.append(number)
             yield number
 
-    found = begun(items())
+    found = prefetch_first(items())
     assert made == [0]
     assert [*found] == made == [0, 1, 2]
-    assert [*begun(iter(()))] == []
+    assert [*prefetch_first(iter(()))] == []
 
 
 def test_an_error_of_the_first_item_is_raised_when_it_is_asked_for():
@@ -82,7 +82,7 @@ def test_an_error_of_the_first_item_is_raised_when_it_is_asked_for():
         raise KeyError("first")
         yield
 
-    found = begun(items())
+    found = prefetch_first(items())
     with pytest.raises(KeyError, match="first"):
         next(found)
     assert next(found, None) is None

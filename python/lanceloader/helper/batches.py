@@ -25,7 +25,7 @@ PERIOD_S = 0.1
 
 
 class HelperReport(NamedTuple):
-    """The state of the helper, which it sends with each batch.
+    """The state of the helper's loader, which is sent with each batch.
 
     Attributes:
         checkpoint: The checkpoint of its loader.
@@ -44,7 +44,7 @@ class HelperLoop:
     """Iterates a loader in the helper process, and reports its state.
 
     Args:
-        loader: The loader, whose cursor does not matter.
+        loader: The loader. Its cursor is replaced at the start of each iteration.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -55,7 +55,7 @@ class HelperLoop:
 
     @property
     def most_items(self) -> int:
-        """The most batches that share a message."""
+        """The maximum number of batches in a message."""
         return MOST_BATCHES
 
     def items(self, argument: Any) -> Iterator[Any]:
@@ -75,7 +75,7 @@ class HelperLoop:
         return batches
 
     def num_bytes(self) -> int:
-        """Return the bytes of the rows of the last batch."""
+        """Return the number of bytes of the rows of the last batch."""
         before = self._num_bytes
         _, self._num_bytes = self._batches.metrics.size_yielded
         return self._num_bytes - before
@@ -106,9 +106,9 @@ def batches_of_helper(
 
     Args:
         helper: The helper process of the loader.
-        loader: The loader to send.
-        cursor: Its cursor, which starts at the checkpoint of the iteration. It is sent by itself, as
-            the helper keeps a loader that does not change otherwise, and what it has read.
+        loader: The loader, which is sent to the helper.
+        cursor: The cursor of the loader, at the start of the iteration. It is sent separately, so that
+            the helper can keep a loader that has not changed otherwise, and the data it has read.
         finish: Applies the stages that run in this process to the batches.
         metrics: The counters of the iteration, which are updated with those of the helper.
         on_batch: Called with the checkpoint of the helper before each batch is yielded.

@@ -1,4 +1,4 @@
-"""The helper process: makes items, writes them to shared memory and notifies the parent."""
+"""The helper process, which makes items, writes them to shared memory and notifies the parent."""
 
 from __future__ import annotations
 
@@ -48,25 +48,26 @@ ITEM, END, ERROR = range(3)
 """The kinds of messages: items, each with a report; the end of the items or an exception, with a report."""
 
 HEAD = struct.Struct("=B??IQQQQQ")
-"""A message: its kind, what files come with it, the segment, its capacity, and the layout of the object.
+"""The head of a message: kind, which files are attached, segment, its capacity, and layout of the object.
 
-The first message of a segment carries its file, and the first one that has blocks the file of these.
+The first message of a segment carries the file of the segment, and the first one with blocks the file of
+the blocks.
 """
 
 CREDIT, STOP = b"c", b"s"
-"""Messages of the parent: one more message of items may be made ahead, or the iteration ends."""
+"""Messages of the parent: allow one more message of items to be made ahead, or stop the iteration."""
 
 START = struct.Struct("=QQQQ")
 """The message of the parent that begins an iteration: the layout of its producer.
 
-The pickled argument of the iteration follows. The file with the producer comes along, unless it is
-that of the previous iteration.
+The pickled argument of the iteration follows. The file with the producer is attached, unless the
+producer is that of the previous iteration.
 """
 
 MOST_BYTES = 1 << 16
-"""The size of the longest message of the parent."""
+"""The maximum size of a message of the parent."""
 
-# The time for an orderly end, after which the process exits in any case.
+# The time for an orderly shutdown, after which the process exits in any case.
 GRACE_S = 2.0
 
 
@@ -75,14 +76,14 @@ class ParentEndedError(BaseException):
 
 
 def run_child(connection: socket.socket, depth: int, producer: Producer | None) -> None:
-    """Make the items of one iteration after the other, until the parent closes the connection.
+    """Run one iteration after another, until the parent closes the connection.
 
-    An exception ends the process, after it was sent.
+    An exception ends the process after it has been sent.
 
     Args:
         connection: The connection to the parent.
         depth: The number of messages to make ahead.
-        producer: The producer of the first iteration, if this process was forked.
+        producer: The producer of the first iteration, if this process was forked; otherwise ``None``.
     """
     silence()
     link: ParentLink | None = None
@@ -90,27 +91,27 @@ def run_child(connection: socket.socket, depth: int, producer: Producer | None) 
         link = ParentLink(connection, depth, producer)
         try:
             while True:
-                link.run(link.begun.get())
+                link.run(link.pending.get())
         except ParentEndedError:
             raise
         except BaseException as error:
-            link.send(ERROR, portable(as_runtime_error(error)))
+            link.send(ERROR, picklable_error(as_runtime_error(error)))
     except ParentEndedError:
         pass
     except ConnectionError:
         # The parent closed the connection while this process was writing to it.
         pass
     except OSError:
-        if link is None or not link.has_ended:
-            # Without memory or file descriptors, the error cannot be sent.
+        if link is None or not link.has_parent_ended:
+            # The error could not be sent, for want of memory or file descriptors.
             raise
     finally:
-        # A signal must not interrupt the end.
+        # A signal must not interrupt the shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class HelperIteration:
-    """An iteration that the parent began.
+    """An iteration that the parent requested.
 
     Args:
         depth: The number of messages to make ahead.
@@ -129,12 +130,12 @@ class HelperIteration:
         self._credits = threading.Semaphore(depth)
 
     def is_wanted(self) -> bool:
-        """Wait for a credit, and return whether another item is wanted."""
+        """Wait for a credit, and return whether to make another message of items."""
         self._credits.acquire()
         return not self.is_stopped
 
     def grant(self) -> None:
-        """Allow one more item."""
+        """Allow one more message of items."""
         self._credits.release()
 
     def stop(self) -> None:
@@ -143,10 +144,10 @@ class HelperIteration:
         self._credits.release()
 
 
-def reported(
+def with_reports(
     items: Iterator[Any], producer: Producer
 ) -> Iterator[tuple[tuple[Any, Any], int]]:
-    """Yield each item with the report of its producer, and its bytes."""
+    """Yield each item with the report of its producer, and its number of bytes."""
     for item in items:
         pair = item, producer.report()
         # Do not keep the item alive while the next one is made.
@@ -155,18 +156,18 @@ def reported(
         del pair
 
 
-def raise_unless_ended(found: Any) -> None:
-    """Report an unraisable exception, except ``ParentEndedError``, which may be raised anywhere."""
-    if not isinstance(found.exc_value, ParentEndedError):
-        sys.__unraisablehook__(found)
+def report_unraisable(unraisable: Any) -> None:
+    """Report an unraisable exception, unless it is ``ParentEndedError``, which may be raised anywhere."""
+    if not isinstance(unraisable.exc_value, ParentEndedError):
+        sys.__unraisablehook__(unraisable)
 
 
 class ParentLink:
-    """The connection to the parent, which begins and stops iterations, and may end.
+    """The connection to the parent, which starts and stops iterations.
 
     Attributes:
-        begun: The iterations that the parent began and that did not start yet.
-        has_ended: Whether the parent closed the connection or ended.
+        pending: The iterations that the parent requested and that have not started yet.
+        has_parent_ended: Whether the parent closed the connection or ended.
     """
 
     def __init__(
@@ -181,26 +182,26 @@ class ParentLink:
         self.has_sent_blocks = False
         Columns.are_sent = True
         self.producer = producer
-        self.has_ended = self.was_raised = False
-        self.begun: queue.SimpleQueue[HelperIteration] = queue.SimpleQueue()
+        self.has_parent_ended = self.has_raised = False
+        self.pending: queue.SimpleQueue[HelperIteration] = queue.SimpleQueue()
         self.current: HelperIteration | None = None
         if producer is not None:
             self.begin(pickle.dumps(None), Layout(0, 0, 0, 0), None)
-        sys.unraisablehook = raise_unless_ended
+        sys.unraisablehook = report_unraisable
         # Ctrl-C interrupts all processes of a terminal, but only the parent handles it.
-        signal.signal(signal.SIGINT, self.interrupted)
+        signal.signal(signal.SIGINT, self.on_interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         threading.Thread(target=self.watch, daemon=True).start()
 
     def run(self, iteration: HelperIteration) -> None:
-        """Make the items of an iteration and send them, until there are no more or it is stopped."""
+        """Make and send the items of an iteration, until it is exhausted or stopped."""
         if iteration.file is not None:
             self.producer = None
             self.producer = loaded(iteration.layout, iteration.file)
         producer: Any = self.producer
         if not iteration.is_stopped:
             items = iter(producer.items(pickle.loads(iteration.argument)))
-            groups = groups_of(reported(items, producer), producer.most_items)
+            groups = groups_of(with_reports(items, producer), producer.most_items)
             while iteration.is_wanted():
                 group = next(groups, None)
                 if group is None:
@@ -214,10 +215,11 @@ class ParentLink:
                 close()
         self.send(END, None)
 
-    def interrupted(self, number: int, frame: FrameType | None) -> None:
+    def on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGINT: raise ``ParentEndedError``, once, if the parent has ended."""
         del number, frame
-        if self.has_ended and not self.was_raised:
-            self.was_raised = True
+        if self.has_parent_ended and not self.has_raised:
+            self.has_raised = True
             raise ParentEndedError
 
     def send(self, kind: int, value: Any) -> None:
@@ -226,12 +228,12 @@ class ParentLink:
         self.send_packed(kind, *packed((value, report)))
 
     def send_items(self, group: list[tuple[Any, Any]]) -> None:
-        """Send items, each with the report of the producer after it."""
+        """Send items, each with the report that the producer made after it."""
         try:
-            found = packed((group, None))
+            serialized = packed((group, None))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if len(group) > 1:
-                # Those before the one that cannot be pickled arrive.
+                # The items before the one that cannot be pickled must arrive.
                 for pair in group:
                     self.send_items([pair])
                 return
@@ -243,7 +245,7 @@ class ParentLink:
                 "generators, locks or open files, or leave out in_process=False"
             )
             raise TypeError(message) from error
-        self.send_packed(ITEM, *found)
+        self.send_packed(ITEM, *serialized)
 
     def send_packed(
         self, kind: int, layout: Layout, runs: list[tuple[int, Any]]
@@ -251,32 +253,32 @@ class ParentLink:
         """Write an object to shared memory, and notify the parent."""
         segment = self.segments.write(runs, layout.num_bytes)
         del runs
-        files = [] if segment.is_known else [segment.file]
+        files = [] if segment.is_announced else [segment.file]
         has_blocks = bool(segment.blocks) and not self.has_sent_blocks
         if has_blocks:
             files.append(file_of_blocks())
             self.has_sent_blocks = True
-        news = not segment.is_known, has_blocks
-        head = HEAD.pack(kind, *news, segment.number, segment.capacity, *layout)
-        segment.is_known = True
+        flags = not segment.is_announced, has_blocks
+        head = HEAD.pack(kind, *flags, segment.number, segment.capacity, *layout)
+        segment.is_announced = True
         socket.send_fds(self.connection, [head], files)
 
     def watch(self) -> None:
-        """Receive messages until the parent ends or closes the connection, then end this process."""
-        # The connection alone is not enough: forks of the parent may keep their end of it open.
-        when_ended(multiprocessing.parent_process(), self.hang_up)
+        """Receive messages until the parent ends or closes the connection, then shut this process down."""
+        # The connection does not show the parent's end if forks of the parent keep it open.
+        when_ended(multiprocessing.parent_process(), self.disconnect)
         while self.receive():
             pass
-        self.has_ended = True
-        # Errors from here on are consequences of the end, and must not be printed.
+        self.has_parent_ended = True
+        # Errors from here on are consequences of the shutdown, and must not be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with contextlib.suppress(ProcessLookupError):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(GRACE_S)
         os._exit(1)
 
-    def hang_up(self) -> None:
-        """End the connection, which ends the process."""
+    def disconnect(self) -> None:
+        """Shut the connection down, which ends this process."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -296,13 +298,13 @@ class ParentLink:
         return True
 
     def begin(self, argument: bytes, layout: Layout, file: int | None) -> None:
-        """Begin an iteration, to which the following messages of the parent belong."""
+        """Queue an iteration, to which the following messages of the parent refer."""
         self.current = HelperIteration(self.depth, argument, layout, file)
-        self.begun.put(self.current)
+        self.pending.put(self.current)
 
 
-def portable(error: BaseException) -> tuple[BaseException, str]:
-    """Return an exception that can be pickled, and its traceback as text."""
+def picklable_error(error: BaseException) -> tuple[BaseException, str]:
+    """Return the exception, or a picklable one in its place, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

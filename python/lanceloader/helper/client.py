@@ -1,6 +1,6 @@
-"""``iterate_in_helper``: items of a helper process, which arrive through shared memory without a copy.
+"""``iterate_in_helper``: items of a helper process, received through shared memory without a copy.
 
-Nothing of the helper runs in this process: neither threads nor locks. Linux only.
+Receiving needs no threads in this process. Linux only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["HelperClient", "RemoteTracebackError", "iterate_in_helper"]
 
 
 class RemoteTracebackError(Exception):
-    """The traceback of the helper process, as the cause of an exception that was raised there."""
+    """The traceback in the helper process, as the cause of an exception raised there."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
@@ -41,7 +41,7 @@ def iterate_in_helper(
     """Iterate in a helper process, which starts at once and ends with the iterator.
 
     Arrays, tensors and Arrow data are writable views of shared memory, which is reused when nothing
-    refers to them; other objects are copies. Exceptions keep their type, with the traceback of the
+    refers to them; other objects are copies. Exceptions keep their type, with the traceback in the
     helper as ``__cause__``.
 
     Args:
@@ -51,8 +51,8 @@ def iterate_in_helper(
         method: The start method of the process. ``"fork"`` is fast and pickles nothing, but is
             unsafe in processes with threads.
         statistics: A function that the helper calls after each item and at the end. Its result is
-            ``HelperClient.statistics`` when the item is yielded. Objects that it shares with
-            ``make``, such as a loader whose methods both are, are shared in the helper.
+            ``HelperClient.statistics`` when the item is yielded. Objects shared with ``make``, such
+            as a loader of which both functions are methods, are also shared in the helper.
 
     Raises:
         ValueError: If ``depth`` is less than 1, or ``method`` is unknown.
@@ -83,7 +83,7 @@ class HelperClient:
         release: Called with ``link`` when the iterator ends, is closed or is dropped.
 
     Attributes:
-        statistics: The statistics that the helper sent with the item yielded last.
+        statistics: The statistics that the helper sent with the last yielded item.
         pid: The process identifier of the helper.
     """
 
@@ -92,9 +92,9 @@ class HelperClient:
         self.pid: int = link.process.pid
         self._link = link
         self._segments = link.segments
-        self._num_taken = 0
+        self._num_yielded = 0
         self._arrived: deque[tuple[Any, Any]] = deque()
-        """Items that were not yielded yet, and the statistics after each."""
+        """The items that have arrived but were not yielded yet, and the statistics after each."""
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, release, link)
 
@@ -112,7 +112,7 @@ class HelperClient:
         except StopIteration:
             raise
         except BaseException:
-            # A message may have been read in part.
+            # A message may have been partly read.
             self._link.end()
             self._finalizer()
             raise
@@ -121,9 +121,9 @@ class HelperClient:
         if not self._finalizer.alive:
             raise StopIteration
         if not self._arrived:
-            kind, value, statistics = self._link.receive(self._num_taken)
+            kind, value, statistics = self._link.receive(self._num_yielded)
             if kind != ITEM:
-                self._note(statistics)
+                self._update_statistics(statistics)
                 if kind == END:
                     self._finalizer()
                     raise StopIteration
@@ -132,11 +132,11 @@ class HelperClient:
                 raise error
             self._arrived.extend(value)
         item, statistics = self._arrived.popleft()
-        self._note(statistics)
-        self._num_taken += 1
+        self._update_statistics(statistics)
+        self._num_yielded += 1
         return item
 
-    def _note(self, statistics: Any) -> None:
+    def _update_statistics(self, statistics: Any) -> None:
         if self.statistics is None or statistics is not None:
             self.statistics = statistics
 
@@ -149,6 +149,6 @@ class HelperClient:
             finally:
                 self._lock.release()
         elif self._finalizer.alive:
-            # Another thread waits for an item.
+            # Another thread is waiting for an item.
             self._link.end()
             self._finalizer()

@@ -1,4 +1,4 @@
-"""The helper process of a loader, which is kept from one iteration to the next."""
+"""The helper process of a loader, which is reused from one iteration to the next."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["KeptHelper"]
 
 DEPTH = 2
-"""The number of batches that a helper makes ahead."""
+"""The number of messages that a helper makes ahead."""
 
 
 class KeptHelper:
     """Iterates in a helper process, which ends when this object is dropped.
 
-    Iterations at the same time have a process each, of which one is kept. A process in which an
-    exception was raised is not.
+    Concurrent iterations have a process each, of which one is kept. A process that raised an
+    exception is not reused.
     """
 
     def __init__(self) -> None:
-        # Appended and popped, which is atomic: a garbage collector may call ``_release`` anywhere.
+        # Only appended to and popped, which is atomic: the garbage collector may call ``_release`` at
+        # any point.
         self._idle: list[ChildLink] = []
         weakref.finalize(self, end_all, self._idle)
 
@@ -36,9 +37,9 @@ class KeptHelper:
         """Begin an iteration.
 
         Args:
-            producer: The producer of the items, which is pickled; the process keeps the one of its
-                last iteration if it has an equal pickle.
-            argument: The pickled argument of its ``items``.
+            producer: The producer of the items, which is pickled. A process that has a producer with
+                an equal pickle keeps it.
+            argument: The pickled argument of the producer's ``items``.
 
         Raises:
             Exception: If the producer cannot be pickled.
@@ -47,13 +48,13 @@ class KeptHelper:
         """
         check_can_start()
         pickled = PickledProducer(producer)
-        link = self._ready() or ChildLink("spawn", DEPTH)
+        link = self._pop_ready() or ChildLink("spawn", DEPTH)
         client = HelperClient(link, self._release)
         link.begin(pickled, argument)
         return client
 
-    def _ready(self) -> ChildLink | None:
-        """Return a process that has nothing to do, if there is one."""
+    def _pop_ready(self) -> ChildLink | None:
+        """Return an idle process that is ready for an iteration, or ``None`` if there is none."""
         while self._idle:
             try:
                 link = self._idle.pop()
@@ -61,7 +62,7 @@ class KeptHelper:
                 break
             is_ready = False
             try:
-                # An earlier iteration may be within a call that takes long.
+                # The last iteration may still be in a call that takes long.
                 is_ready = link.owner == os.getpid() and link.settle(GRACE_S)
             finally:
                 if not is_ready:
@@ -71,7 +72,7 @@ class KeptHelper:
         return None
 
     def _release(self, link: ChildLink) -> None:
-        """Keep a process whose iteration has ended or is dropped."""
+        """Keep a process whose iteration has ended or was dropped, and end surplus idle ones."""
         if link.is_closed or link.owner != os.getpid():
             return
         link.stop()

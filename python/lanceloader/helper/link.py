@@ -1,4 +1,4 @@
-"""The helper process, as the process sees it that started it: messages, and the end of both."""
+"""The parent's side of a helper process: starting it, exchanging messages with it, and ending it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Message(NamedTuple):
         kind: ``ITEM``, ``END`` or ``ERROR``.
         value: Items, each with the report of the producer; or the exception with its traceback as
             text.
-        report: What the producer reports at the end.
+        report: The report of the producer at the end.
     """
 
     kind: int
@@ -72,8 +72,8 @@ def check_can_start() -> None:
 class ChildLink:
     """A helper process, which starts at once, and the connection to it.
 
-    It serves one iteration after the other. Nothing refers to it that it refers to, so that its
-    owners can end it when they are dropped.
+    The process serves one iteration after another. The link must not be part of a reference cycle, so
+    that its owners can end it when they are dropped.
 
     Args:
         method: The start method of the process.
@@ -81,10 +81,10 @@ class ChildLink:
         producer: The producer of the first iteration, for a process that is forked.
 
     Attributes:
-        owner: The process that started it, which alone may use it.
-        is_running: Whether an iteration was begun whose end has not arrived.
-        is_closed: Whether this process has closed the connection, as another thread may notice.
-        segments: The shared memory that the process writes.
+        owner: The identifier of the process that started it, the only one that may use it.
+        is_running: Whether an iteration has begun whose end has not arrived.
+        is_closed: Whether this process has closed the connection, possibly in another thread.
+        segments: The shared memory that the helper writes.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class ChildLink:
     ) -> None:
         self.owner = os.getpid()
         self._producer: PickledProducer | None = None
-        """The producer that was sent last."""
+        """The last producer that was sent."""
         self.is_running = producer is not None
         self.is_closed = False
         self.segments = ReadableSegments()
         self._imports_main = imports_main(method)
-        self._has_begun = False
-        """Whether the process has sent anything."""
+        self._has_answered = False
+        """Whether the helper has sent a message."""
         context: Any = multiprocessing.get_context(method)
-        self.connection, theirs = socket.socketpair(
+        self.connection, child_end = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET
         )
         self._poll = select.poll()
@@ -108,7 +108,7 @@ class ChildLink:
         self._pidfd: int | None = None
         self.process = context.Process(
             target=run_child,
-            args=(theirs, depth, producer),
+            args=(child_end, depth, producer),
             name="lanceloader-helper",
             daemon=True,
         )
@@ -123,14 +123,14 @@ class ChildLink:
             self.end()
             raise
         finally:
-            theirs.close()
+            child_end.close()
 
     def begin(self, producer: PickledProducer, argument: bytes) -> None:
-        """Begin an iteration, with the producer that was sent last if it equals this one.
+        """Begin an iteration. The producer is only sent if it differs from the last one.
 
         Args:
             producer: The producer of the items.
-            argument: The pickled argument of its ``items``.
+            argument: The pickled argument of the producer's ``items``.
         """
         layout, files = Layout(0, 0, 0, 0), []
         if self._producer is None or not producer.equals(self._producer):
@@ -144,12 +144,12 @@ class ChildLink:
         self.is_running = True
 
     def stop(self) -> None:
-        """End the current iteration, whose messages that are on their way ``settle`` drops."""
+        """Stop the current iteration. Call ``settle`` to drop the messages that are still in flight."""
         if self.is_running:
             self._send(STOP)
 
     def settle(self, limit_s: float) -> bool:
-        """Return whether the process is ready for an iteration, within a time."""
+        """Drop the messages of a stopped iteration; return whether the helper is ready within a time."""
         until = time.monotonic() + limit_s
         while self.is_running:
             if not self._wait(max(0, until - time.monotonic())):
@@ -157,32 +157,32 @@ class ChildLink:
             message, files = self._read()
             if not message:
                 return False
-            kind, number, _ = self._announced(message, files)
+            kind, number, _ = self._unpack_head(message, files)
             self.segments.release(number)
             if kind == ERROR:
                 return False
-        # Whatever there is now is the end of the process.
+        # The connection or the pidfd is only ready now if the helper has ended.
         return not self.is_closed and not self._wait(0)
 
     def receive(self, number: int) -> Message:
-        """Wait for a message, and grant a credit for an item.
+        """Wait for a message, and grant a credit for another one.
 
         Args:
-            number: The number of the next item, for messages.
+            number: The number of the next item, for error messages.
 
         Raises:
             RuntimeError: If the process has ended.
             StopIteration: If the connection was closed in this process.
         """
-        # Without a file that stands for the process, look now and then whether it is alive.
-        every = None if self._pidfd is not None else 1.0
-        while not (ready := self._wait(every)) and self.process.is_alive():
+        # Without a pidfd, check every second whether the process is alive.
+        interval_s = None if self._pidfd is not None else 1.0
+        while not (ready := self._wait(interval_s)) and self.process.is_alive():
             pass
         if self.connection.fileno() in ready:
             message, files = self._read()
             if message:
-                self._has_begun = True
-                kind, segment, layout = self._announced(message, files)
+                self._has_answered = True
+                kind, segment, layout = self._unpack_head(message, files)
                 if self.is_running:
                     self._send(CREDIT)
                 return Message(kind, *self.segments.load(segment, layout))
@@ -192,7 +192,7 @@ class ChildLink:
         how = exit_text(self.process.exitcode)
         end = f"the helper process {how} before batch {number} arrived"
         # A process that has started sends its errors.
-        if self._imports_main and not self._has_begun and self.process.exitcode == 1:
+        if self._imports_main and not self._has_answered and self.process.exitcode == 1:
             end = f"{end}. {UNGUARDED}"
         raise RuntimeError(end)
 
@@ -213,32 +213,32 @@ class ChildLink:
             ).start()
 
     def close_files(self) -> None:
-        """Close the connection and the file that stands for the process."""
+        """Close the connection and the pidfd."""
         self.connection.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
 
     def _wait(self, limit_s: float | None) -> list[int]:
-        """Return the files that are ready, after a time at most."""
+        """Wait until a file is readable, at most for a time, and return the readable ones."""
         limit_ms = None if limit_s is None else limit_s * 1000
         return [file for file, _ in self._poll.poll(limit_ms)]
 
     def _read(self) -> tuple[bytes, list[int]]:
-        # If the process ended with unread credits, the first read fails before its last messages.
+        # If the process ended with unread credits, the first read fails although messages are left.
         for _ in range(2):
             try:
                 return socket.recv_fds(self.connection, HEAD.size, 2)[:2]
             except ConnectionResetError:
                 continue
             except OSError:
-                # Closed by another thread just now.
+                # Another thread may have closed the connection just now.
                 if not self.is_closed:
                     raise
         return b"", []
 
-    def _announced(self, message: bytes, files: list[int]) -> tuple[int, int, Layout]:
-        """Return the kind of a message, and the segment and layout of the object that it announces."""
+    def _unpack_head(self, message: bytes, files: list[int]) -> tuple[int, int, Layout]:
+        """Map the files of a message, and return its kind, and the segment and layout of its object."""
         kind, is_new, has_blocks, number, capacity, *layout = HEAD.unpack(message)
         if is_new:
             self.segments.map(number, files.pop(0), capacity)
@@ -255,9 +255,9 @@ class ChildLink:
 
 
 def start(process: Any, method: Method) -> None:
-    """Start a process in which Ctrl-C is blocked until it has a handler."""
+    """Start a process in which SIGINT is blocked until a handler is installed."""
     if method == "forkserver":
-        # Started before the signal is blocked: the server and all its processes inherit the mask.
+        # Start the server before the signal is blocked, as its processes inherit the mask.
         forkserver.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -267,7 +267,7 @@ def start(process: Any, method: Method) -> None:
 
 
 def wait_or_kill(process: Any) -> None:
-    """Wait for a process to end, and kill it if it does not."""
+    """Wait for a process to end, and kill it if it does not in time."""
     process.join(2 * GRACE_S)
     if process.exitcode is None:
         process.kill()
@@ -293,11 +293,11 @@ def _forget(gone: weakref.ref[ChildLink]) -> None:
 
 
 def _in_child() -> None:
-    # The helper must notice the end of its parent, even if forks of the parent live on.
+    # Forks must not keep connections open, or helpers would not notice the end of their parent.
     for each in _LIVE.copy():
-        live = each()
-        if live is not None:
-            live.close_files()
+        link = each()
+        if link is not None:
+            link.close_files()
     _LIVE.clear()
 
 

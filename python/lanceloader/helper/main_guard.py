@@ -1,4 +1,4 @@
-"""Processes that cannot start, mostly because the main module has no guard."""
+"""Advice for processes that cannot start, usually because the main module has no guard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNGUARDED = (
 
 
 def imports_main(method: str) -> bool:
-    """Return whether a process of this start method imports the main module, which must be a file."""
+    """Return whether processes of a start method import the main module, which requires a file."""
     main = sys.modules["__main__"]
     has_file = getattr(main, "__file__", None) or getattr(main, "__spec__", None)
     return method != "fork" and bool(has_file)

@@ -1,4 +1,4 @@
-"""What a helper process makes items with, and how the parent sends it."""
+"""Producers, which make the items of a helper process, and how the parent sends them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lanceloader.sources.secrets import travelling
-from lanceloader.transport.serialization import Layout, laid_out, unpacked, whole
+from lanceloader.transport.serialization import Layout, as_buffer, lay_out, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,24 +18,24 @@ __all__ = ["FunctionProducer", "PickledProducer", "Producer", "loaded"]
 
 
 class Producer(Protocol):
-    """What makes the items of any number of iterations, one after the other."""
+    """Makes the items of any number of iterations, one after another."""
 
     @property
     def most_items(self) -> int:
-        """The most items that share a message."""
+        """The maximum number of items in a message."""
 
     def items(self, argument: Any) -> Iterable[Any]:
         """Return the items of an iteration.
 
         Args:
-            argument: What the parent sent for this iteration.
+            argument: The argument that the parent sent for this iteration.
         """
 
     def report(self) -> Any:
-        """Return what is sent to the parent with each item and at the end."""
+        """Return the report that is sent to the parent with each item and at the end."""
 
     def num_bytes(self) -> int:
-        """Return the bytes of the item made last."""
+        """Return the number of bytes of the last item."""
 
 
 class FunctionProducer(NamedTuple):
@@ -46,7 +46,7 @@ class FunctionProducer(NamedTuple):
 
     @property
     def most_items(self) -> int:
-        """Return 1: items may be as large as they like."""
+        """Return 1, as items may have any size."""
         return 1
 
     def items(self, argument: None) -> Iterable[Any]:
@@ -55,18 +55,18 @@ class FunctionProducer(NamedTuple):
         return self.make()
 
     def report(self) -> Any:
-        """Return the statistics, or ``None`` without a function of them."""
+        """Return the statistics, or ``None`` if there is no function for them."""
         return None if self.statistics is None else self.statistics()
 
     def num_bytes(self) -> int:
-        """Return 0, as the bytes of the item made last are unknown."""
+        """Return 0, as the size of the last item is unknown."""
         return 0
 
 
 class PickledProducer:
-    """A producer as a pickle, whose read-only buffers are not copied until they are written.
+    """A pickled producer, whose read-only buffers are not copied before they are written.
 
-    The pickle may hold credentials, as it only goes to a process that this one started.
+    The pickle may hold credentials, as it is only sent to a process that this one started.
 
     Args:
         producer: The producer.
@@ -77,29 +77,29 @@ class PickledProducer:
 
     def __init__(self, producer: Producer) -> None:
         self._buffers: list[pickle.PickleBuffer] = []
-        # Not pickled by multiprocessing, which would use torch's reducers, which need named files.
+        # Not pickled by multiprocessing, whose reducers for torch need named files.
         with travelling(is_allowed=True):
             self._data = pickle.dumps(
-                producer, protocol=5, buffer_callback=self._is_copied
+                producer, protocol=5, buffer_callback=self._is_in_band
             )
         self._digest = hashlib.blake2b(self._data).digest()
 
-    def _is_copied(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether a buffer becomes a part of the pickle, as it may change later."""
+    def _is_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        """Return whether to copy a buffer into the pickle, as it may change later."""
         if may_change(buffer):
             return True
         self._buffers.append(buffer)
         return False
 
     def equals(self, other: PickledProducer) -> bool:
-        """Return whether another pickle is of an equal producer."""
+        """Return whether another producer has an equal pickle."""
         if self._digest != other._digest or len(self._buffers) != len(other._buffers):
             return False
         return all(map(is_equal, self._buffers, other._buffers))
 
     def write(self) -> tuple[Layout, int]:
         """Write the pickle to anonymous memory, once; return its layout and the open file."""
-        layout, parts = laid_out(map(whole, self._buffers), [memoryview(self._data)])
+        layout, parts = lay_out(map(as_buffer, self._buffers), [memoryview(self._data)])
         file = os.memfd_create("lanceloader-producer", os.MFD_CLOEXEC)
         try:
             os.ftruncate(file, layout.num_bytes)
@@ -109,13 +109,13 @@ class PickledProducer:
         except BaseException:
             os.close(file)
             raise
-        # Kept for comparisons, which need no copy of the data.
+        # This object is kept for comparisons, which do not need the data.
         self._data = b""
         return layout, file
 
 
 def loaded(layout: Layout, file: int) -> Any:
-    """Return the producer that was written to an open file, which is closed."""
+    """Load the producer from an open file, and close the file."""
     try:
         memory = mmap.mmap(file, layout.num_bytes, access=mmap.ACCESS_READ)
     finally:
@@ -124,7 +124,7 @@ def loaded(layout: Layout, file: int) -> Any:
 
 
 def may_change(buffer: pickle.PickleBuffer) -> bool:
-    """Return whether the memory of a buffer can be written to, at least by whom it is a view of."""
+    """Return whether the memory of a buffer is writable, possibly through the object that owns it."""
     import numpy as np
 
     view = buffer.raw()
@@ -144,7 +144,7 @@ def may_change(buffer: pickle.PickleBuffer) -> bool:
 
 
 def is_equal(one: pickle.PickleBuffer, other: pickle.PickleBuffer) -> bool:
-    """Return whether two buffers are the same memory or hold the same bytes."""
+    """Return whether two buffers are the same memory, or hold equal bytes."""
     import numpy as np
 
     sizes = one.raw().nbytes, other.raw().nbytes

@@ -1,4 +1,4 @@
-"""Arrow data that shows a part of its buffers, as a slice does: pickled, it would bring them whole."""
+"""Arrow data that is a part of larger buffers, such as a slice: its pickle would hold all of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 __all__ = ["compacted"]
 
-SHARED_BYTES = 4096
-"""What Arrow data may bring with it beyond as much as its own rows have."""
+SLACK_BYTES = 4096
+"""Arrow data is copied if its buffers exceed twice the bytes of its rows by more than this."""
 
 
 def compacted(value: Any) -> Any:
-    """Return Arrow data in buffers of its own if those that it shows are far larger; else the value itself.
+    """Copy Arrow data whose buffers are far larger than its rows; return any other value unchanged.
 
     Args:
         value: Any object.
@@ -22,7 +22,7 @@ def compacted(value: Any) -> Any:
         value, (pa.RecordBatch, pa.Table, pa.Array, pa.ChunkedArray)
     ):
         return value
-    if value.get_total_buffer_size() <= 2 * value.nbytes + SHARED_BYTES:
+    if value.get_total_buffer_size() <= 2 * value.nbytes + SLACK_BYTES:
         return value
     try:
         return value.take(pa.array(range(len(value)), pa.int64()))

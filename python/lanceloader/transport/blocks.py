@@ -1,7 +1,7 @@
 """Buffers that the core has already written to shared memory, which need no copy.
 
-Once ``share`` was called, the core allocates large buffers as pieces of one anonymous file. A batch of
-them is sent by their places in the file; the buffers are kept until the reader has released them.
+Once ``share`` has been called, the core allocates large buffers as pieces of one anonymous file. A batch is
+sent as the offsets of its buffers in the file; the buffers are kept until the reader has released them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from lanceloader import _native
 __all__ = ["abandon", "address_of", "file_of_blocks", "place_of", "share"]
 
 LEAST_BYTES = 1 << 17
-"""The core leaves smaller buffers elsewhere."""
+"""The core allocates smaller buffers elsewhere."""
 MOST_ABANDONED = 64 << 20
-"""The most bytes that may be lost to other processes before all buffers are copied again."""
+"""The maximum number of abandoned bytes, beyond which all buffers are copied again."""
 
 _region: tuple[int, int, int] | None = None
-"""The file, its address in this process, and the end of it."""
+"""The file, and the addresses in this process at which its mapping begins and ends."""
 _abandoned: list[Any] = []
-"""Buffers that other processes refer to without end."""
+"""Buffers that forks of the reader may refer to for as long as they live."""
 _is_sending = True
-"""Whether buffers are sent by their places."""
+"""Whether buffers are sent as offsets in the file."""
 
 
 def share() -> None:
-    """Have the core allocate in shared memory from now on, if the system lets it.
+    """Make the core allocate large buffers in shared memory from now on, if the system supports it.
 
-    Only for processes that keep no batch after it was sent: the reader may change what it gets.
+    Only for processes that drop a batch once it is sent, as the reader may write to its buffers.
     """
     global _region
     if _region is None and hasattr(os, "memfd_create"):
@@ -40,18 +40,18 @@ def share() -> None:
 
 
 def file_of_blocks() -> int:
-    """Return the open file that the places are in."""
+    """Return the open file that holds the blocks."""
     if _region is None:
         raise RuntimeError("this process does not share its blocks")
     return _region[0]
 
 
 def place_of(memory: memoryview, owner: Any = None) -> int:
-    """Return where a buffer begins in the file, or -1 if it is elsewhere.
+    """Return the offset of a buffer in the file, or -1 if the buffer lies elsewhere.
 
     Args:
         memory: The bytes of the buffer.
-        owner: The buffer, which may know its address.
+        owner: The object that exported the bytes, which may have their ``address``.
     """
     if _region is None or not _is_sending or memory.nbytes < LEAST_BYTES:
         return -1
@@ -69,7 +69,7 @@ def address_of(buffer: Any) -> int:
 
 
 def abandon(buffers: list[Any]) -> None:
-    """Never use these buffers again, as forks of the reader may refer to them."""
+    """Keep buffers allocated for good, as forks of the reader may refer to them."""
     global _is_sending
     _abandoned.extend(buffers)
     if sum(memory.nbytes for memory in _abandoned) > MOST_ABANDONED:
@@ -78,7 +78,7 @@ def abandon(buffers: list[Any]) -> None:
 
 def _in_child() -> None:
     global _region
-    # The core does not share the memory of a fork.
+    # In a fork, the core does not allocate in shared memory.
     _region = None
 
 

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from lanceloader._native import Batch
     from lanceloader._typing import Format
 
-__all__ = ["BUFFERED", "BufferedBatch", "buffering", "made"]
+__all__ = ["BUFFERED", "BufferedBatch", "buffering", "make_batch"]
 
 BUFFERED: tuple[Format, ...] = "arrow", "torch_dict", "numpy_dict"
-"""The formats of which batches are made of buffers, where they arrive."""
+"""The formats whose batches are sent as buffers and made by the receiving process."""
 
 
 class BufferedBatch:
-    """The buffers of a batch, which pickles to the batch itself.
+    """The buffers of a batch, which are unpickled as the batch itself.
 
     Args:
-        recipe: How the batch is made.
+        recipe: How to make the batch from its buffers.
         num_rows: The number of its rows.
         buffers: The buffers, or ``None`` for each that is missing.
     """
@@ -49,25 +49,25 @@ class BufferedBatch:
         self.buffers = buffers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, tuple[Any, ...]]:
-        # Only a plain queue pickles it; shared memory takes the buffers themselves.
+        # Only called by a plain queue: into shared memory, the buffers are written out of band.
         del protocol
         parts = [None if part is None else bytearray(part) for part in self.buffers]
-        return made, (self.recipe, self.num_rows, parts)
+        return make_batch, (self.recipe, self.num_rows, parts)
 
 
-def made(recipe: Any, num_rows: int, buffers: Sequence[Any]) -> Any:
-    """Return the batch that a recipe makes of buffers."""
+def make_batch(recipe: Any, num_rows: int, buffers: Sequence[Any]) -> Any:
+    """Make a batch from its buffers."""
     return recipe.make(num_rows, buffers)
 
 
 class ColumnsRecipe:
-    """How a dict of columns is made of blocks of adjacent columns.
+    """How to make a dict of columns from blocks, each of which holds adjacent columns.
 
     Args:
-        library: The library of its arrays.
+        library: The library of the arrays: ``"torch"`` or ``"numpy"``.
         names: The names of the columns.
-        runs: The numbers of the columns of each block, their dtype, and the shape of the values of
-            a row.
+        runs: For each block, the numbers of its columns, their dtype, and the shape of the value of a
+            row.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class ColumnsRecipe:
             (tuple(map(names.__getitem__, numbers)), dtype, inner)
             for numbers, dtype, inner in runs
         ]
-        self._arrays_of: Any = (
-            tensors_of
+        self._arrays_from_block: Any = (
+            tensors_from_block
             if library == "torch"
             else importlib.import_module(f"lanceloader.formats.{library}").vectors
         )
@@ -96,21 +96,24 @@ class ColumnsRecipe:
         columns = Columns(self._blank)
         for (names, dtype, inner), block in zip(self._runs, blocks, strict=True):
             shape = (len(names), num_rows, *inner)
-            arrays = self._arrays_of(names[0], block, dtype, shape)
+            arrays = self._arrays_from_block(names[0], block, dtype, shape)
             columns.update(zip(names, arrays, strict=True))
         return columns
 
 
 @functools.lru_cache(MOST_RECIPES)
 def columns_recipe(*arguments: Any) -> ColumnsRecipe:
-    """Return the recipe with some arguments, which is made once."""
+    """Return the recipe with these arguments, which is cached."""
     return ColumnsRecipe(*arguments)
 
 
-def tensors_of(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+def tensors_from_block(
+    name: str, block: Any, dtype: str, shape: tuple[int, ...]
+) -> Any:
     """Return one tensor for each column of a block.
 
-    They are not views of one tensor: autograd would take a change of one for a change of all.
+    The tensors are not views of a common base: autograd would take an in-place change of one for a change
+    of all.
     """
     import torch
 
@@ -123,7 +126,7 @@ def tensors_of(name: str, block: Any, dtype: str, shape: tuple[int, ...]) -> Any
 
 
 class RecordsRecipe:
-    """How a record batch is made of the buffers of its columns.
+    """How to make a record batch from the buffers of its columns.
 
     Args:
         schema: The pickled schema, whose columns have no children.
@@ -132,7 +135,9 @@ class RecordsRecipe:
     def __init__(self, schema: bytes) -> None:
         self._pickled = schema
         self.schema: pa.Schema = pickle.loads(schema)
-        self._kinds = [(kind, kind.num_buffers) for kind in self.schema.types]
+        self._types = [
+            (data_type, data_type.num_buffers) for data_type in self.schema.types
+        ]
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return records_recipe, (self._pickled,)
@@ -144,96 +149,96 @@ class RecordsRecipe:
         parts = [None if part is None else pa.py_buffer(part) for part in buffers]
         arrays = []
         at = 0
-        for kind, num_buffers in self._kinds:
+        for data_type, num_buffers in self._types:
             own = parts[at : at + num_buffers]
             at += num_buffers
             num_nulls = 0 if own[0] is None else -1
-            arrays.append(pa.Array.from_buffers(kind, num_rows, own, num_nulls))
+            arrays.append(pa.Array.from_buffers(data_type, num_rows, own, num_nulls))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
 @functools.lru_cache(MOST_RECIPES)
 def records_recipe(schema: bytes) -> RecordsRecipe:
-    """Return the recipe of a pickled schema, which is made once."""
+    """Return the recipe of a pickled schema, which is cached."""
     return RecordsRecipe(schema)
 
 
 def buffering(
     view: Any, convert: Callable[[Any], Any], formats: Sequence[Format]
 ) -> Callable[[Any], Any] | None:
-    """Return a function that converts raw batches to their buffers, where that is possible.
+    """Return a function that converts raw batches to ``BufferedBatch`` where possible.
 
-    It is ``None`` if the format is not one of ``formats``, or if this process does not send its
-    batches through shared memory. The function converts other batches to the format.
+    It converts all other batches to the format. Returns ``None`` if the format is not one of ``formats``,
+    or if this process does not send its batches through shared memory.
 
     Args:
-        view: What the batches are rows of, without functions of the user.
+        view: The view whose rows the batches are, without functions of the user.
         convert: Converts a raw batch to the format.
-        formats: The names of formats.
+        formats: The formats to send as buffers.
     """
     transform = view.transform_fn
     name = name_of(transform) or ""
-    # Files of values are no Arrow data, and mixtures have none.
+    # Blob columns of a view become files, which are not Arrow data. Mixtures do not have the attribute.
     if not Columns.are_sent or name not in formats or getattr(view, "has_files", True):
         return None
     if name == "arrow":
-        return functools.partial(records_of, convert, [None])
+        return functools.partial(to_record_buffers, convert, [None])
     if native_of(transform) is None:
         return None
     library = name.removesuffix("_dict")
-    return functools.partial(columns_of, convert, library, {})
+    return functools.partial(to_column_buffers, convert, library, {})
 
 
-def columns_of(
+def to_column_buffers(
     convert: Callable[[Any], Any],
     library: str,
-    known: dict[Any, ColumnsRecipe],
+    recipes: dict[Any, ColumnsRecipe],
     batch: Any,
 ) -> Any:
-    """Return the buffers of a batch that is to become a dict of arrays.
+    """Return the buffers from which the receiver makes a dict of arrays, if the batch allows it.
 
     Args:
-        convert: Converts batches with columns of which no arrays can be made without a copy.
+        convert: Converts batches that have columns which cannot be arrays without a copy.
         library: The library of the arrays.
-        known: The recipes of earlier batches.
+        recipes: The recipes of earlier batches.
         batch: The raw batch.
     """
     if not isinstance(batch, _native.Batch) or not batch.num_rows:
         return convert(batch)
     own: Batch = batch if batch.is_owned else batch.to_owned()
     names, runs, others = own.runs()
-    described = tuple(
+    runs_key = tuple(
         (tuple(numbers), dtype, tuple(inner)) for numbers, dtype, inner, _ in runs
     )
-    key = tuple(names), described
-    recipe = known.get(key)
+    key = tuple(names), runs_key
+    recipe = recipes.get(key)
     if recipe is None:
         is_whole = not others and len(set(names)) == len(names)
-        if not is_whole or any(dtype == "bfloat16" for _, dtype, _ in described):
+        if not is_whole or any(dtype == "bfloat16" for _, dtype, _ in runs_key):
             return convert(own)
-        if len(known) >= MOST_RECIPES:
-            known.clear()
-        recipe = known[key] = ColumnsRecipe(library, *key)
+        if len(recipes) >= MOST_RECIPES:
+            recipes.clear()
+        recipe = recipes[key] = ColumnsRecipe(library, *key)
     return BufferedBatch(recipe, own.num_rows, [block for *_, block in runs])
 
 
-def records_of(
-    convert: Callable[[Any], Any], known: list[RecordsRecipe | None], batch: Any
+def to_record_buffers(
+    convert: Callable[[Any], Any], recipes: list[RecordsRecipe | None], batch: Any
 ) -> Any:
-    """Return the buffers of a batch that is to become a record batch.
+    """Return the buffers from which the receiver makes a record batch, if the batch allows it.
 
     Args:
-        convert: Converts batches with columns that consist of others.
-        known: The recipe of the batch before.
+        convert: Converts the raw batch to a record batch, which is returned if its columns are not flat.
+        recipes: A list of one item: the recipe of the previous batch, or ``None``.
         batch: The raw batch.
     """
     rows: pa.RecordBatch = compacted(convert(batch))
-    recipe = known[0]
+    recipe = recipes[0]
     schema = rows.schema
     if recipe is None or not recipe.schema.equals(schema, check_metadata=True):
         if not schema.names or not all(map(is_flat, schema.types)):
             return rows
-        recipe = known[0] = RecordsRecipe(pickle.dumps(schema))
+        recipe = recipes[0] = RecordsRecipe(pickle.dumps(schema))
     buffers: list[Any] = []
     for column in rows.columns:
         if column.offset:
@@ -242,14 +247,14 @@ def records_of(
     return BufferedBatch(recipe, rows.num_rows, buffers)
 
 
-def is_flat(kind: pa.DataType) -> bool:
-    """Return whether arrays of a type are their buffers, and nothing else."""
+def is_flat(data_type: pa.DataType) -> bool:
+    """Return whether arrays of a type consist of buffers alone, without children or a dictionary."""
     import pyarrow as pa
 
     types = pa.types
     return any(
-        is_kind(kind)
-        for is_kind in (
+        is_type(data_type)
+        for is_type in (
             *(types.is_primitive, types.is_decimal),
             *(types.is_string, types.is_large_string),
             *(types.is_binary, types.is_large_binary),

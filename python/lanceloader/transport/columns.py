@@ -1,4 +1,4 @@
-"""Batches of columns, sent as the blocks that they were made of: no work for each tensor at either end."""
+"""Batches of columns, sent as the blocks that they were made of, without work for each tensor."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ if TYPE_CHECKING:
 
     from lanceloader.formats._columns import MadeOf
 
-__all__ = ["batches_in", "reduced"]
+__all__ = ["batches_in", "reduce_columns"]
 
 MOST_RECIPES = 64
-"""How many recipes are remembered. There are several where batches have different columns."""
+"""The maximum number of cached recipes. There are several if batches have different columns."""
 
 MOST_PARTS = 64
-"""The length of the longest list that is looked through."""
+"""The length of the longest list that is searched."""
 
 SCALARS = int, str, float, bool, type(None)
-PLAIN = {
+TENSOR_FREE = {
     "lanceloader.workers.batches": ("SkippedBatch",),
     "lanceloader.helper.batches": ("HelperReport",),
     "lanceloader.transport.buffered": ("BufferedBatch",),
 }
-"""Types of messages that hold no tensors, by their modules, which need not be imported."""
+"""The names of types that hold no tensors, by module. The modules need not be imported."""
 
 Recipe = tuple[
     tuple[str, ...], tuple[tuple[tuple[str, ...], str, tuple[int, ...]], ...]
 ]
-"""The names of the columns in their order; and the names, dtype and shape of those of each block."""
+"""The names of the columns in order; and for each block, the names, dtype and shape of its columns."""
 
 _recipes: dict[Recipe, Recipe] = {}
 
 
 def batches_in(value: Any) -> list[Columns]:
-    """Return the batches in a message, each of which can be sent as its blocks.
+    """Return the batches in a message that can be sent as their blocks.
 
     Returns:
-        The batches, or none if the message may hold their tensors elsewhere, too.
+        All batches in the message, or an empty list if it may hold their tensors elsewhere, too.
     """
     found: dict[int, Columns] = {}
-    for part in parts_of(value):
+    for part in leaves_of(value):
         if type(part) is Columns:
-            if id(part) in found or not is_as_made(part):
+            if id(part) in found or not is_unchanged(part):
                 return []
             found[id(part)] = part
         elif not has_no_tensors(part):
@@ -55,24 +55,24 @@ def batches_in(value: Any) -> list[Columns]:
     return list(found.values())
 
 
-def parts_of(value: Any) -> Iterator[Any]:
-    """Yield what short lists and tuples consist of."""
+def leaves_of(value: Any) -> Iterator[Any]:
+    """Yield the leaves of nested short lists and tuples."""
     kind = type(value)
     if (kind is list or kind is tuple) and len(value) <= MOST_PARTS:
         for part in value:
-            yield from parts_of(part)
+            yield from leaves_of(part)
     else:
         yield value
 
 
 def has_no_tensors(part: Any) -> bool:
-    """Return whether a part of a message is known to hold no tensors."""
+    """Return whether a leaf of a message is known to hold no tensors."""
     kind = type(part)
-    return kind in SCALARS or kind.__name__ in PLAIN.get(kind.__module__, ())
+    return kind in SCALARS or kind.__name__ in TENSOR_FREE.get(kind.__module__, ())
 
 
-def is_as_made(columns: Columns) -> bool:
-    """Return whether the tensors of a batch still are the columns of its blocks."""
+def is_unchanged(columns: Columns) -> bool:
+    """Return whether the tensors of a batch are still the columns of its blocks, in place."""
     made: MadeOf | None = columns.made_of or Columns.last_made_of
     if made is None:
         return False
@@ -97,30 +97,30 @@ def is_as_made(columns: Columns) -> bool:
     return bool(made.runs)
 
 
-def reduced(columns: Columns) -> tuple[Any, tuple[Any, ...]]:
-    """Reduce a batch to its blocks and the columns that are in none."""
+def reduce_columns(columns: Columns) -> tuple[Any, tuple[Any, ...]]:
+    """Reduce a batch to its blocks, and the columns that are in no block."""
     made: Any = columns.made_of
     others = {name: part for name, part in columns.items() if name not in made.arrays}
     recipe = tuple(columns), made.runs
     if len(_recipes) > MOST_RECIPES:
         _recipes.clear()
-    # The pickle of a message holds an object once.
+    # Batches of a message share one recipe object, which the pickle then holds once.
     recipe = _recipes.setdefault(recipe, recipe)
-    return columns_of, (recipe, others, *map(pickle.PickleBuffer, made.blocks))
+    return rebuild_columns, (recipe, others, *map(pickle.PickleBuffer, made.blocks))
 
 
-def columns_of(recipe: Recipe, others: dict[str, Any], *blocks: Any) -> Columns:
-    """Return the batch that was reduced, as views of its blocks."""
+def rebuild_columns(recipe: Recipe, others: dict[str, Any], *blocks: Any) -> Columns:
+    """Return the batch that ``reduce_columns`` reduced, as views of its blocks."""
     import torch
 
     names, runs = recipe
     columns = Columns(dict.fromkeys(names))
-    for (of_run, dtype, shape), block in zip(runs, blocks, strict=True):
+    for (run_names, dtype, shape), block in zip(runs, blocks, strict=True):
         whole = torch.frombuffer(block, dtype=getattr(torch, dtype))
-        # Not views of one tensor: autograd would take a change of one for a change of all.
+        # Not views of a common base: autograd would take an in-place change of one for a change of all.
         parts: Any = whole.unsafe_split(math.prod(shape[1:]))
         if len(shape) > 2:
             parts = [part.view(shape[1:]) for part in parts]
-        columns.update(zip(of_run, parts, strict=True))
+        columns.update(zip(run_names, parts, strict=True))
     columns.update(others)
     return columns

@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-__all__ = ["MOST_BATCHES", "begun", "groups_of"]
+__all__ = ["MOST_BATCHES", "groups_of", "prefetch_first"]
 
 MOST_BATCHES = 16
-"""The most batches in a message."""
+"""The maximum number of batches in a message."""
 MOST_BYTES = 4 << 20
-"""The most bytes in a message of several batches."""
+"""The maximum number of bytes in a message of several batches."""
 LONGEST_NS = 500_000
-"""The time that the next batch may take for a batch to wait for it."""
+"""A batch that takes longer than this is slow, and ends its group."""
 
 clock = time.perf_counter_ns
 
 
 def groups_of(
-    slots: Iterator[tuple[Any, int]], most: int = MOST_BATCHES
+    sized_batches: Iterator[tuple[Any, int]], most: int = MOST_BATCHES
 ) -> Generator[list[Any]]:
-    """Yield small batches that are ready in groups, as a message costs the same for any number of them.
+    """Group small batches that are ready, as a message costs the same for any number of batches.
 
-    Groups grow from one batch. A batch never waits for more than one that is slow to come.
+    Groups grow from one batch. A batch never waits for more than one slow batch.
 
     Args:
-        slots: Batches, each with its bytes.
-        most: The most batches of a group.
+        sized_batches: Batches, each with its number of bytes.
+        most: The maximum number of batches in a group.
     """
     limit = 1
     error: Exception | None = None
@@ -41,17 +41,17 @@ def groups_of(
         while len(group) < limit:
             start = clock()
             try:
-                slot, num_bytes = next(slots)
+                batch, num_bytes = next(sized_batches)
             except StopIteration:
                 has_ended = True
                 break
             except Exception as raised:
-                # What was made before is yielded first.
+                # The batches before the error must be yielded first.
                 error, has_ended = raised, True
                 break
             is_slow = clock() - start > LONGEST_NS
-            group.append(slot)
-            del slot
+            group.append(batch)
+            del batch
             total += num_bytes
             if is_slow:
                 # The following ones may be ready by now.
@@ -62,7 +62,7 @@ def groups_of(
         else:
             limit = min(most, 2 * limit)
         if group:
-            # Who takes them may drop them before the next ones are made.
+            # Keep no reference: the consumer may drop the group before the next one is made.
             made = [group]
             del group
             yield made.pop()
@@ -74,8 +74,11 @@ def groups_of(
             del error
 
 
-def begun(items: Iterator[Any]) -> Iterator[Any]:
-    """Return an iterator over items whose first one is made now, before it is asked for."""
+def prefetch_first(items: Iterator[Any]) -> Iterator[Any]:
+    """Fetch the first item now, and return an iterator over all items.
+
+    An exception of the first item is raised by the first ``next``.
+    """
     found: list[Any] = []
     error: Exception | None = None
     try:

@@ -1,4 +1,4 @@
-"""The end of the transport that reads: messages of worker processes, by the process that sent them."""
+"""The reading end of the transport: loads the messages of worker processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Writer", "receive"]
 
 Writer: TypeAlias = tuple[int, int]
-"""The process that writes, and a number that tells it from others of the same identifier."""
+"""The identifier of the writing process, and a number, as process identifiers are reused."""
 
 
 def receive(
@@ -27,16 +27,17 @@ def receive(
     layout: tuple[int, ...],
     blocks: int | Callable[[], int] | None,
 ) -> Any:
-    """Return an object that a worker wrote to a segment, of which its arrays are views.
+    """Load an object that a worker wrote to a segment. Its arrays are views of the segment.
 
     Args:
         writer: The process that wrote it.
         number: The number of the segment.
-        file: The open file of the segment in the process that wrote it; or a function that returns
-            it as an open file of this process, or ``None`` if it was sent before.
+        file: The file descriptor of the segment in the writing process; or a function that returns
+            one of this process; or ``None`` if the file was sent before.
         capacity: The size of the segment.
         layout: The layout of the object.
-        blocks: The open file of its blocks, in the same ways; or ``None`` if it has none.
+        blocks: The file of the blocks, given like ``file``; or ``None`` if the object has no blocks or
+            their file was sent before.
     """
     segments = segments_of(writer)
     if not segments.is_mapped(number, capacity):
@@ -47,10 +48,10 @@ def receive(
 
 
 def opened(pid: int, file: int | Callable[[], int] | None) -> int:
-    """Return an open file of another process as one of this process.
+    """Open a file of another process in this process, and return its descriptor.
 
     Raises:
-        RuntimeError: If the process did not send it, or has ended.
+        RuntimeError: If the process did not send the file, or has ended.
     """
     if file is None:
         raise RuntimeError("a worker did not send the shared memory of a batch")
@@ -68,7 +69,7 @@ _SEGMENTS: dict[Writer, ReadableSegments] = {}
 
 
 def segments_of(writer: Writer) -> ReadableSegments:
-    """Return the segments of a worker, which stay mapped while its ``Process`` is referred to."""
+    """Return the segments of a worker, which stay mapped while its ``Process`` object is alive."""
     known = _SEGMENTS.get(writer)
     if known is not None:
         return known

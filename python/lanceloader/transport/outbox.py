@@ -1,4 +1,4 @@
-"""The end of the transport that writes: a queue of a worker whose messages go through shared memory."""
+"""The writing end of the transport: a worker's queue whose messages go through shared memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lanceloader.transport.shared_memory import WritableSegments
 from lanceloader.transport.torch_groups import (
     BatchGroup,
     GroupingIterator,
-    receive_first,
+    receive_offer,
 )
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
-INLINE = 1 << 12
-"""Messages without arrays that are smaller than this many bytes are sent as they are."""
+INLINE_BYTES = 1 << 12
+"""Messages without arrays that are smaller than this are sent through the pipe itself."""
 
 
 class Outbox:
     """Replaces ``put`` of a queue, and sends its messages through shared memory.
 
-    The queue carries only where they are. That is written to its pipe at once, which spares the thread
-    of the queue. Messages that cannot be sent in this way are sent as before. What the reader
-    gets is the same.
+    The queue carries only references to them. References are written to its pipe directly, without the
+    queue's feeder thread. Messages that cannot be sent in this way are sent as before. The reader
+    gets the same objects either way.
 
     Args:
         queue: A queue of ``multiprocessing`` that this process writes to.
@@ -46,12 +46,12 @@ class Outbox:
     """
 
     def __init__(self, queue: Any, reader: int) -> None:
-        self._writing = DirectWriter(queue, queue.put)
+        self._direct_writer = DirectWriter(queue, queue.put)
         self._segments = WritableSegments()
         self._writer = os.getpid(), time.monotonic_ns()
         self._is_readable = can_read_files(reader)
         self._has_sent_blocks = False
-        # Objects other than plain tensors are reduced as by the queue.
+        # Objects other than plain tensors are reduced in the same way as by the queue.
         self._reducers: Any = ForkingPickler(io.BytesIO()).dispatch_table
         queue.put = self.put
         Columns.are_sent = True
@@ -70,40 +70,40 @@ class Outbox:
         ):
             message = message[0], message[1].batches
         try:
-            self._writing.put(self._letter(message), block, timeout)
+            self._direct_writer.put(self._to_reference(message), block, timeout)
         except Exception as error:
-            message = self._with_errors(message)
-            self._writing.put_later(or_error(message, error), block, timeout)
+            message = self._replace_unsendable(message)
+            self._direct_writer.put_later(or_error(message, error), block, timeout)
 
-    def _with_errors(self, message: Any) -> Any:
-        """Return a message in which errors stand for the batches of a group that cannot be sent."""
+    def _replace_unsendable(self, message: Any) -> Any:
+        """Return a message with errors in place of the batches of a group that cannot be sent."""
         if type(message) is not tuple or len(message) != 2:
             return message
         number, group = message
         if type(group) is not list:
             return message
-        sent = []
+        sendable = []
         for batch in group:
             try:
                 packed(batch, self._reducers)
             except Exception as error:
-                sent.append(wrapped(error))
+                sendable.append(wrap_error(error))
             else:
-                sent.append(batch)
-        return number, sent
+                sendable.append(batch)
+        return number, sendable
 
-    def _letter(self, message: Any) -> Any:
+    def _to_reference(self, message: Any) -> Any:
         layout, parts = packed(message, self._reducers)
         is_offering = GroupingIterator.is_offering()
-        is_small = layout.num_buffers == 0 and layout.num_bytes < INLINE
+        is_small = layout.num_buffers == 0 and layout.num_bytes < INLINE_BYTES
         if is_small and not is_offering:
             return message
         segment = self._segments.write(parts, layout.num_bytes)
         file = self._file_of(segment)
         blocks = self._file_of_blocks() if segment.blocks else None
         number, capacity = segment.number, segment.capacity
-        found = self._writer, number, file, capacity, tuple(layout), blocks
-        return Letter(receive_first if is_offering else receive, found)
+        arguments = self._writer, number, file, capacity, tuple(layout), blocks
+        return MessageReference(receive_offer if is_offering else receive, arguments)
 
     def _file_of_blocks(self) -> Any:
         if self._is_readable:
@@ -116,14 +116,14 @@ class Outbox:
     def _file_of(self, segment: Segment) -> Any:
         if self._is_readable:
             return segment.file
-        if segment.is_known:
+        if segment.is_announced:
             return None
-        segment.is_known = True
+        segment.is_announced = True
         return DupFd(segment.file).detach
 
 
-class Letter:
-    """What a queue sends in place of a message, and pickles to the message itself."""
+class MessageReference:
+    """A reference to a message in shared memory, which is unpickled as the message itself."""
 
     def __init__(self, load: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._load = load
@@ -136,7 +136,7 @@ class Letter:
 def can_read_files(reader: int) -> bool:
     """Return whether the reader may open the files of this process by their paths in ``/proc``.
 
-    It may if this process may open those of the reader, as both belong to one user.
+    Assumes so if this process may open those of the reader, as both then belong to one user.
     """
     try:
         next(Path(f"/proc/{reader}/fd").iterdir(), None)
@@ -146,20 +146,24 @@ def can_read_files(reader: int) -> bool:
 
 
 def or_error(message: Any, error: Exception) -> Any:
-    """Return a message that cannot be written to shared memory, or the reason if a queue cannot send it.
+    """Return a message that a queue can send, or the error in place of the message if it cannot.
 
-    A queue drops a message that cannot be pickled, and the reader waits for it without end.
+    A queue drops messages that cannot be pickled, and the reader would wait for them forever.
+
+    Args:
+        message: A message that could not be written to shared memory.
+        error: The reason.
     """
     try:
         ForkingPickler.dumps(message)
     except Exception:
         if isinstance(message, tuple) and len(message) == 2:
-            return message[0], wrapped(error)
+            return message[0], wrap_error(error)
     return message
 
 
-def wrapped(error: Exception) -> Any:
-    """Return an exception as workers of torch send it."""
+def wrap_error(error: Exception) -> Any:
+    """Wrap an exception in the type in which workers of torch send exceptions."""
     from torch._utils import ExceptionWrapper
 
     where, text = "while a DataLoader worker process sent a batch", str(error)

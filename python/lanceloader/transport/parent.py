@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 __all__ = ["when_ended"]
 
 
-def when_ended(process: Any, act: Callable[[], None]) -> None:
-    """Call a function in a thread once a process has ended, such as the one that started this one.
+def when_ended(process: Any, callback: Callable[[], None]) -> None:
+    """Call a function in a thread once a process has ended, such as the parent of this one.
 
-    A thread waits for it, as a signal at the death of the parent would be sent when only the thread
-    ends that started this process.
+    A thread waits for the process: ``PR_SET_PDEATHSIG`` would already send its signal when the thread ends
+    that started this process.
 
     Args:
         process: The process, such as ``multiprocessing.parent_process()``.
-        act: The function.
+        callback: The function to call.
     """
 
-    def wait_and_act() -> None:
+    def wait_and_call() -> None:
         wait_until_ended(process)
-        act()
+        callback()
 
     # `Thread.start` would wait until the thread runs, which delays a worker's first batch.
-    _thread.start_new_thread(wait_and_act, ())
+    _thread.start_new_thread(wait_and_call, ())
 
 
 def wait_until_ended(process: Any) -> None:
     """Wait until a process has ended.
 
-    Its sentinel does not show that: it stays open in other processes that the process forked, and is
-    ready when the process closes its own end. Nor is a file that became ready enough, as other code may
-    have closed it by mistake, and its number may be that of another file.
+    The sentinel does not suffice: forks of the process keep it open, and it is ready as soon as the process
+    closes its own end. The pidfd is opened again after each wake-up, as other code may have closed it by
+    mistake, and its number may belong to another file now.
     """
     while True:
         try:

@@ -1,8 +1,8 @@
 """Serialization of objects into shared memory, from which they are loaded without a copy.
 
 Arrays, tensors and Arrow data are written out of band, as with pickle protocol 5, followed by the
-pickle of the object. Tensors that overlap in memory also do so after loading. Buffers that lie in shared
-memory already stay where they are.
+pickle of the object. Tensors that overlap in memory still overlap after loading. Buffers that already lie
+in shared memory stay there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from lanceloader.tensor_tree import bytes_by_storage
 from lanceloader.transport.arrow_parts import compacted
 from lanceloader.transport.blocks import place_of
-from lanceloader.transport.buffered import BufferedBatch, made
-from lanceloader.transport.columns import batches_in, reduced
+from lanceloader.transport.buffered import BufferedBatch, make_batch
+from lanceloader.transport.columns import batches_in, reduce_columns
 from lanceloader.transport.tensor_table import ALIGNMENT, TensorTable, tensors_in
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["Layout", "laid_out", "packed", "unpacked", "whole"]
+__all__ = ["Layout", "as_buffer", "lay_out", "packed", "unpacked"]
 
 Buffer: TypeAlias = tuple[int, list[Any]]
-"""The size of a buffer, and its parts with their offsets; or ``LIST``, and the buffers of a batch."""
+"""The size of a buffer and its parts with offsets; or ``BUFFER_LIST`` and the buffers of a batch."""
 
-LIST = -1
-"""The size that stands for buffers which are loaded together, as a list."""
-IN_SEGMENT, LISTED, MISSING = range(-1, -4, -1)
+BUFFER_LIST = -1
+"""The size that marks buffers which are loaded together, as a list."""
+IN_SEGMENT, LIST_START, MISSING = range(-1, -4, -1)
 """Markers in place of an address: the buffer is in this segment, a list of buffers begins, or a buffer of
 the list is missing."""
 
@@ -55,9 +55,9 @@ def packed(
 ) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a serialized object, and its parts with their offsets.
 
-    The offset of a part is negative if it lies in shared memory, where it must stay as long as it is read.
-
-    The parts are views of the buffers of the object, so they must be written before it changes.
+    The offset of a part is negative if the part already lies in shared memory, where it must be kept until
+    the reader has released it. The parts are views of the buffers of the object, so they must be written
+    before it changes.
 
     Args:
         value: The object.
@@ -69,16 +69,16 @@ def packed(
     if reducers is not None:
         pickler.dispatch_table = reducers
     pickler.dump(value)
-    return laid_out(pickler.buffers, stream)
+    return lay_out(pickler.buffers, stream)
 
 
-def whole(buffer: pickle.PickleBuffer) -> Buffer:
-    """Return a buffer of one part."""
+def as_buffer(buffer: pickle.PickleBuffer) -> Buffer:
+    """Return a pickle buffer as a ``Buffer`` of one part."""
     memory = buffer.raw()
     return memory.nbytes, [(0, memory)]
 
 
-def laid_out(
+def lay_out(
     buffers: Iterable[Buffer], stream: Iterable[memoryview]
 ) -> tuple[Layout, list[tuple[int, Any]]]:
     """Return the layout of a pickle and its buffers, and all parts with their offsets."""
@@ -86,8 +86,8 @@ def laid_out(
     parts: list[tuple[int, Any]] = []
     offset = 0
     for num_bytes, pieces in buffers:
-        if num_bytes == LIST:
-            sizes.extend((len(pieces), LISTED))
+        if num_bytes == BUFFER_LIST:
+            sizes.extend((len(pieces), LIST_START))
             for piece in pieces:
                 if piece is None:
                     sizes.extend((0, MISSING))
@@ -119,43 +119,43 @@ def laid_out(
 def unpacked(
     memory: memoryview,
     layout: Layout,
-    block: Callable[[int, int], memoryview] | None = None,
+    load_block: Callable[[int, int], memoryview] | None = None,
 ) -> Any:
     """Return the object that is serialized in ``memory``, of which its arrays are views.
 
     Args:
         memory: The serialized object.
         layout: Its layout.
-        block: Returns a buffer that lies elsewhere, of its place and its size.
+        load_block: Returns the buffer outside ``memory`` at a place, given the place and the size.
     """
     sizes = iter(memory[layout.sizes_at : layout.pickle_at].cast("q").tolist())
     buffers: list[Any] = []
     offset = num_listed = 0
-    into = buffers
+    target = buffers
     for size, place in zip(sizes, sizes, strict=True):
-        if place == LISTED:
+        if place == LIST_START:
             listed: list[Any] = []
             buffers.append(listed)
-            into, num_listed = (listed, size) if size else (buffers, 0)
+            target, num_listed = (listed, size) if size else (buffers, 0)
             continue
         if place >= 0:
-            if block is None:
+            if load_block is None:
                 raise RuntimeError("a buffer lies in the memory of another process")
-            into.append(block(place, size))
+            target.append(load_block(place, size))
         elif place == MISSING:
-            into.append(None)
+            target.append(None)
         else:
-            into.append(memory[offset : offset + size])
+            target.append(memory[offset : offset + size])
             offset += size + -size % ALIGNMENT
         if num_listed:
             num_listed -= 1
             if not num_listed:
-                into = buffers
+                target = buffers
     return pickle.loads(memory[layout.pickle_at : layout.num_bytes], buffers=buffers)
 
 
 class ByteStream:
-    """A writable file for a pickler, which keeps the buffers that are written without a copy."""
+    """A file for a pickler that keeps the written buffers without copying them."""
 
     def __init__(self, parts: list[memoryview]) -> None:
         self.parts = parts
@@ -165,7 +165,7 @@ class ByteStream:
 
 
 class TensorPickler(pickle.Pickler):
-    """A pickler that writes buffers out of band, also those of tensors."""
+    """A pickler that writes buffers out of band, including those of tensors."""
 
     def __init__(self, stream: list[memoryview], value: Any) -> None:
         self.buffers: list[Buffer] = []
@@ -175,9 +175,9 @@ class TensorPickler(pickle.Pickler):
         self.batches = {id(batch) for batch in batches}
         self.table = TensorTable(value, self.batches) if self.has_torch else None
         self.numbers = {} if self.table is None else self.table.numbers
-        # It must not refer to the pickler: the value would live until garbage is collected.
+        # The callback must not refer to the pickler, or a cycle would keep the value alive.
         self.lists: dict[int, Sequence[Any]] = {}
-        """The buffers of batches, by the ``id`` of what stands for them."""
+        """The buffers of batches, by the ``id`` of the marker that stands for them."""
         add = functools.partial(add_buffer, self.buffers, self.table, self.lists)
         super().__init__(ByteStream(stream), protocol=5, buffer_callback=add)
         self.storages: dict[int, PickledStorage] = {}
@@ -186,25 +186,26 @@ class TensorPickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Reduce a tensor to its place in the table, or to its storage and its view of it.
 
-        Batches that are as they were made are reduced to what they were made of. Other objects are pickled as usual.
+        Unchanged batches are reduced to the blocks that they were made of. Other objects are pickled
+        as usual.
         """
         number = self.numbers.get(id(value))
         if number is not None:
             return operator.getitem, (self.table, number)
         if id(value) in self.batches:
-            return reduced(value)
+            return reduce_columns(value)
         if type(value) is BufferedBatch:
             marker = pickle.PickleBuffer(bytearray())
             self.lists[id(marker)] = value.buffers
-            return made, (value.recipe, value.num_rows, marker)
+            return make_batch, (value.recipe, value.num_rows, marker)
         if not self.has_torch or not hasattr(type(value), "untyped_storage"):
             compact = compacted(value)
             return NotImplemented if compact is value else compact.__reduce_ex__(5)
         from lanceloader.tensor_tree import is_plain_tensor, is_sparse_tensor
 
         if is_sparse_tensor(value):
-            # What torch's own function rebuilds, it keeps alive until a file is loaded.
-            return sparse_tensor, value.__reduce_ex__(5)[1]
+            # torch's own function keeps the tensors that it rebuilds alive until the next `torch.load`.
+            return rebuild_sparse_tensor, value.__reduce_ex__(5)[1]
         if is_lazy_tensor(value):
             value = value.resolve_conj().resolve_neg()
         if not is_plain_tensor(value):
@@ -214,10 +215,10 @@ class TensorPickler(pickle.Pickler):
             value = value.clone()
             storage = PickledStorage(value.untyped_storage())
         view = value.storage_offset(), tuple(value.shape), value.stride()
-        return tensor_from_storage, (storage, value.dtype, *view)
+        return rebuild_tensor, (storage, value.dtype, *view)
 
     def storage_of(self, tensor: torch.Tensor) -> PickledStorage | None:
-        """Return the storage of a tensor to pickle, or ``None`` if the value uses less than half of it."""
+        """Return the storage of a tensor, or ``None`` if the value uses less than half of the storage."""
         if self.bytes_by_storage is None:
             self.bytes_by_storage = bytes_by_storage(tensors_in(self.value))
         storage = tensor.untyped_storage()
@@ -233,23 +234,23 @@ def add_buffer(
     lists: dict[int, Sequence[Any]],
     buffer: pickle.PickleBuffer,
 ) -> None:
-    """Add a buffer to those that are written."""
-    of_batch = lists.pop(id(buffer), None)
-    if of_batch is not None:
-        buffers.append((LIST, [*of_batch]))
+    """Append a buffer, or the buffers that it stands for, to those that are written."""
+    batch_buffers = lists.pop(id(buffer), None)
+    if batch_buffers is not None:
+        buffers.append((BUFFER_LIST, [*batch_buffers]))
     elif table is not None and buffer is table.marker:
         buffers.append((table.num_bytes, table.parts))
     else:
-        buffers.append(whole(buffer))
+        buffers.append(as_buffer(buffer))
 
 
 def is_lazy_tensor(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor is to be conjugated or negated when it is read."""
+    """Return whether a tensor has a pending conjugation or negation."""
     return not tensor.requires_grad and (tensor.is_conj() or tensor.is_neg())
 
 
 class PickledStorage:
-    """A storage, as one object that the pickler writes once for all tensors that refer to it."""
+    """A storage that the pickler writes once for all tensors that refer to it."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = storage
@@ -258,11 +259,11 @@ class PickledStorage:
         import torch
 
         values = torch.empty(0, dtype=torch.uint8).set_(self.storage).numpy()
-        return tensor_of_bytes, (pickle.PickleBuffer(values),)  # type: ignore[arg-type]
+        return byte_tensor, (pickle.PickleBuffer(values),)  # type: ignore[arg-type]
 
 
-def tensor_of_bytes(buffer: Any) -> torch.Tensor:
-    """Return a tensor of bytes that is a view of a buffer."""
+def byte_tensor(buffer: Any) -> torch.Tensor:
+    """Return a buffer as a tensor of bytes, without a copy."""
     import torch
 
     if not memoryview(buffer).nbytes:
@@ -270,8 +271,8 @@ def tensor_of_bytes(buffer: Any) -> torch.Tensor:
     return torch.frombuffer(buffer, dtype=torch.uint8)
 
 
-def tensor_from_storage(
-    whole: torch.Tensor,
+def rebuild_tensor(
+    storage: torch.Tensor,
     dtype: torch.dtype,
     offset: int,
     shape: tuple[int, ...],
@@ -281,10 +282,10 @@ def tensor_from_storage(
     import torch
 
     empty = torch.empty(0, dtype=dtype)
-    return empty.set_(whole.untyped_storage(), offset, shape, stride)
+    return empty.set_(storage.untyped_storage(), offset, shape, stride)
 
 
-def sparse_tensor(layout: torch.layout, parts: tuple[Any, ...]) -> torch.Tensor:
+def rebuild_sparse_tensor(layout: torch.layout, parts: tuple[Any, ...]) -> torch.Tensor:
     """Return the sparse tensor that torch reduced to ``parts``: its indices, values and shape."""
     import torch
 

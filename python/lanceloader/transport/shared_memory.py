@@ -2,8 +2,8 @@
 
 A segment is an anonymous file in memory. Only open files and mappings refer to it, so nothing remains
 of it when processes are killed, and it takes no space in ``/dev/shm``. The first byte of a segment
-is its state, through which the reader releases it: no message goes back to the writer. Blocks that
-the object in a segment refers to are released with it.
+is its state, through which the reader releases it without a message to the writer. The blocks that the
+object in a segment refers to are released with the segment.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["ReadableSegments", "Segment", "WritableSegments"]
 
 # Capacities are powers of two, from this one on. Pages that are never written take no memory.
-SMALLEST = 1 << 16
-# The most segments that the reader uses at the same time; further batches are copied. Each segment
-# takes an open file in the writer, whose number is limited.
+MIN_CAPACITY = 1 << 16
+# The maximum number of segments in use by the reader; further batches are copied. Each segment takes an
+# open file in the writer, and open files are limited.
 MOST_IN_USE = 32
-# Batches of fewer bytes are copied at once, which costs less than to keep a segment for each.
-SMALL = 1 << 13
+# Smaller batches are copied at once, which costs less than keeping a segment for each.
+SMALL_BYTES = 1 << 13
 
-# The bytes before the data, for the state; as many as Arrow recommends for the alignment of buffers.
+# The bytes before the data, which hold the state; Arrow's recommended alignment of buffers.
 HEADER = 64
-# The states of a segment: it may be written to, it is read, or it must never be written to again.
+# The states of a segment: free to be written, in use by the reader, or never to be written again.
 FREE, IN_USE, DROPPED = range(3)
 
 
@@ -42,14 +42,15 @@ class Segment:
     """A piece of shared memory, in the process that writes it.
 
     Attributes:
-        blocks: The buffers elsewhere that are in use with it.
+        blocks: The blocks that are in use together with the segment.
+        is_announced: Whether the reader was sent the file, in its present capacity.
     """
 
     def __init__(self, number: int, num_bytes: int) -> None:
         self.number = number
         self.blocks: list[Any] = []
         self.file = os.memfd_create("lanceloader", os.MFD_CLOEXEC)
-        self.is_known = False
+        self.is_announced = False
         try:
             self.grow(num_bytes)
         except BaseException:
@@ -58,15 +59,15 @@ class Segment:
 
     def grow(self, num_bytes: int) -> None:
         """Increase the capacity, after which the reader must map the segment again."""
-        self.capacity = max(SMALLEST, 1 << (HEADER + num_bytes - 1).bit_length())
+        self.capacity = max(MIN_CAPACITY, 1 << (HEADER + num_bytes - 1).bit_length())
         os.ftruncate(self.file, self.capacity)
         # Writing to mapped pages is three times as fast as system calls.
         self.memory = memoryview(mmap.mmap(self.file, self.capacity))
-        self.is_known = False
+        self.is_announced = False
 
     @property
     def num_bytes(self) -> int:
-        """The most bytes of data that can be written."""
+        """The maximum number of bytes of data."""
         return self.capacity - HEADER
 
     @property
@@ -87,15 +88,15 @@ class Segment:
 
 
 class WritableSegments:
-    """The segments of the writer, which are written to again when the reader has released them."""
+    """The segments of the writer, which are reused once the reader has released them."""
 
     def __init__(self) -> None:
         self.free: list[Segment] = []
         self.in_use: dict[int, Segment] = {}
-        self.num_made = 0
+        self.num_created = 0
 
     def write(self, buffers: Iterable[tuple[int, Any]], num_bytes: int) -> Segment:
-        """Write buffers to a free segment, and return it as in use."""
+        """Write buffers to a free or new segment, and return the segment, which is then in use."""
         self._collect_released()
         fitting = [part for part in self.free if part.num_bytes >= num_bytes]
         if fitting:
@@ -109,14 +110,14 @@ class WritableSegments:
                 os.close(segment.file)
                 raise
         else:
-            segment = Segment(self.num_made, num_bytes)
-            self.num_made += 1
+            segment = Segment(self.num_created, num_bytes)
+            self.num_created += 1
         self.in_use[segment.number] = segment
         segment.write(buffers)
         return segment
 
     def _collect_released(self) -> None:
-        """Make the segments free that the reader has released, and close those that it dropped."""
+        """Free the segments that the reader has released, and close those that it dropped."""
         for number, segment in list(self.in_use.items()):
             state = segment.state
             if state == FREE:
@@ -159,7 +160,7 @@ class ReadableSegments:
         return mapping is not None and len(mapping) == capacity
 
     def load(self, number: int, layout: Layout) -> Any:
-        """Return the object in a segment, which is in use while anything refers to its arrays."""
+        """Return the object in a segment, which stays in use while any of the arrays is referenced."""
         import numpy as np
 
         whole: Any = np.frombuffer(
@@ -170,26 +171,26 @@ class ReadableSegments:
 
         blocks: memoryview | None = None
 
-        def block(place: int, size: int) -> memoryview:
+        def load_block(place: int, size: int) -> memoryview:
             nonlocal blocks
             memory: Any = self.blocks
             if is_copied:
                 return memoryview(bytearray(memory[place : place + size]))
             if blocks is None:
-                blocks = memoryview(lease.on(np.frombuffer(memory, np.uint8)))
+                blocks = memoryview(lease.track(np.frombuffer(memory, np.uint8)))
             return blocks[place : place + size]
 
         try:
-            if is_copied or layout.num_bytes < SMALL:
+            if is_copied or layout.num_bytes < SMALL_BYTES:
                 whole = whole.copy()
             else:
-                lease.on(whole)
-            return unpacked(memoryview(whole), layout, block)
+                lease.track(whole)
+            return unpacked(memoryview(whole), layout, load_block)
         finally:
-            lease.begin()
+            lease.seal()
 
     def release(self, number: int) -> None:
-        """Release a segment to its writer, unless other processes refer to it."""
+        """Release a segment to its writer, or drop it if a fork may refer to it."""
         self.in_use.pop(number, None)
         if not self.is_owner:
             return
@@ -200,18 +201,18 @@ class ReadableSegments:
             self.mappings[number][0] = FREE
 
     def retire(self) -> None:
-        """Never reuse the segments that are in use, as a forked process refers to them, too."""
+        """Never reuse the segments that are in use, as a fork will refer to them, too."""
         self.retired.update(list(self.in_use))
 
     def disown(self) -> None:
-        """Release nothing any more in a forked process, whose parent reads the segments."""
+        """Stop releasing segments, in a fork of the reader."""
         self.is_owner = False
         self.mappings.clear()
         self.blocks = None
 
 
 class Lease:
-    """The use of a segment, which ends with the last of some arrays.
+    """The use of a segment, which ends with the last of the tracked arrays.
 
     Args:
         segments: The segments of the reader.
@@ -220,19 +221,20 @@ class Lease:
 
     def __init__(self, segments: ReadableSegments, number: int) -> None:
         self._arrays: dict[int, weakref.ref[Any]] = {}
-        self._has_begun = False
-        # Arrays end in any thread at any time, so no lock may be taken: who pops this releases.
+        self._is_sealed = False
+        # Arrays end in any thread at any time, so no lock may be taken: the thread that pops the item
+        # releases the segment.
         self._segment = [(segments, number)]
 
-    def on(self, array: Any) -> Any:
-        """Return an array that the lease lasts as long as."""
+    def track(self, array: Any) -> Any:
+        """Keep the segment in use while an array lives, and return the array."""
         reference = weakref.ref(array, self._forget)
         self._arrays[id(reference)] = reference
         return array
 
-    def begin(self) -> None:
-        """Declare that there are no further arrays."""
-        self._has_begun = True
+    def seal(self) -> None:
+        """Declare that no further arrays will be tracked, so that the lease may end."""
+        self._is_sealed = True
         self._end_if_unused()
 
     def _forget(self, array: weakref.ref[Any]) -> None:
@@ -240,7 +242,7 @@ class Lease:
         self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        if self._has_begun and not self._arrays:
+        if self._is_sealed and not self._arrays:
             with contextlib.suppress(IndexError):
                 segments, number = self._segment.pop()
                 segments.release(number)

@@ -1,4 +1,4 @@
-"""The tensors of an object as one buffer, from which a reader makes all of them at once."""
+"""The tensors of an object as one buffer, from which the reader rebuilds all of them at once."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class TensorTable:
 
     Args:
         value: Nested dicts, lists and tuples. Tensors in other objects are left out.
-        left_out: The ``id`` of batches whose ``made_of`` holds tensors that are left out, too.
+        excluded: The ``id`` of batches whose tensors in ``made_of`` are left out, too.
 
     Attributes:
-        marker: What stands for its buffer in the pickle.
+        marker: The placeholder of the buffer in the pickle.
         num_bytes: The size of the buffer.
-        parts: What the buffer consists of, with offsets.
+        parts: The parts of the buffer, with their offsets.
         numbers: The number of each tensor in the list, by the ``id`` of the tensor.
     """
 
-    def __init__(self, value: Any, left_out: Container[int] = ()) -> None:
+    def __init__(self, value: Any, excluded: Container[int] = ()) -> None:
         # Writable, as the tensors are.
         self.marker = pickle.PickleBuffer(bytearray())
         self.num_bytes = 0
         self.parts: list[tuple[int, memoryview]] = []
         self.numbers: dict[int, int] = {}
         self._runs: list[list[Any]] = []
-        """The dtype and the shape of tensors that lie end to end, and their number."""
-        found = {id(tensor): tensor for tensor in tensors_in(value, left_out)}
-        # An ``id`` stands for a tensor only while that lives.
+        """Runs of tensors of one kind that lie end to end: dtype, shape and number of tensors."""
+        found = {id(tensor): tensor for tensor in tensors_in(value, excluded)}
+        # Keep the tensors alive, or their ``id`` may be reused.
         self._found = found
         spans = sorted(
             [(one.data_ptr(), extent(one), at, one) for at, one in found.items()]
@@ -80,15 +80,15 @@ class TensorTable:
         self.num_bytes += stop - start
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return tensors_of, (self.marker, self._runs)
+        return rebuild_tensors, (self.marker, self._runs)
 
 
-def tensors_in(value: Any, left_out: Container[int] = ()) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any, excluded: Container[int] = ()) -> Iterator[torch.Tensor]:
     """Yield the plain tensors in nested dicts, lists, tuples and dataclasses, which may be cyclic.
 
     Args:
         value: The nested value.
-        left_out: The ``id`` of batches whose ``made_of`` holds tensors that are left out.
+        excluded: The ``id`` of batches whose tensors in ``made_of`` are left out.
     """
     import torch
 
@@ -106,8 +106,9 @@ def tensors_in(value: Any, left_out: Container[int] = ()) -> Iterator[torch.Tens
         if id(part) in seen:
             continue
         seen.add(id(part))
-        # What these types hold, whatever their subclasses say, lives as long as the value.
-        if id(part) in left_out:
+        # Read items by the methods of the base types: subclasses may make tensors while they are
+        # iterated, which would not live as long as the value.
+        if id(part) in excluded:
             arrays = part.made_of.arrays
             values += [part[name] for name in part if name not in arrays]
         elif isinstance(part, dict):
@@ -115,7 +116,7 @@ def tensors_in(value: Any, left_out: Container[int] = ()) -> Iterator[torch.Tens
         elif not isinstance(part, list | tuple):
             fields = dataclasses.fields(part)
             values += [getattr(part, field.name, None) for field in fields]
-        # Lists of text or numbers are long, and have no tensors.
+        # Skip lists of text or numbers, which may be long.
         else:
             items = [*iter_of(part)]
             if not (
@@ -127,7 +128,7 @@ def tensors_in(value: Any, left_out: Container[int] = ()) -> Iterator[torch.Tens
 
 
 def iter_of(part: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
-    """Return an iterator over the items that a list or a tuple holds."""
+    """Iterate a list or a tuple, ignoring ``__iter__`` of subclasses."""
     return list.__iter__(part) if isinstance(part, list) else tuple.__iter__(part)
 
 
@@ -142,7 +143,7 @@ def extent(tensor: torch.Tensor) -> int:
 def without_overlaps(
     spans: Sequence[tuple[int, int, int, torch.Tensor]],
 ) -> list[tuple[int, int, int, torch.Tensor]]:
-    """Return the spans, sorted by address, that share no bytes with another one."""
+    """Return the spans that overlap no other one, given spans sorted by address."""
     kept: list[tuple[int, int, int, torch.Tensor]] = []
     end = 0
     for span in spans:
@@ -165,8 +166,8 @@ def name_of(dtype: torch.dtype) -> str:
     return name
 
 
-def tensors_of(buffer: Any, runs: list[list[Any]]) -> list[torch.Tensor]:
-    """Return the tensors of a table, as views of a buffer."""
+def rebuild_tensors(buffer: Any, runs: list[list[Any]]) -> list[torch.Tensor]:
+    """Return the tensors of a table, which share the memory of a buffer."""
     import torch
 
     tensors: list[torch.Tensor] = []
@@ -175,7 +176,7 @@ def tensors_of(buffer: Any, runs: list[list[Any]]) -> list[torch.Tensor]:
         dtype = getattr(torch, name)
         size = math.prod(shape)
         offset += -offset % ALIGNMENT
-        # No views of one tensor: autograd would take a change of one for a change of all.
+        # Not views of a common base: autograd would take an in-place change of one for a change of all.
         for _ in range(count):
             tensor = torch.frombuffer(buffer, dtype=dtype, count=size, offset=offset)
             offset += tensor.nbytes

@@ -1,7 +1,7 @@
 """Groups of batches in the messages of workers of torch's own ``DataLoader``.
 
-torch expects one message per batch. Workers send groups only after the iterator in the trainer has accepted
-the offer in the first message, and its queues were replaced.
+torch expects one message per batch. Workers send groups only after the trainer has accepted the offer in
+their first message, by replacing the queues of its iterator.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from lanceloader.transport.groups import begun, groups_of
+from lanceloader.transport.groups import groups_of, prefetch_first
 from lanceloader.transport.inbox import receive
 from lanceloader.transport.queues import DirectReader
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-__all__ = ["BatchGroup", "GroupedQueues", "GroupingIterator", "receive_first"]
+__all__ = ["BatchGroup", "GroupedQueues", "GroupingIterator", "receive_offer"]
 
 
 OF_TORCH = (
@@ -29,13 +29,13 @@ OF_TORCH = (
     "_task_info",
     "_worker_result_queue",
 )
-"""What an iterator of torch must have: these names are no promise of torch."""
+"""The attributes that an iterator of torch must have, which are private to torch and may change."""
 DEFAULT_PREFETCH = 2
-"""The ``prefetch_factor`` of torch, where no other one is passed."""
+"""The default ``prefetch_factor`` of torch."""
 
 
 class BatchGroup:
-    """What a worker returns for a request of a group, and sends as a list.
+    """A group of batches, which a worker sends as a list.
 
     Args:
         batches: The batches.
@@ -46,7 +46,7 @@ class BatchGroup:
 
 
 class GroupingIterator:
-    """The iterator of a loader in a worker: it returns groups of batches once the parent asks for them.
+    """The iterator of a loader in a worker, which yields groups of batches once the parent requests them.
 
     Args:
         batches: The iterator of the loader.
@@ -55,17 +55,17 @@ class GroupingIterator:
     are_offered = False
     """Whether this process can send groups."""
     are_wanted = False
-    """Whether the parent has asked for a group."""
+    """Whether the parent has requested a group."""
 
     def __init__(self, batches: Any) -> None:
-        # Before the parent asks for a batch, which may be starting other workers.
-        self._slots = begun(with_sizes(batches))
+        # Do not wait for the first request: the parent may still be starting other workers.
+        self._batches = prefetch_first(with_sizes(batches))
         self._groups: Iterator[list[Any]] | None = None
         GroupingIterator.are_offered = True
 
     @classmethod
     def is_offering(cls) -> bool:
-        """Return whether the parent may ask for groups and has not done so yet."""
+        """Return whether this process can send groups and the parent has not requested one yet."""
         return cls.are_offered and not cls.are_wanted
 
     def __iter__(self) -> GroupingIterator:
@@ -73,14 +73,14 @@ class GroupingIterator:
 
     def __next__(self) -> Any:
         if not GroupingIterator.are_wanted:
-            return next(self._slots)[0]
+            return next(self._batches)[0]
         if self._groups is None:
-            self._groups = groups_of(self._slots)
+            self._groups = groups_of(self._batches)
         return BatchGroup(next(self._groups))
 
 
 def with_sizes(batches: Any) -> Iterator[tuple[Any, int]]:
-    """Yield each batch of a loader, and the bytes of its rows."""
+    """Yield each batch of a loader, and the number of bytes of its rows."""
     before = 0
     for batch in batches:
         _, so_far = batches.metrics.size_yielded
@@ -89,25 +89,25 @@ def with_sizes(batches: Any) -> Iterator[tuple[Any, int]]:
 
 
 def note_requests(queue: Any) -> None:
-    """Replace ``get`` of the queue of a worker by one that notes requests of groups."""
+    """Replace ``get`` of the queue of a worker by one that notes requests for groups."""
     get = queue.get
 
-    def noting(*arguments: Any, **options: Any) -> Any:
+    def get_and_note(*arguments: Any, **options: Any) -> Any:
         request = get(*arguments, **options)
         if is_group(request):
             GroupingIterator.are_wanted = True
         return request
 
-    queue.get = noting
+    queue.get = get_and_note
 
 
 def is_group(message: Any) -> bool:
-    """Return whether a message asks for a group, or answers such a message."""
+    """Return whether a message requests a group, or is the answer to such a request."""
     return type(message) is tuple and type(message[0]) is int and message[0] < 0
 
 
-def receive_first(*arguments: Any) -> Any:
-    """Return a message of a worker that can send groups, and have its iterator ask for them.
+def receive_offer(*arguments: Any) -> Any:
+    """Return a message of a worker that offers groups, and accept the offer if possible.
 
     The arguments are those of ``receive``.
     """
@@ -117,17 +117,17 @@ def receive_first(*arguments: Any) -> Any:
     frame = sys._getframe(1).f_back
     if frame is not None:
         iterator = iterator_of(frame)
-        # A message of the iteration before arrives while torch waits for workers that stay.
+        # Messages of the previous iteration may arrive while torch resumes persistent workers.
         if iterator is not None and message[0] in iterator._task_info:
             GroupedQueues(iterator, message)
     return message
 
 
 def iterator_of(frame: FrameType) -> Any:
-    """Return the iterator of torch that reads a queue in a frame, or ``None`` if it cannot ask for groups.
+    """Return the iterator of torch that reads a queue in a frame, or ``None`` if it cannot take groups.
 
-    Subclasses and threads that pin memory may look at messages themselves. Who limits the batches made
-    ahead gets messages of one batch.
+    Subclasses and threads that pin memory may inspect messages themselves. A ``prefetch_factor`` other
+    than the default limits the batches made ahead, so messages then have one batch.
     """
     from torch.utils.data import dataloader
 
@@ -154,20 +154,20 @@ def iterator_of(frame: FrameType) -> Any:
 
 
 def end_of_worker() -> Any:
-    """Return the class of what a worker of torch sends when it has no more batches, or ``None``."""
+    """Return the class of the message that ends the batches of a worker of torch, or ``None``."""
     from torch.utils.data._utils import worker
 
     return getattr(worker, "_IterableDatasetStopIteration", None)
 
 
 class WorkerRequests:
-    """What torch asked a worker for, and what the worker was asked for.
+    """The requests of torch to a worker, and the requests that are sent to the worker instead.
 
     Attributes:
-        numbers: The numbers of the batches that torch waits for.
-        groups: The batches that torch did not ask for yet, by group.
-        has_begun: Whether torch has asked for batches of the first of these groups.
-        num_asked: The number of groups that the worker was asked for and that have not arrived.
+        numbers: The numbers of the batches that torch has requested and that have not arrived.
+        groups: The batches that have arrived and that torch has not requested yet, by group.
+        is_first_started: Whether torch has taken batches of the first of these groups.
+        num_requested: The number of requested messages of the worker that have not arrived.
         has_ended: Whether the worker has no more batches.
     """
 
@@ -179,17 +179,17 @@ class WorkerRequests:
         """Begin an iteration."""
         self.numbers: deque[int] = deque()
         self.groups: deque[deque[Any]] = deque()
-        self.has_begun = False
-        self.num_asked = 0
+        self.is_first_started = False
+        self.num_requested = 0
         self.has_ended = False
 
 
 class GroupedQueues:
-    """Replaces the queues of an iterator of torch by those of groups.
+    """Replaces the queues of an iterator of torch by queues that exchange groups with workers.
 
-    Batches get the numbers of torch's requests to their worker, in order. A request of torch is one of a
-    group while fewer groups are under way than torch would have batches, so that no more batches
-    are made ahead than usual where each is a group.
+    Batches get the numbers of torch's requests to their worker, in order. A request of torch requests a
+    group while fewer groups are ahead than torch would have batches ahead, so that groups of one batch
+    are prefetched as far as batches without groups.
 
     Args:
         iterator: The iterator, which is reading a message.
@@ -202,21 +202,21 @@ class GroupedQueues:
         self._num_resuming = 0
         """The number of workers that have not begun the iteration that torch began."""
         self._ready: deque[tuple[Any, Any]] = deque()
-        """The messages for torch."""
-        self._workers = [
-            WorkerRequests(putting(queue)) for queue in iterator._index_queues
+        """The messages that torch can take."""
+        self._requests = [
+            WorkerRequests(weak_put(queue)) for queue in iterator._index_queues
         ]
         self._worker_of: dict[int, int] = {}
-        """The worker of each batch that was asked for before."""
+        """The worker of each batch that torch requested before the queues were replaced."""
         for number, (worker, *arrived) in iterator._task_info.items():
             if not arrived and number != message[0]:
                 self._worker_of[number] = worker
-                self._workers[worker].numbers.append(number)
-                self._workers[worker].num_asked += 1
+                self._requests[worker].numbers.append(number)
+                self._requests[worker].num_requested += 1
         self._read = DirectReader(iterator._data_queue).get
         iterator._data_queue.get = self.get
         for worker, queue in enumerate(iterator._index_queues):
-            queue.put = Putting(self, worker)
+            queue.put = WorkerPut(self, worker)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         """Return a message as torch expects it, as ``Queue.get`` does."""
@@ -225,27 +225,29 @@ class GroupedQueues:
         return self._ready.popleft()
 
     def put(self, worker: int, message: Any) -> None:
-        """Note or send a message of torch to a worker."""
-        of_worker = self._workers[worker]
+        """Handle a message of torch to a worker: a request of a batch, the next iteration, or the end."""
+        requests = self._requests[worker]
         if type(message) is not tuple:
             if message is not None:
-                # The next iteration of workers that stay.
+                # The next iteration of persistent workers.
                 self._num_resuming += 1
                 self._ready.clear()
-                of_worker.reset()
-            of_worker.put(message)
+                requests.reset()
+            requests.put(message)
             return
-        of_worker.numbers.append(message[0])
-        self._match(of_worker)
-        num_ahead = len(of_worker.groups) - of_worker.has_begun + of_worker.num_asked
+        requests.numbers.append(message[0])
+        self._match(requests)
+        num_ahead = (
+            len(requests.groups) - requests.is_first_started + requests.num_requested
+        )
         if num_ahead < self._depth:
-            self._ask(worker)
+            self._request_group(worker)
 
-    def _ask(self, worker: int) -> None:
-        of_worker = self._workers[worker]
-        if not of_worker.has_ended:
-            of_worker.num_asked += 1
-            of_worker.put((-1 - worker, None))
+    def _request_group(self, worker: int) -> None:
+        requests = self._requests[worker]
+        if not requests.has_ended:
+            requests.num_requested += 1
+            requests.put((-1 - worker, None))
 
     def _accept(self, message: tuple[Any, Any]) -> None:
         number, found = message
@@ -254,43 +256,43 @@ class GroupedQueues:
             self._ready.append(message)
             return
         if self._num_resuming:
-            # A batch of the iteration before.
+            # A batch of the previous iteration.
             return
         worker = -1 - number if number < 0 else self._worker_of.pop(number)
-        of_worker = self._workers[worker]
-        of_worker.num_asked -= 1
+        requests = self._requests[worker]
+        requests.num_requested -= 1
         if isinstance(found, self._end):
-            of_worker.has_ended = True
+            requests.has_ended = True
         is_list = number < 0 and type(found) is list
-        of_worker.groups.append(deque(found if is_list else [found]))
-        self._match(of_worker)
-        if of_worker.numbers and not of_worker.num_asked:
-            self._ask(worker)
+        requests.groups.append(deque(found if is_list else [found]))
+        self._match(requests)
+        if requests.numbers and not requests.num_requested:
+            self._request_group(worker)
 
-    def _match(self, of_worker: WorkerRequests) -> None:
+    def _match(self, requests: WorkerRequests) -> None:
         """Assign the batches that have arrived to the requests of torch."""
-        numbers, groups = of_worker.numbers, of_worker.groups
+        numbers, groups = requests.numbers, requests.groups
         while numbers and groups:
             self._ready.append((numbers.popleft(), groups[0].popleft()))
-            of_worker.has_begun = bool(groups[0])
+            requests.is_first_started = bool(groups[0])
             if not groups[0]:
                 groups.popleft()
 
 
-class Putting:
-    """``put`` of the queue of a worker."""
+class WorkerPut:
+    """Replaces ``put`` of the queue of a worker."""
 
     def __init__(self, queues: GroupedQueues, worker: int) -> None:
         self._queues = queues
         self._worker = worker
 
     def __call__(self, message: Any) -> None:
-        """Note or send a message."""
+        """Handle a message of torch to the worker."""
         self._queues.put(self._worker, message)
 
 
-def putting(queue: Any) -> Callable[[Any], None]:
-    """Return ``put`` of a queue, which does not keep the queue alive."""
+def weak_put(queue: Any) -> Callable[[Any], None]:
+    """Return ``put`` of a queue as a function that does not keep the queue alive."""
     method = weakref.WeakMethod(queue.put)
 
     def put(message: Any) -> None:

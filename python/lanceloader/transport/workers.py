@@ -1,8 +1,8 @@
-"""What a worker process of torch's ``DataLoader`` does for our datasets.
+"""Setup of the worker processes of torch's ``DataLoader`` for datasets of this package.
 
-Its batches go through shared memory, and it ends when the process that started it has ended. Both
-hold from the start of the process if its dataset holds an object of ours, and otherwise from the
-first time that rows are read in it.
+A worker sends its batches through shared memory, and ends when its parent has ended. Both hold from the
+start of the process if its dataset refers to an object of this package, and otherwise from the first time
+that rows are read in the process.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from lanceloader.transport.torch_groups import note_requests
 __all__ = ["attach"]
 
 MOST_OBJECTS = 200
-"""How many objects are looked at to find one of ours in a dataset."""
+"""The maximum number of objects that are inspected to find one of this package in a dataset."""
 
 PERIOD_S = 0.01
-"""How often is looked whether a process that was spawned has its arguments."""
+"""The seconds between two checks whether a spawned process has received its arguments."""
 
-_attached: int | None = None
-"""The process that ``attach`` was called in."""
-_watched: int | None = None
-"""The process that ends with its parent."""
+_attached_pid: int | None = None
+"""The identifier of the process in which ``attach`` has run, which differs in forks."""
+_watched_pid: int | None = None
+"""The identifier of the process that waits for the end of its parent."""
 _lock = threading.Lock()
-"""Held while ``_watched`` is changed."""
+"""Held while ``_watched_pid`` is changed."""
 
 
 def attach() -> None:
-    """Send the batches of this process through shared memory, if it is a worker of a ``DataLoader``."""
-    global _attached
+    """Send the batches of this process through shared memory if it is a worker of a ``DataLoader``."""
+    global _attached_pid
     parent = multiprocessing.parent_process()
-    # Without a parent, this is no worker, or one that is still unpickling its arguments.
-    if parent is None or parent.pid is None or _attached == os.getpid():
+    # Without a parent, this process is not a worker, or is still unpickling its arguments.
+    if parent is None or parent.pid is None or _attached_pid == os.getpid():
         return
-    _attached = os.getpid()
+    _attached_pid = os.getpid()
     arguments = arguments_of_worker()
     if arguments is None:
         return
@@ -57,17 +57,17 @@ def attach() -> None:
 
 
 def end_with_parent(parent: Any) -> None:
-    """End this process once its parent has ended, if that was not called before."""
-    global _watched
+    """Have this process end once its parent has ended. Later calls do nothing."""
+    global _watched_pid
     with _lock:
-        if _watched == os.getpid():
+        if _watched_pid == os.getpid():
             return
-        _watched = os.getpid()
-    when_ended(parent, exit_at_once)
+        _watched_pid = os.getpid()
+    when_ended(parent, exit_immediately)
 
 
-def exit_at_once() -> None:
-    """End this process, without further ado."""
+def exit_immediately() -> None:
+    """End this process without cleanup."""
     os._exit(1)
 
 
@@ -80,7 +80,7 @@ def arguments_of_worker() -> dict[str, Any] | None:
         module.partition(".")[0] not in ("torch", "torchdata")
     ):
         return None
-    # `inspect.signature` would be a good part of the start of a worker.
+    # `inspect.signature` would take a considerable part of the start of a worker.
     code = getattr(target, "__code__", None)
     if code is None or len(process._args) > code.co_argcount:
         return None
@@ -96,12 +96,12 @@ def is_worker_of_torch() -> bool:
     return module.partition(".")[0] == "torch"
 
 
-def holds_ours(dataset: Any) -> bool:
-    """Return whether a dataset is an object of this package, or one of those that it refers to is."""
+def refers_to_package(dataset: Any) -> bool:
+    """Return whether a dataset is, or refers to, an object of this package."""
     level = [dataset]
     seen: set[int] = set()
     while level and len(seen) < MOST_OBJECTS:
-        following: list[Any] = []
+        next_level: list[Any] = []
         for value in level:
             kind = type(value)
             if kind.__module__.partition(".")[0] == "lanceloader":
@@ -110,30 +110,30 @@ def holds_ours(dataset: Any) -> bool:
                 continue
             seen.add(id(value))
             if isinstance(value, list | tuple):
-                following += value[:MOST_OBJECTS]
+                next_level += value[:MOST_OBJECTS]
             elif isinstance(value, dict):
-                following += list(value.values())[:MOST_OBJECTS]
+                next_level += list(value.values())[:MOST_OBJECTS]
             else:
-                following += getattr(value, "__dict__", {}).values()
-        level = following[:MOST_OBJECTS]
+                next_level += getattr(value, "__dict__", {}).values()
+        level = next_level[:MOST_OBJECTS]
     return False
 
 
 def _after_start(marker: type[Any]) -> None:
-    """Attach a process that was forked, before it calls its function."""
+    """Attach a forked process before it runs its function."""
     del marker
     arguments = arguments_of_worker()
     if arguments is None:
         return
-    if holds_ours(arguments.get("dataset_holder", arguments.get("dataset"))):
+    if refers_to_package(arguments.get("dataset_holder", arguments.get("dataset"))):
         attach()
 
 
 def _when_imported() -> None:
     """End this process with its parent, if it is a worker of torch that was not forked.
 
-    Its dataset is unpickled when it starts, or when it runs, which is what imports this module. After
-    that it may wait for its parent without end.
+    Unpickling the dataset imports this module, while the worker starts or when it runs. After that, the
+    worker may wait forever for a parent that has ended.
     """
     while (parent := multiprocessing.parent_process()) is None:
         time.sleep(PERIOD_S)
@@ -143,18 +143,18 @@ def _when_imported() -> None:
 
 def _in_child() -> None:
     global _lock
-    # Another thread may have held it.
+    # Another thread may have held the lock during the fork.
     _lock = threading.Lock()
 
 
 class _Marker:
-    """What the registration is tied to, and lives as long as this module."""
+    """Keeps the callback after a fork registered for as long as this module lives."""
 
 
 os.register_at_fork(after_in_child=_in_child)
 util.register_after_fork(_Marker, _after_start)
 if getattr(multiprocessing.current_process(), "_inheriting", False):
-    # It has no arguments yet.
+    # The process is still unpickling its arguments.
     threading.Thread(
         target=_when_imported, name="lanceloader-start", daemon=True
     ).start()

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from lanceloader.loader.checkpoint import Checkpoint, of_halves
 from lanceloader.stop_iteration import without_stop_iteration
 from lanceloader.transport.blocks import share
-from lanceloader.transport.groups import begun, groups_of
+from lanceloader.transport.groups import groups_of, prefetch_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ class WorkerDataset(IterableDataset[Any]):
             cursor.renumber(first)
             cursor.jump(Checkpoint(epoch, position or 0))
         # Before the parent asks for a batch, which may be starting other workers.
-        return begun(groups_of(self._slots(), self._most_batches))
+        return prefetch_first(groups_of(self._slots(), self._most_batches))
 
     def _slots(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch or its placeholder, and the bytes of its rows."""
