@@ -62,6 +62,9 @@ def test_an_empty_queue():
         queue.get(timeout=0.01)
     with pytest.raises(queues.Empty):
         queue.get(block=False)
+    with pytest.raises(queues.Empty):
+        # Longer than the test may take: `block=False` takes precedence.
+        queue.get(block=False, timeout=600)
     queue.put(1)
     assert queue.get() == 1
     queue.close()

@@ -309,7 +309,8 @@ def test_clean_removes_what_no_version_uses(tmp_path):
     assert lance.dataset(target).to_table().num_rows == 150
 
 
-def test_clean_removes_files_without_a_table(tmp_path):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_clean_removes_files_without_a_table(tmp_path, scheme):
     import lanceloader.ray
 
     target = tmp_path / "t.lance"
@@ -317,7 +318,7 @@ def test_clean_removes_files_without_a_table(tmp_path):
     for folder in (target / "data", staged):
         folder.mkdir(parents=True)
         (folder / "a.lance").write_bytes(b"half")
-    assert lanceloader.ray.clean(target) == 2
+    assert lanceloader.ray.clean(f"{scheme}{target}") == 2
     assert left_in(tmp_path) == []
     target.mkdir()
     (target / "mine.txt").touch()

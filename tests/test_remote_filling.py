@@ -78,7 +78,7 @@ def test_what_files_say_of_their_pages_is_asked_for_together(folder, tmp_path):
     asked = []
 
     class Timed(s3_folder.Request):
-        def do_GET(self):
+        def do_GET(self) -> None:  # noqa: N802
             came = time.monotonic()
             time.sleep(0.3)
             super().do_GET()

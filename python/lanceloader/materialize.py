@@ -60,8 +60,7 @@ def write_table(
     source = StoppableBatches(batches, failures)
     reader = pa.RecordBatchReader.from_batches(schema, source)
     try:
-        if uri.startswith("file://"):
-            uri = url2pathname(urlsplit(uri).path)
+        uri = without_file_scheme(uri)
         if "://" in uri:
             write(reader, uri, storage_options)
         else:
@@ -126,6 +125,13 @@ class StoppableBatches:
         self._is_stopped = True
         if self._lock.acquire(timeout=STOPPING_S):
             self._lock.release()
+
+
+def without_file_scheme(uri: str) -> str:
+    """Return the path of a ``file://`` URI; return other URIs and paths unchanged."""
+    if uri.startswith("file://"):
+        return url2pathname(urlsplit(uri).path)
+    return uri
 
 
 def write_locally(reader: pa.RecordBatchReader, target: Path) -> None:

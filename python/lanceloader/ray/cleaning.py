@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanceloader._extras import need
-from lanceloader.materialize import staging
+from lanceloader.materialize import staging, without_file_scheme
 from lanceloader.ray.tables import DATA, Place, data_files
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def clean(
         12
     """
     need("lance", "lanceloader.ray.clean", "ray")
-    place = Place(os.fspath(uri), storage_options)
+    place = Place(without_file_scheme(os.fspath(uri)), storage_options)
     removed = 0 if "://" in place.uri else remove_staged(Path(place.uri))
     files = place.files()
     if place.is_table(files):

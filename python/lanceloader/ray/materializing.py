@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from lanceloader._extras import need
 from lanceloader.errors import StorageError
-from lanceloader.materialize import StoppableBatches, as_stored, staging
+from lanceloader.materialize import (
+    StoppableBatches,
+    as_stored,
+    staging,
+    without_file_scheme,
+)
 from lanceloader.monitor.progress import check_bar, reported
 from lanceloader.ray.batches import arrow_batches, cut, has_functions, row_bytes_of
 from lanceloader.ray.cleaning import remove_unused, unused_files
@@ -81,9 +84,7 @@ def materialize(
     need("lance", 'materialize(engine="ray")', "ray")
     check_permutation(perm)
     check_bar(progress)
-    address = os.fspath(uri)
-    if address.startswith("file://"):
-        address = url2pathname(urlsplit(address).path)
+    address = without_file_scheme(os.fspath(uri))
     writing = Writing(perm, storage_options, send_credentials=send_credentials)
     if num_tasks is None:
         sizes = row_bytes_of(perm), LEAST_BYTES, MOST_BYTES

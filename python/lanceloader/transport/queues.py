@@ -101,10 +101,11 @@ class DirectReader:
         if not self._lock.acquire(block, timeout):
             raise queues.Empty
         try:
-            timeout_ms = None
-            if not block or deadline is not None:
-                remaining_s = 0.0 if deadline is None else deadline - time.monotonic()
-                timeout_ms = max(0.0, remaining_s) * 1000
+            timeout_ms: float | None = None
+            if not block:
+                timeout_ms = 0.0
+            elif deadline is not None:
+                timeout_ms = max(0.0, deadline - time.monotonic()) * 1000
             if not self._poll.poll(timeout_ms):
                 raise queues.Empty
             message = self._reader.recv_bytes()

@@ -76,32 +76,41 @@ mod tests {
 
     use super::*;
 
-    fn found(slot: &Slot, ranges: &[Range<u64>]) -> Option<Option<Vec<Bytes>>> {
-        slot.find(ranges).map(block_on)
+    fn found(slot: &Slot, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+        block_on(slot.find(ranges)?)
+    }
+
+    fn found_one(slot: &Slot, range: Range<u64>) -> Option<Vec<Bytes>> {
+        found(slot, std::slice::from_ref(&range))
+    }
+
+    fn put_one(slot: &Arc<Slot>, range: Range<u64>, bytes: Result<Bytes, ()>) -> Ahead {
+        slot.put(std::iter::once(range).collect(), ready(bytes.map(|bytes| vec![bytes])))
     }
 
     #[test]
     fn parts_are_found_until_they_are_let_go_of() {
         let slot = Arc::new(Slot::default());
-        let bytes = [Bytes::from_static(b"ab"), Bytes::from_static(b"cde")];
-        let [first, second] = bytes.clone();
-        let ahead = slot.put(vec![0..2, 7..10], ready(Ok::<_, ()>(bytes.to_vec())));
-        assert_eq!(found(&slot, &[7..10, 0..2]), Some(Some(vec![second, first.clone()])));
+        let [first, second] = [Bytes::from_static(b"ab"), Bytes::from_static(b"cde")];
+        let both = vec![first.clone(), second.clone()];
+        let ahead = slot.put(vec![0..2, 7..10], ready(Ok::<_, ()>(both)));
+        assert_eq!(found(&slot, &[7..10, 0..2]), Some(vec![second, first.clone()]));
         for other in [0..1, 0..3, 1..2, 7..9] {
-            assert_eq!(found(&slot, &[0..2, other]), None);
+            assert!(slot.find(&[0..2, other]).is_none());
         }
-        let later = slot.put(vec![0..2], ready(Ok::<_, ()>(vec![first.clone()])));
-        assert_eq!(found(&slot, &[7..10]), None);
+        let later = put_one(&slot, 0..2, Ok(first.clone()));
+        assert_eq!(found_one(&slot, 7..10), None);
         drop(ahead);
-        assert_eq!(found(&slot, &[0..2]), Some(Some(vec![first])));
+        assert_eq!(found_one(&slot, 0..2), Some(vec![first]));
         drop(later);
-        assert_eq!(found(&slot, &[0..2]), None);
+        assert_eq!(found_one(&slot, 0..2), None);
     }
 
     #[test]
     fn what_could_not_be_fetched_is_not_found() {
         let slot = Arc::new(Slot::default());
-        let _ahead = slot.put(vec![0..2], ready(Err(())));
-        assert_eq!(found(&slot, &[0..2]), Some(None));
+        let _ahead = put_one(&slot, 0..2, Err(()));
+        assert!(slot.find(&[0..2, 0..2]).is_some());
+        assert_eq!(found_one(&slot, 0..2), None);
     }
 }

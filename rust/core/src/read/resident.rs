@@ -20,7 +20,6 @@ use super::setback::Setback;
 use super::weights::Weights;
 use crate::cache::{Block, Cache, Entry, Found};
 use crate::error::{Error, Result};
-use crate::files::Ahead;
 use crate::packed::{Heads, Packing};
 use crate::runtime::PerProcess;
 
@@ -84,8 +83,6 @@ pub(super) struct Resident {
     detached: Setback,
     blocks: ArcSwap<Blocks>,
     filling: PerProcess<ArcSwapOption<Filling>>,
-    /// What the scan was asked for ahead of filling.
-    ahead: Mutex<Vec<Ahead>>,
     /// Why filling ended early.
     failure: Setback,
     pub(super) counters: Counters,
@@ -152,7 +149,6 @@ impl Resident {
             detached: Setback::default(),
             blocks: ArcSwap::from_pointee(blocks),
             filling: PerProcess::new(),
-            ahead: Mutex::default(),
             failure: Setback::default(),
             counters: Counters::default(),
         };

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use super::super::choose::too_little;
 use super::super::scan::{scan_at_once, scan_rows};
+use super::filling::Filling;
 use super::{BLOCK_BYTES, LARGE_BLOCKS, Resident};
 use crate::address_space::check_room;
 use crate::cache::{Block, Claim, Entry, Rows};
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
-use crate::runtime::lock;
 
 /// Bytes that are decoded at a time while a block is filled.
 const SCAN_BYTES: u64 = 8 << 20;
@@ -74,6 +74,7 @@ impl Resident {
     /// Fills blocks that are neighbours, and hands each on.
     pub(super) fn attempt(
         &self,
+        filling: &Filling,
         blocks: &[usize],
         rows: &mut PackedRows,
         is_alone: bool,
@@ -92,11 +93,9 @@ impl Resident {
                 },
             }
         }
-        // Whoever packs the first block, of all processes.
+        // Of all processes, the one that packs the first block.
         if runs.first().is_some_and(|run| run[0].block == 0) {
-            let ahead = self.scan.ask_ahead()?;
-            let before = std::mem::replace(&mut *lock(&self.ahead), ahead);
-            drop(before);
+            filling.keep_ahead(self.scan.ask_ahead()?);
         }
         runs.into_iter().try_for_each(|run| self.pack_run(run, rows, each))
     }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +15,7 @@ use crate::cache::Block;
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
 use crate::packed::PackedRows;
-use crate::runtime::{self, lock};
+use crate::runtime;
 
 /// What all that is under way may take beside the rows that are kept.
 const UNDER_WAY_BYTES: u64 = 192 << 20;
@@ -71,15 +71,7 @@ impl Resident {
         // Those of a run are under way together.
         let threads = if at_once > 1 { threads.div_ceil(2) } else { threads };
         let threads = self.threads(threads).clamp(1, queue.len().max(1));
-        let filling = Arc::new(Filling {
-            num_blocks: queue.len(),
-            run: at_once,
-            queue: Mutex::new(queue),
-            progress: Condvar::new(),
-            started: Instant::now(),
-            done: AtomicUsize::new(0),
-            threads: AtomicUsize::new(threads),
-        });
+        let filling = Arc::new(Filling::new(queue, at_once, threads));
         let found = slot.compare_and_swap(&before, Some(Arc::clone(&filling)));
         if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
             // Another thread was faster.
@@ -146,11 +138,7 @@ fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
     if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
         resident.failure.note(error);
     }
-    let is_last = filling.threads.fetch_sub(1, Ordering::Relaxed) == 1;
-    if let Some(resident) = resident.upgrade().filter(|_| is_last) {
-        lock(&resident.ahead).clear();
-    }
-    filling.progress.notify_all();
+    filling.end_thread();
 }
 
 fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> {
@@ -169,7 +157,7 @@ fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> 
         }
         let is_alone = last_progress.1.elapsed() > PATIENCE;
         let mut is_busy = true;
-        resident.attempt(&blocks, &mut rows, is_alone, &mut |block, attempt| {
+        resident.attempt(filling, &blocks, &mut rows, is_alone, &mut |block, attempt| {
             let counters = &resident.counters;
             match attempt {
                 Attempt::Busy => {

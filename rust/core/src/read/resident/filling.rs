@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::files::Ahead;
 use crate::runtime::lock;
 
 /// The work of filling, shared by the threads of one process, and done once.
@@ -18,9 +19,39 @@ pub(super) struct Filling {
     pub(super) num_blocks: usize,
     pub(super) done: AtomicUsize,
     pub(super) threads: AtomicUsize,
+    /// What another machine was asked for before it is scanned.
+    ahead: Mutex<Vec<Ahead>>,
 }
 
 impl Filling {
+    /// Prepares to fill the blocks of `queue`, `run` neighbours together, with some threads.
+    pub(super) fn new(queue: VecDeque<usize>, run: usize, threads: usize) -> Self {
+        Self {
+            num_blocks: queue.len(),
+            run,
+            queue: Mutex::new(queue),
+            progress: Condvar::new(),
+            started: Instant::now(),
+            done: AtomicUsize::new(0),
+            threads: AtomicUsize::new(threads),
+            ahead: Mutex::default(),
+        }
+    }
+
+    /// Keeps what was asked for ahead, until the last thread ends.
+    pub(super) fn keep_ahead(&self, ahead: Vec<Ahead>) {
+        lock(&self.ahead).extend(ahead);
+    }
+
+    /// Ends a thread.
+    pub(super) fn end_thread(&self) {
+        if self.threads.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let gone = std::mem::take(&mut *lock(&self.ahead));
+            drop(gone);
+        }
+        self.progress.notify_all();
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
         lock(&self.queue)
     }
@@ -58,21 +89,9 @@ impl Filling {
 mod tests {
     use super::*;
 
-    fn filling(queue: &[usize], run: usize) -> Filling {
-        Filling {
-            queue: Mutex::new(queue.iter().copied().collect()),
-            run,
-            progress: Condvar::new(),
-            started: Instant::now(),
-            num_blocks: queue.len(),
-            done: AtomicUsize::new(0),
-            threads: AtomicUsize::new(1),
-        }
-    }
-
     #[test]
     fn runs_are_neighbours() {
-        let filling = filling(&[0, 1, 2, 3, 5, 6, 9, 8], 3);
+        let filling = Filling::new([0, 1, 2, 3, 5, 6, 9, 8].into(), 3, 1);
         let runs: Vec<_> = std::iter::repeat_with(|| filling.next_run()).take(6).collect();
         assert_eq!(runs, [vec![0, 1, 2], vec![3], vec![5, 6], vec![9], vec![8], vec![]]);
     }
