@@ -431,3 +431,125 @@ def test_rows_without_columns_or_with_many():
     assert rows(none) == none.to_pylist()
     twice = pa.RecordBatch.from_arrays([pa.array([1])] * 2, names=["x", "x"])
     assert rows(twice) == twice.to_pylist()
+
+
+def masked(batch):
+    return np.ma.array(np.array(batch["id"]), mask=np.array(batch["id"]) % 3 == 0)
+
+
+ODD_COLUMNS = {
+    "no values": lambda batch: np.zeros((batch.num_rows, 0)),
+    "big-endian": lambda batch: np.array(batch["id"]).astype(">i8"),
+    "masked": masked,
+    "a tensor of no values": lambda batch: torch.zeros(batch.num_rows, 0),
+}
+
+
+# As torch's collate says of the rows.
+@pytest.mark.filterwarnings("ignore:Warning. converting a masked element")
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("transform", ODD_COLUMNS.values(), ids=ODD_COLUMNS)
+@pytest.mark.parametrize("num_splits", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_odd_columns_are_those_of_collated_rows(
+    shared, transform, num_splits, batch_size
+):
+    options = {"num_splits": num_splits, "read_batch_size": 4, "transform": transform}
+    rows = list(StreamingDataset(shared, **options))
+    loader = StreamingDataLoader(
+        StreamingDataset(shared, **options), batch_size=batch_size
+    )
+    for start, batch in zip(range(0, 100, batch_size), loader, strict=False):
+        wanted = default_collate(rows[start : start + batch_size])
+        assert torch.equal(batch.nan_to_num(-1), wanted.nan_to_num(-1))
+        assert batch.dtype == wanted.dtype
+
+
+def test_rows_without_columns_are_counted(shared):
+    for num_splits in (1, 2):
+        dataset = StreamingDataset(
+            shared,
+            transform=lambda batch: batch.select([]),
+            num_splits=num_splits,
+            read_batch_size=4,
+        )
+        loader = StreamingDataLoader(dataset, batch_size=10)
+        assert [batch.num_rows for batch in loader] == [10] * 10
+
+
+@pytest.mark.parametrize("num_splits", [1, 2])
+def test_rows_that_are_filled_stand_beside_columns(shared, num_splits):
+    def failing(batch):
+        if 3 in batch["id"].to_pylist():
+            raise ValueError("three")
+        return torch.tensor(batch["id"].to_pylist())
+
+    options = {"num_splits": num_splits, "read_batch_size": 4, "transform": failing}
+    options |= {"on_transform_error": "fill", "error_value": torch.tensor(-1)}
+    ids = [int(row) for row in StreamingDataset(shared, **options)]
+    assert -1 in ids
+    loader = StreamingDataLoader(StreamingDataset(shared, **options), batch_size=6)
+    assert [int(row) for batch in loader for row in batch] == ids
+
+
+LOOSE = pa.array([1, None, 3, 4])
+MAP = pa.map_(pa.string(), pa.int8(), keys_sorted=True)
+
+
+@pytest.mark.parametrize(
+    ("array", "field"),
+    [
+        (pa.array([1, 2, 3, 4]), pa.field("x", pa.int64(), metadata={"m": b"\xff"})),
+        (LOOSE, pa.field("x", pa.int64(), nullable=False)),
+        (
+            pa.array(list("abba")).dictionary_encode().cast(
+                pa.dictionary(pa.int32(), pa.string(), ordered=True)
+            ),
+            None,
+        ),
+        (pa.array([[("k", n)] for n in range(4)], MAP), None),
+    ],
+    ids=["metadata that is no text", "nulls that are not told", "ordered", "sorted"],
+)  # fmt: skip
+def test_what_the_core_does_not_know_is_interleaved_unchanged(array, field):
+    schema = pa.schema([field or pa.field("x", array.type)], metadata={"p": b"\x80"})
+    for each in (schema, schema.remove_metadata()):
+        batch = pa.RecordBatch.from_arrays([array], schema=each)
+        found = interleaved([[batch.slice(0, 2)], [batch.slice(2)]])
+        assert found.schema.equals(each, check_metadata=True)
+        values = array.to_pylist()
+        assert found["x"].to_pylist() == [values[at] for at in (0, 2, 1, 3)]
+
+
+def test_splits_whose_columns_differ():
+    one, other = {"a": np.arange(2)}, {"a": np.arange(2), "b": np.arange(2)}
+    for parts in ([[one], [other]], [[other], [one]]):
+        with pytest.raises(ValueError, match="dicts of different keys"):
+            interleaved(parts)
+    # What torch's collate makes of rows, or says of them.
+    tensors = {"a": torch.arange(2)}
+    assert [int(row["a"]) for row in interleaved([[one], [tensors]])] == [0, 0, 1, 1]
+    shapes = interleaved([[torch.zeros(2, 1)], [torch.zeros(2, 3)]])
+    assert [len(row) for row in shapes] == [1, 3, 1, 3]
+
+
+@pytest.mark.parametrize("max_bytes", [None, "1MB"], ids=["core", "threads"])
+def test_a_failed_iteration_lets_go_of_the_dataset(shared, max_bytes):
+    """At once, and not when the garbage collector finds a cycle."""
+
+    def failing(batch):
+        raise ValueError("on purpose")
+
+    dataset = StreamingDataset(
+        shared, transform=failing, num_splits=2, max_buffered_bytes=max_bytes
+    )
+    loader = StreamingDataLoader(dataset, batch_size=6)
+    gc.disable()
+    try:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="on purpose"):
+                for _ in loader:
+                    pass
+            dataset.reset()
+    finally:
+        gc.enable()

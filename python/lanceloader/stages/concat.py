@@ -200,6 +200,9 @@ def concat_arrow(parts: list[Any]) -> Any:
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks])
     if isinstance(first, pa.Array):
         return pa.concat_arrays(parts)
+    if first.num_columns == 0:
+        # Arrays would say how many rows there are.
+        return pa.concat_batches(parts)
     columns = [
         pa.concat_arrays([part.column(at) for part in parts])
         for at in range(first.num_columns)

@@ -102,7 +102,7 @@ def collated(columns: Any) -> Any:
     if isinstance(columns, Mapping):
         return {name: collated(column) for name, column in columns.items()}
     if library_of(columns) == "numpy":
-        if columns.dtype.kind not in "iufb":
+        if columns.dtype.kind not in "iufb" or not columns.dtype.isnative:
             return default_collate(rows_of(columns))
         columns = torch.from_numpy(
             columns if columns.flags.writeable else columns.copy()

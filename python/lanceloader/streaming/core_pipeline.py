@@ -217,7 +217,11 @@ class CorePipeline:
     def _collect(self) -> None:
         i, _, future = self.transforming[0]
         # If this wait is interrupted, `__exit__` must still find the future in the queue.
-        items = future.result()
+        try:
+            items = future.result()
+        finally:
+            # An exception refers to this frame by its traceback, and must not be referred to by it.
+            del future
         self.transforming.popleft()
         self.ready[i].extend(items)
 

@@ -199,7 +199,11 @@ class PrefetchPipeline:
     def _collect_read(self, i: int) -> None:
         start, future = self.reading[i][0]
         # If this wait is interrupted, `_close` must still find the future in the queue.
-        batch = future.result()
+        try:
+            batch = future.result()
+        finally:
+            # An exception refers to this frame by its traceback, and must not be referred to by it.
+            del future
         self.reading[i].popleft()
         self.raw[i].append((start, batch))
         self.raw_rows += batch.num_rows
@@ -225,7 +229,10 @@ class PrefetchPipeline:
 
     def _collect_transform(self, i: int) -> None:
         end, future = self.transforming[i][0]
-        items = future.result()
+        try:
+            items = future.result()
+        finally:
+            del future
         self.transforming[i].popleft()
         self._receive(i, end, items)
 

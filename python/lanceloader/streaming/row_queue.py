@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lanceloader._native import round_robin
+from lanceloader.errors import LanceloaderError
 from lanceloader.stages.concat import concat, library_of
 
 SLICED = "torch", "numpy"
@@ -80,7 +81,8 @@ def is_columnar(values: Any) -> bool:
             library_of(each) in SLICED and is_columnar(each) for each in values.values()
         )
     if library_of(values) in SLICED:
-        return getattr(values, "ndim", 0) > 0
+        # Rows of a masked array are collated with their masks, which tensors do not have.
+        return getattr(values, "ndim", 0) > 0 and not hasattr(values, "mask")
     return is_arrow(values)
 
 
@@ -121,7 +123,15 @@ def interleaved(parts: list[list[Any]]) -> Any:
     kinds = {type(piece) for part in parts for piece in part}
     if len(kinds) == 1 and hasattr(parts[0][0], "num_columns"):
         return interleaved_arrow(parts)
-    return interleaved_values([concat(part) for part in parts])
+    return interleaved_values([joined(part) for part in parts])
+
+
+def joined(pieces: list[Any]) -> Any:
+    """Return the pieces of a part as one, as a list of rows if they are not alike."""
+    are_dicts = all(isinstance(piece, Mapping) for piece in pieces)
+    if len({type(piece) for piece in pieces}) > 1 and not are_dicts:
+        return [row for piece in pieces for row in rows_of(piece)]
+    return concat(pieces)
 
 
 def interleaved_values(parts: list[Any]) -> Any:
@@ -129,7 +139,7 @@ def interleaved_values(parts: list[Any]) -> Any:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if len({type(part) for part in parts}) > 1:
+    if not are_alike(parts):
         parts = [rows_of(part) for part in parts]
         first = parts[0]
     if isinstance(first, Mapping):
@@ -148,7 +158,26 @@ def interleaved_values(parts: list[Any]) -> Any:
         return torch.stack(parts, 1).flatten(0, 1)
     import numpy as np
 
-    return np.stack(parts, 1).reshape(-1, *first.shape[1:])
+    return np.stack(parts, 1).reshape(turns * len(parts), *first.shape[1:])
+
+
+def are_alike(parts: list[Any]) -> bool:
+    """Return whether parts are of one type, and their columns of one name, type and shape.
+
+    Raises:
+        ValueError: If the names of columns differ.
+    """
+    first = parts[0]
+    if isinstance(first, Mapping):
+        if not all(isinstance(part, Mapping) for part in parts):
+            return False
+        names = {tuple(sorted(map(str, part))) for part in parts}
+        if len(names) > 1:
+            message = f"dicts of different keys cannot be interleaved: {sorted(names)}"
+            raise ValueError(message)
+        return all(are_alike([part[name] for part in parts]) for name in first)
+    shapes = {getattr(part, "shape", (0,))[1:] for part in parts}
+    return len({type(part) for part in parts}) == 1 and len(shapes) == 1
 
 
 def interleaved_arrow(parts: list[list[Any]]) -> Any:
@@ -168,5 +197,24 @@ def interleaved_arrow(parts: list[list[Any]]) -> Any:
     is_batch = isinstance(first, pa.RecordBatch)
     data = pa.Table.from_batches(pieces) if is_batch else pa.concat_tables(pieces)
     lengths = [sum(piece.num_rows for piece in part) for part in parts]
-    found = pa.record_batch(round_robin(data, lengths))
+    try:
+        found = pa.record_batch(round_robin(data, lengths))
+    except (ValueError, LanceloaderError):
+        # Metadata that is no text, or nulls where the schema has none: Arrow allows it.
+        found = None
+    if found is None or not found.schema.equals(first.schema, check_metadata=True):
+        # The core does not know whether dictionaries and maps are sorted.
+        return concat(pieces).take(turns_of(lengths))
     return found if is_batch else pa.Table.from_batches([found])
+
+
+def turns_of(lengths: list[int]) -> Any:
+    """Return the numbers of rows that take one row of each part in turn.
+
+    Args:
+        lengths: The number of rows of each part, which lie end to end.
+    """
+    import numpy as np
+
+    rounds = np.concatenate([np.arange(length) for length in lengths])
+    return np.argsort(rounds, kind="stable")

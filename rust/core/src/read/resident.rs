@@ -8,7 +8,7 @@ mod fill;
 mod filling;
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;
