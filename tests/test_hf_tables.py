@@ -233,6 +233,23 @@ def token_before_that_of_older_programs(monkeypatch, tmp_path) -> dict[str, str]
     return token_in_the_environment(monkeypatch, tmp_path)
 
 
+def token_of_the_oldest_programs(monkeypatch, tmp_path) -> dict[str, str]:
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", TOKEN)
+    return {}
+
+
+def token_in_place_of_a_blank_one(monkeypatch, tmp_path) -> dict[str, str]:
+    token_in_the_environment(monkeypatch, tmp_path)
+    return {"hf_token": "  "}
+
+
+def token_in_a_file_at_home(monkeypatch, tmp_path) -> dict[str, str]:
+    token_in_its_file(monkeypatch, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", "~/home")
+    return {}
+
+
 def token_in_another_file(monkeypatch, tmp_path) -> dict[str, str]:
     token_in_its_file(monkeypatch, tmp_path)
     (tmp_path / "mine").write_text(TOKEN)
@@ -261,7 +278,10 @@ def token_before_that_of_the_environment(monkeypatch, tmp_path) -> dict[str, str
         token_in_the_environment,
         token_of_older_programs,
         token_before_that_of_older_programs,
+        token_of_the_oldest_programs,
+        token_in_place_of_a_blank_one,
         token_in_its_file,
+        token_in_a_file_at_home,
         token_in_another_file,
         token_of_the_environment_before_that_in_a_file,
         token_before_that_of_the_environment,
@@ -285,7 +305,38 @@ def test_a_token_is_not_sent_where_that_is_turned_off(serve, monkeypatch):
         ll.open(URI)
 
 
+def test_a_file_without_a_token_holds_none(hub, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text("\n")
+    assert len(ll.open(URI)) == ROWS
+
+
 # Errors
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["me:s3cret@127.0.0.1", "ftp://me:s3cret@127.0.0.1"]
+)
+def test_an_endpoint_that_is_no_address_of_http(hub, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(errors.StorageError, match="HF_ENDPOINT is not") as raised:
+        ll.open(URI)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_storage_that_cannot_be_reached_is_not_blamed_on_the_hub(hub):
+    with s3_folder.Server(("127.0.0.1", 0), hub_folder.HubRequest) as server:
+        hub.storage = f"http://127.0.0.1:{server.server_port}"
+    perm = ll.open(URI, storage_options={"client_max_retries": "0"})
+    with pytest.raises(errors.StorageUnreachableError, match="redirects to"):
+        perm.head(10)
+
+
+def test_a_list_that_never_ends_is_an_error(hub, monkeypatch):
+    monkeypatch.setattr(hub_folder, "ENDLESS", True)
+    with pytest.raises((errors.StorageError, FileNotFoundError)):
+        ll.open("hf://datasets/me/music/none.lance")
 
 
 def test_a_private_repository_needs_a_token(serve):
@@ -383,7 +434,9 @@ def test_a_hub_that_stalls_is_asked_again(hub):
     assert paths.count(paths[0]) > 1
 
 
-def test_the_hub_is_not_asked_before_the_time_that_it_says(hub):
+@pytest.mark.parametrize("header", ["RateLimit", "Retry-After"])
+def test_the_hub_is_not_asked_before_the_time_that_it_says(hub, header):
+    hub.pause_header = header
     refusals = iter([429])
     hub.pause = 1
     hub.trouble = lambda path: next(refusals, None)

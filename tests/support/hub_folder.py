@@ -20,10 +20,13 @@ import s3_folder
 
 KINDS = ("datasets", "models", "spaces", "buckets")
 PAGE_ENTRIES = 3
+ENDLESS = False
+"""Whether the next page of a list is always the same one."""
 COMMIT = "c0ffee"
 VARIABLES = (
     "HF_TOKEN",
     "HUGGINGFACE_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",
     "HF_ENDPOINT",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN",
@@ -65,6 +68,7 @@ class Hub:
     storage: str = ""
     key: int = 0
     pause: int | None = None
+    pause_header: str = "RateLimit"
     requests: int = 0
     bytes: int = 0
     failed: int = 0
@@ -119,7 +123,11 @@ class HubRequest(Request):
                 self.answer(307, headers={"Location": status})
                 return
             pause = self.hub.pause
-            more = {} if pause is None else {"RateLimit": f'"api";r=0;t={pause}'}
+            more = {}
+            if pause is not None:
+                is_limit = self.hub.pause_header == "RateLimit"
+                text = f'"api";r=0;t={pause}' if is_limit else str(pause)
+                more = {self.hub.pause_header: text}
             self.answer(status, headers=more)
             return
         parts = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
@@ -198,7 +206,7 @@ class HubRequest(Request):
         start = int(query.get("cursor", ["0"])[0])
         stop = start + PAGE_ENTRIES
         more = {}
-        if stop < len(found):
+        if stop < len(found) or ENDLESS:
             flag = str(is_recursive).lower()
             path = self.path.partition("?")[0]
             next_page = f"{self.hub.endpoint}{path}?recursive={flag}&cursor={stop}"

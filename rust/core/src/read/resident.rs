@@ -7,8 +7,8 @@ mod attempt;
 mod fill;
 mod filling;
 
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use arrow_buffer::Buffer;

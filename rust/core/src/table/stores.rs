@@ -75,7 +75,7 @@ const STORES: [Store; 4] = [
         home: "Hugging Face",
         endpoints: &[],
         regions: &[],
-        endpoint: "the variable HF_ENDPOINT",
+        endpoint: "the variable HF_ENDPOINT, whether the storage that it redirects to can be reached,",
         keys: "the name of the repository and the option `hf_token` (HF_TOKEN)",
         rights: "; without a token that may read it, a private repository looks like one that does \
                  not exist",
@@ -129,14 +129,14 @@ pub(super) fn bucket_of(uri: &str, options: &StorageOptions) -> String {
 
 /// Returns an address without credentials in front of the host.
 fn without_user(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let host = rest.split('/').next().unwrap_or_default();
-            let start = host.rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[start..])
-        }
-        None => url.to_string(),
-    }
+    // A scheme may have been forgotten.
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let start = host.rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}{}", &rest[start..])
 }
 
 #[cfg(test)]

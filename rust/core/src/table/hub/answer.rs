@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, GetRange, Result};
-use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LINK, LOCATION};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RETRY_AFTER,
+};
 use reqwest::{StatusCode, Url};
 
 /// What is wrong with the request, in a word.
@@ -55,9 +57,13 @@ impl Answer {
 
     /// Returns the time after which requests are allowed again.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let mut fields = self.header(RATE_LIMIT)?.split(';');
-        let seconds = fields.find_map(|field| field.trim().strip_prefix("t="))?;
-        seconds.parse().ok().map(Duration::from_secs)
+        let of_limit = || {
+            let mut fields = self.header(RATE_LIMIT)?.split(';');
+            fields.find_map(|field| field.trim().strip_prefix("t="))
+        };
+        // A date, which is allowed as well, is not sent.
+        let seconds = self.header(RETRY_AFTER.as_str()).or_else(of_limit)?;
+        seconds.trim().parse().ok().map(Duration::from_secs)
     }
 
     /// Returns where the body lies in the file, the size of the file, and the bytes.
@@ -113,7 +119,9 @@ impl Answer {
         url.set_query(None);
         let _ = (url.set_username(""), url.set_password(None));
         // What a user sees is found in texts of this form.
-        let text = format!("{url}: status code: {status}: <Code>{code}</Code>");
+        let wait = self.pause().map(|pause| format!("; it asks to wait for {} s", pause.as_secs()));
+        let wait = wait.unwrap_or_default();
+        let text = format!("{url}: status code: {status}: <Code>{code}</Code>{wait}");
         let source = text.clone().into();
         let path = path.to_string();
         Some(match status {
@@ -199,6 +207,8 @@ mod tests {
         assert!(answer(200, &[("location", "/c")], b"").elsewhere().is_none());
         let refused = answer(429, &[("RateLimit", "\"api\";r=0;t=55")], b"");
         assert_eq!(refused.pause(), Some(Duration::from_secs(55)));
+        let refused = answer(503, &[("Retry-After", "4")], b"");
+        assert_eq!(refused.pause(), Some(Duration::from_secs(4)));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::answer::failed;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const ENDPOINT: &str = "HF_ENDPOINT";
+/// Variables that hold a token: first that of `huggingface_hub`, then Lance's, and an older one.
+const TOKENS: [&str; 3] = ["HF_TOKEN", "HUGGINGFACE_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 /// As Lance has them for other stores.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +44,7 @@ impl Settings {
         let endpoint = set(ENDPOINT).unwrap_or_else(|| DEFAULT_ENDPOINT.to_string());
         let parsed = Url::parse(&endpoint).ok().filter(Url::has_host);
         let endpoint = parsed
+            .filter(|url| ["http", "https"].contains(&url.scheme()))
             .ok_or_else(|| failed(format!("the variable {ENDPOINT} is not an address of HTTP")))?;
         let seconds = |name: &str, default| match option(options, &[name]) {
             Some(text) => humantime::parse_duration(&text)
@@ -72,26 +75,35 @@ pub(in crate::table) fn endpoint_variable() -> Option<String> {
 }
 
 fn token(options: &StorageOptions) -> Option<String> {
-    let given = option(options, &["hf_token", "token"]).filter(|token| !token.is_empty());
+    let is_blank = |token: &String| token.trim().is_empty();
+    let given = option(options, &["hf_token", "token"]).filter(|token| !is_blank(token));
     if given.is_some() {
         return given;
     }
     if set("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|text| is_truthy(&text)) {
         return None;
     }
-    let of_environment = set("HF_TOKEN").or_else(|| set("HUGGINGFACE_TOKEN"));
-    of_environment.or_else(|| std::fs::read_to_string(token_file()?).ok())
+    let stored = || std::fs::read_to_string(token_file()?).ok().filter(|token| !is_blank(token));
+    TOKENS.iter().find_map(|name| set(name)).or_else(stored)
 }
 
 /// Returns the file that `hf auth login` writes.
 fn token_file() -> Option<PathBuf> {
     if let Some(file) = set("HF_TOKEN_PATH") {
-        return Some(file.into());
+        return Some(expanded(&file));
     }
     let home = || Some(PathBuf::from(set("HOME")?).join(".cache"));
-    let cache = || set("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    let folder = set("HF_HOME").map(PathBuf::from);
+    let cache = || set("XDG_CACHE_HOME").map(|folder| expanded(&folder)).or_else(home);
+    let folder = set("HF_HOME").map(|folder| expanded(&folder));
     Some(folder.or_else(|| Some(cache()?.join("huggingface")))?.join("token"))
+}
+
+/// Returns a path, which may begin in the home directory as in a shell.
+fn expanded(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), set("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => path.into(),
+    }
 }
 
 fn header(token: &str) -> Result<HeaderValue> {

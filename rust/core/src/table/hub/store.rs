@@ -29,6 +29,8 @@ const LIFETIME: Duration = Duration::from_mins(10);
 const MARGIN: Duration = Duration::from_secs(30);
 /// How many locations are remembered at most.
 const MAX_LOCATIONS: usize = 8192;
+/// The most pages of a list, each of up to a thousand files; a list may refer to itself.
+const MAX_PAGES: usize = 2_000;
 /// The endings of files that are never written twice, and read in many parts.
 const DATA: [&str; 2] = ["lance", "blob"];
 
@@ -54,7 +56,8 @@ impl Location {
     fn of(answer: &Answer) -> Self {
         let url = answer.elsewhere().unwrap_or_else(|| answer.url.clone());
         let lifetime = lifetime(&url, SystemTime::now());
-        Self { url, until: Instant::now() + lifetime }
+        let now = Instant::now();
+        Self { url, until: now.checked_add(lifetime).unwrap_or(now + LIFETIME) }
     }
 
     fn is_valid(&self) -> bool {
@@ -65,10 +68,11 @@ impl Location {
 /// Returns how long a signed address is used.
 fn lifetime(url: &Url, now: SystemTime) -> Duration {
     let expires = url.query_pairs().find(|(name, _)| name == "Expires");
-    let Some(end) = expires.and_then(|(_, value)| value.parse().ok()) else {
+    let end = expires
+        .and_then(|(_, value)| UNIX_EPOCH.checked_add(Duration::from_secs(value.parse().ok()?)));
+    let Some(end) = end else {
         return LIFETIME;
     };
-    let end = UNIX_EPOCH + Duration::from_secs(end);
     end.duration_since(now).unwrap_or_default().saturating_sub(MARGIN)
 }
 
@@ -166,13 +170,17 @@ impl HubStore {
         let client = Arc::clone(&self.client);
         let folder = folder.cloned().unwrap_or_default();
         let first = self.repository.tree(client.endpoint(), &folder, is_recursive);
-        let pages = stream::try_unfold(Some(first), move |next| {
+        let pages = stream::try_unfold((Some(first), MAX_PAGES), move |(next, left)| {
             let (client, folder) = (Arc::clone(&client), folder.clone());
             async move {
-                match next {
-                    Some(url) => page(&client, &url, &folder).await,
-                    None => Ok(None),
+                let Some(url) = next else {
+                    return Ok(None);
+                };
+                if left == 0 {
+                    return Err(failed(format!("a list of files has more than {MAX_PAGES} pages")));
                 }
+                let found = page(&client, &url, &folder).await?;
+                Ok(found.map(|(entries, next)| (entries, (next, left - 1))))
             }
         });
         let pages = pages.map_ok(|entries| stream::iter(entries.into_iter().map(Ok)));
@@ -353,6 +361,7 @@ mod tests {
         assert_eq!(of("?a=b&Expires=1100"), Duration::from_secs(70));
         assert_eq!(of("?Expires=900"), Duration::ZERO);
         assert_eq!(of("?Expires=soon"), LIFETIME);
+        assert_eq!(of(&format!("?Expires={}", u64::MAX)), LIFETIME);
         assert_eq!(of(""), LIFETIME);
     }
 }
