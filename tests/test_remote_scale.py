@@ -56,8 +56,8 @@ def test_fragments_of_a_batch_are_asked_together(many, tmp_path, is_kept):
     local = ll.open(str(many / "t.lance")).with_format("arrow").shuffle(seed=3)
     assert batch.equals(next(iter(local.loader(BATCH))))
     touched = len({offset // ROWS_EACH for offset in batch["id"].to_pylist()})
-    # Of each fragment the end, what its pages are like, and its rows.
-    assert requests <= 5 * touched
+    # Of each fragment the end, what its pages are like, and its rows; of some others how long rows are.
+    assert requests <= 5 * touched + 16
     assert round_trips <= 24
 
 
