@@ -46,6 +46,7 @@ RUST = {
     "sequences": {"order", "interrupt"},
     "gather": {"plan", "projection"},
     "merge": {"order", "plan", "projection", "gather"},
+    "round_robin": {"plan", "gather"},
     "read": {
         *("order", "plan", "projection", "table", "gather", "packed", "cache"),
         *("files", "mapping", "matrix", "address_space"),

@@ -5,7 +5,6 @@
 
 mod dictionaries;
 mod flat;
-mod rounds;
 
 use std::sync::Arc;
 
@@ -23,7 +22,6 @@ use arrow_schema::{DataType, SchemaRef};
 
 use self::dictionaries::dictionaries;
 use self::flat::{Place, Ranges, bug, gather_flat, interleave, nulls, ranges, too_large};
-pub use self::rounds::round_robin;
 use crate::error::{Error, Result};
 use crate::plan::Rows;
 use crate::projection::{batch, width_of};

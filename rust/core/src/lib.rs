@@ -74,6 +74,7 @@ pub mod read;
 
 pub mod gather;
 pub mod merge;
+pub mod round_robin;
 
 mod matrix;
 #[doc(hidden)] // For benches.

@@ -10,7 +10,7 @@ use arrow_array::{
     Array, ArrayRef, RecordBatch, RecordBatchIterator, RecordBatchReader, StructArray, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use lanceloader_core::gather::{self, Gathered};
+use lanceloader_core::gather::Gathered;
 use lanceloader_core::projection::num_bytes;
 use lanceloader_core::{Error, Result};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -223,7 +223,7 @@ pub(crate) fn round_robin(
     let stream = stream_of(data)?;
     let found = enter(py, || {
         let (schema, batches) = collect(stream)?;
-        gather::round_robin(&schema, &batches, &lengths)
+        lanceloader_core::round_robin::round_robin(&schema, &batches, &lengths)
     })?;
     Ok(Batch::new(found))
 }

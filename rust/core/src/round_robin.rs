@@ -1,11 +1,10 @@
-//! One row of each part in turn.
+//! Parts that lie end to end → one batch that takes a row of each part in turn.
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::flat::Place;
-use super::{Gathered, gather};
 use crate::error::{Error, Result};
+use crate::gather::{Gathered, gather};
 use crate::plan::Rows;
 
 /// Takes one row of each part in turn, as long as a part has rows.
@@ -41,7 +40,7 @@ pub fn round_robin(
         .iter()
         .enumerate()
         .flat_map(|(block, rows)| (0..rows.num_rows()).map(move |row| (block, row)));
-    let parts: Vec<Vec<Place>> =
+    let parts: Vec<Vec<_>> =
         lengths.iter().map(|&length| all.by_ref().take(length).collect()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let mut places = Vec::with_capacity(found);
