@@ -215,13 +215,10 @@ class CorePipeline:
         self.transforming.append((i, num_rows, future))
 
     def _collect(self) -> None:
-        i, _, future = self.transforming[0]
-        # If this wait is interrupted, `__exit__` must still find the future in the queue.
-        try:
-            items = future.result()
-        finally:
-            # An exception refers to this frame by its traceback, and must not be referred to by it.
-            del future
+        i = self.transforming[0][0]
+        # If this wait is interrupted, `__exit__` must still find the future in the queue. It is not a
+        # local: an exception refers to this frame, and the future to the exception.
+        items = self.transforming[0][-1].result()
         self.transforming.popleft()
         self.ready[i].extend(items)
 

@@ -197,13 +197,10 @@ class PrefetchPipeline:
     # In the thread of the consumer.
 
     def _collect_read(self, i: int) -> None:
-        start, future = self.reading[i][0]
-        # If this wait is interrupted, `_close` must still find the future in the queue.
-        try:
-            batch = future.result()
-        finally:
-            # An exception refers to this frame by its traceback, and must not be referred to by it.
-            del future
+        start = self.reading[i][0][0]
+        # If this wait is interrupted, `_close` must still find the future in the queue. It is not a
+        # local: an exception refers to this frame, and the future to the exception.
+        batch = self.reading[i][0][-1].result()
         self.reading[i].popleft()
         self.raw[i].append((start, batch))
         self.raw_rows += batch.num_rows
@@ -228,11 +225,8 @@ class PrefetchPipeline:
         self.transforming[i].append((start + batch.num_rows, future))
 
     def _collect_transform(self, i: int) -> None:
-        end, future = self.transforming[i][0]
-        try:
-            items = future.result()
-        finally:
-            del future
+        end = self.transforming[i][0][0]
+        items = self.transforming[i][0][-1].result()
         self.transforming[i].popleft()
         self._receive(i, end, items)
 

@@ -31,10 +31,8 @@ pub(crate) struct Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        let mut slot = lock(&self.slot.0);
-        let is_other = slot.as_ref().is_some_and(|parts| !Arc::ptr_eq(parts, &self.parts));
-        let gone = if is_other { None } else { slot.take() };
-        drop((slot, gone));
+        let gone = lock(&self.slot.0).take_if(|parts| Arc::ptr_eq(parts, &self.parts));
+        drop(gone);
     }
 }
 

@@ -162,14 +162,12 @@ impl Direct {
     /// Returns how many of the bytes of a table on another machine `count` rows at random would touch.
     pub(super) fn touched_by(&self, count: usize) -> Result<Touched> {
         let layout = self.table.layout();
-        let indexes: Vec<usize> = (0..layout.fragments().len()).collect();
         // Otherwise fragments would be opened that these rows do not need.
-        let are_all_needed = indexes.len() <= (count / 2).min(remote_files_at_once());
+        let are_all_needed = layout.fragments().len() <= (count / 2).min(remote_files_at_once());
         if !are_all_needed || !self.table.is_remote(&self.columns)? {
             return Ok(Touched::Some);
         }
-        let readers = self.table.fragments(&indexes, &self.columns);
-        let readers = readers.map_err(|error| self.table.changed(error))?;
+        let readers = self.all_fragments()?;
         let (mut touched, mut stored) = (0_u128, 0_u128);
         for (reader, fragment) in readers.iter().zip(layout.fragments()) {
             let share = count as u128 * u128::from(fragment.num_rows());
@@ -190,13 +188,15 @@ impl Direct {
     /// Adds all rows to the copies on a local disk, in order and by few requests, and says whether there
     /// was room for them.
     pub(super) fn fetch_all(&self) -> Result<bool> {
+        let files = self.all_fragments()?.iter().flat_map(FragmentReader::far_pages).collect();
+        runtime::wait(copy_parts(files)).map_err(|error| self.table.changed(error))
+    }
+
+    /// Returns the readers of all fragments.
+    fn all_fragments(&self) -> Result<Vec<FragmentReader>> {
         let indexes: Vec<usize> = (0..self.table.layout().fragments().len()).collect();
-        let fetch = || {
-            let readers = self.table.fragments(&indexes, &self.columns)?;
-            let files = readers.iter().flat_map(FragmentReader::far_pages).collect();
-            runtime::wait(copy_parts(files))
-        };
-        fetch().map_err(|error| self.table.changed(error))
+        let readers = self.table.fragments(&indexes, &self.columns);
+        readers.map_err(|error| self.table.changed(error))
     }
 
     /// Fetches all rows if `count` random rows would touch most of them.
@@ -357,12 +357,11 @@ impl Scan for Direct {
     }
 
     fn ask_ahead(&self) -> Result<Vec<Ahead>> {
-        let indexes: Vec<usize> = (0..self.table.layout().fragments().len()).collect();
-        if indexes.len() > remote_files_at_once() || !self.table.is_remote(&self.columns)? {
+        let num_fragments = self.table.layout().fragments().len();
+        if num_fragments > remote_files_at_once() || !self.table.is_remote(&self.columns)? {
             return Ok(Vec::new());
         }
-        let readers = self.table.fragments(&indexes, &self.columns);
-        let readers = readers.map_err(|error| self.table.changed(error))?;
+        let readers = self.all_fragments()?;
         let all: Vec<_> = readers.iter().flat_map(FragmentReader::far_indexes).collect();
         let length = |range: &Range<u64>| range.end - range.start;
         let bytes: u64 = all.iter().flat_map(|(_, ranges)| ranges).map(length).sum();
