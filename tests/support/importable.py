@@ -17,6 +17,19 @@ def ids(batch) -> list[int]:
     return batch["id"].to_pylist()
 
 
+def holding_the_lock(batch) -> list[int]:
+    """A transform: ids, with the lock of the event of workers held between every other two batches."""
+    from lanceloader.transport.workers import arguments_of_worker
+
+    condition = arguments_of_worker()["done_event"]._cond
+    found = ids(batch)
+    if found[0] // len(found) % 2 == 0:
+        condition.acquire()
+    else:
+        condition.release()
+    return found
+
+
 def loaded(batch) -> list[str]:
     """A transform: the libraries that this process has imported, once per row."""
     return [",".join(name for name in LIBRARIES if name in sys.modules)] * len(batch)

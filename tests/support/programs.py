@@ -5,6 +5,7 @@ Limits say "does not hang", never "is fast".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -109,7 +110,12 @@ def start(program, folder, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            # One that hangs says where, see `finish`.
+            "PYTHONFAULTHANDLER": "1",
+        },
         # Whatever it started dies with it.
         start_new_session=True,
     )
@@ -120,6 +126,9 @@ def finish(process, limit_s=LIMIT_S):
     try:
         out, err = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         pytest.fail(f"it hangs:\n{out}\n{err}")

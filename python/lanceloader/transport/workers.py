@@ -15,6 +15,7 @@ from multiprocessing import util
 from types import ModuleType
 from typing import Any
 
+from lanceloader.transport.events import check_without_lock
 from lanceloader.transport.outbox import Outbox
 from lanceloader.transport.parent import when_ended
 from lanceloader.transport.queues import read_directly
@@ -48,9 +49,11 @@ def attach() -> None:
     if arguments is None:
         return
     end_with_parent(parent)
-    read_directly(arguments.get("index_queue"))
-    if hasattr(arguments.get("index_queue"), "get"):
-        note_requests(arguments["index_queue"])
+    requests = arguments.get("index_queue")
+    read_directly(requests)
+    if hasattr(requests, "get"):
+        note_requests(requests)
+    check_without_lock(arguments.get("done_event"), requests)
     queue = arguments.get("data_queue")
     if hasattr(os, "memfd_create") and hasattr(queue, "put"):
         Outbox(queue, parent.pid)
