@@ -112,6 +112,40 @@ def test_rows_are_those_of_lance_in_files_of_every_version(tmp_path, version):
     assert take(rows, order) == dataset.take(order)
 
 
+@pytest.mark.parametrize("num_fragments", [3, 40])
+def test_values_that_are_long_in_some_fragments(tmp_path, num_fragments):
+    """Batches have rows of all of them; those of many files are not left in their files."""
+    uri = str(tmp_path / "t.lance")
+    for part in range(num_fragments):
+        ids = range(20 * part, 20 * part + 20)
+        made = values(
+            ["compressed", "kept"][part % 2], 20, seed=part, nulls=part % 4 > 1
+        )
+        columns = {"id": pa.array(ids), "long": pa.array(made, pa.binary())}
+        if part % 3 == 1:
+            columns["long"] = pa.array([b"%d" % row for row in ids], pa.binary())
+        if part % 3 != 2:
+            columns["later"] = pa.array(values("kept", 20, seed=9), pa.binary())
+        table = pa.table(columns)
+        if part == 0:
+            lance.write_dataset(table, uri)
+        else:
+            # A column that a fragment lacks is null there.
+            lance.write_dataset(table, uri, mode="append")
+    whole = lance.dataset(uri)
+    assert len(whole.get_fragments()) == num_fragments
+    rows = ll.open(uri)
+    order = np.random.default_rng(3).permutation(len(rows))
+    order = [*order[: len(order) // 2], order[0], order[0]]
+    assert take(rows, order) == whole.take(order)
+    for read in ("direct", "auto"):
+        found = list(rows.shuffle(3).loader(batch_size=16, read=read, format="arrow"))
+        assert [len(batch) for batch in found[:-1]] == [16] * (len(found) - 1)
+        found = pa.Table.from_batches(found)
+        assert sorted(found["id"].to_pylist()) == list(range(len(rows)))
+        assert found == whole.take(found["id"].to_pylist())
+
+
 def test_values_inside_of_structs_and_lists_are_left_to_lance(tmp_path):
     made = values("compressed", 40)
     table = pa.table(

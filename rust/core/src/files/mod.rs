@@ -14,7 +14,7 @@ mod requests;
 mod traffic;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use copied::{Head, MOST_HEAD_BYTES, Record};
+pub(crate) use copied::{Copier, Head, MOST_HEAD_BYTES, Record};
 pub(crate) use mapped::{Attempt, MappedFile};
 pub(crate) use remote::{RemoteFile, Retries, SINGLE_BYTES, Source, copy_parts, jittered};
 pub(crate) use traffic::Meter;

@@ -25,13 +25,17 @@ use crate::plan::{Plan, Read, Rows, plan, plan_run};
 use crate::projection::{Projection, Source, batch};
 use crate::runtime;
 use crate::stages::{Stage, measure};
-use crate::table::{Columns, FragmentReader, Pending, Table, remote_files_at_once};
+use crate::table::{
+    Block, Columns, FragmentReader, Pending, Table, least_apart, remote_files_at_once,
+};
 
 /// Fragments that are asked how long their rows are, at most: each may have to be opened.
 const LOOKED_AT: usize = 8;
 
 /// Fragments of local files whose rows are asked for before the first are decoded.
 const ASKED_AT_ONCE: usize = 32;
+/// The most files that stay mapped until the long values of a window are copied from them.
+const MOST_APART: usize = 256;
 /// What takes longer has waited for another machine, or a disk.
 const A_WAIT: Duration = Duration::from_millis(1);
 /// Threads that wait at once for what files say of their pages.
@@ -42,6 +46,16 @@ const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 /// Rows that touch less than this fraction (one in `FEW`) of a table may be fetched twice.
 const FEW: u128 = 32;
+
+/// Whether long values are copied to the block that they are read for.
+#[derive(Debug, Clone, Copy)]
+enum Long {
+    Copied,
+    /// Those of columns whose values have so many bytes on average are only copied to batches.
+    Apart {
+        least_bytes: usize,
+    },
+}
 
 /// What is done once rows are asked for.
 pub(super) type Then = Box<dyn FnOnce() + Send>;
@@ -94,17 +108,30 @@ impl Direct {
         })?;
         let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let schema = self.columns.schema();
-        let (blocks, are_owned) = if schema.fields().is_empty() {
-            let counted = |read: &Read| batch(Arc::clone(schema), Vec::new(), read.num_rows);
-            (reads.iter().map(counted).collect::<Result<Vec<_>>>()?, true)
+        let read = if schema.fields().is_empty() {
+            let counted = |read: &Read| {
+                let rows = batch(Arc::clone(schema), Vec::new(), read.num_rows)?;
+                Ok(Block { rows, long: Vec::new(), is_owned: true })
+            };
+            reads.iter().map(counted).collect::<Result<Vec<_>>>()?
         } else {
-            let read = measure(Stage::Read, || self.read(reads, true, then));
+            let values = match rows {
+                Rows::Picked(_) if reads.len() <= MOST_APART => {
+                    Long::Apart { least_bytes: least_apart(reads.len()) }
+                }
+                _ => Long::Copied,
+            };
+            let read = measure(Stage::Read, || self.read(reads, true, values, then));
             read.map_err(|error| self.table.changed(error))?
         };
-        let blocks = Blocks { schema, rows: &blocks, are_owned };
-        cut(&blocks, rows, offsets, cuts, &self.projection, |source, offsets| {
+        let are_owned = read.iter().all(|block| block.is_owned);
+        let (blocks, long): (Vec<_>, Vec<_>) =
+            read.into_iter().map(|Block { rows, long, .. }| (rows, long)).unzip();
+        let blocks = Blocks { schema, rows: &blocks, long: &long, are_owned };
+        let cut = cut(&blocks, rows, offsets, cuts, &self.projection, |source, offsets| {
             self.system(source, offsets)
-        })
+        });
+        cut.map_err(|error| self.table.changed(error))
     }
 
     /// Returns the columns that are read, as blocks have them.
@@ -220,55 +247,55 @@ impl Direct {
         })
     }
 
-    /// Returns the blocks, and whether they own their buffers.
+    /// Reads rows whose values are all copied.
+    fn read_rows(&self, reads: Vec<Read>, keeps: bool) -> Result<Vec<RecordBatch>> {
+        let blocks = self.read(reads, keeps, Long::Copied, None);
+        let blocks = blocks.map_err(|error| self.table.changed(error))?;
+        Ok(blocks.into_iter().map(|block| block.rows).collect())
+    }
+
     fn read(
         &self,
         reads: Vec<Read>,
         keeps: bool,
+        long: Long,
         then: Option<Then>,
-    ) -> Result<(Vec<RecordBatch>, bool)> {
+    ) -> Result<Vec<Block>> {
         if self.table.is_remote(&self.columns)? {
-            return self.read_remote(&reads, keeps, then);
+            return self.read_remote(&reads, keeps, long, then);
         }
         let mut blocks = Vec::with_capacity(reads.len());
-        let mut are_owned = true;
         // Some at a time: there may be more mapped files than a process can have open.
         for reads in reads.chunks(ASKED_AT_ONCE) {
             let open = |read: &Read| self.table.fragment(read.fragment, &self.columns);
             let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
             let decoded = if readers.iter().any(FragmentReader::is_remote) {
                 let reads = reads.to_vec();
-                runtime::blocking(move || decode_all(&readers, &reads, keeps, None))?
+                runtime::blocking(move || decode_all(&readers, &reads, keeps, long, None))?
             } else {
-                decode_all(&readers, reads, keeps, None)?
+                decode_all(&readers, reads, keeps, long, None)?
             };
-            for (block, is_owned) in decoded {
-                are_owned &= is_owned;
-                blocks.push(block);
-            }
+            blocks.extend(decoded);
         }
-        Ok((blocks, are_owned))
+        Ok(blocks)
     }
 
     fn read_remote(
         &self,
         reads: &[Read],
         keeps: bool,
+        long: Long,
         mut then: Option<Then>,
-    ) -> Result<(Vec<RecordBatch>, bool)> {
+    ) -> Result<Vec<Block>> {
         let mut blocks = Vec::with_capacity(reads.len());
-        let mut are_owned = true;
         for reads in reads.chunks(remote_files_at_once()) {
             let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
             let readers = self.table.fragments(&indexes, &self.columns)?;
             let (reads, then) = (reads.to_vec(), then.take());
-            let decoded = runtime::blocking(move || decode_all(&readers, &reads, keeps, then))?;
-            for (block, is_owned) in decoded {
-                are_owned &= is_owned;
-                blocks.push(block);
-            }
+            let decode = move || decode_all(&readers, &reads, keeps, long, then);
+            blocks.extend(runtime::blocking(decode)?);
         }
-        Ok((blocks, are_owned))
+        Ok(blocks)
     }
 }
 
@@ -284,7 +311,7 @@ impl Scan for Direct {
     fn scan(&self, offsets: Range<u64>, keeps: bool) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_run(offsets.clone()))?;
         let reads = plan_run(self.table.layout(), offsets)?;
-        Ok(self.read(reads, keeps, None).map_err(|error| self.table.changed(error))?.0)
+        self.read_rows(reads, keeps)
     }
 
     fn scan_parts(
@@ -312,7 +339,7 @@ impl Scan for Direct {
     fn sample(&self, offsets: &[u64]) -> Result<Vec<RecordBatch>> {
         let _admission = self.admit(|weights| weights.of_rows(offsets))?;
         let reads = plan(self.table.layout(), offsets)?.reads;
-        Ok(self.read(reads, true, None).map_err(|error| self.table.changed(error))?.0)
+        self.read_rows(reads, true)
     }
 
     fn weights(&self) -> Result<Weights> {
@@ -431,24 +458,23 @@ fn request_all<'a>(
     Ok(pending)
 }
 
-/// Returns blocks, and whether they own their buffers; sends every request before it waits for the first
-/// answer.
+/// Returns blocks; sends every request before it waits for the first answer.
 fn decode_all(
     readers: &[FragmentReader],
     reads: &[Read],
     keeps: bool,
+    long: Long,
     then: Option<Then>,
-) -> Result<Vec<(RecordBatch, bool)>> {
+) -> Result<Vec<Block>> {
     let pending = request_all(readers, reads, |reader, read| {
         reader.request(&read.places, read.num_rows, keeps)
     })?;
     if let Some(then) = then {
         then();
     }
-    let decode = |(reader, pending): (&FragmentReader, Pending<'_>)| {
-        let block = pending.decode()?;
-        let is_owned = reader.owns(&block);
-        Ok((block, is_owned))
+    let decode = |pending: Pending<'_>| match long {
+        Long::Copied => pending.into_block(),
+        Long::Apart { least_bytes } => pending.into_block_but_long(least_bytes),
     };
-    readers.iter().zip(pending).map(decode).collect()
+    pending.into_iter().map(decode).collect()
 }

@@ -160,11 +160,13 @@ impl Memory {
     pub(super) fn take_window(&self, offsets: &[u64], cuts: Cuts<'_>) -> Result<Vec<Gathered>> {
         let system = |source: &Source, offsets: &[u64]| self.system(source, offsets);
         if let Some(slices) = self.consecutive(offsets)? {
-            let blocks = Blocks { schema: &self.schema, rows: &slices, are_owned: false };
+            let blocks =
+                Blocks { schema: &self.schema, rows: &slices, long: &[], are_owned: false };
             return cut(&blocks, Rows::AsRead, offsets, cuts, &self.projection, system);
         }
         let rows = Rows::Picked(self.table.locate(offsets)?);
-        let blocks = Blocks { schema: &self.schema, rows: &self.blocks, are_owned: false };
+        let blocks =
+            Blocks { schema: &self.schema, rows: &self.blocks, long: &[], are_owned: false };
         cut(&blocks, rows, offsets, cuts, &self.projection, system)
     }
 

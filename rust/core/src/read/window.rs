@@ -1,5 +1,6 @@
 //! A window of rows → batches, as they are handed out.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use super::cuts::Cuts;
 use crate::error::Result;
 use crate::gather::{Gathered, gather};
 use crate::plan::Rows;
-use crate::projection::{Projection, Source};
+use crate::projection::{Projection, Source, batch};
 use crate::stages::{Stage, measure};
+use crate::table::{LongValues, Part, gather_long};
 
 /// What batches are handed out as.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,8 +46,42 @@ pub(super) fn formed(
 pub(super) struct Blocks<'a> {
     pub(super) schema: &'a SchemaRef,
     pub(super) rows: &'a [RecordBatch],
+    /// The columns of each block whose values are still to be copied, if there are any.
+    pub(super) long: &'a [Vec<(usize, LongValues)>],
     /// Whether nothing else shows their rows.
     pub(super) are_owned: bool,
+}
+
+impl Blocks<'_> {
+    /// Gathers rows into one batch.
+    fn gather(&self, rows: &Rows) -> Result<Gathered> {
+        let gather = || gather(self.schema, self.rows, self.are_owned, rows);
+        let mut gathered = measure(Stage::Gather, gather)?;
+        let apart: BTreeSet<usize> =
+            self.long.iter().flatten().map(|(column, _)| *column).collect();
+        if let Rows::Picked(places) = rows
+            && !apart.is_empty()
+        {
+            let mut columns = gathered.batch.columns().to_vec();
+            for at in apart {
+                columns[at] = measure(Stage::Read, || self.long_column(at, places))?;
+            }
+            gathered.batch = batch(Arc::clone(self.schema), columns, places.len())?;
+        }
+        Ok(gathered)
+    }
+
+    /// Returns a column whose values are still to be copied.
+    fn long_column(&self, at: usize, places: &[(usize, usize)]) -> Result<ArrayRef> {
+        let blocks = self.rows.iter().zip(self.long);
+        let parts =
+            blocks.map(|(block, long)| match long.iter().find(|(column, _)| *column == at) {
+                Some((_, values)) => Part::Values(values),
+                None => Part::Column(block.column(at)),
+            });
+        let parts: Vec<Part<'_>> = parts.collect();
+        gather_long(&parts, places, self.schema.field(at).data_type())
+    }
 }
 
 /// Returns a batch with its system columns, from the columns read; `system` gives the ids or addresses
@@ -83,8 +119,7 @@ pub(super) fn cut(
     };
     match rows {
         Rows::AsRead => {
-            let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &Rows::AsRead);
-            let whole = measure(Stage::Gather, gathered)?;
+            let whole = blocks.gather(&Rows::AsRead)?;
             // Slices share buffers, but no row.
             let is_owned = whole.is_owned;
             let slice = |range: Range<usize>| {
@@ -96,9 +131,7 @@ pub(super) fn cut(
         Rows::Picked(places) => {
             let pick = |range: Range<usize>| {
                 crate::interrupt::check()?;
-                let places = Rows::Picked(places[range.clone()].to_vec());
-                let gathered = || gather(blocks.schema, blocks.rows, blocks.are_owned, &places);
-                finish(measure(Stage::Gather, gathered)?, range)
+                finish(blocks.gather(&Rows::Picked(places[range.clone()].to_vec()))?, range)
             };
             cuts.ranges(offsets.len()).map(pick).collect()
         }

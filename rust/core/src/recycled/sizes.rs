@@ -16,7 +16,7 @@ pub(super) const ALIGN: usize = 4096;
 /// without copying.
 pub(super) const LEAST_ALIGN: usize = 32;
 /// Bytes that are kept.
-pub(super) const MOST_IDLE: usize = 64 << 20;
+pub(super) const MOST_IDLE: usize = 128 << 20;
 /// Time after which a block that nobody asked for is given back, when the next one comes or goes.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader, make_array};
+use arrow_buffer::{Buffer, MutableBuffer};
+use arrow_data::ArrayData;
 use arrow_schema::DataType;
 use futures::future::try_join_all;
 use lance_core::datatypes::{Field, Schema};
@@ -17,7 +19,7 @@ use super::blobs::{BlobHome, has_blobs};
 use super::data_file::DataFile;
 use super::guard::guard;
 use super::lists::{read_around, saw_no_value};
-use super::long::LongRows;
+use super::long::{LongRows, LongValues};
 use super::open_files::Metadata;
 use super::shape::FileShape;
 use crate::error::{Error, Result};
@@ -168,24 +170,57 @@ impl FileColumns {
     pub(super) fn read(
         &self,
         part: &FileShape,
-        mut requested: Requested,
+        requested: &mut Requested,
         ranges: &[Range<u64>],
         num_places: u64,
     ) -> Result<RecordBatch> {
+        self.read_all(part, requested, ranges, num_places, Values::Copied)
+    }
+
+    /// As [`Self::read`], but columns whose values have at least `least_bytes` bytes on average, and are not
+    /// decoded by Lance, are returned apart, by their places, and are empty in the rows.
+    pub(super) fn read_but_long(
+        &self,
+        part: &FileShape,
+        requested: &mut Requested,
+        ranges: &[Range<u64>],
+        num_places: u64,
+        least_bytes: usize,
+    ) -> Result<(RecordBatch, Vec<(usize, LongValues)>)> {
+        let apart = Values::Apart { least_bytes };
+        let read = self.read_all(part, requested, ranges, num_places, apart)?;
+        let found = std::mem::take(requested.long.found()?).into_iter();
+        let found = found.filter(|(_, rows)| apart.are_apart(rows));
+        let values = |rows| LongValues::new(Arc::clone(&self.file), rows);
+        Ok((read, found.map(|(place, rows)| (place, values(rows))).collect()))
+    }
+
+    fn read_all(
+        &self,
+        part: &FileShape,
+        requested: &mut Requested,
+        ranges: &[Range<u64>],
+        num_places: u64,
+        long: Values,
+    ) -> Result<RecordBatch> {
         let path = &self.file.path;
         let decoded = match requested.stream.take() {
-            None => return self.with_long(part, &mut requested, None),
+            None => return self.with_long(part, requested, None, long),
             Some(stream) => guard(path, || collect(stream, path)),
         };
         match decoded {
-            Err(error) if saw_no_value(&error) => read_around(ranges, num_places, |wider| {
-                let at_once = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
-                let num_rows = at_once as usize;
-                let wanted = Wanted { ranges: &[wider], num_rows, at_once, keeps: true };
-                let stream = self.decode(&part.stored, &part.starts, &wanted)?;
-                guard(path, || collect(stream, path))
-            }),
-            decoded => self.with_long(part, &mut requested, Some(decoded?)),
+            Err(error) if saw_no_value(&error) => {
+                // All columns are decoded.
+                requested.long = Long::Found(Vec::new());
+                read_around(ranges, num_places, |wider| {
+                    let at_once = u32::try_from(wider.end - wider.start).unwrap_or(u32::MAX);
+                    let num_rows = at_once as usize;
+                    let wanted = Wanted { ranges: &[wider], num_rows, at_once, keeps: true };
+                    let stream = self.decode(&part.stored, &part.starts, &wanted)?;
+                    guard(path, || collect(stream, path))
+                })
+            }
+            decoded => self.with_long(part, requested, Some(decoded?), long),
         }
     }
 
@@ -197,14 +232,16 @@ impl FileColumns {
     ) -> Result<Option<RecordBatch>> {
         let path = &self.file.path;
         let Some(stream) = &mut requested.stream else {
-            return self.with_long(part, requested, None).map(Some);
+            return self.with_long(part, requested, None, Values::Copied).map(Some);
         };
         let next = guard(path, || {
             let next = stream.next().transpose();
             next.map_err(|error| Error::arrow(path, &error))
         });
         match next {
-            Ok(Some(decoded)) => self.with_long(part, requested, Some(decoded)).map(Some),
+            Ok(Some(decoded)) => {
+                self.with_long(part, requested, Some(decoded), Values::Copied).map(Some)
+            }
             Ok(None) => Ok(None),
             Err(error) if saw_no_value(&error) => Ok(None),
             Err(error) => Err(error),
@@ -217,6 +254,7 @@ impl FileColumns {
         part: &FileShape,
         requested: &mut Requested,
         decoded: Option<RecordBatch>,
+        values: Values,
     ) -> Result<RecordBatch> {
         let start = requested.done;
         let left = requested.num_rows.saturating_sub(start);
@@ -239,6 +277,9 @@ impl FileColumns {
             match long.next_if(|(place, _)| *place == at) {
                 Some((_, rows)) => {
                     let data_type = part.schema.field(at).data_type();
+                    if values.are_apart(rows) {
+                        return Ok(empty_values(data_type, num_rows));
+                    }
                     rows.read(&self.file, start..start + num_rows, data_type)
                 }
                 None => others.next().ok_or_else(|| Error::bug("a column was not decoded")),
@@ -247,6 +288,31 @@ impl FileColumns {
         let columns = (0..part.spans.len()).map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&part.schema), columns, num_rows)
     }
+}
+
+/// What is done with long values.
+#[derive(Debug, Clone, Copy)]
+enum Values {
+    Copied,
+    /// Nothing, where they have so many bytes on average: they are returned apart from the rows.
+    Apart {
+        least_bytes: usize,
+    },
+}
+
+impl Values {
+    /// Returns whether these values are returned apart from the rows.
+    fn are_apart(self, rows: &LongRows) -> bool {
+        matches!(self, Self::Apart { least_bytes } if rows.mean_bytes() >= least_bytes)
+    }
+}
+
+/// Returns a column of empty values.
+fn empty_values(data_type: &DataType, num_rows: usize) -> ArrayRef {
+    let offset_bytes = if matches!(data_type, DataType::Utf8 | DataType::Binary) { 4 } else { 8 };
+    let offsets = Buffer::from(MutableBuffer::from_len_zeroed((num_rows + 1) * offset_bytes));
+    let data = ArrayData::builder(data_type.clone()).len(num_rows).add_buffer(offsets);
+    make_array(data.add_buffer(Buffer::default()).build().expect("offsets of empty values"))
 }
 
 /// Returns whether the values of a column may be long: its type, not what lies in its pages.

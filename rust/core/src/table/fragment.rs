@@ -11,6 +11,7 @@ use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
 use super::file_columns::{FileColumns, Requested, Wanted};
+use super::long::LongValues;
 use super::shape::{FileShape, Shape};
 use super::storage::{Part, Storage};
 use crate::error::{Error, Result};
@@ -25,6 +26,15 @@ pub(crate) struct FragmentReader {
     shape: Arc<Shape>,
     num_places: u64,
     files: Vec<FileColumns>,
+}
+
+/// Rows of one fragment.
+pub(crate) struct Block {
+    pub(crate) rows: RecordBatch,
+    /// The columns of long values that are still to be copied, by their places; they are empty in `rows`.
+    pub(crate) long: Vec<(usize, LongValues)>,
+    /// Whether the buffers of `rows` are parts of no mapped file.
+    pub(crate) is_owned: bool,
 }
 
 /// Rows of one fragment on their way from its files: requested, but not decoded yet.
@@ -66,7 +76,7 @@ impl FragmentReader {
     }
 
     /// Returns whether a block has buffers of its own, none of them a part of a mapped file.
-    pub(crate) fn owns(&self, block: &RecordBatch) -> bool {
+    fn owns(&self, block: &RecordBatch) -> bool {
         block.columns().iter().all(|column| {
             let data = column.to_data();
             self.files.iter().all(|columns| !columns.file.holds_some_of(&data))
@@ -201,11 +211,48 @@ impl Pending<'_> {
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
         let files = files.into_iter().zip(&reader.files).zip(&shape.files);
-        let read = files.map(|((requested, columns), part)| {
-            columns.read(part, requested, &ranges, reader.num_places)
+        let read = files.map(|((mut requested, columns), part)| {
+            columns.read(part, &mut requested, &ranges, reader.num_places)
         });
         let read = read.collect::<Result<Vec<_>>>()?;
         reader.block(&read, num_rows)
+    }
+
+    /// Decodes the rows as a block.
+    pub(crate) fn into_block(self) -> Result<Block> {
+        let reader = self.reader;
+        let rows = self.decode()?;
+        let is_owned = reader.owns(&rows);
+        Ok(Block { rows, long: Vec::new(), is_owned })
+    }
+
+    /// Decodes the rows as a block, whose long values are still to be copied if possible, and if they have
+    /// at least `least_bytes` bytes on average.
+    pub(crate) fn into_block_but_long(self, least_bytes: usize) -> Result<Block> {
+        let shape = &self.reader.shape;
+        if shape.has_json {
+            return self.into_block();
+        }
+        let Self { reader, files, ranges, num_rows, .. } = self;
+        let runtime = runtime::runtime()?;
+        let _entered = runtime.enter();
+        let mut read = Vec::with_capacity(files.len());
+        let mut long = Vec::new();
+        let parts = reader.files.iter().zip(&shape.files).enumerate();
+        for (mut requested, (file, (columns, part))) in files.into_iter().zip(parts) {
+            let num_places = reader.num_places;
+            let (rows, apart) =
+                columns.read_but_long(part, &mut requested, &ranges, num_places, least_bytes)?;
+            read.push(rows);
+            for (place, values) in apart {
+                let at = shape.origins.iter().position(|origins| origins == &[(file, place)]);
+                let missing = || Error::bug("a column of long values that is no column");
+                long.push((at.ok_or_else(missing)?, values));
+            }
+        }
+        let rows = reader.block(&read, num_rows)?;
+        let is_owned = reader.owns(&rows);
+        Ok(Block { rows, long, is_owned })
     }
 
     /// Decodes the rows in parts, in the order of their places, and hands each on.
@@ -269,8 +316,8 @@ impl Pending<'_> {
         let _entered = runtime.enter();
         let mut found = Vec::new();
         let parts = reader.files.iter().zip(&reader.shape.files);
-        for (requested, (columns, part)) in files.into_iter().zip(parts) {
-            let read = columns.read(part, requested, &ranges, reader.num_places)?;
+        for (mut requested, (columns, part)) in files.into_iter().zip(parts) {
+            let read = columns.read(part, &mut requested, &ranges, reader.num_places)?;
             let columns = part.fields.fields.iter().zip(read.columns());
             columns.for_each(|(field, column)| find_external(field, column, &mut found));
         }

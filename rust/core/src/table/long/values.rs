@@ -7,7 +7,6 @@ use arrow_array::types::{BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Ty
 use arrow_array::{ArrayRef, GenericByteArray, OffsetSizeTrait};
 use arrow_buffer::{MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
-use bytes::Bytes;
 use lance_encoding::encodings::physical::block::{
     BufferCompressor, CompressionConfig, CompressionScheme, GeneralBufferCompressor,
 };
@@ -16,7 +15,7 @@ use super::super::data_file::DataFile;
 use super::super::guard::guard;
 use super::LongRows;
 use crate::error::{Error, Result};
-use crate::files::{Head, MOST_HEAD_BYTES, MappedFile, Record};
+use crate::files::{Copier, Head, MOST_HEAD_BYTES, Record};
 
 /// Compressed bytes that are copied at once: they should still be in the processor's cache when they are
 /// decompressed.
@@ -38,116 +37,41 @@ impl LongRows {
         rows: Range<usize>,
         data_type: &DataType,
     ) -> Result<ArrayRef> {
-        match data_type {
-            DataType::Utf8 => self.column::<Utf8Type>(file, rows),
-            DataType::LargeUtf8 => self.column::<LargeUtf8Type>(file, rows),
-            DataType::Binary => self.column::<BinaryType>(file, rows),
-            DataType::LargeBinary => self.column::<LargeBinaryType>(file, rows),
-            other => Err(Error::bug(format!("long values of type {other}"))),
+        let mut out = Out::with_room(self.stored_bytes(rows.clone()));
+        let fetched = self.fetched.take();
+        let mut copying = Copying::new(file, self)?;
+        if let Some(mut fetched) = fetched {
+            let mut take =
+                |row: usize| copying.add_fetched(row, &std::mem::take(&mut fetched[row]), &mut out);
+            let taken = rows.clone().try_for_each(&mut take);
+            self.fetched = Some(fetched);
+            taken?;
+        } else {
+            copying.add(&rows.clone().collect::<Vec<_>>(), &mut out)?;
         }
-    }
-
-    fn column<T: ByteArrayType>(
-        &mut self,
-        file: &DataFile,
-        rows: Range<usize>,
-    ) -> Result<ArrayRef> {
-        let records = &self.records[rows.clone()];
-        // As stored: images and sound hardly shrink when they are compressed.
-        let bytes = records.iter().map(|record| record.len).sum();
-        let mut out = Out { values: MutableBuffer::with_capacity(bytes), ends: Vec::new() };
-        match (&file.mapped, self.fetched.take()) {
-            (_, Some(mut fetched)) => {
-                let read = self.take(file, rows.clone(), &mut fetched, &mut out);
-                self.fetched = Some(fetched);
-                read?;
-            }
-            (Some(mapped), None) => self.copy(file, mapped, rows.clone(), &mut out)?,
-            (None, None) => return Err(Error::bug("long values that were not fetched")),
-        }
-        let offsets = offsets::<T::Offset>(&out.ends)?;
         let valid = &self.valid[rows];
         let nulls = valid.contains(&false).then(|| NullBuffer::from(valid));
-        let array = GenericByteArray::<T>::try_new(offsets, out.values.into(), nulls);
-        Ok(Arc::new(array.map_err(|error| Error::corrupt(&file.path, error.to_string()))?))
+        out.into_column(data_type, nulls, &file.path)
     }
 
-    /// Reads values that were fetched.
-    fn take(
-        &self,
-        file: &DataFile,
-        rows: Range<usize>,
-        fetched: &mut [Bytes],
-        out: &mut Out,
-    ) -> Result<()> {
-        let mut codec = Codec::new(file, self.compression)?;
-        for row in rows {
-            crate::interrupt::check()?;
-            let bytes = std::mem::take(&mut fetched[row]);
-            let (front, stored) = bytes.split_at(self.records[row].head.min(bytes.len()));
-            let mut head = [0; MOST_HEAD_BYTES];
-            head[..front.len()].copy_from_slice(front);
-            self.check(file, row..row + 1, &[head])?;
-            codec.add(stored, out)?;
-        }
-        Ok(())
+    /// Returns the bytes of values as they are stored: images and sound hardly shrink when they are compressed.
+    fn stored_bytes(&self, rows: Range<usize>) -> usize {
+        self.records[rows].iter().map(|record| record.len).sum()
     }
 
-    /// Copies values from a mapped file.
-    fn copy(
-        &self,
-        file: &DataFile,
-        mapped: &MappedFile,
-        rows: Range<usize>,
-        out: &mut Out,
-    ) -> Result<()> {
-        let copier = mapped.copier()?;
-        if self.compression == CompressionScheme::None {
-            let mut first = rows.start;
-            while first < rows.end {
-                crate::interrupt::check()?;
-                let count = at_once(&self.records[first..rows.end], BYTES_PER_CHECK);
-                let records = &self.records[first..first + count];
-                let heads = copier.copy(records, &mut out.values)?;
-                self.check(file, first..first + count, &heads)?;
-                for record in records {
-                    out.ends.push(out.ends.last().map_or(0, |end| *end) + record.len);
-                }
-                first += count;
-            }
-            return Ok(());
-        }
-        let mut codec = Codec::new(file, self.compression)?;
-        let mut stored = MutableBuffer::with_capacity(BYTES_AT_ONCE);
-        let mut first = rows.start;
-        while first < rows.end {
-            crate::interrupt::check()?;
-            let count = at_once(&self.records[first..rows.end], BYTES_AT_ONCE);
-            let records = &self.records[first..first + count];
-            stored.truncate(0);
-            let heads = copier.copy(records, &mut stored)?;
-            self.check(file, first..first + count, &heads)?;
-            let mut start = 0;
-            for record in records {
-                codec.add(&stored[start..start + record.len], out)?;
-                start += record.len;
-            }
-            first += count;
-        }
-        Ok(())
+    /// Returns the mean number of bytes of the values as they are stored.
+    pub(in super::super) fn mean_bytes(&self) -> usize {
+        self.stored_bytes(0..self.records.len()) / self.records.len().max(1)
     }
 
-    /// Checks what lies in front of each value.
-    fn check(&self, file: &DataFile, rows: Range<usize>, heads: &[Head]) -> Result<()> {
-        for (row, head) in rows.zip(heads) {
-            if !self.is_head(row, head) {
-                let start = self.records[row].start;
-                let reason =
-                    format!("the value at byte {start} does not match the index of its page");
-                return Err(Error::corrupt(&file.path, reason));
-            }
-        }
-        Ok(())
+    /// Returns how many of the first rows are copied at once.
+    fn at_once(&self, rows: &[usize], most: usize) -> usize {
+        let mut bytes = 0;
+        let fits = |row: &&usize| {
+            bytes += self.records[**row].len;
+            bytes <= most
+        };
+        rows.iter().take_while(fits).count().max(1)
     }
 
     /// Returns whether what lies in front of a row says what the index says.
@@ -163,10 +87,141 @@ impl LongRows {
     }
 }
 
+/// Copies values of one file to a column.
+pub(super) struct Copying<'a> {
+    file: &'a DataFile,
+    rows: &'a LongRows,
+    codec: Codec<'a>,
+    copier: Option<Copier<'a>>,
+    /// Values as they are stored, if they are compressed.
+    stored: MutableBuffer,
+}
+
+impl<'a> Copying<'a> {
+    pub(super) fn new(file: &'a DataFile, rows: &'a LongRows) -> Result<Self> {
+        let codec = Codec::new(file, rows.compression)?;
+        Ok(Self { file, rows, codec, copier: None, stored: MutableBuffer::new(0) })
+    }
+
+    /// Adds the values of some rows.
+    pub(super) fn add(&mut self, mut rows: &[usize], out: &mut Out) -> Result<()> {
+        if let Some(fetched) = &self.rows.fetched {
+            return rows.iter().try_for_each(|&row| self.add_fetched(row, &fetched[row], out));
+        }
+        let is_plain = self.rows.compression == CompressionScheme::None;
+        let bytes_at_once = if is_plain { BYTES_PER_CHECK } else { BYTES_AT_ONCE };
+        while !rows.is_empty() {
+            crate::interrupt::check()?;
+            let (now, later) = rows.split_at(self.rows.at_once(rows, bytes_at_once));
+            let records: Vec<Record> = now.iter().map(|&row| self.rows.records[row]).collect();
+            if is_plain {
+                let heads = self.copier()?.copy(&records, &mut out.values)?;
+                self.check(now, &heads)?;
+                for record in &records {
+                    out.ends.push(out.ends.last().map_or(0, |end| *end) + record.len);
+                }
+            } else {
+                let mut stored = std::mem::take(&mut self.stored);
+                stored.truncate(0);
+                stored.reserve(BYTES_AT_ONCE);
+                let heads = self.copier()?.copy(&records, &mut stored)?;
+                self.check(now, &heads)?;
+                let mut start = 0;
+                for record in &records {
+                    self.codec.add(&stored[start..start + record.len], out)?;
+                    start += record.len;
+                }
+                self.stored = stored;
+            }
+            rows = later;
+        }
+        Ok(())
+    }
+
+    /// Adds a value that was fetched.
+    fn add_fetched(&mut self, row: usize, bytes: &[u8], out: &mut Out) -> Result<()> {
+        crate::interrupt::check()?;
+        let (front, stored) = bytes.split_at(self.rows.records[row].head.min(bytes.len()));
+        let mut head = [0; MOST_HEAD_BYTES];
+        head[..front.len()].copy_from_slice(front);
+        self.check(&[row], &[head])?;
+        self.codec.add(stored, out)
+    }
+
+    /// Closes the file, which is opened again for the next values.
+    pub(super) fn close(&mut self) {
+        self.copier = None;
+    }
+
+    fn copier(&mut self) -> Result<&Copier<'a>> {
+        let copier = if let Some(copier) = self.copier.take() {
+            copier
+        } else {
+            let mapped = self.file.mapped.as_ref();
+            mapped.ok_or_else(|| Error::bug("long values that were not fetched"))?.copier()?
+        };
+        Ok(self.copier.insert(copier))
+    }
+
+    /// Checks what lies in front of each value.
+    fn check(&self, rows: &[usize], heads: &[Head]) -> Result<()> {
+        for (&row, head) in rows.iter().zip(heads) {
+            if !self.rows.is_head(row, head) {
+                let start = self.rows.records[row].start;
+                let reason =
+                    format!("the value at byte {start} does not match the index of its page");
+                return Err(Error::corrupt(&self.file.path, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The values of a column, and where each of them ends.
-struct Out {
+pub(super) struct Out {
     values: MutableBuffer,
     ends: Vec<usize>,
+}
+
+impl Out {
+    /// Returns no values, with room for values that have so many bytes as they are stored: what hardly shrinks
+    /// when it is compressed may also grow a little.
+    pub(super) fn with_room(stored_bytes: usize) -> Self {
+        let bytes = stored_bytes.saturating_add(stored_bytes / 16);
+        Self { values: MutableBuffer::with_capacity(bytes), ends: Vec::new() }
+    }
+
+    /// Adds the value of a column.
+    pub(super) fn add(&mut self, value: &[u8]) {
+        self.values.extend_from_slice(value);
+        self.ends.push(self.values.len());
+    }
+
+    /// Returns the values as a column of this type.
+    pub(super) fn into_column(
+        self,
+        data_type: &DataType,
+        nulls: Option<NullBuffer>,
+        path: &str,
+    ) -> Result<ArrayRef> {
+        match data_type {
+            DataType::Utf8 => self.into_array::<Utf8Type>(nulls, path),
+            DataType::LargeUtf8 => self.into_array::<LargeUtf8Type>(nulls, path),
+            DataType::Binary => self.into_array::<BinaryType>(nulls, path),
+            DataType::LargeBinary => self.into_array::<LargeBinaryType>(nulls, path),
+            other => Err(Error::bug(format!("long values of type {other}"))),
+        }
+    }
+
+    fn into_array<T: ByteArrayType>(
+        self,
+        nulls: Option<NullBuffer>,
+        path: &str,
+    ) -> Result<ArrayRef> {
+        let offsets = offsets::<T::Offset>(&self.ends)?;
+        let array = GenericByteArray::<T>::try_new(offsets, self.values.into(), nulls);
+        Ok(Arc::new(array.map_err(|error| Error::corrupt(path, error.to_string()))?))
+    }
 }
 
 /// Appends values of a file to a column, decompressed.
@@ -195,23 +250,12 @@ impl<'a> Codec<'a> {
                 let read = decompressor.decompress(stored, value);
                 read.map_err(|error| Error::corrupt(&file.path, error.to_string()))
             })?;
-            out.values.extend_from_slice(value);
+            out.add(value);
         } else {
-            out.values.extend_from_slice(stored);
+            out.add(stored);
         }
-        out.ends.push(out.values.len());
         Ok(())
     }
-}
-
-/// Returns how many of the first records are copied at once.
-fn at_once(records: &[Record], most: usize) -> usize {
-    let mut bytes = 0;
-    let fits = |record: &&Record| {
-        bytes += record.len;
-        bytes <= most
-    };
-    records.iter().take_while(fits).count().max(1)
 }
 
 /// Returns the offsets of a column whose values end so.
