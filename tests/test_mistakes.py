@@ -81,6 +81,23 @@ def test_storage_options_that_are_not_misspelt(name, recwarn):
     assert not recwarn
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/t.lance", "hf://datasets/a/b/t.lance"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("client_retry_timeout", "5s"),
+        ("CLIENT_RETRY_TIMEOUT", "1.5"),
+        ("client_max_retries", "-1"),
+        ("client_max_retries", ""),
+    ],
+)
+def test_storage_options_that_should_be_numbers(uri, name, value):
+    """Lance and object_store take their defaults for them."""
+    words = rf"`{name.lower()}` is \"{value}\": wanted a whole number, such as \"30?\""
+    with pytest.raises(ValueError, match=words):
+        ll.open(uri, storage_options={name: value})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -99,8 +99,14 @@ class Outbox:
         if is_small and not is_offering:
             return message
         segment = self._segments.write(parts, layout.num_bytes)
-        file = self._file_of(segment)
-        blocks = self._file_of_blocks() if segment.blocks else None
+        try:
+            file = self._file_of(segment)
+            blocks = self._file_of_blocks() if segment.blocks else None
+        except BaseException:
+            # The reader never hears of it.
+            segment.is_announced = False
+            segment.release()
+            raise
         number, capacity = segment.number, segment.capacity
         arguments = self._writer, number, file, capacity, tuple(layout), blocks
         return MessageReference(receive_offer if is_offering else receive, arguments)
@@ -110,16 +116,18 @@ class Outbox:
             return file_of_blocks()
         if self._has_sent_blocks:
             return None
+        sent = DupFd(file_of_blocks()).detach
         self._has_sent_blocks = True
-        return DupFd(file_of_blocks()).detach
+        return sent
 
     def _file_of(self, segment: Segment) -> Any:
         if self._is_readable:
             return segment.file
         if segment.is_announced:
             return None
+        sent = DupFd(segment.file).detach
         segment.is_announced = True
-        return DupFd(segment.file).detach
+        return sent
 
 
 class MessageReference:

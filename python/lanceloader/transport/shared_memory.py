@@ -75,6 +75,10 @@ class Segment:
         """``FREE``, ``IN_USE`` or ``DROPPED``."""
         return self.memory[0]
 
+    def release(self) -> None:
+        """Mark the segment as free."""
+        self.memory[0] = FREE
+
     def write(self, buffers: Iterable[tuple[int, Any]]) -> None:
         """Write each buffer to its offset, and mark the segment as in use."""
         memory = self.memory
@@ -113,7 +117,12 @@ class WritableSegments:
             segment = Segment(self.num_created, num_bytes)
             self.num_created += 1
         self.in_use[segment.number] = segment
-        segment.write(buffers)
+        try:
+            segment.write(buffers)
+        except BaseException:
+            # The reader never hears of it.
+            segment.release()
+            raise
         return segment
 
     def _collect_released(self) -> None:

@@ -24,7 +24,7 @@ use super::data_file::DataFile;
 use super::footer::{Run, read_columns};
 use super::hub;
 use super::open_files::{self, Key, Metadata, Name, OpenFiles, open_files};
-use super::options::{StorageOptions, option};
+use super::options::{StorageOptions, check_numbers, option};
 use crate::cache::{Cache, Copies, Listing};
 use crate::error::{Error, Result};
 use crate::files::{Attempt, MappedFile, Meter, RemoteFile, Retries, Source};
@@ -52,6 +52,7 @@ impl Place {
             let what = format!("an address like {uri}, whose versions are kept in DynamoDB,");
             return Err(Error::unsupported(what));
         }
+        check_numbers(options)?;
         if hub::is_hub(uri) {
             let (store, path) = hub::connect(uri, options)?;
             return Ok(Self { store, path });
