@@ -11,7 +11,7 @@ use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
 use super::file_columns::{FileColumns, Requested, Wanted};
-use super::long::LongValues;
+use super::long::gather::LongValues;
 use super::shape::{FileShape, Shape};
 use super::storage::{Part, Storage};
 use crate::error::{Error, Result};

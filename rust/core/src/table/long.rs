@@ -6,7 +6,7 @@
 //! all the rest. Here they are copied, or decompressed, to where the column has them. Columns that are nested, or
 //! stored in any other way, are left to the decoder.
 
-mod gather;
+pub(super) mod gather;
 mod locate;
 mod values;
 
@@ -22,8 +22,6 @@ use lance_encoding::format::metadata::page_layout::Layout;
 use lance_encoding::format::metadata::{CompressiveEncoding, FullZipLayout, RepDefLayer};
 
 use crate::files::{MOST_HEAD_BYTES, Record};
-
-pub(crate) use gather::{LongValues, Part, gather_long, least_apart};
 
 /// Pages whose values have fewer bytes on average are left to the decoder: a system call for each costs as
 /// much as it saves.
