@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -118,6 +119,25 @@ def sent(make):
     process.join(60)
     assert process.exitcode == 0
     return found
+
+
+def test_a_segment_that_could_not_be_announced_is_used_again(monkeypatch):
+    """The reader never hears of it, so that it would not release it."""
+
+    def fail(file):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(outbox, "DupFd", fail)
+    monkeypatch.setattr(outbox, "can_read_files", lambda reader: False)
+    # It is set by the outbox, and belongs to the process.
+    monkeypatch.setattr(outbox.Columns, "are_sent", outbox.Columns.are_sent)
+    queue = multiprocessing.get_context("fork").Queue()
+    found = Outbox(queue, os.getpid())
+    for _ in range(3):
+        with pytest.raises(OSError, match="too many open files"):
+            found._to_reference((0, np.zeros(5000)))
+    assert found._segments.num_created == 1
+    queue.close()
 
 
 @pytest.mark.parametrize("by_path", [True, False])

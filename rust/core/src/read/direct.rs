@@ -26,7 +26,7 @@ use crate::projection::{Projection, Source, batch};
 use crate::runtime;
 use crate::stages::{Stage, measure};
 use crate::table::{
-    Block, Columns, FragmentReader, Pending, Table, least_apart, remote_files_at_once,
+    ALL_COPIED, Block, Columns, FragmentReader, Pending, Table, least_apart, remote_files_at_once,
 };
 
 /// Fragments that are asked how long their rows are, at most: each may have to be opened.
@@ -34,8 +34,6 @@ const LOOKED_AT: usize = 8;
 
 /// Fragments of local files whose rows are asked for before the first are decoded.
 const ASKED_AT_ONCE: usize = 32;
-/// The most files that stay mapped until the long values of a window are copied from them.
-const MOST_APART: usize = 256;
 /// What takes longer has waited for another machine, or a disk.
 const A_WAIT: Duration = Duration::from_millis(1);
 /// Threads that wait at once for what files say of their pages.
@@ -46,16 +44,6 @@ const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 /// Rows that touch less than this fraction (one in `FEW`) of a table may be fetched twice.
 const FEW: u128 = 32;
-
-/// Whether long values are copied to the block that they are read for.
-#[derive(Debug, Clone, Copy)]
-enum Long {
-    Copied,
-    /// Those of columns whose values have so many bytes on average are only copied to batches.
-    Apart {
-        least_bytes: usize,
-    },
-}
 
 /// What is done once rows are asked for.
 pub(super) type Then = Box<dyn FnOnce() + Send>;
@@ -115,13 +103,11 @@ impl Direct {
             };
             reads.iter().map(counted).collect::<Result<Vec<_>>>()?
         } else {
-            let values = match rows {
-                Rows::Picked(_) if reads.len() <= MOST_APART => {
-                    Long::Apart { least_bytes: least_apart(reads.len()) }
-                }
-                _ => Long::Copied,
+            let least_apart = match rows {
+                Rows::Picked(_) => least_apart(reads.len()),
+                Rows::AsRead => ALL_COPIED,
             };
-            let read = measure(Stage::Read, || self.read(reads, true, values, then));
+            let read = measure(Stage::Read, || self.read(reads, true, least_apart, then));
             read.map_err(|error| self.table.changed(error))?
         };
         let are_owned = read.iter().all(|block| block.is_owned);
@@ -249,7 +235,7 @@ impl Direct {
 
     /// Reads rows whose values are all copied.
     fn read_rows(&self, reads: Vec<Read>, keeps: bool) -> Result<Vec<RecordBatch>> {
-        let blocks = self.read(reads, keeps, Long::Copied, None);
+        let blocks = self.read(reads, keeps, ALL_COPIED, None);
         let blocks = blocks.map_err(|error| self.table.changed(error))?;
         Ok(blocks.into_iter().map(|block| block.rows).collect())
     }
@@ -258,11 +244,11 @@ impl Direct {
         &self,
         reads: Vec<Read>,
         keeps: bool,
-        long: Long,
+        least_apart: usize,
         then: Option<Then>,
     ) -> Result<Vec<Block>> {
         if self.table.is_remote(&self.columns)? {
-            return self.read_remote(&reads, keeps, long, then);
+            return self.read_remote(&reads, keeps, least_apart, then);
         }
         let mut blocks = Vec::with_capacity(reads.len());
         // Some at a time: there may be more mapped files than a process can have open.
@@ -271,9 +257,9 @@ impl Direct {
             let readers = reads.iter().map(open).collect::<Result<Vec<_>>>()?;
             let decoded = if readers.iter().any(FragmentReader::is_remote) {
                 let reads = reads.to_vec();
-                runtime::blocking(move || decode_all(&readers, &reads, keeps, long, None))?
+                runtime::blocking(move || decode_all(&readers, &reads, keeps, least_apart, None))?
             } else {
-                decode_all(&readers, reads, keeps, long, None)?
+                decode_all(&readers, reads, keeps, least_apart, None)?
             };
             blocks.extend(decoded);
         }
@@ -284,7 +270,7 @@ impl Direct {
         &self,
         reads: &[Read],
         keeps: bool,
-        long: Long,
+        least_apart: usize,
         mut then: Option<Then>,
     ) -> Result<Vec<Block>> {
         let mut blocks = Vec::with_capacity(reads.len());
@@ -292,7 +278,7 @@ impl Direct {
             let indexes: Vec<usize> = reads.iter().map(|read| read.fragment).collect();
             let readers = self.table.fragments(&indexes, &self.columns)?;
             let (reads, then) = (reads.to_vec(), then.take());
-            let decode = move || decode_all(&readers, &reads, keeps, long, then);
+            let decode = move || decode_all(&readers, &reads, keeps, least_apart, then);
             blocks.extend(runtime::blocking(decode)?);
         }
         Ok(blocks)
@@ -463,7 +449,7 @@ fn decode_all(
     readers: &[FragmentReader],
     reads: &[Read],
     keeps: bool,
-    long: Long,
+    least_apart: usize,
     then: Option<Then>,
 ) -> Result<Vec<Block>> {
     let pending = request_all(readers, reads, |reader, read| {
@@ -472,9 +458,5 @@ fn decode_all(
     if let Some(then) = then {
         then();
     }
-    let decode = |pending: Pending<'_>| match long {
-        Long::Copied => pending.into_block(),
-        Long::Apart { least_bytes } => pending.into_block_but_long(least_bytes),
-    };
-    pending.into_iter().map(decode).collect()
+    pending.into_iter().map(|pending| pending.into_block(least_apart)).collect()
 }

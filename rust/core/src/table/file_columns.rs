@@ -20,7 +20,7 @@ use super::data_file::DataFile;
 use super::guard::guard;
 use super::lists::{read_around, saw_no_value};
 use super::long::LongRows;
-use super::long::gather::LongValues;
+use super::long::gather::{ALL_COPIED, LongValues};
 use super::open_files::Metadata;
 use super::shape::FileShape;
 use crate::error::{Error, Result};
@@ -168,45 +168,35 @@ impl FileColumns {
     }
 
     /// Returns all rows of `requested`, which are those in `ranges` of `num_places`.
+    ///
+    /// Columns of long values that have at least `least_apart` bytes on average are returned apart, by their
+    /// places, and are empty in the rows.
     pub(super) fn read(
         &self,
         part: &FileShape,
         requested: &mut Requested,
         ranges: &[Range<u64>],
         num_places: u64,
-    ) -> Result<RecordBatch> {
-        self.read_all(part, requested, ranges, num_places, Values::Copied)
-    }
-
-    /// As [`Self::read`], but columns whose values have at least `least_bytes` bytes on average, and are not
-    /// decoded by Lance, are returned apart, by their places, and are empty in the rows.
-    pub(super) fn read_but_long(
-        &self,
-        part: &FileShape,
-        requested: &mut Requested,
-        ranges: &[Range<u64>],
-        num_places: u64,
-        least_bytes: usize,
+        least_apart: usize,
     ) -> Result<(RecordBatch, Vec<(usize, LongValues)>)> {
-        let apart = Values::Apart { least_bytes };
-        let read = self.read_all(part, requested, ranges, num_places, apart)?;
+        let read = self.read_rows(part, requested, ranges, num_places, least_apart)?;
         let found = std::mem::take(requested.long.found()?).into_iter();
-        let found = found.filter(|(_, rows)| apart.are_apart(rows));
+        let found = found.filter(|(_, rows)| rows.mean_bytes() >= least_apart);
         let values = |rows| LongValues::new(Arc::clone(&self.file), rows);
         Ok((read, found.map(|(place, rows)| (place, values(rows))).collect()))
     }
 
-    fn read_all(
+    fn read_rows(
         &self,
         part: &FileShape,
         requested: &mut Requested,
         ranges: &[Range<u64>],
         num_places: u64,
-        long: Values,
+        least_apart: usize,
     ) -> Result<RecordBatch> {
         let path = &self.file.path;
         let decoded = match requested.stream.take() {
-            None => return self.with_long(part, requested, None, long),
+            None => return self.with_long(part, requested, None, least_apart),
             Some(stream) => guard(path, || collect(stream, path)),
         };
         match decoded {
@@ -221,7 +211,7 @@ impl FileColumns {
                     guard(path, || collect(stream, path))
                 })
             }
-            decoded => self.with_long(part, requested, Some(decoded?), long),
+            decoded => self.with_long(part, requested, Some(decoded?), least_apart),
         }
     }
 
@@ -233,7 +223,7 @@ impl FileColumns {
     ) -> Result<Option<RecordBatch>> {
         let path = &self.file.path;
         let Some(stream) = &mut requested.stream else {
-            return self.with_long(part, requested, None, Values::Copied).map(Some);
+            return self.with_long(part, requested, None, ALL_COPIED).map(Some);
         };
         let next = guard(path, || {
             let next = stream.next().transpose();
@@ -241,7 +231,7 @@ impl FileColumns {
         });
         match next {
             Ok(Some(decoded)) => {
-                self.with_long(part, requested, Some(decoded), Values::Copied).map(Some)
+                self.with_long(part, requested, Some(decoded), ALL_COPIED).map(Some)
             }
             Ok(None) => Ok(None),
             Err(error) if saw_no_value(&error) => Ok(None),
@@ -255,7 +245,7 @@ impl FileColumns {
         part: &FileShape,
         requested: &mut Requested,
         decoded: Option<RecordBatch>,
-        values: Values,
+        least_apart: usize,
     ) -> Result<RecordBatch> {
         let start = requested.done;
         let left = requested.num_rows.saturating_sub(start);
@@ -278,7 +268,7 @@ impl FileColumns {
             match long.next_if(|(place, _)| *place == at) {
                 Some((_, rows)) => {
                     let data_type = part.schema.field(at).data_type();
-                    if values.are_apart(rows) {
+                    if rows.mean_bytes() >= least_apart {
                         return Ok(empty_values(data_type, num_rows));
                     }
                     rows.read(&self.file, start..start + num_rows, data_type)
@@ -288,23 +278,6 @@ impl FileColumns {
         };
         let columns = (0..part.spans.len()).map(column).collect::<Result<Vec<_>>>()?;
         batch(Arc::clone(&part.schema), columns, num_rows)
-    }
-}
-
-/// What is done with long values.
-#[derive(Debug, Clone, Copy)]
-enum Values {
-    Copied,
-    /// Nothing, where they have so many bytes on average: they are returned apart from the rows.
-    Apart {
-        least_bytes: usize,
-    },
-}
-
-impl Values {
-    /// Returns whether these values are returned apart from the rows.
-    fn are_apart(self, rows: &LongRows) -> bool {
-        matches!(self, Self::Apart { least_bytes } if rows.mean_bytes() >= least_bytes)
     }
 }
 

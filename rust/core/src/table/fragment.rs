@@ -11,7 +11,7 @@ use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
 use super::file_columns::{FileColumns, Requested, Wanted};
-use super::long::gather::LongValues;
+use super::long::gather::{ALL_COPIED, LongValues};
 use super::shape::{FileShape, Shape};
 use super::storage::{Part, Storage};
 use crate::error::{Error, Result};
@@ -205,35 +205,16 @@ impl Pending<'_> {
     ///
     /// Columns are those of the schema the reader was opened with; their buffers may belong to a
     /// mapped file.
-    pub(crate) fn decode(self) -> Result<RecordBatch> {
+    fn decode(self) -> Result<RecordBatch> {
+        Ok(self.into_block(ALL_COPIED)?.rows)
+    }
+
+    /// Decodes the rows as a block. Long values that have at least `least_apart` bytes on average are still to
+    /// be copied, if possible.
+    pub(crate) fn into_block(self, least_apart: usize) -> Result<Block> {
         let Self { reader, files, ranges, num_rows, .. } = self;
         let shape = &reader.shape;
-        let runtime = runtime::runtime()?;
-        let _entered = runtime.enter();
-        let files = files.into_iter().zip(&reader.files).zip(&shape.files);
-        let read = files.map(|((mut requested, columns), part)| {
-            columns.read(part, &mut requested, &ranges, reader.num_places)
-        });
-        let read = read.collect::<Result<Vec<_>>>()?;
-        reader.block(&read, num_rows)
-    }
-
-    /// Decodes the rows as a block.
-    pub(crate) fn into_block(self) -> Result<Block> {
-        let reader = self.reader;
-        let rows = self.decode()?;
-        let is_owned = reader.owns(&rows);
-        Ok(Block { rows, long: Vec::new(), is_owned })
-    }
-
-    /// Decodes the rows as a block, whose long values are still to be copied if possible, and if they have
-    /// at least `least_bytes` bytes on average.
-    pub(crate) fn into_block_but_long(self, least_bytes: usize) -> Result<Block> {
-        let shape = &self.reader.shape;
-        if shape.has_json {
-            return self.into_block();
-        }
-        let Self { reader, files, ranges, num_rows, .. } = self;
+        let least_apart = if shape.has_json { ALL_COPIED } else { least_apart };
         let runtime = runtime::runtime()?;
         let _entered = runtime.enter();
         let mut read = Vec::with_capacity(files.len());
@@ -242,7 +223,7 @@ impl Pending<'_> {
         for (mut requested, (file, (columns, part))) in files.into_iter().zip(parts) {
             let num_places = reader.num_places;
             let (rows, apart) =
-                columns.read_but_long(part, &mut requested, &ranges, num_places, least_bytes)?;
+                columns.read(part, &mut requested, &ranges, num_places, least_apart)?;
             read.push(rows);
             for (place, values) in apart {
                 let at = shape.origins.iter().position(|origins| origins == &[(file, place)]);
@@ -317,7 +298,8 @@ impl Pending<'_> {
         let mut found = Vec::new();
         let parts = reader.files.iter().zip(&reader.shape.files);
         for (mut requested, (columns, part)) in files.into_iter().zip(parts) {
-            let read = columns.read(part, &mut requested, &ranges, reader.num_places)?;
+            let (read, _) =
+                columns.read(part, &mut requested, &ranges, reader.num_places, ALL_COPIED)?;
             let columns = part.fields.fields.iter().zip(read.columns());
             columns.for_each(|(field, column)| find_external(field, column, &mut found));
         }

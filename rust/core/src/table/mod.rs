@@ -39,7 +39,7 @@ use lance_table::format::Manifest;
 pub use address::{Address, Version};
 pub(crate) use columns::Columns;
 pub(crate) use fragment::{Block, FragmentReader, Pending};
-pub(crate) use long::gather::{LongValues, Part, gather_long, least_apart};
+pub(crate) use long::gather::{ALL_COPIED, LongValues, Part, gather_long, least_apart};
 pub(crate) use open_files::remote_files_at_once;
 pub use options::StorageOptions;
 pub use version::branch_of_manifest;

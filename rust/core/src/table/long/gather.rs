@@ -13,6 +13,10 @@ use super::LongRows;
 use super::values::{Copying, Out};
 use crate::error::{Error, Result};
 
+/// The least bytes of values that are left in their files, where none are.
+pub(crate) const ALL_COPIED: usize = usize::MAX;
+/// The most files that stay mapped until their values are copied.
+const MOST_MAPPED: usize = 256;
 /// The most files that stay open while their values are copied.
 const MOST_OPEN: usize = 8;
 /// Values of fewer bytes are copied to their block first where there are more files: to open one for each
@@ -40,7 +44,11 @@ pub(crate) enum Part<'a> {
 /// Returns the mean number of bytes from which on values of `num_blocks` blocks are left in their files until
 /// a batch is gathered.
 pub(crate) fn least_apart(num_blocks: usize) -> usize {
-    if num_blocks > MOST_OPEN { LONG_FOR_MANY } else { 0 }
+    match num_blocks {
+        count if count <= MOST_OPEN => 0,
+        count if count <= MOST_MAPPED => LONG_FOR_MANY,
+        _ => ALL_COPIED,
+    }
 }
 
 /// Gathers a column of this type from blocks, copying each value once; `places` are the block of each row and
