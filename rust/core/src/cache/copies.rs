@@ -302,6 +302,29 @@ impl Copy {
         looked.iter().flat_map(|looked| self.runs(looked.pages(is_missing))).collect()
     }
 
+    /// Returns whether all bytes of these ranges, in any order, are there. They are about to be read, and not by
+    /// the mapping.
+    pub(crate) fn has_all(&self, ranges: &[Range<u64>]) -> bool {
+        let mut ranges = ranges.to_vec();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let look = |range| {
+            let looked = self.look(range);
+            let has_all = looked.pages(|_, sum| sum == Some(0)).next().is_none();
+            has_all.then_some(looked)
+        };
+        let Some(looked) = ranges.iter().map(look).collect::<Option<Vec<Looked>>>() else {
+            return false;
+        };
+        if let Some(mapping) = &self.mapping {
+            mapping.read_ahead(&ranges);
+            // What is to be compared is touched.
+            let unknown = |looked: &Looked| self.runs(looked.pages(|_, sum| sum.is_some()));
+            mapping.ahead(&looked.iter().flat_map(unknown).collect::<Vec<_>>());
+        }
+        let is_there = |page, sum: Option<u32>| sum.is_none_or(|sum| self.is_whole(page, sum));
+        looked.iter().all(|looked| looked.pages(|page, sum| !is_there(page, sum)).next().is_none())
+    }
+
     /// Returns what is known of the pages of a range, none of which is touched.
     fn look(&self, range: &Range<u64>) -> Looked {
         let pages = range.start / PAGE..range.end.min(self.num_bytes).div_ceil(PAGE);
@@ -367,6 +390,21 @@ impl Copy {
     pub(crate) fn slice(&self, range: &Range<u64>) -> Bytes {
         let at = |place: u64| usize::try_from(place.min(self.num_bytes)).unwrap_or(0);
         self.bytes.slice(at(range.start)..at(range.end).max(at(range.start)))
+    }
+
+    /// Returns the file, of which only those parts may be read that are not [`missing`](Self::missing).
+    pub(crate) fn file(&self) -> &File {
+        &self.data
+    }
+
+    /// Returns the size of the file.
+    pub(crate) fn num_bytes(&self) -> u64 {
+        self.num_bytes
+    }
+
+    /// Returns the folder that it is in.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.copies.path
     }
 
     /// Returns whether a buffer is a part of the mapping.
@@ -490,7 +528,11 @@ mod tests {
             assert_eq!(copy.slice(&(5000..12_000)), file[5000..12_000]);
             assert_eq!(copy.slice(&(49_999..50_000)), file[49_999..]);
             assert_eq!(gaps(copy, 0..50_000), [0..4096, 12_288..49_152]);
+            assert!(copy.has_all(&[49_999..50_000, 5000..12_000, 5000..5000]));
+            assert!(!copy.has_all(&[49_999..50_000, 5000..12_289]));
         }
+        let unread = Copy::open(&theirs, "data/a.lance", 50_000).unwrap();
+        assert!(unread.has_all(&[5000..9000, 8000..12_000]));
         // Another file, and the same name with another size.
         for (name, num_bytes) in [("data/b.lance", 50_000), ("data/a.lance", 40_000)] {
             let copy = Copy::open(&ours, name, num_bytes).unwrap();
@@ -508,6 +550,10 @@ mod tests {
         copy.data.write_all_at(b"x", 9000).unwrap();
         copy.sums.write_all_at(&[0; 4], 0).unwrap();
         let again = Copy::open(&ours, "a", 20_000).unwrap();
+        assert!(again.has_all(&[12_288..20_000, 4096..8192]));
+        for damaged in [4095..5000, 8000..8193, 0..20_000] {
+            assert!(!again.has_all(&[12_288..20_000, damaged]));
+        }
         assert_eq!(gaps(&again, 0..20_000), [0..4096, 8192..12_288]);
         again.keep(0, &file[..4096]);
         assert_eq!(gaps(&again, 0..8192), []);

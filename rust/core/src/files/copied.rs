@@ -1,4 +1,4 @@
-//! Long values of a mapped file, copied by the system to where they are wanted.
+//! Long values of a file on a local disk, copied by the system to where they are wanted.
 //!
 //! Touching a mapping brings its pages into the process with a fault for every few of them, and they have to
 //! leave again. A value of many pages is cheaper to copy with `preadv`, and a run of values that follow each
@@ -7,10 +7,11 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use arrow_buffer::MutableBuffer;
 
-use super::mapped::MappedFile;
+use super::mapped::{MappedFile, too_short};
 use crate::error::{Error, Result};
 
 /// The most bytes in front of a value.
@@ -47,9 +48,18 @@ impl Record {
 
 /// Copies values of a file.
 pub(crate) struct Copier<'a> {
-    mapped: &'a MappedFile,
-    /// The same file, if it can be opened.
-    file: Option<File>,
+    path: &'a Path,
+    num_bytes: u64,
+    from: From<'a>,
+}
+
+enum From<'a> {
+    /// A file that was opened for this.
+    Opened(File),
+    /// A file that is open anyway.
+    Open(&'a File),
+    /// The mapping of a file that can no longer be opened.
+    Mapping(&'a MappedFile),
 }
 
 impl MappedFile {
@@ -59,29 +69,36 @@ impl MappedFile {
     ///
     /// [`Error::Corrupt`] if it has another length than when it was mapped.
     pub(crate) fn copier(&self) -> Result<Copier<'_>> {
-        Ok(Copier { mapped: self, file: self.open_again()? })
+        let from = self.open_again()?.map_or(From::Mapping(self), From::Opened);
+        Ok(Copier { path: self.path(), num_bytes: self.num_bytes(), from })
     }
 }
 
-impl Copier<'_> {
+impl<'a> Copier<'a> {
+    /// Returns what copies values of an open file, which has `num_bytes`.
+    pub(super) fn of_open(file: &'a File, path: &'a Path, num_bytes: u64) -> Self {
+        Self { path, num_bytes, from: From::Open(file) }
+    }
+
     /// Copies the values of `records` to `out`, one after the other, and returns what lies in front of each.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if the file ends before them, [`Error::Io`].
     pub(crate) fn copy(&self, records: &[Record], out: &mut MutableBuffer) -> Result<Vec<Head>> {
-        let beyond = |record: &&Record| record.end() > self.mapped.num_bytes();
+        let beyond = |record: &&Record| record.end() > self.num_bytes;
         if let Some(record) = records.iter().find(beyond) {
-            return Err(self.mapped.too_short(record.range()));
+            return Err(self.too_short(&record.range()));
         }
         let mut heads = vec![[0; MOST_HEAD_BYTES]; records.len()];
         let mut first = 0;
         while first < records.len() {
             let count = run_of(&records[first..]);
             let (run, heads) = (&records[first..first + count], &mut heads[first..first + count]);
-            match &self.file {
-                Some(file) => self.read(file, run, heads, out)?,
-                None => self.copy_from_mapping(run, heads, out)?,
+            match &self.from {
+                From::Opened(file) => self.read(file, run, heads, out)?,
+                From::Open(file) => self.read(file, run, heads, out)?,
+                From::Mapping(mapped) => copy_from_mapping(mapped, run, heads, out)?,
             }
             first += count;
         }
@@ -121,14 +138,14 @@ impl Copier<'_> {
             // SAFETY: the pieces are memory of `heads` and `out`, which nothing else uses meanwhile.
             let read = unsafe { libc::preadv(file.as_raw_fd(), left.as_ptr(), count, offset) };
             let read = match usize::try_from(read) {
-                Ok(0) => return Err(self.mapped.too_short(at..run[run.len() - 1].end())),
+                Ok(0) => return Err(self.too_short(&(at..run[run.len() - 1].end()))),
                 Ok(read) => read,
                 Err(_) => {
                     let error = std::io::Error::last_os_error();
                     if error.kind() == std::io::ErrorKind::Interrupted {
                         continue;
                     }
-                    return Err(Error::io(self.mapped.path().display(), &error));
+                    return Err(Error::io(self.path.display(), &error));
                 }
             };
             at += read as u64;
@@ -139,21 +156,25 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Copies a run from the mapping.
-    fn copy_from_mapping(
-        &self,
-        run: &[Record],
-        heads: &mut [Head],
-        out: &mut MutableBuffer,
-    ) -> Result<()> {
-        for (record, head) in run.iter().zip(heads) {
-            let bytes = self.mapped.slice(record.range())?;
-            let (front, value) = bytes.split_at(record.head.min(MOST_HEAD_BYTES));
-            head[..front.len()].copy_from_slice(front);
-            out.extend_from_slice(value);
-        }
-        Ok(())
+    fn too_short(&self, wanted: &Range<u64>) -> Error {
+        too_short(self.path, self.num_bytes, wanted)
     }
+}
+
+/// Copies a run from a mapping.
+fn copy_from_mapping(
+    mapped: &MappedFile,
+    run: &[Record],
+    heads: &mut [Head],
+    out: &mut MutableBuffer,
+) -> Result<()> {
+    for (record, head) in run.iter().zip(heads) {
+        let bytes = mapped.slice(record.range())?;
+        let (front, value) = bytes.split_at(record.head.min(MOST_HEAD_BYTES));
+        head[..front.len()].copy_from_slice(front);
+        out.extend_from_slice(value);
+    }
+    Ok(())
 }
 
 /// Returns how many of the first records follow each other, and are copied by one call.
@@ -233,14 +254,14 @@ mod tests {
                 heads.push(head);
             }
             let copier = mapped.copier().unwrap();
-            prop_assert!(copier.file.is_some());
+            prop_assert!(matches!(copier.from, From::Opened(_)));
             let mut out = MutableBuffer::from(b"before".to_vec());
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
             prop_assert_eq!(&out[6..], &wanted);
             // A file that is gone is read from its mapping.
             drop(folder);
             let copier = mapped.copier().unwrap();
-            prop_assert!(copier.file.is_none());
+            prop_assert!(matches!(copier.from, From::Mapping(_)));
             let mut out = MutableBuffer::new(0);
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
             prop_assert_eq!(&*out, &wanted);

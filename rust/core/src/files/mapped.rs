@@ -108,12 +108,8 @@ impl MappedFile {
         let inside = |at: u64| usize::try_from(at).ok().filter(|&at| at <= self.bytes.len());
         match (inside(range.start), inside(range.end)) {
             (Some(start), Some(end)) if start <= end => Ok(self.bytes.slice(start..end)),
-            _ => Err(self.too_short(range)),
+            _ => Err(too_short(&self.path, self.num_bytes(), &range)),
         }
-    }
-
-    pub(super) fn too_short(&self, range: Range<u64>) -> Error {
-        self.corrupt(format!("it has {} bytes, and bytes {range:?} are wanted", self.bytes.len()))
     }
 
     /// Returns the error that says what is wrong with the file.
@@ -204,6 +200,11 @@ fn has_no_room(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let number = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(number, Some(Errno::NOMEM | Errno::MFILE | Errno::NFILE))
+}
+
+pub(super) fn too_short(path: &Path, found: u64, wanted: &Range<u64>) -> Error {
+    let reason = format!("it has {found} bytes, and bytes {wanted:?} are wanted");
+    Error::corrupt(path.display(), reason)
 }
 
 fn wrong_size(path: &Path, found: u64, wanted: u64) -> Error {

@@ -24,6 +24,7 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::{Ahead, Slot};
 use super::asked::{Asked, Claim};
+use super::copied::Copier;
 use super::limits::{Limits, limits_of};
 use super::requests::{Part, Shape, cut, requests, runs};
 use super::traffic::Meter;
@@ -258,6 +259,22 @@ impl RemoteFile {
     /// Returns whether a buffer is a part of the mapped copy.
     pub(crate) fn holds(&self, buffer: &Buffer) -> bool {
         self.copy.as_ref().is_some_and(|copy| copy.holds(buffer.as_ptr()))
+    }
+
+    /// Returns whether the copy has all bytes of these ranges, in any order, which are about to be copied.
+    pub(crate) fn copies_all_of(&self, ranges: &[Range<u64>]) -> bool {
+        let has_all = self.copy.as_ref().is_some_and(|copy| copy.has_all(ranges));
+        if has_all {
+            let bytes = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+            self.source.meter.served(bytes, bytes);
+        }
+        has_all
+    }
+
+    /// Returns what copies values of the copy, if there is one.
+    pub(crate) fn copier(&self) -> Option<Copier<'_>> {
+        let copy = self.copy.as_ref()?;
+        Some(Copier::of_open(copy.file(), copy.folder(), copy.num_bytes()))
     }
 
     /// Returns the bytes of some ranges.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::batches::Batches;
+use super::depth::Depth;
 use super::watch::{Event, Watch};
 use crate::error::{Error, Result, text_of_panic};
 use crate::gather::Gathered;
@@ -71,8 +72,7 @@ struct State {
     held: u64,
     /// Of these, what the consumer was given last.
     given: u64,
-    /// Windows that may be under way or waiting at once.
-    depth: u64,
+    depth: Depth,
     threads: usize,
 }
 
@@ -92,6 +92,13 @@ impl Line {
 }
 
 impl State {
+    /// Returns whether another window may be read.
+    fn has_room(&self) -> bool {
+        let in_line = self.taken - self.served;
+        let read = self.done.values().filter(|window| window.is_over).count() as u64;
+        self.depth.has_room(in_line, in_line - read)
+    }
+
     /// Returns the next batches for the consumer, if they have been read.
     fn next(&mut self) -> Option<Result<Vec<Weighed>>> {
         loop {
@@ -126,6 +133,7 @@ impl Running {
     ) -> Result<Self> {
         let feed = Arc::new(feed);
         let threads = feed.num_threads().min(batches.left(num_rows - position, batch)).max(1);
+        let enough = feed.num_threads_here() as u64;
         let state = State {
             position,
             batch,
@@ -143,13 +151,11 @@ impl Running {
             done: BTreeMap::new(),
             held: 0,
             given: 0,
-            // One in each thread's hands, and one for each in line.
-            depth: 2 * threads as u64,
+            depth: Depth::new(threads as u64, enough),
             threads,
         };
         let line = Arc::new(Line { state: Mutex::new(state), changed: Condvar::new() });
         let stop = Arc::new(AtomicBool::new(false));
-        let enough = feed.num_threads_here() as u64;
         // Made first: if a thread cannot be started, this stops the others.
         let running = Self { pid: std::process::id(), line, stop };
         for thread in 1..=threads {
@@ -223,7 +229,7 @@ impl Drop for Running {
 /// What a thread does.
 struct Work {
     thread: u64,
-    /// How many threads are enough once all rows are packed.
+    /// How many threads are enough once nothing is fetched from another machine.
     enough: u64,
     feed: Arc<Feed>,
     batches: Batches,
@@ -267,11 +273,14 @@ impl Work {
         while !self.is_surplus()
             && let Some(ticket) = self.next_ticket()
         {
+            let fetched = self.feed.bytes_fetched();
             let read = || self.read_window(&ticket);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
                 Err(Error::bug(format!("a reading thread: {}", text_of_panic(&*panic))))
             });
+            let has_fetched = self.feed.bytes_fetched() > fetched;
             let mut state = self.line.lock();
+            state.depth.note(has_fetched);
             let is_failed = result.is_err();
             let window = state.done.entry(ticket.number).or_default();
             window.is_over = true;
@@ -289,7 +298,7 @@ impl Work {
             return false;
         }
         let mut state = self.line.lock();
-        state.depth = state.depth.min(2 * self.enough);
+        state.depth.end_fetching();
         true
     }
 
@@ -437,7 +446,7 @@ impl Work {
             // another machine the first batch comes sooner if nothing else is fetched meanwhile.
             let waits = matches!(self.batches, Batches::AsRead) || self.feed.is_remote();
             let is_known = !waits || state.taken == 0 || state.row_bytes > 0;
-            if is_known && state.taken < state.served + state.depth {
+            if is_known && state.has_room() {
                 break;
             }
             let woken = self.line.changed.wait(state);

@@ -5,6 +5,7 @@
 //! memory, start with the first batch asked for and stop when the loader is dropped.
 
 mod batches;
+mod depth;
 mod line;
 mod watch;
 

@@ -291,6 +291,11 @@ impl Feed {
         self.reader.options().reading_threads(is_remote)
     }
 
+    /// Returns the bytes that this process fetched from other machines for the table so far.
+    pub(crate) fn bytes_fetched(&self) -> u64 {
+        self.reader.bytes_fetched()
+    }
+
     /// Returns how many threads are enough once nothing is fetched from another machine any more.
     pub(crate) fn num_threads_here(&self) -> usize {
         self.reader.options().reading_threads(false)

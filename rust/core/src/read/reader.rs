@@ -200,6 +200,14 @@ impl Reader {
         }
     }
 
+    /// Returns the bytes that this process fetched from other machines for the table so far.
+    pub(super) fn bytes_fetched(&self) -> u64 {
+        match &self.shared.base {
+            Base::Direct(direct) => direct.table().traffic().bytes_fetched,
+            Base::Memory(_) => 0,
+        }
+    }
+
     /// Returns counts of what was read so far.
     pub fn stats(&self) -> ReadStats {
         let mut stats = self

@@ -1,5 +1,6 @@
 //! An open data file of a table.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_buffer::{Buffer, NullBuffer};
@@ -7,15 +8,15 @@ use arrow_data::ArrayData;
 use lance_core::cache::LanceCache;
 use lance_encoding::EncodingsIo;
 
-use crate::error::Result;
-use crate::files::{MappedFile, RemoteFile};
+use crate::error::{Error, Result};
+use crate::files::{Copier, MappedFile, RemoteFile};
 
 /// A data file, ready to be decoded with any projection.
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub(super) path: String,
-    pub(super) io: Arc<dyn EncodingsIo>,
-    /// The same for what is kept elsewhere: nothing is added to a copy on a local disk.
+    pub(super) keeping_io: Arc<dyn EncodingsIo>,
+    /// The same, but nothing is added to a copy on a local disk.
     pub(super) passing_io: Arc<dyn EncodingsIo>,
     /// Where Lance keeps what it learns about pages.
     pub(super) pages: Arc<LanceCache>,
@@ -31,6 +32,30 @@ impl DataFile {
     /// the caller's thread.
     pub(super) fn is_remote(&self) -> bool {
         self.mapped.is_none()
+    }
+
+    /// Returns its bytes, for Lance's decoder. With `keeps`, what is fetched is added to a copy on a local disk.
+    pub(super) fn io(&self, keeps: bool) -> &Arc<dyn EncodingsIo> {
+        if keeps { &self.keeping_io } else { &self.passing_io }
+    }
+
+    /// Returns whether its copy on a local disk has all bytes of these ranges, in any order, which are about
+    /// to be copied.
+    pub(super) fn copies_all_of(&self, ranges: &[Range<u64>]) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.copies_all_of(ranges))
+    }
+
+    /// Returns what copies values of the file, or of its copy on a local disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the file was cut since.
+    pub(super) fn copier(&self) -> Result<Copier<'_>> {
+        if let Some(mapped) = &self.mapped {
+            return mapped.copier();
+        }
+        let copier = self.remote.as_ref().and_then(|remote| remote.copier());
+        copier.ok_or_else(|| Error::bug("long values that were not fetched"))
     }
 
     /// Returns whether any buffer of `data` is a part of the mapped file, or of a mapped copy.

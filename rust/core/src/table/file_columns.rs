@@ -127,15 +127,18 @@ impl FileColumns {
         if places.is_empty() {
             return Ok(Long::Found(Vec::new()));
         }
+        let find = |&at: &usize| Some((at, column(at)?.find_in_copy(&self.file, wanted.ranges)?));
+        if let Some(found) = places.iter().map(find).collect() {
+            return Ok(Long::Found(found));
+        }
         let columns: Vec<_> = places.iter().map(|&at| (at, start_of(at))).collect();
         let file = Arc::clone(&self.file);
         let (metadata, ranges, keeps) =
             (Arc::clone(&self.metadata), wanted.ranges.to_vec(), wanted.keeps);
         let fetch = async move {
-            let io = if keeps { &file.io } else { &file.passing_io };
             let fetch = columns.iter().filter_map(|&(at, start)| {
                 let column = metadata.long(start)?;
-                let rows = column.fetch(io.as_ref(), &file.path, &ranges);
+                let rows = column.fetch(&file, &ranges, keeps);
                 Some(async move { Ok((at, rows.await?)) })
             });
             try_join_all(fetch).await
@@ -149,7 +152,7 @@ impl FileColumns {
         let config = SchedulerDecoderConfig {
             decoder_plugins: Arc::<DecoderPlugins>::default(),
             batch_size: wanted.at_once,
-            io: Arc::clone(if wanted.keeps { &file.io } else { &file.passing_io }),
+            io: Arc::clone(file.io(wanted.keeps)),
             cache: Arc::clone(&file.pages),
             decoder_config: DecoderConfig::default(),
             batch_size_bytes: None,

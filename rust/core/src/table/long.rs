@@ -224,6 +224,11 @@ impl LongRows {
         Self { records, valid, heads: Vec::with_capacity(count), compression, fetched: None }
     }
 
+    /// Returns where they lie in the file.
+    fn places(&self) -> Vec<Range<u64>> {
+        self.records.iter().map(Record::range).collect()
+    }
+
     fn push(&mut self, record: Record, is_valid: bool, page: &LongPage) {
         debug_assert!(record.head <= MOST_HEAD_BYTES);
         self.records.push(record);

@@ -257,7 +257,8 @@ impl Storage {
         if let Some(metadata) = self.open_files.metadata(key, columns) {
             return Ok((file, metadata));
         }
-        let found = read_columns(&file.path, &file.io, file.num_bytes, file.tail_bytes, columns);
+        let found =
+            read_columns(&file.path, file.io(true), file.num_bytes, file.tail_bytes, columns);
         let found = found.await.inspect_err(|_| {
             // Lance keeps the answer for a small file, even if it was an error.
             self.open_files.close_file(key);
@@ -354,7 +355,7 @@ impl Storage {
                 let remote = Arc::new(RemoteFile::new(source, place, num_bytes));
                 return Ok(DataFile {
                     path,
-                    io: Arc::clone(&remote) as _,
+                    keeping_io: Arc::clone(&remote) as _,
                     passing_io: Arc::new(remote.without_keeping()),
                     pages,
                     mapped: None,
@@ -369,7 +370,7 @@ impl Storage {
             let mapped = Arc::new(mapped);
             return Ok(DataFile {
                 path,
-                io: Arc::clone(&mapped) as _,
+                keeping_io: Arc::clone(&mapped) as _,
                 passing_io: Arc::clone(&mapped) as _,
                 pages,
                 num_bytes: mapped.num_bytes(),
@@ -386,11 +387,10 @@ impl Storage {
         let num_bytes = num_bytes.map_err(|error| lance(&error.into()))? as u64;
         let tail_bytes = file.reader().block_size() as u64;
         let io: Arc<dyn EncodingsIo> = Arc::new(LanceEncodingsIo::new(file));
-        let passing_io = Arc::clone(&io);
         Ok(DataFile {
             path,
-            io,
-            passing_io,
+            keeping_io: Arc::clone(&io),
+            passing_io: io,
             pages,
             mapped: None,
             remote: None,

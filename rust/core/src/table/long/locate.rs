@@ -5,9 +5,10 @@ use std::ops::Range;
 use bytes::Bytes;
 use lance_encoding::EncodingsIo;
 
+use super::super::data_file::DataFile;
 use super::{LongColumn, LongPage, LongRows};
 use crate::error::{Error, Result};
-use crate::files::{MappedFile, Record};
+use crate::files::MappedFile;
 
 impl LongColumn {
     /// Finds the values of the rows in ascending, disjoint `ranges` of a mapped file, and asks for them ahead.
@@ -24,22 +25,34 @@ impl LongColumn {
         let entries = parts.iter().map(|(page, rows)| page.entries(rows)).collect();
         let found = self.found(ranges, &parts, &file.slices(entries)?);
         let found = found.map_err(|reason| file.corrupt(reason))?;
-        let places: Vec<_> = found.records.iter().map(Record::range).collect();
-        file.ahead_of_copy(&places);
+        file.ahead_of_copy(&found.places());
         Ok(found)
     }
 
-    /// Finds and fetches the values of the rows in ascending, disjoint `ranges` of the file at `path`.
+    /// Finds the values of the rows in ascending, disjoint `ranges` of a file that is not mapped, if its copy
+    /// on a local disk has them all and the indexes were fetched.
+    pub(in super::super) fn find_in_copy(
+        &self,
+        file: &DataFile,
+        ranges: &[Range<u64>],
+    ) -> Option<LongRows> {
+        let found = self.find_fetched(ranges, &self.parts(ranges)).ok()??;
+        file.copies_all_of(&found.places()).then_some(found)
+    }
+
+    /// Finds and fetches the values of the rows in ascending, disjoint `ranges` of a file that is not mapped.
+    /// With `keeps`, what is fetched is added to a copy on a local disk.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if the index of a page makes no sense, and those of the store.
     pub(in super::super) async fn fetch(
         &self,
-        io: &dyn EncodingsIo,
-        path: &str,
+        file: &DataFile,
         ranges: &[Range<u64>],
+        keeps: bool,
     ) -> Result<LongRows> {
+        let (io, path) = (file.io(keeps).as_ref(), file.path.as_str());
         let parts = self.parts(ranges);
         let mut unknown: Vec<_> = parts.iter().map(|(page, _)| *page).collect();
         unknown.retain(|page| page.fetched.get().is_none());
@@ -49,14 +62,22 @@ impl LongColumn {
             // Another window may have been faster.
             let _ = page.fetched.set(index);
         }
+        let corrupt = |reason: String| Error::corrupt(path, reason);
+        let found = self.find_fetched(ranges, &parts).map_err(corrupt)?;
+        let mut found = found.ok_or_else(|| corrupt("an index is too short".into()))?;
+        found.fetched = Some(ask(io, path, found.places()).await?);
+        Ok(found)
+    }
+
+    /// Returns the rows of `parts`, if their indexes were fetched.
+    fn find_fetched(
+        &self,
+        ranges: &[Range<u64>],
+        parts: &[(&LongPage, Range<u64>)],
+    ) -> std::result::Result<Option<LongRows>, String> {
         let entries = parts.iter().map(|(page, rows)| page.of_index(rows));
         let entries = entries.collect::<Option<Vec<_>>>();
-        let entries = entries.ok_or_else(|| Error::corrupt(path, "an index is too short"))?;
-        let found = self.found(ranges, &parts, &entries);
-        let mut found = found.map_err(|reason| Error::corrupt(path, reason))?;
-        let places = found.records.iter().map(Record::range).collect();
-        found.fetched = Some(ask(io, path, places).await?);
-        Ok(found)
+        entries.map(|entries| self.found(ranges, parts, &entries)).transpose()
     }
 
     /// Returns the rows of `parts`, whose entries of indexes are these.

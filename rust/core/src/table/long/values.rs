@@ -154,12 +154,8 @@ impl<'a> Copying<'a> {
     }
 
     fn copier(&mut self) -> Result<&Copier<'a>> {
-        let copier = if let Some(copier) = self.copier.take() {
-            copier
-        } else {
-            let mapped = self.file.mapped.as_ref();
-            mapped.ok_or_else(|| Error::bug("long values that were not fetched"))?.copier()?
-        };
+        let copier =
+            if let Some(copier) = self.copier.take() { copier } else { self.file.copier()? };
         Ok(self.copier.insert(copier))
     }
 
