@@ -325,6 +325,13 @@ impl Copy {
         looked.iter().all(|looked| looked.pages(|page, sum| !is_there(page, sum)).next().is_none())
     }
 
+    /// Returns whether any page of a range seems to be there, and whether all do: none is read.
+    pub(crate) fn seems_to_have(&self, range: &Range<u64>) -> (bool, bool) {
+        let looked = self.look(range);
+        let is_there = |sum: &Option<u32>| *sum != Some(0);
+        (looked.sums.iter().any(is_there), looked.sums.iter().all(is_there))
+    }
+
     /// Returns what is known of the pages of a range, none of which is touched.
     fn look(&self, range: &Range<u64>) -> Looked {
         let pages = range.start / PAGE..range.end.min(self.num_bytes).div_ceil(PAGE);
@@ -529,6 +536,10 @@ mod tests {
             assert_eq!(copy.slice(&(49_999..50_000)), file[49_999..]);
             assert_eq!(gaps(copy, 0..50_000), [0..4096, 12_288..49_152]);
             assert!(copy.has_all(&[49_999..50_000, 5000..12_000, 5000..5000]));
+            assert_eq!(copy.seems_to_have(&(0..50_000)), (true, false));
+            assert_eq!(copy.seems_to_have(&(12_287..20_000)), (true, false));
+            assert_eq!(copy.seems_to_have(&(5000..12_000)), (true, true));
+            assert_eq!(copy.seems_to_have(&(12_288..49_152)), (false, false));
             assert!(!copy.has_all(&[49_999..50_000, 5000..12_289]));
         }
         let unread = Copy::open(&theirs, "data/a.lance", 50_000).unwrap();

@@ -271,6 +271,11 @@ impl RemoteFile {
         has_all
     }
 
+    /// Returns whether the copy seems to have any page of a range, and whether it seems to have all.
+    pub(crate) fn seems_copied(&self, range: &Range<u64>) -> (bool, bool) {
+        self.copy.as_ref().map_or((false, false), |copy| copy.seems_to_have(range))
+    }
+
     /// Returns what copies values of the copy, if there is one.
     pub(crate) fn copier(&self) -> Option<Copier<'_>> {
         let copy = self.copy.as_ref()?;
@@ -462,12 +467,16 @@ impl EncodingsIo for RemoteFile {
 }
 
 /// Adds parts of files to their copies, unless they are there, by few requests, and says whether all could be
-/// kept. Nothing is fetched where there are no copies, or no room.
+/// kept. Nothing is fetched where there are no copies, or no room, or if they are not wanted any more once no
+/// other process fetches them.
 ///
 /// # Errors
 ///
 /// Those of the store.
-pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -> Result<bool> {
+pub(crate) async fn copy_parts(
+    files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>,
+    are_wanted: impl FnOnce() -> bool,
+) -> Result<bool> {
     let kept: Vec<_> = files.iter().filter(|(file, _)| file.copy.is_some()).collect();
     let Some(copies) = kept.first().and_then(|(file, _)| file.source.copies.clone()) else {
         return Ok(false);
@@ -481,6 +490,9 @@ pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -
             Ok(None) | Err(_) => return Ok(false),
         }
     };
+    if !are_wanted() {
+        return Ok(false);
+    }
     let asked_of = |(file, ranges): &&(Arc<RemoteFile>, Vec<Range<u64>>)| {
         let mut ranges = ranges.clone();
         ranges.sort_by_key(|range| range.start);

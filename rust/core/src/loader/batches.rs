@@ -24,6 +24,18 @@ impl Batches {
             Self::Ends(ends) => ends.len() - batch,
         }
     }
+
+    /// Returns the rows of a batch that begins at `position`, `None` where that goes by their bytes.
+    pub(super) fn rows_from(&self, position: u64, batch: usize) -> Option<usize> {
+        match self {
+            Self::AsRead => None,
+            Self::Every(size) => Some(*size),
+            Self::Ends(ends) => {
+                let end = ends.get(batch).copied().unwrap_or(position);
+                Some(usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX))
+            }
+        }
+    }
 }
 
 impl From<usize> for Batches {

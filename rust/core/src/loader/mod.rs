@@ -175,10 +175,10 @@ impl Loader {
                 self.num_rows - self.position,
                 self.next.clone(),
                 self.is_guess,
-                matches!(self.batches, Batches::AsRead),
+                self.batches.rows_from(self.position, self.batch),
             )?;
-            let first = (self.position, self.batch);
-            let running = Running::start(feed, &self.batches, first, self.num_rows, &self.watch)?;
+            let from = (self.position, self.batch);
+            let running = Running::start(feed, &self.batches, from, self.num_rows, &self.watch)?;
             self.running = Some(running);
         }
         self.running.as_ref().expect("it was just started").next_window()

@@ -12,7 +12,7 @@ use crate::projection::num_bytes;
 
 /// Rows wider than this are read directly: one read of the page cache costs what one of packed rows
 /// would, so keeping them twice gains nothing.
-const WIDE_BYTES: u64 = 16 << 10;
+pub(super) const WIDE_BYTES: u64 = 16 << 10;
 /// Rows wider than this are not shuffled by writing them out again, where they do not fit in memory.
 const MEDIUM_BYTES: u64 = 4 << 10;
 /// Rows looked at, all over the table, to learn how long they are where their types do not say; fewer

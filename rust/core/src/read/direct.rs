@@ -52,7 +52,7 @@ pub(super) type Then = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touched {
     Few,
-    /// Neither few nor most, or unknown, as for rows on this machine.
+    /// Neither few nor most, or unknown, as for rows on this machine, also in copies.
     Some,
     Most,
 }
@@ -192,6 +192,11 @@ impl Direct {
             }
         }
         Ok(match touched {
+            touched
+                if 2 * touched >= stored && readers.iter().all(FragmentReader::seems_copied) =>
+            {
+                Touched::Some
+            }
             touched if 2 * touched >= stored => Touched::Most,
             touched if FEW * touched <= stored => Touched::Few,
             _ => Touched::Some,
@@ -201,8 +206,26 @@ impl Direct {
     /// Adds all rows to the copies on a local disk, in order and by few requests, and says whether there
     /// was room for them.
     pub(super) fn fetch_all(&self) -> Result<bool> {
-        let files = self.all_fragments()?.iter().flat_map(FragmentReader::far_pages).collect();
-        runtime::wait(copy_parts(files)).map_err(|error| self.table.changed(error))
+        self.fetch_unless(|_| false)
+    }
+
+    /// Does the same as [`fetch_all`](Self::fetch_all) if the copies have nothing of the rows yet.
+    pub(super) fn fetch_new(&self) -> Result<bool> {
+        self.fetch_unless(FragmentReader::has_copied_rows)
+    }
+
+    /// Fetches all rows unless `is_enough` holds for a fragment once no other process fetches them.
+    fn fetch_unless(&self, is_enough: impl Fn(&FragmentReader) -> bool) -> Result<bool> {
+        let readers = self.all_fragments()?;
+        let files = readers.iter().flat_map(FragmentReader::far_pages).collect();
+        let copied = copy_parts(files, || !readers.iter().any(&is_enough));
+        runtime::wait(copied).map_err(|error| self.table.changed(error))
+    }
+
+    /// Returns the bytes of all files, `None` if an old writer did not say how many they are.
+    pub(super) fn file_bytes(&self) -> Option<u64> {
+        let fragments = self.table.layout().fragments();
+        (0..fragments.len()).map(|index| self.table.bytes_of_fragment(index)).sum()
     }
 
     /// Returns the readers of all fragments.

@@ -59,17 +59,24 @@ enum Kind {
 
 impl Reader {
     /// Returns the source of the last `left` rows of an order for a loader; `next` is the order it will
-    /// probably read after that.
+    /// probably read after that, and `first` the rows of the first batch, if that does not go by their bytes.
     pub(crate) fn feed(
         &self,
         order: &Order,
         left: u64,
         next: Option<Order>,
         is_guess: bool,
-        is_bulk: bool,
+        first: Option<usize>,
     ) -> Result<Feed> {
         let num_rows = self.shared.base.scan().num_rows();
-        if is_bulk && left.saturating_mul(WORTH_FILLING) >= num_rows {
+        let is_worth_filling = left.saturating_mul(WORTH_FILLING) >= num_rows;
+        if let Some(first) = first
+            && is_worth_filling
+            && !order.is_ascending()
+        {
+            self.fetch_if_small(first)?;
+        }
+        if first.is_none() && is_worth_filling {
             // How long a window may be goes by the rows of the whole table.
             self.choice()?;
         }

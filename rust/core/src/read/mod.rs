@@ -21,6 +21,7 @@ mod resident;
 mod scan;
 mod scratch;
 mod setback;
+mod small;
 mod stats;
 mod weights;
 mod window;

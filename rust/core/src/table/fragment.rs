@@ -10,6 +10,7 @@ use lance_encoding::decoder::PageInfo;
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
+use super::data_file::DataFile;
 use super::file_columns::{FileColumns, Requested, Wanted};
 use super::long::gather::{ALL_COPIED, LongValues};
 use super::shape::{FileShape, Shape};
@@ -91,16 +92,28 @@ impl FragmentReader {
 
     /// Returns where the pages of the columns that are read lie in files on other machines.
     pub(crate) fn far_pages(&self) -> Vec<(Arc<RemoteFile>, Vec<Range<u64>>)> {
-        let pages_of = |columns: &FileColumns| {
-            let pages = columns.metadata.infos.iter().flat_map(|info| info.page_infos.iter());
-            let buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
-            buffers.map(|&(start, bytes)| start..start.saturating_add(bytes)).collect()
-        };
         let far = self.files.iter().filter_map(|columns| {
             let file = columns.file.remote.as_ref()?;
-            Some((Arc::clone(file), pages_of(columns)))
+            Some((Arc::clone(file), buffers_of(columns).collect()))
         });
         far.collect()
+    }
+
+    /// Returns whether the copies on a local disk have any bytes of the pages of the columns that are read, but
+    /// for those that came with what files say at their ends.
+    pub(crate) fn has_copied_rows(&self) -> bool {
+        self.files.iter().any(|columns| {
+            let DataFile { remote, num_bytes, tail_bytes, .. } = columns.file.as_ref();
+            let end = num_bytes.saturating_sub(*tail_bytes);
+            let mut buffers = buffers_of(columns).filter(|buffer| buffer.end <= end);
+            remote.as_ref().is_some_and(|file| buffers.any(|buffer| file.seems_copied(&buffer).0))
+        })
+    }
+
+    /// Returns whether the copies on a local disk seem to have all pages of the columns that are read.
+    pub(crate) fn seems_copied(&self) -> bool {
+        let mut far = self.far_pages().into_iter();
+        far.all(|(file, buffers)| buffers.iter().all(|buffer| file.seems_copied(buffer).1))
     }
 
     /// Returns the buffers that say where values lie in the pages of the columns that Lance decodes, in
@@ -283,6 +296,13 @@ fn after(ranges: &[Range<u64>], mut done: u64) -> Vec<Range<u64>> {
         range.start + skipped..range.end
     });
     rest.filter(|range| range.start < range.end).collect()
+}
+
+/// Returns where the pages of the columns that are read lie in their file.
+fn buffers_of(columns: &FileColumns) -> impl Iterator<Item = Range<u64>> {
+    let pages = columns.metadata.infos.iter().flat_map(|info| info.page_infos.iter());
+    let buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
+    buffers.map(|&(start, bytes)| start..start.saturating_add(bytes))
 }
 
 fn rows_and_bytes(page: &PageInfo) -> (u64, u64) {

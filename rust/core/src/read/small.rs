@@ -1,0 +1,49 @@
+//! Small tables on another machine, which are fetched as a whole before anything else.
+//!
+//! Where rows differ in length, a choice looks at a few of them, packing asks what files say of their pages,
+//! and only then are the rows fetched: each of the three waits for the one before it. If the first batch
+//! touches most of a small table, all of it comes at once instead, and the three find it on this machine.
+
+use super::base::Base;
+use super::choose::{Strategy, WIDE_BYTES};
+use super::direct::Touched;
+use super::reader::Reader;
+use crate::error::{Error, Result};
+use crate::packed::Packing;
+
+/// The most bytes of the files of a small table.
+const SMALL_TABLE_BYTES: u64 = 64 << 20;
+
+impl Reader {
+    /// Fetches a small table that is about to be packed, unless some of it was fetched before; `first` rows are
+    /// wanted first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`]. Others are told by whoever reads rows.
+    pub(super) fn fetch_if_small(&self, first: usize) -> Result<()> {
+        match self.try_fetch_if_small(first) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
+
+    fn try_fetch_if_small(&self, first: usize) -> Result<()> {
+        let shared = &self.shared;
+        let Base::Direct(direct) = &shared.base else {
+            return Ok(());
+        };
+        let is_known = shared.choice.load().is_some();
+        // Only rows that differ in length are looked at.
+        let may_be_sampled = shared.options.strategy != Some(Strategy::Direct)
+            && Packing::new(direct.columns().schema()).is_ok_and(|packing| packing.has_tails());
+        let is_small = direct.file_bytes().is_some_and(|bytes| bytes <= SMALL_TABLE_BYTES);
+        if is_known || !may_be_sampled || !is_small {
+            return Ok(());
+        }
+        if direct.touched_by(first)? == Touched::Most && self.weights()?.mean() <= WIDE_BYTES {
+            direct.fetch_new()?;
+        }
+        Ok(())
+    }
+}
