@@ -79,6 +79,17 @@ def test_what_was_packed_before_is_not_fetched_for_a_longer_batch(
     assert server.requests == 0
 
 
+def test_rows_that_stay_packed_are_not_fetched_when_their_copies_are_gone(
+    folder, server, tmp_path, wanted
+):
+    assert rows_of(open_table(server, tmp_path)).equals(wanted)
+    for file in (*tmp_path.rglob("*.copy"), *tmp_path.rglob("*.sums")):
+        file.unlink()
+    server.reset()
+    assert rows_of(open_table(server, tmp_path)).equals(wanted)
+    assert server.bytes < 0.2 * data_bytes(folder)
+
+
 @pytest.mark.parametrize("read", ["direct", "external"])
 def test_other_ways_to_read_serve_the_same_rows(server, tmp_path, wanted, read):
     perm = open_table(server, tmp_path, read=read)

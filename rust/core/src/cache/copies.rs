@@ -254,6 +254,7 @@ impl Allowance {
 #[derive(Debug)]
 pub(crate) struct Copy {
     copies: Arc<Copies>,
+    path: PathBuf,
     data: File,
     sums: File,
     num_bytes: u64,
@@ -274,8 +275,9 @@ impl Copy {
     pub(crate) fn open(copies: &Arc<Copies>, name: &str, num_bytes: u64) -> Result<Self> {
         let num_pages = num_bytes.div_ceil(PAGE);
         let stem = stem_of(name, num_bytes);
+        let path_of = |suffix: &str| copies.path.join(format!("{stem}.{suffix}"));
         let file = |suffix: &str, bytes: u64| {
-            let path = copies.path.join(format!("{stem}.{suffix}"));
+            let path = path_of(suffix);
             sized(&path, bytes).map_err(|error| Error::write(path.display(), &error))
         };
         let data = file(COPY, num_bytes)?;
@@ -286,7 +288,8 @@ impl Copy {
         };
         let bytes = mapping.as_ref().map_or_else(Bytes::new, Mapping::bytes);
         let known = (0..num_pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { copies: Arc::clone(copies), data, sums, num_bytes, mapping, bytes, known })
+        let (copies, path) = (Arc::clone(copies), path_of(COPY));
+        Ok(Self { copies, path, data, sums, num_bytes, mapping, bytes, known })
     }
 
     /// Returns the parts of ascending ranges that are not there, of whole pages. The others are about to be
@@ -325,16 +328,15 @@ impl Copy {
         looked.iter().all(|looked| looked.pages(|page, sum| !is_there(page, sum)).next().is_none())
     }
 
-    /// Returns whether any page of a range seems to be there, and whether all do: none is read.
-    pub(crate) fn seems_to_have(&self, range: &Range<u64>) -> (bool, bool) {
-        let looked = self.look(range);
-        let is_there = |sum: &Option<u32>| *sum != Some(0);
-        (looked.sums.iter().any(is_there), looked.sums.iter().all(is_there))
+    /// Returns whether all pages of a range seem to be there, without reading them.
+    pub(crate) fn seems_to_have(&self, range: &Range<u64>) -> bool {
+        self.look(range).sums.iter().all(|sum| *sum != Some(0))
     }
 
     /// Returns what is known of the pages of a range, none of which is touched.
     fn look(&self, range: &Range<u64>) -> Looked {
-        let pages = range.start / PAGE..range.end.min(self.num_bytes).div_ceil(PAGE);
+        let start = range.start / PAGE;
+        let pages = start..range.end.min(self.num_bytes).div_ceil(PAGE).max(start);
         let unknown = pages.clone().find(|&page| !self.is_known(page)).unwrap_or(pages.end);
         let sums = self.read_sums(unknown..pages.end);
         let known = std::iter::repeat_n(None, usize::try_from(unknown - pages.start).unwrap_or(0));
@@ -409,9 +411,9 @@ impl Copy {
         self.num_bytes
     }
 
-    /// Returns the folder that it is in.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.copies.path
+    /// Returns where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns whether a buffer is a part of the mapping.
@@ -536,10 +538,14 @@ mod tests {
             assert_eq!(copy.slice(&(49_999..50_000)), file[49_999..]);
             assert_eq!(gaps(copy, 0..50_000), [0..4096, 12_288..49_152]);
             assert!(copy.has_all(&[49_999..50_000, 5000..12_000, 5000..5000]));
-            assert_eq!(copy.seems_to_have(&(0..50_000)), (true, false));
-            assert_eq!(copy.seems_to_have(&(12_287..20_000)), (true, false));
-            assert_eq!(copy.seems_to_have(&(5000..12_000)), (true, true));
-            assert_eq!(copy.seems_to_have(&(12_288..49_152)), (false, false));
+            assert!(copy.seems_to_have(&(5000..12_000)));
+            assert!(!copy.seems_to_have(&(0..50_000)) && !copy.seems_to_have(&(12_287..12_289)));
+            // Nothing lies beyond the end, where a damaged file may look for something.
+            assert_eq!(gaps(copy, 70_000..90_000), []);
+            assert!(
+                copy.has_all(&[5000..6000, 70_000..90_000])
+                    && copy.seems_to_have(&(70_000..90_000))
+            );
             assert!(!copy.has_all(&[49_999..50_000, 5000..12_289]));
         }
         let unread = Copy::open(&theirs, "data/a.lance", 50_000).unwrap();

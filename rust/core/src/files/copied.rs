@@ -50,34 +50,32 @@ impl Record {
 pub(crate) struct Copier<'a> {
     path: &'a Path,
     num_bytes: u64,
-    from: From<'a>,
+    input: Input<'a>,
 }
 
-enum From<'a> {
-    /// A file that was opened for this.
-    Opened(File),
-    /// A file that is open anyway.
-    Open(&'a File),
+enum Input<'a> {
+    Owned(File),
+    Borrowed(&'a File),
     /// The mapping of a file that can no longer be opened.
-    Mapping(&'a MappedFile),
+    Mapped(&'a MappedFile),
 }
 
 impl MappedFile {
-    /// Returns what copies values of the file.
+    /// Returns a copier for values of the file.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] if it has another length than when it was mapped.
     pub(crate) fn copier(&self) -> Result<Copier<'_>> {
-        let from = self.open_again()?.map_or(From::Mapping(self), From::Opened);
-        Ok(Copier { path: self.path(), num_bytes: self.num_bytes(), from })
+        let input = self.open_again()?.map_or(Input::Mapped(self), Input::Owned);
+        Ok(Copier { path: self.path(), num_bytes: self.num_bytes(), input })
     }
 }
 
 impl<'a> Copier<'a> {
-    /// Returns what copies values of an open file, which has `num_bytes`.
+    /// Returns a copier for values of an open file, which has `num_bytes`.
     pub(super) fn of_open(file: &'a File, path: &'a Path, num_bytes: u64) -> Self {
-        Self { path, num_bytes, from: From::Open(file) }
+        Self { path, num_bytes, input: Input::Borrowed(file) }
     }
 
     /// Copies the values of `records` to `out`, one after the other, and returns what lies in front of each.
@@ -95,10 +93,10 @@ impl<'a> Copier<'a> {
         while first < records.len() {
             let count = run_of(&records[first..]);
             let (run, heads) = (&records[first..first + count], &mut heads[first..first + count]);
-            match &self.from {
-                From::Opened(file) => self.read(file, run, heads, out)?,
-                From::Open(file) => self.read(file, run, heads, out)?,
-                From::Mapping(mapped) => copy_from_mapping(mapped, run, heads, out)?,
+            match &self.input {
+                Input::Owned(file) => self.read(file, run, heads, out)?,
+                Input::Borrowed(file) => self.read(file, run, heads, out)?,
+                Input::Mapped(mapped) => copy_from_mapping(mapped, run, heads, out)?,
             }
             first += count;
         }
@@ -254,14 +252,14 @@ mod tests {
                 heads.push(head);
             }
             let copier = mapped.copier().unwrap();
-            prop_assert!(matches!(copier.from, From::Opened(_)));
+            prop_assert!(matches!(copier.input, Input::Owned(_)));
             let mut out = MutableBuffer::from(b"before".to_vec());
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
             prop_assert_eq!(&out[6..], &wanted);
             // A file that is gone is read from its mapping.
             drop(folder);
             let copier = mapped.copier().unwrap();
-            prop_assert!(matches!(copier.from, From::Mapping(_)));
+            prop_assert!(matches!(copier.input, Input::Mapped(_)));
             let mut out = MutableBuffer::new(0);
             prop_assert_eq!(&copier.copy(&records, &mut out).unwrap(), &heads);
             prop_assert_eq!(&*out, &wanted);

@@ -263,23 +263,23 @@ impl RemoteFile {
 
     /// Returns whether the copy has all bytes of these ranges, in any order, which are about to be copied.
     pub(crate) fn copies_all_of(&self, ranges: &[Range<u64>]) -> bool {
-        let has_all = self.copy.as_ref().is_some_and(|copy| copy.has_all(ranges));
-        if has_all {
-            let bytes = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
-            self.source.meter.served(bytes, bytes);
-        }
-        has_all
+        self.copy.as_ref().is_some_and(|copy| copy.has_all(ranges))
     }
 
-    /// Returns whether the copy seems to have any page of a range, and whether it seems to have all.
-    pub(crate) fn seems_copied(&self, range: &Range<u64>) -> (bool, bool) {
-        self.copy.as_ref().map_or((false, false), |copy| copy.seems_to_have(range))
+    /// Counts bytes that are copied from the copy.
+    pub(crate) fn count_copied(&self, bytes: u64) {
+        self.source.meter.served(bytes, bytes);
     }
 
-    /// Returns what copies values of the copy, if there is one.
+    /// Returns whether the copy seems to have all of a range, without reading it.
+    pub(crate) fn seems_copied(&self, range: &Range<u64>) -> bool {
+        self.copy.as_ref().is_some_and(|copy| copy.seems_to_have(range))
+    }
+
+    /// Returns a copier for values of the copy, if there is one.
     pub(crate) fn copier(&self) -> Option<Copier<'_>> {
         let copy = self.copy.as_ref()?;
-        Some(Copier::of_open(copy.file(), copy.folder(), copy.num_bytes()))
+        Some(Copier::of_open(copy.file(), copy.path(), copy.num_bytes()))
     }
 
     /// Returns the bytes of some ranges.
@@ -467,16 +467,12 @@ impl EncodingsIo for RemoteFile {
 }
 
 /// Adds parts of files to their copies, unless they are there, by few requests, and says whether all could be
-/// kept. Nothing is fetched where there are no copies, or no room, or if they are not wanted any more once no
-/// other process fetches them.
+/// kept. Nothing is fetched where there are no copies, or no room.
 ///
 /// # Errors
 ///
 /// Those of the store.
-pub(crate) async fn copy_parts(
-    files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>,
-    are_wanted: impl FnOnce() -> bool,
-) -> Result<bool> {
+pub(crate) async fn copy_parts(files: Vec<(Arc<RemoteFile>, Vec<Range<u64>>)>) -> Result<bool> {
     let kept: Vec<_> = files.iter().filter(|(file, _)| file.copy.is_some()).collect();
     let Some(copies) = kept.first().and_then(|(file, _)| file.source.copies.clone()) else {
         return Ok(false);
@@ -490,9 +486,6 @@ pub(crate) async fn copy_parts(
             Ok(None) | Err(_) => return Ok(false),
         }
     };
-    if !are_wanted() {
-        return Ok(false);
-    }
     let asked_of = |(file, ranges): &&(Arc<RemoteFile>, Vec<Range<u64>>)| {
         let mut ranges = ranges.clone();
         ranges.sort_by_key(|range| range.start);

@@ -3,14 +3,16 @@
 /// The depth of the line of windows.
 ///
 /// Threads that wait for another machine need no core, and many of them should be under way. Where none waits,
-/// more threads than cores only hold memory that is new to the processor's caches each time. Which of both
-/// holds is seen: by the first window, and once any was fetched, by as many as may be in line.
+/// more threads than cores only hold memory that is new to the processor's caches each time. Which case
+/// applies is observed: nothing was fetched while the first window was read, or, once something was, while as
+/// many were read as may be in line.
 #[derive(Debug)]
 pub(super) struct Depth {
     /// The most windows, and as many as there should be where no thread waits.
     most: u64,
     enough: u64,
-    /// Windows in succession for which nothing was fetched, and how many of them say that this will go on.
+    /// How many windows, or parts of them, were read in succession while nothing was fetched, and how many of
+    /// them say that this will go on.
     quiet: u64,
     is_quiet_after: u64,
 }
@@ -22,7 +24,7 @@ impl Depth {
         Self { most: 2 * threads, enough, quiet: 0, is_quiet_after: 1 }
     }
 
-    /// Notes whether anything was fetched for a window that was read.
+    /// Notes whether anything was fetched while a window, or a part of one, was read.
     pub(super) fn note(&mut self, has_fetched: bool) {
         if has_fetched {
             self.quiet = 0;

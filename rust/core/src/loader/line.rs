@@ -273,14 +273,11 @@ impl Work {
         while !self.is_surplus()
             && let Some(ticket) = self.next_ticket()
         {
-            let fetched = self.feed.bytes_fetched();
             let read = || self.read_window(&ticket);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
                 Err(Error::bug(format!("a reading thread: {}", text_of_panic(&*panic))))
             });
-            let has_fetched = self.feed.bytes_fetched() > fetched;
             let mut state = self.line.lock();
-            state.depth.note(has_fetched);
             let is_failed = result.is_err();
             let window = state.done.entry(ticket.number).or_default();
             window.is_over = true;
@@ -309,8 +306,12 @@ impl Work {
             if !self.make_room(ticket.number, expected) {
                 return Err(Error::Interrupted);
             }
+            let fetched = self.feed.bytes_fetched();
             let read = self.feed.check_room(expected).and_then(|()| self.read(&part));
+            let has_fetched = self.feed.bytes_fetched() > fetched;
             let mut state = self.line.lock();
+            // Before other threads are woken.
+            state.depth.note(has_fetched);
             state.held = state.held.saturating_sub(expected);
             let batches = read?;
             let bytes = batches.iter().map(|batch| batch.bytes).sum();

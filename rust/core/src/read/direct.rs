@@ -52,7 +52,8 @@ pub(super) type Then = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Touched {
     Few,
-    /// Neither few nor most, or unknown, as for rows on this machine, also in copies.
+    /// Neither few nor most, or unknown, as for rows on this machine. What would be most is so too if the copies
+    /// on a local disk seem to have all of it.
     Some,
     Most,
 }
@@ -206,20 +207,8 @@ impl Direct {
     /// Adds all rows to the copies on a local disk, in order and by few requests, and says whether there
     /// was room for them.
     pub(super) fn fetch_all(&self) -> Result<bool> {
-        self.fetch_unless(|_| false)
-    }
-
-    /// Does the same as [`fetch_all`](Self::fetch_all) if the copies have nothing of the rows yet.
-    pub(super) fn fetch_new(&self) -> Result<bool> {
-        self.fetch_unless(FragmentReader::has_copied_rows)
-    }
-
-    /// Fetches all rows unless `is_enough` holds for a fragment once no other process fetches them.
-    fn fetch_unless(&self, is_enough: impl Fn(&FragmentReader) -> bool) -> Result<bool> {
-        let readers = self.all_fragments()?;
-        let files = readers.iter().flat_map(FragmentReader::far_pages).collect();
-        let copied = copy_parts(files, || !readers.iter().any(&is_enough));
-        runtime::wait(copied).map_err(|error| self.table.changed(error))
+        let files = self.all_fragments()?.iter().flat_map(FragmentReader::far_pages).collect();
+        runtime::wait(copy_parts(files)).map_err(|error| self.table.changed(error))
     }
 
     /// Returns the bytes of all files, `None` if an old writer did not say how many they are.

@@ -72,6 +72,7 @@ impl Reader {
         let is_worth_filling = left.saturating_mul(WORTH_FILLING) >= num_rows;
         if let Some(first) = first
             && is_worth_filling
+            && !is_guess
             && !order.is_ascending()
         {
             self.fetch_if_small(first)?;

@@ -345,8 +345,7 @@ fn open_shared(
     let table = direct.table();
     let identity = table.identity();
     let folder = options.cache_folder.as_deref().filter(|_| choice.is_worth_a_file());
-    let paths: Vec<Vec<String>> =
-        direct.projection().paths().into_iter().map(<[String]>::to_vec).collect();
+    let paths = paths_of(direct);
     let share = options.memory_limit.map(|_| options.memory_bytes());
     let key = format!("{identity} {paths:?} {folder:?} {share:?}");
     let open = OPEN.get_or_make(|| Ok(Mutex::default()))?;
@@ -386,11 +385,8 @@ fn open_rows(
         Some(Home { cache, table: identity.to_string(), found, needed })
     };
     // Rows that hold these columns among others do as well, if they are there already.
-    let includes = |found: &Found| {
-        found.num_rows == ours.num_rows
-            && ours.columns.iter().all(|path| found.columns.iter().any(|p| path.starts_with(p)))
-    };
-    if let Some(found) = Entry::find(folder, identity, includes)
+    if let Some(found) =
+        Entry::find(folder, identity, |found| includes(found, ours.num_rows, &ours.columns))
         && found != ours
         && let Ok(wider) = reader_of(direct.table(), &found.columns)
         && let Ok(packing) = Packing::new(wider.columns().schema())
@@ -412,6 +408,26 @@ fn open_rows(
     let resident = Resident::new(scan, packing, sizes, home(ours, needed));
     let is_warm = is_warm && resident.is_shared();
     Ok((resident, is_warm))
+}
+
+/// Returns whether all rows of the columns are in files of the cache folder already, packed.
+pub(super) fn is_packed(direct: &Direct, options: &Options) -> bool {
+    let (num_rows, paths) = (direct.table().layout().num_rows(), paths_of(direct));
+    options.cache_folder.as_deref().is_some_and(|folder| {
+        let identity = direct.table().identity();
+        Entry::find(folder, &identity, |found| includes(found, num_rows, &paths)).is_some()
+    })
+}
+
+/// Returns whether packed rows hold these columns, among others.
+fn includes(found: &Found, num_rows: u64, paths: &[Vec<String>]) -> bool {
+    let has = |path: &Vec<String>| found.columns.iter().any(|part| path.starts_with(part));
+    found.num_rows == num_rows && paths.iter().all(has)
+}
+
+/// Returns the paths of the columns that are read.
+fn paths_of(direct: &Direct) -> Vec<Vec<String>> {
+    direct.projection().paths().into_iter().map(<[String]>::to_vec).collect()
 }
 
 fn reader_of(table: &Arc<Table>, paths: &[Vec<String>]) -> Result<Direct> {

@@ -7,6 +7,7 @@
 use super::base::Base;
 use super::choose::{Strategy, WIDE_BYTES};
 use super::direct::Touched;
+use super::packed_reader::is_packed;
 use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::packed::Packing;
@@ -15,15 +16,16 @@ use crate::packed::Packing;
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
 
 impl Reader {
-    /// Fetches a small table that is about to be packed, unless some of it was fetched before; `first` rows are
-    /// wanted first.
+    /// Fetches a small table that is about to be packed, and was not packed before; `first` rows are wanted
+    /// first.
     ///
     /// # Errors
     ///
-    /// [`Error::Interrupted`]. Others are told by whoever reads rows.
+    /// [`Error::Interrupted`], and those that may pass, as of a store that cannot be reached. Others surface when
+    /// rows are read.
     pub(super) fn fetch_if_small(&self, first: usize) -> Result<()> {
         match self.try_fetch_if_small(first) {
-            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(error) if matches!(error, Error::Interrupted) || error.may_pass() => Err(error),
             _ => Ok(()),
         }
     }
@@ -38,11 +40,11 @@ impl Reader {
         let may_be_sampled = shared.options.strategy != Some(Strategy::Direct)
             && Packing::new(direct.columns().schema()).is_ok_and(|packing| packing.has_tails());
         let is_small = direct.file_bytes().is_some_and(|bytes| bytes <= SMALL_TABLE_BYTES);
-        if is_known || !may_be_sampled || !is_small {
+        if is_known || !may_be_sampled || !is_small || is_packed(direct, &shared.options) {
             return Ok(());
         }
         if direct.touched_by(first)? == Touched::Most && self.weights()?.mean() <= WIDE_BYTES {
-            direct.fetch_new()?;
+            direct.fetch_all()?;
         }
         Ok(())
     }

@@ -45,7 +45,14 @@ impl DataFile {
         self.remote.as_ref().is_some_and(|remote| remote.copies_all_of(ranges))
     }
 
-    /// Returns what copies values of the file, or of its copy on a local disk.
+    /// Counts bytes that are copied from its copy on a local disk.
+    pub(super) fn count_copied(&self, bytes: u64) {
+        if let Some(remote) = &self.remote {
+            remote.count_copied(bytes);
+        }
+    }
+
+    /// Returns a copier for values of the file, or of its copy on a local disk.
     ///
     /// # Errors
     ///

@@ -128,7 +128,8 @@ impl FileColumns {
             return Ok(Long::Found(Vec::new()));
         }
         let find = |&at: &usize| Some((at, column(at)?.find_in_copy(&self.file, wanted.ranges)?));
-        if let Some(found) = places.iter().map(find).collect() {
+        if let Some(found) = places.iter().map(find).collect::<Option<ByPlace>>() {
+            self.file.count_copied(found.iter().map(|(_, rows)| rows.bytes_in_file()).sum());
             return Ok(Long::Found(found));
         }
         let columns: Vec<_> = places.iter().map(|&at| (at, start_of(at))).collect();

@@ -10,7 +10,6 @@ use lance_encoding::decoder::PageInfo;
 use lance_table::format::{DataFile as DataFileOf, Fragment};
 
 use super::blobs::{BlobHome, find_external, load};
-use super::data_file::DataFile;
 use super::file_columns::{FileColumns, Requested, Wanted};
 use super::long::gather::{ALL_COPIED, LongValues};
 use super::shape::{FileShape, Shape};
@@ -99,21 +98,10 @@ impl FragmentReader {
         far.collect()
     }
 
-    /// Returns whether the copies on a local disk have any bytes of the pages of the columns that are read, but
-    /// for those that came with what files say at their ends.
-    pub(crate) fn has_copied_rows(&self) -> bool {
-        self.files.iter().any(|columns| {
-            let DataFile { remote, num_bytes, tail_bytes, .. } = columns.file.as_ref();
-            let end = num_bytes.saturating_sub(*tail_bytes);
-            let mut buffers = buffers_of(columns).filter(|buffer| buffer.end <= end);
-            remote.as_ref().is_some_and(|file| buffers.any(|buffer| file.seems_copied(&buffer).0))
-        })
-    }
-
     /// Returns whether the copies on a local disk seem to have all pages of the columns that are read.
     pub(crate) fn seems_copied(&self) -> bool {
         let mut far = self.far_pages().into_iter();
-        far.all(|(file, buffers)| buffers.iter().all(|buffer| file.seems_copied(buffer).1))
+        far.all(|(file, buffers)| buffers.iter().all(|buffer| file.seems_copied(buffer)))
     }
 
     /// Returns the buffers that say where values lie in the pages of the columns that Lance decodes, in

@@ -229,6 +229,11 @@ impl LongRows {
         self.records.iter().map(Record::range).collect()
     }
 
+    /// Returns the bytes that they have in the file.
+    pub(super) fn bytes_in_file(&self) -> u64 {
+        self.places().iter().map(|place| place.end - place.start).sum()
+    }
+
     fn push(&mut self, record: Record, is_valid: bool, page: &LongPage) {
         debug_assert!(record.head <= MOST_HEAD_BYTES);
         self.records.push(record);
