@@ -15,6 +15,9 @@ use crate::packed::Packing;
 /// The most bytes of the files of a small table.
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
 
+/// How many times as large a limit of the cache folder must be.
+const ROOM_PER_BYTE: u64 = 8;
+
 impl Reader {
     /// Fetches a small table that is about to be packed, and was not packed before; `first` rows are wanted
     /// first.
@@ -39,7 +42,10 @@ impl Reader {
         // Only rows that differ in length are looked at.
         let may_be_sampled = shared.options.strategy != Some(Strategy::Direct)
             && Packing::new(direct.columns().schema()).is_ok_and(|packing| packing.has_tails());
-        let is_small = direct.file_bytes().is_some_and(|bytes| bytes <= SMALL_TABLE_BYTES);
+        // The cache folder has to hold packed rows as well.
+        let most = shared.options.cache_limit.map_or(u64::MAX, |limit| limit / ROOM_PER_BYTE);
+        let is_small =
+            direct.file_bytes().is_some_and(|bytes| bytes <= SMALL_TABLE_BYTES.min(most));
         if is_known || !may_be_sampled || !is_small || is_packed(direct, &shared.options) {
             return Ok(());
         }
