@@ -69,17 +69,11 @@ def rows_of(perm, epoch=0, batch_size=64):
     return pa.Table.from_batches(list(loader))
 
 
-def data_bytes(folder, name):
-    return sum(
-        file.stat().st_size for file in (folder / f"{name}.lance/data").iterdir()
-    )
-
-
 @pytest.mark.parametrize("name", ["images", "narrow", "fragments"])
 def test_every_byte_is_fetched_once(folder, server, tmp_path, name):
     perm = open_table(server, name, tmp_path)
     assert rows_of(perm).equals(local_rows(folder, name))
-    assert server.bytes <= 1.1 * data_bytes(folder, name) + 200_000
+    assert server.bytes <= 1.1 * counting_s3.data_bytes(folder, name) + 200_000
     server.reset()
     assert rows_of(perm, 1).equals(local_rows(folder, name, 1))
     # Another run.
@@ -98,7 +92,7 @@ def test_windows_that_are_read_together_share_their_pages(folder, server, tmp_pa
     batches = iter(perm.shuffle(seed=3).loader(64_000, threads=8))
     found = pa.Table.from_batches([next(batches) for _ in range(8)])
     assert found.equals(local_rows(folder, "narrow").slice(0, found.num_rows))
-    assert server.bytes <= 1.1 * data_bytes(folder, "narrow") + 200_000
+    assert server.bytes <= 1.1 * counting_s3.data_bytes(folder, "narrow") + 200_000
 
 
 def test_without_a_cache_rows_are_fetched_anew(folder, server):
@@ -106,7 +100,7 @@ def test_without_a_cache_rows_are_fetched_anew(folder, server):
     for epoch in range(2):
         server.reset()
         assert rows_of(perm, epoch).equals(local_rows(folder, "images", epoch))
-        assert server.bytes > 0.9 * data_bytes(folder, "images")
+        assert server.bytes > 0.9 * counting_s3.data_bytes(folder, "images")
 
 
 def test_many_files_are_opened_together(folder, server, tmp_path):
@@ -297,6 +291,27 @@ def test_copies_are_read_as_local_files_are(server, tmp_path):
     assert all("rr" in each for each in flags)
 
 
+def resident_copies(folder):
+    """Return the bytes of mapped copies that are in this process."""
+    resident, is_copy = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_copy = line.endswith(".copy") and str(folder) in line
+        elif is_copy and line.startswith("Rss:"):
+            resident += int(line.split()[1]) << 10
+    return resident
+
+
+def test_images_of_a_copy_are_not_read_through_its_mapping(folder, server, tmp_path):
+    """Its pages would come into the process one fault after another, and stay for a while."""
+    perm = open_table(server, "images", tmp_path)
+    rows_of(perm)
+    before = resident_copies(tmp_path)
+    assert rows_of(perm, 1).equals(local_rows(folder, "images", 1))
+    more = resident_copies(tmp_path) - before
+    assert more < 0.1 * counting_s3.data_bytes(folder, "images")
+
+
 @pytest.mark.parametrize("damage", ["pages", "sums", "cut sums", "removed"])
 def test_a_damaged_copy_is_fetched_again(folder, server, tmp_path, damage):
     rows_of(open_table(server, "images", tmp_path))
@@ -322,7 +337,7 @@ def test_a_damaged_copy_is_fetched_again(folder, server, tmp_path, damage):
 
 
 def test_a_cache_without_room_keeps_what_it_can(folder, server, tmp_path, monkeypatch):
-    limit = data_bytes(folder, "images") // 2
+    limit = counting_s3.data_bytes(folder, "images") // 2
     monkeypatch.setenv("LANCELOADER_CACHE_LIMIT", str(limit))
     perm = open_table(server, "images", tmp_path)
     assert f"{limit / 2**20:.1f} MiB that {tmp_path} has room for" in perm.explain()
@@ -349,7 +364,7 @@ def test_the_cache_lists_and_clears_copies(folder, server, tmp_path):
     assert entry.origin == "s3://bucket/images.lance/data"
     assert (entry.columns, entry.rows, entry.is_complete) == ((), 0, True)
     assert entry.is_in_use
-    assert entry.bytes >= data_bytes(folder, "images")
+    assert entry.bytes >= counting_s3.data_bytes(folder, "images")
     del perm
     assert soon(lambda: not cache.entries(tmp_path)[0].is_in_use)
     cleared = cache.clear(tmp_path)
@@ -378,7 +393,7 @@ def test_ranks_of_a_node_fetch_the_bytes_of_one(folder, server, tmp_path):
     ranks = [start(tmp_path, server, rank, 4) for rank in range(4)]
     ids = [programs.finish(rank)["ids"] for rank in ranks]
     assert sorted(itertools.chain(*ids)) == list(range(IMAGES))
-    assert server.bytes <= 1.25 * data_bytes(folder, "images")
+    assert server.bytes <= 1.25 * counting_s3.data_bytes(folder, "images")
 
 
 @pytest.mark.slow

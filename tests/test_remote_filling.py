@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import threading
@@ -14,9 +13,9 @@ import counting_s3
 import lance
 import lanceloader as ll
 import numpy as np
-import programs
 import pyarrow as pa
 import pytest
+import remote_ranks
 import s3_folder
 import tables
 from lance_features import FEATURES
@@ -56,10 +55,6 @@ def open_table(server, cache_dir, **read):
     return perm.with_read(cache_dir=cache_dir, **read).with_format("arrow")
 
 
-def data_bytes(folder):
-    return sum(file.stat().st_size for file in (folder / "t.lance/data").iterdir())
-
-
 def local_rows(folder):
     return ll.open(str(folder / "t.lance")).with_format("arrow").shuffle(seed=3)
 
@@ -70,7 +65,7 @@ def test_blocks_are_asked_for_as_a_whole(folder, server, tmp_path):
     # Ends of files, what pages are like, and pages: these lie side by side, and are long.
     assert server.requests <= 16 * FRAGMENTS * COLUMNS
     assert server.round_trips <= 12
-    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert server.bytes <= 1.05 * counting_s3.data_bytes(folder)
 
 
 def test_what_files_say_of_their_pages_is_asked_for_together(folder, tmp_path):
@@ -103,18 +98,18 @@ def test_a_first_batch_of_a_small_table_fetches_it_in_order(folder, server, tmp_
     assert server.requests <= 16 * FRAGMENTS * COLUMNS
     rest = pa.Table.from_batches(list(batches))
     assert rest.num_rows == ROWS - BATCH
-    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert server.bytes <= 1.05 * counting_s3.data_bytes(folder)
     assert loader.stats().copy_failure is None
     # Packed as it came, and not copied before.
     assert loader.stats().rows_direct == 0
     kept = sum(file.stat().st_blocks * 512 for file in tmp_path.rglob("*.copy"))
-    assert kept < 0.05 * data_bytes(folder)
+    assert kept < 0.05 * counting_s3.data_bytes(folder)
 
 
 def test_a_first_batch_of_few_rows_fetches_these(folder, server, tmp_path):
     perm = open_table(server, tmp_path).shuffle(seed=3)
     assert perm[:8].num_rows == 8
-    assert server.bytes < 0.2 * data_bytes(folder)
+    assert server.bytes < 0.2 * counting_s3.data_bytes(folder)
 
 
 def test_without_a_cache_rows_are_fetched_as_they_are_read(folder, server):
@@ -123,7 +118,7 @@ def test_without_a_cache_rows_are_fetched_as_they_are_read(folder, server):
     )
     assert rows.equals(pa.Table.from_batches(list(local_rows(folder).loader(BATCH))))
     # In order, and once.
-    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert server.bytes <= 1.05 * counting_s3.data_bytes(folder)
     assert server.requests <= 16 * FRAGMENTS * COLUMNS
 
 
@@ -134,7 +129,7 @@ def test_without_room_nothing_is_fetched_in_vain(folder, server, tmp_path, monke
     with pytest.warns(errors.DegradedWarning, match="no room"):
         rows = pa.Table.from_batches(list(perm.loader(BATCH)))
     assert rows.equals(wanted)
-    assert server.bytes <= 1.05 * data_bytes(folder)
+    assert server.bytes <= 1.05 * counting_s3.data_bytes(folder)
 
 
 @pytest.mark.timeout(180)
@@ -192,27 +187,13 @@ def test_rows_that_are_packed_are_read_by_as_many_threads_as_local_ones(
     assert sum(1 for _ in batches) == -(-ROWS // BATCH) - 20
 
 
-PROGRAM = (
-    programs.PRELUDE
-    + """
-options, rank, world_size = map(json.loads, sys.argv[2:])
-perm = ll.open("s3://bucket/t.lance", storage_options=options)
-perm = perm.with_read(cache_dir=folder).with_format("arrow").shuffle(seed=3)
-loader = perm.loader(1024, rank=rank, world_size=world_size)
-done(ids=[id for batch in loader for id in batch["id"].to_pylist()])
-"""
-)
-
-
 def test_ranks_of_a_node_fetch_a_small_table_once(folder, server, tmp_path):
-    arguments = [(server.options, rank, 3) for rank in range(3)]
-    ranks = [
-        programs.start(PROGRAM, tmp_path, *map(json.dumps, each)) for each in arguments
-    ]
-    ids = [programs.finish(rank)["ids"] for rank in ranks]
-    assert set(itertools.chain(*ids)) == set(range(ROWS))
+    ids = remote_ranks.ids_of(server, tmp_path, 3)
+    assert set(ids) == set(range(ROWS))
     # Ends of files are read by each.
-    assert server.bytes <= 1.1 * data_bytes(folder) + 3 * FRAGMENTS * (64 << 10)
+    assert server.bytes <= 1.1 * counting_s3.data_bytes(folder) + 3 * FRAGMENTS * (
+        64 << 10
+    )
 
 
 def in_parts(path):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import counting_s3
 import lance
 import lanceloader as ll
 import numpy as np
-import programs
 import pyarrow as pa
 import pytest
+import remote_ranks
 
 pytestmark = pytest.mark.usefixtures("no_credentials")
 server = counting_s3.server
@@ -45,10 +44,6 @@ def rows_of(perm, batch_size=BATCH):
     return pa.Table.from_batches(list(perm.shuffle(seed=3).loader(batch_size)))
 
 
-def data_bytes(folder):
-    return sum(file.stat().st_size for file in (folder / "t.lance/data").iterdir())
-
-
 def test_the_first_batch_waits_for_the_end_of_the_file_and_for_its_rows(
     folder, server, tmp_path, wanted
 ):
@@ -59,7 +54,7 @@ def test_the_first_batch_waits_for_the_end_of_the_file_and_for_its_rows(
     rows = [next(batches)]
     assert server.round_trips <= 2
     assert pa.Table.from_batches([*rows, *batches]).equals(wanted)
-    assert server.bytes <= 1.05 * data_bytes(folder) + (64 << 10)
+    assert server.bytes <= 1.05 * counting_s3.data_bytes(folder) + (64 << 10)
 
 
 def test_a_second_run_makes_no_request(server, tmp_path, wanted):
@@ -87,7 +82,7 @@ def test_rows_that_stay_packed_are_not_fetched_when_their_copies_are_gone(
         file.unlink()
     server.reset()
     assert rows_of(open_table(server, tmp_path)).equals(wanted)
-    assert server.bytes < 0.2 * data_bytes(folder)
+    assert server.bytes < 0.2 * counting_s3.data_bytes(folder)
 
 
 @pytest.mark.parametrize("read", ["direct", "external"])
@@ -105,29 +100,13 @@ def test_without_room_or_a_folder_the_rows_are_the_same(
     server.reset()
     with pytest.warns(ll.errors.DegradedWarning, match="no room"):
         assert rows_of(perm).equals(wanted)
-    assert server.bytes <= 1.2 * data_bytes(folder)
-
-
-PROGRAM = (
-    programs.PRELUDE
-    + """
-options, rank, world_size = map(json.loads, sys.argv[2:])
-perm = ll.open("s3://bucket/t.lance", storage_options=options)
-perm = perm.with_read(cache_dir=folder).with_format("arrow").shuffle(seed=3)
-loader = perm.loader(1024, rank=rank, world_size=world_size)
-done(ids=[id for batch in loader for id in batch["id"].to_pylist()])
-"""
-)
+    assert server.bytes <= 1.2 * counting_s3.data_bytes(folder)
 
 
 def test_ranks_of_a_node_fetch_it_once(folder, server, tmp_path):
-    arguments = [(server.options, rank, 3) for rank in range(3)]
-    ranks = [
-        programs.start(PROGRAM, tmp_path, *map(json.dumps, each)) for each in arguments
-    ]
-    ids = [id for rank in ranks for id in programs.finish(rank)["ids"]]
+    ids = remote_ranks.ids_of(server, tmp_path, 3)
     assert set(ids) == set(range(ROWS))
-    assert server.bytes <= 1.1 * data_bytes(folder) + 3 * (64 << 10)
+    assert server.bytes <= 1.1 * counting_s3.data_bytes(folder) + 3 * (64 << 10)
 
 
 def test_a_file_that_is_gone_is_told(folder, tmp_path):

@@ -19,6 +19,13 @@ KEYS = {
 }
 
 
+def data_bytes(folder, name="t"):
+    """Return the bytes of the data files of a table."""
+    return sum(
+        file.stat().st_size for file in (folder / f"{name}.lance/data").iterdir()
+    )
+
+
 @dataclass
 class Server:
     """What data files were asked for, and how to answer.

@@ -310,11 +310,7 @@ impl Copy {
     pub(crate) fn has_all(&self, ranges: &[Range<u64>]) -> bool {
         let mut ranges = ranges.to_vec();
         ranges.sort_unstable_by_key(|range| range.start);
-        let look = |range| {
-            let looked = self.look(range);
-            let has_all = looked.pages(|_, sum| sum == Some(0)).next().is_none();
-            has_all.then_some(looked)
-        };
+        let look = |range| Some(self.look(range)).filter(Looked::seems_whole);
         let Some(looked) = ranges.iter().map(look).collect::<Option<Vec<Looked>>>() else {
             return false;
         };
@@ -330,7 +326,7 @@ impl Copy {
 
     /// Returns whether all pages of a range seem to be there, without reading them.
     pub(crate) fn seems_to_have(&self, range: &Range<u64>) -> bool {
-        self.look(range).sums.iter().all(|sum| *sum != Some(0))
+        self.look(range).seems_whole()
     }
 
     /// Returns what is known of the pages of a range, none of which is touched.
@@ -459,6 +455,11 @@ struct Looked {
 }
 
 impl Looked {
+    /// Returns whether every page has a checksum, or had one that was compared.
+    fn seems_whole(&self) -> bool {
+        self.sums.iter().all(|sum| *sum != Some(0))
+    }
+
     /// Returns the numbers of those pages that are wanted.
     fn pages(&self, is_wanted: impl Fn(u64, Option<u32>) -> bool) -> impl Iterator<Item = u64> {
         let pages = (self.first..).zip(&self.sums);

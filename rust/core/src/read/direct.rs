@@ -193,12 +193,10 @@ impl Direct {
             }
         }
         Ok(match touched {
-            touched
-                if 2 * touched >= stored && readers.iter().all(FragmentReader::seems_copied) =>
-            {
-                Touched::Some
+            touched if 2 * touched >= stored => {
+                let is_here = readers.iter().all(FragmentReader::seems_copied);
+                if is_here { Touched::Some } else { Touched::Most }
             }
-            touched if 2 * touched >= stored => Touched::Most,
             touched if FEW * touched <= stored => Touched::Few,
             _ => Touched::Some,
         })
