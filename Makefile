@@ -118,8 +118,8 @@ bench: build ## Measures, and writes the tables and pictures of benches/
 	$(BIN)/python benches/run.py
 
 # The wheel of CI takes the dependencies that are there: it is larger, and otherwise made like the others.
-# Its tests of the documentation are among all tests.
-ci: lint types test-all site rustdoc ## Everything that must hold before a change lands
+# Its tests of the documentation are among all tests, which come last as they take longest.
+ci: lint types site rustdoc test-all ## Everything that must hold before a change lands
 	$(MAKE) wheel WHEEL_PROFILE=dev WHEEL_LIMIT_MB=24
 	$(MAKE) test-wheel WHEEL_TESTS=--brief
 

@@ -83,7 +83,7 @@ impl DataFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if the file was cut since.
+    /// [`Error::Corrupt`] if the file was cut since.
     pub(super) fn check(&self) -> Result<()> {
         self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.check())
     }
