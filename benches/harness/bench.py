@@ -21,6 +21,9 @@ from harness.machine import machine
 from harness.tables import BenchTable, bench_table
 from harness.turn import Turn, prepare, timed
 
+SETTLE_S = 3.0
+"""Time after which the host of a virtual machine has back what was freed."""
+
 Found = TypeVar("Found")
 Key = TypeVar("Key", bound=Hashable)
 Figures = dict[str, float]
@@ -181,7 +184,12 @@ class Bench:
 
     @contextmanager
     def empty_folder(self, prefix: str = "rows-") -> Iterator[Path]:
-        """Make a new folder on the disk that the tables are on, and delete it in the end."""
+        """Make a new folder on the disk that the tables are on, and delete it in the end.
+
+        Memory of files that were deleted a moment ago is faster to have than what a virtual machine has given
+        back to its host since. So that nobody gains from its neighbour, there is a pause first.
+        """
+        time.sleep(SETTLE_S)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
         try:
             yield folder

@@ -124,7 +124,7 @@ impl SetLimit {
     }
 }
 
-fn num_cores() -> usize {
+pub(super) fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -4,6 +4,7 @@
 //! rows that are not there yet are read directly. A batch is then a gather of packed rows.
 
 mod attempt;
+mod buffers;
 mod fill;
 mod filling;
 

@@ -3,17 +3,20 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use arrow_array::RecordBatch;
+
 use super::super::choose::too_little;
 use super::super::scan::{scan_at_once, scan_rows};
+use super::buffers::{Buffers, PackBuffer};
 use super::filling::Filling;
-use super::{BLOCK_BYTES, LARGE_BLOCKS, Resident};
+use super::{BLOCK_BYTES, Resident};
 use crate::address_space::check_room;
 use crate::cache::{Block, Claim, Entry, Rows};
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
 
 /// Bytes that are decoded at a time while a block is filled.
-const SCAN_BYTES: u64 = 8 << 20;
+const SCAN_BYTES: u64 = 2 << 20;
 /// What a request for a part of a column on another machine should bring, and how many neighbours are
 /// asked for together to that end.
 const REQUEST_BYTES: u64 = 2 << 20;
@@ -46,10 +49,20 @@ enum Look<'a> {
 /// Rows of a block that are being packed, and what is taken of the limit for them.
 struct Share {
     count: u64,
+    /// Bytes of the heads, and of heads and tails by what is known before.
+    heads: u64,
     expected: u64,
     /// Of all blocks so far.
     packed_rows: u64,
     sum: u64,
+}
+
+impl Share {
+    /// Forgets the rows of another block, and makes room for those of this one.
+    fn make_room(&self, rows: &mut PackedRows) -> Result<()> {
+        rows.clear();
+        rows.reserve(self.heads, self.expected - self.heads)
+    }
 }
 
 impl Resident {
@@ -76,7 +89,6 @@ impl Resident {
         &self,
         filling: &Filling,
         blocks: &[usize],
-        rows: &mut PackedRows,
         is_alone: bool,
         each: &mut dyn FnMut(usize, Attempt),
     ) -> Result<()> {
@@ -97,7 +109,7 @@ impl Resident {
         if runs.first().is_some_and(|run| run[0].block == 0) {
             filling.keep_ahead(self.scan.ask_ahead()?);
         }
-        runs.into_iter().try_for_each(|run| self.pack_run(run, rows, each))
+        runs.into_iter().try_for_each(|run| self.pack_run(run, &filling.buffers, each))
     }
 
     /// Looks for a block in memory and in its file, and claims it if it is in neither.
@@ -173,15 +185,20 @@ impl Resident {
     fn pack_run(
         &self,
         run: Vec<Wanted<'_>>,
-        rows: &mut PackedRows,
+        buffers: &Buffers,
         each: &mut dyn FnMut(usize, Attempt),
     ) -> Result<()> {
         let is_short =
             |wanted: &Wanted<'_>| self.is_asked_for_as_a_whole(self.rows_of(wanted.block));
-        if run.len() == 1 || !run.iter().all(is_short) {
+        let is_whole = run.iter().all(is_short);
+        // Reads that are made one after the other may wait for room for each, and nobody must wait for a buffer
+        // meanwhile.
+        let mut buffer =
+            if is_whole || !self.scan.is_remote() { buffers.buffer() } else { PackBuffer::alone() };
+        if run.len() == 1 || !is_whole {
             return run.into_iter().try_for_each(|wanted| {
-                self.pack(self.rows_of(wanted.block), rows)?;
-                each(wanted.block, self.finish(wanted, rows)?);
+                self.pack(self.rows_of(wanted.block), &mut buffer)?;
+                each(wanted.block, self.finish(wanted, buffer.rows())?);
                 Ok(())
             });
         }
@@ -190,30 +207,27 @@ impl Resident {
         // The block that is being packed, and its share.
         let mut current: Option<(Wanted<'_>, Share)> = None;
         let packed = self.scan_whole(all, &mut |batch| {
+            let rows = buffer.rows();
             let mut done = 0;
             while done < batch.num_rows() {
-                let (wanted, share) = match current.take() {
-                    Some(current) => current,
-                    None => match left.next() {
-                        Some(next) => {
-                            let share = self.begin(self.rows_of(next.block), rows)?;
-                            (next, share)
-                        }
-                        None => return Err(Error::bug("more rows than blocks have")),
-                    },
+                let Some((_, share)) = &current else {
+                    let next =
+                        left.next().ok_or_else(|| Error::bug("more rows than blocks have"))?;
+                    let share = self.begin(self.rows_of(next.block))?;
+                    current.insert((next, share)).1.make_room(rows)?;
+                    continue;
                 };
                 let room = usize::try_from(share.count).unwrap_or(usize::MAX) - rows.num_rows;
                 let count = room.min(batch.num_rows() - done);
-                let packed = self.packing.pack(&batch.slice(done, count), rows);
-                let packed = packed.and_then(|()| self.check(&share, rows.num_bytes() as u64));
+                self.packing.pack(&batch.slice(done, count), rows)?;
+                self.check(share, rows.num_bytes() as u64)?;
                 done += count;
-                if packed.is_ok() && count < room {
-                    current = Some((wanted, share));
-                    continue;
+                if count == room
+                    && let Some((wanted, share)) = current.take()
+                {
+                    self.end(&share, Some(rows));
+                    each(wanted.block, self.finish(wanted, rows)?);
                 }
-                self.end(&share, packed.is_ok().then_some(&*rows));
-                packed?;
-                each(wanted.block, self.finish(wanted, rows)?);
             }
             Ok(())
         });
@@ -228,30 +242,32 @@ impl Resident {
     }
 
     /// Packs the rows of a block, unless all would be more than may be kept.
-    fn pack(&self, wanted: Range<u64>, rows: &mut PackedRows) -> Result<()> {
-        let share = self.begin(wanted.clone(), rows)?;
-        let packed = self.pack_parts(wanted, rows, |found| self.check(&share, found));
-        self.end(&share, packed.is_ok().then_some(&*rows));
+    fn pack(&self, wanted: Range<u64>, buffer: &mut PackBuffer<'_>) -> Result<()> {
+        let share = self.begin(wanted.clone())?;
+        let mut is_ready = false;
+        let packed = self.scan_block(wanted, &mut |batch| {
+            let rows = buffer.rows();
+            if !std::mem::replace(&mut is_ready, true) {
+                share.make_room(rows)?;
+            }
+            self.packing.pack(batch, rows)?;
+            self.check(&share, rows.num_bytes() as u64)
+        });
+        self.end(&share, packed.is_ok().then(|| &*buffer.rows()));
         packed
     }
 
-    /// Takes the share of the rows of a block, and makes room for them.
-    fn begin(&self, wanted: Range<u64>, rows: &mut PackedRows) -> Result<Share> {
-        if rows.num_bytes() as u64 > LARGE_BLOCKS * BLOCK_BYTES {
-            // As much will not be wanted again soon.
-            *rows = PackedRows::default();
-        }
-        rows.clear();
+    /// Takes the share of the rows of a block.
+    fn begin(&self, wanted: Range<u64>) -> Result<Share> {
         let count = wanted.end - wanted.start;
         let heads = count * self.packing.stride() as u64;
         let expected = heads.max(self.sizes.weights.of_run(wanted));
         let packed_rows = self.packed_rows.fetch_add(count, Ordering::Relaxed) + count;
         let sum = self.packed_bytes.fetch_add(expected, Ordering::Relaxed) + expected;
-        let share = Share { count, expected, packed_rows, sum };
+        let share = Share { count, heads, expected, packed_rows, sum };
         let ready = self
             .check(&share, expected)
-            .and_then(|()| check_room("packed rows", self.sizes.weights.at_most(expected)))
-            .and_then(|()| rows.reserve(heads, expected - heads));
+            .and_then(|()| check_room("packed rows", self.sizes.weights.at_most(expected)));
         if ready.is_err() {
             self.end(&share, None);
         }
@@ -281,27 +297,21 @@ impl Resident {
         self.packed_bytes.fetch_sub(share.expected, Ordering::Relaxed);
     }
 
-    fn pack_parts(
+    /// Reads the rows of a block, and hands on some at a time.
+    fn scan_block(
         &self,
         wanted: Range<u64>,
-        rows: &mut PackedRows,
-        check: impl Fn(u64) -> Result<()>,
+        each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
         if self.is_asked_for_as_a_whole(wanted.clone()) {
-            return self.scan_whole(wanted, &mut |batch| {
-                self.packing.pack(batch, rows)?;
-                check(rows.num_bytes() as u64)
-            });
+            return self.scan_whole(wanted, each);
         }
         let mut start = wanted.start;
         while start < wanted.end {
             let at_once = self.rows_at_once();
             let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
             start = run.end;
-            for batch in self.scan.scan(run, self.keeps())? {
-                self.packing.pack(&batch, rows)?;
-            }
-            check(rows.num_bytes() as u64)?;
+            self.scan.scan(run, self.keeps())?.iter().try_for_each(&mut *each)?;
         }
         Ok(())
     }
@@ -314,7 +324,7 @@ impl Resident {
     fn scan_whole(
         &self,
         wanted: Range<u64>,
-        each: &mut dyn FnMut(&arrow_array::RecordBatch) -> Result<()>,
+        each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
         self.scan.scan_parts(wanted, self.rows_at_once(), self.keeps(), each)
     }

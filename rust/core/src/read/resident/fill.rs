@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use super::super::choose::num_cores;
 use super::attempt::Attempt;
 use super::filling::Filling;
 use super::{BLOCK_BYTES, Resident};
 use crate::cache::Block;
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
-use crate::packed::PackedRows;
 use crate::runtime;
 
 /// What all that is under way may take beside the rows that are kept.
@@ -71,7 +71,9 @@ impl Resident {
         // Those of a run are under way together.
         let threads = if at_once > 1 { threads.div_ceil(2) } else { threads };
         let threads = self.threads(threads).clamp(1, queue.len().max(1));
-        let filling = Arc::new(Filling::new(queue, at_once, threads));
+        // On this machine, nothing is waited for: all threads pack.
+        let packing = if self.scan.is_remote() { threads.min(num_cores()) } else { threads };
+        let filling = Arc::new(Filling::new(queue, at_once, threads, packing));
         let found = slot.compare_and_swap(&before, Some(Arc::clone(&filling)));
         if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
             // Another thread was faster.
@@ -142,7 +144,6 @@ fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
 }
 
 fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> {
-    let mut rows = PackedRows::default();
     let mut last_progress = (filling.done.load(Ordering::Relaxed), Instant::now());
     loop {
         let Some(resident) = resident.upgrade() else {
@@ -157,7 +158,7 @@ fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> 
         }
         let is_alone = last_progress.1.elapsed() > PATIENCE;
         let mut is_busy = true;
-        resident.attempt(filling, &blocks, &mut rows, is_alone, &mut |block, attempt| {
+        resident.attempt(filling, &blocks, is_alone, &mut |block, attempt| {
             let counters = &resident.counters;
             match attempt {
                 Attempt::Busy => {

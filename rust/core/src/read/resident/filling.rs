@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::buffers::Buffers;
 use crate::files::Ahead;
 use crate::runtime::lock;
 
@@ -19,13 +20,15 @@ pub(super) struct Filling {
     pub(super) num_blocks: usize,
     pub(super) done: AtomicUsize,
     pub(super) threads: AtomicUsize,
+    pub(super) buffers: Buffers,
     /// What another machine was asked for before it is scanned.
     ahead: Mutex<Vec<Ahead>>,
 }
 
 impl Filling {
-    /// Prepares to fill the blocks of `queue`, `run` neighbours together, with some threads.
-    pub(super) fn new(queue: VecDeque<usize>, run: usize, threads: usize) -> Self {
+    /// Prepares to fill the blocks of `queue`, `run` neighbours together, with some threads, of which `packing`
+    /// pack at the same time.
+    pub(super) fn new(queue: VecDeque<usize>, run: usize, threads: usize, packing: usize) -> Self {
         Self {
             num_blocks: queue.len(),
             run,
@@ -34,6 +37,7 @@ impl Filling {
             started: Instant::now(),
             done: AtomicUsize::new(0),
             threads: AtomicUsize::new(threads),
+            buffers: Buffers::new(packing),
             ahead: Mutex::default(),
         }
     }
@@ -43,11 +47,12 @@ impl Filling {
         lock(&self.ahead).extend(ahead);
     }
 
-    /// Ends a thread.
+    /// Ends a thread; the last one gives back what all had.
     pub(super) fn end_thread(&self) {
         if self.threads.fetch_sub(1, Ordering::Relaxed) == 1 {
             let gone = std::mem::take(&mut *lock(&self.ahead));
             drop(gone);
+            self.buffers.clear();
         }
         self.progress.notify_all();
     }
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn runs_are_neighbours() {
-        let filling = Filling::new([0, 1, 2, 3, 5, 6, 9, 8].into(), 3, 1);
+        let filling = Filling::new([0, 1, 2, 3, 5, 6, 9, 8].into(), 3, 1, 1);
         let runs: Vec<_> = std::iter::repeat_with(|| filling.next_run()).take(6).collect();
         assert_eq!(runs, [vec![0, 1, 2], vec![3], vec![5, 6], vec![9], vec![8], vec![]]);
     }
