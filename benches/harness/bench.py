@@ -21,8 +21,8 @@ from harness.machine import machine
 from harness.tables import BenchTable, bench_table
 from harness.turn import Turn, prepare, timed
 
-SETTLE_S = 3.0
-"""Time after which the host of a virtual machine has back what was freed."""
+FRESH_BYTES = 1 << 30
+"""More than what those that keep rows write."""
 
 Found = TypeVar("Found")
 Key = TypeVar("Key", bound=Hashable)
@@ -184,17 +184,24 @@ class Bench:
 
     @contextmanager
     def empty_folder(self, prefix: str = "rows-") -> Iterator[Path]:
-        """Make a new folder on the disk that the tables are on, and delete it in the end.
-
-        Memory of files that were deleted a moment ago is faster to have than what a virtual machine has given
-        back to its host since. So that nobody gains from its neighbour, there is a pause first.
-        """
-        time.sleep(SETTLE_S)
+        """Make a new folder on the disk that the tables are on, and delete it in the end."""
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def warm_memory(folder: Path) -> None:
+    """Have the machine own free memory, as one does that has run for a while and shares nothing.
+
+    A virtual machine may give free memory back to its host, and wait for every page that it takes again. Those who
+    run after someone who freed much would be faster than others.
+    """
+    piece = bytes(1 << 20)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(FRESH_BYTES // len(piece)):
+            file.write(piece)
 
 
 def rotated(everyone: Sequence[Found], number: int) -> list[Found]:

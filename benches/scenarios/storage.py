@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bench import Bench, Figures
+from harness.bench import Bench, Figures, warm_memory
 from harness.object_server import BUCKET, Store, serving
 from harness.process import Child, child, result_of
 from harness.tables import BenchTable
@@ -112,6 +112,7 @@ def one(
         bench.empty_folder() as cache,
         child(f"scenarios.storage:{job}", cache=cache, **arguments) as running,
     ):
+        warm_memory(cache)
         return epochs_of(running, store, table, remote, num_epochs)
 
 
@@ -133,6 +134,7 @@ def one_peer(bench: Bench, peer: str, table: BenchTable, remote: Remote) -> Figu
         ) as running,
     ):
         store.counts()
+        warm_memory(folder)
         return epochs_of(running, store, table, remote, EPOCHS)
 
 
