@@ -5,7 +5,6 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::{BLOCK_BYTES, LARGE_BLOCKS};
 use crate::packed::PackedRows;
 use crate::runtime::lock;
 
@@ -14,6 +13,8 @@ use crate::runtime::lock;
 pub(super) struct Buffers {
     free: Mutex<Vec<PackedRows>>,
     returned: Condvar,
+    /// The most bytes that are kept of one.
+    most_kept: usize,
 }
 
 /// Memory for a block, which goes back when this is dropped.
@@ -25,10 +26,11 @@ pub(super) struct PackBuffer<'a> {
 }
 
 impl Buffers {
-    /// Returns memory for `count` blocks, none of it allocated yet.
-    pub(super) fn new(count: usize) -> Self {
+    /// Returns memory for `count` blocks, none of it allocated yet; that of a block with more than `most_kept` bytes
+    /// is not used again, as so much will not be wanted again soon.
+    pub(super) fn new(count: usize, most_kept: usize) -> Self {
         let free = vec![PackedRows::default(); count.max(1)];
-        Self { free: Mutex::new(free), returned: Condvar::new() }
+        Self { free: Mutex::new(free), returned: Condvar::new(), most_kept }
     }
 
     /// Returns a buffer that waits for its memory when rows are packed into it.
@@ -65,8 +67,7 @@ impl Drop for PackBuffer<'_> {
         let (Some(buffers), Some(mut rows)) = (self.buffers, self.rows.take()) else {
             return;
         };
-        if rows.num_bytes() as u64 > LARGE_BLOCKS * BLOCK_BYTES {
-            // As much will not be wanted again soon.
+        if rows.num_bytes() > buffers.most_kept {
             rows = PackedRows::default();
         }
         rows.clear();
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn no_more_threads_pack_than_there_are_buffers() {
-        let buffers = Buffers::new(2);
+        let buffers = Buffers::new(2, 100);
         let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -104,18 +105,22 @@ mod tests {
 
     #[test]
     fn memory_is_used_again_and_waited_for_late() {
-        let buffers = Buffers::new(1);
+        let buffers = Buffers::new(1, 100);
         let mut first = buffers.buffer();
         let second = buffers.buffer();
         first.rows().heads.extend([0; 100]);
         drop((first, second));
         let capacity = || buffers.buffer().rows().heads.capacity();
         assert!(capacity() >= 100);
+        buffers.buffer().rows().heads.extend([0; 101]);
+        assert_eq!(capacity(), 0);
         let mut alone = PackBuffer::alone();
         alone.rows().heads.push(1);
         let mut other = buffers.buffer();
         assert!(other.rows().heads.is_empty());
+        other.rows().heads.push(1);
         drop((alone, other));
+        assert!(capacity() > 0);
         buffers.clear();
         assert_eq!(capacity(), 0);
     }

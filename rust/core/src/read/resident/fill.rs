@@ -10,8 +10,9 @@ use arc_swap::ArcSwapOption;
 
 use super::super::choose::num_cores;
 use super::attempt::Attempt;
+use super::buffers::Buffers;
 use super::filling::Filling;
-use super::{BLOCK_BYTES, Resident};
+use super::{BLOCK_BYTES, LARGE_BLOCKS, Resident};
 use crate::cache::Block;
 use crate::error::{Error, Result, text_of_panic};
 use crate::interrupt;
@@ -73,7 +74,9 @@ impl Resident {
         let threads = self.threads(threads).clamp(1, queue.len().max(1));
         // On this machine, nothing is waited for: all threads pack.
         let packing = if self.scan.is_remote() { threads.min(num_cores()) } else { threads };
-        let filling = Arc::new(Filling::new(queue, at_once, threads, packing));
+        let most_kept = usize::try_from(LARGE_BLOCKS * BLOCK_BYTES).unwrap_or(usize::MAX);
+        let buffers = Buffers::new(packing, most_kept);
+        let filling = Arc::new(Filling::new(queue, at_once, threads, buffers));
         let found = slot.compare_and_swap(&before, Some(Arc::clone(&filling)));
         if found.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
             // Another thread was faster.

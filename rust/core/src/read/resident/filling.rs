@@ -26,9 +26,13 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    /// Prepares to fill the blocks of `queue`, `run` neighbours together, with some threads, of which `packing`
-    /// pack at the same time.
-    pub(super) fn new(queue: VecDeque<usize>, run: usize, threads: usize, packing: usize) -> Self {
+    /// Prepares to fill the blocks of `queue`, `run` neighbours together, with some threads, in `buffers`.
+    pub(super) fn new(
+        queue: VecDeque<usize>,
+        run: usize,
+        threads: usize,
+        buffers: Buffers,
+    ) -> Self {
         Self {
             num_blocks: queue.len(),
             run,
@@ -37,7 +41,7 @@ impl Filling {
             started: Instant::now(),
             done: AtomicUsize::new(0),
             threads: AtomicUsize::new(threads),
-            buffers: Buffers::new(packing),
+            buffers,
             ahead: Mutex::default(),
         }
     }
@@ -96,7 +100,7 @@ mod tests {
 
     #[test]
     fn runs_are_neighbours() {
-        let filling = Filling::new([0, 1, 2, 3, 5, 6, 9, 8].into(), 3, 1, 1);
+        let filling = Filling::new([0, 1, 2, 3, 5, 6, 9, 8].into(), 3, 1, Buffers::new(1, 0));
         let runs: Vec<_> = std::iter::repeat_with(|| filling.next_run()).take(6).collect();
         assert_eq!(runs, [vec![0, 1, 2], vec![3], vec![5, 6], vec![9], vec![8], vec![]]);
     }
