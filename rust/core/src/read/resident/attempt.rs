@@ -15,8 +15,10 @@ use crate::cache::{Block, Claim, Entry, Rows};
 use crate::error::{Error, Result};
 use crate::packed::PackedRows;
 
-/// Bytes that are decoded at a time while a block is filled.
-const SCAN_BYTES: u64 = 2 << 20;
+/// Bytes that are decoded at a time while a block is filled: few, so that they are packed from the caches.
+const DECODED_BYTES: u64 = 2 << 20;
+/// The same where each time is a round trip to another machine.
+const DECODED_BYTES_FAR: u64 = 8 << 20;
 /// What a request for a part of a column on another machine should bring, and how many neighbours are
 /// asked for together to that end.
 const REQUEST_BYTES: u64 = 2 << 20;
@@ -49,8 +51,9 @@ enum Look<'a> {
 /// Rows of a block that are being packed, and what is taken of the limit for them.
 struct Share {
     count: u64,
-    /// Bytes of the heads, and of heads and tails by what is known before.
+    /// Bytes of the heads.
     heads: u64,
+    /// Bytes of heads and tails, by what is known before.
     expected: u64,
     /// Of all blocks so far.
     packed_rows: u64,
@@ -191,12 +194,12 @@ impl Resident {
         let is_short =
             |wanted: &Wanted<'_>| self.is_asked_for_as_a_whole(self.rows_of(wanted.block));
         let is_whole = run.iter().all(is_short);
-        // Reads that are made one after the other may wait for room for each, and nobody must wait for a buffer
-        // meanwhile.
-        let mut buffer =
-            if is_whole || !self.scan.is_remote() { buffers.buffer() } else { PackBuffer::alone() };
+        // Whoever waits for a buffer may have an admission, so nobody who has a buffer must wait for one, as reads
+        // that are made one after the other do. On this machine there is a buffer for each thread.
+        let is_shared = is_whole || !self.scan.is_remote();
         if run.len() == 1 || !is_whole {
             return run.into_iter().try_for_each(|wanted| {
+                let mut buffer = if is_shared { buffers.buffer() } else { PackBuffer::alone() };
                 self.pack(self.rows_of(wanted.block), &mut buffer)?;
                 each(wanted.block, self.finish(wanted, buffer.rows())?);
                 Ok(())
@@ -206,10 +209,11 @@ impl Resident {
         let mut left = run.into_iter();
         // The block that is being packed, and its share.
         let mut current: Option<(Wanted<'_>, Share)> = None;
+        let mut buffer = buffers.buffer();
         let packed = self.scan_whole(all, &mut |batch| {
-            let rows = buffer.rows();
             let mut done = 0;
             while done < batch.num_rows() {
+                let rows = buffer.rows();
                 let Some((_, share)) = &current else {
                     let next =
                         left.next().ok_or_else(|| Error::bug("more rows than blocks have"))?;
@@ -227,6 +231,8 @@ impl Resident {
                 {
                     self.end(&share, Some(rows));
                     each(wanted.block, self.finish(wanted, rows)?);
+                    // The next block may be long in coming.
+                    buffer = buffers.buffer();
                 }
             }
             Ok(())
@@ -244,14 +250,18 @@ impl Resident {
     /// Packs the rows of a block, unless all would be more than may be kept.
     fn pack(&self, wanted: Range<u64>, buffer: &mut PackBuffer<'_>) -> Result<()> {
         let share = self.begin(wanted.clone())?;
-        let mut is_ready = false;
-        let packed = self.scan_block(wanted, &mut |batch| {
-            let rows = buffer.rows();
-            if !std::mem::replace(&mut is_ready, true) {
-                share.make_room(rows)?;
-            }
-            self.packing.pack(batch, rows)?;
-            self.check(&share, rows.num_bytes() as u64)
+        // Once rows are there, where others may wait for the buffer, and right after it was checked otherwise.
+        let mut has_room = !self.is_asked_for_as_a_whole(wanted.clone());
+        let ready = if has_room { share.make_room(buffer.rows()) } else { Ok(()) };
+        let packed = ready.and_then(|()| {
+            self.scan_block(wanted, &mut |batch| {
+                let rows = buffer.rows();
+                if !std::mem::replace(&mut has_room, true) {
+                    share.make_room(rows)?;
+                }
+                self.packing.pack(batch, rows)?;
+                self.check(&share, rows.num_bytes() as u64)
+            })
         });
         self.end(&share, packed.is_ok().then(|| &*buffer.rows()));
         packed
@@ -308,8 +318,9 @@ impl Resident {
         }
         let mut start = wanted.start;
         while start < wanted.end {
-            let at_once = self.rows_at_once();
-            let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, SCAN_BYTES);
+            let bytes = if self.scan.is_remote() { DECODED_BYTES_FAR } else { DECODED_BYTES };
+            let at_once = scan_rows(self.sizes.row_bytes, bytes);
+            let run = scan_at_once(&self.sizes.weights, start..wanted.end, at_once, bytes);
             start = run.end;
             self.scan.scan(run, self.keeps())?.iter().try_for_each(&mut *each)?;
         }
@@ -326,11 +337,8 @@ impl Resident {
         wanted: Range<u64>,
         each: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        self.scan.scan_parts(wanted, self.rows_at_once(), self.keeps(), each)
-    }
-
-    fn rows_at_once(&self) -> u64 {
-        scan_rows(self.sizes.row_bytes, SCAN_BYTES)
+        let at_once = scan_rows(self.sizes.row_bytes, DECODED_BYTES);
+        self.scan.scan_parts(wanted, at_once, self.keeps(), each)
     }
 
     /// Returns whether copies of the files that rows come from are kept: rows that are kept packed need none.

@@ -72,8 +72,9 @@ impl Resident {
         // Those of a run are under way together.
         let threads = if at_once > 1 { threads.div_ceil(2) } else { threads };
         let threads = self.threads(threads).clamp(1, queue.len().max(1));
-        // On this machine, nothing is waited for: all threads pack.
-        let packing = if self.scan.is_remote() { threads.min(num_cores()) } else { threads };
+        // On this machine, nothing is waited for: all threads pack. Otherwise one may wait while the others pack.
+        let most = if self.scan.is_remote() { num_cores().max(2) } else { threads };
+        let packing = threads.min(most);
         let most_kept = usize::try_from(LARGE_BLOCKS * BLOCK_BYTES).unwrap_or(usize::MAX);
         let buffers = Buffers::new(packing, most_kept);
         let filling = Arc::new(Filling::new(queue, at_once, threads, buffers));
@@ -88,7 +89,7 @@ impl Resident {
             runtime::spawn("lanceloader-fill", move || run(&resident, &filling))
         };
         let (started, failed): (Vec<_>, Vec<_>) = (0..threads).map(spawn).partition(Result::is_ok);
-        filling.threads.fetch_sub(failed.len(), Ordering::Relaxed);
+        filling.end_threads(failed.len());
         // Fewer threads are enough; only without any it is an error.
         if let (true, Some(Err(error))) = (started.is_empty(), failed.into_iter().next()) {
             self.failure.note(error);
@@ -143,7 +144,7 @@ fn run(resident: &Weak<Resident>, filling: &Arc<Filling>) {
     if let (Err(error), Some(resident)) = (result, resident.upgrade()) {
         resident.failure.note(error);
     }
-    filling.end_thread();
+    filling.end_threads(1);
 }
 
 fn fill_blocks(resident: &Weak<Resident>, filling: &Arc<Filling>) -> Result<()> {

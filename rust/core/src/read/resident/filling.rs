@@ -51,9 +51,9 @@ impl Filling {
         lock(&self.ahead).extend(ahead);
     }
 
-    /// Ends a thread; the last one gives back what all had.
-    pub(super) fn end_thread(&self) {
-        if self.threads.fetch_sub(1, Ordering::Relaxed) == 1 {
+    /// Ends threads; the last one gives back what all had.
+    pub(super) fn end_threads(&self, count: usize) {
+        if self.threads.fetch_sub(count, Ordering::Relaxed) == count {
             let gone = std::mem::take(&mut *lock(&self.ahead));
             drop(gone);
             self.buffers.clear();
