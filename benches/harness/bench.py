@@ -21,8 +21,8 @@ from harness.machine import machine
 from harness.tables import BenchTable, bench_table
 from harness.turn import Turn, prepare, timed
 
-FRESH_BYTES = 1 << 30
-"""More than what those that keep rows write."""
+WARM_BYTES = 1 << 30
+"""More than a loader writes that keeps what it fetched."""
 
 Found = TypeVar("Found")
 Key = TypeVar("Key", bound=Hashable)
@@ -193,14 +193,14 @@ class Bench:
 
 
 def warm_memory(folder: Path) -> None:
-    """Have the machine own free memory, as one does that has run for a while and shares nothing.
+    """Write and delete a file in ``folder``, so that the machine has free memory of its own.
 
-    A virtual machine may give free memory back to its host, and wait for every page that it takes again. Those who
-    run after someone who freed much would be faster than others.
+    A virtual machine may give free memory back to its host, and then waits for each page that it takes again. A
+    case that runs right after one that freed much memory would be faster than others.
     """
     piece = bytes(1 << 20)
     with tempfile.TemporaryFile(dir=folder) as file:
-        for _ in range(FRESH_BYTES // len(piece)):
+        for _ in range(WARM_BYTES // len(piece)):
             file.write(piece)
 
 

@@ -112,7 +112,6 @@ def one(
         bench.empty_folder() as cache,
         child(f"scenarios.storage:{job}", cache=cache, **arguments) as running,
     ):
-        warm_memory(cache)
         return epochs_of(running, store, table, remote, num_epochs)
 
 
@@ -134,7 +133,6 @@ def one_peer(bench: Bench, peer: str, table: BenchTable, remote: Remote) -> Figu
         ) as running,
     ):
         store.counts()
-        warm_memory(folder)
         return epochs_of(running, store, table, remote, EPOCHS)
 
 
@@ -142,6 +140,7 @@ def epochs_of(
     running: Child, store: Store, table: BenchTable, remote: Remote, num_epochs: int
 ) -> Figures:
     figures: Figures = {}
+    warm_memory(table.folder)
     num_bytes = table.num_bytes * remote.num_rows / table.num_rows
     for epoch in range(num_epochs):
         found, counts = running.next(), store.counts()

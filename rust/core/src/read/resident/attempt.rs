@@ -194,8 +194,8 @@ impl Resident {
         let is_short =
             |wanted: &Wanted<'_>| self.is_asked_for_as_a_whole(self.rows_of(wanted.block));
         let is_whole = run.iter().all(is_short);
-        // Whoever waits for a buffer may have an admission, so nobody who has a buffer must wait for one, as reads
-        // that are made one after the other do. On this machine there is a buffer for each thread.
+        // A thread that waits for a buffer may hold an admission, so one that holds a buffer must not wait for an
+        // admission, as reads that are made one after the other do. On this machine each thread has a buffer.
         let is_shared = is_whole || !self.scan.is_remote();
         if run.len() == 1 || !is_whole {
             return run.into_iter().try_for_each(|wanted| {
@@ -250,7 +250,8 @@ impl Resident {
     /// Packs the rows of a block, unless all would be more than may be kept.
     fn pack(&self, wanted: Range<u64>, buffer: &mut PackBuffer<'_>) -> Result<()> {
         let share = self.begin(wanted.clone())?;
-        // Once rows are there, where others may wait for the buffer, and right after it was checked otherwise.
+        // If others may wait for the buffer, it is taken once rows have arrived. Otherwise room is made at once, as
+        // it was just checked that there is some.
         let mut has_room = !self.is_asked_for_as_a_whole(wanted.clone());
         let ready = if has_room { share.make_room(buffer.rows()) } else { Ok(()) };
         let packed = ready.and_then(|()| {

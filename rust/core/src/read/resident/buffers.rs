@@ -1,7 +1,7 @@
 //! Memory for rows that are being packed.
 //!
-//! Reading from another machine waits, and packing computes. So more threads read than there is memory to pack
-//! in: what few threads need stays in the caches of the processor, and is not faulted in for each of them.
+//! Threads that read from another machine mostly wait, and those that pack compute, so fewer threads pack than read:
+//! the memory that they share stays in the caches of the processor, and is not faulted in for each of them.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -78,9 +78,9 @@ impl Drop for PackBuffer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
@@ -88,13 +88,15 @@ mod tests {
     fn no_more_threads_pack_than_there_are_buffers() {
         let buffers = Buffers::new(2, 100);
         let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        // Nobody goes on before another one packs as well.
+        let both = Barrier::new(2);
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let mut buffer = buffers.buffer();
                     buffer.rows().heads.push(1);
                     most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    thread::sleep(Duration::from_millis(5));
+                    both.wait();
                     assert_eq!(buffer.rows().heads, [1], "they come back empty");
                     at_once.fetch_sub(1, Ordering::SeqCst);
                 });
