@@ -12,6 +12,7 @@ mod mapped;
 mod remote;
 mod requests;
 mod traffic;
+pub(crate) mod zstd;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use copied::{Copier, Head, MOST_HEAD_BYTES, Record};

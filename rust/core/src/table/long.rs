@@ -6,8 +6,10 @@
 //! all the rest. Here they are copied, or decompressed, to where the column has them. Columns that are nested, or
 //! stored in any other way, are left to the decoder.
 
+mod codec;
 pub(super) mod gather;
 mod locate;
+mod out;
 mod values;
 
 use std::ops::Range;

@@ -10,7 +10,8 @@ use arrow_schema::DataType;
 
 use super::super::data_file::DataFile;
 use super::LongRows;
-use super::values::{Copying, Out};
+use super::out::Out;
+use super::values::Copying;
 use crate::error::{Error, Result};
 
 /// The least bytes of values that are left in their files, where none are.

@@ -1,19 +1,16 @@
 //! Where long values lie → a column of them.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow_array::types::{BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type};
-use arrow_array::{ArrayRef, GenericByteArray, OffsetSizeTrait};
-use arrow_buffer::{MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_array::ArrayRef;
+use arrow_buffer::{MutableBuffer, NullBuffer};
 use arrow_schema::DataType;
-use lance_encoding::encodings::physical::block::{
-    BufferCompressor, CompressionConfig, CompressionScheme, GeneralBufferCompressor,
-};
+use lance_encoding::encodings::physical::block::CompressionScheme;
 
 use super::super::data_file::DataFile;
-use super::super::guard::guard;
 use super::LongRows;
+use super::codec::Codec;
+use super::out::Out;
 use crate::error::{Error, Result};
 use crate::files::{Copier, Head, MOST_HEAD_BYTES, Record};
 
@@ -115,11 +112,10 @@ impl<'a> Copying<'a> {
             let (now, later) = rows.split_at(self.rows.at_once(rows, bytes_at_once));
             let records: Vec<Record> = now.iter().map(|&row| self.rows.records[row]).collect();
             if is_plain {
-                let heads = self.copier()?.copy(&records, &mut out.values)?;
+                let heads = out.add_all(records.iter().map(|record| record.len), |values| {
+                    self.copier()?.copy(&records, values)
+                })?;
                 self.check(now, &heads)?;
-                for record in &records {
-                    out.ends.push(out.ends.last().map_or(0, |end| *end) + record.len);
-                }
             } else {
                 let mut stored = std::mem::take(&mut self.stored);
                 stored.truncate(0);
@@ -171,100 +167,4 @@ impl<'a> Copying<'a> {
         }
         Ok(())
     }
-}
-
-/// The values of a column, and where each of them ends.
-pub(super) struct Out {
-    values: MutableBuffer,
-    ends: Vec<usize>,
-}
-
-impl Out {
-    /// Returns no values, with room for values that have so many bytes as they are stored: what hardly shrinks
-    /// when it is compressed may also grow a little.
-    pub(super) fn with_room(stored_bytes: usize) -> Self {
-        let bytes = stored_bytes.saturating_add(stored_bytes / 16);
-        Self { values: MutableBuffer::with_capacity(bytes), ends: Vec::new() }
-    }
-
-    /// Adds the value of a column.
-    pub(super) fn add(&mut self, value: &[u8]) {
-        self.values.extend_from_slice(value);
-        self.ends.push(self.values.len());
-    }
-
-    /// Returns the values as a column of this type.
-    pub(super) fn into_column(
-        self,
-        data_type: &DataType,
-        nulls: Option<NullBuffer>,
-        path: &str,
-    ) -> Result<ArrayRef> {
-        match data_type {
-            DataType::Utf8 => self.into_array::<Utf8Type>(nulls, path),
-            DataType::LargeUtf8 => self.into_array::<LargeUtf8Type>(nulls, path),
-            DataType::Binary => self.into_array::<BinaryType>(nulls, path),
-            DataType::LargeBinary => self.into_array::<LargeBinaryType>(nulls, path),
-            other => Err(Error::bug(format!("long values of type {other}"))),
-        }
-    }
-
-    fn into_array<T: ByteArrayType>(
-        self,
-        nulls: Option<NullBuffer>,
-        path: &str,
-    ) -> Result<ArrayRef> {
-        let offsets = offsets::<T::Offset>(&self.ends)?;
-        let array = GenericByteArray::<T>::try_new(offsets, self.values.into(), nulls);
-        Ok(Arc::new(array.map_err(|error| Error::corrupt(path, error.to_string()))?))
-    }
-}
-
-/// Appends values of a file to a column, decompressed.
-struct Codec<'a> {
-    file: &'a DataFile,
-    /// `None` for what is not compressed.
-    decompressor: Option<Box<dyn BufferCompressor>>,
-    value: Vec<u8>,
-}
-
-impl<'a> Codec<'a> {
-    fn new(file: &'a DataFile, scheme: CompressionScheme) -> Result<Self> {
-        let config = CompressionConfig::new(scheme, None);
-        let make = || GeneralBufferCompressor::get_compressor(config);
-        let decompressor = (scheme != CompressionScheme::None).then(make).transpose();
-        let decompressor = decompressor.map_err(|error| Error::lance(&file.path, &error))?;
-        Ok(Self { file, decompressor, value: Vec::new() })
-    }
-
-    /// Adds a value to a column.
-    fn add(&mut self, stored: &[u8], out: &mut Out) -> Result<()> {
-        let Self { file, decompressor, value } = self;
-        if let Some(decompressor) = decompressor {
-            value.clear();
-            guard(&file.path, || {
-                let read = decompressor.decompress(stored, value);
-                read.map_err(|error| Error::corrupt(&file.path, error.to_string()))
-            })?;
-            out.add(value);
-        } else {
-            out.add(stored);
-        }
-        Ok(())
-    }
-}
-
-/// Returns the offsets of a column whose values end so.
-fn offsets<O: OffsetSizeTrait>(ends: &[usize]) -> Result<OffsetBuffer<O>> {
-    let mut offsets = Vec::with_capacity(ends.len() + 1);
-    offsets.push(O::usize_as(0));
-    for &end in ends {
-        offsets.push(O::from_usize(end).ok_or_else(|| {
-            Error::invalid(
-                format!("{} rows with more than {end} bytes in one column", ends.len()),
-                "fewer rows per batch, as its offsets have 32 bits",
-            )
-        })?);
-    }
-    Ok(OffsetBuffer::new(ScalarBuffer::from(offsets)))
 }
