@@ -9,6 +9,7 @@ import types
 from collections import OrderedDict, defaultdict
 from typing import NamedTuple
 
+import lanceloader as ll
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,6 +18,7 @@ from lanceloader.formats._columns import Columns, Ragged
 from lanceloader.stages import device as stage
 from lanceloader.stages.device import copied_ahead, map_by_storage, on_device, pinned
 from lanceloader.tensor_tree import tree_leaves, tree_map
+from lanceloader.torch import DataLoader
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch.cuda.is_available() is false"
@@ -199,6 +201,61 @@ def test_tensors_that_are_more_than_memory():
     assert all(a is b for a, b in zip(copies, batch.values(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        torch.arange(12, dtype=torch.float32).view(3, 4),
+        torch.arange(5).bfloat16(),
+        torch.tensor([True, False]),
+        torch.tensor(7.0),
+        torch.empty(0, 3),
+        torch.tensor([1 + 2j]),
+    ],
+)
+def test_bytes_are_copied(source):
+    target = torch.zeros_like(source)
+    stage.copy_bytes(target, source)
+    assert torch.equal(target, source)
+
+
+def test_blocks_of_a_batch_are_copied_whole(monkeypatch):
+    monkeypatch.setattr(Columns, "are_copied", True)
+    rows = pa.table(
+        {
+            "x": pa.array([1.0, 2.0], pa.float32()),
+            "text": ["a", "b"],
+            "y": pa.array([3.0, 4.0], pa.float32()),
+            "v": pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2)),
+        }
+    )
+    (batch,) = ll.open(rows).loader(2, format="torch_dict")
+    for change in ("none", "value", "item"):
+        if change == "value":
+            batch["x"][0] = 9
+        elif change == "item":
+            # The blocks no longer hold it.
+            batch["x"] = torch.tensor([5.0, 6.0])
+        copies = []
+
+        def copied(tensor, copies=copies):
+            copies.append(tensor.clone())
+            return copies[-1]
+
+        found = map_by_storage(batch, copied)
+        assert type(found) is Columns
+        assert list(found) == list(batch)
+        for name, column in batch.items():
+            if name == "text":
+                assert found[name] == column
+                continue
+            assert torch.equal(found[name], column), (change, name)
+            assert found[name].dtype == column.dtype
+            assert found[name].data_ptr() != column.data_ptr()
+            # A vector is a view of its own column.
+            assert found[name]._base is None or name == "v"
+        assert len(copies) == (3 if change == "item" else len(batch.made_of.runs))
+
+
 # Streams, with ones that only write down what is asked of them.
 
 
@@ -340,3 +397,53 @@ def test_pinned():
     )
     (found,) = on_device([nested()], pin_memory=True)
     assert found["x"].is_pinned()
+
+
+@needs_cuda
+@pytest.mark.parametrize("format", ["torch_dict", "torch_col"])
+@pytest.mark.parametrize("pin_memory", [False, True])
+def test_epochs_of_a_loader_on_cuda(format, pin_memory):
+    # Steps that take longer than a batch: a batch must not be overwritten before its step has run.
+    rows = pa.table({name: np.arange(100_000.0) * at for at, name in enumerate("abc")})
+    perm = ll.open(rows)
+    options = {"shuffle": True, "seed": 3, "epochs": 2, "format": format}
+    expected = [sum_of(batch).item() for batch in perm.loader(1000, **options)]
+    found = []
+    for batch in perm.loader(1000, device="cuda", pin_memory=pin_memory, **options):
+        torch.cuda._sleep(2_000_000)
+        found.append(sum_of(batch))
+        assert found[-1].is_cuda
+    assert [one.item() for one in found] == expected
+
+
+def sum_of(batch):
+    parts = batch.values() if isinstance(batch, dict) else [batch]
+    return sum(part.double().sum() for part in parts)
+
+
+@needs_cuda
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_our_data_loader_on_cuda(num_workers):
+    rows = pa.table({"x": np.arange(20_000)})
+    loader = DataLoader(
+        ll.open(rows), batch_size=256, shuffle=True, seed=1, format="torch_dict",
+        num_workers=num_workers, device="cuda",
+        multiprocessing_context="spawn" if num_workers else None,
+    )  # fmt: skip
+    found = torch.cat([batch["x"] for batch in loader])
+    assert found.is_cuda
+    assert sorted(found.tolist()) == list(range(20_000))
+
+
+@needs_cuda
+def test_memory_of_a_device_is_flat():
+    loader = ll.open(pa.table({"x": np.zeros(1 << 20)})).loader(
+        1 << 16, shuffle=True, seed=1, epochs=20, format="torch_dict", device="cuda",
+        pin_memory=True,
+    )  # fmt: skip
+    peaks = []
+    for _ in loader:
+        torch.cuda._sleep(100_000)
+        peaks.append(torch.cuda.memory_allocated())
+    # The batch, the one that is copied ahead, and one whose memory the step before still holds.
+    assert max(peaks[len(peaks) // 2 :]) - peaks[0] <= 3 * (1 << 16) * 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import difflib
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from scenarios.windows import WINDOWS
 from scenarios.workers import WORKERS
 
 from report.front import front_page
+from report.gpu import gpu_sections
 from report.layout import NOTHING, Row, number, table
 from report.results import LANCEDB, Results, ratio
 from report.standings import Standings, matrix_rows, race_rows, resume_rows, three
@@ -301,7 +303,7 @@ def core_rows(benches: list[dict[str, Any]]) -> Iterator[Row]:
 
 def pages(results: Results, folder: Path) -> dict[Path, str]:
     """Return each page, with the figures of a run between its marks."""
-    first, *others = sections(results)
+    first, *others = itertools.chain(sections(results), gpu_sections(folder))
     pictures = [
         f"![{what}]({folder.name}/{name}.png)"
         for name, what in PICTURES.items()
@@ -342,7 +344,7 @@ def publish(path: Path, *, is_written: bool) -> None:
     from report.pictures import draw
 
     results = Results.read(path)
-    print("\n\n".join(sections(results)))
+    print("\n\n".join([*sections(results), *gpu_sections(path.parent)]))
     draw(results, path.parent)
     if is_written:
         for page, text in pages(results, path.parent).items():

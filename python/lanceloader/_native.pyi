@@ -10,6 +10,7 @@ __all__ = [
     "Choice",
     "Episodes",
     "Filler",
+    "FlatSchema",
     "Histogram",
     "Lengths",
     "LengthsBuilder",
@@ -59,7 +60,9 @@ class Batch:
     ) -> tuple[Any, Any]: ...
 
 @final
-class Block: ...
+class Block:
+    @property
+    def address(self) -> int: ...
 
 @final
 class Choice:
@@ -73,6 +76,14 @@ class Choice:
     def num_rows(self) -> int: ...
     @property
     def memory_bytes(self) -> int: ...
+
+@final
+class FlatSchema:
+    @staticmethod
+    def of(batch: Batch) -> FlatSchema | None: ...
+    def fits(self, batch: Batch) -> bool: ...
+    def buffers(self, batch: Batch) -> list[Block | None] | None: ...
+    def __arrow_c_schema__(self) -> Any: ...
 
 @final
 class Histogram:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, cast
 
 from lanceloader.formats.ragged import Ragged
 from lanceloader.sql import missing_column
@@ -27,16 +27,20 @@ __all__ = [
 ]
 
 
+Runs: TypeAlias = tuple[tuple[tuple[str, ...], str, tuple[int, ...]], ...]
+"""The names, the dtype and the shape of the columns of each block."""
+
+
 class MadeOf(NamedTuple):
     """What columns were made of, from which they can be made again.
 
     Attributes:
-        runs: The names, the dtype and the shape of the columns of each block.
+        runs: The columns of each block.
         blocks: The buffers of columns that lie end to end.
         arrays: The columns of the blocks, by name.
     """
 
-    runs: tuple[tuple[tuple[str, ...], str, tuple[int, ...]], ...]
+    runs: Runs
     blocks: list[Any]
     arrays: dict[str, Any]
 
@@ -48,14 +52,27 @@ class Columns(dict[str, Any]):
     missing key ``0`` is free to return a marker type.
 
     Attributes:
-        are_sent: Whether this process sends its batches to another one, and so keeps ``made_of``.
-        last_made_of: That of the batch made last, as functions of torch copy a batch by its items.
+        are_sent: Whether this process sends its batches to another one.
+        are_copied: Whether it copies them to pinned memory or to a device. Batches that are sent or
+            copied keep ``made_of``.
+        last_made_of: That of the batch made last, as functions of torch copy a batch by its items;
+            only where batches are sent.
         made_of: What the columns were made of, if that is known.
     """
 
     are_sent: ClassVar[bool] = False
+    are_copied: ClassVar[bool] = False
     last_made_of: ClassVar[MadeOf | None] = None
     made_of: MadeOf | None = None
+
+    def note_blocks(self, runs: Runs, blocks: list[Any]) -> None:
+        """Keep what columns were made of, if that is of use; see ``MadeOf``."""
+        if not (Columns.are_sent or Columns.are_copied):
+            return
+        arrays = {name: self[name] for names, *_ in runs for name in names}
+        self.made_of = MadeOf(runs, blocks, arrays)
+        if Columns.are_sent:
+            Columns.last_made_of = self.made_of
 
     def __missing__(self, key: Any) -> Any:
         if key == 0 and type(key) is int:
@@ -102,10 +119,7 @@ def gather_runs(
         of_run = tuple(map(names.__getitem__, columns))
         out.update(zip(of_run, arrays, strict=True))
         made.append((of_run, dtype, shape))
-    if Columns.are_sent:
-        found = {name: out[name] for of_run, *_ in made for name in of_run}
-        out.made_of = MadeOf(tuple(made), [block for *_, block in runs], found)
-        Columns.last_made_of = out.made_of
+    out.note_blocks(tuple(made), [block for *_, block in runs])
     if others:
         out.update(transform(pa.record_batch(batch).select(others)))
     return out

@@ -7,10 +7,12 @@ storage afterwards.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
+from lanceloader.formats import Columns
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.tensor_tree import (
     bytes_by_storage,
@@ -18,11 +20,14 @@ from lanceloader.tensor_tree import (
     tree_leaves,
     tree_map,
 )
+from lanceloader.transport.columns import is_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import torch
+
+    from lanceloader.formats._columns import MadeOf
 
 __all__ = ["copied_ahead", "on_device", "pinned"]
 
@@ -132,42 +137,63 @@ class CopyStream:
         self.pins = pins
         self.check = DeviceCheck(device)
 
-    def start(self, batch: Any) -> tuple[Any, Any]:
+    def start(self, batch: Any) -> Copied:
         """Start to copy a batch, and return the copy and the event of its completion."""
         self.check(batch)
+        copies: list[Any] = []
+        late: list[Any] = []
+
+        def copied(leaf: Any) -> Any:
+            if not hasattr(leaf, "record_stream"):
+                # Without `record_stream` its memory might be reused too early, so `finish` copies it.
+                late.append(leaf)
+                return leaf
+            copies.append(to(pin(leaf) if self.pins else leaf, self.device))
+            return copies[-1]
+
         # The context also sets the current device, for pinned memory.
         with self.cuda.stream(self.stream):
-            if self.pins:
-                batch = map_by_storage(batch, pin)
-            batch = map_by_storage(batch, self.move)
-            return batch, self.stream.record_event()
+            batch = map_by_storage(batch, copied)
+            return Copied(batch, copies, bool(late), self.stream.record_event())
 
-    def move(self, leaf: Any) -> Any:
-        return to(leaf, self.device) if hasattr(leaf, "record_stream") else leaf
-
-    def finish(self, batch: Any, event: Any) -> Any:
+    def finish(self, copied: Copied) -> Any:
         """Return a copy for use on the current stream, which waits for its completion."""
         current = self.cuda.current_stream(self.device)
-        current.wait_event(event)
-
-        def finished(leaf: Any) -> Any:
-            if not hasattr(leaf, "record_stream"):
-                # Without `record_stream` its memory might be reused too early, so it is copied here.
-                return to(leaf, self.device)
+        current.wait_event(copied.event)
+        for leaf in copied.copies:
             # The memory belongs to the copy stream, which would reuse it for the next batch once
             # Python frees the tensor, even if the current stream still reads it.
             leaf.record_stream(current)
-            return leaf
+        if not copied.has_late:
+            return copied.batch
+        return tree_map(
+            copied.batch,
+            lambda leaf: (
+                leaf if hasattr(leaf, "record_stream") else to(leaf, self.device)
+            ),
+        )
 
-        return tree_map(batch, finished)
+
+class Copied(NamedTuple):
+    """A batch on its way to a device.
+
+    Attributes:
+        batch: The batch with its copies in place of its tensors.
+        copies: The tensors that were copied to, one for each storage.
+        has_late: Whether the batch has other objects that are still to be copied.
+        event: The event of the completion of the copies.
+    """
+
+    batch: Any
+    copies: list[Any]
+    has_late: bool
+    event: Any
 
 
 class CopiedBatches:
     """An iterator over copied batches, each for use on the current stream of the caller."""
 
-    def __init__(
-        self, copies: OrderedMap[Any, tuple[Any, Any]], stream: CopyStream
-    ) -> None:
+    def __init__(self, copies: OrderedMap[Any, Copied], stream: CopyStream) -> None:
         self._copies = copies
         self._stream = stream
 
@@ -175,7 +201,7 @@ class CopiedBatches:
         return self
 
     def __next__(self) -> Any:
-        return self._stream.finish(*next(self._copies))
+        return self._stream.finish(next(self._copies))
 
     @property
     def runs_ahead(self) -> bool:
@@ -222,7 +248,27 @@ def pin(leaf: Any) -> Any:
     is_elsewhere = getattr(getattr(leaf, "device", None), "type", "cpu") != "cpu"
     if is_elsewhere or not hasattr(leaf, "pin_memory"):
         return leaf
-    return leaf.pin_memory()
+    if not is_plain_tensor(leaf) or not leaf.is_contiguous() or leaf.is_pinned():
+        return leaf.pin_memory()
+    import torch
+
+    copied = torch.empty(leaf.shape, dtype=leaf.dtype, pin_memory=True)
+    copy_bytes(copied, leaf)
+    return copied
+
+
+def copy_bytes(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy the bytes of a contiguous tensor to another one of its size, in this thread alone.
+
+    torch would copy with a thread for each core. Those threads spin for a while afterwards, and take the
+    cores from the threads that read and from the training step.
+    """
+    import numpy as np
+    import torch
+
+    if source.nbytes:
+        to, of = (part.reshape(-1).view(torch.uint8) for part in (target, source))
+        np.copyto(to.numpy(), of.numpy())
 
 
 def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -234,6 +280,8 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
     """
     import torch
 
+    if type(value) is Columns and value.made_of is not None and is_unchanged(value):
+        return map_blocks(value, value.made_of, function)
     used = bytes_by_storage(tree_leaves(value))
     copies: dict[int, Any] = {}
 
@@ -257,6 +305,32 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
         )
 
     return tree_map(value, replaced)
+
+
+def map_blocks(
+    columns: Columns, made: MadeOf, function: Callable[[Any], Any]
+) -> Columns:
+    """Return a batch whose tensors are the columns of copied blocks.
+
+    Args:
+        columns: The batch.
+        made: What it was made of.
+        function: Copies one tensor.
+    """
+    import torch
+
+    copied = Columns(dict.fromkeys(columns))
+    for (names, dtype, shape), block in zip(made.runs, made.blocks, strict=True):
+        whole = function(torch.frombuffer(block, dtype=getattr(torch, dtype)))
+        # Not views of a common base: autograd would take an in-place change of one for a change of all.
+        parts: Any = whole.unsafe_split(math.prod(shape[1:]))
+        if len(shape) > 2:
+            parts = [part.view(shape[1:]) for part in parts]
+        copied.update(zip(names, parts, strict=True))
+    others = {name: part for name, part in columns.items() if name not in made.arrays}
+    if others:
+        copied.update(map_by_storage(others, function))
+    return copied
 
 
 def accelerator_setter() -> Callable[[], None]:

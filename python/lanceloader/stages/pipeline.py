@@ -12,7 +12,7 @@ from lanceloader._extras import need
 from lanceloader._native import Reader
 from lanceloader.choices import check_function
 from lanceloader.drawing.functions import drawing
-from lanceloader.formats import name_of
+from lanceloader.formats import Columns, name_of
 from lanceloader.formats.functions import decodes, draws, steps_of
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
@@ -39,8 +39,8 @@ __all__ = ["BatchPipeline", "num_cpus"]
 clock = time.perf_counter_ns
 
 
-MOST_IN_PLACE = 8 << 20
-"""The most bytes of a batch whose memory another process is sent."""
+MOST_IN_PLACE = 32 << 20
+"""The most bytes of a batch whose memory another process is sent: larger blocks are not used again."""
 
 MOST_BYTES = 1 << 30
 """The most bytes of raw batches in transforms, without a ``memory_limit``."""
@@ -162,8 +162,8 @@ class BatchPipeline:
     def sends_in_place(self, units: Units, batch_size: int) -> bool:
         """Return whether another process may be sent the memory of the batches, and not a copy.
 
-        It may if no function of the user is called with them, which might keep them. Large batches are
-        copied: to fill fresh shared memory costs more than to copy to memory that was used before.
+        It may if no function of the user is called with them, which might keep them. Very large batches
+        are copied: to fill fresh shared memory costs more than to copy to memory that was used before.
         """
         if not self._only_converts(units):
             return False
@@ -243,6 +243,7 @@ class BatchPipeline:
         if self.device is not None or self.pin_memory:
             from lanceloader.stages.device import on_device
 
+            Columns.are_copied = True
             values = on_device(
                 values,
                 self.device,

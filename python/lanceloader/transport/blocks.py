@@ -51,17 +51,19 @@ def place_of(memory: memoryview, owner: Any = None) -> int:
 
     Args:
         memory: The bytes of the buffer.
-        owner: The object that exported the bytes, which may have their ``address``.
+        owner: The object that exported the bytes.
     """
     if _region is None or not _is_sending or memory.nbytes < LEAST_BYTES:
         return -1
     _, start, end = _region
-    address = getattr(owner, "address", None) or address_of(memory)
+    address = address_of(memory if owner is None else owner)
     return address - start if start <= address < end else -1
 
 
 def address_of(buffer: Any) -> int:
     """Return the address of a buffer, which must not be empty."""
+    if isinstance(buffer, _native.Block):
+        return buffer.address
     import numpy as np
 
     address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]

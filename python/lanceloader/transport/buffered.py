@@ -98,6 +98,12 @@ class ColumnsRecipe:
             shape = (len(names), num_rows, *inner)
             arrays = self._arrays_from_block(names[0], block, dtype, shape)
             columns.update(zip(names, arrays, strict=True))
+        if Columns.are_copied:
+            shapes = [
+                (names, dtype, (len(names), num_rows, *inner))
+                for names, dtype, inner in self._runs
+            ]
+            columns.note_blocks(tuple(shapes), [*blocks])
         return columns
 
 
@@ -182,7 +188,7 @@ def buffering(
     if not Columns.are_sent or name not in formats or getattr(view, "has_files", True):
         return None
     if name == "arrow":
-        return functools.partial(to_record_buffers, convert, [None])
+        return RecordBuffers(convert)
     if native_of(transform) is None:
         return None
     library = name.removesuffix("_dict")
@@ -222,41 +228,37 @@ def to_column_buffers(
     return BufferedBatch(recipe, own.num_rows, [block for *_, block in runs])
 
 
-def to_record_buffers(
-    convert: Callable[[Any], Any], recipes: list[RecordsRecipe | None], batch: Any
-) -> Any:
-    """Return the buffers from which the receiver makes a record batch, if the batch allows it.
+class RecordBuffers:
+    """Returns the buffers from which the receiver makes a record batch, if the batch allows it.
 
     Args:
-        convert: Converts the raw batch to a record batch, which is returned if its columns are not flat.
-        recipes: A list of one item: the recipe of the previous batch, or ``None``.
-        batch: The raw batch.
+        convert: Converts a raw batch to a record batch, which is returned if its columns are not flat.
     """
-    rows: pa.RecordBatch = compacted(convert(batch))
-    recipe = recipes[0]
-    schema = rows.schema
-    if recipe is None or not recipe.schema.equals(schema, check_metadata=True):
-        if not schema.names or not all(map(is_flat, schema.types)):
-            return rows
-        recipe = recipes[0] = RecordsRecipe(pickle.dumps(schema))
-    buffers: list[Any] = []
-    for column in rows.columns:
-        if column.offset:
-            return rows
-        buffers += column.buffers()
-    return BufferedBatch(recipe, rows.num_rows, buffers)
+
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self._convert = convert
+        self._flat: _native.FlatSchema | None = None
+        """The schema of the previous batch."""
+        self._recipe: RecordsRecipe | None = None
+        """The recipe of batches with that schema."""
+
+    def __call__(self, batch: Any) -> Any:
+        """Return the buffers of a raw batch, or the batch as Arrow data."""
+        if isinstance(batch, _native.Batch):
+            flat = self._flat
+            if flat is None or not flat.fits(batch):
+                flat = self._flat = _native.FlatSchema.of(batch)
+                self._recipe = None
+            buffers = None if flat is None else flat.buffers(batch)
+            if flat is not None and buffers is not None:
+                if self._recipe is None:
+                    self._recipe = recipe_of(flat)
+                return BufferedBatch(self._recipe, batch.num_rows, buffers)
+        return compacted(self._convert(batch))
 
 
-def is_flat(data_type: pa.DataType) -> bool:
-    """Return whether arrays of a type consist of buffers alone, without children or a dictionary."""
+def recipe_of(flat: _native.FlatSchema) -> RecordsRecipe:
+    """Return the recipe of batches with a schema."""
     import pyarrow as pa
 
-    types = pa.types
-    return any(
-        is_type(data_type)
-        for is_type in (
-            *(types.is_primitive, types.is_decimal),
-            *(types.is_string, types.is_large_string),
-            *(types.is_binary, types.is_large_binary),
-        )
-    )
+    return RecordsRecipe(pickle.dumps(pa.schema(flat)))

@@ -122,5 +122,6 @@ def rebuild_columns(recipe: Recipe, others: dict[str, Any], *blocks: Any) -> Col
         if len(shape) > 2:
             parts = [part.view(shape[1:]) for part in parts]
         columns.update(zip(run_names, parts, strict=True))
+    columns.note_blocks(runs, [*blocks])
     columns.update(others)
     return columns

@@ -35,7 +35,7 @@ const PER_SIZE: usize = 16;
 const ATTEMPTS: usize = 200;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The system allocator, but for Arrow's buffers of 128 KiB to 32 MiB, of which up to 128 MiB are kept.
+/// The system allocator, but for Arrow's buffers of 128 KiB to 32 MiB, of which up to 256 MiB are kept.
 #[derive(Debug)]
 pub struct Recycled {
     is_locked: AtomicBool,

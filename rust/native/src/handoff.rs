@@ -39,6 +39,10 @@ impl Batch {
         Self(Gathered { batch, is_owned: true })
     }
 
+    pub(crate) fn rows(&self) -> &RecordBatch {
+        &self.0.batch
+    }
+
     /// Returns the column at a place.
     pub(crate) fn column(&self, at: usize) -> Option<ArrayRef> {
         self.0.batch.columns().get(at).map(Arc::clone)
@@ -70,7 +74,7 @@ impl Batch {
 
     /// Returns whether nothing else holds its buffers, so that they may be written to.
     #[getter]
-    fn is_owned(&self) -> bool {
+    pub(crate) fn is_owned(&self) -> bool {
         self.0.is_owned
     }
 

@@ -7,6 +7,7 @@ mod arguments;
 mod classes;
 mod enter;
 mod errors;
+mod flat;
 mod handoff;
 mod images;
 mod loader;
@@ -31,6 +32,8 @@ mod _native {
 
     #[pymodule_export]
     use crate::classes::{Mix, Order};
+    #[pymodule_export]
+    use crate::flat::FlatSchema;
     #[pymodule_export]
     use crate::handoff::{Batch, round_robin};
     #[pymodule_export]

@@ -30,6 +30,12 @@ impl Block {
 
 #[pymethods]
 impl Block {
+    /// Returns where the bytes begin in the memory of this process.
+    #[getter]
+    fn address(&self) -> usize {
+        self.columns.first().map_or(0, |buffer| buffer.as_ptr().addr())
+    }
+
     #[expect(unsafe_code, reason = "the buffer protocol")]
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,

@@ -15,8 +15,8 @@ pub(super) const ALIGN: usize = 4096;
 /// What is aligned less is no buffer of Arrow but a vector, which may grow: the system allocator does that
 /// without copying.
 pub(super) const LEAST_ALIGN: usize = 32;
-/// Bytes that are kept.
-pub(super) const MOST_IDLE: usize = 128 << 20;
+/// Bytes that are kept: some ten windows are under way, and those of images are as large as a block may be.
+pub(super) const MOST_IDLE: usize = 256 << 20;
 /// Time after which a block that nobody asked for is given back, when the next one comes or goes.
 pub(super) const KEPT: Duration = Duration::from_secs(1);
 
