@@ -121,6 +121,22 @@ def test_batches_are_made_of_their_buffers(loader_of, columns, name):
 
 
 @pytest.mark.usefixtures("sends")
+def test_parts_of_larger_batches_are_sent_as_buffers_too():
+    rows = pa.table(
+        {
+            "text": [str(at) for at in range(100)],
+            "n": [None, True, False, None, True] * 20,
+        }
+    )
+    sent = sent_by(ll.open(rows).loader(30, format="arrow"))
+    assert [type(batch) for batch in sent] == [BufferedBatch] * 4
+    for at, found in enumerate(transferred((0, sent))[1]):
+        found.validate(full=True)
+        assert found.equals(rows.slice(30 * at, 30).combine_chunks().to_batches()[0])
+    assert packed(sent[0])[0].num_bytes < 5_000
+
+
+@pytest.mark.usefixtures("sends")
 def test_recipes_are_sent_once_and_made_once(loader_of):
     for columns, name in (({"id": ids}, "torch_dict"), (FLAT, "arrow")):
         sent = sent_by(loader_of(columns, name))

@@ -9,6 +9,7 @@ import types
 from collections import OrderedDict, defaultdict
 from typing import NamedTuple
 
+import lance
 import lanceloader as ll
 import numpy as np
 import pyarrow as pa
@@ -218,42 +219,108 @@ def test_bytes_are_copied(source):
     assert torch.equal(target, source)
 
 
-def test_blocks_of_a_batch_are_copied_whole(monkeypatch):
+@pytest.fixture
+def batch(tmp_path, monkeypatch):
+    """A batch of a table, two columns of which lie end to end."""
     monkeypatch.setattr(Columns, "are_copied", True)
+    count = 200
     rows = pa.table(
         {
-            "x": pa.array([1.0, 2.0], pa.float32()),
-            "text": ["a", "b"],
-            "y": pa.array([3.0, 4.0], pa.float32()),
-            "v": pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2)),
+            "x": pa.array(np.arange(count), pa.float32()),
+            "y": pa.array(-np.arange(count), pa.float32()),
+            "text": [str(at) for at in range(count)],
+            "tokens": pa.array(
+                np.arange(4 * count).reshape(-1, 4).tolist(), pa.list_(pa.int64(), 4)
+            ),
         }
     )
-    (batch,) = ll.open(rows).loader(2, format="torch_dict")
-    for change in ("none", "value", "item"):
-        if change == "value":
-            batch["x"][0] = 9
-        elif change == "item":
-            # The blocks no longer hold it.
-            batch["x"] = torch.tensor([5.0, 6.0])
-        copies = []
+    lance.write_dataset(rows, tmp_path / "t.lance")
+    perm = ll.open(tmp_path / "t.lance")
+    perm.warm()
+    found = next(iter(perm.loader(52, shuffle=True, seed=1, format="torch_dict")))
+    assert any(len(names) == 2 for names, *_ in found.made_of.runs)
+    return found
 
-        def copied(tensor, copies=copies):
-            copies.append(tensor.clone())
-            return copies[-1]
 
-        found = map_by_storage(batch, copied)
-        assert type(found) is Columns
-        assert list(found) == list(batch)
-        for name, column in batch.items():
-            if name == "text":
-                assert found[name] == column
-                continue
-            assert torch.equal(found[name], column), (change, name)
-            assert found[name].dtype == column.dtype
-            assert found[name].data_ptr() != column.data_ptr()
-            # A vector is a view of its own column.
-            assert found[name]._base is None or name == "v"
-        assert len(copies) == (3 if change == "item" else len(batch.made_of.runs))
+def copies_of(batch):
+    """Copy a batch, and return the copy and the tensors that were copied."""
+    copies = []
+
+    def copied(tensor):
+        copies.append(tensor)
+        return tensor.clone()
+
+    found = map_by_storage(batch, copied)
+    assert list(found) == list(batch)
+    for name, column in batch.items():
+        if name == "text":
+            assert found[name] == column
+            continue
+        assert torch.equal(found[name], column), name
+        assert found[name].dtype == column.dtype
+        assert found[name].data_ptr() != column.data_ptr()
+    return found, copies
+
+
+@pytest.mark.parametrize("change", ["none", "value"])
+def test_blocks_of_a_batch_are_copied_whole(batch, change):
+    if change == "value":
+        batch["x"][0] = 9
+    found, copies = copies_of(batch)
+    assert type(found) is Columns
+    assert sorted(copy.numel() for copy in copies) == [104, 208]
+    # Not views of a common base.
+    assert found["x"]._base is None
+    assert found["y"]._base is None
+
+
+def other_item(batch):
+    batch["x"] = torch.ones(52)
+
+
+def other_type(batch):
+    batch["x"].data = batch["x"].data.view(torch.int32)
+
+
+def swapped(batch):
+    batch["x"], batch["y"] = batch["y"], batch["x"]
+
+
+def views(batch):
+    batch["inputs"], batch["targets"] = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+
+
+@pytest.mark.parametrize("change", [other_item, other_type, swapped, views])
+def test_columns_that_blocks_no_longer_hold(batch, change):
+    change(batch)
+    found, copies = copies_of(batch)
+    if change is views:
+        storages = {
+            found[name].untyped_storage().data_ptr()
+            for name in ("inputs", "targets", "tokens")
+        }
+        assert len(storages) == 1
+        assert len(copies) == 2
+
+
+class Pinnable:
+    """What can be pinned and moved, but has no ``record_stream``, such as a ``PackedSequence``."""
+
+    def __init__(self, places=()):
+        self.places = places
+
+    def pin_memory(self):
+        return Pinnable((*self.places, "pinned"))
+
+    def to(self, place):
+        return Pinnable((*self.places, str(place)))
+
+
+def test_what_is_copied_late_is_pinned_first():
+    streams = FakeStreams()
+    batches = iter([[FakeTensor(streams, 0), Pinnable()]])
+    ((_, value),) = copied_ahead(batches, torch.device("cuda", 0), streams, pins=True)
+    assert value.places == ("pinned", "cuda:0")
 
 
 # Streams, with ones that only write down what is asked of them.
@@ -407,18 +474,19 @@ def test_epochs_of_a_loader_on_cuda(format, pin_memory):
     rows = pa.table({name: np.arange(100_000.0) * at for at, name in enumerate("abc")})
     perm = ll.open(rows)
     options = {"shuffle": True, "seed": 3, "epochs": 2, "format": format}
-    expected = [sum_of(batch).item() for batch in perm.loader(1000, **options)]
+    expected = [sums_of(batch).tolist() for batch in perm.loader(1000, **options)]
     found = []
     for batch in perm.loader(1000, device="cuda", pin_memory=pin_memory, **options):
         torch.cuda._sleep(2_000_000)
-        found.append(sum_of(batch))
+        found.append(sums_of(batch))
         assert found[-1].is_cuda
-    assert [one.item() for one in found] == expected
+    assert [one.tolist() for one in found] == expected
 
 
-def sum_of(batch):
-    parts = batch.values() if isinstance(batch, dict) else [batch]
-    return sum(part.double().sum() for part in parts)
+def sums_of(batch):
+    """Return the sum of each column."""
+    parts = batch.values() if isinstance(batch, dict) else batch
+    return torch.stack([part.double().sum() for part in parts])
 
 
 @needs_cuda

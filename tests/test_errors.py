@@ -362,3 +362,27 @@ def test_more_rows_than_len_can_say(table):
     assert "rows" in repr(perm)
     with pytest.raises(OverflowError, match="index-sized"):
         len(perm)
+
+
+@pytest.mark.parametrize("length", [1 << 36, 1 << 46, 50_000 | 1 << 46])
+@pytest.mark.parametrize("is_in_frame", [True, False])
+def test_a_length_that_no_memory_suffices_for(tmp_path, length, is_in_frame):
+    """A process that asks for such memory is aborted by the system."""
+    rng = np.random.default_rng(0)
+    values = [rng.integers(0, 200, 50_000, np.uint8).tobytes() for _ in range(8)]
+    field = pa.field(
+        "x", pa.large_binary(), metadata={"lance-encoding:compression": "zstd"}
+    )
+    rows = pa.table([pa.array(values, field.type)], schema=pa.schema([field]))
+    dataset = lance.write_dataset(rows, tmp_path / "t.lance")
+    (file,) = data_files(dataset.uri)
+    content = bytearray(file.read_bytes())
+    at = content.find(b"\x28\xb5\x2f\xfd")
+    assert int.from_bytes(content[at - 8 : at], "little") == 50_000
+    content[at - 8 : at] = length.to_bytes(8, "little")
+    if is_in_frame:
+        # A frame of one segment, whose content size has eight bytes.
+        content[at + 4 : at + 13] = b"\xe0" + length.to_bytes(8, "little")
+    file.write_bytes(content)
+    with pytest.raises(errors.CorruptFileError, match=file.name):
+        ll.open(tmp_path / "t.lance").with_format("arrow").take_offsets([0, 1])

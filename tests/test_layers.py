@@ -42,7 +42,7 @@ RUST = {
     "mapping": {"advice", "runtime"},
     "packed": {"projection", "processor", "address_space"},
     "matrix": {"projection"},
-    "cache": {"packed", "disk", "mapping", "runtime", "interrupt"},
+    "cache": {"packed", "disk", "mapping", "advice", "runtime", "interrupt"},
     "sequences": {"order", "interrupt"},
     "gather": {"plan", "projection"},
     "merge": {"order", "plan", "projection", "gather"},

@@ -66,9 +66,7 @@ class Columns(dict[str, Any]):
     made_of: MadeOf | None = None
 
     def note_blocks(self, runs: Runs, blocks: list[Any]) -> None:
-        """Keep what columns were made of, if that is of use; see ``MadeOf``."""
-        if not (Columns.are_sent or Columns.are_copied):
-            return
+        """Keep what columns were made of; see ``MadeOf``."""
         arrays = {name: self[name] for names, *_ in runs for name in names}
         self.made_of = MadeOf(runs, blocks, arrays)
         if Columns.are_sent:
@@ -119,7 +117,8 @@ def gather_runs(
         of_run = tuple(map(names.__getitem__, columns))
         out.update(zip(of_run, arrays, strict=True))
         made.append((of_run, dtype, shape))
-    out.note_blocks(tuple(made), [block for *_, block in runs])
+    if Columns.are_sent or Columns.are_copied:
+        out.note_blocks(tuple(made), [block for *_, block in runs])
     if others:
         out.update(transform(pa.record_batch(batch).select(others)))
     return out

@@ -20,6 +20,7 @@ from lanceloader.tensor_tree import (
     tree_leaves,
     tree_map,
 )
+from lanceloader.transport.blocks import address_of
 from lanceloader.transport.columns import is_unchanged
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ def on_device(
     pins = pin_memory and can_pin()
     if place is None and not pins:
         return iter(batches)
+    # Batches that are made from now on say which blocks their columns lie in.
+    Columns.are_copied = (
+        Columns.are_copied or pins or getattr(place, "type", None) == "cuda"
+    )
     if place is not None and place.type == "cuda":
         if place.index is None:
             # Each thread has its own current device.
@@ -144,11 +149,12 @@ class CopyStream:
         late: list[Any] = []
 
         def copied(leaf: Any) -> Any:
+            leaf = pin(leaf) if self.pins else leaf
             if not hasattr(leaf, "record_stream"):
                 # Without `record_stream` its memory might be reused too early, so `finish` copies it.
                 late.append(leaf)
                 return leaf
-            copies.append(to(pin(leaf) if self.pins else leaf, self.device))
+            copies.append(to(leaf, self.device))
             return copies[-1]
 
         # The context also sets the current device, for pinned memory.
@@ -179,7 +185,7 @@ class Copied(NamedTuple):
 
     Attributes:
         batch: The batch with its copies in place of its tensors.
-        copies: The tensors that were copied to, one for each storage.
+        copies: The tensors that were copied to; columns of one block are one.
         has_late: Whether the batch has other objects that are still to be copied.
         event: The event of the completion of the copies.
     """
@@ -252,7 +258,7 @@ def pin(leaf: Any) -> Any:
         return leaf.pin_memory()
     import torch
 
-    copied = torch.empty(leaf.shape, dtype=leaf.dtype, pin_memory=True)
+    copied = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu", pin_memory=True)
     copy_bytes(copied, leaf)
     return copied
 
@@ -281,7 +287,10 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
     import torch
 
     if type(value) is Columns and value.made_of is not None and is_unchanged(value):
-        return map_blocks(value, value.made_of, function)
+        made = value.made_of
+        others = {name: part for name, part in value.items() if name not in made.arrays}
+        if not shares_blocks(others, made):
+            return map_blocks(value, made, others, function)
     used = bytes_by_storage(tree_leaves(value))
     copies: dict[int, Any] = {}
 
@@ -307,14 +316,27 @@ def map_by_storage(value: Any, function: Callable[[Any], Any]) -> Any:
     return tree_map(value, replaced)
 
 
+def shares_blocks(others: dict[str, Any], made: MadeOf) -> bool:
+    """Return whether tensors of a batch are views of its blocks, beside the columns themselves."""
+    views = [leaf for leaf in tree_leaves(others) if is_plain_tensor(leaf)]
+    if not views:
+        return False
+    starts = set(map(address_of, made.blocks))
+    return any(view.untyped_storage().data_ptr() in starts for view in views)
+
+
 def map_blocks(
-    columns: Columns, made: MadeOf, function: Callable[[Any], Any]
+    columns: Columns,
+    made: MadeOf,
+    others: dict[str, Any],
+    function: Callable[[Any], Any],
 ) -> Columns:
     """Return a batch whose tensors are the columns of copied blocks.
 
     Args:
         columns: The batch.
         made: What it was made of.
+        others: Its other columns.
         function: Copies one tensor.
     """
     import torch
@@ -327,7 +349,6 @@ def map_blocks(
         if len(shape) > 2:
             parts = [part.view(shape[1:]) for part in parts]
         copied.update(zip(names, parts, strict=True))
-    others = {name: part for name, part in columns.items() if name not in made.arrays}
     if others:
         copied.update(map_by_storage(others, function))
     return copied

@@ -12,7 +12,7 @@ from lanceloader._extras import need
 from lanceloader._native import Reader
 from lanceloader.choices import check_function
 from lanceloader.drawing.functions import drawing
-from lanceloader.formats import Columns, name_of
+from lanceloader.formats import name_of
 from lanceloader.formats.functions import decodes, draws, steps_of
 from lanceloader.locations import num_rows_of
 from lanceloader.numbers import count
@@ -39,8 +39,9 @@ __all__ = ["BatchPipeline", "num_cpus"]
 clock = time.perf_counter_ns
 
 
-MOST_IN_PLACE = 32 << 20
-"""The most bytes of a batch whose memory another process is sent: larger blocks are not used again."""
+MOST_IN_PLACE = 30 << 20
+"""The most bytes of a batch whose memory another process is sent: its buffers are a little larger, and those of
+more than 32 MiB are not used again."""
 
 MOST_BYTES = 1 << 30
 """The most bytes of raw batches in transforms, without a ``memory_limit``."""
@@ -243,7 +244,6 @@ class BatchPipeline:
         if self.device is not None or self.pin_memory:
             from lanceloader.stages.device import on_device
 
-            Columns.are_copied = True
             values = on_device(
                 values,
                 self.device,

@@ -232,7 +232,8 @@ class RecordBuffers:
     """Returns the buffers from which the receiver makes a record batch, if the batch allows it.
 
     Args:
-        convert: Converts a raw batch to a record batch, which is returned if its columns are not flat.
+        convert: Converts a raw batch to a record batch, which is returned if its columns are not flat, or if
+            the core did not make it.
     """
 
     def __init__(self, convert: Callable[[Any], Any]) -> None:

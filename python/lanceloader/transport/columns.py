@@ -78,8 +78,9 @@ def is_unchanged(columns: Columns) -> bool:
         return False
     import torch
 
-    for (names, _, shape), block in zip(made.runs, made.blocks, strict=True):
+    for (names, dtype, shape), block in zip(made.runs, made.blocks, strict=True):
         address = address_of(block)
+        torch_dtype = getattr(torch, dtype)
         for name in names:
             tensor = columns.get(name)
             if tensor is not made.arrays[name] or type(tensor) is not torch.Tensor:
@@ -87,6 +88,7 @@ def is_unchanged(columns: Columns) -> bool:
             at = tensor.data_ptr()
             if (
                 tensor.requires_grad
+                or tensor.dtype != torch_dtype
                 or tensor.shape != shape[1:]
                 or not tensor.is_contiguous()
                 or at != address
@@ -122,6 +124,7 @@ def rebuild_columns(recipe: Recipe, others: dict[str, Any], *blocks: Any) -> Col
         if len(shape) > 2:
             parts = [part.view(shape[1:]) for part in parts]
         columns.update(zip(run_names, parts, strict=True))
-    columns.note_blocks(runs, [*blocks])
+    if Columns.are_copied:
+        columns.note_blocks(runs, [*blocks])
     columns.update(others)
     return columns

@@ -1,12 +1,13 @@
 //! Batches of flat columns as their buffers, from which another process makes the same Arrow arrays.
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_buffer::Buffer;
+use arrow_buffer::{Buffer, NullBuffer};
 use arrow_schema::{DataType, Field, SchemaRef};
 use lanceloader_core::projection::num_bytes;
 use pyo3::types::PyCapsule;
 use pyo3::{Bound, PyResult, Python, pyclass, pymethods};
 
+use crate::enter::enter;
 use crate::handoff::{Batch, schema_capsule};
 use crate::runs::Block;
 
@@ -36,9 +37,13 @@ impl FlatSchema {
     /// Returns the buffers of the columns of a batch with this schema, each column's in Arrow's order, with
     /// `None` for validity where no value is null.
     ///
-    /// Returns `None` if the batch does not own its buffers, or has a part of larger ones.
-    fn buffers(&self, batch: &Batch) -> Option<Vec<Option<Block>>> {
-        (self.fits(batch) && batch.is_owned()).then(|| buffers_of(batch.rows())).flatten()
+    /// Rows that share their buffers with others are copied. Returns `None` if the batch has another schema.
+    fn buffers(&self, py: Python<'_>, batch: &Batch) -> PyResult<Option<Vec<Option<Block>>>> {
+        if !self.fits(batch) {
+            return Ok(None);
+        }
+        let own = batch.is_owned().then(|| buffers_of(batch.rows())).flatten();
+        own.map_or_else(|| Ok(buffers_of(&enter(py, || batch.copied())?)), |own| Ok(Some(own)))
     }
 
     /// Returns the schema, by the Arrow `PyCapsule` interface.
@@ -62,6 +67,7 @@ fn is_flat(field: &Field) -> bool {
     is_flat && field.extension_type_name().is_none()
 }
 
+/// Returns the buffers of the columns, or `None` if they are parts of larger ones.
 fn buffers_of(rows: &RecordBatch) -> Option<Vec<Option<Block>>> {
     let mut buffers = Vec::with_capacity(3 * rows.num_columns());
     let mut total = 0;
@@ -78,7 +84,10 @@ fn add_buffers(column: &ArrayRef, buffers: &mut Vec<Option<Block>>) -> Option<us
     if data.offset() > 0 || nulls.is_some_and(|nulls| nulls.offset() > 0) {
         return None;
     }
-    buffers.push(nulls.map(|nulls| Block::owned(nulls.buffer().clone())));
+    let bits = |nulls: &NullBuffer| {
+        nulls.buffer().slice_with_length(0, nulls.len().div_ceil(u8::BITS as usize))
+    };
+    buffers.push(nulls.map(|nulls| Block::owned(bits(nulls))));
     buffers.extend(data.buffers().iter().map(|buffer| Some(Block::owned(buffer.clone()))));
     Some(data.buffers().iter().map(Buffer::len).sum())
 }

@@ -43,6 +43,12 @@ impl Batch {
         &self.0.batch
     }
 
+    /// Returns a copy of the rows.
+    pub(crate) fn copied(&self) -> Result<RecordBatch> {
+        let Gathered { batch, .. } = &self.0;
+        Ok(Gathered { batch: batch.clone(), is_owned: false }.to_owned()?.batch)
+    }
+
     /// Returns the column at a place.
     pub(crate) fn column(&self, at: usize) -> Option<ArrayRef> {
         self.0.batch.columns().get(at).map(Arc::clone)

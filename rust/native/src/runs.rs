@@ -49,8 +49,8 @@ impl Block {
         let start = block.columns.first().map_or(ptr::null(), Buffer::as_ptr);
         let len = isize::try_from(block.num_bytes)?;
         // SAFETY: `view` is the interpreter's. The bytes live as long as `slf`, of which the view
-        // takes a reference, and nothing but the batch they came from shows them: `runs` is for
-        // batches that own their buffers, so they may be written to.
+        // takes a reference. They are those of batches that own their buffers, and are written to only as
+        // columns of numbers, which nothing but the batch they came from shows; other buffers are only sent.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 view,

@@ -5,7 +5,7 @@ use lance_encoding::encodings::physical::block::{
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-use super::{LENGTH_BYTES, append, frame_of};
+use super::{LENGTH_BYTES, MAGICNUMBER, append, frame_of};
 
 /// Stores a value as Lance does.
 fn stored(value: &[u8]) -> Vec<u8> {
@@ -20,7 +20,7 @@ proptest! {
     #[test]
     fn values_are_appended(front in vec(any::<u8>(), 0..100), value in vec(0_u8..4, 0..100_000)) {
         let stored = stored(&value);
-        let (len, frame) = frame_of(&stored).expect("a frame behind its length");
+        let (len, frame) = frame_of(&stored).unwrap().expect("a frame behind its length");
         assert_eq!(len, value.len());
         let mut out = MutableBuffer::new(0);
         out.extend_from_slice(&front);
@@ -31,7 +31,7 @@ proptest! {
     #[test]
     fn a_cut_frame_appends_nothing(value in vec(any::<u8>(), 1..1000), cut in 1_usize..1000) {
         let stored = stored(&value);
-        let (len, frame) = frame_of(&stored).expect("a frame behind its length");
+        let (len, frame) = frame_of(&stored).unwrap().expect("a frame behind its length");
         let kept = frame.len().saturating_sub(cut);
         let mut out = MutableBuffer::new(0);
         out.extend_from_slice(b"front");
@@ -41,14 +41,40 @@ proptest! {
 }
 
 #[test]
+fn a_value_may_be_empty() {
+    let stored = stored(b"");
+    let (len, frame) = frame_of(&stored).unwrap().expect("a frame behind its length");
+    let mut out = MutableBuffer::new(0);
+    append(frame, len, &mut out).expect("a whole frame");
+    assert!(out.is_empty());
+}
+
+#[test]
 fn what_is_stored_in_another_way_is_left_to_lance() {
     let whole = stored(&[7; 1000]);
-    assert!(frame_of(&whole[LENGTH_BYTES..]).is_none(), "a frame without its length");
-    assert!(frame_of(&whole[..LENGTH_BYTES]).is_none(), "a length without a frame");
-    assert!(frame_of(b"").is_none());
-    let mut longer = whole;
-    longer[0] ^= 1;
-    assert!(frame_of(&longer).is_none(), "another length than that of the frame");
+    assert_eq!(frame_of(&whole[LENGTH_BYTES..]), Ok(None), "a frame without its length");
+    assert_eq!(frame_of(&whole[..LENGTH_BYTES]), Ok(None), "a length without a frame");
+    assert_eq!(frame_of(b""), Ok(None));
+}
+
+#[test]
+fn every_flipped_bit_of_the_length_is_noticed() {
+    let whole = stored(&[7; 1000]);
+    for bit in 0..8 * LENGTH_BYTES {
+        let mut other = whole.clone();
+        other[bit / 8] ^= 1 << (bit % 8);
+        assert!(frame_of(&other).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn no_memory_is_asked_for_a_length_that_a_frame_cannot_hold() {
+    for len in [1_u64 << 36, 1 << 46, 7 << 60, u64::MAX - 16] {
+        let len = len.to_le_bytes();
+        // A frame of one segment whose content size has eight bytes.
+        let frame = [&MAGICNUMBER.to_le_bytes()[..], &[0xE0], &len, &[0; 100]].concat();
+        assert!(frame_of(&[&len[..], &frame].concat()).is_err());
+    }
 }
 
 #[test]

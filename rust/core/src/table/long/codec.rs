@@ -39,13 +39,12 @@ impl<'a> Codec<'a> {
             out.add(stored);
             return Ok(());
         };
+        let corrupt = |reason| Error::corrupt(&file.path, reason);
         if *scheme == CompressionScheme::Zstd
-            && let Some((len, frame)) = zstd::frame_of(stored)
+            && let Some((len, frame)) = zstd::frame_of(stored).map_err(corrupt)?
         {
-            let corrupt = |reason| Error::corrupt(&file.path, reason);
-            // A length that is too much for memory panics.
             return out.add_all(std::iter::once(len), |values| {
-                guard(&file.path, || zstd::append(frame, len, values).map_err(corrupt))
+                zstd::append(frame, len, values).map_err(corrupt)
             });
         }
         value.clear();

@@ -36,7 +36,7 @@ impl Out {
         append: impl FnOnce(&mut MutableBuffer) -> Result<T>,
     ) -> Result<T> {
         let mut end = self.values.len();
-        let appended = append(&mut self.values)?;
+        let appended = append(&mut self.values).inspect_err(|_| self.values.truncate(end))?;
         self.ends.extend(lens.map(|len| {
             end += len;
             end
