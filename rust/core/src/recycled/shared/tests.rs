@@ -62,16 +62,17 @@ fn idle_blocks_lose_their_pages_and_keep_their_places() {
     let shared = Shared::new();
     shared.start().unwrap();
     let large = number(LARGEST);
-    let blocks: Vec<_> = (0..4).map(|_| shared.take(large).unwrap()).collect();
+    // One more than may be idle.
+    let count = MOST_IDLE / LARGEST + 1;
+    let blocks: Vec<_> = (0..count).map(|_| shared.take(large).unwrap()).collect();
     for &block in &blocks {
         // SAFETY: it has so many bytes.
         unsafe { block.write_bytes(1, LARGEST) };
     }
-    assert_eq!(pages(&shared), 4 * LARGEST as u64);
+    assert_eq!(pages(&shared), (count * LARGEST) as u64);
     for &block in &blocks {
         shared.put(large, block);
     }
-    // No more than what may be idle.
     assert_eq!(pages(&shared), MOST_IDLE as u64);
     for _ in 0..2 {
         shared.try_with(|places| {
@@ -80,7 +81,7 @@ fn idle_blocks_lose_their_pages_and_keep_their_places() {
         });
     }
     assert_eq!(pages(&shared), 0);
-    let mut again: Vec<_> = (0..4).map(|_| shared.take(large).unwrap()).collect();
+    let mut again: Vec<_> = (0..count).map(|_| shared.take(large).unwrap()).collect();
     again.sort();
     assert_eq!(again, blocks);
 }
