@@ -513,5 +513,5 @@ def test_memory_of_a_device_is_flat():
     for _ in loader:
         torch.cuda._sleep(100_000)
         peaks.append(torch.cuda.memory_allocated())
-    # The batch, the one that is copied ahead, and one whose memory the step before still holds.
+    # The batch, the one that is copied ahead, and one that is made meanwhile.
     assert max(peaks[len(peaks) // 2 :]) - peaks[0] <= 3 * (1 << 16) * 8

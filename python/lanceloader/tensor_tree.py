@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import torch
+
 __all__ = [
     "bytes_by_storage",
+    "columns_of_block",
     "is_plain_tensor",
     "is_sparse_tensor",
     "tree_leaves",
@@ -103,6 +107,20 @@ def is_sparse_tensor(leaf: Any) -> bool:
         and leaf.device.type == "cpu"
         and (leaf.is_sparse or str(leaf.layout).startswith("torch.sparse_"))
     )
+
+
+def columns_of_block(block: torch.Tensor, shape: tuple[int, ...]) -> Any:
+    """Return one tensor for each column of a block, as views of its storage.
+
+    The tensors are not views of a common base: autograd would take an in-place change of one for a change
+    of all.
+
+    Args:
+        block: A tensor of one dimension.
+        shape: Columns, rows and, for fixed-size lists, the sizes of the lists.
+    """
+    parts: Any = block.unsafe_split(math.prod(shape[1:]))
+    return [part.view(shape[1:]) for part in parts] if len(shape) > 2 else parts
 
 
 def bytes_by_storage(leaves: Iterable[Any]) -> dict[int, int]:

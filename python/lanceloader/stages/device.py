@@ -7,7 +7,6 @@ storage afterwards.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
@@ -16,6 +15,7 @@ from lanceloader.formats import Columns
 from lanceloader.stages.ordered_map import OrderedMap
 from lanceloader.tensor_tree import (
     bytes_by_storage,
+    columns_of_block,
     is_plain_tensor,
     tree_leaves,
     tree_map,
@@ -79,9 +79,8 @@ def on_device(
     if place is None and not pins:
         return iter(batches)
     # Batches that are made from now on say which blocks their columns lie in.
-    Columns.are_copied = (
-        Columns.are_copied or pins or getattr(place, "type", None) == "cuda"
-    )
+    if pins or (place is not None and place.type == "cuda"):
+        Columns.are_copied = True
     if place is not None and place.type == "cuda":
         if place.index is None:
             # Each thread has its own current device.
@@ -344,11 +343,7 @@ def map_blocks(
     copied = Columns(dict.fromkeys(columns))
     for (names, dtype, shape), block in zip(made.runs, made.blocks, strict=True):
         whole = function(torch.frombuffer(block, dtype=getattr(torch, dtype)))
-        # Not views of a common base: autograd would take an in-place change of one for a change of all.
-        parts: Any = whole.unsafe_split(math.prod(shape[1:]))
-        if len(shape) > 2:
-            parts = [part.view(shape[1:]) for part in parts]
-        copied.update(zip(names, parts, strict=True))
+        copied.update(zip(names, columns_of_block(whole, shape), strict=True))
     if others:
         copied.update(map_by_storage(others, function))
     return copied

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 import pickle
 from typing import TYPE_CHECKING, Any
 
 from lanceloader import _native
 from lanceloader.formats import Columns, name_of, native_of
+from lanceloader.tensor_tree import columns_of_block
 from lanceloader.transport.arrow_parts import compacted
 from lanceloader.transport.columns import MOST_RECIPES
 
@@ -116,19 +116,12 @@ def columns_recipe(*arguments: Any) -> ColumnsRecipe:
 def tensors_from_block(
     name: str, block: Any, dtype: str, shape: tuple[int, ...]
 ) -> Any:
-    """Return one tensor for each column of a block.
-
-    The tensors are not views of a common base: autograd would take an in-place change of one for a change
-    of all.
-    """
+    """Return one tensor for each column of a block; see ``columns_of_block``."""
     import torch
 
     del name
     whole = torch.frombuffer(block, dtype=getattr(torch, dtype))
-    parts: Any = whole.unsafe_split(math.prod(shape[1:]))
-    if len(shape) > 2:
-        parts = [part.view(shape[1:]) for part in parts]
-    return parts
+    return columns_of_block(whole, shape)
 
 
 class RecordsRecipe:
@@ -246,14 +239,14 @@ class RecordBuffers:
     def __call__(self, batch: Any) -> Any:
         """Return the buffers of a raw batch, or the batch as Arrow data."""
         if isinstance(batch, _native.Batch):
-            flat = self._flat
-            if flat is None or not flat.fits(batch):
-                flat = self._flat = _native.FlatSchema.of(batch)
-                self._recipe = None
-            buffers = None if flat is None else flat.buffers(batch)
-            if flat is not None and buffers is not None:
-                if self._recipe is None:
+            buffers = None if self._flat is None else self._flat.buffers(batch)
+            if buffers is None:
+                # The first batch, or one with another schema.
+                self._flat = flat = _native.FlatSchema.of(batch)
+                if flat is not None:
                     self._recipe = recipe_of(flat)
+                    buffers = flat.buffers(batch)
+            if self._recipe is not None and buffers is not None:
                 return BufferedBatch(self._recipe, batch.num_rows, buffers)
         return compacted(self._convert(batch))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from typing import TYPE_CHECKING, Any
 
 from lanceloader.formats import Columns
+from lanceloader.tensor_tree import columns_of_block
 from lanceloader.transport.blocks import address_of
 
 if TYPE_CHECKING:
@@ -119,11 +119,7 @@ def rebuild_columns(recipe: Recipe, others: dict[str, Any], *blocks: Any) -> Col
     columns = Columns(dict.fromkeys(names))
     for (run_names, dtype, shape), block in zip(runs, blocks, strict=True):
         whole = torch.frombuffer(block, dtype=getattr(torch, dtype))
-        # Not views of a common base: autograd would take an in-place change of one for a change of all.
-        parts: Any = whole.unsafe_split(math.prod(shape[1:]))
-        if len(shape) > 2:
-            parts = [part.view(shape[1:]) for part in parts]
-        columns.update(zip(run_names, parts, strict=True))
+        columns.update(zip(run_names, columns_of_block(whole, shape), strict=True))
     if Columns.are_copied:
         columns.note_blocks(runs, [*blocks])
     columns.update(others)

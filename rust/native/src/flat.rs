@@ -29,17 +29,13 @@ impl FlatSchema {
         is_flat.then_some(Self(schema))
     }
 
-    /// Returns whether it is the schema of a batch, with its metadata.
-    fn fits(&self, batch: &Batch) -> bool {
-        self.0 == batch.rows().schema()
-    }
-
     /// Returns the buffers of the columns of a batch with this schema, each column's in Arrow's order, with
     /// `None` for validity where no value is null.
     ///
-    /// Rows that share their buffers with others are copied. Returns `None` if the batch has another schema.
+    /// Rows that share their buffers with others are copied. Returns `None` if the batch has another schema, or
+    /// other metadata.
     fn buffers(&self, py: Python<'_>, batch: &Batch) -> PyResult<Option<Vec<Option<Block>>>> {
-        if !self.fits(batch) {
+        if self.0 != batch.rows().schema() {
             return Ok(None);
         }
         let own = batch.is_owned().then(|| buffers_of(batch.rows())).flatten();

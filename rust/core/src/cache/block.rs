@@ -203,7 +203,7 @@ impl Block {
         if header.num_bytes() != Some(num_bytes) {
             return Err(corrupt("its size is not the one in its header"));
         }
-        let identity = Identity::of(&found, header.checksum);
+        let mut identity = Identity::of(&found, header.checksum);
         let is_trusted = is_trusted || identity.is_verified();
         let mut mapping = map(&file, false).map_err(failed)?;
         // What is on the disk only is read in order, which is faster than row by row.
@@ -214,9 +214,9 @@ impl Block {
                 return Err(corrupt("its checksum does not match"));
             }
             identity.set_mark(&file);
+            identity = Identity::of(&file.metadata().map_err(failed)?, header.checksum);
         }
-        let found = file.metadata().map_err(failed)?;
-        Identity::of(&found, header.checksum).note();
+        identity.note();
         let start = header.heads_start();
         let heads = start..mapping.len() - usize::try_from(header.tails).unwrap_or(0);
         let bits = usize::try_from(header.num_bits).unwrap_or(0);

@@ -23,6 +23,7 @@
 
 mod block;
 mod copies;
+mod copy;
 mod description;
 mod folder;
 mod locks;
@@ -32,7 +33,8 @@ mod verified;
 mod versions;
 
 pub(crate) use block::{Block, Rows};
-pub(crate) use copies::{Copies, Copy, PAGE};
+pub(crate) use copies::Copies;
+pub(crate) use copy::{Copy, PAGE};
 pub(crate) use description::Found;
 pub(crate) use folder::{Claim, Entry};
 pub(crate) use room::Cache;
