@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 from collections import deque
 from types import SimpleNamespace
 
@@ -14,6 +12,7 @@ import lanceloader.torch
 import numpy as np
 import pyarrow as pa
 import pytest
+from killing import kill_and_drain
 from lanceloader.transport import groups, torch_groups
 from lanceloader.transport.shared_memory import WritableSegments
 from lanceloader.transport.torch_groups import GroupedQueues
@@ -142,9 +141,8 @@ def test_a_worker_that_is_killed_is_noticed(perm):
     batches = iter(workers_of(loader, 2))
     for _ in range(50):
         next(batches)
-    os.kill(batches._workers[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
-        deque(batches, maxlen=0)
+        kill_and_drain(batches)
 
 
 def test_groups_go_through_the_queue_without_shared_memory(perm, messages, monkeypatch):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import signal
 
 import lance
 import lanceloader as ll
 import pytest
 import tables
 import torch
+from killing import kill_worker
 from lanceloader.torch import DataLoader
 from process_state import soon
 from torch.utils.data import DataLoader as TorchLoader
@@ -228,7 +227,7 @@ def test_a_killed_worker_is_an_error_and_training_goes_on_from_its_state(
         """Some batches may lie ready."""
         nonlocal state
         for child in children():
-            os.kill(child.pid, signal.SIGKILL)
+            kill_worker(child.pid)
         for batch in batches:
             seen.extend(ids([batch]))
             state = loader.state_dict()
