@@ -290,10 +290,28 @@ def test_a_cache_folder_deleted_while_in_use(tall, cache, what, taken):
     assert not files(cache, "part")
 
 
+def mark_as_verified(uri, cache):
+    """Load rows whose files are old enough to be marked."""
+    hour_ago = time.time() - 3600
+    for file in files(cache):
+        os.utime(file, (hour_ago, hour_ago))
+        try:
+            os.setxattr(file, "user.lanceloader.test", b"")
+            os.removexattr(file, "user.lanceloader.test")
+        except OSError:
+            pytest.skip("files have no extended attributes here")
+    assert is_warm(load(uri, cache))
+    marks = [os.listxattr(file) for file in files(cache)]
+    assert marks == [["user.lanceloader.verified"]] * len(marks)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("is_marked", [False, True])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_files_are_replaced(tall, cache, damage):
+def test_damaged_files_are_replaced(tall, cache, damage, is_marked):
     assert is_cold(load(tall, cache))
+    if is_marked:
+        mark_as_verified(tall, cache)
     before = {file: file.read_bytes() for file in files(cache)}
     DAMAGE[damage](files(cache)[-1])
     changed = sum(not f.exists() or f.read_bytes() != b for f, b in before.items())
