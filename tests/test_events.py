@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import queue as queues
 import threading
@@ -88,7 +89,17 @@ def test_a_worker_checks_without_the_lock(perm, context):
     assert np.concatenate(list(batches)).tolist() == list(range(4000))
 
 
+@pytest.fixture
+def frozen_heap():
+    """Collections look at what a test makes, not at what all tests before it left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize(
     ("context", "times"), [("fork", 150), ("forkserver", 2), ("spawn", 5)]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from lanceloader._native import small_number_lists
 from lanceloader.formats.python import LONG, MANY, columns, rows
 
 WHOLE = [
@@ -84,3 +85,22 @@ def test_a_list_of_shared_objects_is_the_callers():
     batch = batch_of(lists(pa.int32(), [1, 2, 70_000]))
     rows(batch)[0]["tokens"][0] = "changed"
     assert rows(batch) == batch.to_pylist()
+
+
+def test_a_list_of_no_numbers_and_numbers_that_are_not_small():
+    ends = np.array([0, 1, 1, 3])
+    assert small_number_lists(np.array([5, -256, 2**18 - 1]), ends) == [
+        [5],
+        [],
+        [-256, 2**18 - 1],
+    ]
+    assert small_number_lists(np.array([], np.uint8), ends[:1]) == []
+    for other in ([5, -257, 0], [5, 2**18, 0], [0.5, 1, 2], [True, False, True]):
+        assert small_number_lists(np.array(other), ends) is None
+    assert small_number_lists(np.array([5, 2**64 - 1], np.uint64), ends) is None
+
+
+@pytest.mark.parametrize("ends", [[0, 4], [-1, 2], [2, 1]])
+def test_lists_end_within_the_values(ends):
+    with pytest.raises(ValueError, match="`ends` must ascend within the 3 values"):
+        small_number_lists(np.arange(3), np.array(ends))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from lanceloader._native import small_number_lists
 from lanceloader.formats.decoding import images_of, is_images
 from lanceloader.heap import keep_freed_memory
 from lanceloader.numbers import numpy_of
@@ -15,7 +16,6 @@ from lanceloader.numbers import numpy_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     import pyarrow as pa
 
 __all__ = ["LazyRows", "Row", "columns", "rows"]
@@ -26,8 +26,6 @@ LONG = 64
 """The average length from which lists are made faster one by one."""
 MANY = 1 << 14
 """The number of whole numbers from which it pays to share the objects of all small ones."""
-BELOW_ZERO = 256
-"""How many negative numbers are among the shared objects: labels of ignored tokens are -100."""
 MAX_DISPLAY = 256
 """The number of columns up to which rows are made by a dict display."""
 
@@ -63,54 +61,42 @@ def row_maker(names: tuple[str, ...]) -> Callable[[Any], list[dict[str, Any]]]:
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """Return the values of a column, as ``to_pylist`` does; of vectors and long lists, faster."""
+    """Return the values of a column, as ``to_pylist`` does; of lists of numbers, faster."""
+    found = lists_of(column) if column.null_count == 0 else None
+    values: list[Any] = column.to_pylist() if found is None else found
+    return values
+
+
+def lists_of(column: pa.Array) -> list[Any] | None:
+    """Return lists of numbers, or None if the values are others or null, or the lists short."""
+    import numpy as np
     import pyarrow as pa
 
-    kind = column.type
-    if column.null_count == 0:
-        if pa.types.is_fixed_size_list(kind):
-            start, size = column.offset * kind.list_size, kind.list_size
-            values = column.values.slice(start, len(column) * size)
-            if size > 0 and are_numbers(values):
-                vectors: list[Any] = objects_of(values).reshape(-1, size).tolist()
-                return vectors
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            values = column.flatten()
-            if len(values) >= LONG * max(len(column), 1) and are_numbers(values):
-                ends = numpy_of(column.offsets)
-                flat = objects_of(values)
-                return [
-                    flat[start:stop].tolist()
-                    for start, stop in pairwise((ends - ends[0]).tolist())
-                ]
-    found: list[Any] = column.to_pylist()
-    return found
-
-
-def objects_of(values: pa.Array) -> np.ndarray[Any, Any]:
-    """Return numbers as an array whose ``tolist`` makes Python objects of them.
-
-    Tokens and other small whole numbers are objects that all batches share, if there are many of
-    them: to refer to an object takes half as long as to make one, and 8 bytes in place of 40.
-    """
+    kind, size = column.type, None
+    if pa.types.is_fixed_size_list(kind):
+        size = kind.list_size
+        values = column.values.slice(column.offset * size, len(column) * size)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = column.flatten()
+    else:
+        return None
+    shortest = LONG if size is None else 1
+    if not are_numbers(values) or len(values) < shortest * len(column):
+        return None
+    if size is None:
+        ends = numpy_of(column.offsets).astype(np.int64)
+        ends -= ends[0]
+    else:
+        ends = np.arange(len(column) + 1) * size
     flat = numpy_of(values)
-    if flat.dtype.kind not in "iu" or len(flat) < MANY or flat.min() < -BELOW_ZERO:
-        return flat
-    highest = int(flat.max())
-    for count in (1 << 16, 1 << 18):
-        if highest < count:
-            return small_numbers(count)[flat]  # type: ignore[no-any-return]
-    return flat
-
-
-@cache
-def small_numbers(count: int) -> np.ndarray[Any, Any]:
-    """Return the objects of the numbers below ``count``, and at the end those of negative ones."""
-    import numpy as np
-
-    numbers = np.arange(count + BELOW_ZERO)
-    numbers[count:] -= count + BELOW_ZERO
-    return numbers.astype(object)
+    if pa.types.is_integer(values.type) and len(values) >= MANY:
+        shared = small_number_lists(flat, ends)
+        if shared is not None:
+            return shared
+    if size is not None:
+        vectors: list[Any] = flat.reshape(-1, size).tolist()
+        return vectors
+    return [flat[start:stop].tolist() for start, stop in pairwise(ends.tolist())]
 
 
 def are_numbers(values: pa.Array) -> bool:

@@ -1,7 +1,7 @@
 //! What Python sees of `lanceloader-core`.
 //!
 //! Glue only: arguments are checked and turned into core types, work runs without the interpreter,
-//! and batches leave by capsule. There is no loop over rows here.
+//! and batches leave by capsule. There is no loop over rows here but that which makes Python objects of them.
 
 mod arguments;
 mod classes;
@@ -10,6 +10,7 @@ mod errors;
 mod flat;
 mod handoff;
 mod images;
+mod lists;
 mod loader;
 mod memory;
 mod mix;
@@ -38,6 +39,8 @@ mod _native {
     use crate::handoff::{Batch, round_robin};
     #[pymodule_export]
     use crate::images::Recipe;
+    #[pymodule_export]
+    use crate::lists::small_number_lists;
     #[pymodule_export]
     use crate::loader::Loader;
     #[pymodule_export]
