@@ -71,6 +71,16 @@ def test_lists_of_every_kind(make):
     assert columns(batch) == batch.to_pydict()
 
 
+@pytest.mark.parametrize("size", [None, 0, 4])
+@pytest.mark.parametrize("num_rows", [0, 3])
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float32()], ids=str)
+def test_lists_without_values(size, num_rows, kind):
+    kind = pa.list_(kind) if size is None else pa.list_(kind, size)
+    batch = batch_of(pa.array([[0] * (size or 0)] * num_rows, kind))
+    assert rows(batch) == batch.to_pylist()
+    assert columns(batch) == batch.to_pydict()
+
+
 def test_batches_share_the_objects_of_tokens():
     tokens = [50_000, 131_071, -100]
     one, other = (rows(batch_of(lists(pa.int64(), tokens))) for _ in range(2))

@@ -81,7 +81,7 @@ def lists_of(column: pa.Array) -> list[Any] | None:
     else:
         return None
     shortest = LONG if size is None else 1
-    if not are_numbers(values) or len(values) < shortest * len(column):
+    if not are_numbers(values) or len(values) < max(shortest * len(column), 1):
         return None
     if size is None:
         ends = numpy_of(column.offsets).astype(np.int64)
